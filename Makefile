@@ -1,0 +1,42 @@
+# Every target installs what it needs first; a finished installation is recognised at once.
+# PYTHON names the Python that makes .venv (3.11 or 3.12); FLAVOR is auto, cpu or gpu;
+# ARGS goes to pytest or to the demo.
+PYTHON ?= python3
+FLAVOR ?= auto
+ARGS ?=
+VENV_BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test quick check format lock clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: ## make .venv from the locks (GPU lock where nvidia-smi works, else CPU lock)
+	@$(PYTHON) scripts/install.py --flavor $(FLAVOR)
+
+demo: install ## the whole pipeline on the demo corpus, without a GPU or a download
+	$(VENV_BIN)/minirec run --config configs/demo.yaml $(ARGS)
+
+test: install ## all tests
+	$(VENV_BIN)/python -m pytest $(ARGS)
+
+quick: install ## the tests that start no engine and take seconds
+	$(VENV_BIN)/python -m pytest -m "not slow and not ray and not vllm and not gpu" $(ARGS)
+
+check: install ## formatting, lint, types of minirec/, and the three rings
+	$(VENV_BIN)/ruff format --check .
+	$(VENV_BIN)/ruff check .
+	$(VENV_BIN)/mypy
+	$(VENV_BIN)/lint-imports
+
+format: install ## format, and mend what ruff can
+	$(VENV_BIN)/ruff format .
+	$(VENV_BIN)/ruff check --fix .
+
+lock: ## resolve locks/ again, keeping pins that still fit; UPGRADE=1 takes newer versions
+	@$(PYTHON) scripts/install.py --lock $(if $(UPGRADE),--upgrade)
+
+clean: ## remove caches and build leftovers; .venv and runs stay
+	rm -rf build *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
