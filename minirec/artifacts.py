@@ -1,0 +1,246 @@
+"""The run directory: paths, fingerprints, atomic writes, costs.
+
+A stage is a function of its config section and its input artifacts. `Run.stage` runs its body
+only if no complete output with the same fingerprint is there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import resource
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from minirec.errors import ArtifactError
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that appears at `path` whole on success and not at all on failure."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+        raise
+
+
+@contextlib.contextmanager
+def atomic_dir(path: Path) -> Iterator[Path]:
+    """Fill a directory that appears at `path` whole on success; a former one is replaced."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    work.chmod(0o755)
+    try:
+        yield work
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(work, path)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write Parquet atomically, deterministically for equal tables."""
+    with atomic(path) as file:
+        pq.write_table(table, file, compression="zstd")
+
+
+def read_table(path: Path) -> pa.Table:
+    """Read Parquet; an `ArtifactError` names the file if it is missing or damaged."""
+    try:
+        return pq.read_table(path)
+    except FileNotFoundError:
+        raise ArtifactError(f"{path} is missing; run the stage that makes it") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ArtifactError(
+            f"{path} is damaged ({error}); delete it and run the same command again"
+        ) from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically."""
+    with atomic(path) as file:
+        file.write(json.dumps(value, indent=2, sort_keys=True, default=str).encode() + b"\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON; an `ArtifactError` names the file if it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError(f"{path} is missing; run the stage that makes it") from None
+    except ValueError:
+        raise ArtifactError(f"{path} is not JSON; delete it and run the command again") from None
+
+
+def digest(value: Any) -> str:
+    """Hash of a JSON value, stable across processes."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dict -> dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+@dataclass
+class Cost:
+    """What a stage spent; a stage body fills rollouts, tokens and samples."""
+
+    stage: str
+    seconds: float = 0.0
+    rollouts: int = 0
+    generated_tokens: int = 0
+    prompt_tokens: int = 0
+    optimizer_steps: int = 0
+    peak_memory_mib: float = 0.0
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+class Run:
+    """A run directory. Paths are attributes of `root`; stages are recorded in ``stages/``."""
+
+    def __init__(self, root: str | Path, *, overwrite: bool = False, say: Callable[[str], None] = print):
+        self.root = Path(root).absolute()
+        self.overwrite = overwrite
+        self.say = say
+        self.skipped: list[str] = []
+
+    def path(self, *parts: str) -> Path:
+        """Path of an artifact below the run directory."""
+        return self.root.joinpath(*parts)
+
+    def done(self, stage: str) -> dict[str, Any] | None:
+        """Record of a finished stage, or None."""
+        path = self.path("stages", f"{stage}.json")
+        return read_json(path) if path.exists() else None
+
+    def fingerprint(self, stage: str) -> str:
+        """Fingerprint of a finished stage, for the stages that read its output."""
+        record = self.done(stage)
+        if record is None:
+            raise ArtifactError(
+                f"stage {stage} has not finished in {self.root}; run `minirec {stage}` first"
+            )
+        return str(record["fingerprint"])
+
+    def stage(
+        self,
+        name: str,
+        *,
+        settings: dict[str, Any],
+        inputs: list[str],
+        outputs: list[str],
+        body: Callable[[Cost], None],
+    ) -> bool:
+        """Run `body` unless the stage is complete with the same settings and inputs.
+
+        Args:
+            settings: the config that the output depends on (nested dict).
+            inputs: names of the stages that are read.
+            outputs: paths below the run directory that the body makes.
+            body: makes the outputs and fills the cost record.
+
+        Returns:
+            True if the body ran, False if the stage was skipped.
+
+        Raises:
+            ArtifactError: the stage is there with other settings and `overwrite` is off.
+        """
+        content = {"settings": flatten(settings), "inputs": {i: self.fingerprint(i) for i in inputs}}
+        fingerprint = digest(content)
+        record = self.done(name) or self._begun(name)
+        if record and record["fingerprint"] != fingerprint:
+            if not self.overwrite:
+                raise ArtifactError(self._difference(name, record, content))
+            self.remove(name, outputs)
+            record = None
+        if self.done(name):
+            missing = [o for o in outputs if not self.path(o).exists()]
+            if not missing:
+                self.say(f"{name}: finished before, skipped")
+                self.skipped.append(name)
+                return False
+            self.say(f"{name}: {missing[0]} is gone, run again")
+            self.path("stages", f"{name}.json").unlink()
+        write_json(self.path("stages", f"{name}.begun.json"), {"fingerprint": fingerprint, **content})
+        cost = Cost(name)
+        started = time.monotonic()
+        body(cost)
+        cost.seconds = round(time.monotonic() - started, 3)
+        cost.peak_memory_mib = max(cost.peak_memory_mib, _peak_memory_mib())
+        self._record_cost(cost)
+        write_json(self.path("stages", f"{name}.json"), {"fingerprint": fingerprint, **content})
+        return True
+
+    def remove(self, name: str, outputs: list[str]) -> None:
+        """Delete a stage's record, then its outputs."""
+        for record in (f"{name}.json", f"{name}.begun.json"):
+            self.path("stages", record).unlink(missing_ok=True)
+        for output in outputs:
+            path = self.path(output)
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+    def costs(self) -> list[dict[str, Any]]:
+        """Cost records in the order they were written; a stage killed and rerun has several."""
+        path = self.path("costs.jsonl")
+        if not path.exists():
+            return []
+        return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+
+    def _begun(self, name: str) -> dict[str, Any] | None:
+        path = self.path("stages", f"{name}.begun.json")
+        return read_json(path) if path.exists() else None
+
+    def _record_cost(self, cost: Cost) -> None:
+        self.root.mkdir(parents=True, exist_ok=True)
+        with self.path("costs.jsonl").open("a") as file:
+            file.write(json.dumps(cost.__dict__) + "\n")
+
+    def _difference(self, name: str, record: dict[str, Any], now: dict[str, Any]) -> str:
+        before = record["settings"]
+        for key in sorted(now["settings"].keys() | before.keys()):
+            old, new = before.get(key), now["settings"].get(key)
+            if digest(old) != digest(new):
+                return (
+                    f"stage {name} in {self.root} was made with {key}={old}, now it is {new}; "
+                    f"choose another run_dir or add --overwrite"
+                )
+        changed = [i for i in now["inputs"] if record["inputs"].get(i) != now["inputs"][i]]
+        return (
+            f"stage {name} in {self.root} was made from another {', '.join(changed) or 'input'}; "
+            f"choose another run_dir or add --overwrite"
+        )
+
+
+def _peak_memory_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -1,0 +1,103 @@
+"""Arrow schemas of the tables, versioned (see docs/architecture.md)."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+VERSION = "1"
+_META = {b"minirec.schema": VERSION.encode()}
+
+ITEMS = pa.schema(
+    [
+        ("item_id", pa.int32()),
+        ("key", pa.string()),
+        ("title", pa.string()),
+        ("text", pa.string()),
+    ],
+    metadata=_META,
+)
+"""Catalogue: item_id is dense, 0..V-1; key is the id of the source."""
+
+SAMPLES = pa.schema(
+    [
+        ("sample_id", pa.int64()),
+        ("user", pa.string()),
+        ("history", pa.list_(pa.int32())),
+        ("history_rating", pa.list_(pa.float32())),
+        ("history_time", pa.list_(pa.int64())),
+        ("target", pa.int32()),
+        ("rating", pa.float32()),
+        ("time", pa.int64()),
+    ],
+    metadata=_META,
+)
+"""One target interaction with the events before it, oldest first; times in ms since 1970."""
+
+REJECTED = pa.schema(
+    [
+        ("reason", pa.string()),
+        ("file", pa.string()),
+        ("line", pa.int64()),
+        ("text", pa.string()),
+    ],
+    metadata=_META,
+)
+"""A malformed row of the input: why, where (line counts from 1), and its first 200 characters."""
+
+TRUTH = pa.schema([("sample_id", pa.int64()), ("label", pa.string())], metadata=_META)
+"""Planted truth of the demo corpus: trivial, learnable, noise or duplicate."""
+
+SCORES = pa.schema(
+    [
+        ("sample_id", pa.int64()),
+        ("mean_reward", pa.float64()),
+        ("learnability", pa.float64()),
+        ("representativeness", pa.float64()),
+        ("value", pa.float64()),
+    ],
+    metadata=_META,
+)
+
+SELECTION = pa.schema(
+    [
+        ("rank", pa.int64()),
+        ("sample_id", pa.int64()),
+        ("group", pa.int32()),
+        ("value", pa.float64()),
+        ("novelty", pa.float64()),
+        ("learnability", pa.float64()),
+        ("representativeness", pa.float64()),
+        ("mean_reward", pa.float64()),
+    ],
+    metadata=_META,
+)
+"""The chosen subset in training order (rank 0 is trained first)."""
+
+RANKS = pa.schema(
+    [
+        ("policy", pa.string()),
+        ("split", pa.string()),
+        ("sample_id", pa.int64()),
+        ("rank", pa.int32()),
+    ],
+    metadata=_META,
+)
+"""Rank of the target in the full catalogue, 1 is best."""
+
+
+def features(hidden_size: int) -> pa.Schema:
+    """Schema of a features shard for a policy with hidden size `hidden_size`."""
+    return pa.schema(
+        [
+            ("sample_id", pa.int64()),
+            ("rewards", pa.list_(pa.float32())),
+            ("ndcg", pa.list_(pa.float32())),
+            ("hits", pa.int8()),
+            ("completions", pa.list_(pa.string())),
+            ("embedding", pa.list_(pa.float16(), hidden_size)),
+            ("gradient", pa.list_(pa.float32(), hidden_size)),
+            ("hvp", pa.list_(pa.float32(), hidden_size)),
+            ("rollout_tokens", pa.int64()),
+        ],
+        metadata=_META,
+    )

@@ -1,0 +1,21 @@
+"""Errors that a user can mend: one sentence with what was found, where, and what to do."""
+
+
+class MiniRecError(Exception):
+    """Base of all errors that the command line prints without a traceback."""
+
+
+class ConfigError(MiniRecError):
+    """A setting that is unknown, of a wrong type, or impossible together with another."""
+
+
+class CorpusError(MiniRecError):
+    """Input files that cannot become a corpus."""
+
+
+class ArtifactError(MiniRecError):
+    """An artifact that is missing, damaged, or was made with other settings."""
+
+
+class EngineError(MiniRecError):
+    """A rollout engine or training worker that died or exceeded its deadline."""
