@@ -1,0 +1,335 @@
+"""Ray Train loop: curriculum GRPO of the LoRA policy under DeepSpeed.
+
+One step: the order gives the next prompts; the pool rolls out G completions of each with the
+adapter of the last step; one forward gives token log-probabilities and hidden states, hence
+rewards, advantages and both losses; backward; optimizer step; the adapter is published.
+
+The gradient of the batch's item vectors is collected over all micro-batches and workers first and
+sent through the item encoder once, so neither changes the result.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+
+from actors.pool import Call, PoolHandle
+from actors.rollout import Adapter
+from minirec import artifacts
+from minirec.config import ModelConfig, RewardConfig, TrainingConfig
+from minirec.corpus.table import Sample, load_catalogue, load_samples
+from minirec.model.recommender import Encoder, Policy, item_table, trainable_policy
+from minirec.rl.reward import reward_function
+from minirec.rl.step import Group, Objective, losses
+from minirec.rng import seed_of
+
+
+@dataclass(frozen=True)
+class TrainingSpec:
+    """All that a training worker needs; picklable."""
+
+    corpus: str
+    folder: str
+    model_path: str
+    model: ModelConfig
+    reward: RewardConfig
+    training: TrainingConfig
+    order: list[int]
+    steps: int
+    seed: int
+    rollout_temperature: float
+    prompts_per_call: int
+    pool: PoolHandle
+    threads: int
+
+
+def adapter_at(path: str | Path) -> Adapter:
+    """The adapter in a directory; its version follows from the path, so it is never reused."""
+    return Adapter(version=seed_of(str(path)) + 1, path=str(path))
+
+
+def train_loop(config: dict[str, TrainingSpec]) -> None:
+    """Body of a Ray Train worker."""
+    spec = config["spec"]
+    torch.set_num_threads(spec.threads)
+    worker = Worker(spec)
+    for step in range(worker.resume(), spec.steps):
+        # A worker that hangs shows where, dies, and is started again by Ray Train.
+        faulthandler.dump_traceback_later(spec.training.step_deadline_s, exit=True)
+        worker.step(step)
+        if (step + 1) % spec.training.checkpoint_steps == 0 and step + 1 < spec.steps:
+            worker.checkpoint(step + 1)
+    faulthandler.cancel_dump_traceback_later()
+    worker.finish()
+
+
+class Worker:
+    """One rank of the training."""
+
+    def __init__(self, spec: TrainingSpec):
+        self.spec = spec
+        self.rank, self.world = dist.get_rank(), dist.get_world_size()
+        self.folder = Path(spec.folder)
+        catalogue = load_catalogue(Path(spec.corpus))
+        self.titles = catalogue.titles
+        self.encoder = Encoder.load(spec.model_path, spec.model, category=catalogue.category)
+        self.items = [
+            self.encoder.item(title, text)
+            for title, text in zip(catalogue.titles, catalogue.texts, strict=True)
+        ]
+        wanted = set(spec.order)
+        samples = load_samples(Path(spec.corpus), "train")
+        self.samples: dict[int, Sample] = {
+            s.sample_id: s for s in samples if s.sample_id in wanted
+        }
+        policy = trainable_policy(
+            spec.model_path,
+            spec.model,
+            self.encoder.tokenizer,
+            rollout_temperature=spec.rollout_temperature,
+            seed=spec.seed,
+        )
+        self.objective = Objective(
+            training=spec.training,
+            temperature=spec.model.temperature,
+            cutoff=spec.reward.cutoff,
+            reward=reward_function(spec.reward),
+        )
+        t = spec.training
+        self.micro_batches = t.prompts_per_step // (self.world * t.prompts_per_micro_batch)
+        # One backward per micro-batch and one through the item encoder.
+        self.backwards = self.micro_batches + 1
+        self.engine = _deepspeed_engine(policy, spec, self.backwards)
+        self.device = self.engine.device
+        self.table: torch.Tensor | None = None
+        self.adapter: Adapter | None = None
+        self.log: list[dict[str, Any]] = []
+
+    def step(self, step: int) -> None:
+        """One optimizer step on the global batch."""
+        t = self.spec.training
+        started = time.monotonic()
+        self._learning_rate(step)
+        groups = self._roll_out(step)
+        rolled_out = time.monotonic()
+        batch_items = torch.tensor(sorted({g.target for g in groups}), device=self.device)
+        table = self._refreshed_table(step, batch_items)
+        leaf = table[batch_items].clone().requires_grad_(True)
+        tokens = sum(sum(g.generated) for g in groups)
+        scale = self.world * self.backwards  # cancels DeepSpeed's two averages
+        sums: dict[str, float] = {}
+        for micro in self._micro_batches(groups):
+            part = losses(
+                self.engine,
+                micro,
+                objective=self.objective,
+                table=table,
+                batch_items=batch_items,
+                batch_vectors=leaf,
+            )
+            loss = part.token / tokens + part.item / len(groups)
+            self.engine.backward(loss * scale)
+            self.engine.step()
+            for key, value in part.sums.items():
+                sums[key] = sums.get(key, 0.0) + value
+        self._backward_items(batch_items, leaf)
+        self._publish(step + 1)
+        self._write_log(
+            step,
+            sums,
+            groups=len(groups),
+            tokens=tokens,
+            prompt_tokens=sum(len(g.prompt) for g in groups),
+            rollout_seconds=round(rolled_out - started, 3),
+            seconds=round(time.monotonic() - started, 3),
+        )
+        assert t.prompts_per_step == len(groups)
+
+    def _roll_out(self, step: int) -> list[Group]:
+        """Rollouts of the global batch; rank 0 asks the pool, so all ranks see the same."""
+        spec = self.spec
+        t = spec.training
+        start = step * t.prompts_per_step
+        positions = range(start, start + t.prompts_per_step)
+        samples = [self.samples[spec.order[p % len(spec.order)]] for p in positions]
+        prompts = [self.encoder.prompt([self.titles[i] for i in s.history]) for s in samples]
+        box: list[Any] = [None]
+        if self.rank == 0:
+            seeds = [seed_of(spec.seed, "train", p) for p in positions]
+            n = spec.prompts_per_call
+            calls = [
+                Call(prompts[i : i + n], t.rollouts_per_prompt, seeds[i : i + n], greedy=False)
+                for i in range(0, len(prompts), n)
+            ]
+            answers = spec.pool.generate(calls, adapter=self.adapter)
+            box[0] = [completions for answer in answers for completions in answer]
+        if self.world > 1:
+            dist.broadcast_object_list(box, src=0)
+        return [
+            Group(
+                prompt=prompt,
+                completions=[
+                    self.encoder.finish(c.token_ids, stopped=c.stopped) for c in completions
+                ],
+                generated=[len(c.token_ids) for c in completions],
+                rollout_logprobs=[list(c.logprobs) for c in completions],
+                history=sample.history,
+                target=sample.target,
+            )
+            for sample, prompt, completions in zip(samples, prompts, box[0], strict=True)
+        ]
+
+    def _micro_batches(self, groups: list[Group]) -> list[list[Group]]:
+        share = len(groups) // self.world
+        mine = groups[self.rank * share : (self.rank + 1) * share]
+        size = self.spec.training.prompts_per_micro_batch
+        return [mine[i : i + size] for i in range(0, len(mine), size)]
+
+    @torch.no_grad()
+    def _refreshed_table(self, step: int, batch_items: torch.Tensor) -> torch.Tensor:
+        """Item table; rows of the batch are always those of the current policy."""
+        if self.table is None or step % self.spec.training.item_refresh_steps == 0:
+            self.table = item_table(self.engine, self.items)
+        else:
+            ids = batch_items.tolist()
+            self.table[batch_items] = item_table(self.engine, [self.items[i] for i in ids])
+        return self.table
+
+    def _backward_items(self, batch_items: torch.Tensor, leaf: torch.Tensor) -> None:
+        """Send the collected gradient of the item vectors through the item encoder."""
+        gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+        if self.world > 1:
+            dist.all_reduce(gradient)
+        # Every rank runs a backward, also one with no item of its own (more ranks than items).
+        mine = range(self.rank, len(batch_items), self.world) or range(1)
+        weight = 1.0 if self.rank < len(batch_items) else 0.0
+        ids = batch_items.tolist()
+        vectors = F.normalize(self.engine([self.items[ids[i]] for i in mine])[0], dim=-1)
+        # The gradient already carries the scale of the micro-batches' losses.
+        self.engine.backward((vectors * gradient[list(mine)]).sum() * weight)
+        self.engine.step()
+
+    def _learning_rate(self, step: int) -> None:
+        t = self.spec.training
+        factor = min(1.0, (step + 1) / (t.lr_warmup_steps + 1))
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = t.learning_rate * factor
+
+    def _publish(self, version: int) -> None:
+        """Rank 0 writes the adapter into a new directory; the next call carries it."""
+        path = self.folder / "adapters" / f"v{version:06d}"
+        self._save_adapter(path)
+        if self.rank == 0:
+            old = self.folder / "adapters" / f"v{version - 2:06d}"
+            shutil.rmtree(old, ignore_errors=True)
+        self.adapter = adapter_at(path)
+
+    def _save_adapter(self, path: Path) -> None:
+        import deepspeed
+
+        policy: Policy = self.engine.module
+        lora = [p for p in policy.parameters() if p.requires_grad]
+        sharded = self.spec.training.zero_stage == 3
+        with deepspeed.zero.GatheredParameters(lora, enabled=sharded):
+            if self.rank == 0:
+                with artifacts.atomic_dir(path) as folder:
+                    policy.lm.save_pretrained(folder)
+
+    def _write_log(self, step: int, sums: dict[str, float], *, groups: int, tokens: int,
+                   **figures: Any) -> None:
+        keys = sorted(sums)
+        total = torch.tensor([sums[k] for k in keys], dtype=torch.float64)
+        if self.world > 1:
+            dist.all_reduce(total)
+        means = dict(zip(keys, total.tolist(), strict=True))
+        per = {"abs_log_ratio": tokens, "token_loss": tokens}
+        entry = {"step": step, **{k: v / per.get(k, groups) for k, v in means.items()}}
+        entry["loss"] = entry["token_loss"] + entry["item_loss"]
+        entry["grad_norm"] = float(self.engine.get_global_grad_norm() or 0.0)
+        entry |= {"tokens": tokens, "rollouts": groups * self.spec.training.rollouts_per_prompt}
+        self.log.append(entry | figures)
+        if self.rank == 0:
+            self._flush_log()
+
+    def _flush_log(self) -> None:
+        lines = "".join(json.dumps(entry) + "\n" for entry in self.log)
+        with artifacts.atomic(self.folder / "log.jsonl") as file:
+            file.write(lines.encode())
+
+    def checkpoint(self, step: int) -> None:
+        """Save weights and optimizer; the directory gets its name when all ranks are done."""
+        work = self.folder / "checkpoints" / f"tmp-{step:06d}"
+        final = work.with_name(f"step-{step:06d}")
+        if self.rank == 0:
+            shutil.rmtree(work, ignore_errors=True)
+            work.mkdir(parents=True)
+        _barrier()
+        self.engine.save_checkpoint(str(work), tag="state", exclude_frozen_parameters=True)
+        if self.rank == 0:
+            artifacts.write_json(work / "log.json", self.log)
+        _barrier()
+        if self.rank == 0:
+            shutil.rmtree(final, ignore_errors=True)
+            os.replace(work, final)
+            for old in sorted(final.parent.glob("step-*"))[:-2]:
+                shutil.rmtree(old)
+
+    def resume(self) -> int:
+        """Load the newest complete checkpoint; returns the step to go on with."""
+        found = sorted((self.folder / "checkpoints").glob("step-*"))
+        _barrier()  # every rank has looked before rank 0 changes anything
+        if not found:
+            return 0
+        newest = found[-1]
+        self.engine.load_checkpoint(str(newest), tag="state", load_module_strict=False)
+        self.log = artifacts.read_json(newest / "log.json")
+        step = int(newest.name.removeprefix("step-"))
+        self._publish(step)
+        return step
+
+    def finish(self) -> None:
+        """Write the final adapter; what only a restart needs is deleted."""
+        self._save_adapter(self.folder / "adapter")
+        _barrier()
+        if self.rank == 0:
+            self._flush_log()
+            for name in ("checkpoints", "adapters"):
+                shutil.rmtree(self.folder / name, ignore_errors=True)
+
+
+def _barrier() -> None:
+    if dist.get_world_size() > 1:
+        dist.barrier()
+
+
+def _deepspeed_engine(policy: Policy, spec: TrainingSpec, backwards: int) -> Any:
+    import deepspeed
+
+    # Without this, two CPU workers compile a shared-memory op at start, which needs a compiler.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    t = spec.training
+    lora = [p for p in policy.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(lora, lr=t.learning_rate, weight_decay=t.weight_decay)
+    settings = {
+        "train_micro_batch_size_per_gpu": t.prompts_per_micro_batch,
+        "gradient_accumulation_steps": backwards,
+        "gradient_clipping": t.max_grad_norm,
+        "zero_optimization": {"stage": t.zero_stage},
+        "zero_allow_untested_optimizer": True,
+        "bf16": {"enabled": spec.model.dtype == "bfloat16"},
+        "steps_per_print": 10**9,
+    }
+    engine, *_ = deepspeed.initialize(
+        model=policy, optimizer=optimizer, model_parameters=lora, config=settings
+    )
+    return engine

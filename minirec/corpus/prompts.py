@@ -1,0 +1,66 @@
+"""Words of the prompts. Catalogue text is data: markers inside it are neutralised first."""
+
+from __future__ import annotations
+
+import random
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+
+ANSWER = "<answer>"
+"""Ends an analysis and an item text; the hidden state at its last token is the vector."""
+
+_BRACKETS = str.maketrans({"<": "‹", ">": "›"})
+_INSTRUCTION = re.compile(r"\[(/?)(INST|SYS)\]", re.IGNORECASE)
+_WORD = re.compile(r"[^\W\d_]{3,}")
+_STOP_WORDS = frozenset("the and for with from inch pack set new inches count".split())
+
+
+def neutralise(text: str) -> str:
+    """Catalogue text without anything that a chat template or the answer marker could mean.
+
+    Angle brackets become typographic ones, so neither ``<answer>`` nor ``<|im_start|>`` survives;
+    ``[INST]`` loses its brackets; control characters and runs of white space become one space.
+    """
+    text = unicodedata.normalize("NFC", text).translate(_BRACKETS)
+    text = _INSTRUCTION.sub(r"\1\2", text)
+    text = "".join(" " if unicodedata.category(c) in ("Cc", "Cf", "Zl", "Zp") else c for c in text)
+    return " ".join(text.split())
+
+
+def instruction(titles: Sequence[str], *, category: str) -> str:
+    """User message for a model with a chat template; titles are oldest first."""
+    lines = "\n".join(f"{i}. {title}" for i, title in enumerate(titles, 1))
+    return (
+        f"Here is what a customer bought in {category}, oldest first:\n{lines}\n"
+        f"Describe in a few words what this customer likes and will want next, then write {ANSWER}"
+    )
+
+
+def plain(titles: Sequence[str]) -> str:
+    """Prompt for a model without a chat template; titles are oldest first."""
+    return "History: " + " | ".join(titles) + "\nLikes:"
+
+
+def item_text(title: str, text: str) -> str:
+    """Text of a catalogue item, before `ANSWER`."""
+    return f"Item: {title}. {text}" if text else f"Item: {title}."
+
+
+def analysis(titles: Sequence[str], *, rng: random.Random, words: int = 4) -> str:
+    """Templated analysis of a history: some of its words, the frequent and recent ones likelier.
+
+    It teaches the demo model the form of an answer, not which item comes next.
+    """
+    counts: Counter[str] = Counter()
+    for age, title in enumerate(reversed(titles)):
+        for word in _WORD.findall(title.lower()):
+            if word not in _STOP_WORDS:
+                counts[word] += 1 / (1 + age)
+    chosen: list[str] = []
+    while counts and len(chosen) < words:
+        word = rng.choices(list(counts), weights=list(counts.values()))[0]
+        chosen.append(word)
+        del counts[word]
+    return " " + (", ".join(chosen) if chosen else "anything") + " "

@@ -1,0 +1,211 @@
+"""The policy: a causal LM whose hidden state at `<answer>` is matched with the item table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minirec.config import ModelConfig
+from minirec.corpus import prompts
+from minirec.errors import ConfigError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class Encoder:
+    """Tokens of prompts and items. Text is cut by tokens, never by characters."""
+
+    def __init__(self, tokenizer: Any, config: ModelConfig, *, category: str):
+        self.tokenizer = tokenizer
+        self.config = config
+        self.category = prompts.neutralise(category)
+        self.answer_ids: list[int] = tokenizer.encode(prompts.ANSWER, add_special_tokens=False)
+
+    @classmethod
+    def load(cls, path: str, config: ModelConfig, *, category: str) -> Encoder:
+        """Load the tokenizer that belongs to the model at `path` (folder or hub name)."""
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=config.trust_remote_code)
+        return cls(tokenizer, config, category=category)
+
+    def cut(self, text: str, tokens: int) -> str:
+        """`text` after neutralising, at most `tokens` tokens of it."""
+        text = prompts.neutralise(text)
+        if len(text) <= tokens:  # a token is at least one character
+            return text
+        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        return text if len(ids) <= tokens else self.tokenizer.decode(ids[:tokens]).strip("�")
+
+    def prompt(self, titles: Sequence[str]) -> list[int]:
+        """Token ids of the prompt for a history (oldest first); the oldest titles go first.
+
+        Raises:
+            ConfigError: not even the last title fits into ``model.max_prompt_tokens``.
+        """
+        limit = self.config.max_prompt_tokens
+        shown = [self.cut(title, self.config.max_item_tokens) for title in titles]
+        while True:
+            ids = self._render(shown)
+            if len(ids) <= limit:
+                return ids
+            if len(shown) <= 1:
+                raise ConfigError(
+                    f"a prompt with one title takes {len(ids)} tokens; raise "
+                    f"model.max_prompt_tokens (now {limit}) or lower model.max_item_tokens"
+                )
+            excess = (len(ids) - limit) * len(shown) // len(ids)
+            shown = shown[max(1, excess) :]
+
+    def _render(self, titles: Sequence[str]) -> list[int]:
+        if getattr(self.tokenizer, "chat_template", None):
+            message = prompts.instruction(titles, category=self.category)
+            text = self.tokenizer.apply_chat_template(
+                [{"role": "user", "content": message}], tokenize=False, add_generation_prompt=True
+            )
+            return list(self.tokenizer.encode(text, add_special_tokens=False))
+        return list(self.tokenizer.encode(prompts.plain(titles), add_special_tokens=False))
+
+    def item(self, title: str, text: str) -> list[int]:
+        """Token ids of an item, cut to ``model.max_item_tokens``, with the answer marker."""
+        words = self.cut(prompts.item_text(title, text), self.config.max_item_tokens)
+        return list(self.tokenizer.encode(words, add_special_tokens=False)) + self.answer_ids
+
+    def finish(self, completion: Sequence[int], *, stopped: bool) -> list[int]:
+        """A completion with the answer marker at its end, where the hidden state is read."""
+        return list(completion) if stopped else [*completion, *self.answer_ids]
+
+
+class Policy(nn.Module):
+    """Hidden states and token log-probabilities of a (LoRA-adapted) causal LM.
+
+    Works on right-padded batches: with a causal mask the padding changes nothing to its left.
+    """
+
+    def __init__(self, lm: nn.Module, *, pad_id: int, temperature: float = 1.0):
+        super().__init__()
+        self.lm = lm
+        self.pad_id = pad_id
+        self.rollout_temperature = temperature
+
+    def forward(
+        self, sequences: Sequence[Sequence[int]], starts: Sequence[int] | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """One forward pass.
+
+        Args:
+            sequences: B token lists that end with the answer marker.
+            starts: position of the first completion token per sequence (>= 1); None: only the
+                hidden states are wanted.
+
+        Returns:
+            hidden (B, d) float32 at the last token; token log-probabilities (sum of completion
+            lengths,) float32, sequence after sequence, at the rollout temperature, or None.
+        """
+        causal = self.lm.get_base_model() if hasattr(self.lm, "get_base_model") else self.lm
+        device = next(self.lm.parameters()).device
+        ids, mask = pad(sequences, self.pad_id, device)
+        states = causal.base_model(input_ids=ids, attention_mask=mask).last_hidden_state
+        lengths = mask.sum(1)
+        rows = torch.arange(len(sequences), device=device)
+        hidden = states[rows, lengths - 1].float()
+        if starts is None:
+            return hidden, None
+        positions = torch.arange(ids.shape[1], device=device)
+        first = torch.as_tensor(starts, device=device)
+        predicts = (positions[None] >= first[:, None] - 1) & (positions[None] < lengths[:, None] - 1)
+        logits = causal.lm_head(states[predicts]).float() / self.rollout_temperature
+        targets = ids[:, 1:][predicts[:, :-1]]
+        return hidden, -F.cross_entropy(logits, targets, reduction="none")
+
+
+def pad(
+    sequences: Sequence[Sequence[int]], pad_id: int, device: torch.device | str = "cpu"
+) -> tuple[Tensor, Tensor]:
+    """Right-padded ids (B, L) int64 and mask (B, L) int64."""
+    length = max(map(len, sequences))
+    ids = torch.full((len(sequences), length), pad_id, dtype=torch.int64)
+    mask = torch.zeros((len(sequences), length), dtype=torch.int64)
+    for row, sequence in enumerate(sequences):
+        ids[row, : len(sequence)] = torch.as_tensor(sequence)
+        mask[row, : len(sequence)] = 1
+    return ids.to(device), mask.to(device)
+
+
+def load_lm(path: str, config: ModelConfig) -> nn.Module:
+    """A causal LM from safetensors at a folder or hub name, in ``model.dtype``."""
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(
+        path,
+        dtype=DTYPES[config.dtype],
+        trust_remote_code=config.trust_remote_code,
+        use_safetensors=True,
+    )
+
+
+def load_policy(
+    path: str,
+    config: ModelConfig,
+    tokenizer: Any,
+    *,
+    adapter: str | Path | None = None,
+    rollout_temperature: float = 1.0,
+    device: str = "cpu",
+) -> Policy:
+    """A frozen policy for inference; the adapter, if any, is merged into the weights."""
+    lm = load_lm(path, config)
+    if adapter is not None:
+        from peft import PeftModel
+
+        lm = PeftModel.from_pretrained(lm, str(adapter)).merge_and_unload()
+    lm.eval().requires_grad_(False)
+    return Policy(lm.to(device), pad_id=pad_id(tokenizer), temperature=rollout_temperature)
+
+
+def trainable_policy(
+    path: str, config: ModelConfig, tokenizer: Any, *, rollout_temperature: float, seed: int
+) -> Policy:
+    """A policy with a fresh LoRA adapter; `seed` fixes its initial weights."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(seed)
+    targets = config.lora_targets
+    lora = LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=0.0,
+        target_modules=targets if targets == "all-linear" else targets.split(","),
+        task_type="CAUSAL_LM",
+    )
+    lm = get_peft_model(load_lm(path, config), lora)
+    return Policy(lm, pad_id=pad_id(tokenizer), temperature=rollout_temperature)
+
+
+def pad_id(tokenizer: Any) -> int:
+    """Padding token id, or the end-of-text id where a tokenizer has none."""
+    return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+
+
+@torch.no_grad()
+def item_table(policy: Policy, items: Sequence[Sequence[int]], *, batch: int = 64) -> Tensor:
+    """Unit-norm item vectors (V, d) float32 of V token lists, in blocks of `batch` items.
+
+    Items of like length share a block; the blocks are fixed by the catalogue, so the table does
+    not depend on who computes it.
+    """
+    order = sorted(range(len(items)), key=lambda i: (len(items[i]), i))
+    table: Tensor | None = None
+    for start in range(0, len(order), batch):
+        block = order[start : start + batch]
+        vectors = F.normalize(policy([items[i] for i in block])[0], dim=-1)
+        if table is None:
+            table = vectors.new_empty(len(items), vectors.shape[1])
+        table[torch.as_tensor(block, device=vectors.device)] = vectors
+    assert table is not None
+    return table

@@ -1,0 +1,86 @@
+"""GRPO with a recommendation head (RecPO, arXiv 2505.16994; method, section 7)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Bounds of the ratio and cap of the importance weights."""
+
+    low: float = 0.2
+    high: float = 0.28
+    cap: float = 2.0
+
+
+def advantages(rewards: Tensor, *, floor: float = 1e-3, scale: bool = True) -> Tensor:
+    """Group advantages (P, G) of rewards (P, G): (r - mean) / max(std, floor).
+
+    The population standard deviation is taken. The floor keeps differences of float noise in a
+    dead group from being blown up to full size.
+    """
+    centred = rewards - rewards.mean(1, keepdim=True)
+    if not scale:
+        return centred
+    return centred / rewards.std(1, correction=0, keepdim=True).clamp_min(floor)
+
+
+def surrogate(log_ratio: Tensor, advantage: Tensor, *, clip: Clip) -> Tensor:
+    """Clipped policy-gradient loss of each entry, same shape as both arguments."""
+    ratio = log_ratio.exp().clamp_max(clip.cap)
+    clipped = ratio.clamp(1 - clip.low, 1 + clip.high)
+    return -torch.minimum(ratio * advantage, clipped * advantage)
+
+
+def token_loss(
+    logprobs: Tensor, rollout_logprobs: Tensor, advantage: Tensor, *, clip: Clip
+) -> Tensor:
+    """Sum of the token losses; all arguments (T,), one entry per completion token.
+
+    The caller divides by the number of tokens in the global batch. Flat vectors leave no room for
+    broadcasting (B, 1, 1) against (B, L), which would cancel the gradient.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if not logprobs.shape == rollout_logprobs.shape == advantage.shape or logprobs.dim() != 1:
+        raise ValueError(
+            f"expected three vectors of one length, found {tuple(logprobs.shape)}, "
+            f"{tuple(rollout_logprobs.shape)} and {tuple(advantage.shape)}"
+        )
+    return surrogate(logprobs - rollout_logprobs, advantage, clip=clip).sum()
+
+
+def best_rollouts(rewards: Tensor) -> Tensor:
+    """Index (P,) of the best rollout of each group in rewards (P, G), ties to the first."""
+    best = rewards.max(1, keepdim=True).values
+    return (rewards == best).int().argmax(1)
+
+
+def item_loss(
+    hidden: Tensor,
+    *,
+    candidates: Tensor,
+    target: Tensor,
+    excluded: Tensor,
+    advantage: Tensor,
+    temperature: float,
+    clip: Clip,
+) -> Tensor:
+    """Sum over groups of -A log p_y in ratio-and-clip form, at the best rollout of each group.
+
+    Args:
+        hidden: (P, d) hidden states of the best rollouts, with gradient.
+        candidates: (C, d) item vectors, unit norm.
+        target: (P,) position of the target among the candidates.
+        excluded: (P, C) bool, candidates that do not compete (history, doubles of the target).
+        advantage: (P,) advantage of the best rollouts.
+    """
+    unit = torch.nn.functional.normalize(hidden, dim=-1)
+    scores = (unit @ candidates.T / temperature).masked_fill(excluded, -torch.inf)
+    log_p = torch.log_softmax(scores, 1).gather(1, target[:, None])[:, 0]
+    return surrogate(log_p - log_p.detach(), advantage, clip=clip).sum()

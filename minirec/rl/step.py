@@ -1,0 +1,161 @@
+"""One GRPO step on a part of the global batch: from a forward pass to both losses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from minirec.config import TrainingConfig
+from minirec.rl import grpo
+from minirec.rl.reward import RewardFunction, history_mask, item_scores, rank_target
+
+Forward = Callable[..., tuple[Tensor, Tensor | None]]
+
+
+@dataclass(frozen=True)
+class Group:
+    """A prompt with its G rollouts.
+
+    completions end with the answer marker (appended where the engine did not write it); generated
+    counts the tokens that the engine wrote, which alone enter the token loss.
+    """
+
+    prompt: list[int]
+    completions: list[list[int]]
+    generated: list[int]
+    rollout_logprobs: list[list[float]]
+    history: list[int]
+    target: int
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What the losses need beside the groups."""
+
+    training: TrainingConfig
+    temperature: float
+    cutoff: int
+    reward: RewardFunction
+
+    @property
+    def clip(self) -> grpo.Clip:
+        """Clip bounds and importance cap."""
+        t = self.training
+        return grpo.Clip(t.clip_low, t.clip_high, t.importance_cap)
+
+
+@dataclass
+class Losses:
+    """Sums over the groups of a micro-batch (scalars with gradient) and sums for the log."""
+
+    token: Tensor
+    item: Tensor
+    sums: dict[str, float] = field(default_factory=dict)
+
+
+def losses(
+    forward: Forward,
+    groups: Sequence[Group],
+    *,
+    objective: Objective,
+    table: Tensor,
+    batch_items: Tensor,
+    batch_vectors: Tensor,
+) -> Losses:
+    """Forward a micro-batch, reward its rollouts, return both losses.
+
+    Args:
+        forward: `Policy.forward` or an engine around it.
+        table: (V, d) item table of the current policy, no gradient.
+        batch_items: (U,) ids of the distinct targets in the global batch.
+        batch_vectors: (U, d) their unit-norm vectors, with gradient.
+    """
+    t = objective.training
+    count = len(groups[0].completions)
+    sequences = [g.prompt + c for g in groups for c in g.completions]
+    starts = [len(g.prompt) for g in groups for _ in g.completions]
+    hidden, logprobs = forward(sequences, starts)
+    assert logprobs is not None
+    device = hidden.device
+    target = torch.tensor([g.target for g in groups], device=device)
+    mask = history_mask([g.history for g in groups], target, items=len(table)).to(device)
+
+    rewards = rollout_rewards(hidden.detach(), target=target, mask=mask, table=table,
+                              objective=objective, count=count)
+    advantage = grpo.advantages(rewards, floor=t.advantage_floor, scale=t.scale_advantage)
+    written, behaviour, weight = _written_tokens(groups, advantage.flatten())
+    token = grpo.token_loss(logprobs[written], behaviour, weight, clip=objective.clip)
+
+    best = grpo.best_rollouts(rewards)
+    rows = torch.arange(len(groups), device=device)
+    candidates, position, excluded = _candidates(
+        table, batch_items, batch_vectors, target, mask, t.item_candidates
+    )
+    item = grpo.item_loss(
+        hidden.view(len(groups), count, -1)[rows, best],
+        candidates=candidates,
+        target=position,
+        excluded=excluded,
+        advantage=advantage[rows, best],
+        temperature=objective.temperature,
+        clip=objective.clip,
+    )
+    spread = rewards.max(1).values - rewards.min(1).values
+    sums = {
+        "reward": float(rewards.mean(1).sum()),
+        "dead_groups": float((spread < t.advantage_floor).sum()),
+        "abs_log_ratio": float((logprobs[written].detach() - behaviour).abs().sum()),
+        "token_loss": float(token.detach()),
+        "item_loss": float(item.detach()),
+    }
+    return Losses(token, item, sums)
+
+
+def rollout_rewards(
+    hidden: Tensor, *, target: Tensor, mask: Tensor, table: Tensor, objective: Objective, count: int
+) -> Tensor:
+    """Rewards (P, G) of hidden states (P * G, d), group after group."""
+    scores = item_scores(hidden, items=table, temperature=objective.temperature)
+    ranking = rank_target(
+        scores,
+        target=target.repeat_interleave(count),
+        mask=mask.repeat_interleave(count, 0),
+    )
+    cutoff = min(objective.cutoff, len(table))
+    return objective.reward(ranking, cutoff).view(-1, count)
+
+
+def _written_tokens(groups: Sequence[Group], advantage: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Indices of written tokens among all completion tokens, their rollout logprobs, advantage."""
+    written: list[int] = []
+    behaviour: list[float] = []
+    rollout: list[int] = []
+    offset = number = 0
+    for group in groups:
+        for completion, length, logprobs in zip(
+            group.completions, group.generated, group.rollout_logprobs, strict=True
+        ):
+            written += range(offset, offset + length)
+            behaviour += logprobs[:length]
+            rollout += [number] * length
+            offset += len(completion)
+            number += 1
+    device = advantage.device
+    return (
+        torch.tensor(written, device=device),
+        torch.tensor(behaviour, device=device),
+        advantage[torch.tensor(rollout, device=device)],
+    )
+
+
+def _candidates(
+    table: Tensor, ids: Tensor, vectors: Tensor, target: Tensor, mask: Tensor, kind: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Item vectors that compete, position of the targets among them, and the excluded ones."""
+    if kind == "catalogue":
+        return table.index_copy(0, ids, vectors), target, mask
+    position = (target[:, None] == ids[None]).int().argmax(1)
+    return vectors, position, mask[:, ids]
