@@ -1,0 +1,115 @@
+"""`minirec prepare`: interactions and catalogue -> corpus/, with Ray Data for files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from minirec.artifacts import Cost, Run, atomic_dir, write_json, write_table
+from minirec.config import Config
+from minirec.corpus import assemble, demo, sources, split
+from minirec.corpus.files import FileSpec, read_blocks
+from minirec.corpus.parse import CATALOGUE, EVENTS, parse
+from minirec.corpus.schema import ITEMS, REJECTED, TRUTH
+
+
+def prepare(run: Run, config: Config) -> bool:
+    """Make ``corpus/``; True if the stage ran, False if it was finished before.
+
+    For file sources Ray must be initialised. Raises `CorpusError` for input that cannot become
+    a corpus; too many rejected rows are also written to ``<run_dir>-rejected.parquet``, beside
+    the run directory.
+    """
+    settings = {"seed": config.seed, "corpus": config.corpus.model_dump(mode="json")}
+    return run.stage(
+        "prepare",
+        settings=settings,
+        inputs=[],
+        outputs=["corpus"],
+        body=lambda cost: _body(run, config, cost),
+    )
+
+
+def _body(run: Run, config: Config, cost: Cost) -> None:
+    corpus = config.corpus
+    labels = None
+    rejected = REJECTED.empty_table()
+    if corpus.source == "demo":
+        events, catalogue, labels = demo.generate(corpus.demo, seed=config.seed)
+        rows, category = len(events), corpus.category or "hobbies"
+    else:
+        located = sources.locate(corpus)
+        read = assemble.assemble(
+            read_with_ray(located.events), read_with_ray(located.items), inline=located.inline
+        )
+        events, catalogue, rejected, rows = read.events, read.catalogue, read.rejected, read.rows
+        category = located.category or read.category or located.fallback
+        _stop_if_rejected(run, rejected, rows=rows, limit=corpus.max_rejected)
+    samples = split.make_samples(events, corpus)
+    summary: dict[str, Any] = {
+        "source": corpus.source,
+        "category": category,
+        "rows": rows,
+        "events": samples.kept,
+        "users": samples.users,
+        "items": len(samples.item_codes),
+        "samples": {name: len(table) for name, table in samples.tables.items()},
+        "rejected": assemble.counts(rejected),
+    }
+    with atomic_dir(run.path("corpus")) as folder:
+        chosen = catalogue.take(pa.array(samples.item_codes))
+        ids = pa.array(np.arange(len(chosen)), type=pa.int32())
+        items = pa.table([ids, chosen["key"], chosen["title"], chosen["text"]], schema=ITEMS)
+        write_table(folder / "items.parquet", items)
+        for name, table in samples.tables.items():
+            write_table(folder / f"{name}.parquet", table)
+        write_table(folder / "rejected.parquet", rejected)
+        if labels is not None:
+            ids = np.arange(len(samples.event))
+            truth = pa.table([pa.array(ids), pa.array(labels[samples.event])], schema=TRUTH)
+            write_table(folder / "truth.parquet", truth)
+        write_json(folder / "corpus.json", summary)
+    cost.extra = {"rows": rows, "samples": len(samples.event)}
+    sizes = ", ".join(f"{count:,} {name}" for name, count in summary["samples"].items())
+    run.say(
+        f"prepare: {category}: {rows:,} rows, {samples.kept:,} events of {samples.users:,} users "
+        f"on {len(items):,} items; samples: {sizes}; {len(rejected):,} rows rejected"
+    )
+
+
+def read_with_ray(specs: list[FileSpec]) -> pa.Table:
+    """Stream the files through Ray Data: one task reads a file, many parse its blocks.
+
+    Returns:
+        `parse.EVENTS` or `parse.CATALOGUE`, one row per row of the files, in no certain order.
+    """
+    import ray
+
+    by_path = {spec.path: spec for spec in specs}
+    schema = EVENTS if specs[0].kind == "events" else CATALOGUE
+
+    def lines(batch: pa.Table) -> Iterator[pa.Table]:
+        for path in batch["file"].to_pylist():
+            yield from read_blocks(by_path[path])
+
+    dataset = (
+        ray.data.from_items([{"file": path} for path in by_path], override_num_blocks=len(by_path))
+        .map_batches(lines, batch_size=1, batch_format="pyarrow")
+        .map_batches(lambda batch: parse(batch, by_path), batch_size=None, batch_format="pyarrow")
+    )
+    batches = dataset.iter_batches(batch_size=None, batch_format="pyarrow")
+    tables = [batch.cast(schema) for batch in batches if batch.num_columns]
+    return pa.concat_tables(tables) if tables else schema.empty_table()
+
+
+def _stop_if_rejected(run: Run, rejected: pa.Table, *, rows: int, limit: float) -> None:
+    try:
+        assemble.check_rejected(rejected, rows=rows, limit=limit)
+    except assemble.CorpusError as error:
+        # The run directory gets no half-made corpus, but the rows are what the user needs.
+        path = run.root.with_name(f"{run.root.name}-rejected.parquet")
+        write_table(path, rejected)
+        raise assemble.CorpusError(f"{error}; all of them are in {path}") from None

@@ -1,0 +1,238 @@
+"""Input files: what is in them, and their lines in bounded blocks.
+
+A file is never loaded whole: `read_blocks` yields blocks of at most `BLOCK_ROWS` rows or
+`BLOCK_BYTES` bytes, each row with its file and line, as raw bytes, so that the parser decides
+what a wrong encoding is.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from minirec.errors import CorpusError
+
+BLOCK_ROWS = 50_000
+BLOCK_BYTES = 8 << 20
+MAX_JOINED_LINES = 100
+UNREADABLE = "unreadable file"
+"""Reason of the pseudo-row that says why a file could not be read to its end."""
+
+LINES = pa.schema([("file", pa.string()), ("line", pa.int64()), ("raw", pa.binary())])
+"""A block of rows as they stand in a file; line counts from 1."""
+
+Format = Literal["csv", "tsv", "jsonl", "parquet"]
+
+
+@dataclass(frozen=True)
+class FileSpec:
+    """How to read one input file.
+
+    Attributes:
+        path: the file, plain or .gz (Parquet: never .gz).
+        kind: ``events`` (one interaction a row) or ``items`` (one catalogue entry a row).
+        format: csv and tsv have a header line; jsonl and parquet name the columns in each row.
+        header: columns of the file in order (empty for jsonl).
+        columns: role -> column. Roles of events: user, item, rating (optional), time; of items:
+            item, title, and any of text, category.
+        extra: columns that are appended to an item's text.
+        time_unit: unit of a numeric time; ``auto`` tells seconds from ms by their size.
+        rating_range: lowest and highest rating that is not malformed.
+    """
+
+    path: str
+    kind: Literal["events", "items"]
+    format: Format
+    header: tuple[str, ...]
+    columns: dict[str, str]
+    extra: tuple[str, ...] = ()
+    time_unit: Literal["s", "ms", "auto"] = "auto"
+    rating_range: tuple[float, float] = (0.0, 5.0)
+
+    @property
+    def delimiter(self) -> str:
+        """Field separator of csv and tsv."""
+        return "," if self.format == "csv" else "\t"
+
+
+def stem(path: str | Path) -> str:
+    """File name without .gz and its extension: ``a/All_Beauty.csv.gz`` -> ``All_Beauty``."""
+    name = Path(path).name.removesuffix(".gz")
+    return name.rsplit(".", 1)[0] if "." in name else name
+
+
+def open_bytes(path: str | Path) -> BinaryIO:
+    """Open a plain or .gz file for reading bytes."""
+    if str(path).endswith(".gz"):
+        return gzip.open(path, "rb")  # type: ignore[return-value]
+    return open(path, "rb")
+
+
+def read_header(path: str | Path, *, format: Format) -> tuple[str, ...]:
+    """Columns of a file: its header line, or the keys of its first JSON line.
+
+    Raises:
+        CorpusError: the file is empty, cannot be read, or its first line is not a header.
+    """
+    path = Path(path)
+    if format == "parquet":
+        return tuple(_open_parquet(path).schema_arrow.names)
+    try:
+        with open_bytes(path) as file:
+            line = file.readline().removeprefix(b"\xef\xbb\xbf")
+    except (EOFError, zlib.error, OSError) as error:
+        raise CorpusError(f"{path} {_unreadable(error)}") from None
+    if not line.strip():
+        raise CorpusError(f"{path} is empty; give a file with rows, or another corpus.path")
+    try:
+        text = line.decode("utf-8").rstrip("\r\n")
+        if format == "jsonl":
+            row = json.loads(text)
+            if not isinstance(row, dict):
+                raise ValueError
+            return tuple(row)
+        rows = list(csv.reader([text], delimiter="," if format == "csv" else "\t"))
+    except UnicodeDecodeError:
+        raise CorpusError(f"{path}, line 1: not UTF-8; convert the file to UTF-8") from None
+    except (ValueError, RecursionError, csv.Error):
+        kind = "a JSON object" if format == "jsonl" else f"a {format} header"
+        raise CorpusError(f"{path}, line 1: not {kind}: {line[:80]!r}") from None
+    return tuple(name.strip() for name in rows[0])
+
+
+def read_blocks(spec: FileSpec) -> Iterator[pa.Table]:
+    """Rows of a file as `LINES` tables. The header and blank lines are left out.
+
+    A file that breaks off (truncated .gz, damaged Parquet) ends with one row of line -1 whose
+    bytes say what is wrong: an exception inside a Ray task would reach the user as a traceback.
+    """
+    source = _parquet_rows(spec) if spec.format == "parquet" else _text_rows(spec)
+    lines: list[int] = []
+    raws: list[bytes] = []
+    size = 0
+    while True:
+        try:
+            number, raw = next(source)
+        except StopIteration:
+            break
+        except (EOFError, zlib.error, OSError, pa.ArrowException) as error:
+            lines.append(-1)
+            raws.append(_unreadable(error).encode())
+            break
+        lines.append(number)
+        raws.append(raw)
+        size += len(raw)
+        if len(lines) >= BLOCK_ROWS or size >= BLOCK_BYTES:
+            yield _block(spec.path, lines, raws)
+            lines, raws, size = [], [], 0
+    if lines:
+        yield _block(spec.path, lines, raws)
+
+
+def _block(path: str, lines: list[int], raws: list[bytes]) -> pa.Table:
+    return pa.table({"file": [path] * len(lines), "line": lines, "raw": raws}, schema=LINES)
+
+
+def _text_rows(spec: FileSpec) -> Iterator[tuple[int, bytes]]:
+    skip = spec.format in ("csv", "tsv")
+    with open_bytes(spec.path) as file:
+        numbered = _numbered(file)
+        if skip:
+            next(numbered, None)
+        yield from _joined(numbered, spec.delimiter) if spec.format == "csv" else numbered
+
+
+def _numbered(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    for number, raw in enumerate(file, start=1):
+        raw = raw.rstrip(b"\r\n")
+        if number == 1:
+            raw = raw.removeprefix(b"\xef\xbb\xbf")
+        if number == 1 or raw.strip():
+            yield number, raw
+
+
+def _joined(rows: Iterator[tuple[int, bytes]], delimiter: str) -> Iterator[tuple[int, bytes]]:
+    """Join lines of a CSV row whose quoted field holds line breaks; the row keeps its first line.
+
+    A quote that is never closed would swallow the file: after `MAX_JOINED_LINES` the lines are
+    given one by one, and the parser rejects the first.
+    """
+    pending: list[tuple[int, bytes]] = []
+    while True:
+        row = pending.pop(0) if pending else next(rows, None)
+        if row is None:
+            return
+        number, raw = row
+        if not _open_quote(raw, delimiter):
+            yield row
+            continue
+        taken: list[tuple[int, bytes]] = []
+        while len(taken) < MAX_JOINED_LINES:
+            following = pending.pop(0) if pending else next(rows, None)
+            if following is None:
+                break
+            taken.append(following)
+            # Only a line with a quote can close the field.
+            if b'"' in following[1]:
+                whole = b"\n".join([raw, *(r for _, r in taken)])
+                if not _open_quote(whole, delimiter):
+                    yield number, whole
+                    taken = []
+                    break
+        else:
+            yield row
+            pending = taken + pending
+            continue
+        if taken:
+            yield row
+            pending = taken + pending
+
+
+def _open_quote(raw: bytes, delimiter: str) -> bool:
+    if raw.count(b'"') % 2 == 0:
+        return False
+    text = raw.decode("utf-8", errors="replace")
+    try:
+        list(csv.reader(text.splitlines(keepends=True), delimiter=delimiter, strict=True))
+    except csv.Error as error:
+        return "unexpected end of data" in str(error)
+    return False
+
+
+def _parquet_rows(spec: FileSpec) -> Iterator[tuple[int, bytes]]:
+    # As JSON lines, so that one parser knows all the reasons for rejecting a row.
+    wanted = sorted({*spec.columns.values(), *spec.extra})
+    number = 0
+    file = _open_parquet(Path(spec.path))
+    for batch in file.iter_batches(batch_size=BLOCK_ROWS, columns=wanted):
+        for row in batch.to_pylist():
+            number += 1
+            yield number, json.dumps(row, default=str).encode()
+
+
+def _open_parquet(path: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path)
+    except (pa.ArrowException, OSError) as error:
+        what = "is empty" if path.exists() and not path.stat().st_size else "is not Parquet"
+        first = str(error).splitlines()[0]
+        raise CorpusError(f"{path} {what} ({first}); give a whole Parquet file") from None
+
+
+def _unreadable(error: BaseException) -> str:
+    if isinstance(error, EOFError):
+        return "is a truncated .gz file; fetch it again"
+    if isinstance(error, (zlib.error, gzip.BadGzipFile)):
+        return f"is a damaged .gz file ({error}); fetch it again"
+    if isinstance(error, OSError):
+        return f"cannot be read ({error.strerror or error})"
+    return f"is damaged ({str(error).splitlines()[0]}); fetch it again"
