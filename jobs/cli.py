@@ -1,0 +1,127 @@
+"""The `minirec` command."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from minirec.errors import ArtifactError, ConfigError, MiniRecError
+
+STAGES = {
+    "run": "all stages in order; what is finished is skipped",
+    "prepare": "read interactions and catalogue, make samples",
+    "proxy": "train the proxy policy on a small random subset",
+    "score": "roll out and score every training sample",
+    "select": "choose and order the subset",
+    "train": "train the policy on the subset",
+    "evaluate": "rank valid and test over the full catalogue",
+    "report": "write report.html",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of the command line."""
+    top = argparse.ArgumentParser(
+        prog="minirec",
+        description="Find the small, ordered subset of interactions worth reinforcing, and train "
+        "an LLM recommender on it (arXiv 2602.04278).",
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, text in STAGES.items():
+        _config_arguments(commands.add_parser(name, help=text, description=text)).add_argument(
+            "--overwrite",
+            action="store_true",
+            help="redo stages that were made with other settings",
+        )
+    text = "print what a run would do, without starting anything"
+    _config_arguments(commands.add_parser("plan", help=text, description=text))
+    text = "recommend items for a history"
+    one = commands.add_parser("recommend", help=text, description=text)
+    one.add_argument("--run", required=True, metavar="DIR", help="run directory")
+    one.add_argument("--history", required=True, help="titles, oldest first, with commas between")
+    one.add_argument("--top", type=_positive, default=10, help="how many items (default 10)")
+    return top
+
+
+def _config_arguments(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    command.add_argument("--config", metavar="FILE", help="YAML file; see configs/")
+    command.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="e.g. selection.budget=0.2"
+    )
+    return command
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return int(text)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; returns the exit status: 0 done, 1 failed, 2 wrong use, 130 interrupted."""
+    arguments = _parse(argv)
+    try:
+        if arguments.command == "recommend":
+            return _recommend(arguments)
+        return _with_config(arguments)
+    except ConfigError as error:
+        print(f"minirec: {error}", file=sys.stderr)
+        return 2
+    except MiniRecError as error:
+        print(f"minirec: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("minirec: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    except OSError as error:
+        print(f"minirec: {error.strerror}: {error.filename}", file=sys.stderr)
+        return 1
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    """Parse; overrides may stand anywhere after the command, also between options."""
+    top = parser()
+    arguments, rest = top.parse_known_args(argv)
+    strange = [word for word in rest if word.startswith("-") or "=" not in word]
+    if strange or (rest and not hasattr(arguments, "overrides")):
+        top.error(f"unrecognized arguments: {' '.join(strange or rest)}")
+    if rest:
+        arguments.overrides += rest
+    return arguments
+
+
+def _with_config(arguments: argparse.Namespace) -> int:
+    from minirec.config import load
+
+    config = load(arguments.config, arguments.overrides)
+    if arguments.command == "plan":
+        from jobs.plan import plan
+        from jobs.summary import print_plan
+
+        print_plan(plan(config))
+        return 0
+    from jobs import run
+    from jobs.plan import plan
+    from jobs.summary import print_summary
+
+    plan(config)  # refuses what cannot work before anything starts
+    names = run.STAGES if arguments.command == "run" else (arguments.command,)
+    finished = run.stages(config, names, overwrite=arguments.overwrite)
+    print_summary(finished, config)
+    return 0
+
+
+def _recommend(arguments: argparse.Namespace) -> int:
+    from jobs.recommend import recommend
+    from jobs.summary import print_recommendation
+
+    if not Path(arguments.run).is_dir():
+        raise ArtifactError(f"{arguments.run} is not a directory; give the run_dir of a run")
+    analysis, items = recommend(arguments.run, arguments.history, top=arguments.top)
+    print_recommendation(analysis, items)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""What a run would do, worked out without starting anything."""
+
+from __future__ import annotations
+
+import math
+
+from jobs.train import training_steps
+from minirec.artifacts import Run, read_json
+from minirec.config import Config, TrainingConfig
+from minirec.errors import ConfigError
+
+Row = tuple[str, str, str]
+
+
+def plan(config: Config) -> list[Row]:
+    """Rows (stage, quantity, value). Refuses what cannot work.
+
+    Sizes are exact after `prepare`; before, the demo corpus is estimated from its settings and
+    other sources are left open.
+    """
+    samples, exact = _samples(config)
+    about = "" if exact else "about "
+    rows: list[Row] = [("prepare", "training samples", f"{about}{samples:,}" if samples else "?")]
+    if config.model.name == "demo":
+        rows.append(("prepare", "warm-up steps", f"{config.model.demo.warmup_steps:,}"))
+    rows += _training_rows("proxy", config, config.proxy.training, config.proxy.samples)
+    if samples:
+        check(config, samples)
+        rollouts = samples * (config.scoring.rollouts + 1)
+        budget = config.selection.count(samples)
+        rows += [
+            ("score", "rollouts", f"{about}{rollouts:,} ({config.scoring.rollouts} and a greedy one)"),
+            ("score", "tokens, at most", f"{about}{rollouts * config.rollout.max_new_tokens:,}"),
+            ("score", "shards", f"{about}{math.ceil(samples / config.scoring.shard_size):,}"),
+            ("select", "budget", f"{about}{budget:,} in {config.selection.groups} groups"),
+        ]
+        rows += _training_rows("train", config, config.training, budget)
+    rows += [
+        ("resources", "rollout engines", f"{config.rollout.engines} x {_device(config)}"),
+        ("resources", "training workers", f"{config.training.workers}, ZeRO {config.training.zero_stage}"),
+        ("resources", "memory, about", _memory(config)),
+    ]
+    return rows
+
+
+def check(config: Config, samples: int) -> None:
+    """Refuse a budget above the corpus and more groups than samples.
+
+    Raises:
+        ConfigError: with both numbers.
+    """
+    budget = config.selection.count(samples)
+    if budget > samples:
+        raise ConfigError(
+            f"selection.budget {budget} exceeds the {samples} training samples; lower the budget"
+        )
+    if config.selection.groups > budget:
+        raise ConfigError(
+            f"selection.groups {config.selection.groups} exceeds the budget of {budget} samples; "
+            f"lower groups or raise selection.budget"
+        )
+
+
+def _samples(config: Config) -> tuple[int, bool]:
+    run = Run(config.run_dir)
+    path = run.path("corpus", "corpus.json")
+    if path.exists():
+        return int(read_json(path)["samples"]["train"]), True
+    if config.corpus.source == "demo":
+        demo = config.corpus.demo
+        events = demo.users * (demo.events_per_user - config.corpus.min_history)
+        return round(events * config.corpus.split[0]), False
+    return 0, False
+
+
+def _training_rows(
+    stage: str, config: Config, training: TrainingConfig, samples: int
+) -> list[Row]:
+    steps = training_steps(training, samples)
+    rollouts = steps * training.prompts_per_step * training.rollouts_per_prompt
+    return [
+        (stage, "optimizer steps", f"{steps:,} of {training.prompts_per_step} prompts"),
+        (stage, "rollouts", f"{rollouts:,}"),
+        (stage, "tokens, at most", f"{rollouts * config.rollout.max_new_tokens:,}"),
+    ]
+
+
+def _device(config: Config) -> str:
+    gpus = config.rollout.gpus_per_engine
+    return f"{gpus:g} GPU" if gpus else "CPU"
+
+
+def _memory(config: Config) -> str:
+    """Sum over processes, from resident sizes measured on a CPU machine (docs/results.md)."""
+    engine, worker, driver = 1.1, 1.0, 1.2
+    total = driver + 0.8 + config.rollout.engines * engine
+    total += max(config.training.workers, config.scoring.scorers) * worker
+    return f"{total:.1f} GiB and the weights of the model in each process"

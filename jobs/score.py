@@ -1,0 +1,136 @@
+"""Score the train split: Ray Data sends shards to scorers, which ask the pool for rollouts."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jobs.console import bar
+from jobs.model import base_model, model_inputs
+from jobs.session import Session
+from jobs.train import rollout_settings
+from minirec.artifacts import Cost, Run, read_table
+from minirec.config import Config
+from minirec.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from actors.scoring import ScoringSpec
+
+
+def score(run: Run, config: Config, session: Session) -> bool:
+    """Rollouts, rewards and head features of every training sample -> features/part-*.parquet."""
+
+    def body(cost: Cost) -> None:
+        spec = scoring_spec(run, config, session, split="train", output="features",
+                            adapter=run.path("proxy", "adapter"), rollouts=config.scoring.rollouts)
+        score_shards(spec, config, label="score")
+        table = merged(Path(spec.output), run.path("corpus", "train.parquet"))
+        cost.rollouts = table.num_rows * (1 + config.scoring.rollouts)
+        cost.generated_tokens = sum(table["rollout_tokens"].to_pylist())
+
+    base_model(run, config)
+    return run.stage(
+        "score",
+        settings={
+            "seed": config.seed,
+            "scoring": {
+                "rollouts": config.scoring.rollouts,
+                "shard_size": config.scoring.shard_size,
+            },
+            "model": config.model.model_dump(mode="json"),
+            "reward": config.reward.model_dump(mode="json"),
+            "rollout": rollout_settings(config),
+        },
+        inputs=[*model_inputs(config), "proxy"],
+        outputs=["features"],
+        body=body,
+    )
+
+
+def scoring_spec(
+    run: Run,
+    config: Config,
+    session: Session,
+    *,
+    split: str,
+    output: str,
+    adapter: Path | None,
+    rollouts: int,
+) -> ScoringSpec:
+    """Spec of the scorers for one split and policy; starts the pool."""
+    from actors.scoring import ScoringSpec
+    from actors.training import adapter_at
+
+    model_path = base_model(run, config)
+    return ScoringSpec(
+        corpus=str(run.path("corpus")),
+        split=split,
+        output=str(run.path(output)),
+        model_path=model_path,
+        model=config.model,
+        reward=config.reward,
+        adapter=None if adapter is None else str(adapter),
+        rollouts=rollouts,
+        shard_size=config.scoring.shard_size,
+        prompts_per_call=config.rollout.prompts_per_call,
+        seed=config.seed,
+        pool=session.pool(model_path),
+        policy_adapter=None if adapter is None else adapter_at(adapter),
+        threads=max(1, (os.cpu_count() or 1) // (config.scoring.scorers + 1)),
+        device="cuda" if config.scoring.gpus_per_scorer else "cpu",
+    )
+
+
+def score_shards(spec: ScoringSpec, config: Config, *, label: str) -> None:
+    """Score the shards that have no file yet."""
+    import ray.data
+
+    from actors.scoring import Scorer
+
+    rows = read_table(Path(spec.corpus) / f"{spec.split}.parquet").num_rows
+    shards = math.ceil(rows / spec.shard_size)
+    missing = [shard for shard in range(shards) if not spec.part(shard).exists()]
+    with bar(label, shards) as progress:
+        progress.update(shards - len(missing), "shards")
+        if not missing:
+            return
+        scorers = min(config.scoring.scorers, len(missing))
+        results = ray.data.from_items(
+            [{"shard": shard} for shard in missing], override_num_blocks=len(missing)
+        ).map_batches(
+            Scorer,
+            fn_constructor_args=(spec,),
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(size=scorers, max_tasks_in_flight_per_actor=2),
+            num_cpus=1,
+            num_gpus=config.scoring.gpus_per_scorer or None,
+        )
+        done = shards - len(missing)
+        for _ in results.iter_rows():
+            done += 1
+            progress.update(done, "shards")
+
+
+def merged(folder: Path, corpus: Path):
+    """All shards of a folder by sample_id; each sample of the corpus file exactly once.
+
+    Raises:
+        ArtifactError: a sample is missing, doubled or unknown.
+    """
+    import pyarrow as pa
+
+    parts = sorted(folder.glob("part-*.parquet"))
+    if not parts:
+        raise ArtifactError(f"{folder} holds no part files; run the stage that makes them")
+    table = pa.concat_tables([read_table(part) for part in parts]).sort_by("sample_id")
+    found = table["sample_id"].to_pylist()
+    expected = sorted(read_table(corpus)["sample_id"].to_pylist())
+    if found != expected:
+        lost = sorted(set(expected) - set(found))[:3]
+        raise ArtifactError(
+            f"{folder} holds {len(found)} rows for {len(expected)} samples of {corpus.name} "
+            f"(first missing: {lost}); delete {folder} and run the same command again"
+        )
+    return table

@@ -1,0 +1,58 @@
+"""Tables that the command prints."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from jobs.console import console
+from minirec.artifacts import Run, read_json
+from minirec.config import Config
+
+
+def print_plan(rows: list[tuple[str, str, str]]) -> None:
+    """Table of a plan."""
+    table = Table("stage", "what", "how much", title="Plan")
+    before = ""
+    for stage, what, value in rows:
+        table.add_row("" if stage == before else stage, what, value)
+        before = stage
+    console.print(table)
+
+
+def print_summary(run: Run, config: Config) -> None:
+    """Cost by stage and, once evaluated, quality."""
+    costs = {record["stage"]: record for record in run.costs()}
+    if costs:
+        table = Table("stage", title="Cost by stage")
+        for name in ("seconds", "rollouts", "tokens", "steps", "driver peak MiB"):
+            table.add_column(name, justify="right")
+        for stage, c in costs.items():
+            figures = (c["rollouts"], c["generated_tokens"], c["optimizer_steps"])
+            table.add_row(
+                stage,
+                f"{c['seconds']:.1f}",
+                *(f"{figure:,}" if figure else "" for figure in figures),
+                f"{c['peak_memory_mib']:.0f}",
+            )
+        console.print(table)
+    path = run.path("evaluation.json")
+    if path.exists() and run.done("evaluate"):
+        table = Table("policy", "valid NDCG@10", "test NDCG@10", "95% interval", title="Quality")
+        for policy, splits in read_json(path)["policies"].items():
+            valid, test = splits["valid"]["ndcg@10"], splits["test"]["ndcg@10"]
+            interval = f"{test['low']:.4f} to {test['high']:.4f}"
+            table.add_row(policy, f"{valid['mean']:.4f}", f"{test['mean']:.4f}", interval)
+        console.print(table)
+    if run.done("report"):
+        console.print(f"report: {run.path('report.html')}")
+
+
+def print_recommendation(analysis: str, items: list[tuple[str, float]]) -> None:
+    """Analysis and ranked items."""
+    console.print("Analysis:", analysis.strip(), markup=False)
+    table = Table("#", "item", "cosine")
+    for place, (title, cosine) in enumerate(items, 1):
+        from rich.text import Text
+
+        table.add_row(str(place), Text(title), f"{cosine:.4f}")
+    console.print(table)

@@ -1,0 +1,201 @@
+"""Curriculum GRPO on the selection; the proxy is the same on a random subset."""
+
+from __future__ import annotations
+
+import math
+import random
+import threading
+from contextlib import contextmanager
+from collections.abc import Iterator
+from pathlib import Path
+
+from jobs.console import bar
+from jobs.model import base_model, model_inputs
+from jobs.session import Session
+from minirec.artifacts import Cost, Run, read_table
+from minirec.config import Config, TrainingConfig
+from minirec.errors import EngineError
+
+TRAINING_KEYS = ("rollout.temperature", "rollout.max_new_tokens", "rollout.prompts_per_call")
+
+
+def training_steps(training: TrainingConfig, samples: int) -> int:
+    """Optimizer steps for a selection of `samples`."""
+    if training.steps is not None:
+        return training.steps
+    return math.ceil(training.epochs * samples / training.prompts_per_step)
+
+
+def proxy(run: Run, config: Config, session: Session) -> bool:
+    """Train the proxy policy on a random subset (method, section 2) -> proxy/adapter."""
+
+    def body(cost: Cost) -> None:
+        table = read_table(run.path("corpus", "train.parquet"))
+        ids = table["sample_id"].to_pylist()
+        order = random.Random(config.seed).sample(ids, min(config.proxy.samples, len(ids)))
+        _fit(run, config, session, cost, "proxy", config.proxy.training, order)
+
+    return _stage(run, config, "proxy", config.proxy.model_dump(mode="json"), [], body)
+
+
+def train(run: Run, config: Config, session: Session) -> bool:
+    """Train the policy on selection.parquet in its order -> policy/adapter."""
+
+    def body(cost: Cost) -> None:
+        order = read_table(run.path("selection.parquet")).sort_by("rank")["sample_id"].to_pylist()
+        _fit(run, config, session, cost, "policy", config.training, order)
+
+    return _stage(run, config, "train", config.training.model_dump(mode="json"), ["select"], body)
+
+
+def _stage(run: Run, config: Config, name: str, section: dict, inputs: list[str], body) -> bool:
+    base_model(run, config)
+    return run.stage(
+        name,
+        settings={
+            "seed": config.seed,
+            name: _without_runtime(section),
+            "model": config.model.model_dump(mode="json"),
+            "reward": config.reward.model_dump(mode="json"),
+            "rollout": rollout_settings(config),
+        },
+        inputs=model_inputs(config) + inputs,
+        outputs=["policy" if name == "train" else name],
+        body=body,
+    )
+
+
+def rollout_settings(config: Config) -> dict:
+    """The rollout settings that change results; the others only change speed."""
+    r = config.rollout
+    return {
+        "temperature": r.temperature,
+        "max_new_tokens": r.max_new_tokens,
+        "prompts_per_call": r.prompts_per_call,
+    }
+
+
+def _without_runtime(section: dict) -> dict:
+    """Training settings without those that a restart may change (deadlines, failures)."""
+    runtime = {"max_failures", "step_deadline_s", "gpus_per_worker"}
+    return {
+        key: _without_runtime(value) if isinstance(value, dict) else value
+        for key, value in section.items()
+        if key not in runtime
+    }
+
+
+def _fit(
+    run: Run,
+    config: Config,
+    session: Session,
+    cost: Cost,
+    name: str,
+    training: TrainingConfig,
+    order: list[int],
+) -> None:
+    from actors.training import TrainingSpec
+
+    model_path = base_model(run, config)
+    session.start_pool(model_path)
+    folder = run.path(name)
+    folder.mkdir(parents=True, exist_ok=True)
+    steps = training_steps(training, len(order))
+    spec = TrainingSpec(
+        corpus=str(run.path("corpus")),
+        folder=str(folder),
+        model_path=model_path,
+        model=config.model,
+        reward=config.reward,
+        training=training,
+        order=order,
+        steps=steps,
+        seed=config.seed,
+        rollout_temperature=config.rollout.temperature,
+        prompts_per_call=config.rollout.prompts_per_call,
+        pool=session.pool(model_path),
+        threads=_threads(training),
+    )
+    with _progress(folder / "log.jsonl", name, steps):
+        _trainer(spec, training, run.path("ray"), name).fit_or_explain()
+    log = read_log(folder / "log.jsonl")
+    cost.rollouts = sum(entry["rollouts"] for entry in log)
+    cost.generated_tokens = sum(entry["tokens"] for entry in log)
+    cost.prompt_tokens = sum(entry["prompt_tokens"] for entry in log)
+    cost.optimizer_steps = steps
+
+
+class _trainer:
+    """A TorchTrainer whose failure names its cause."""
+
+    def __init__(self, spec, training: TrainingConfig, storage: Path, name: str):
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchConfig, TorchTrainer
+
+        from actors.training import train_loop
+
+        gpu = training.gpus_per_worker > 0
+        resources = {"CPU": 1.0} | ({"GPU": training.gpus_per_worker} if gpu else {})
+        self.trainer = TorchTrainer(
+            train_loop,
+            train_loop_config={"spec": spec},
+            torch_config=TorchConfig(
+                backend="nccl" if gpu else "gloo", timeout_s=int(training.step_deadline_s)
+            ),
+            scaling_config=ScalingConfig(
+                num_workers=training.workers, use_gpu=gpu, resources_per_worker=resources
+            ),
+            run_config=RunConfig(
+                name=name,
+                storage_path=str(storage),
+                failure_config=FailureConfig(max_failures=training.max_failures),
+            ),
+        )
+
+    def fit_or_explain(self) -> None:
+        try:
+            self.trainer.fit()
+        except Exception as error:
+            lines = [line for line in str(error).splitlines() if line.strip()]
+            cause = lines[-1].strip() if lines else type(error).__name__
+            raise EngineError(
+                f"a training worker failed and was not restarted any more: {cause}; the run goes "
+                f"on from its last checkpoint if the same command is given again"
+            ) from error
+
+
+def _threads(training: TrainingConfig) -> int:
+    import os
+
+    return max(1, (os.cpu_count() or 1) // training.workers)
+
+
+def read_log(path: Path) -> list[dict]:
+    """Entries of a training log, one per step; empty if there is none yet."""
+    import json
+
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@contextmanager
+def _progress(log: Path, name: str, steps: int) -> Iterator[None]:
+    """A bar that follows the training log, which rank 0 replaces at each step."""
+    stop = threading.Event()
+
+    def follow() -> None:
+        while not stop.wait(0.5):
+            entries = read_log(log)
+            if entries:
+                last = entries[-1]
+                progress.update(last["step"] + 1, f"reward {last['reward']:.3f}")
+
+    with bar(name, steps) as progress:
+        thread = threading.Thread(target=follow, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
