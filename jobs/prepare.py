@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,11 +11,12 @@ import numpy as np
 import pyarrow as pa
 
 from minirec.artifacts import Cost, Run, atomic_dir, write_json, write_table
-from minirec.config import Config
-from minirec.corpus import assemble, demo, sources, split
-from minirec.corpus.files import FileSpec, read_blocks
+from minirec.config import Config, CorpusConfig
+from minirec.corpus import assemble, demo, download, sources, split
+from minirec.corpus.files import BLOCK_BYTES, FileSpec, read_blocks
 from minirec.corpus.parse import CATALOGUE, EVENTS, parse
 from minirec.corpus.schema import ITEMS, REJECTED, TRUTH
+from minirec.errors import CorpusError
 
 
 def prepare(run: Run, config: Config) -> bool:
@@ -41,7 +44,7 @@ def _body(run: Run, config: Config, cost: Cost) -> None:
         events, catalogue, labels = demo.generate(corpus.demo, seed=config.seed)
         rows, category = len(events), corpus.category or "hobbies"
     else:
-        located = sources.locate(corpus)
+        located = sources.locate(_downloaded(corpus))
         read = assemble.assemble(
             read_with_ray(located.events), read_with_ray(located.items), inline=located.inline
         )
@@ -80,6 +83,20 @@ def _body(run: Run, config: Config, cost: Cost) -> None:
     )
 
 
+def _downloaded(corpus: CorpusConfig) -> CorpusConfig:
+    """The settings with the files of the Amazon category filled in, fetched if asked for."""
+    if not corpus.download:
+        return corpus
+    if corpus.source != "amazon" or not corpus.category or not corpus.path:
+        raise CorpusError(
+            "corpus.download=true needs corpus.source=amazon, corpus.category (e.g. All_Beauty) "
+            "and corpus.path, the folder to download to"
+        )
+    ratings, metadata = download.download_category(corpus.category, corpus.path)
+    names = {"ratings": str(ratings.absolute()), "metadata": str(metadata.absolute())}
+    return corpus.model_copy(update=names)
+
+
 def read_with_ray(specs: list[FileSpec]) -> pa.Table:
     """Stream the files through Ray Data: one task reads a file, many parse its blocks.
 
@@ -95,11 +112,22 @@ def read_with_ray(specs: list[FileSpec]) -> pa.Table:
         for path in batch["file"].to_pylist():
             yield from read_blocks(by_path[path])
 
+    # Different CPU shares keep Ray from fusing both steps into one task per file, which would
+    # parse a large file on one core.
     dataset = (
         ray.data.from_items([{"file": path} for path in by_path], override_num_blocks=len(by_path))
-        .map_batches(lines, batch_size=1, batch_format="pyarrow")
-        .map_batches(lambda batch: parse(batch, by_path), batch_size=None, batch_format="pyarrow")
+        .map_batches(lines, batch_size=1, batch_format="pyarrow", num_cpus=0.25)
+        .map_batches(
+            lambda batch: parse(batch, by_path),
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=0.75,
+        )
     )
+    dataset.context.target_max_block_size = 2 * BLOCK_BYTES
+    # Without a terminal Ray writes its progress as dozens of log lines.
+    dataset.context.enable_progress_bars = sys.stderr.isatty()
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
     batches = dataset.iter_batches(batch_size=None, batch_format="pyarrow")
     tables = [batch.cast(schema) for batch in batches if batch.num_columns]
     return pa.concat_tables(tables) if tables else schema.empty_table()
@@ -108,8 +136,8 @@ def read_with_ray(specs: list[FileSpec]) -> pa.Table:
 def _stop_if_rejected(run: Run, rejected: pa.Table, *, rows: int, limit: float) -> None:
     try:
         assemble.check_rejected(rejected, rows=rows, limit=limit)
-    except assemble.CorpusError as error:
+    except CorpusError as error:
         # The run directory gets no half-made corpus, but the rows are what the user needs.
         path = run.root.with_name(f"{run.root.name}-rejected.parquet")
         write_table(path, rejected)
-        raise assemble.CorpusError(f"{error}; all of them are in {path}") from None
+        raise CorpusError(f"{error}; all of them are in {path}") from None

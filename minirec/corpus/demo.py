@@ -1,7 +1,7 @@
 """The demo corpus: seeded, generated, with planted truth.
 
-Every item belongs to a series of five inside a taste, and its title names both ("Smooth Jazz
-Saxophone Harbor"). A user has one taste and walks through its series, item by item, series by
+Every item belongs to a series of five inside a taste, and its title names both ("Jazz Saxophone
+Harbor"). A user has one taste and walks through its series, item by item, series by
 series. On this structure three things are laid: bestsellers that everybody takes, targets drawn
 at random, and users that copy another one. Which of these an event is, is its label:
 
@@ -171,14 +171,15 @@ def _walk(
             free = np.array([i for i in range(len(weights)) if i not in taken], dtype=int)
             if len(free):
                 choice = rng.choice(free, p=weights[free] / weights[free].sum())
-        if kind == "noise":
-            free = np.setdiff1d(np.arange(len(shop.titles)), taken)
-            choice = rng.choice(free) if len(free) else None
-        if choice is None:
+        if choice is None and kind != "noise":
             kind = "learnable"
             choice = next((i for i in path if i not in taken), None)
-        if choice is None:  # the taste is used up
-            break
+        if choice is None:  # noise, or the taste is used up
+            kind = "noise"
+            free = np.setdiff1d(np.arange(len(shop.titles)), taken)
+            if not len(free):
+                break
+            choice = rng.choice(free)
         taken.append(int(choice))
         labels.append(kind)
     times = np.sort(rng.integers(0, SPAN_MS, size=len(taken))) + START_MS
@@ -186,7 +187,7 @@ def _walk(
     times = np.maximum.accumulate(times - np.arange(len(times))) + np.arange(len(times))
     # Ratings are drawn alike for all labels, so that they give none away.
     ratings = rng.choice([3.0, 4.0, 5.0], p=[0.2, 0.4, 0.4], size=len(taken)).astype(np.float32)
-    return np.array(taken), times, ratings, labels
+    return np.array(taken, dtype=np.int64), times, ratings, labels
 
 
 def _kind(demo: DemoConfig, rng: np.random.Generator) -> str:

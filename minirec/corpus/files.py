@@ -7,8 +7,10 @@ what a wrong encoding is.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
+import itertools
 import json
 import zlib
 from collections.abc import Iterator
@@ -24,6 +26,7 @@ from minirec.errors import CorpusError
 BLOCK_ROWS = 50_000
 BLOCK_BYTES = 8 << 20
 MAX_JOINED_LINES = 100
+PEEKED_LINES = 100
 UNREADABLE = "unreadable file"
 """Reason of the pseudo-row that says why a file could not be read to its end."""
 
@@ -78,35 +81,46 @@ def open_bytes(path: str | Path) -> BinaryIO:
 
 
 def read_header(path: str | Path, *, format: Format) -> tuple[str, ...]:
-    """Columns of a file: its header line, or the keys of its first JSON line.
+    """Columns of a file: its header line, or the keys of its first JSON lines.
 
     Raises:
-        CorpusError: the file is empty, cannot be read, or its first line is not a header.
+        CorpusError: the file is empty, cannot be read, or does not begin with a header (csv,
+            tsv) or with a JSON object among its first `PEEKED_LINES` lines.
     """
     path = Path(path)
     if format == "parquet":
         return tuple(_open_parquet(path).schema_arrow.names)
     try:
         with open_bytes(path) as file:
-            line = file.readline().removeprefix(b"\xef\xbb\xbf")
+            lines = list(itertools.islice(file, PEEKED_LINES if format == "jsonl" else 1))
     except (EOFError, zlib.error, OSError) as error:
         raise CorpusError(f"{path} {_unreadable(error)}") from None
-    if not line.strip():
+    if not lines or not lines[0].strip():
         raise CorpusError(f"{path} is empty; give a file with rows, or another corpus.path")
+    if format == "jsonl":
+        return _json_keys(path, lines)
+    line = lines[0].removeprefix(b"\xef\xbb\xbf")
     try:
         text = line.decode("utf-8").rstrip("\r\n")
-        if format == "jsonl":
-            row = json.loads(text)
-            if not isinstance(row, dict):
-                raise ValueError
-            return tuple(row)
         rows = list(csv.reader([text], delimiter="," if format == "csv" else "\t"))
     except UnicodeDecodeError:
         raise CorpusError(f"{path}, line 1: not UTF-8; convert the file to UTF-8") from None
-    except (ValueError, RecursionError, csv.Error):
-        kind = "a JSON object" if format == "jsonl" else f"a {format} header"
-        raise CorpusError(f"{path}, line 1: not {kind}: {line[:80]!r}") from None
+    except csv.Error:
+        raise CorpusError(f"{path}, line 1: not a {format} header: {line[:80]!r}") from None
     return tuple(name.strip() for name in rows[0])
+
+
+def _json_keys(path: Path, lines: list[bytes]) -> tuple[str, ...]:
+    # A broken line is counted when the file is read; here the other lines tell the columns.
+    keys: dict[str, None] = {}
+    for line in lines:
+        with contextlib.suppress(ValueError, RecursionError):
+            row = json.loads(line)
+            if isinstance(row, dict):
+                keys |= dict.fromkeys(row)
+    if not keys:
+        raise CorpusError(f"{path}, line 1: not a JSON object: {lines[0][:80]!r}")
+    return tuple(keys)
 
 
 def read_blocks(spec: FileSpec) -> Iterator[pa.Table]:

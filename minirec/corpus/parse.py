@@ -142,9 +142,10 @@ def _item(row: dict[str, Any], spec: FileSpec) -> tuple[str, str, str, str | Non
     title = _plain(row.get(columns["title"]))
     if not title:
         raise Malformed("missing title", key)
-    parts = [_plain(row.get(columns["text"]))] if "text" in columns else []
-    for name in spec.extra:
-        parts.append(_plain(row.get(name)))
+    shown = [columns["text"]] if "text" in columns else []
+    parts = [_plain(row.get(name)) for name in (*shown, *spec.extra)]
+    if "genres" in shown:  # MovieLens separates them by bars
+        parts[0] = parts[0].replace("(no genres listed)", "").replace("|", ", ")
     category = _plain(row.get(columns["category"])) if "category" in columns else ""
     return key, title, " ".join(p for p in parts if p), category or None
 
@@ -178,7 +179,7 @@ def _plain(value: Any) -> str:
         text = str(value)
     except ValueError:
         raise Malformed("bad number") from None
-    return _encodable(" ".join(text.replace("|", ", ").split()) if "|" in text else text)
+    return _encodable(text)
 
 
 def _encodable(text: str) -> str:

@@ -246,7 +246,7 @@ def _chosen(name: str | None, folder: str | None) -> list[Path]:
     """A file named in the settings, relative to the folder or to the working directory."""
     if name is None:
         return []
-    for path in [Path(folder) / name] * bool(folder) + [Path(name)]:
+    for path in [Path(folder or ".") / name, Path(name)]:
         if path.is_file():
             return [path.absolute()]
     raise CorpusError(f"{Path(name).absolute()} is missing; check corpus.ratings, corpus.metadata")

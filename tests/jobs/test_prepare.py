@@ -1,0 +1,152 @@
+"""`prepare` end to end: the demo without Ray, files with Ray Data."""
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from jobs.prepare import prepare
+from minirec.artifacts import Run
+from minirec.config import load
+from minirec.corpus.schema import ITEMS, REJECTED, SAMPLES, TRUTH
+from minirec.errors import CorpusError
+
+DATA = Path(__file__).parents[2].parent / "shared" / "data"
+SPLITS = ("train", "valid", "test")
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    ray = pytest.importorskip("ray")
+    started = not ray.is_initialized()
+    if started:
+        ray.init(num_cpus=2, include_dashboard=False, object_store_memory=300_000_000)
+    yield
+    if started:
+        ray.shutdown()
+
+
+def tables(run: Run) -> dict:
+    return {p.stem: pq.read_table(p) for p in run.path("corpus").glob("*.parquet")}
+
+
+def test_demo(tmp_path):
+    said: list[str] = []
+    run = Run(tmp_path / "run", say=said.append)
+    assert prepare(run, load())
+    got = tables(run)
+    assert got.keys() == {"items", *SPLITS, "rejected", "truth"}
+    assert got["items"].schema == ITEMS and got["truth"].schema == TRUTH
+    assert all(got[name].schema == SAMPLES for name in SPLITS)
+    assert got["items"]["item_id"].to_pylist() == list(range(len(got["items"])))
+    ids = [i for name in SPLITS for i in got[name]["sample_id"].to_pylist()]
+    assert ids == list(range(len(ids))) == got["truth"]["sample_id"].to_pylist()
+    summary = json.loads(run.path("corpus", "corpus.json").read_text())
+    assert summary["samples"] == {name: len(got[name]) for name in SPLITS}
+    assert summary["category"] == "hobbies"
+    # Trivial targets are bestsellers: the labels sit on the right samples.
+    titles = got["items"]["title"].to_pylist()
+    labels = got["truth"]["label"].to_pylist()
+    for row in got["test"].to_pylist():
+        if labels[row["sample_id"]] == "trivial":
+            assert titles[row["target"]].startswith("Bestseller")
+    assert "1,454 train" in said[0]
+    assert not prepare(run, load())
+    assert said[1] == "prepare: finished before, skipped"
+
+
+def test_demo_is_the_same_byte_for_byte(tmp_path):
+    one, two = Run(tmp_path / "one"), Run(tmp_path / "two")
+    for run in (one, two):
+        prepare(run, load())
+    for path in one.path("corpus").iterdir():
+        assert path.read_bytes() == two.path("corpus", path.name).read_bytes()
+
+
+def test_download_needs_a_category(tmp_path):
+    config = load(None, ["corpus.source=amazon", f"corpus.path={tmp_path}", "corpus.download=true"])
+    with pytest.raises(CorpusError, match="corpus.category"):
+        prepare(Run(tmp_path / "run"), config)
+
+
+def shop(folder: Path, *, bad: int) -> Path:
+    """300 events of 60 users in two files, `bad` rows of them malformed."""
+    folder.mkdir()
+    for part in range(2):
+        rows = ["user_id,parent_asin,rating,timestamp"]
+        for n in range(part, 300, 2):
+            rating = "bad" if n < bad else 1 + n % 5
+            rows.append(f"u{n % 60},i{(n * 7) % 50},{rating},{1_500_000_000_000 + n * 1000}")
+        (folder / f"part{part}.csv").write_text("\n".join(rows) + "\n")
+    items = (json.dumps({"parent_asin": f"i{n}", "title": f"Thing {n}"}) for n in range(50))
+    (folder / "meta.jsonl").write_text("\n".join(items))
+    return folder
+
+
+@pytest.mark.ray
+def test_files_through_ray_data(cluster, tmp_path):
+    folder = shop(tmp_path / "shop", bad=3)
+    config = load(None, ["corpus.source=amazon", f"corpus.path={folder}"])
+    runs = [Run(tmp_path / name) for name in ("one", "two")]
+    for run in runs:
+        prepare(run, config)
+    got = tables(runs[0])
+    assert "truth" not in got
+    assert sum(len(got[name]) for name in SPLITS) == 297 - 60
+    rejected = got["rejected"]
+    assert rejected.schema == REJECTED
+    assert [(Path(r["file"]).name, r["line"]) for r in rejected.to_pylist()] == [
+        ("part0.csv", 2),
+        ("part0.csv", 3),
+        ("part1.csv", 2),
+    ]
+    for path in runs[0].path("corpus").iterdir():
+        assert path.read_bytes() == runs[1].path("corpus", path.name).read_bytes()
+
+
+@pytest.mark.ray
+def test_too_many_rejected_rows_are_kept_beside_the_run(cluster, tmp_path):
+    folder = shop(tmp_path / "shop", bad=30)
+    config = load(None, ["corpus.source=amazon", f"corpus.path={folder}"])
+    run = Run(tmp_path / "run")
+    kept = tmp_path / "run-rejected.parquet"
+    with pytest.raises(CorpusError, match="30 of 350 rows are malformed") as error:
+        prepare(run, config)
+    assert str(kept) in str(error.value) and "part0.csv:2: bad number" in str(error.value)
+    assert len(pq.read_table(kept)) == 30
+    assert not run.path("corpus").exists()
+    assert run.done("prepare") is None
+
+
+@pytest.mark.ray
+def test_a_truncated_file_is_one_sentence(cluster, tmp_path):
+    import gzip
+
+    folder = shop(tmp_path / "shop", bad=0)
+    raw = (folder / "part1.csv").read_bytes()
+    (folder / "part1.csv").unlink()
+    (folder / "part1.csv.gz").write_bytes(gzip.compress(raw)[:-20])
+    config = load(None, ["corpus.source=amazon", f"corpus.path={folder}"])
+    with pytest.raises(CorpusError, match="part1.csv.gz is a truncated .gz file; fetch it again"):
+        prepare(Run(tmp_path / "run"), config)
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    ("folder", "source", "samples"),
+    [
+        ("amazon2018_office", "amazon", 18_059),
+        ("amazon2023_all_beauty", "amazon", 2_282),
+        ("movielens_small", "movielens", 99_333),
+    ],
+)
+def test_real_data(cluster, tmp_path, folder, source, samples):
+    path = DATA / folder
+    if not path.exists():
+        pytest.skip(f"{path} is absent")
+    run = Run(tmp_path / "run")
+    prepare(run, load(None, [f"corpus.source={source}", f"corpus.path={path}"]))
+    summary = json.loads(run.path("corpus", "corpus.json").read_text())
+    assert sum(summary["samples"].values()) == samples
+    assert summary["rejected"] == {}
