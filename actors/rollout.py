@@ -113,9 +113,15 @@ def resolve_adapter(rollout: RolloutConfig) -> str:
     return "lora" if rollout.gpus_per_engine else "merged"
 
 
-def resolve_threads(rollout: RolloutConfig) -> int:
-    """Threads of a CPU engine: two alone, one beside others (they collapse when cores contend)."""
-    return min(2, os.cpu_count() or 1) if rollout.engines == 1 else 1
+def resolve_threads(config: Config) -> int:
+    """Threads of a CPU engine: its share of the cores.
+
+    The demo model gets one: measured, two threads are slower for it, and much slower when other
+    processes want the cores.
+    """
+    if config.model.name == "demo":
+        return 1
+    return max(1, (os.cpu_count() or 1) // config.rollout.engines)
 
 
 def engine_spec(config: Config, model_path: str, max_model_len: int) -> EngineSpec:
@@ -146,7 +152,7 @@ def engine_spec(config: Config, model_path: str, max_model_len: int) -> EngineSp
         gpu_memory_utilization=rollout.gpu_memory_utilization,
         tensor_parallel=rollout.tensor_parallel,
         gpus=rollout.gpus_per_engine,
-        threads=resolve_threads(rollout),
+        threads=resolve_threads(config),
     )
 
 

@@ -255,7 +255,6 @@ class Worker:
         per = {"abs_log_ratio": tokens, "token_loss": tokens}
         entry = {"step": step, **{k: v / per.get(k, groups) for k, v in means.items()}}
         entry["loss"] = entry["token_loss"] + entry["item_loss"]
-        entry["grad_norm"] = float(self.engine.get_global_grad_norm() or 0.0)
         entry |= {"tokens": tokens, "rollouts": groups * self.spec.training.rollouts_per_prompt}
         self.log.append(entry | figures)
         if self.rank == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -27,26 +28,17 @@ def stages(config: Config, names: tuple[str, ...], *, overwrite: bool = False) -
 
 
 def _stage(name: str) -> Callable[[Run, Config, Session], object]:
-    """The function of a stage; imported here, so that `--help` loads none of them."""
+    """The function of a stage; imported here, so that a stage loads only what it needs."""
+    module = {"proxy": "train"}.get(name, name)
+    function = getattr(importlib.import_module(f"jobs.{module}"), name)
     if name == "prepare":
-        from jobs.prepare import prepare
 
-        def prepared(run: Run, config: Config, session: Session) -> object:
-            if run.done("prepare") is None and config.corpus.source != "demo":
+        def prepare(run: Run, config: Config, session: Session) -> object:
+            if config.corpus.source != "demo" and run.done(name) is None:
                 session.start_ray()
-            return prepare(run, config)
+            return function(run, config)
 
-        return prepared
+        return prepare
     if name in ("select", "report"):
-        from jobs import report, select
-
-        alone = {"select": select.select, "report": report.report}[name]
-        return lambda run, config, session: alone(run, config)
-    from jobs import evaluate, score, train
-
-    return {
-        "proxy": train.proxy,
-        "score": score.score,
-        "train": train.train,
-        "evaluate": evaluate.evaluate,
-    }[name]
+        return lambda run, config, session: function(run, config)
+    return function

@@ -70,8 +70,11 @@ def item_loss(
     advantage: Tensor,
     temperature: float,
     clip: Clip,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """Sum over groups of -A log p_y in ratio-and-clip form, at the best rollout of each group.
+
+    The ratio is 1 on the first pass, so the value of the loss says nothing while its gradient is
+    that of -A log p_y; log p_y (P,) is returned beside it, without gradient, for the log.
 
     Args:
         hidden: (P, d) hidden states of the best rollouts, with gradient.
@@ -83,4 +86,4 @@ def item_loss(
     unit = torch.nn.functional.normalize(hidden, dim=-1)
     scores = (unit @ candidates.T / temperature).masked_fill(excluded, -torch.inf)
     log_p = torch.log_softmax(scores, 1).gather(1, target[:, None])[:, 0]
-    return surrogate(log_p - log_p.detach(), advantage, clip=clip).sum()
+    return surrogate(log_p - log_p.detach(), advantage, clip=clip).sum(), log_p.detach()

@@ -94,7 +94,7 @@ def losses(
     candidates, position, excluded = _candidates(
         table, batch_items, batch_vectors, target, mask, t.item_candidates
     )
-    item = grpo.item_loss(
+    item, log_p = grpo.item_loss(
         hidden.view(len(groups), count, -1)[rows, best],
         candidates=candidates,
         target=position,
@@ -109,7 +109,7 @@ def losses(
         "dead_groups": float((spread < t.advantage_floor).sum()),
         "abs_log_ratio": float((logprobs[written].detach() - behaviour).abs().sum()),
         "token_loss": float(token.detach()),
-        "item_loss": float(item.detach()),
+        "item_loss": float(-(advantage[rows, best] * log_p).sum()),
     }
     return Losses(token, item, sums)
 

@@ -1,0 +1,95 @@
+"""Checks of arguments: a `ValueError` names the argument, the first offending row and its value."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+
+
+def finite(name: str, values: ArrayLike, *, rows: int | None = None) -> Floats:
+    """Values as a non-empty (N,) float64 array without NaN or infinity.
+
+    Args:
+        name: name of the argument, for the message.
+        values: (N,) numbers.
+        rows: N that another argument demands, or None.
+
+    Raises:
+        ValueError: not one-dimensional, empty, of another length, or not finite.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or array.size == 0:
+        raise ValueError(f"{name} has shape {array.shape}; expected (N,) with N of 1 or more")
+    if rows is not None and len(array) != rows:
+        raise ValueError(f"{name} has {len(array)} rows; expected {rows}")
+    _refuse(name, array, ~np.isfinite(array), "expected a finite number")
+    return array
+
+
+def nonnegative(name: str, values: ArrayLike, *, rows: int | None = None) -> Floats:
+    """As `finite`, and no value below zero."""
+    array = finite(name, values, rows=rows)
+    _refuse(name, array, array < 0, "expected 0 or more")
+    return array
+
+
+def matrix(name: str, values: ArrayLike) -> NDArray[np.floating]:
+    """Values as an (N, d) float array with N and d of 1 or more; float32 and float64 are kept."""
+    array = np.asarray(values)
+    if array.ndim != 2 or array.size == 0:
+        raise ValueError(f"{name} has shape {array.shape}; expected (N, d), both 1 or more")
+    if array.dtype not in (np.float32, np.float64):
+        array = array.astype(np.float32 if array.dtype == np.float16 else np.float64)
+    return array
+
+
+def lengths(name: str, vectors: NDArray[np.floating], *, rows_at_once: int = 8192) -> Floats:
+    """Euclidean length of each row of (N, d) as (N,) float64, without a float64 copy of all rows.
+
+    Raises:
+        ValueError: a row holds NaN or infinity, or has length zero.
+    """
+    found = np.empty(len(vectors))
+    for start in range(0, len(vectors), rows_at_once):
+        part = vectors[start : start + rows_at_once].astype(np.float64)
+        found[start : start + rows_at_once] = np.sqrt(np.einsum("nd,nd->n", part, part))
+    if not np.isfinite(found).all():
+        row = int(np.flatnonzero(~np.isfinite(found))[0])
+        bad = vectors[row][~np.isfinite(vectors[row])]
+        value = bad[0] if len(bad) else found[row]
+        raise ValueError(f"{name} row {row} holds {value}; expected finite numbers")
+    if (found == 0).any():
+        row = int(np.flatnonzero(found == 0)[0])
+        raise ValueError(f"{name} row {row} has length 0; expected a vector with a direction")
+    return found
+
+
+def unique(name: str, ids: ArrayLike) -> NDArray[np.int64]:
+    """Ids as a non-empty (N,) int64 array without duplicates.
+
+    Raises:
+        ValueError: not whole numbers, empty, or an id occurs twice (the second row is named).
+    """
+    array = np.asarray(ids)
+    if array.ndim != 1 or array.size == 0:
+        raise ValueError(f"{name} has shape {array.shape}; expected (N,) with N of 1 or more")
+    if not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(f"{name} has dtype {array.dtype}; expected integers")
+    _, first = np.unique(array, return_index=True)
+    if len(first) != len(array):
+        row = int(np.setdiff1d(np.arange(len(array)), first)[0])
+        raise ValueError(f"{name} row {row} repeats id {array[row]}; each id may occur once")
+    return array.astype(np.int64)
+
+
+def scaled(values: Floats) -> Floats:
+    """Min-max scaling as published: (x - min) / (max - min + 1e-12)."""
+    return (values - values.min()) / (values.max() - values.min() + 1e-12)
+
+
+def _refuse(name: str, array: Floats, bad: NDArray[np.bool_], expected: str) -> None:
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        raise ValueError(f"{name} row {row} is {array[row]:g}; {expected}")

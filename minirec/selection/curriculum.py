@@ -1,0 +1,93 @@
+"""The order of training (method, section 6)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from minirec.selection.checks import finite, unique
+
+Ids = NDArray[np.int64]
+
+
+def grouped(sample_ids: ArrayLike, *, mean_reward: ArrayLike, groups: int, seed: int = 42) -> Ids:
+    """Groups of equal mixture, each from easy to hard (arXiv 2602.04278; method, section 6).
+
+    The ids are shuffled by ``random.Random(seed)``, cut into `groups` equal groups (the last takes
+    the rest), and each group is sorted by mean reward, highest first, stable.
+
+    Args:
+        sample_ids: (k,) distinct ids in corpus order.
+        mean_reward: (k,) mean reward of each id.
+        groups: K, 1..k.
+        seed: of the shuffle.
+
+    Returns:
+        (k,) int64, the ids in training order. `group_numbers` tells the group of each position.
+
+    Raises:
+        ValueError: an id occurs twice, a reward is not finite, or `groups` is outside 1..k.
+    """
+    ids = unique("sample_ids", sample_ids)
+    reward = dict(zip(ids.tolist(), finite("mean_reward", mean_reward, rows=len(ids)), strict=True))
+    order = ids.tolist()
+    random.Random(seed).shuffle(order)
+    numbers = group_numbers(len(order), groups=groups)
+    starts = np.searchsorted(numbers, np.arange(groups)).tolist() + [len(order)]
+    result: list[int] = []
+    for start, end in zip(starts, starts[1:], strict=False):
+        result += sorted(order[start:end], key=lambda i: -reward[i])
+    return np.array(result, dtype=np.int64)
+
+
+def easy_to_hard(
+    sample_ids: ArrayLike, *, mean_reward: ArrayLike, groups: int = 1, seed: int = 42
+) -> Ids:
+    """`grouped` with one group; `groups` is not used. Arguments and errors as there."""
+    return grouped(sample_ids, mean_reward=mean_reward, groups=1, seed=seed)
+
+
+def hard_to_easy(
+    sample_ids: ArrayLike, *, mean_reward: ArrayLike, groups: int = 1, seed: int = 42
+) -> Ids:
+    """One group, lowest mean reward first, ties in shuffled order; `groups` is not used."""
+    reward = finite("mean_reward", mean_reward)
+    return grouped(sample_ids, mean_reward=-reward, groups=1, seed=seed)
+
+
+def shuffled(
+    sample_ids: ArrayLike, *, mean_reward: ArrayLike, groups: int = 1, seed: int = 42
+) -> Ids:
+    """Shuffled only: the control without a curriculum; `groups` is not used."""
+    ids = unique("sample_ids", sample_ids)
+    return grouped(
+        ids,
+        mean_reward=np.zeros_like(finite("mean_reward", mean_reward, rows=len(ids))),
+        groups=1,
+        seed=seed,
+    )
+
+
+def group_numbers(count: int, *, groups: int) -> NDArray[np.int32]:
+    """Group of each position of an order of `count` ids: (count,) int32 in 0..groups-1.
+
+    Each group has ``count // groups`` positions; the last takes the rest.
+
+    Raises:
+        ValueError: `groups` is outside 1..count.
+    """
+    if not 1 <= groups <= count:
+        raise ValueError(f"groups is {groups}; expected 1..{count}, the number of samples")
+    return np.minimum(np.arange(count) // (count // groups), groups - 1).astype(np.int32)
+
+
+CURRICULA: dict[str, Callable[..., Ids]] = {
+    "grouped": grouped,
+    "easy_to_hard": easy_to_hard,
+    "hard_to_easy": hard_to_easy,
+    "shuffled": shuffled,
+}
+"""By the names of ``selection.curriculum``; all take (sample_ids, mean_reward, groups, seed)."""

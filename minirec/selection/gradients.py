@@ -1,0 +1,198 @@
+"""Gradient and Hessian-vector product of the recommendation head, in closed form.
+
+The head loss is ``f(h) = -log softmax(W u / tau)_y`` with ``u = h / |h|``. Method, section 4, with
+P = I - u u^T and c = df/du = (sum_v p_v w_v - w_y) / tau:
+
+    g  = P c / |h|
+    du = P g / |h|
+    dc = W^T dp / tau,  dp = p * (W du / tau - p . (W du / tau))
+    Hg = (P dc - du (u.c) - u (du.c)) / |h| - P c (u.g) / |h|^2
+
+g is orthogonal to u, so that P g = g and the last term is 0. The catalogue is walked in blocks:
+memory is O(B d + B block), never B x V.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class HeadFeatures(NamedTuple):
+    """Gradient and its Hessian-vector product, both (B, d)."""
+
+    gradient: Tensor
+    hvp: Tensor
+
+
+def head_gradient(
+    hidden: Tensor,
+    *,
+    items: Tensor,
+    target: Tensor,
+    temperature: float = 0.02,
+    mask: Tensor | None = None,
+    block: int = 8192,
+) -> Tensor:
+    """Gradient of the head loss with respect to `hidden`; arguments as for `head_features`.
+
+    Returns:
+        (B, d) in float32, or float64 for float64 input.
+    """
+    head = _Head(hidden, items, target, temperature, mask, block)
+    return head.gradient()
+
+
+def head_hvp(
+    hidden: Tensor,
+    *,
+    items: Tensor,
+    target: Tensor,
+    temperature: float = 0.02,
+    mask: Tensor | None = None,
+    block: int = 8192,
+) -> Tensor:
+    """Hessian of the head loss times its own gradient; arguments as for `head_features`.
+
+    Returns:
+        (B, d) in float32, or float64 for float64 input.
+    """
+    head = _Head(hidden, items, target, temperature, mask, block)
+    return head.hvp(head.gradient())
+
+
+def head_features(
+    hidden: Tensor,
+    *,
+    items: Tensor,
+    target: Tensor,
+    temperature: float = 0.02,
+    mask: Tensor | None = None,
+    block: int = 8192,
+) -> HeadFeatures:
+    """Both features, with the work that they share done once (method, section 4).
+
+    Args:
+        hidden: (B, d) last hidden states, any length above 0; half precision is raised to float32.
+        items: (V, d) unit-norm item vectors, on the same device.
+        target: (B,) int64 rows of `items`.
+        temperature: tau, above 0.
+        mask: (B, V) bool, True where an item is no candidate (the history); the target is always
+            a candidate, whatever the mask says.
+        block: items taken at once.
+
+    Returns:
+        (B, d) gradient and (B, d) Hessian-vector product.
+
+    Raises:
+        ValueError: shapes do not fit, a target is outside 0..V-1, `hidden` holds NaN, infinity
+            or a row of length 0, or `temperature` is not positive.
+    """
+    head = _Head(hidden, items, target, temperature, mask, block)
+    gradient = head.gradient()
+    return HeadFeatures(gradient, head.hvp(gradient))
+
+
+class _Head:
+    """Softmax over the catalogue at u, with the sums that both features need."""
+
+    def __init__(
+        self,
+        hidden: Tensor,
+        items: Tensor,
+        target: Tensor,
+        temperature: float,
+        mask: Tensor | None,
+        block: int,
+    ):
+        _check(hidden, items, target, temperature, mask)
+        self.dtype = torch.promote_types(hidden.dtype, torch.float32)
+        self.items, self.target, self.mask = items, target, mask
+        self.tau, self.block = temperature, block
+        hidden = hidden.detach().to(self.dtype)
+        self.length = hidden.norm(dim=1, keepdim=True)
+        self.u = hidden / self.length
+        self.log_z, mean = self._softmax_mean()
+        self.mean = mean
+        self.c = (mean - items[target].to(self.dtype)) / self.tau
+
+    def gradient(self) -> Tensor:
+        return self._project(self.c) / self.length
+
+    def hvp(self, gradient: Tensor) -> Tensor:
+        du = gradient / self.length
+        moved = torch.zeros_like(du)  # sum_v p_v a_v w_v with a = W du / tau
+        mean_a = torch.zeros_like(self.length)  # sum_v p_v a_v
+        for items, scores in self._blocks():
+            weight = (scores - self.log_z).exp() * (du @ items.T / self.tau)
+            moved += weight @ items
+            mean_a += weight.sum(dim=1, keepdim=True)
+        dc = (moved - mean_a * self.mean) / self.tau
+        along = (self.u * self.c).sum(dim=1, keepdim=True)
+        turn = du * along + self.u * (du * self.c).sum(dim=1, keepdim=True)
+        return (self._project(dc) - turn) / self.length
+
+    def _project(self, vectors: Tensor) -> Tensor:
+        return vectors - self.u * (self.u * vectors).sum(dim=1, keepdim=True)
+
+    def _softmax_mean(self) -> tuple[Tensor, Tensor]:
+        """log Z (B, 1) and sum_v p_v w_v (B, d), by a running maximum over the blocks."""
+        top = torch.full_like(self.length, -torch.inf)
+        total = torch.zeros_like(self.length)
+        mean = torch.zeros_like(self.u)
+        for items, scores in self._blocks():
+            new = torch.maximum(top, scores.max(dim=1, keepdim=True).values)
+            # A block in which everything is masked leaves the maximum at -inf.
+            safe = new.masked_fill(new.isinf(), 0)
+            shrink = (top - safe).exp()
+            weight = (scores - safe).exp()
+            total = total * shrink + weight.sum(dim=1, keepdim=True)
+            mean = mean * shrink + weight @ items
+            top = new
+        return top + total.log(), mean / total
+
+    def _blocks(self):
+        """Items (b, d) and their scores (B, b), masked items at -inf."""
+        for start in range(0, len(self.items), self.block):
+            items = self.items[start : start + self.block].to(self.dtype)
+            scores = self.u @ items.T / self.tau
+            if self.mask is not None:
+                column = self.target - start
+                mask = self.mask[:, start : start + self.block]
+                inside = (column >= 0) & (column < mask.shape[1])
+                mask = mask.clone()
+                mask[inside.nonzero()[:, 0], column[inside]] = False
+                scores = scores.masked_fill(mask, -torch.inf)
+            yield items, scores
+
+
+def _check(
+    hidden: Tensor, items: Tensor, target: Tensor, temperature: float, mask: Tensor | None
+) -> None:
+    if hidden.ndim != 2 or items.ndim != 2 or hidden.shape[1] != items.shape[1]:
+        raise ValueError(
+            f"hidden {tuple(hidden.shape)} and items {tuple(items.shape)}; "
+            f"expected (B, d) and (V, d) with the same d"
+        )
+    if target.shape != hidden.shape[:1] or target.dtype != torch.int64:
+        raise ValueError(
+            f"target is {target.dtype} {tuple(target.shape)}; expected int64 ({len(hidden)},)"
+        )
+    if not temperature > 0:
+        raise ValueError(f"temperature is {temperature:g}; expected a positive number")
+    shape = (len(hidden), len(items))
+    if mask is not None and (mask.shape != shape or mask.dtype != torch.bool):
+        raise ValueError(f"mask is {mask.dtype} {tuple(mask.shape)}; expected bool {shape}")
+    outside = (target < 0) | (target >= len(items))
+    if outside.any():
+        row = int(outside.nonzero()[0])
+        raise ValueError(f"target row {row} is {int(target[row])}; expected 0..{len(items) - 1}")
+    length = hidden.detach().to(torch.promote_types(hidden.dtype, torch.float32)).norm(dim=1)
+    bad = ~length.isfinite() | (length == 0)
+    if bad.any():
+        row = int(bad.nonzero()[0])
+        raise ValueError(
+            f"hidden row {row} has length {float(length[row]):g}; expected finite and above 0"
+        )

@@ -1,0 +1,131 @@
+"""Learnability of a sample from the rewards of the proxy policy (method, section 3)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from minirec.selection.checks import Floats, finite, nonnegative, scaled
+
+
+def gaussian(
+    mean_reward: ArrayLike, *, mu: float | None = 0.5, sigma: float | None = None
+) -> Floats:
+    """Gaussian of the mean reward, min-max scaled: high where the reward is near `mu`.
+
+    ``exp(-(r - mu)^2 / (2 sigma^2))``, then ``(x - min) / (max - min + 1e-12)``: arXiv 2602.04278;
+    method, section 3. Equal rewards say nothing about learnability: all results are 0.
+
+    Args:
+        mean_reward: (N,) mean over the rollouts of a sample. A lift may be negative.
+        mu: centre; None takes the median of `mean_reward`.
+        sigma: width, above 0; None takes the population standard deviation of `mean_reward`.
+
+    Returns:
+        (N,) float64 in [0, 1].
+
+    Raises:
+        ValueError: `mean_reward` is empty or not finite, `sigma` is not positive.
+    """
+    reward = finite("mean_reward", mean_reward)
+    if sigma is not None and not (np.isfinite(sigma) and sigma > 0):
+        raise ValueError(f"sigma is {sigma:g}; expected a positive number, or None")
+    if np.ptp(reward) == 0:
+        return np.zeros(len(reward))
+    centre = float(np.median(reward)) if mu is None else mu
+    width = float(np.std(reward)) if sigma is None else sigma
+    return scaled(np.exp(-((reward - centre) ** 2) / (2 * width**2)))
+
+
+def gaussian_live(mean_reward: ArrayLike, *, hits: ArrayLike) -> Floats:
+    """`gaussian` centred on the samples that the proxy hits at all.
+
+    mu is the median and sigma the interquartile range of the mean reward over samples with at
+    least one hit (method, section 3): with a fixed mu of 0.5 nearly all samples of a hard corpus
+    lie in the far tail. If the interquartile range is 0, the standard deviation of the live
+    samples is taken, then that of all samples.
+
+    Args:
+        mean_reward: (N,) mean over the rollouts of a sample.
+        hits: (N,) number of rollouts that hit (`count_hits`).
+
+    Returns:
+        (N,) float64 in [0, 1].
+
+    Raises:
+        ValueError: not finite, a negative number of hits, or no sample with a hit.
+    """
+    reward = finite("mean_reward", mean_reward)
+    live = reward[nonnegative("hits", hits, rows=len(reward)) > 0]
+    if not len(live):
+        raise ValueError(
+            f"hits is 0 in all {len(reward)} rows; use gaussian, or train the proxy longer"
+        )
+    low, high = np.percentile(live, [25, 75])
+    sigma = high - low or np.std(live) or np.std(reward)
+    return gaussian(reward, mu=float(np.median(live)), sigma=float(sigma) or None)
+
+
+def chance_level(candidates: int, *, cutoff: int = 1000) -> float:
+    """Mean NDCG of a target whose rank is uniform over 1..m, m = min(cutoff, candidates).
+
+    ``mean over ranks 1..m of 1 / log2(rank + 1)``: method, section 3.
+
+    Raises:
+        ValueError: `candidates` or `cutoff` below 1.
+    """
+    if candidates < 1 or cutoff < 1:
+        raise ValueError(
+            f"candidates is {candidates} and cutoff is {cutoff}; expected 1 or more for both"
+        )
+    ranks = np.arange(1, min(cutoff, candidates) + 1)
+    return float(np.mean(1 / np.log2(ranks + 1)))
+
+
+def lift(mean_reward: ArrayLike, *, chance: float) -> Floats:
+    """Reward above chance as a share of what is possible: ``(r - c) / (1 - c)``.
+
+    Method, section 3. 0 is chance, 1 is a perfect policy, below 0 is worse than chance.
+
+    Args:
+        mean_reward: (N,) mean over the rollouts of a sample.
+        chance: c, from `chance_level`; 0 <= c < 1.
+
+    Returns:
+        (N,) float64.
+
+    Raises:
+        ValueError: `mean_reward` is not finite, or `chance` is outside [0, 1).
+    """
+    reward = finite("mean_reward", mean_reward)
+    if not 0 <= chance < 1:
+        raise ValueError(f"chance is {chance:g}; expected at least 0 and below 1")
+    return (reward - chance) / (1 - chance)
+
+
+def count_hits(ndcg: ArrayLike, *, candidates: int, cutoff: int = 1000) -> NDArray[np.int64]:
+    """Rollouts of each sample that found the target.
+
+    With more candidates than the cutoff, a hit is a rank within the cutoff (NDCG above 0). With
+    fewer, every rank is within it, so a hit is an NDCG above `chance_level` (method, section 3).
+
+    Args:
+        ndcg: (N, G) NDCG of each rollout.
+        candidates: V, items in the catalogue.
+        cutoff: m of NDCG@m.
+
+    Returns:
+        (N,) int64 in 0..G.
+
+    Raises:
+        ValueError: `ndcg` is not (N, G) or not finite.
+    """
+    values = np.asarray(ndcg, dtype=np.float64)
+    if values.ndim != 2:
+        raise ValueError(f"ndcg has shape {values.shape}; expected (N, G)")
+    bad = ~np.isfinite(values).all(axis=1)
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        raise ValueError(f"ndcg row {row} is {values[row].tolist()}; expected finite numbers")
+    least = chance_level(candidates, cutoff=cutoff) if candidates <= cutoff else 0.0
+    return (values > least).sum(axis=1)

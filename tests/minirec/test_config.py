@@ -1,0 +1,80 @@
+"""Loading settings: merging, and a clear refusal of what cannot be meant."""
+
+import subprocess
+import sys
+
+import pytest
+
+from minirec import config
+from minirec.errors import ConfigError
+
+
+def refused(*overrides):
+    with pytest.raises(ConfigError) as caught:
+        config.load(None, list(overrides))
+    return str(caught.value)
+
+
+def test_file_preset_and_overrides_in_this_order(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("preset: paper\nselection: {groups: 3, alpha: 2.0}\n")
+    loaded = config.load(file, ["selection.alpha=0.5"])
+    assert (loaded.preset, loaded.selection.groups, loaded.selection.alpha) == ("paper", 3, 0.5)
+    assert loaded.selection.mu == 0.5
+
+
+def test_dump_can_be_loaded_again(tmp_path):
+    file = tmp_path / "run.yaml"
+    first = config.load(None, ["training.steps=3", "corpus.demo.users=50"])
+    file.write_text(config.dump(first))
+    assert config.load(file) == first
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("training.step=3", "did you mean training.steps?"),
+        ("selection.buget=3", "did you mean selection.budget?"),
+        ("training.steps=0", "training.steps=0"),
+        ("training.steps=many", "'many'"),
+        ("training.prompts_per_step=7", "multiple of workers x prompts_per_micro_batch"),
+        ("rollout.tensor_parallel=2", "exceeds rollout.gpus_per_engine 0"),
+        ("corpus.source=amazon", "needs corpus.path"),
+        ("corpus.split=[0.8,0.1,0.2]", "sum to 1"),
+        ("preset=best", "choose one of minirec, paper"),
+        ("training", "write key=value"),
+        ("training.learning_rate=.nan", "learning_rate"),
+    ],
+)
+def test_refusals_name_the_key_and_the_way_out(override, words):
+    assert words in refused(override)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("a: [", "line 1"), ("- 1", "holds a list"), ("b: \x00", "not valid YAML")]
+)
+def test_broken_files(tmp_path, text, words):
+    file = tmp_path / "broken.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        config.load(file)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read"):
+        config.load(tmp_path / "none.yaml")
+
+
+def test_budget_counts_and_shares():
+    def selection(budget):
+        return config.load(None, [f"selection.budget={budget}"]).selection
+
+    assert selection(100).count(1000) == 100
+    assert selection(0.25).count(1000) == 250
+    assert selection(0.0001).count(1000) == 1
+
+
+def test_config_loads_neither_torch_nor_ray():
+    code = "import sys, minirec.config; print(*{'torch', 'ray', 'transformers'} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == ""

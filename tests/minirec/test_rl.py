@@ -1,0 +1,138 @@
+"""Rewards and GRPO losses against cases computed by hand."""
+
+import math
+
+import pytest
+import torch
+
+from minirec.config import RewardConfig
+from minirec.errors import ConfigError
+from minirec.rl import grpo
+from minirec.rl.reward import (
+    Ranking,
+    history_mask,
+    item_scores,
+    ndcg,
+    rank_target,
+    reward_function,
+)
+
+
+def test_rank_counts_ties_against_the_target():
+    scores = torch.tensor([[0.5, 0.9, 0.5, 0.1]])
+    none = torch.zeros(1, 4, dtype=torch.bool)
+    assert rank_target(scores, target=torch.tensor([0]), mask=none).rank.tolist() == [3]
+
+
+def test_history_is_masked_and_the_target_never():
+    target = torch.tensor([1, 2])
+    mask = history_mask([[0, 1], [0, 0]], target, items=3)
+    assert mask.tolist() == [[True, False, False], [True, False, False]]
+
+
+def test_masked_items_neither_rank_nor_take_probability():
+    scores = torch.tensor([[9.0, 0.0, 0.0]])
+    mask = torch.tensor([[True, False, False]])
+    ranking = rank_target(scores, target=torch.tensor([1]), mask=mask)
+    assert ranking.rank.tolist() == [2]
+    assert ranking.probability.item() == pytest.approx(0.5)
+
+
+def test_nan_score_is_an_error():
+    scores = torch.tensor([[0.0, 1.0], [float("nan"), 0.0]])
+    with pytest.raises(ValueError, match="row 1"):
+        rank_target(scores, target=torch.tensor([0, 0]), mask=torch.zeros(2, 2, dtype=torch.bool))
+
+
+def test_scores_are_cosines_over_temperature():
+    hidden = torch.tensor([[3.0, 4.0]], dtype=torch.bfloat16)
+    scores = item_scores(hidden, items=torch.tensor([[1.0, 0.0]]), temperature=0.02)
+    assert scores.dtype == torch.float32
+    assert scores.item() == pytest.approx(0.6 / 0.02, rel=1e-6)
+
+
+def test_default_reward_by_hand():
+    ranking = Ranking(torch.tensor([1, 3, 5]), torch.tensor([0.5, 0.2, 0.1]))
+    reward = reward_function(RewardConfig())(ranking, 4)
+    expected = [0.95 * 1 + 0.05 * 0.5, 0.95 / 2 + 0.05 * 0.2, 0.05 * 0.1]
+    assert reward.tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("ndcg", [1.0, 0.5]), ("reciprocal_rank", [1.0, 1 / 3]), ("hit@2", [1.0, 0.0])],
+)
+def test_rewards_by_name(name, expected):
+    ranking = Ranking(torch.tensor([1, 3]), torch.tensor([0.5, 0.2]))
+    assert reward_function(RewardConfig(name=name))(ranking, 100).tolist() == pytest.approx(expected)
+
+
+def test_reward_by_import_path_and_unknown_name():
+    assert reward_function(RewardConfig(name="minirec.rl.reward:ndcg")) is ndcg
+    with pytest.raises(ConfigError, match="ndgc"):
+        reward_function(RewardConfig(name="ndgc"))
+    with pytest.raises(ConfigError, match="cannot be imported"):
+        reward_function(RewardConfig(name="minirec.rl.reward:nothing"))
+
+
+def test_advantages_by_hand_and_dead_groups_stay_small():
+    rewards = torch.tensor([[0.0, 1.0], [0.5, 0.5 + 1e-6]], dtype=torch.float64)
+    result = grpo.advantages(rewards)
+    assert result[0].tolist() == [-1.0, 1.0]
+    assert result[1].abs().max().item() == pytest.approx(5e-4, rel=1e-3)
+    assert grpo.advantages(rewards, scale=False)[0].tolist() == [-0.5, 0.5]
+
+
+def test_token_gradient_of_two_rollouts_by_hand():
+    """Rollout 1 (two tokens, A = +1) must become likelier, rollout 2 (one token, A = -1) less."""
+    logprobs = torch.tensor([-1.0, -2.0, -0.5], requires_grad=True)
+    behaviour = logprobs.detach().clone()
+    advantage = torch.tensor([1.0, 1.0, -1.0])
+    loss = grpo.token_loss(logprobs, behaviour, advantage, clip=grpo.Clip()) / 3
+    loss.backward()
+    assert loss.item() == pytest.approx(-1 / 3)
+    assert logprobs.grad.tolist() == pytest.approx([-1 / 3, -1 / 3, 1 / 3])
+
+
+def test_ratio_is_clipped_on_the_side_that_would_gain():
+    clip = grpo.Clip(low=0.2, high=0.28, cap=2.0)
+    log_ratio = torch.log(torch.tensor([1.5, 1.5, 0.5, 0.5, 9.0]))
+    advantage = torch.tensor([1.0, -1.0, 1.0, -1.0, -1.0])
+    losses = grpo.surrogate(log_ratio, advantage, clip=clip)
+    assert losses.tolist() == pytest.approx([-1.28, 1.5, -0.5, 0.8, 2.0])
+
+
+def test_token_loss_refuses_shapes_that_would_broadcast():
+    with pytest.raises(ValueError, match=r"\(2, 1, 1\)"):
+        grpo.token_loss(torch.zeros(2), torch.zeros(2), torch.zeros(2, 1, 1), clip=grpo.Clip())
+
+
+def test_best_rollout_ties_to_the_first():
+    assert grpo.best_rollouts(torch.tensor([[0.1, 0.4, 0.4], [0.2, 0.2, 0.2]])).tolist() == [1, 0]
+
+
+def test_item_loss_has_the_gradient_of_the_weighted_log_softmax():
+    torch.manual_seed(0)
+    hidden = torch.randn(2, 5, dtype=torch.float64, requires_grad=True)
+    items = torch.nn.functional.normalize(torch.randn(4, 5, dtype=torch.float64), dim=-1)
+    excluded = torch.tensor([[False, True, False, False], [False] * 4])
+    target, advantage = torch.tensor([0, 3]), torch.tensor([1.5, -0.5], dtype=torch.float64)
+    loss, log_p = grpo.item_loss(
+        hidden,
+        candidates=items,
+        target=target,
+        excluded=excluded,
+        advantage=advantage,
+        temperature=0.5,
+        clip=grpo.Clip(),
+    )
+    (gradient,) = torch.autograd.grad(loss, hidden)
+    expected = torch.zeros((), dtype=torch.float64)
+    for row in range(2):
+        scores = torch.nn.functional.normalize(hidden[row], dim=0) @ items.T / 0.5
+        kept = scores[~excluded[row]]
+        p = math.e ** scores[target[row]] / (math.e**kept).sum()
+        assert log_p[row].item() == pytest.approx(math.log(p.item()))
+        expected = expected - advantage[row] * torch.log(p)
+    (wanted,) = torch.autograd.grad(expected, hidden)
+    assert torch.allclose(gradient, wanted, atol=1e-12)
