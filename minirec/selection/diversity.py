@@ -29,9 +29,10 @@ def maxmin(embeddings: ArrayLike, *, scores: ArrayLike, budget: int, block: int 
     """Pick `budget` rows: the best score first, then always the largest q_i D_i.
 
     ``D_i = min over picked j of (1 - e_i . e_j)`` on unit-norm e (arXiv 2602.04278; method,
-    section 5), distances in float32. Products only fall, so the best product outside a block bounds all of
-    them from above. Each round takes the `block` best rows, picks greedily inside while the best
-    product there is certainly the best of all, then updates every D with one matrix product.
+    section 5), distances in float32. Products only fall, so the best product outside a block
+    bounds all of them from above. Each round takes the `block` best rows, picks greedily inside
+    while the best product there is certainly the best of all, then updates every D with one
+    matrix product.
     Ties go to the lowest row.
 
     Args:
@@ -93,12 +94,13 @@ class _Pool:
         product = np.where(self.free, self.weights * self.distance, -1)
         if block >= len(product):
             return np.flatnonzero(self.free), -1.0, len(product)
-        order = np.argpartition(-product, block)
-        rows = order[:block]
-        product_outside = product[order[block:]]
-        limit = product_outside.max()
-        limit_row = int(order[block:][product_outside == limit].min())
-        return np.sort(rows[self.free[rows]]), float(limit), limit_row
+        least = np.partition(product, -block)[-block]
+        rows = np.flatnonzero(product > least)
+        # Of the rows that tie with the least, the lowest belong to the block: they win ties.
+        rows = np.union1d(rows, np.flatnonzero(product == least)[: block - len(rows)])
+        product[rows], inside = -2, product[rows]
+        limit_row = int(product.argmax())
+        return rows[inside >= 0], float(product[limit_row]), limit_row
 
     def fold(self, picks: list[tuple[int, float]]) -> None:
         """Bring every distance up to date, and rate the novelty of the picks."""

@@ -1,0 +1,220 @@
+"""Metrics from ranks, with bootstrap intervals, paired tests and breakdowns (method, section 9).
+
+One target per sample, rank 1 is best. HR@k = [rank <= k]; NDCG@k = [rank <= k] / log2(rank + 1);
+MRR = mean of 1 / rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+MAIN = "ndcg@10"
+"""The metric of paired tests and breakdowns."""
+
+
+def per_sample(ranks: ArrayLike, *, cutoffs: Sequence[int] = (5, 10, 20, 50)) -> dict[str, Floats]:
+    """Each metric of each sample.
+
+    Args:
+        ranks: (N,) int, rank of the target, 1 or more.
+        cutoffs: k of HR@k and NDCG@k; 10 is always added, for `MAIN`.
+
+    Returns:
+        ``hr@k``, ``ndcg@k`` and ``mrr`` -> (N,) float64.
+
+    Raises:
+        ValueError: `ranks` is empty, not integer, or holds a rank below 1; a cutoff below 1.
+    """
+    rank = _ranks("ranks", ranks)
+    if min(cutoffs, default=1) < 1:
+        raise ValueError(f"cutoffs are {tuple(cutoffs)}; expected 1 or more")
+    gain = 1 / np.log2(rank + 1)
+    result: dict[str, Floats] = {}
+    for k in sorted({*cutoffs, 10}):
+        result[f"hr@{k}"] = (rank <= k).astype(np.float64)
+        result[f"ndcg@{k}"] = np.where(rank <= k, gain, 0.0)
+    result["mrr"] = 1 / rank
+    return result
+
+
+def metrics(ranks: ArrayLike, *, cutoffs: Sequence[int] = (5, 10, 20, 50)) -> dict[str, float]:
+    """Mean of each metric; arguments and errors as for `per_sample`."""
+    return {name: float(x.mean()) for name, x in per_sample(ranks, cutoffs=cutoffs).items()}
+
+
+def bootstrap_means(values: ArrayLike, *, resamples: int, seed: int) -> Floats:
+    """Means over resamples of the rows, the same rows for every column.
+
+    Args:
+        values: (N, M) one row per sample, one column per quantity.
+        resamples: R, how often N rows are drawn with replacement.
+        seed: the draws depend on it and on N alone, so that columns of two calls are paired.
+
+    Returns:
+        (R, M) float64.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    chunks = [weights @ array for weights in _weights(len(array), resamples, seed)]
+    return np.concatenate(chunks)
+
+
+def _weights(count: int, resamples: int, seed: int, *, chunk: int = 64) -> Iterator[Floats]:
+    """How often each sample is drawn, over the sample count: (up to `chunk`, count) at a time."""
+    generator = np.random.default_rng(seed)
+    for start in range(0, resamples, chunk):
+        size = min(chunk, resamples - start)
+        drawn = generator.integers(count, size=(size, count))
+        drawn += np.arange(size)[:, None] * count
+        yield np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count) / count
+
+
+def interval(means: Floats) -> tuple[float, float]:
+    """95% percentile interval of resampled means (R,)."""
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def two_sided(differences: Floats) -> float:
+    """Bootstrap p-value of resampled differences (R,): twice the smaller tail, at least 2/(R+1)."""
+    count = len(differences)
+    below = (1 + np.sum(differences <= 0)) / (count + 1)
+    above = (1 + np.sum(differences >= 0)) / (count + 1)
+    return float(min(1.0, 2 * min(below, above)))
+
+
+def sample_groups(
+    target: ArrayLike, *, history: Sequence[Sequence[int]], train_counts: ArrayLike
+) -> dict[str, NDArray[np.bool_]]:
+    """Groups of samples for the breakdown.
+
+    Args:
+        target: (N,) item of each sample.
+        history: N lists of items.
+        train_counts: (V,) users who have each item in the train split (`references.item_counts`).
+
+    Returns:
+        name -> (N,) bool. ``warm``, ``cold``: the target is seen in train or not. ``repeat``,
+        ``new``: it is in the history or not. ``popularity 1`` to ``popularity 10``: decile of the
+        catalogue by train count that the target falls in, 1 the most popular, ties by item id.
+
+    Raises:
+        ValueError: lengths differ, or a target is outside 0..V-1.
+    """
+    wanted, counts = np.asarray(target), np.asarray(train_counts)
+    if len(history) != len(wanted):
+        raise ValueError(f"history has {len(history)} rows; expected {len(wanted)}")
+    outside = (wanted < 0) | (wanted >= len(counts))
+    if outside.any():
+        row = int(np.flatnonzero(outside)[0])
+        raise ValueError(f"target row {row} is {wanted[row]}; expected 0..{len(counts) - 1}")
+    place = np.empty(len(counts), dtype=np.int64)
+    place[np.argsort(-counts, kind="stable")] = np.arange(len(counts))
+    decile = place * 10 // len(counts) + 1
+    warm = counts[wanted] > 0
+    repeat = np.array([y in h for y, h in zip(wanted.tolist(), history, strict=True)], dtype=bool)
+    groups = {"warm": warm, "cold": ~warm, "repeat": repeat, "new": ~repeat}
+    return groups | {f"popularity {d}": decile[wanted] == d for d in range(1, 11)}
+
+
+def summarise(
+    ranks: Mapping[str, Mapping[str, ArrayLike]],
+    *,
+    groups: Mapping[str, Mapping[str, ArrayLike]],
+    cutoffs: Sequence[int] = (5, 10, 20, 50),
+    bootstrap: int = 1000,
+    seed: int = 42,
+    versus: str = "base",
+) -> dict[str, Any]:
+    """Everything that ``evaluation.json`` holds.
+
+    Args:
+        ranks: policy -> split -> (N,) int; in a split all policies rank the same samples in order.
+        groups: split -> group -> (N,) bool, from `sample_groups`; may be empty.
+        cutoffs: k of HR@k and NDCG@k.
+        bootstrap: resamples.
+        seed: of the resamples, which are the same for every policy of a split.
+        versus: policy that the others are tested against, if it is there.
+
+    Returns:
+        ``policies``: policy -> split -> metric -> {mean, low, high}; ``paired``: policy -> split
+        -> {versus, metric, difference, low, high, p}; ``breakdown``: policy -> split -> group ->
+        {count, ndcg@10}, None for an empty group.
+
+    Raises:
+        ValueError: a rank below 1, or lengths that differ between policies or groups of a split.
+    """
+    summary: dict[str, Any] = {"policies": {}, "paired": {}, "breakdown": {}}
+    for split in dict.fromkeys(split for splits in ranks.values() for split in splits):
+        values = {
+            policy: per_sample(
+                _ranks(f"ranks of {policy} on {split}", splits[split]), cutoffs=cutoffs
+            )
+            for policy, splits in ranks.items()
+            if split in splits
+        }
+        means = _resampled(split, values, bootstrap, seed)
+        for policy, columns in values.items():
+            summary["policies"].setdefault(policy, {})[split] = {
+                name: _with_interval(column, means[policy][name])
+                for name, column in columns.items()
+            }
+            if versus in values and policy != versus:
+                change = means[policy][MAIN] - means[versus][MAIN]
+                low, high = interval(change)
+                summary["paired"].setdefault(policy, {})[split] = {
+                    "versus": versus,
+                    "metric": MAIN,
+                    "difference": float((columns[MAIN] - values[versus][MAIN]).mean()),
+                    "low": low,
+                    "high": high,
+                    "p": two_sided(change),
+                }
+            summary["breakdown"].setdefault(policy, {})[split] = {
+                group: _part(f"group {group} of {split}", columns[MAIN], inside)
+                for group, inside in groups.get(split, {}).items()
+            }
+    return summary
+
+
+def _resampled(
+    split: str, values: dict[str, dict[str, Floats]], resamples: int, seed: int
+) -> dict[str, dict[str, Floats]]:
+    """policy -> metric -> (R,) resampled means."""
+    lengths = {policy: len(columns[MAIN]) for policy, columns in values.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"ranks on {split} have lengths {lengths}; expected the same samples")
+    names = [(policy, name) for policy, columns in values.items() for name in columns]
+    stacked = np.stack([values[policy][name] for policy, name in names], axis=1)
+    means = bootstrap_means(stacked, resamples=resamples, seed=seed)
+    result: dict[str, dict[str, Floats]] = {policy: {} for policy in values}
+    for column, (policy, name) in enumerate(names):
+        result[policy][name] = means[:, column]
+    return result
+
+
+def _with_interval(column: Floats, means: Floats) -> dict[str, float]:
+    low, high = interval(means)
+    return {"mean": float(column.mean()), "low": low, "high": high}
+
+
+def _part(name: str, column: Floats, inside: ArrayLike) -> dict[str, Any]:
+    rows = np.asarray(inside, dtype=bool)
+    if rows.shape != column.shape:
+        raise ValueError(f"{name} has shape {rows.shape}; expected {column.shape}")
+    count = int(rows.sum())
+    return {"count": count, MAIN: float(column[rows].mean()) if count else None}
+
+
+def _ranks(name: str, ranks: ArrayLike) -> NDArray[np.int64]:
+    array = np.asarray(ranks)
+    if array.ndim != 1 or array.size == 0 or not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(f"{name}: {array.dtype} {array.shape}; expected (N,) integers, N above 0")
+    if array.min() < 1:
+        row = int(np.flatnonzero(array < 1)[0])
+        raise ValueError(f"{name} row {row} is {array[row]}; expected 1 or more")
+    return array.astype(np.int64)

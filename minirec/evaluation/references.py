@@ -1,0 +1,146 @@
+"""Two references that need no LLM: popularity, and item-to-item co-occurrence (method, section 9).
+
+Both rank the whole catalogue with the history masked and the target never masked; ties count
+against the target: rank = 1 + #{v != y: s_v >= s_y}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import sparse
+
+History = Sequence[Sequence[int]]
+Ranks = NDArray[np.int64]
+
+
+def interactions(
+    user: Sequence[Any], *, history: History, target: ArrayLike, items: int
+) -> sparse.csr_matrix:
+    """Which user has which item in the train split: (U, V) float64, 0 or 1.
+
+    Args:
+        user: (N,) user of each train sample.
+        history: N lists of items.
+        target: (N,) item of each train sample.
+        items: V, size of the catalogue.
+
+    Raises:
+        ValueError: lengths differ, or an item is outside 0..V-1.
+    """
+    wanted = _items("target", target, items)
+    _same("user", len(user), len(wanted))
+    _same("history", len(history), len(wanted))
+    _, row = np.unique(np.asarray(user), return_inverse=True)
+    seen = _indicator(history, items).tocoo()
+    rows = np.concatenate([row, row[seen.row]])
+    columns = np.concatenate([wanted, seen.col])
+    matrix = sparse.csr_matrix(
+        (np.ones(len(rows)), (rows, columns)), shape=(int(row.max(initial=-1)) + 1, items)
+    )
+    matrix.data[:] = 1
+    return matrix
+
+
+def item_counts(train: sparse.csr_matrix) -> NDArray[np.int64]:
+    """Users of each item: (V,) int64, from `interactions`."""
+    return np.asarray(train.sum(axis=0)).ravel().astype(np.int64)
+
+
+def popularity_ranks(
+    train: sparse.csr_matrix, *, history: History, target: ArrayLike, block: int = 256
+) -> Ranks:
+    """Rank of each target if items are ordered by their number of train users.
+
+    Args:
+        train: (U, V) from `interactions`.
+        history: N lists of items, masked.
+        target: (N,) items.
+        block: samples ranked at once; memory is O(block x V).
+
+    Returns:
+        (N,) int64, 1 or more.
+
+    Raises:
+        ValueError: lengths differ, or an item is outside 0..V-1.
+    """
+    counts = item_counts(train).astype(np.float64)
+    wanted = _items("target", target, len(counts))
+    _same("history", len(history), len(wanted))
+    ranks = np.empty(len(wanted), dtype=np.int64)
+    for start in range(0, len(wanted), block):
+        part = slice(start, start + block)
+        seen = _indicator(history[part], len(counts)).toarray() > 0
+        scores = np.broadcast_to(counts, seen.shape)
+        ranks[part] = _rank(scores, scores, wanted[part], seen)
+    return ranks
+
+
+def cooccurrence_ranks(
+    train: sparse.csr_matrix, *, history: History, target: ArrayLike, block: int = 256
+) -> Ranks:
+    """Rank of each target if items are ordered by cosine co-occurrence with the history.
+
+    ``s_v = sum over distinct h in history, h != v, of n(h and v) / sqrt(n(h) n(v))``, n counting
+    users; ties ordered by popularity, the rest of them against the target. The item-to-item matrix is
+    never built: with X the train matrix over the square root of the counts, s = (H X^T) X.
+
+    Arguments, result and errors as for `popularity_ranks`.
+    """
+    counts = item_counts(train).astype(np.float64)
+    wanted = _items("target", target, len(counts))
+    _same("history", len(history), len(wanted))
+    scaled = (train @ sparse.diags(1 / np.sqrt(np.maximum(counts, 1)))).tocsr()
+    ranks = np.empty(len(wanted), dtype=np.int64)
+    for start in range(0, len(wanted), block):
+        part = slice(start, start + block)
+        indicator = _indicator(history[part], len(counts))
+        seen = indicator.toarray() > 0
+        scores = (indicator @ scaled.T @ scaled).toarray()
+        scores -= seen & (counts > 0)  # an item's cosine with itself
+        # Rounding keeps equal scores equal, whatever order they were summed in.
+        ranks[part] = _rank(
+            scores.round(10), np.broadcast_to(counts, seen.shape), wanted[part], seen
+        )
+    return ranks
+
+
+def _rank(
+    scores: NDArray, then: NDArray, target: NDArray[np.int64], seen: NDArray[np.bool_]
+) -> Ranks:
+    """Ranks by `scores`, ties by `then`: all (B, V), target (B,)."""
+    at = np.arange(len(target))
+    own, own_then = scores[at, target][:, None], then[at, target][:, None]
+    ahead = (scores > own) | ((scores == own) & (then >= own_then))
+    ahead &= ~seen
+    ahead[at, target] = False
+    return 1 + ahead.sum(axis=1)
+
+
+def _indicator(history: History, items: int) -> sparse.csr_matrix:
+    """(N, V) 1 where an item is in the history."""
+    lengths = [len(h) for h in history]
+    columns = np.fromiter(chain.from_iterable(history), dtype=np.int64, count=sum(lengths))
+    _items("history", columns, items)
+    rows = np.repeat(np.arange(len(history)), lengths)
+    matrix = sparse.csr_matrix((np.ones(len(rows)), (rows, columns)), shape=(len(history), items))
+    matrix.data[:] = 1
+    return matrix
+
+
+def _items(name: str, values: ArrayLike, items: int) -> NDArray[np.int64]:
+    array = np.asarray(values, dtype=np.int64)
+    bad = (array < 0) | (array >= items)
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        raise ValueError(f"{name} entry {row} is {array[row]}; expected 0..{items - 1}")
+    return array
+
+
+def _same(name: str, found: int, expected: int) -> None:
+    if found != expected:
+        raise ValueError(f"{name} has {found} rows; expected {expected}")

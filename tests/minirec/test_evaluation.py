@@ -1,0 +1,159 @@
+"""Metrics against hand-computed cases and ranx; references against a naive ranking."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from minirec.evaluation.ranking import (
+    bootstrap_means,
+    metrics,
+    per_sample,
+    sample_groups,
+    summarise,
+    two_sided,
+)
+from minirec.evaluation.references import (
+    cooccurrence_ranks,
+    interactions,
+    item_counts,
+    popularity_ranks,
+)
+
+
+def test_metrics_by_hand():
+    found = metrics(np.array([1, 3, 11]), cutoffs=(1, 5))
+    assert found["hr@1"] == pytest.approx(1 / 3)
+    assert found["hr@5"] == pytest.approx(2 / 3)
+    assert found["ndcg@5"] == pytest.approx((1 + 0.5) / 3)
+    assert found["ndcg@10"] == pytest.approx((1 + 0.5) / 3)
+    assert found["mrr"] == pytest.approx((1 + 1 / 3 + 1 / 11) / 3)
+
+
+def test_metrics_equal_ranx():
+    ranx = pytest.importorskip("ranx")
+    rng = np.random.default_rng(0)
+    ranks = rng.integers(1, 80, size=60)
+    relevant, run = {}, {}
+    for sample, rank in enumerate(ranks.tolist()):
+        relevant[f"q{sample}"] = {f"d{rank}": 1}
+        run[f"q{sample}"] = {f"d{place}": 1 / place for place in range(1, 81)}
+    names = ["hit_rate@5", "hit_rate@20", "ndcg@5", "ndcg@10", "ndcg@50", "mrr"]
+    expected = ranx.evaluate(ranx.Qrels(relevant), ranx.Run(run), names)
+    found = metrics(ranks)
+    for name in names:
+        ours = name.replace("hit_rate", "hr")
+        assert found[ours] == pytest.approx(expected[name], abs=1e-12), name
+
+
+def test_bootstrap_matches_the_standard_error_and_is_seeded():
+    values = np.random.default_rng(0).normal(size=(400, 2))
+    means = bootstrap_means(values, resamples=2000, seed=1)
+    assert means.shape == (2000, 2)
+    assert means.std(axis=0) == pytest.approx(values.std(axis=0) / math.sqrt(400), rel=0.06)
+    assert np.array_equal(means, bootstrap_means(values, resamples=2000, seed=1))
+    alone = bootstrap_means(values[:, :1], resamples=2000, seed=1)
+    assert np.allclose(alone, means[:, :1], atol=1e-15)
+
+
+def test_two_sided_by_hand():
+    assert two_sided(np.array([1.0, 2, 3, 4, 5, 6, 7, 8, 9])) == pytest.approx(0.2)
+    assert two_sided(np.array([-1.0, 1.0])) == 1
+
+
+def test_summarise():
+    rng = np.random.default_rng(0)
+    base = rng.integers(1, 100, size=200)
+    better = np.maximum(1, base // 3)
+    groups = {"test": {"all": np.ones(200, bool), "none": np.zeros(200, bool)}}
+    found = summarise(
+        {"base": {"test": base}, "trained": {"test": better, "valid": better[:50]}},
+        groups=groups,
+        cutoffs=(5, 10),
+        bootstrap=300,
+        seed=3,
+    )
+    trained = found["policies"]["trained"]["test"]["ndcg@10"]
+    assert trained["low"] < trained["mean"] < trained["high"]
+    pair = found["paired"]["trained"]["test"]
+    assert pair["versus"] == "base" and pair["low"] > 0 and pair["p"] == pytest.approx(2 / 301)
+    assert pair["difference"] == pytest.approx(
+        metrics(better)["ndcg@10"] - metrics(base)["ndcg@10"]
+    )
+    assert "base" not in found["paired"] and "valid" not in found["paired"]["trained"]
+    assert found["breakdown"]["base"]["test"]["all"]["count"] == 200
+    assert found["breakdown"]["base"]["test"]["none"] == {"count": 0, "ndcg@10": None}
+
+
+def test_ranking_refusals():
+    with pytest.raises(ValueError, match="ranks row 1 is 0"):
+        per_sample(np.array([1, 0]))
+    with pytest.raises(ValueError, match="integers"):
+        per_sample(np.array([1.5]))
+    with pytest.raises(ValueError, match="the same samples"):
+        summarise({"a": {"test": [1, 2]}, "b": {"test": [1]}}, groups={})
+
+
+def test_sample_groups():
+    found = sample_groups(
+        [0, 1, 2, 9], history=[[0], [2], [1, 2], []], train_counts=[0, 5, 9, 0, 0, 0, 0, 0, 0, 0]
+    )
+    assert found["warm"].tolist() == [False, True, True, False]
+    assert found["repeat"].tolist() == [True, False, True, False]
+    assert found["popularity 1"].tolist() == [False, False, True, False]
+    assert found["popularity 10"].tolist() == [False, False, False, True]
+    assert sum(found[f"popularity {d}"].sum() for d in range(1, 11)) == 4
+
+
+def small_corpus(seed=0, users=40, items=25):
+    rng = np.random.default_rng(seed)
+    user, history, target = [], [], []
+    for u in range(users):
+        events = (rng.zipf(1.6, size=6) % items).tolist()
+        for cut in range(1, len(events)):
+            user.append(f"u{u}")
+            history.append(events[:cut])
+            target.append(events[cut])
+    return user, history, target
+
+
+def test_interactions_count_a_user_once():
+    matrix = interactions(["a", "a", "b"], history=[[1, 1], [1, 2], []], target=[2, 3, 3], items=5)
+    assert matrix.toarray().tolist() == [[0, 1, 1, 1, 0], [0, 0, 0, 1, 0]]
+    assert item_counts(matrix).tolist() == [0, 1, 1, 2, 0]
+
+
+def naive_rank(scores, target, history):
+    """Rank by sortable scores, ties against the target."""
+    rivals = [v for v in range(len(scores)) if v != target and v not in history]
+    return 1 + sum(scores[v] >= scores[target] for v in rivals)
+
+
+@pytest.mark.parametrize("block", [1, 7, 256])
+def test_references_equal_a_naive_ranking(block):
+    items = 25
+    user, history, target = small_corpus()
+    train = interactions(user, history=history, target=target, items=items)
+    _, history, target = small_corpus(seed=5)
+    matrix = train.toarray()
+    counts = matrix.sum(axis=0)
+    together = matrix.T @ matrix
+    np.fill_diagonal(together, 0)
+    cosine = together / np.sqrt(np.outer(np.maximum(counts, 1), np.maximum(counts, 1)))
+
+    popular = popularity_ranks(train, history=history, target=target, block=block)
+    similar = cooccurrence_ranks(train, history=history, target=target, block=block)
+    assert any(y in h for y, h in zip(target, history, strict=True))
+    for i, (y, h) in enumerate(zip(target, history, strict=True)):
+        assert popular[i] == naive_rank(counts, y, h)
+        scores = cosine[:, sorted(set(h))].sum(axis=1).round(10)
+        assert similar[i] == naive_rank(list(zip(scores, counts, strict=True)), y, h)
+
+
+def test_reference_refusals():
+    with pytest.raises(ValueError, match=r"target entry 0 is 7; expected 0\.\.4"):
+        interactions(["a"], history=[[1]], target=[7], items=5)
+    with pytest.raises(ValueError, match="history has 2 rows; expected 1"):
+        interactions(["a"], history=[[1], [2]], target=[3], items=5)

@@ -1,0 +1,107 @@
+"""Head features against autograd."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.autograd import grad
+
+from minirec.selection.gradients import head_features, head_gradient, head_hvp
+
+
+def case(dtype=torch.float64, batch=5, width=12, count=30, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    hidden = 3 * torch.randn(batch, width, generator=generator, dtype=torch.float64)
+    items = torch.randn(count, width, generator=generator, dtype=torch.float64)
+    items = items / items.norm(dim=1, keepdim=True)
+    target = torch.randint(count, (batch,), generator=generator)
+    mask = torch.rand(batch, count, generator=generator) < 0.3
+    return hidden.to(dtype), items.to(dtype), target, mask
+
+
+def by_autograd(hidden, items, target, temperature, mask=None):
+    """Gradient and HVP by double backward of the same loss."""
+    hidden = hidden.clone().requires_grad_()
+    scores = hidden / hidden.norm(dim=1, keepdim=True) @ items.T / temperature
+    if mask is not None:
+        mask = mask.clone()
+        mask[torch.arange(len(target)), target] = False
+        scores = scores.masked_fill(mask, -torch.inf)
+    loss = torch.nn.functional.cross_entropy(scores, target, reduction="sum")
+    (first,) = grad(loss, hidden, create_graph=True)
+    (second,) = grad((first * first.detach()).sum(), hidden)
+    return first.detach(), second
+
+
+def relative(found, expected):
+    return float((found - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize("temperature", [0.02, 0.2, 1.0])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("block", [1, 7, 8192])
+def test_head_features_equal_double_backward(temperature, masked, block):
+    hidden, items, target, mask = case()
+    mask = mask if masked else None
+    gradient, hvp = by_autograd(hidden, items, target, temperature, mask)
+    options = {"items": items, "target": target, "temperature": temperature, "mask": mask}
+    assert relative(head_gradient(hidden, **options, block=block), gradient) < 1e-10
+    assert relative(head_hvp(hidden, **options, block=block), hvp) < 1e-10
+
+
+def test_float32():
+    hidden, items, target, mask = case()
+    expected = by_autograd(hidden, items, target, 0.02, mask)
+    found = head_features(hidden.float(), items=items.float(), target=target, mask=mask)
+    assert found.gradient.dtype == found.hvp.dtype == torch.float32
+    assert relative(found.gradient.double(), expected[0]) < 1e-4
+    assert relative(found.hvp.double(), expected[1]) < 1e-4
+
+
+def test_half_precision_is_raised():
+    hidden, items, target, _ = case(torch.bfloat16)
+    assert head_gradient(hidden, items=items, target=target).dtype == torch.float32
+
+
+def test_the_neighbours_in_the_batch_do_not_matter():
+    hidden, items, target, mask = case()
+    whole = head_hvp(hidden, items=items, target=target, mask=mask)
+    alone = head_hvp(hidden[2:3], items=items, target=target[2:3], mask=mask[2:3])
+    assert relative(alone[0], whole[2]) < 1e-10
+
+
+def test_a_target_in_the_mask_stays_a_candidate_and_the_mask_is_not_changed():
+    hidden, items, target, _ = case()
+    mask = torch.ones(5, 30, dtype=torch.bool)
+    found = head_gradient(hidden, items=items, target=target, mask=mask, block=7)
+    # The target is the only candidate: p = 1, no loss, no gradient.
+    assert found.abs().max() < 1e-12
+    assert mask.all()
+
+
+def test_gradient_points_away_from_the_target_and_is_orthogonal_to_hidden():
+    hidden = torch.tensor([[2.0, 0.0, 0.0]], dtype=torch.float64)
+    items = torch.eye(3, dtype=torch.float64)
+    found = head_gradient(hidden, items=items, target=torch.tensor([1]), temperature=1.0)
+    e = torch.e
+    z = e + 2
+    # c = (e, 1, 1)/z - (0, 1, 0); P removes the first axis; |h| = 2
+    expected = torch.tensor([[0.0, (1 / z - 1) / 2, 1 / z / 2]], dtype=torch.float64)
+    assert torch.allclose(found, expected, atol=1e-12)
+
+
+def test_refusals():
+    hidden, items, target, mask = case()
+    hidden[3] = 0
+    with pytest.raises(ValueError, match="hidden row 3 has length 0"):
+        head_gradient(hidden, items=items, target=target)
+    hidden[1, 0] = torch.nan
+    with pytest.raises(ValueError, match="hidden row 1 has length nan"):
+        head_hvp(hidden, items=items, target=target)
+    hidden = torch.ones_like(hidden)
+    with pytest.raises(ValueError, match=r"target row 4 is 30; expected 0\.\.29"):
+        head_gradient(hidden, items=items, target=torch.tensor([0, 1, 2, 3, 30]))
+    with pytest.raises(ValueError, match="mask is"):
+        head_gradient(hidden, items=items, target=target, mask=mask[:, :3])
+    with pytest.raises(ValueError, match="temperature is 0"):
+        head_gradient(hidden, items=items, target=target, temperature=0)
