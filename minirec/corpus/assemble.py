@@ -76,7 +76,7 @@ def assemble(events: pa.Table, items: pa.Table, *, inline: bool) -> Assembled:
     titleless = pc.is_in(unknown["item"], value_set=untitled)
     for mask, why in ((titleless, "missing title"), (pc.invert(titleless), reason)):
         rejects.append(_with_reason(unknown.filter(mask), why, ["user", "item", "rating", "time"]))
-    good = good.filter(known)
+    good = good if pc.all(known).as_py() else good.filter(known)
     rejected = pa.concat_tables(rejects).sort_by([("file", "ascending"), ("line", "ascending")])
     if not len(good):
         raise CorpusError(
@@ -147,18 +147,18 @@ def _first_of_each_key(items: pa.Table) -> tuple[pa.Table, pa.Table]:
 
 
 def _without_duplicates(events: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """Split off later rows with the same user, item and time; both parts by file and line."""
-    events = events.sort_by([("file", "ascending"), ("line", "ascending")])
+    """Split off the rows whose user, item and time stand in an earlier file or line."""
     if not len(events):
         return events, events
-    user, _ = encode(events["user"])
-    item, _ = encode(events["item"])
-    time = events["time"].to_numpy()
-    order = np.lexsort((np.arange(len(user)), time, item, user))
-    same = np.zeros(len(user), dtype=bool)
-    for_all = [column[order][1:] == column[order][:-1] for column in (user, item, time)]
-    same[order[1:]] = np.logical_and.reduce(for_all)
-    return events.filter(pa.array(~same)), events.filter(pa.array(same))
+    same_if = [encode(events["user"])[0], encode(events["item"])[0], events["time"].to_numpy()]
+    order = np.lexsort((events["line"].to_numpy(), encode(events["file"])[0], *same_if))
+    repeated = np.zeros(len(events), dtype=bool)
+    repeated[order[1:]] = np.logical_and.reduce(
+        [column[order][1:] == column[order][:-1] for column in same_if]
+    )
+    if not repeated.any():  # the usual case needs no copy
+        return events, events.slice(0, 0)
+    return events.filter(pa.array(~repeated)), events.filter(pa.array(repeated))
 
 
 def _untitled_keys(items: pa.Table) -> pa.Array:

@@ -27,13 +27,42 @@ BASE_URL = "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_2023"
 CHUNK = 1 << 20
 TIMEOUT_S = 60
 
-CATEGORIES = """All_Beauty Amazon_Fashion Appliances Arts_Crafts_and_Sewing Automotive Baby_Products
-Beauty_and_Personal_Care Books CDs_and_Vinyl Cell_Phones_and_Accessories Clothing_Shoes_and_Jewelry
-Digital_Music Electronics Gift_Cards Grocery_and_Gourmet_Food Handmade_Products Health_and_Household
-Health_and_Personal_Care Home_and_Kitchen Industrial_and_Scientific Kindle_Store
-Magazine_Subscriptions Movies_and_TV Musical_Instruments Office_Products Patio_Lawn_and_Garden
-Pet_Supplies Software Sports_and_Outdoors Subscription_Boxes Tools_and_Home_Improvement
-Toys_and_Games Video_Games Unknown""".split()
+CATEGORIES = (
+    "All_Beauty",
+    "Amazon_Fashion",
+    "Appliances",
+    "Arts_Crafts_and_Sewing",
+    "Automotive",
+    "Baby_Products",
+    "Beauty_and_Personal_Care",
+    "Books",
+    "CDs_and_Vinyl",
+    "Cell_Phones_and_Accessories",
+    "Clothing_Shoes_and_Jewelry",
+    "Digital_Music",
+    "Electronics",
+    "Gift_Cards",
+    "Grocery_and_Gourmet_Food",
+    "Handmade_Products",
+    "Health_and_Household",
+    "Health_and_Personal_Care",
+    "Home_and_Kitchen",
+    "Industrial_and_Scientific",
+    "Kindle_Store",
+    "Magazine_Subscriptions",
+    "Movies_and_TV",
+    "Musical_Instruments",
+    "Office_Products",
+    "Patio_Lawn_and_Garden",
+    "Pet_Supplies",
+    "Software",
+    "Sports_and_Outdoors",
+    "Subscription_Boxes",
+    "Tools_and_Home_Improvement",
+    "Toys_and_Games",
+    "Video_Games",
+    "Unknown",
+)
 """Names known when this was written; any name is tried, these only help with a typo."""
 
 
@@ -106,8 +135,8 @@ def _receive(url: str, part: Path) -> None:
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT_S)
     except urllib.error.HTTPError as error:
-        total = (error.headers.get("Content-Range") or "").rpartition("/")[2]
-        if error.code == 416 and total == str(have):
+        whole = (error.headers.get("Content-Range") or "").rpartition("/")[2]
+        if error.code == 416 and whole == str(have):
             return  # stopped between the last byte and the renaming
         if error.code == 416:
             part.unlink(missing_ok=True)

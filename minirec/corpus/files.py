@@ -13,6 +13,7 @@ import gzip
 import itertools
 import json
 import zlib
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,49 +178,54 @@ def _numbered(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
 def _joined(rows: Iterator[tuple[int, bytes]], delimiter: str) -> Iterator[tuple[int, bytes]]:
     """Join lines of a CSV row whose quoted field holds line breaks; the row keeps its first line.
 
-    A quote that is never closed would swallow the file: after `MAX_JOINED_LINES` the lines are
-    given one by one, and the parser rejects the first.
+    A quote that is never closed would swallow the file: if the line that closes it is not among
+    the next `MAX_JOINED_LINES`, or the joined lines are no proper row, the lines are given one
+    by one, and the parser rejects the first.
     """
-    pending: list[tuple[int, bytes]] = []
-    while True:
-        row = pending.pop(0) if pending else next(rows, None)
-        if row is None:
-            return
+    pending: deque[tuple[int, bytes]] = deque()
+
+    def following() -> tuple[int, bytes] | None:
+        return pending.popleft() if pending else next(rows, None)
+
+    while (row := following()) is not None:
         number, raw = row
-        if not _open_quote(raw, delimiter):
+        if raw.count(b'"') % 2 == 0 or not _open_quote(raw, delimiter):
             yield row
             continue
         taken: list[tuple[int, bytes]] = []
-        while len(taken) < MAX_JOINED_LINES:
-            following = pending.pop(0) if pending else next(rows, None)
-            if following is None:
+        closed = False
+        while not closed and len(taken) < MAX_JOINED_LINES:
+            line = following()
+            if line is None:
                 break
-            taken.append(following)
-            # Only a line with a quote can close the field.
-            if b'"' in following[1]:
-                whole = b"\n".join([raw, *(r for _, r in taken)])
-                if not _open_quote(whole, delimiter):
-                    yield number, whole
-                    taken = []
-                    break
+            taken.append(line)
+            closed = line[1].count(b'"') % 2 == 1
+        whole = b"\n".join([raw, *(r for _, r in taken)])
+        if closed and _is_row(whole, delimiter):
+            yield number, whole
         else:
             yield row
-            pending = taken + pending
-            continue
-        if taken:
-            yield row
-            pending = taken + pending
+            pending.extendleft(reversed(taken))
+
+
+def _csv_rows(raw: bytes, delimiter: str) -> list[list[str]]:
+    lines = raw.decode("utf-8", errors="replace").splitlines(keepends=True)
+    return list(csv.reader(lines, delimiter=delimiter, strict=True))
 
 
 def _open_quote(raw: bytes, delimiter: str) -> bool:
-    if raw.count(b'"') % 2 == 0:
-        return False
-    text = raw.decode("utf-8", errors="replace")
     try:
-        list(csv.reader(text.splitlines(keepends=True), delimiter=delimiter, strict=True))
+        _csv_rows(raw, delimiter)
     except csv.Error as error:
         return "unexpected end of data" in str(error)
     return False
+
+
+def _is_row(raw: bytes, delimiter: str) -> bool:
+    try:
+        return len(_csv_rows(raw, delimiter)) == 1
+    except csv.Error:
+        return False
 
 
 def _parquet_rows(spec: FileSpec) -> Iterator[tuple[int, bytes]]:

@@ -151,6 +151,7 @@ def _item(row: dict[str, Any], spec: FileSpec) -> tuple[str, str, str, str | Non
 
 
 def _key(value: Any, missing: str) -> str:
+    """A user id or item key as text without surrounding spaces."""
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise Malformed(missing)
     if isinstance(value, float):
@@ -183,11 +184,15 @@ def _plain(value: Any) -> str:
 
 
 def _encodable(text: str) -> str:
-    # JSON may hold half of a surrogate pair, which no UTF-8 file can.
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise Malformed("wrong encoding") from None
+    """The text with single spaces, if UTF-8 can hold it."""
+    if not text.isascii():
+        # JSON may hold half of a surrogate pair, which no UTF-8 file can.
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
+            raise Malformed("wrong encoding") from None
+    elif text.isalnum():
+        return text
     return " ".join(text.split())
 
 
@@ -216,7 +221,7 @@ def _time_ms(value: Any, unit: str) -> int:
         raise Malformed("bad date")
     if unit == "auto":
         unit = "s" if abs(number) < SECONDS_BELOW else "ms"
-    # Through int where that is exact: a float holds ms since 1970 exactly, so round is enough.
+    # A float holds ms since 1970 exactly, so that rounding loses nothing.
     ms = round(number * 1000) if unit == "s" else round(number)
     if not 0 <= ms < LAST_TIME_MS:
         raise Malformed("bad date")

@@ -8,6 +8,8 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from minirec.config import CorpusConfig
 from minirec.corpus import files
@@ -22,9 +24,9 @@ DATA = Path(__file__).parents[3] / "shared" / "data"
 RATINGS = "user_id,parent_asin,rating,timestamp\n"
 
 
-def read(**settings) -> Assembled:
+def read(**corpus) -> Assembled:
     """What jobs.prepare does with Ray Data, in this process."""
-    located = locate(CorpusConfig(**settings))
+    located = locate(CorpusConfig(**corpus))
     tables = [
         pa.concat_tables(
             [parse(b, {spec.path: spec}) for spec in specs for b in read_blocks(spec)]
@@ -139,14 +141,30 @@ def test_table_with_a_catalogue_and_parquet_times(tmp_path):
     assert got.catalogue["text"].to_pylist() == ["about a", ""]
 
 
-def test_an_unclosed_quote_costs_one_row(tmp_path):
-    rows = [f"u{n},i,3,150000000{n}" for n in range(5)]
-    rows[1] = '"u1,i,3,1500000001'
+@pytest.mark.parametrize("bad", [[1], [1, 3], [4], [0, 1, 2]])
+def test_an_unclosed_quote_costs_one_row(tmp_path, bad):
+    rows = [
+        f"{quote}u{n},i,3,150000000{n}"
+        for n, quote in enumerate(['"' * (n in bad) for n in range(5)])
+    ]
     path = tmp_path / "mine.csv"
     path.write_text("user,item,rating,time\n" + "\n".join(rows) + "\n")
     spec = FileSpec(str(path), "events", "csv", ("user", "item", "rating", "time"), {})
     (block,) = read_blocks(spec)
     assert block["line"].to_pylist() == [2, 3, 4, 5, 6]
+
+
+CELLS = st.sampled_from(["a", '"', '"b', 'c"', ",", "", " ", '""', ","])
+
+
+@given(lines=st.lists(st.lists(CELLS, max_size=5).map("".join), max_size=12))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_joining_quoted_lines_loses_none(tmp_path, lines):
+    path = tmp_path / "any.csv"
+    path.write_text("\n".join(["user,item", *lines]))
+    spec = FileSpec(str(path), "events", "csv", ("user", "item"), {})
+    raws = [raw for block in read_blocks(spec) for raw in block["raw"].to_pylist()]
+    assert b"\n".join(raws).decode() == "\n".join(line for line in lines if line.strip())
 
 
 def test_blocks_are_bounded(tmp_path, monkeypatch):
@@ -219,9 +237,9 @@ def test_too_many_rejected_shows_the_first_five(tmp_path):
 # ---- files that cannot become a corpus
 
 
-def fails(*words, **settings):
+def fails(*words, **corpus):
     with pytest.raises(CorpusError) as error:
-        read(**settings)
+        read(**corpus)
     for word in words:
         assert word in str(error.value)
     assert "\n" not in str(error.value)
