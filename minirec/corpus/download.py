@@ -13,10 +13,11 @@ import hashlib
 import json
 import os
 import re
-import urllib.error
+import ssl
 import urllib.request
 from http.client import HTTPException
 from pathlib import Path
+from urllib.error import HTTPError, URLError
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
@@ -109,9 +110,9 @@ def fetch(url: str, path: Path) -> Path:
     part = path.with_name(f"{path.name}.part")
     try:
         _receive(url, part)
-    except urllib.error.HTTPError as error:
+    except HTTPError as error:
         raise CorpusError(_refused(url, error)) from None
-    except (urllib.error.URLError, HTTPException, TimeoutError, ConnectionError) as error:
+    except (URLError, HTTPException, TimeoutError, ConnectionError, ssl.SSLError) as error:
         reason = getattr(error, "reason", None) or error
         raise CorpusError(
             f"download of {url} broke off ({reason}); run the same command again to resume it"
@@ -134,7 +135,7 @@ def _receive(url: str, part: Path) -> None:
         request.add_header("If-Range", json.loads(state.read_text(encoding="utf-8"))["version"])
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT_S)
-    except urllib.error.HTTPError as error:
+    except HTTPError as error:
         whole = (error.headers.get("Content-Range") or "").rpartition("/")[2]
         if error.code == 416 and whole == str(have):
             return  # stopped between the last byte and the renaming
@@ -169,7 +170,7 @@ def _progress() -> Progress:
     )
 
 
-def _refused(url: str, error: urllib.error.HTTPError) -> str:
+def _refused(url: str, error: HTTPError) -> str:
     name = url.rpartition("/")[2].removeprefix("meta_").partition(".")[0]
     if error.code != 404:
         return f"{url} answered {error.code} {error.reason}; try again later"

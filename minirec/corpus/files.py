@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import gzip
+import io
 import itertools
 import json
 import zlib
@@ -209,8 +210,9 @@ def _joined(rows: Iterator[tuple[int, bytes]], delimiter: str) -> Iterator[tuple
 
 
 def _csv_rows(raw: bytes, delimiter: str) -> list[list[str]]:
-    lines = raw.decode("utf-8", errors="replace").splitlines(keepends=True)
-    return list(csv.reader(lines, delimiter=delimiter, strict=True))
+    text = raw.decode("utf-8", errors="replace")
+    # Not splitlines(), which also breaks at form feeds and U+2028.
+    return list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
 
 
 def _open_quote(raw: bytes, delimiter: str) -> bool:

@@ -7,6 +7,7 @@ never raises on the content of a row, and rows in = good rows + rejected rows.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 from datetime import UTC, datetime
@@ -118,7 +119,7 @@ def _split(text: str, spec: FileSpec) -> list[str]:
     if spec.format == "tsv" or '"' not in text:
         return text.split(spec.delimiter)
     try:
-        rows = list(csv.reader(text.splitlines(keepends=True), strict=True))
+        rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
     except csv.Error:
         raise Malformed("wrong number of fields") from None
     return rows[0] if len(rows) == 1 else []

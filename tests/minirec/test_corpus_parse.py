@@ -147,6 +147,11 @@ def test_quoted_titles_with_commas():
     assert row["title"] == "American President, The (1995)"
 
 
+def test_only_line_breaks_end_a_csv_row():
+    (row,) = rows(CSV_ITEMS, 'k,"A, B",x\u2028y\x0cz'.encode())
+    assert (row["reason"], row["title"]) == (None, "A, B")
+
+
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: (
