@@ -8,11 +8,12 @@ This module loads neither torch nor ray, so that a typo is answered at once.
 from __future__ import annotations
 
 import difflib
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from minirec.errors import ConfigError
 
@@ -70,6 +71,12 @@ class CorpusConfig(Section):
     max_rejected: float = Field(0.01, ge=0, le=1, description="share of malformed rows that stops")
     split: tuple[float, float, float] = Field((0.8, 0.1, 0.1), description="train, valid, test")
     demo: DemoConfig = DemoConfig()
+
+    @field_validator("start", "end", mode="before")
+    @classmethod
+    def _day(cls, day: Any) -> Any:
+        # YAML reads 2020-01-31 as a date.
+        return day.isoformat()[:10] if isinstance(day, date) else day
 
     @model_validator(mode="after")
     def _check(self) -> CorpusConfig:

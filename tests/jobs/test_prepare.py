@@ -70,6 +70,15 @@ def test_download_needs_a_category(tmp_path):
         prepare(Run(tmp_path / "run"), config)
 
 
+def test_dates_on_the_command_line(tmp_path):
+    run = Run(tmp_path / "run", say=lambda _: None)
+    prepare(run, load(None, ["corpus.start=2022-07-01", "corpus.end=2023-07-01"]))
+    train = pq.read_table(run.path("corpus", "train.parquet"))
+    assert min(train["time"].to_pylist()) >= 1_656_633_600_000
+    with pytest.raises(CorpusError, match="no event between corpus.start=2030-01-01"):
+        prepare(Run(tmp_path / "none"), load(None, ["corpus.start=2030-01-01"]))
+
+
 def shop(folder: Path, *, bad: int) -> Path:
     """300 events of 60 users in two files, `bad` rows of them malformed."""
     folder.mkdir()
