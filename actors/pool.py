@@ -7,11 +7,14 @@ comes to the same. Results depend on the call alone, hence a repeated call gives
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
+import signal
 import time
 from collections import deque
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -276,7 +279,8 @@ class Pool:
         """Kill the engines and return when their processes are gone."""
         actors = self._handle._actors
         refs = [actor.status.remote() for actor in actors]
-        ray.wait(refs, num_returns=len(refs), timeout=2.0) if refs else None
+        if refs:
+            ray.wait(refs, num_returns=len(refs), timeout=2.0)
         for engine, ref in enumerate(refs):
             try:
                 status = ray.get(ref, timeout=0)
@@ -294,7 +298,8 @@ class Pool:
             ).remote(pids)
             for node, pids in by_node.items()
         ]
-        ray.wait(waits, num_returns=len(waits), timeout=60) if waits else None
+        if waits:
+            ray.wait(waits, num_returns=len(waits), timeout=60)
         self._handle._actors = []
         self._processes = {}
 
@@ -307,10 +312,21 @@ class Pool:
 
 @ray.remote(num_cpus=0)
 def _end(pids: list[int]) -> None:
-    """Wait until the processes are gone from this node."""
-    end = time.monotonic() + 30
-    while any(os.path.exists(f"/proc/{pid}") for pid in pids) and time.monotonic() < end:
+    """Return when the processes are gone from this node; SIGKILL those that Ray leaves too long."""
+    start = time.monotonic()
+    while left := [pid for pid in pids if _is_engine(pid)]:
+        if time.monotonic() - start > 5:
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         time.sleep(0.05)
+
+
+def _is_engine(pid: int) -> bool:
+    try:
+        return b"_Engine" in Path(f"/proc/{pid}/cmdline").read_bytes()  # the title that Ray gives
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def _resources() -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -535,19 +536,19 @@ def base_weights(model: str) -> dict[str, torch.Tensor]:
 
 def lora_updates(path: str) -> dict[str, torch.Tensor]:
     """``(alpha / r) B A`` in float32 of a peft folder, by the name of the weight it is added to."""
-    from peft import LoraConfig
-    from peft.utils.other import transpose
     from safetensors.torch import load_file
 
     folder = Path(path)
     if not (folder / "adapter_model.safetensors").exists():
         raise EngineError(f"adapter {path} has no adapter_model.safetensors; publish it first")
-    config = LoraConfig.from_pretrained(path)
-    if config.use_dora or config.bias != "none" or config.modules_to_save:
+    # Read without peft, whose import would cost an engine several seconds.
+    config = json.loads((folder / "adapter_config.json").read_text())
+    if config.get("use_dora") or config.get("modules_to_save") or config["bias"] != "none":
         raise EngineError(
             f"adapter {path} has DoRA, bias or whole modules, which cannot be merged; "
             "set rollout.adapter=lora"
         )
+    patterns = config.get("alpha_pattern") or {}
     tensors = load_file(folder / "adapter_model.safetensors")
     updates = {}
     for key, a in tensors.items():
@@ -556,11 +557,11 @@ def lora_updates(path: str) -> dict[str, torch.Tensor]:
         module = key.removesuffix(".lora_A.weight")
         b = tensors[f"{module}.lora_B.weight"]
         module = module.removeprefix("base_model.model.")
-        rank = a.shape[0]
-        alpha = _pattern(config.alpha_pattern, module, config.lora_alpha)
-        scale = alpha / (rank**0.5 if config.use_rslora else rank)
+        own = [alpha for name, alpha in patterns.items() if re.match(rf"(.*\.)?({name})$", module)]
+        alpha, rank = (own or [config["lora_alpha"]])[0], a.shape[0]
+        scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
         update = scale * (b.float() @ a.float())
-        updates[f"{module}.weight"] = transpose(update, config.fan_in_fan_out)
+        updates[f"{module}.weight"] = update.T if config.get("fan_in_fan_out") else update
     if not updates:
         raise EngineError(f"adapter {path} has no LoRA matrices of linear layers")
     return updates
@@ -590,13 +591,6 @@ def _check_targets(updates: dict[str, Any], weights: dict[str, Any]) -> None:
             f"the adapter changes {missing[0]} ({len(missing)} such), which the model's checkpoint "
             "does not name; set rollout.adapter=lora"
         )
-
-
-def _pattern(patterns: dict[str, float] | None, module: str, default: float) -> float:
-    from peft.utils.other import get_pattern_key
-
-    patterns = patterns or {}
-    return patterns.get(get_pattern_key(patterns.keys(), module), default)
 
 
 def _generator(seed: int) -> torch.Generator:

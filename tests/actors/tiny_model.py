@@ -13,6 +13,8 @@ from actors.rollout import Adapter
 VOCABULARY = 300
 RANK, ALPHA = 4, 8.0
 
+torch.set_num_threads(1)  # several collapse where tests run side by side
+
 
 def build_model(folder: Path) -> str:
     """Random weights, head dimension 32 (vLLM's CPU kernels want 32 or 64)."""
