@@ -86,8 +86,8 @@ def cooccurrence_ranks(
     """Rank of each target if items are ordered by cosine co-occurrence with the history.
 
     ``s_v = sum over distinct h in history, h != v, of n(h and v) / sqrt(n(h) n(v))``, n counting
-    users; ties ordered by popularity, the rest of them against the target. The item-to-item matrix is
-    never built: with X the train matrix over the square root of the counts, s = (H X^T) X.
+    users; ties ordered by popularity, the rest of them against the target. The item-to-item matrix
+    is never built: with X the train matrix over the square root of the counts, s = (H X^T) X.
 
     Arguments, result and errors as for `popularity_ranks`.
     """

@@ -32,6 +32,7 @@ def test_metrics_by_hand():
     assert found["mrr"] == pytest.approx((1 + 1 / 3 + 1 / 11) / 3)
 
 
+@pytest.mark.slow  # ranx compiles each metric with numba
 def test_metrics_equal_ranx():
     ranx = pytest.importorskip("ranx")
     rng = np.random.default_rng(0)
@@ -40,7 +41,7 @@ def test_metrics_equal_ranx():
     for sample, rank in enumerate(ranks.tolist()):
         relevant[f"q{sample}"] = {f"d{rank}": 1}
         run[f"q{sample}"] = {f"d{place}": 1 / place for place in range(1, 81)}
-    names = ["hit_rate@5", "hit_rate@20", "ndcg@5", "ndcg@10", "ndcg@50", "mrr"]
+    names = ["hit_rate@5", "ndcg@10", "mrr"]
     expected = ranx.evaluate(ranx.Qrels(relevant), ranx.Run(run), names)
     found = metrics(ranks)
     for name in names:

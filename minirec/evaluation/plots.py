@@ -1,0 +1,153 @@
+"""Plots of the report as inline SVG that follows the page's light or dark colours."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from html import escape
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+# Matplotlib draws in these colours; the page's CSS variables take their place.
+COLOURS = {
+    "#010101": "var(--ink)",
+    "#020202": "var(--grid)",
+    "#030303": "var(--corpus)",
+    "#040404": "var(--kept)",
+    "#050505": "var(--third)",
+}
+INK, GRID, CORPUS, KEPT, THIRD = COLOURS
+Numbers = Sequence[float] | np.ndarray
+
+
+def draw(
+    name: str,
+    label: str,
+    paint: Callable[[list[Axes]], None],
+    *,
+    panels: int = 1,
+    height: float = 2.6,
+) -> str:
+    """One figure as an ``<svg>`` element.
+
+    Args:
+        name: prefix of the ids inside, unique in the page.
+        label: what a screen reader says.
+        paint: fills the axes.
+        panels: axes side by side.
+        height: in inches; the width is 3.6 inches a panel.
+    """
+    figure = Figure(figsize=(3.6 * panels, height), layout="constrained")
+    FigureCanvasSVG(figure)
+    axes = list(figure.subplots(1, panels, squeeze=False)[0])
+    for ax in axes:
+        _style(ax)
+    paint(axes)
+    for ax in axes:
+        ax.title.set_color(INK)
+        legend = ax.get_legend()
+        if legend is not None:
+            legend.set_frame_on(False)
+            for text in legend.get_texts():
+                text.set_color(INK)
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    return _inline(buffer.getvalue(), name, label)
+
+
+def histogram(
+    ax: Axes, corpus: Numbers, kept: Numbers, *, title: str, xlabel: str, bins: int = 24
+) -> None:
+    """Shares of the corpus (filled) and of the selection (line) over the same bins."""
+    both = np.concatenate([np.asarray(corpus), np.asarray(kept)])
+    edges = np.histogram_bin_edges(both, bins=bins)
+    for values, options in (
+        (corpus, {"color": CORPUS, "alpha": 0.55, "label": "corpus"}),
+        (kept, {"color": KEPT, "histtype": "step", "linewidth": 1.8, "label": "selection"}),
+    ):
+        weights = np.full(len(values), 100 / max(1, len(values)))
+        ax.hist(values, bins=edges, weights=weights, **options)
+    ax.set(title=title, xlabel=xlabel, ylabel="% of samples")
+    ax.legend(fontsize=8)
+
+
+def curriculum(ax: Axes, rank: Numbers, reward: Numbers, group: Numbers) -> None:
+    """Mean reward in training order, one shade of dots, groups parted by lines."""
+    ax.plot(rank, reward, ".", color=KEPT, markersize=4)
+    group = np.asarray(group)
+    for start in np.flatnonzero(np.diff(group)) + 1:
+        ax.axvline(start - 0.5, color=INK, linewidth=0.8, linestyle=":")
+    ax.set(title="Order of training", xlabel="position in training", ylabel="mean proxy reward")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def curve(ax: Axes, steps: Numbers, values: Numbers, *, title: str, colour: str = KEPT) -> None:
+    """A value per optimizer step, with its running mean."""
+    values = np.asarray(values, dtype=np.float64)
+    ax.plot(steps, values, color=colour, linewidth=0.9, alpha=0.45)
+    width = max(1, len(values) // 10)
+    padded = np.concatenate([np.full(width - 1, values[0]), values])
+    mean = np.convolve(padded, np.ones(width) / width, mode="valid")
+    ax.plot(steps, mean, color=colour, linewidth=1.8)
+    ax.set(title=title, xlabel="optimizer step")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def intervals(
+    ax: Axes, names: Sequence[str], mean: Numbers, low: Numbers, high: Numbers, *, title: str
+) -> None:
+    """A dot with its interval per row, first name on top."""
+    mean, low, high = (np.asarray(x, dtype=np.float64) for x in (mean, low, high))
+    place = np.arange(len(names))[::-1]
+    error = np.maximum([mean - low, high - mean], 0)
+    ax.errorbar(mean, place, xerr=error, fmt="o", color=KEPT, capsize=3)
+    ax.set_yticks(place, names)
+    ax.set(title=title, ylim=(-0.6, len(names) - 0.4))
+    ax.set_xlim(left=0)
+
+
+def bars(ax: Axes, names: Sequence[str], values: Numbers, *, title: str, xlabel: str) -> None:
+    """Horizontal bars, first name on top."""
+    place = np.arange(len(names))[::-1]
+    ax.barh(place, values, color=CORPUS, height=0.6)
+    ax.set_yticks(place, names)
+    ax.set(title=title, xlabel=xlabel)
+
+
+def _style(ax: Axes) -> None:
+    ax.set_facecolor("none")
+    ax.spines[["top", "right"]].set_visible(False)
+    for spine in ax.spines.values():
+        spine.set_color(GRID)
+    ax.tick_params(colors=INK, labelsize=8)
+    ax.xaxis.label.set_color(INK)
+    ax.yaxis.label.set_color(INK)
+    ax.xaxis.label.set_fontsize(9)
+    ax.yaxis.label.set_fontsize(9)
+    ax.title.set_fontsize(10)
+    ax.grid(True, color=GRID, linewidth=0.5)
+    ax.set_axisbelow(True)
+
+
+def _inline(svg: str, name: str, label: str) -> str:
+    """The bare element: no XML header, metadata or namespaces; ids made unique in the page."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
+    svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.S)
+    svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg).replace("xlink:href", "href")
+    svg = re.sub(r'\bid="', f'id="{name}-', svg)
+    svg = svg.replace("url(#", f"url(#{name}-").replace('href="#', f'href="#{name}-')
+    svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font: \1px system-ui, sans-serif", svg)
+    for colour, variable in COLOURS.items():
+        svg = svg.replace(colour, variable)
+    width = float(re.search(r'width="([\d.]+)pt"', svg)[1])  # type: ignore[index]
+    svg = re.sub(r'\s(width|height)="[\d.]+pt"', "", svg, count=2)
+    head = f'<svg role="img" aria-label="{escape(label)}" style="max-width:{width * 1.6:.0f}px"'
+    return svg.replace("<svg", head, 1)

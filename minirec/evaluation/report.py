@@ -1,0 +1,295 @@
+"""One self-contained HTML file about a finished run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import yaml
+from markupsafe import Markup
+
+from minirec.artifacts import read_json, read_table
+from minirec.errors import ArtifactError
+from minirec.evaluation import plots
+from minirec.evaluation.samples import examples, frame
+from minirec.selection.learnability import chance_level
+
+POLICIES = {
+    "base": "before training",
+    "proxy": "proxy policy",
+    "trained": "after training",
+    "popularity": "reference: popularity",
+    "cooccurrence": "reference: co-occurrence",
+}
+CHARGED = ("proxy", "score", "select")
+"""Stages whose cost is charged to selection."""
+
+
+def render(run_root: Path) -> str:
+    """The report of a run as one HTML page that needs no network.
+
+    Args:
+        run_root: run directory in which every stage but the report has finished.
+
+    Returns:
+        HTML; all texts of the corpus and the policy are escaped.
+
+    Raises:
+        ArtifactError: an artifact is missing or damaged; the message names it.
+    """
+    root = Path(run_root)
+    config = _config(root / "config.yaml")
+    tables = _tables(root, config)
+    data = frame(tables)
+    evaluation = read_json(root / "evaluation.json")
+    costs = _costs(root / "costs.jsonl")
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("report.html.j2")
+    return page.render(
+        name=root.name,
+        config=yaml.safe_dump(config, sort_keys=False),
+        corpus=_flat(read_json(root / "corpus" / "corpus.json")),
+        facts=_facts(data, tables, evaluation),
+        quality=_quality(evaluation),
+        paired=_paired(evaluation),
+        breakdown=_breakdown(evaluation),
+        examples=examples(tables, data, config.get("selection", {}).get("min_reward")),
+        planted=_planted(data, tables["labels"]),
+        costs=costs,
+        charged=_charged(costs),
+        plots={name: Markup(svg) for name, svg in _plots(root, data, evaluation, costs).items()},
+    )
+
+
+def _config(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise ArtifactError(f"{path} is missing; run `minirec run` in this directory again")
+    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+
+
+def _tables(root: Path, config: dict[str, Any]) -> dict[str, Any]:
+    parts = sorted((root / "features").glob("part-*.parquet"))
+    if not parts:
+        raise ArtifactError(f"{root / 'features'} holds no part; run `minirec score` first")
+    columns = ["sample_id", "rewards", "ndcg", "completions", "embedding"]
+    items = read_table(root / "corpus" / "items.parquet")
+    cutoff = int(config.get("reward", {}).get("cutoff", 1000))
+    chance = chance_level(len(items), cutoff=cutoff)
+    truth = root / "corpus" / "truth.parquet"
+    labels = read_table(truth).to_pydict() if truth.exists() else {"sample_id": [], "label": []}
+    return {
+        "train": read_table(root / "corpus" / "train.parquet").to_pandas().set_index("sample_id"),
+        "titles": dict(zip(items["item_id"].to_pylist(), items["title"].to_pylist(), strict=True)),
+        "scores": read_table(root / "scores.parquet").to_pandas(),
+        "selection": read_table(root / "selection.parquet").to_pandas(),
+        "features": pa.concat_tables([read_table(p).select(columns) for p in parts]).to_pandas(),
+        "chance": chance,
+        "hit_level": chance if len(items) <= cutoff else 0.0,
+        "labels": dict(zip(labels["sample_id"], labels["label"], strict=True)),
+    }
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """Rows of a JSONL file; none if it is not there."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            rows += _flat(value, f"{prefix}{key} ")
+        elif not isinstance(value, list):
+            rows.append((prefix + key, f"{value:,}" if isinstance(value, int) else str(value)))
+    return rows
+
+
+def _facts(
+    data: pd.DataFrame, tables: dict[str, Any], evaluation: dict[str, Any]
+) -> dict[str, Any]:
+    kept, dead = data["kept"], data["hits"] == 0
+    split = "test" if any("test" in s for s in evaluation["policies"].values()) else "valid"
+    headline = [
+        {"name": POLICIES.get(name, name), **splits[split]["ndcg@10"]}
+        for name, splits in _policies(evaluation)
+        if split in splits
+    ]
+    return {
+        "samples": len(data),
+        "kept": int(kept.sum()),
+        "share": float(kept.mean()),
+        "dead": float(dead.mean()),
+        "dead_kept": float(dead[kept].mean()),
+        "chance": tables["chance"],
+        "split": split,
+        "headline": headline,
+    }
+
+
+def _policies(evaluation: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Policies in the order of `POLICIES`, then the others."""
+    found = evaluation["policies"]
+    names = [n for n in POLICIES if n in found] + [n for n in found if n not in POLICIES]
+    return [(name, found[name]) for name in names]
+
+
+def _quality(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
+    """One table per split: metric names and a row per policy."""
+    result = []
+    for split in dict.fromkeys(s for _, splits in _policies(evaluation) for s in splits):
+        rows = [(POLICIES.get(n, n), s[split]) for n, s in _policies(evaluation) if split in s]
+        result.append({"split": split, "metrics": list(rows[0][1]), "rows": rows})
+    return sorted(result, key=lambda table: table["split"] != "test")
+
+
+def _paired(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {
+            "policy": POLICIES.get(name, name),
+            "split": split,
+            **test,
+            "versus": POLICIES.get(test["versus"], test["versus"]),
+        }
+        for name, splits in evaluation.get("paired", {}).items()
+        for split, test in splits.items()
+    ]
+
+
+def _breakdown(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """Test NDCG@10 by group of samples, one column per policy."""
+    found = evaluation.get("breakdown", {})
+    names = [name for name, _ in _policies(evaluation) if found.get(name, {}).get("test")]
+    groups = list(found[names[0]]["test"]) if names else []
+    rows = [
+        (
+            group,
+            found[names[0]]["test"][group]["count"],
+            [found[name]["test"].get(group, {}).get("ndcg@10") for name in names],
+        )
+        for group in groups
+    ]
+    return {"policies": [POLICIES.get(n, n) for n in names], "rows": [r for r in rows if r[1]]}
+
+
+def _planted(data: pd.DataFrame, labels: dict[int, str]) -> list[dict[str, Any]]:
+    if not labels:
+        return []
+    label = pd.Series([labels.get(int(i), "unlabelled") for i in data.index], index=data.index)
+    return [
+        {
+            "label": name,
+            "count": int((label == name).sum()),
+            "corpus": float((label == name).mean()),
+            "selection": float((label[data["kept"]] == name).mean()),
+        }
+        for name in sorted(label.unique())
+    ]
+
+
+def _costs(path: Path) -> list[dict[str, Any]]:
+    """One row per stage: sums over its runs, the peak for memory."""
+    rows: dict[str, dict[str, Any]] = {}
+    sums = ("seconds", "rollouts", "generated_tokens", "prompt_tokens", "optimizer_steps")
+    for cost in _lines(path):
+        row = rows.setdefault(cost["stage"], {"stage": cost["stage"], "peak_memory_mib": 0.0})
+        for name in sums:
+            row[name] = row.get(name, 0) + cost.get(name, 0)
+        row["peak_memory_mib"] = max(row["peak_memory_mib"], cost.get("peak_memory_mib", 0))
+        row["charged"] = cost["stage"] in CHARGED
+    return list(rows.values())
+
+
+def _charged(costs: list[dict[str, Any]]) -> dict[str, float]:
+    """What selection cost, and its share of all seconds."""
+    mine = [row for row in costs if row["charged"]]
+    total = sum(row["seconds"] for row in costs)
+    seconds = sum(row["seconds"] for row in mine)
+    return {
+        "seconds": seconds,
+        "rollouts": sum(row["rollouts"] for row in mine),
+        "tokens": sum(row["generated_tokens"] for row in mine),
+        "share": seconds / total if total else 0.0,
+        "total": total,
+    }
+
+
+def _plots(
+    root: Path, data: pd.DataFrame, evaluation: dict[str, Any], costs: list[dict[str, Any]]
+) -> dict[str, str]:
+    kept = data[data["kept"]].sort_values("rank")
+
+    def scores(axes: list) -> None:
+        for ax, name in zip(axes, ("learnability", "representativeness", "value"), strict=True):
+            plots.histogram(ax, data[name], kept[name], title=name.capitalize(), xlabel=name)
+
+    def rewards(axes: list) -> None:
+        title = "Mean reward of the proxy"
+        plots.histogram(
+            axes[0], data["mean_reward"], kept["mean_reward"], title=title, xlabel="mean reward"
+        )
+        plots.curriculum(axes[1], kept["rank"], kept["mean_reward"], kept["group"])
+
+    def cost(axes: list) -> None:
+        names = [row["stage"] for row in costs]
+        seconds = [row["seconds"] for row in costs]
+        plots.bars(axes[0], names, seconds, title="Time by stage", xlabel="seconds")
+
+    def quality(axes: list) -> None:
+        for ax, table in zip(axes, _quality(evaluation), strict=True):
+            column = [metric["ndcg@10"] for _, metric in table["rows"]]
+            ends = ([m[part] for m in column] for part in ("mean", "low", "high"))
+            title = f"NDCG@10, {table['split']}"
+            plots.intervals(ax, [name for name, _ in table["rows"]], *ends, title=title)
+
+    splits = len(_quality(evaluation))
+    drawn = {
+        "scores": plots.draw(
+            "scores", "Histograms of learnability, representativeness and value", scores, panels=3
+        ),
+        "rewards": plots.draw(
+            "rewards",
+            "Histogram of mean rewards, and mean reward in training order",
+            rewards,
+            panels=2,
+        ),
+        "quality": plots.draw(
+            "quality", "NDCG@10 of each policy with 95% intervals", quality, panels=splits
+        ),
+    }
+    if costs:
+        drawn["cost"] = plots.draw("cost", "Seconds of each stage", cost)
+    for name in ("proxy", "policy"):
+        log = pd.DataFrame(_lines(root / name / "log.jsonl"))
+        if len(log):
+            drawn[name] = _learning(name, log)
+    return drawn
+
+
+def _learning(name: str, log: pd.DataFrame) -> str:
+    titles = {
+        "reward": "Mean reward",
+        "loss": "Loss",
+        "dead_groups": "Share of groups without signal",
+    }
+    columns = [column for column in titles if column in log]
+
+    def paint(axes: list) -> None:
+        for ax, column in zip(axes, columns, strict=True):
+            values = log[column].to_numpy(np.float64)
+            plots.curve(ax, log["step"], values, title=titles[column])
+
+    label = f"Reward, loss and dead groups of the {name} by optimizer step"
+    return plots.draw(name, label, paint, panels=max(1, len(columns)))

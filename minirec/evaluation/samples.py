@@ -1,0 +1,120 @@
+"""Examples for the report: kept and dropped samples, each with the reason in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+NEAR = 0.05
+"""Cosine distance to a kept sample below which a sample counts as a near-duplicate."""
+
+
+def frame(tables: dict[str, Any]) -> pd.DataFrame:
+    """Scores, features and selection of every train sample, indexed by sample_id.
+
+    Adds ``kept``, ``hits`` (rollouts above chance), ``lift`` and ``nearest`` (cosine distance to
+    the nearest other kept sample).
+    """
+    data = tables["scores"].set_index("sample_id")
+    data = data.join(tables["features"].set_index("sample_id"), how="left")
+    chosen = tables["selection"].set_index("sample_id")
+    data = data.join(chosen[["rank", "group", "novelty"]], how="left")
+    data["kept"] = data["rank"].notna()
+    chance = tables["chance"]
+    data["lift"] = (data["mean_reward"] - chance) / (1 - chance)
+    data["hits"] = [int((np.asarray(n) > tables["hit_level"]).sum()) for n in data["ndcg"]]
+    data["nearest"] = _nearest(np.stack(data["embedding"]), data["kept"].to_numpy())
+    for name in ("mean_reward", "learnability", "representativeness", "value"):
+        data[f"{name}_above"] = data[name].rank(pct=True)
+    return data
+
+
+def _nearest(embedding: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    unit = embedding.astype(np.float32)
+    unit /= np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
+    rows = np.flatnonzero(kept)
+    result = np.ones(len(unit), dtype=np.float32)
+    for start in range(0, len(unit), 4096):
+        part = np.arange(start, min(start + 4096, len(unit)))
+        cosine = unit[part] @ unit[rows].T
+        cosine[part[:, None] == rows[None, :]] = -1
+        result[part] = 1 - cosine.max(axis=1, initial=-1)
+    return result
+
+
+def cause(row: pd.Series, *, min_reward: float | None, middle: float, lowest_kept: float) -> str:
+    """Why a sample was kept or dropped, as one of a few short names."""
+    if row["kept"]:
+        return "kept"
+    if min_reward is not None and row["lift"] < min_reward:
+        return "below the least reward"
+    if row["hits"] == 0:
+        return "dead"
+    if row["learnability"] < 0.2 and row["mean_reward"] > middle:
+        return "too easy"
+    if row["nearest"] < NEAR and row["value"] >= lowest_kept:
+        return "near-duplicate"
+    return "lower value"
+
+
+def reason(row: pd.Series, why: str) -> str:
+    """The reason in words, with the figures it rests on."""
+    figures = (
+        f"Learnability {row['learnability']:.2f} (above {_share(row, 'learnability')} of the "
+        f"corpus), representativeness {row['representativeness']:.2f} (above "
+        f"{_share(row, 'representativeness')})."
+    )
+    first = {
+        "kept": f"Picked for its value and {row['novelty']:.0%} of the novelty that was left.",
+        "below the least reward": "Its rewards are below the least that the settings accept: the "
+        "policy has nothing to go by.",
+        "dead": "No rollout ranked the target better than chance: nothing to reinforce.",
+        "too easy": "The policy ranks the target near the top already: little left to learn.",
+        "near-duplicate": f"Valuable, but a kept sample is only {row['nearest']:.3f} away in "
+        "cosine distance and stands for it.",
+        "lower value": f"Its value times its novelty stayed below that of the samples kept "
+        f"(nearest kept sample: {row['nearest']:.3f} away).",
+    }[why]
+    return f"{first} {figures}"
+
+
+def _share(row: pd.Series, name: str) -> str:
+    return f"{row[f'{name}_above']:.0%}"
+
+
+def examples(
+    tables: dict[str, Any], data: pd.DataFrame, min_reward: float | None
+) -> dict[str, Any]:
+    """Kept and dropped examples, and how often each cause of dropping occurs."""
+    middle, lowest = data["mean_reward"].median(), data.loc[data["kept"], "value"].min()
+    why = data.apply(cause, axis=1, min_reward=min_reward, middle=middle, lowest_kept=lowest)
+    kept = data[data["kept"]].sort_values("rank")
+    places = np.unique(np.linspace(0, len(kept) - 1, 4).round().astype(int))
+    shown_kept = [_example(tables, kept.iloc[i], "kept") for i in places]
+    shown_dropped, causes = [], []
+    for name, count in why[~data["kept"]].value_counts().items():
+        causes.append({"name": name, "count": int(count), "share": count / len(data)})
+        group = data[why == name].sort_values("value", ascending=False, kind="stable")
+        shown_dropped += [
+            _example(tables, group.iloc[i], str(name)) for i in range(min(2, len(group)))
+        ]
+    return {"kept": shown_kept, "dropped": shown_dropped, "causes": causes}
+
+
+def _example(tables: dict[str, Any], row: pd.Series, why: str) -> dict[str, Any]:
+    sample, title = tables["train"].loc[row.name], tables["titles"]
+    rewards = np.asarray(row["rewards"], dtype=np.float64)
+    completions = list(row["completions"])
+    return {
+        "sample_id": int(row.name),
+        "why": why,
+        "reason": reason(row, why),
+        "history": [title.get(int(i), f"item {i}") for i in sample["history"]],
+        "target": title.get(int(sample["target"]), f"item {sample['target']}"),
+        "rewards": [f"{r:.3f}" for r in rewards],
+        "completion": completions[int(rewards.argmax())] if completions else "",
+        "label": tables["labels"].get(int(row.name)),
+        "group": None if pd.isna(row["group"]) else int(row["group"]) + 1,
+    }

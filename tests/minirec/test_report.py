@@ -1,0 +1,222 @@
+"""The report of a synthetic run: complete, escaped, and without a reference to the network."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import yaml
+
+from jobs.report import report
+from jobs.select import select
+from minirec.artifacts import Run, read_table, write_json, write_table
+from minirec.config import Config, SelectionConfig
+from minirec.corpus import schema
+from minirec.errors import ArtifactError, ConfigError
+from minirec.evaluation.ranking import sample_groups, summarise
+from minirec.evaluation.report import render
+
+ITEMS, SAMPLES, WIDTH = 40, 160, 8
+ATTACK = "<script>alert('title')</script>"
+
+
+def make_run(root: Path, *, truth: bool = True) -> Run:
+    """Artifacts of every stage before `select`, and of `train` and `evaluate`."""
+    rng = np.random.default_rng(0)
+    run = Run(root, say=lambda _: None)
+    titles = [f"Item {i}" for i in range(ITEMS)]
+    titles[1] = ATTACK
+    items = {"item_id": range(ITEMS), "key": titles, "title": titles, "text": titles}
+    write_table(run.path("corpus", "items.parquet"), pa.table(items, schema=schema.ITEMS))
+    history = [rng.integers(ITEMS, size=3).tolist() for _ in range(SAMPLES)]
+    history[0] = [1, 2]
+    target = rng.integers(ITEMS, size=SAMPLES)
+    samples = {
+        "sample_id": np.arange(SAMPLES) * 2,
+        "user": [f"u{i}" for i in range(SAMPLES)],
+        "history": history,
+        "history_rating": [[5.0] * len(h) for h in history],
+        "history_time": [[1] * len(h) for h in history],
+        "target": target.astype(np.int32),
+        "rating": np.full(SAMPLES, 5, np.float32),
+        "time": np.arange(SAMPLES),
+    }
+    write_table(run.path("corpus", "train.parquet"), pa.table(samples, schema=schema.SAMPLES))
+    if truth:
+        labels = np.array(["learnable", "noise", "trivial"])[np.arange(SAMPLES) % 3]
+        table = pa.table({"sample_id": samples["sample_id"], "label": labels}, schema=schema.TRUTH)
+        write_table(run.path("corpus", "truth.parquet"), table)
+    write_json(run.path("corpus", "corpus.json"), {"source": "demo", "samples": {"train": SAMPLES}})
+    write_features(run, samples["sample_id"], rng)
+    for name in ("proxy", "policy"):
+        rows = [
+            {"step": s, "reward": 0.2 + s / 100, "loss": -s / 50, "dead_groups": 0.3}
+            for s in range(20)
+        ]
+        run.path(name).mkdir(parents=True)
+        run.path(name, "log.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    ranks = {
+        "base": {s: rng.integers(1, ITEMS, size=60) for s in ("valid", "test")},
+        "trained": {s: rng.integers(1, 15, size=60) for s in ("valid", "test")},
+        "popularity": {s: rng.integers(1, 25, size=60) for s in ("valid", "test")},
+        "cooccurrence": {s: rng.integers(1, 22, size=60) for s in ("valid", "test")},
+    }
+    groups = sample_groups(target[:60], history=history[:60], train_counts=np.arange(ITEMS))
+    evaluation = summarise(ranks, groups={"test": groups}, bootstrap=50)
+    write_json(run.path("evaluation.json"), evaluation)
+    run.path("config.yaml").write_text(yaml.safe_dump(Config().model_dump(mode="json")))
+    for stage in ("prepare", "proxy", "score", "train", "evaluate"):
+        run.stage(stage, settings={}, inputs=[], outputs=[], body=lambda cost: None)
+    return run
+
+
+def write_features(run: Run, ids: np.ndarray, rng: np.random.Generator) -> None:
+    """Two shards, the later samples first, as scoring may finish them."""
+    ndcg = rng.choice([0.2, 0.4, 1.0], size=(SAMPLES, 4), p=[0.7, 0.2, 0.1]).astype(np.float32)
+    embedding = rng.normal(size=(SAMPLES, WIDTH)).astype(np.float16)
+    embedding[SAMPLES // 2 :] = embedding[: SAMPLES // 2]
+    hvp = (rng.normal(size=(SAMPLES, WIDTH)) + 0.3).astype(np.float32)
+    hvp[3] = 0
+    columns = {
+        "sample_id": ids,
+        "rewards": list(0.95 * ndcg),
+        "ndcg": list(ndcg),
+        "hits": (ndcg > 0.4).sum(axis=1).astype(np.int8),
+        "completions": [[f"likes <b>{i}</b>"] * 4 for i in range(SAMPLES)],
+        "embedding": list(embedding),
+        "gradient": list(hvp),
+        "hvp": list(hvp),
+        "rollout_tokens": np.full(SAMPLES, 40),
+    }
+    table = pa.table(columns, schema=schema.features(WIDTH))
+    write_table(run.path("features", "part-00000.parquet"), table.slice(SAMPLES // 2))
+    write_table(run.path("features", "part-00001.parquet"), table.slice(0, SAMPLES // 2))
+
+
+def config(**selection) -> Config:
+    return Config(selection=SelectionConfig(**selection))
+
+
+class Page(HTMLParser):
+    """Tags, addresses and ids of a page."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.ids: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        for name, value in attrs:
+            if name in ("href", "src", "action", "xlink:href"):
+                self.addresses.append(value)
+            if name == "id":
+                self.ids.append(value)
+
+
+def test_select_writes_scores_and_an_ordered_selection(tmp_path):
+    run = make_run(tmp_path / "run")
+    said = []
+    run.say = said.append
+    assert select(run, config(budget=0.1, groups=4))
+    scores = read_table(run.path("scores.parquet")).to_pandas()
+    chosen = read_table(run.path("selection.parquet")).to_pandas()
+    assert scores["sample_id"].tolist() == list(range(0, 2 * SAMPLES, 2))
+    assert scores["representativeness"][3] == 0
+    assert chosen["rank"].tolist() == list(range(16))
+    assert chosen["group"].tolist() == sum([[g] * 4 for g in range(4)], [])
+    assert chosen["sample_id"].is_unique
+    for _, group in chosen.groupby("group"):
+        assert group["mean_reward"].is_monotonic_decreasing
+    # The second half repeats the embeddings of the first: no pick repeats another.
+    assert (chosen["sample_id"] // 2 % (SAMPLES // 2)).is_unique
+    text = "\n".join(said)
+    assert "dead" in text and "planted noise: 33.1% of the corpus" in text
+
+
+def test_select_is_byte_identical(tmp_path):
+    contents = []
+    for name in ("a", "b"):
+        run = make_run(tmp_path / name)
+        select(run, config(budget=20, learnability="gaussian_live", fusion="rank"))
+        contents.append(run.path("selection.parquet").read_bytes())
+    assert contents[0] == contents[1]
+
+
+def test_select_drops_samples_below_the_least_reward(tmp_path):
+    run = make_run(tmp_path / "run")
+    select(run, config(budget=10, min_reward=0.05, lift=True))
+    chosen = read_table(run.path("selection.parquet"))["mean_reward"].to_numpy()
+    chance = sum(1 / np.log2(rank + 1) for rank in range(1, ITEMS + 1)) / ITEMS
+    rewards = read_table(run.path("scores.parquet"))["mean_reward"].to_numpy()
+    assert chosen.min() >= chance + 0.05 * (1 - chance) > rewards.min()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"budget": 161}, "budget 161 exceeds the 160 samples"),
+        ({"budget": 3}, "groups 4 exceeds the 3 selected"),
+        ({"budget": 100, "min_reward": 0.4}, "of 160 samples reach selection.min_reward 0.4"),
+    ],
+)
+def test_select_refuses_impossible_settings(tmp_path, settings, message):
+    run = make_run(tmp_path / "run")
+    with pytest.raises(ConfigError, match=message):
+        select(run, config(**settings))
+    assert not run.path("selection.parquet").exists()
+
+
+def test_select_refuses_missing_and_doubled_samples(tmp_path):
+    run = make_run(tmp_path / "run")
+    part = run.path("features", "part-00001.parquet")
+    whole = part.read_bytes()
+    part.unlink()
+    with pytest.raises(ArtifactError, match="80 samples and train.parquet 160"):
+        select(run, config())
+    part.write_bytes(whole)
+    run.path("features", "part-00002.parquet").write_bytes(whole)
+    with pytest.raises(ArtifactError, match="sample 0 occurs twice"):
+        select(run, config())
+
+
+def test_report_is_complete_escaped_and_self_contained(tmp_path):
+    run = make_run(tmp_path / "run")
+    select(run, config(budget=SAMPLES))
+    assert report(run, Config())
+    html = run.path("report.html").read_text()
+    page = Page(html)
+    assert ATTACK not in html and "&lt;script&gt;" in html and "script" not in page.tags
+    assert "likes &lt;b&gt;" in html
+    assert not {"link", "img", "iframe"} & set(page.tags)
+    assert all(address.startswith("#") for address in page.addresses)
+    assert not re.search(r"https?://|@import|url\((?!#)", html)
+    assert len(page.ids) == len(set(page.ids))
+    assert page.tags.count("svg") == html.count('role="img"') >= 6
+    for words in ("after training", "reference: popularity", "Planted truth", "Order of training"):
+        assert words in html
+    assert not report(run, Config())
+
+
+def test_report_without_truth_and_logs(tmp_path):
+    run = make_run(tmp_path / "run", truth=False)
+    select(run, config())
+    for name in ("proxy", "policy"):
+        run.path(name, "log.jsonl").unlink()
+    html = render(run.root)
+    assert "Planted truth" not in html and "<h2>Learning</h2>" not in html
+    for cause in ("dead", "near-duplicate", "lower value"):
+        assert cause in html
+
+
+def test_report_names_the_missing_artifact(tmp_path):
+    run = make_run(tmp_path / "run")
+    with pytest.raises(ArtifactError, match=r"scores\.parquet is missing"):
+        render(run.root)
