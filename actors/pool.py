@@ -314,9 +314,12 @@ class Pool:
 def _end(pids: list[int]) -> None:
     """Return when the processes are gone from this node; SIGKILL those that Ray leaves too long."""
     start = time.monotonic()
-    while left := [pid for pid in pids if _is_engine(pid)]:
-        if time.monotonic() - start > 5:
-            for pid in left:
+    while any(os.path.exists(f"/proc/{pid}") for pid in pids):
+        waited = time.monotonic() - start
+        if waited > 15:  # a number that another process has taken, or a zombie
+            return
+        for pid in pids:
+            if waited > 5 and _is_engine(pid):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
         time.sleep(0.05)

@@ -31,7 +31,7 @@ def spec(tmp_path_factory):
 @pytest.fixture(scope="module")
 def pool(cluster, spec):
     with Pool.start(
-        spec, engine="transformers", engines=2, deadline_s=8, max_restarts=4, name="test"
+        spec, engine="transformers", engines=2, deadline_s=6, max_restarts=4, name="test"
     ) as pool:
         yield pool.wait_ready()
 
@@ -99,14 +99,6 @@ def test_an_error_in_an_engine_is_reported_and_the_engine_lives(pool):
     assert pids(pool) == before
 
 
-def test_close_leaves_no_process_even_of_a_hung_engine(cluster, spec):
-    pool = Pool.start(spec, engine="transformers", engines=2).wait_ready()
-    processes = pids(pool)
-    os.kill(processes[0], signal.SIGSTOP)
-    pool.close()
-    assert all(gone(pid) for pid in processes)
-
-
 def test_an_engine_that_dies_too_often(cluster, spec):
     with Pool.start(spec, engine="transformers", engines=1, max_restarts=0, name="frail") as pool:
         pool.wait_ready()
@@ -130,3 +122,11 @@ def test_a_start_that_cannot_work(cluster, spec):
         pytest.raises(EngineError, match="died at its first probe.*/nowhere/model"),
     ):
         pool.wait_ready()
+
+
+def test_close_leaves_no_process_even_of_a_hung_engine(pool):
+    """The last test of this file: it ends the pool that the others share."""
+    processes = pids(pool)
+    os.kill(processes[0], signal.SIGSTOP)
+    pool.close()
+    assert all(gone(pid) for pid in processes)
