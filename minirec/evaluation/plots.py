@@ -26,36 +26,25 @@ INK, GRID, CORPUS, KEPT, THIRD = COLOURS
 Numbers = Sequence[float] | np.ndarray
 
 
-def draw(
-    name: str,
-    label: str,
-    paint: Callable[[list[Axes]], None],
-    *,
-    panels: int = 1,
-    height: float = 2.6,
-) -> str:
-    """One figure as an ``<svg>`` element.
+def draw(name: str, label: str, paint: Callable[[Axes], None]) -> str:
+    """One plot as an ``<svg>`` element.
 
     Args:
         name: prefix of the ids inside, unique in the page.
         label: what a screen reader says.
         paint: fills the axes.
-        panels: axes side by side.
-        height: in inches; the width is 3.6 inches a panel.
     """
-    figure = Figure(figsize=(3.6 * panels, height), layout="constrained")
+    figure = Figure(figsize=(3.6, 2.6), layout="constrained")
     FigureCanvasSVG(figure)
-    axes = list(figure.subplots(1, panels, squeeze=False)[0])
-    for ax in axes:
-        _style(ax)
-    paint(axes)
-    for ax in axes:
-        ax.title.set_color(INK)
-        legend = ax.get_legend()
-        if legend is not None:
-            legend.set_frame_on(False)
-            for text in legend.get_texts():
-                text.set_color(INK)
+    ax = figure.subplots()
+    _style(ax)
+    paint(ax)
+    ax.title.set(color=INK, fontsize=10)
+    legend = ax.get_legend()
+    if legend is not None:
+        legend.set_frame_on(False)
+        for text in legend.get_texts():
+            text.set_color(INK)
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
@@ -68,18 +57,24 @@ def histogram(
     """Shares of the corpus (filled) and of the selection (line) over the same bins."""
     both = np.concatenate([np.asarray(corpus), np.asarray(kept)])
     edges = np.histogram_bin_edges(both, bins=bins)
-    for values, options in (
-        (corpus, {"color": CORPUS, "alpha": 0.55, "label": "corpus"}),
-        (kept, {"color": KEPT, "histtype": "step", "linewidth": 1.8, "label": "selection"}),
-    ):
-        weights = np.full(len(values), 100 / max(1, len(values)))
-        ax.hist(values, bins=edges, weights=weights, **options)
+    cuts = edges.tolist()
+    shares = [np.full(len(values), 100 / max(1, len(values))) for values in (corpus, kept)]
+    ax.hist(corpus, bins=cuts, weights=shares[0], color=CORPUS, alpha=0.55, label="corpus")
+    ax.hist(
+        kept,
+        bins=cuts,
+        weights=shares[1],
+        color=KEPT,
+        histtype="step",
+        linewidth=1.8,
+        label="selection",
+    )
     ax.set(title=title, xlabel=xlabel, ylabel="% of samples")
     ax.legend(fontsize=8)
 
 
 def curriculum(ax: Axes, rank: Numbers, reward: Numbers, group: Numbers) -> None:
-    """Mean reward in training order, one shade of dots, groups parted by lines."""
+    """Mean reward in training order; lines part the groups."""
     ax.plot(rank, reward, ".", color=KEPT, markersize=4)
     group = np.asarray(group)
     for start in np.flatnonzero(np.diff(group)) + 1:
@@ -131,7 +126,6 @@ def _style(ax: Axes) -> None:
     ax.yaxis.label.set_color(INK)
     ax.xaxis.label.set_fontsize(9)
     ax.yaxis.label.set_fontsize(9)
-    ax.title.set_fontsize(10)
     ax.grid(True, color=GRID, linewidth=0.5)
     ax.set_axisbelow(True)
 
@@ -149,5 +143,5 @@ def _inline(svg: str, name: str, label: str) -> str:
         svg = svg.replace(colour, variable)
     width = float(re.search(r'width="([\d.]+)pt"', svg)[1])  # type: ignore[index]
     svg = re.sub(r'\s(width|height)="[\d.]+pt"', "", svg, count=2)
-    head = f'<svg role="img" aria-label="{escape(label)}" style="max-width:{width * 1.6:.0f}px"'
+    head = f'<svg role="img" aria-label="{escape(label)}" style="max-width:{width * 1.8:.0f}px"'
     return svg.replace("<svg", head, 1)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +138,7 @@ def _facts(
         "chance": tables["chance"],
         "split": split,
         "headline": headline,
+        "gain": evaluation.get("paired", {}).get("trained", {}).get(split),
     }
 
 
@@ -151,11 +154,27 @@ def _quality(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
     result = []
     for split in dict.fromkeys(s for _, splits in _policies(evaluation) for s in splits):
         rows = [(POLICIES.get(n, n), s[split]) for n, s in _policies(evaluation) if split in s]
-        result.append({"split": split, "metrics": list(rows[0][1]), "rows": rows})
+        result.append({"split": split, "metrics": sorted(rows[0][1], key=_metric), "rows": rows})
     return sorted(result, key=lambda table: table["split"] != "test")
 
 
+def _metric(name: str) -> tuple[int, int]:
+    """NDCG, then HR, then the rest, by cutoff."""
+    kind, _, cutoff = name.partition("@")
+    return ({"ndcg": 0, "hr": 1}.get(kind, 2), int(cutoff or 0))
+
+
+def _group(name: str) -> tuple[int, int]:
+    """warm, cold, repeat, new, then the popularity deciles in order."""
+    first = ("warm", "cold", "repeat", "new")
+    number = re.search(r"\d+$", name)
+    place = first.index(name) if name in first else len(first)
+    return (place, int(number[0]) if number else 0)
+
+
 def _paired(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of the test table, in the order of `POLICIES`."""
+    found = evaluation.get("paired", {})
     return [
         {
             "policy": POLICIES.get(name, name),
@@ -163,8 +182,8 @@ def _paired(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
             **test,
             "versus": POLICIES.get(test["versus"], test["versus"]),
         }
-        for name, splits in evaluation.get("paired", {}).items()
-        for split, test in splits.items()
+        for name in sorted(found, key=lambda n: list(POLICIES).index(n) if n in POLICIES else 99)
+        for split, test in sorted(found[name].items(), key=lambda pair: pair[0] != "test")
     ]
 
 
@@ -172,7 +191,7 @@ def _breakdown(evaluation: dict[str, Any]) -> dict[str, Any]:
     """Test NDCG@10 by group of samples, one column per policy."""
     found = evaluation.get("breakdown", {})
     names = [name for name, _ in _policies(evaluation) if found.get(name, {}).get("test")]
-    groups = list(found[names[0]]["test"]) if names else []
+    groups = sorted(found[names[0]]["test"], key=_group) if names else []
     rows = [
         (
             group,
@@ -229,48 +248,24 @@ def _charged(costs: list[dict[str, Any]]) -> dict[str, float]:
 def _plots(
     root: Path, data: pd.DataFrame, evaluation: dict[str, Any], costs: list[dict[str, Any]]
 ) -> dict[str, str]:
-    kept = data[data["kept"]].sort_values("rank")
-
-    def scores(axes: list) -> None:
-        for ax, name in zip(axes, ("learnability", "representativeness", "value"), strict=True):
-            plots.histogram(ax, data[name], kept[name], title=name.capitalize(), xlabel=name)
-
-    def rewards(axes: list) -> None:
-        title = "Mean reward of the proxy"
-        plots.histogram(
-            axes[0], data["mean_reward"], kept["mean_reward"], title=title, xlabel="mean reward"
-        )
-        plots.curriculum(axes[1], kept["rank"], kept["mean_reward"], kept["group"])
-
-    def cost(axes: list) -> None:
-        names = [row["stage"] for row in costs]
-        seconds = [row["seconds"] for row in costs]
-        plots.bars(axes[0], names, seconds, title="Time by stage", xlabel="seconds")
-
-    def quality(axes: list) -> None:
-        for ax, table in zip(axes, _quality(evaluation), strict=True):
-            column = [metric["ndcg@10"] for _, metric in table["rows"]]
-            ends = ([m[part] for m in column] for part in ("mean", "low", "high"))
-            title = f"NDCG@10, {table['split']}"
-            plots.intervals(ax, [name for name, _ in table["rows"]], *ends, title=title)
-
-    splits = len(_quality(evaluation))
+    """Section -> its plots, one after another."""
     drawn = {
-        "scores": plots.draw(
-            "scores", "Histograms of learnability, representativeness and value", scores, panels=3
-        ),
-        "rewards": plots.draw(
-            "rewards",
-            "Histogram of mean rewards, and mean reward in training order",
-            rewards,
-            panels=2,
-        ),
-        "quality": plots.draw(
-            "quality", "NDCG@10 of each policy with 95% intervals", quality, panels=splits
-        ),
+        "rewards": _reward_plots(data),
+        "scores": _score_plots(data),
+        "quality": _quality_plots(evaluation),
     }
     if costs:
-        drawn["cost"] = plots.draw("cost", "Seconds of each stage", cost)
+        drawn["cost"] = plots.draw(
+            "cost",
+            "Bars: seconds of each stage",
+            lambda ax: plots.bars(
+                ax,
+                [row["stage"] for row in costs],
+                [row["seconds"] for row in costs],
+                title="Time by stage",
+                xlabel="seconds",
+            ),
+        )
     for name in ("proxy", "policy"):
         log = pd.DataFrame(_lines(root / name / "log.jsonl"))
         if len(log):
@@ -278,18 +273,77 @@ def _plots(
     return drawn
 
 
+def _reward_plots(data: pd.DataFrame) -> str:
+    kept = data[data["kept"]].sort_values("rank")
+    first = plots.draw(
+        "rewards",
+        "Histogram of the mean reward of each sample, corpus and selection",
+        lambda ax: plots.histogram(
+            ax,
+            data["mean_reward"],
+            kept["mean_reward"],
+            title="Mean reward of the proxy",
+            xlabel="mean reward of a sample",
+        ),
+    )
+    second = plots.draw(
+        "order",
+        "Mean proxy reward of the kept samples in training order",
+        lambda ax: plots.curriculum(ax, kept["rank"], kept["mean_reward"], kept["group"]),
+    )
+    return first + second
+
+
+def _score_plots(data: pd.DataFrame) -> str:
+    kept = data[data["kept"]]
+    return "".join(
+        plots.draw(
+            name,
+            f"Histogram of {name}, corpus and selection",
+            partial(
+                plots.histogram,
+                corpus=data[name],
+                kept=kept[name],
+                title=name.capitalize(),
+                xlabel=name,
+            ),
+        )
+        for name in ("learnability", "representativeness", "value")
+    )
+
+
+def _quality_plots(evaluation: dict[str, Any]) -> str:
+    drawn = ""
+    for table in _quality(evaluation):
+        names = [name for name, _ in table["rows"]]
+        found = [metrics["ndcg@10"] for _, metrics in table["rows"]]
+        mean, low, high = ([m[part] for m in found] for part in ("mean", "low", "high"))
+        title = f"NDCG@10, {table['split']} split"
+        drawn += plots.draw(
+            f"quality-{table['split']}",
+            f"{title}: " + ", ".join(f"{n} {m:.3f}" for n, m in zip(names, mean, strict=True)),
+            partial(plots.intervals, names=names, mean=mean, low=low, high=high, title=title),
+        )
+    return drawn
+
+
 def _learning(name: str, log: pd.DataFrame) -> str:
     titles = {
         "reward": "Mean reward",
         "loss": "Loss",
-        "dead_groups": "Share of groups without signal",
+        "dead_groups": "Groups without signal",
     }
-    columns = [column for column in titles if column in log]
-
-    def paint(axes: list) -> None:
-        for ax, column in zip(axes, columns, strict=True):
-            values = log[column].to_numpy(np.float64)
-            plots.curve(ax, log["step"], values, title=titles[column])
-
-    label = f"Reward, loss and dead groups of the {name} by optimizer step"
-    return plots.draw(name, label, paint, panels=max(1, len(columns)))
+    return "".join(
+        plots.draw(
+            f"{name}-{column}",
+            f"{title} of the {name} by optimizer step",
+            partial(
+                plots.curve,
+                steps=log["step"].to_numpy(),
+                values=log[column].to_numpy(np.float64),
+                title=title,
+            ),
+        )
+        for column, title in titles.items()
+        if column in log
+    )
