@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,11 +28,12 @@ def evaluate(run: Run, config: Config, session: Session) -> bool:
             policy: {s: _policy_ranks(run, config, session, cost, policy, s) for s in SPLITS}
             for policy in config.evaluation.policies
         }
-        ranks |= _reference_ranks(run)
+        others, groups = _references(run)
+        ranks |= others
         write_table(run.path("ranks.parquet"), _table(run, ranks))
         summary = ranking.summarise(
             ranks,
-            groups=_groups(run),
+            groups=groups,
             cutoffs=config.evaluation.cutoffs,
             bootstrap=config.evaluation.bootstrap,
             seed=config.seed,
@@ -74,33 +76,24 @@ def _policy_ranks(
     return table["rank"].to_numpy()
 
 
-def _reference_ranks(run: Run) -> dict[str, dict[str, np.ndarray]]:
+def _references(run: Run) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """Ranks of the references, and the groups of the breakdown, both by split."""
     items = read_table(run.path("corpus", "items.parquet")).num_rows
-    train = read_table(run.path("corpus", "train.parquet"))
-    functions = {
-        "popularity": references.popularity_ranks,
-        "cooccurrence": references.cooccurrence_ranks,
-    }
-    return {
-        name: {
-            split: function(
-                train, read_table(run.path("corpus", f"{split}.parquet")), items=items
-            )
-            for split in SPLITS
-        }
-        for name, function in functions.items()
-    }
-
-
-def _groups(run: Run) -> dict[str, dict[str, np.ndarray]]:
-    items = read_table(run.path("corpus", "items.parquet")).num_rows
-    train = read_table(run.path("corpus", "train.parquet"))
-    return {
-        split: ranking.groups(
-            train, read_table(run.path("corpus", f"{split}.parquet")), items=items
+    columns = read_table(run.path("corpus", "train.parquet")).to_pydict()
+    train = references.interactions(
+        columns["user"], history=columns["history"], target=columns["target"], items=items
+    )
+    ranks: dict[str, dict[str, Any]] = {"popularity": {}, "cooccurrence": {}}
+    groups = {}
+    for split in SPLITS:
+        columns = read_table(run.path("corpus", f"{split}.parquet")).to_pydict()
+        sample = {"history": columns["history"], "target": columns["target"]}
+        ranks["popularity"][split] = references.popularity_ranks(train, **sample)
+        ranks["cooccurrence"][split] = references.cooccurrence_ranks(train, **sample)
+        groups[split] = ranking.sample_groups(
+            **sample, train_counts=references.item_counts(train)
         )
-        for split in SPLITS
-    }
+    return ranks, groups
 
 
 def _table(run: Run, ranks: dict[str, dict[str, np.ndarray]]) -> pa.Table:

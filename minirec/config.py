@@ -160,7 +160,7 @@ class TrainingConfig(Section):
     clip_high: float = Field(0.28, gt=0)
     importance_cap: float = Field(2.0, ge=1)
     item_candidates: Literal["batch", "catalogue"] = Field(
-        "catalogue", description="candidates of the item loss beside those of the batch"
+        "batch", description="candidates of the item loss; catalogue adds all others, detached"
     )
     item_refresh_steps: int = Field(1, ge=1, description="steps between encodings of the catalogue")
     workers: int = Field(1, ge=1, description="Ray Train workers")

@@ -145,9 +145,9 @@ def _written_tokens(groups: Sequence[Group], advantage: Tensor) -> tuple[Tensor,
             number += 1
     device = advantage.device
     return (
-        torch.tensor(written, device=device),
-        torch.tensor(behaviour, device=device),
-        advantage[torch.tensor(rollout, device=device)],
+        torch.tensor(written, dtype=torch.int64, device=device),
+        torch.tensor(behaviour, dtype=torch.float32, device=device),
+        advantage[torch.tensor(rollout, dtype=torch.int64, device=device)],
     )
 
 

@@ -1,0 +1,80 @@
+"""Killed at any stage, the same command completes and gives the same bytes."""
+
+from __future__ import annotations
+
+import signal
+
+import pyarrow.parquet as pq
+import pytest
+from small import descendants, finish, start, steps_logged, wait_for
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+COMPARED = ("scores.parquet", "selection.parquet", "ranks.parquet", "evaluation.json")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("undisturbed") / "run"
+    finish(run_dir)
+    return run_dir
+
+
+def parts(run_dir):
+    return sorted((run_dir / "features").glob("part-*.parquet"))
+
+
+def assert_same(run_dir, other):
+    assert [p.name for p in parts(run_dir)] == [p.name for p in parts(other)]
+    for one, two in zip(parts(run_dir), parts(other), strict=True):
+        assert one.read_bytes() == two.read_bytes(), one.name
+    ids = [i for p in parts(run_dir) for i in pq.read_table(p)["sample_id"].to_pylist()]
+    train = pq.read_table(run_dir / "corpus" / "train.parquet")["sample_id"].to_pylist()
+    assert sorted(ids) == sorted(train), "a sample was lost or doubled"
+    for name in COMPARED:
+        assert (run_dir / name).read_bytes() == (other / name).read_bytes(), name
+
+
+@pytest.mark.timeout(900)
+def test_kill_the_driver_at_each_long_stage(undisturbed, tmp_path):
+    """kill -9 of the driver during prepare, proxy, score, train and evaluate."""
+    run_dir = tmp_path / "run"
+    moments = {
+        "prepare": lambda: (run_dir / "stages" / "prepare.begun.json").exists(),
+        "proxy": lambda: steps_logged(run_dir, "proxy") >= 3,
+        "score": lambda: len(parts(run_dir)) >= 2,
+        "train": lambda: steps_logged(run_dir, "policy") >= 5,
+        "evaluate": lambda: (run_dir / "evaluation" / "base-valid" / "part-000000.parquet").exists(),
+    }
+    for stage, reached in moments.items():
+        process = start(run_dir)
+        wait_for(reached, process, f"the middle of {stage}")
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    finish(run_dir)
+    assert_same(run_dir, undisturbed)
+
+
+@pytest.mark.timeout(600)
+def test_kill_an_engine_and_a_training_worker(undisturbed, tmp_path):
+    run_dir = tmp_path / "run"
+    process = start(run_dir)
+    wait_for(lambda: len(parts(run_dir)) >= 2, process, "the second shard")
+    for engine in descendants(process, "ray::_Engine"):
+        engine.kill()
+    wait_for(lambda: steps_logged(run_dir, "policy") >= 5, process, "the fifth training step")
+    workers = descendants(process, "RayTrainWorker")
+    assert workers
+    for worker in workers:
+        worker.kill()
+    assert process.wait(timeout=300) == 0, (tmp_path / "run.log").read_text()[-3000:]
+    assert_same(run_dir, undisturbed)
+    log = (run_dir / "policy" / "log.jsonl").read_text()
+    assert len(log.splitlines()) == 8, "a step was lost or doubled"
+
+
+@pytest.mark.timeout(300)
+def test_a_finished_run_is_skipped(undisturbed):
+    printed = finish(undisturbed)
+    for stage in ("prepare", "model", "proxy", "score", "select", "train", "evaluate", "report"):
+        assert f"{stage}: finished before, skipped" in printed
