@@ -30,8 +30,8 @@ from minirec.rl.reward import (
     reward_function,
 )
 from minirec.rng import seed_of
-from minirec.selection.gradients import head_gradient, head_hvp
-from minirec.selection.learnability import chance_level
+from minirec.selection.gradients import head_features
+from minirec.selection.learnability import count_hits
 
 FORWARD_SEQUENCES = 64
 
@@ -78,10 +78,14 @@ class Scorer:
             adapter=spec.adapter,
             device=spec.device,
         )
-        self.table = _shared_table(spec, self.policy, [
-            self.encoder.item(title, text)
-            for title, text in zip(catalogue.titles, catalogue.texts, strict=True)
-        ]).to(spec.device)
+        self.table = _shared_table(
+            spec,
+            self.policy,
+            [
+                self.encoder.item(title, text)
+                for title, text in zip(catalogue.titles, catalogue.texts, strict=True)
+            ],
+        ).to(spec.device)
         self.reward = reward_function(spec.reward)
         self.cutoff = min(spec.reward.cutoff, len(self.table))
 
@@ -118,8 +122,9 @@ class Scorer:
             **self._reward_columns(prompts, sampled, target, mask),
             "completions": [[c.text for c in group] for group in sampled],
             **self._head_columns(hidden, target, mask),
-            "rollout_tokens": [g + sum(w) for g, w in
-                               zip([len(c.token_ids) for c in greedy], written, strict=True)],
+            "rollout_tokens": [
+                g + sum(w) for g, w in zip([len(c.token_ids) for c in greedy], written, strict=True)
+            ],
         }
         table = pa.table(columns, schema=schema.features(hidden.shape[1]))
         return table, tokens + sum(map(sum, written))
@@ -163,20 +168,24 @@ class Scorer:
         )
         gain = ndcg(ranking, self.cutoff).view(-1, n).cpu().numpy()
         rewards = self.reward(ranking, self.cutoff).view(-1, n).cpu().numpy()
-        chance = chance_level(len(self.table), cutoff=self.spec.reward.cutoff)
-        hits = (gain > chance).sum(1).astype(np.int8)
-        return {"rewards": list(rewards), "ndcg": list(gain), "hits": hits}
+        hits = count_hits(gain, candidates=len(self.table), cutoff=self.spec.reward.cutoff)
+        return {"rewards": list(rewards), "ndcg": list(gain), "hits": hits.astype(np.int8)}
 
     def _head_columns(self, hidden: Tensor, target: Tensor, mask: Tensor) -> dict[str, object]:
         """Embedding, head gradient and Hessian-vector product at the greedy completion."""
-        head = {"items": self.table, "target": target, "mask": mask}
-        tau = self.spec.model.temperature
+        gradient, hvp = head_features(
+            hidden,
+            items=self.table,
+            target=target,
+            mask=mask,
+            temperature=self.spec.model.temperature,
+        )
         unit = torch.nn.functional.normalize(hidden, dim=-1)
         size = hidden.shape[1]
         return {
             "embedding": _fixed(unit.cpu().numpy().astype(np.float16), size),
-            "gradient": _fixed(head_gradient(hidden, temperature=tau, **head).cpu().numpy(), size),
-            "hvp": _fixed(head_hvp(hidden, temperature=tau, **head).cpu().numpy(), size),
+            "gradient": _fixed(gradient.cpu().numpy(), size),
+            "hvp": _fixed(hvp.cpu().numpy(), size),
         }
 
 

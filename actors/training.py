@@ -89,9 +89,7 @@ class Worker:
         ]
         wanted = set(spec.order)
         samples = load_samples(Path(spec.corpus), "train")
-        self.samples: dict[int, Sample] = {
-            s.sample_id: s for s in samples if s.sample_id in wanted
-        }
+        self.samples: dict[int, Sample] = {s.sample_id: s for s in samples if s.sample_id in wanted}
         policy = trainable_policy(
             spec.model_path,
             spec.model,
@@ -245,8 +243,9 @@ class Worker:
                 with artifacts.atomic_dir(path) as folder:
                     policy.lm.save_pretrained(folder)
 
-    def _write_log(self, step: int, sums: dict[str, float], *, groups: int, tokens: int,
-                   **figures: Any) -> None:
+    def _write_log(
+        self, step: int, sums: dict[str, float], *, groups: int, tokens: int, **figures: Any
+    ) -> None:
         keys = sorted(sums)
         total = torch.tensor([sums[k] for k in keys], dtype=torch.float64)
         if self.world > 1:

@@ -90,9 +90,7 @@ def _references(run: Run) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str
         sample = {"history": columns["history"], "target": columns["target"]}
         ranks["popularity"][split] = references.popularity_ranks(train, **sample)
         ranks["cooccurrence"][split] = references.cooccurrence_ranks(train, **sample)
-        groups[split] = ranking.sample_groups(
-            **sample, train_counts=references.item_counts(train)
-        )
+        groups[split] = ranking.sample_groups(**sample, train_counts=references.item_counts(train))
     return ranks, groups
 
 

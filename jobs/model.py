@@ -18,6 +18,8 @@ def base_model(run: Run, config: Config) -> str:
     if config.model.name != "demo":
         return config.model.name
     folder = run.path("model")
+    if "model" in run.checked:
+        return str(folder)
     model = config.model.model_dump(mode="json")
     keys = ("max_item_tokens", "max_prompt_tokens", "demo")
 

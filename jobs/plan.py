@@ -29,7 +29,11 @@ def plan(config: Config) -> list[Row]:
         rollouts = samples * (config.scoring.rollouts + 1)
         budget = config.selection.count(samples)
         rows += [
-            ("score", "rollouts", f"{about}{rollouts:,} ({config.scoring.rollouts} and a greedy one)"),
+            (
+                "score",
+                "rollouts",
+                f"{about}{rollouts:,} ({config.scoring.rollouts} and a greedy one)",
+            ),
             ("score", "tokens, at most", f"{about}{rollouts * config.rollout.max_new_tokens:,}"),
             ("score", "shards", f"{about}{math.ceil(samples / config.scoring.shard_size):,}"),
             ("select", "budget", f"{about}{budget:,} in {config.selection.groups} groups"),
@@ -37,7 +41,11 @@ def plan(config: Config) -> list[Row]:
         rows += _training_rows("train", config, config.training, budget)
     rows += [
         ("resources", "rollout engines", f"{config.rollout.engines} x {_device(config)}"),
-        ("resources", "training workers", f"{config.training.workers}, ZeRO {config.training.zero_stage}"),
+        (
+            "resources",
+            "training workers",
+            f"{config.training.workers}, ZeRO {config.training.zero_stage}",
+        ),
         ("resources", "memory, about", _memory(config)),
     ]
     return rows
@@ -73,9 +81,7 @@ def _samples(config: Config) -> tuple[int, bool]:
     return 0, False
 
 
-def _training_rows(
-    stage: str, config: Config, training: TrainingConfig, samples: int
-) -> list[Row]:
+def _training_rows(stage: str, config: Config, training: TrainingConfig, samples: int) -> list[Row]:
     steps = training_steps(training, samples)
     rollouts = steps * training.prompts_per_step * training.rollouts_per_prompt
     return [

@@ -43,7 +43,9 @@ def find_titles(history: str, catalogue: Catalogue) -> list[int]:
     parts = [" ".join(part.lower().split()) for part in history.split(",")]
     parts = [part for part in parts if part]
     if not parts:
-        raise ConfigError("the history is empty; give titles, e.g. --history 'Title one, Title two'")
+        raise ConfigError(
+            "the history is empty; give titles, e.g. --history 'Title one, Title two'"
+        )
     found, start = [], 0
     while start < len(parts):
         for end in range(len(parts), start, -1):

@@ -23,8 +23,15 @@ def score(run: Run, config: Config, session: Session) -> bool:
     """Rollouts, rewards and head features of every training sample -> features/part-*.parquet."""
 
     def body(cost: Cost) -> None:
-        spec = scoring_spec(run, config, session, split="train", output="features",
-                            adapter=run.path("proxy", "adapter"), rollouts=config.scoring.rollouts)
+        spec = scoring_spec(
+            run,
+            config,
+            session,
+            split="train",
+            output="features",
+            adapter=run.path("proxy", "adapter"),
+            rollouts=config.scoring.rollouts,
+        )
         score_shards(spec, config, label="score")
         table = merged(Path(spec.output), run.path("corpus", "train.parquet"))
         cost.rollouts = table.num_rows * (1 + config.scoring.rollouts)

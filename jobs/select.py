@@ -58,6 +58,11 @@ def _body(run: Run, config: Config, cost: Cost) -> None:
     pool = _pool(settings, lift)
     reward = lift if settings.lift else mean_reward
     if settings.learnability == "gaussian_live":
+        if not hits.any():
+            raise ConfigError(
+                "no rollout of any sample ranks its target above chance, so gaussian_live has no "
+                "centre; train the proxy longer or set selection.learnability=gaussian"
+            )
         learnable = learnability.gaussian_live(reward, hits=hits)
     else:
         learnable = learnability.gaussian(reward, mu=settings.mu, sigma=settings.sigma)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
 import random
 import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from jobs.console import bar
 from jobs.model import base_model, model_inputs
@@ -16,7 +19,10 @@ from minirec.artifacts import Cost, Run, read_table
 from minirec.config import Config, TrainingConfig
 from minirec.errors import EngineError
 
-TRAINING_KEYS = ("rollout.temperature", "rollout.max_new_tokens", "rollout.prompts_per_call")
+if TYPE_CHECKING:
+    from ray.train.torch import TorchTrainer
+
+    from actors.training import TrainingSpec
 
 
 def training_steps(training: TrainingConfig, samples: int) -> int:
@@ -48,7 +54,14 @@ def train(run: Run, config: Config, session: Session) -> bool:
     return _stage(run, config, "train", config.training.model_dump(mode="json"), ["select"], body)
 
 
-def _stage(run: Run, config: Config, name: str, section: dict, inputs: list[str], body) -> bool:
+def _stage(
+    run: Run,
+    config: Config,
+    name: str,
+    section: dict[str, Any],
+    inputs: list[str],
+    body: Callable[[Cost], None],
+) -> bool:
     base_model(run, config)
     return run.stage(
         name,
@@ -65,7 +78,7 @@ def _stage(run: Run, config: Config, name: str, section: dict, inputs: list[str]
     )
 
 
-def rollout_settings(config: Config) -> dict:
+def rollout_settings(config: Config) -> dict[str, Any]:
     """The rollout settings that change results; the others only change speed."""
     r = config.rollout
     return {
@@ -75,7 +88,7 @@ def rollout_settings(config: Config) -> dict:
     }
 
 
-def _without_runtime(section: dict) -> dict:
+def _without_runtime(section: dict[str, Any]) -> dict[str, Any]:
     """Training settings without those that a restart may change (deadlines, failures)."""
     runtime = {"max_failures", "step_deadline_s", "gpus_per_worker"}
     return {
@@ -117,7 +130,7 @@ def _fit(
         threads=_threads(training),
     )
     with _progress(folder / "log.jsonl", name, steps):
-        _trainer(spec, training, run.path("ray"), name).fit_or_explain()
+        _fit_or_explain(_trainer(spec, run.path("ray"), name))
     log = read_log(folder / "log.jsonl")
     cost.rollouts = sum(entry["rollouts"] for entry in log)
     cost.generated_tokens = sum(entry["tokens"] for entry in log)
@@ -125,55 +138,53 @@ def _fit(
     cost.optimizer_steps = steps
 
 
-class _trainer:
-    """A TorchTrainer whose failure names its cause."""
+def _trainer(spec: TrainingSpec, storage: Path, name: str) -> TorchTrainer:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
 
-    def __init__(self, spec, training: TrainingConfig, storage: Path, name: str):
-        from ray.train import FailureConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchConfig, TorchTrainer
+    from actors.training import train_loop
 
-        from actors.training import train_loop
+    training = spec.training
+    gpu = training.gpus_per_worker > 0
+    resources = {"CPU": 1.0} | ({"GPU": training.gpus_per_worker} if gpu else {})
+    return TorchTrainer(
+        train_loop,
+        train_loop_config={"spec": spec},
+        torch_config=TorchConfig(
+            backend="nccl" if gpu else "gloo", timeout_s=int(training.step_deadline_s)
+        ),
+        scaling_config=ScalingConfig(
+            num_workers=training.workers, use_gpu=gpu, resources_per_worker=resources
+        ),
+        run_config=RunConfig(
+            name=name,
+            storage_path=str(storage),
+            failure_config=FailureConfig(max_failures=training.max_failures),
+        ),
+    )
 
-        gpu = training.gpus_per_worker > 0
-        resources = {"CPU": 1.0} | ({"GPU": training.gpus_per_worker} if gpu else {})
-        self.trainer = TorchTrainer(
-            train_loop,
-            train_loop_config={"spec": spec},
-            torch_config=TorchConfig(
-                backend="nccl" if gpu else "gloo", timeout_s=int(training.step_deadline_s)
-            ),
-            scaling_config=ScalingConfig(
-                num_workers=training.workers, use_gpu=gpu, resources_per_worker=resources
-            ),
-            run_config=RunConfig(
-                name=name,
-                storage_path=str(storage),
-                failure_config=FailureConfig(max_failures=training.max_failures),
-            ),
-        )
 
-    def fit_or_explain(self) -> None:
-        try:
-            self.trainer.fit()
-        except Exception as error:
-            lines = [line for line in str(error).splitlines() if line.strip()]
-            cause = lines[-1].strip() if lines else type(error).__name__
-            raise EngineError(
-                f"a training worker failed and was not restarted any more: {cause}; the run goes "
-                f"on from its last checkpoint if the same command is given again"
-            ) from error
+def _fit_or_explain(trainer: TorchTrainer) -> None:
+    """Train; a failure that restarts did not mend becomes one sentence with its cause."""
+    from ray.train import TrainingFailedError
+
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        cause = lines[-1].strip() if lines else type(error).__name__
+        raise EngineError(
+            f"a training worker failed and was not restarted any more: {cause}; the same command "
+            f"goes on from the last checkpoint"
+        ) from error
 
 
 def _threads(training: TrainingConfig) -> int:
-    import os
-
     return max(1, (os.cpu_count() or 1) // training.workers)
 
 
-def read_log(path: Path) -> list[dict]:
+def read_log(path: Path) -> list[dict[str, Any]]:
     """Entries of a training log, one per step; empty if there is none yet."""
-    import json
-
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text().splitlines()]

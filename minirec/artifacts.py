@@ -124,13 +124,18 @@ class Cost:
 
 
 class Run:
-    """A run directory. Paths are attributes of `root`; stages are recorded in ``stages/``."""
+    """A run directory; finished stages are recorded in ``stages/``.
 
-    def __init__(self, root: str | Path, *, overwrite: bool = False, say: Callable[[str], None] = print):
+    `checked` names the stages that this object has run or found complete.
+    """
+
+    def __init__(
+        self, root: str | Path, *, overwrite: bool = False, say: Callable[[str], None] = print
+    ):
         self.root = Path(root).absolute()
         self.overwrite = overwrite
         self.say = say
-        self.skipped: list[str] = []
+        self.checked: set[str] = set()
 
     def path(self, *parts: str) -> Path:
         """Path of an artifact below the run directory."""
@@ -173,7 +178,10 @@ class Run:
         Raises:
             ArtifactError: the stage is there with other settings and `overwrite` is off.
         """
-        content = {"settings": flatten(settings), "inputs": {i: self.fingerprint(i) for i in inputs}}
+        content = {
+            "settings": flatten(settings),
+            "inputs": {i: self.fingerprint(i) for i in inputs},
+        }
         fingerprint = digest(content)
         record = self.done(name) or self._begun(name)
         if record and record["fingerprint"] != fingerprint:
@@ -185,11 +193,13 @@ class Run:
             missing = [o for o in outputs if not self.path(o).exists()]
             if not missing:
                 self.say(f"{name}: finished before, skipped")
-                self.skipped.append(name)
+                self.checked.add(name)
                 return False
             self.say(f"{name}: {missing[0]} is gone, run again")
             self.path("stages", f"{name}.json").unlink()
-        write_json(self.path("stages", f"{name}.begun.json"), {"fingerprint": fingerprint, **content})
+        write_json(
+            self.path("stages", f"{name}.begun.json"), {"fingerprint": fingerprint, **content}
+        )
         cost = Cost(name)
         started = time.monotonic()
         body(cost)
@@ -197,6 +207,7 @@ class Run:
         cost.peak_memory_mib = max(cost.peak_memory_mib, _peak_memory_mib())
         self._record_cost(cost)
         write_json(self.path("stages", f"{name}.json"), {"fingerprint": fingerprint, **content})
+        self.checked.add(name)
         return True
 
     def remove(self, name: str, outputs: list[str]) -> None:

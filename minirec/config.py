@@ -41,7 +41,8 @@ class DemoConfig(Section):
     def _shares(self) -> DemoConfig:
         if self.trivial + self.noise > 1:
             raise ValueError(
-                f"trivial + noise is {self.trivial + self.noise:g}; lower one so that they sum to 1 or less"
+                f"trivial + noise is {self.trivial + self.noise:g}; lower one, "
+                f"so that they sum to 1 or less"
             )
         if self.tastes > self.items:
             raise ValueError(f"{self.tastes} tastes exceed {self.items} items; lower tastes")
@@ -130,7 +131,9 @@ class RolloutConfig(Section):
     gpu_memory_utilization: float = Field(0.4, gt=0, le=1)
     kv_cache_mib: int = Field(128, ge=16, description="KV cache of a CPU engine, MiB")
     deadline_s: float = Field(300, gt=0, description="seconds that one call may take")
-    start_deadline_s: float = Field(300, gt=0, description="seconds that an engine may take to start")
+    start_deadline_s: float = Field(
+        300, gt=0, description="seconds that an engine may take to start"
+    )
     max_restarts: int = Field(3, ge=0, description="restarts of a dead engine")
 
 
@@ -345,7 +348,7 @@ def _explain(error: ValidationError) -> str:
         keys = valid_keys()
         near = difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
         same_leaf = [k for k in keys if k.split(".")[-1] == key.split(".")[-1]]
-        hint = (same_leaf or near or [None])[0]
+        hint = next(iter(same_leaf or near), None)
         advice = f"did you mean {hint}?" if hint else "minirec run --help lists the keys"
         return f"{key} is not a setting; {advice}"
     message = first["msg"].removeprefix("Value error, ")

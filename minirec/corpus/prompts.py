@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 import unicodedata
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 
 ANSWER = "<answer>"
@@ -14,7 +14,7 @@ ANSWER = "<answer>"
 _BRACKETS = str.maketrans({"<": "‹", ">": "›"})
 _INSTRUCTION = re.compile(r"\[(/?)(INST|SYS)\]", re.IGNORECASE)
 _WORD = re.compile(r"[^\W\d_]{3,}")
-_STOP_WORDS = frozenset("the and for with from inch pack set new inches count".split())
+_STOP_WORDS = frozenset({"the", "and", "for", "with", "from", "inch", "pack", "set", "new"})
 
 
 def neutralise(text: str) -> str:
@@ -53,7 +53,7 @@ def analysis(titles: Sequence[str], *, rng: random.Random, words: int = 4) -> st
 
     It teaches the demo model the form of an answer, not which item comes next.
     """
-    counts: Counter[str] = Counter()
+    counts: defaultdict[str, float] = defaultdict(float)
     for age, title in enumerate(reversed(titles)):
         for word in _WORD.findall(title.lower()):
             if word not in _STOP_WORDS:

@@ -89,7 +89,7 @@ class Policy(nn.Module):
 
     def __init__(self, lm: nn.Module, *, pad_id: int, temperature: float = 1.0):
         super().__init__()
-        self.lm = lm
+        self.lm: Any = lm
         self.pad_id = pad_id
         self.rollout_temperature = temperature
 
@@ -118,7 +118,9 @@ class Policy(nn.Module):
             return hidden, None
         positions = torch.arange(ids.shape[1], device=device)
         first = torch.as_tensor(starts, device=device)
-        predicts = (positions[None] >= first[:, None] - 1) & (positions[None] < lengths[:, None] - 1)
+        predicts = (positions[None] >= first[:, None] - 1) & (
+            positions[None] < lengths[:, None] - 1
+        )
         logits = causal.lm_head(states[predicts]).float() / self.rollout_temperature
         targets = ids[:, 1:][predicts[:, :-1]]
         return hidden, -F.cross_entropy(logits, targets, reduction="none")

@@ -26,9 +26,7 @@ RewardFunction = Callable[[Ranking, int], Tensor]
 """A reward takes a `Ranking` and the cutoff m and returns (B,) float32."""
 
 
-def history_mask(
-    histories: Sequence[Sequence[int]], target: Tensor, *, items: int
-) -> Tensor:
+def history_mask(histories: Sequence[Sequence[int]], target: Tensor, *, items: int) -> Tensor:
     """(B, V) bool, True where an item is excluded: in the history and not the target."""
     mask = torch.zeros((len(histories), items), dtype=torch.bool)
     for row, history in enumerate(histories):

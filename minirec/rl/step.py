@@ -83,8 +83,9 @@ def losses(
     target = torch.tensor([g.target for g in groups], device=device)
     mask = history_mask([g.history for g in groups], target, items=len(table)).to(device)
 
-    rewards = rollout_rewards(hidden.detach(), target=target, mask=mask, table=table,
-                              objective=objective, count=count)
+    rewards = rollout_rewards(
+        hidden.detach(), target=target, mask=mask, table=table, objective=objective, count=count
+    )
     advantage = grpo.advantages(rewards, floor=t.advantage_floor, scale=t.scale_advantage)
     written, behaviour, weight = _written_tokens(groups, advantage.flatten())
     token = grpo.token_loss(logprobs[written], behaviour, weight, clip=objective.clip)

@@ -44,7 +44,9 @@ def test_kill_the_driver_at_each_long_stage(undisturbed, tmp_path):
         "proxy": lambda: steps_logged(run_dir, "proxy") >= 3,
         "score": lambda: len(parts(run_dir)) >= 2,
         "train": lambda: steps_logged(run_dir, "policy") >= 5,
-        "evaluate": lambda: (run_dir / "evaluation" / "base-valid" / "part-000000.parquet").exists(),
+        "evaluate": lambda: (
+            run_dir / "evaluation" / "base-valid" / "part-000000.parquet"
+        ).exists(),
     }
     for stage, reached in moments.items():
         process = start(run_dir)

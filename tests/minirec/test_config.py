@@ -76,5 +76,7 @@ def test_budget_counts_and_shares():
 
 def test_config_loads_neither_torch_nor_ray():
     code = "import sys, minirec.config; print(*{'torch', 'ray', 'transformers'} & set(sys.modules))"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert result.stdout.strip() == ""

@@ -64,7 +64,9 @@ def test_default_reward_by_hand():
 )
 def test_rewards_by_name(name, expected):
     ranking = Ranking(torch.tensor([1, 3]), torch.tensor([0.5, 0.2]))
-    assert reward_function(RewardConfig(name=name))(ranking, 100).tolist() == pytest.approx(expected)
+    assert reward_function(RewardConfig(name=name))(ranking, 100).tolist() == pytest.approx(
+        expected
+    )
 
 
 def test_reward_by_import_path_and_unknown_name():

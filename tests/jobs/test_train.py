@@ -1,0 +1,38 @@
+"""Workers, micro-batches and ZeRO stages change the speed of training, not its course."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from small import finish
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+CURVE = ("reward", "token_loss", "item_loss")
+
+
+def proxy_log(base, run_dir, *overrides):
+    """Log of a proxy that starts from the corpus and the model of `base`."""
+    shutil.copytree(base, run_dir)
+    finish(run_dir, "proxy", *(f"proxy.training.{o}" for o in overrides))
+    return [json.loads(line) for line in (run_dir / "proxy" / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.timeout(600)
+def test_two_workers_and_small_micro_batches_follow_the_same_curve(tmp_path):
+    base = tmp_path / "base"
+    finish(base, "prepare")
+    short = ("steps=4", "checkpoint_steps=4")
+    one = proxy_log(base, tmp_path / "one", *short)
+    two = proxy_log(
+        base, tmp_path / "two", *short, "workers=2", "prompts_per_micro_batch=4", "zero_stage=2"
+    )
+    assert len(one) == len(two) == 4
+    for a, b in zip(one, two, strict=True):
+        assert [b[k] for k in CURVE] == pytest.approx([a[k] for k in CURVE], rel=1e-3, abs=1e-4)
+    # The policy moved, so equal curves are not two standing still.
+    assert one[-1]["item_loss"] != pytest.approx(one[0]["item_loss"], rel=1e-3)
+    # Token log-probabilities of the trainer are those that the engine sampled with.
+    assert max(entry["abs_log_ratio"] for entry in one) < 1e-4
