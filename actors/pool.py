@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private import state as ray_state
 from ray.exceptions import RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -225,7 +226,6 @@ class Pool:
 
     def __init__(self, handle: PoolHandle) -> None:
         self._handle = handle
-        self._processes: dict[int, tuple[str, int]] = {}
 
     @classmethod
     def start(
@@ -267,8 +267,7 @@ class Pool:
         Raises:
             EngineError: one did not within `start_deadline_s`, or died; names the resources.
         """
-        for engine, answer in enumerate(self._handle.probe()):
-            self._processes[engine] = (answer["node"], answer["pid"])
+        self._handle.probe()
         return self
 
     def handle(self) -> PoolHandle:
@@ -277,21 +276,13 @@ class Pool:
 
     def close(self) -> None:
         """Kill the engines and return when their processes are gone."""
-        actors = self._handle._actors
-        refs = [actor.status.remote() for actor in actors]
-        if refs:
-            ray.wait(refs, num_returns=len(refs), timeout=2.0)
-        for engine, ref in enumerate(refs):
-            try:
-                status = ray.get(ref, timeout=0)
-                self._processes[engine] = (status["node"], status["pid"])
-            except Exception:  # starting, hung or dead: the last known process stands
-                continue
-        for actor in actors:
-            ray.kill(actor, no_restart=True)
         by_node: dict[str, list[int]] = {}
-        for node, pid in self._processes.values():
-            by_node.setdefault(node, []).append(pid)
+        for actor in self._handle._actors:
+            # Ray's own table (private) knows the process of a hung or restarted engine too.
+            entry = ray_state.actors(actor._ray_actor_id.hex())
+            if entry.get("Pid"):
+                by_node.setdefault(entry["Address"]["NodeID"], []).append(entry["Pid"])
+            ray.kill(actor, no_restart=True)
         waits = [
             _end.options(
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)
@@ -301,7 +292,6 @@ class Pool:
         if waits:
             ray.wait(waits, num_returns=len(waits), timeout=60)
         self._handle._actors = []
-        self._processes = {}
 
     def __enter__(self) -> Pool:
         return self
