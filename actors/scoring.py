@@ -62,7 +62,23 @@ class ScoringSpec:
 
 
 class Scorer:
-    """Scores shards. With `rollouts` 0 only the greedy completion is ranked."""
+    """Scores shards of several specs, e.g. each policy on each split, in one pass of Ray Data."""
+
+    def __init__(self, specs: list[ScoringSpec]):
+        self.specs = specs
+        self._current: tuple[int, ShardScorer] | None = None
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Write the files of the shards named by ``batch["spec"]`` and ``batch["shard"]``."""
+        for number, shard in zip(batch["spec"].tolist(), batch["shard"].tolist(), strict=True):
+            if self._current is None or self._current[0] != number:
+                self._current = (number, ShardScorer(self.specs[number]))
+            self._current[1].write(shard)
+        return batch
+
+
+class ShardScorer:
+    """One policy on one split. With `rollouts` 0 only the greedy completion is ranked."""
 
     def __init__(self, spec: ScoringSpec):
         torch.set_num_threads(spec.threads)
@@ -78,32 +94,21 @@ class Scorer:
             adapter=spec.adapter,
             device=spec.device,
         )
-        self.table = _shared_table(
-            spec,
-            self.policy,
-            [
-                self.encoder.item(title, text)
-                for title, text in zip(catalogue.titles, catalogue.texts, strict=True)
-            ],
-        ).to(spec.device)
+        items = [
+            self.encoder.item(title, text)
+            for title, text in zip(catalogue.titles, catalogue.texts, strict=True)
+        ]
+        self.table = _shared_table(spec, self.policy, items).to(spec.device)
         self.reward = reward_function(spec.reward)
         self.cutoff = min(spec.reward.cutoff, len(self.table))
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[int]]:
-        """Score the shards whose numbers are in ``batch["shard"]``, one file each."""
-        done: dict[str, list[int]] = {"shard": [], "samples": [], "rollouts": [], "tokens": []}
-        for shard in batch["shard"].tolist():
-            start = shard * self.spec.shard_size
-            samples = self.samples[start : start + self.spec.shard_size]
-            table, tokens = self._score(samples)
-            artifacts.write_table(self.spec.part(shard), table)
-            done["shard"].append(shard)
-            done["samples"].append(len(samples))
-            done["rollouts"].append(len(samples) * (1 + self.spec.rollouts))
-            done["tokens"].append(tokens)
-        return done
+    def write(self, shard: int) -> None:
+        """Score a shard and write its file."""
+        start = shard * self.spec.shard_size
+        samples = self.samples[start : start + self.spec.shard_size]
+        artifacts.write_table(self.spec.part(shard), self._score(samples))
 
-    def _score(self, samples: list[Sample]) -> tuple[pa.Table, int]:
+    def _score(self, samples: list[Sample]) -> pa.Table:
         prompts = [self.encoder.prompt([self.titles[i] for i in s.history]) for s in samples]
         greedy, sampled = self._roll_out(samples, prompts)
         target = torch.tensor([s.target for s in samples], device=self.spec.device)
@@ -111,23 +116,22 @@ class Scorer:
         mask = mask.to(self.spec.device)
         hidden = self._hidden(prompts, [[c] for c in greedy])
         ids = pa.array([s.sample_id for s in samples], pa.int64())
-        tokens = sum(len(c.token_ids) for c in greedy)
+        tokens = np.array([len(c.token_ids) for c in greedy])
         if not self.spec.rollouts:
             rank = self._ranking(hidden, target, mask).rank.cpu().numpy().astype(np.int32)
             said = [c.text for c in greedy]
-            return pa.table({"sample_id": ids, "rank": rank, "completion": said}), tokens
-        written = [[len(c.token_ids) for c in group] for group in sampled]
+            return pa.table(
+                {"sample_id": ids, "rank": rank, "completion": said, "rollout_tokens": tokens}
+            )
+        tokens += [sum(len(c.token_ids) for c in group) for group in sampled]
         columns = {
             "sample_id": ids,
             **self._reward_columns(prompts, sampled, target, mask),
             "completions": [[c.text for c in group] for group in sampled],
             **self._head_columns(hidden, target, mask),
-            "rollout_tokens": [
-                g + sum(w) for g, w in zip([len(c.token_ids) for c in greedy], written, strict=True)
-            ],
+            "rollout_tokens": tokens,
         }
-        table = pa.table(columns, schema=schema.features(hidden.shape[1]))
-        return table, tokens + sum(map(sum, written))
+        return pa.table(columns, schema=schema.features(hidden.shape[1]))
 
     def _roll_out(
         self, samples: list[Sample], prompts: list[list[int]]

@@ -24,10 +24,7 @@ def evaluate(run: Run, config: Config, session: Session) -> bool:
     """Ranks of the target under each policy -> ranks.parquet, evaluation.json."""
 
     def body(cost: Cost) -> None:
-        ranks = {
-            policy: {s: _policy_ranks(run, config, session, cost, policy, s) for s in SPLITS}
-            for policy in config.evaluation.policies
-        }
+        ranks = _policy_ranks(run, config, session, cost)
         others, groups = _references(run)
         ranks |= others
         write_table(run.path("ranks.parquet"), _table(run, ranks))
@@ -57,23 +54,31 @@ def evaluate(run: Run, config: Config, session: Session) -> bool:
 
 
 def _policy_ranks(
-    run: Run, config: Config, session: Session, cost: Cost, policy: str, split: str
-) -> np.ndarray:
-    adapters = {"trained": "policy", "proxy": "proxy"}
-    adapter = run.path(adapters[policy], "adapter") if policy in adapters else None
-    spec = scoring_spec(
-        run,
-        config,
-        session,
-        split=split,
-        output=f"evaluation/{policy}-{split}",
-        adapter=adapter,
-        rollouts=0,
-    )
-    score_shards(spec, config, label=f"evaluate {policy} {split}")
-    table = merged(Path(spec.output), run.path("corpus", f"{split}.parquet"))
-    cost.rollouts += table.num_rows
-    return table["rank"].to_numpy()
+    run: Run, config: Config, session: Session, cost: Cost
+) -> dict[str, dict[str, Any]]:
+    """Ranks by policy and split."""
+    adapters = {"trained": run.path("policy", "adapter"), "proxy": run.path("proxy", "adapter")}
+    specs = {
+        (policy, split): scoring_spec(
+            run,
+            config,
+            session,
+            split=split,
+            output=f"evaluation/{policy}-{split}",
+            adapter=adapters.get(policy),
+            rollouts=0,
+        )
+        for policy in config.evaluation.policies
+        for split in SPLITS
+    }
+    score_shards(list(specs.values()), config, label="evaluate")
+    ranks: dict[str, dict[str, Any]] = {policy: {} for policy in config.evaluation.policies}
+    for (policy, split), spec in specs.items():
+        table = merged(Path(spec.output), run.path("corpus", f"{split}.parquet"))
+        ranks[policy][split] = table["rank"].to_numpy()
+        cost.rollouts += table.num_rows
+        cost.generated_tokens += sum(table["rollout_tokens"].to_pylist())
+    return ranks
 
 
 def _references(run: Run) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:

@@ -13,7 +13,7 @@ from jobs.session import Session
 from jobs.train import rollout_settings
 from minirec.artifacts import Cost, Run, read_table
 from minirec.config import Config
-from minirec.errors import ArtifactError
+from minirec.errors import ArtifactError, EngineError
 
 if TYPE_CHECKING:
     from actors.scoring import ScoringSpec
@@ -32,7 +32,7 @@ def score(run: Run, config: Config, session: Session) -> bool:
             adapter=run.path("proxy", "adapter"),
             rollouts=config.scoring.rollouts,
         )
-        score_shards(spec, config, label="score")
+        score_shards([spec], config, label="score")
         table = merged(Path(spec.output), run.path("corpus", "train.parquet"))
         cost.rollouts = table.num_rows * (1 + config.scoring.rollouts)
         cost.generated_tokens = sum(table["rollout_tokens"].to_pylist())
@@ -90,34 +90,54 @@ def scoring_spec(
     )
 
 
-def score_shards(spec: ScoringSpec, config: Config, *, label: str) -> None:
-    """Score the shards that have no file yet."""
+def score_shards(specs: list[ScoringSpec], config: Config, *, label: str) -> None:
+    """Score the shards of all specs that have no file yet, in one pass of Ray Data."""
+    import ray
     import ray.data
 
     from actors.scoring import Scorer
 
-    rows = read_table(Path(spec.corpus) / f"{spec.split}.parquet").num_rows
-    shards = math.ceil(rows / spec.shard_size)
-    missing = [shard for shard in range(shards) if not spec.part(shard).exists()]
-    with bar(label, shards) as progress:
-        progress.update(shards - len(missing), "shards")
+    shards = [(number, shard) for number, spec in enumerate(specs) for shard in _shards(spec)]
+    missing = [
+        {"spec": number, "shard": shard}
+        for number, shard in shards
+        if not specs[number].part(shard).exists()
+    ]
+    done = len(shards) - len(missing)
+    with bar(label, len(shards)) as progress:
+        progress.update(done, "shards")
         if not missing:
             return
-        scorers = min(config.scoring.scorers, len(missing))
-        results = ray.data.from_items(
-            [{"shard": shard} for shard in missing], override_num_blocks=len(missing)
-        ).map_batches(
+        results = ray.data.from_items(missing, override_num_blocks=len(missing)).map_batches(
             Scorer,
-            fn_constructor_args=(spec,),
+            fn_constructor_args=(specs,),
             batch_size=1,
-            compute=ray.data.ActorPoolStrategy(size=scorers, max_tasks_in_flight_per_actor=2),
+            compute=ray.data.ActorPoolStrategy(
+                size=min(config.scoring.scorers, len(missing)), max_tasks_in_flight_per_actor=2
+            ),
             num_cpus=1,
             num_gpus=config.scoring.gpus_per_scorer or None,
         )
-        done = shards - len(missing)
-        for _ in results.iter_rows():
-            done += 1
-            progress.update(done, "shards")
+        try:
+            for _ in results.iter_rows():
+                done += 1
+                progress.update(done, "shards")
+        except ray.exceptions.RayError as error:
+            raise EngineError(
+                f"{label} stopped after {done} of {len(shards)} shards: {_cause(error)}; "
+                f"the same command does the missing shards"
+            ) from error
+
+
+def _shards(spec: ScoringSpec) -> range:
+    rows = read_table(Path(spec.corpus) / f"{spec.split}.parquet").num_rows
+    return range(math.ceil(rows / spec.shard_size))
+
+
+def _cause(error: BaseException) -> str:
+    """The last line of an error from a worker, which names what happened there."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
 
 
 def merged(folder: Path, corpus: Path):

@@ -54,17 +54,17 @@ class Session:
         signal.signal(signal.SIGTERM, _stop)
 
     def pool(self, model_path: str) -> PoolHandle:
-        """The pool for a model, started at the first call."""
+        """The pool for a model, started at the first call.
+
+        It does not wait for the engines: trainers and scorers start meanwhile, and their first
+        call waits, with the pool's deadline.
+        """
         if self._pool is None or self._model != model_path:
-            self.start_pool(model_path)
+            self._start_pool(model_path)
         assert self._pool is not None
-        self._pool.wait_ready()
         return self._pool.handle()
 
-    def start_pool(self, model_path: str) -> None:
-        """Start the engines without waiting for them."""
-        if self._pool is not None and self._model == model_path:
-            return
+    def _start_pool(self, model_path: str) -> None:
         self.start_ray()
         if self._pool is not None:
             self._pool.close()

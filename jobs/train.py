@@ -110,7 +110,6 @@ def _fit(
     from actors.training import TrainingSpec
 
     model_path = base_model(run, config)
-    session.start_pool(model_path)
     folder = run.path(name)
     folder.mkdir(parents=True, exist_ok=True)
     steps = training_steps(training, len(order))
