@@ -20,11 +20,22 @@ def stages(config: Config, names: tuple[str, ...], *, overwrite: bool = False) -
     run = Run(Path(config.run_dir), overwrite=overwrite, say=console.print)
     with atomic(run.path("config.yaml")) as file:
         file.write(dump(config).encode())
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    _quiet(config)
     with Session(config) as session:
         for name in names:
             _stage(name)(run, config, session)
     return run
+
+
+def _quiet(config: Config) -> None:
+    """Keep libraries from printing what says nothing about the run; what is set stays."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if not config.training.gpus_per_worker:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # no warning that none was detected
+    if not os.environ.get("RAY_ADDRESS"):
+        # Ray Data's actors warn at each start that their arguments live in the object store.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 
 
 def _stage(name: str) -> Callable[[Run, Config, Session], object]:

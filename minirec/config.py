@@ -29,11 +29,11 @@ class Section(BaseModel):
 class DemoConfig(Section):
     """The generated corpus with planted truth (`minirec.corpus.demo`)."""
 
-    users: int = Field(260, ge=20, description="number of users")
+    users: int = Field(420, ge=20, description="number of users")
     items: int = Field(300, ge=20, description="number of items")
     tastes: int = Field(10, ge=2, description="number of latent tastes")
     events_per_user: int = Field(8, ge=3, description="mean number of events of a user")
-    trivial: float = Field(0.15, ge=0, le=1, description="share of events on the bestsellers")
+    trivial: float = Field(0.1, ge=0, le=1, description="share of events on the bestsellers")
     noise: float = Field(0.25, ge=0, le=1, description="share of events drawn at random")
     duplicates: float = Field(0.15, ge=0, le=1, description="share of users that copy another")
 
