@@ -51,7 +51,7 @@ def test_demo(tmp_path):
     for row in got["test"].to_pylist():
         if labels[row["sample_id"]] == "trivial":
             assert titles[row["target"]].startswith("Bestseller")
-    assert "1,454 train" in said[0]
+    assert f"{len(got['train']):,} train" in said[0]
     assert not prepare(run, load())
     assert said[1] == "prepare: finished before, skipped"
 
