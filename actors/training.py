@@ -140,13 +140,14 @@ class Worker:
             self.engine.step()
             for key, value in part.sums.items():
                 sums[key] = sums.get(key, 0.0) + value
-        self._backward_items(batch_items, leaf)
+        norm = self._backward_items(batch_items, leaf)
         self._publish(step + 1)
         self._write_log(
             step,
             sums,
             groups=len(groups),
             tokens=tokens,
+            grad_norm=norm,
             prompt_tokens=sum(len(g.prompt) for g in groups),
             rollout_seconds=round(rolled_out - started, 3),
             seconds=round(time.monotonic() - started, 3),
@@ -203,8 +204,11 @@ class Worker:
             self.table[batch_items] = item_table(self.engine, [self.items[i] for i in ids])
         return self.table
 
-    def _backward_items(self, batch_items: torch.Tensor, leaf: torch.Tensor) -> None:
-        """Send the collected gradient of the item vectors through the item encoder."""
+    def _backward_items(self, batch_items: torch.Tensor, leaf: torch.Tensor) -> float:
+        """Send the collected gradient of the item vectors through the item encoder, and step.
+
+        Returns the norm of the whole gradient.
+        """
         gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
         if self.world > 1:
             dist.all_reduce(gradient)
@@ -215,7 +219,14 @@ class Worker:
         vectors = F.normalize(self.engine([self.items[ids[i]] for i in mine])[0], dim=-1)
         # The gradient already carries the scale of the micro-batches' losses.
         self.engine.backward((vectors * gradient[list(mine)]).sum() * weight)
+        norm = self._gradient_norm() if not self.spec.training.zero_stage else None
         self.engine.step()
+        return norm if norm is not None else float(self.engine.get_global_grad_norm())
+
+    def _gradient_norm(self) -> float:
+        """Norm before clipping; DeepSpeed keeps it only from ZeRO stage 1 on."""
+        gradients = [p.grad for p in self.engine.module.parameters() if p.grad is not None]
+        return float(torch.nn.utils.get_total_norm(gradients))
 
     def _learning_rate(self, step: int) -> None:
         t = self.spec.training

@@ -30,8 +30,13 @@ def test_two_workers_and_small_micro_batches_follow_the_same_curve(tmp_path):
         base, tmp_path / "two", *short, "workers=2", "prompts_per_micro_batch=4", "zero_stage=2"
     )
     assert len(one) == len(two) == 4
+    # The first step differs by rounding alone. The norm is that of the whole gradient before
+    # clipping, so a wrong scale between workers, micro-batches or the item encoder shows.
+    first = (*CURVE, "grad_norm")
+    assert [two[0][k] for k in first] == pytest.approx([one[0][k] for k in first], rel=1e-4)
+    # Later, Adam turns rounding of tiny gradients into steps of full size, and a rank may flip.
     for a, b in zip(one, two, strict=True):
-        assert [b[k] for k in CURVE] == pytest.approx([a[k] for k in CURVE], rel=1e-3, abs=1e-4)
+        assert [b[k] for k in CURVE] == pytest.approx([a[k] for k in CURVE], rel=0.1, abs=5e-3)
     # The policy moved, so equal curves are not two standing still.
     assert one[-1]["item_loss"] != pytest.approx(one[0]["item_loss"], rel=1e-3)
     # Token log-probabilities of the trainer are those that the engine sampled with.
