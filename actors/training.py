@@ -217,8 +217,10 @@ class Worker:
         weight = 1.0 if self.rank < len(batch_items) else 0.0
         ids = batch_items.tolist()
         vectors = F.normalize(self.engine([self.items[ids[i]] for i in mine])[0], dim=-1)
-        # The gradient already carries the scale of the micro-batches' losses.
-        self.engine.backward((vectors * gradient[list(mine)]).sum() * weight)
+        # The gradient carries the factor for the average over ranks; each backward divides by
+        # the number of backwards once more.
+        weighted = (vectors * gradient[list(mine)]).sum() * weight * self.backwards
+        self.engine.backward(weighted)
         norm = self._gradient_norm() if not self.spec.training.zero_stage else None
         self.engine.step()
         return norm if norm is not None else float(self.engine.get_global_grad_norm())
