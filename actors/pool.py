@@ -22,14 +22,9 @@ from ray._private import state as ray_state
 from ray.exceptions import RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.rollout import (
-    Adapter,
-    Completion,
-    EngineSpec,
-    TransformersEngine,
-    VllmEngine,
-    engine_environment,
-)
+from actors.rollout import Adapter, Completion, EngineSpec, engine_environment
+from actors.transformers_engine import TransformersEngine
+from actors.vllm_engine import VllmEngine
 from minirec.errors import EngineError
 
 ENGINES = {"vllm": VllmEngine, "transformers": TransformersEngine}

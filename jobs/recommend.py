@@ -67,8 +67,9 @@ def _rank(
 ) -> tuple[str, list[tuple[str, float]]]:
     import torch
 
-    from actors.rollout import TransformersEngine, engine_spec
+    from actors.rollout import engine_spec
     from actors.training import adapter_at
+    from actors.transformers_engine import TransformersEngine
     from minirec.model.recommender import Encoder, load_policy
     from minirec.rl.reward import item_scores
 

@@ -22,12 +22,12 @@ from actors.pool import Call, Pool
 from actors.rollout import (
     Adapter,
     EngineSpec,
-    TransformersEngine,
     engine_spec,
     resolve_adapter,
     resolve_engine,
     resolve_threads,
 )
+from actors.transformers_engine import TransformersEngine
 from minirec.config import Config, RolloutConfig
 from minirec.errors import ConfigError, EngineError
 
