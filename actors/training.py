@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import faulthandler
 import json
+import math
 import os
 import shutil
 import time
@@ -36,7 +37,7 @@ from minirec.rng import seed_of
 
 @dataclass(frozen=True)
 class TrainingSpec:
-    """All that a training worker needs; picklable."""
+    """All that a training worker needs; picklable. `training.learning_rate` is set."""
 
     corpus: str
     folder: str
@@ -56,6 +57,20 @@ class TrainingSpec:
 def adapter_at(path: str | Path) -> Adapter:
     """The adapter in a directory; its version follows from the path, so it is never reused."""
     return Adapter(version=seed_of(str(path)) + 1, path=str(path))
+
+
+def lr_factor(step: int, *, steps: int, warmup: int, schedule: str) -> float:
+    """What the learning rate is multiplied with at `step` of `steps`, in 0..1.
+
+    It rises over `warmup` steps, then stays (constant) or falls towards 0, which the step after
+    the last would have (linear, cosine).
+    """
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    done = (step - warmup) / max(1, steps - warmup)
+    if schedule == "linear":
+        return 1 - done
+    return 0.5 * (1 + math.cos(math.pi * done)) if schedule == "cosine" else 1.0
 
 
 def train_loop(config: dict[str, TrainingSpec]) -> None:
@@ -232,7 +247,9 @@ class Worker:
 
     def _learning_rate(self, step: int) -> None:
         t = self.spec.training
-        factor = min(1.0, (step + 1) / (t.lr_warmup_steps + 1))
+        factor = lr_factor(
+            step, steps=self.spec.steps, warmup=t.lr_warmup_steps, schedule=t.lr_schedule
+        )
         for group in self.engine.optimizer.param_groups:
             group["lr"] = t.learning_rate * factor
 

@@ -207,7 +207,9 @@ def _summary(
         for label, before, after in planted_shares(
             read_table(truth), scores["sample_id"], scores["sample_id"][chosen]
         ):
-            run.say(f"select: planted {label}: {before:.1%} of the corpus, {after:.1%} kept")
+            run.say(
+                f"select: planted {label}: {before:.1%} of the corpus, {after:.1%} of the selection"
+            )
 
 
 def planted_shares(

@@ -32,6 +32,13 @@ def training_steps(training: TrainingConfig, samples: int) -> int:
     return math.ceil(training.epochs * samples / training.prompts_per_step)
 
 
+def learning_rate(training: TrainingConfig, config: Config) -> float:
+    """The configured rate, or the default of the model: LoRA of a tiny model bears far more."""
+    if training.learning_rate is not None:
+        return training.learning_rate
+    return 2e-3 if config.model.name == "demo" else 1e-4
+
+
 def proxy(run: Run, config: Config, session: Session) -> bool:
     """Train the proxy policy on a random subset (method, section 2) -> proxy/adapter."""
 
@@ -119,7 +126,7 @@ def _fit(
         model_path=model_path,
         model=config.model,
         reward=config.reward,
-        training=training,
+        training=training.model_copy(update={"learning_rate": learning_rate(training, config)}),
         order=order,
         steps=steps,
         seed=config.seed,

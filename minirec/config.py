@@ -153,8 +153,13 @@ class TrainingConfig(Section):
     prompts_per_step: int = Field(32, ge=1)
     rollouts_per_prompt: int = Field(4, ge=2)
     prompts_per_micro_batch: int = Field(16, ge=1)
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float | None = Field(
+        None, gt=0, description="peak; default: 2e-3 for the demo model, 1e-4 for others"
+    )
     lr_warmup_steps: int = Field(3, ge=0)
+    lr_schedule: Literal["constant", "linear", "cosine"] = Field(
+        "linear", description="course of the learning rate after warm-up; the latter two end at 0"
+    )
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
     advantage_floor: float = Field(1e-3, gt=0, description="least standard deviation of a group")
