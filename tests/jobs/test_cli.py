@@ -1,0 +1,127 @@
+"""What a user meets before anything starts: help, plans, refusals."""
+
+import subprocess
+import sys
+
+import pytest
+
+from jobs import cli
+from jobs.plan import plan
+from jobs.recommend import find_titles
+from jobs.train import learning_rate
+from minirec.config import load
+from minirec.corpus.table import Catalogue
+from minirec.errors import ConfigError
+
+
+def refused(capsys, *words):
+    assert cli.main(list(words)) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert len(captured.err.splitlines()) == 1
+    return captured.err
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("selection.buget=9", "did you mean selection.budget?"),
+        ("training.steps=none", "training.steps"),
+        ("selection.budget=1000000", "exceeds the"),
+        ("selection.groups=1000", "selection.groups 1000 exceeds the budget of"),
+        ("training.steps=0", "training.steps=0"),
+        ("rollout.tensor_parallel=2", "exceeds rollout.gpus_per_engine 0"),
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_a_mistake_is_one_sentence_and_starts_nothing(capsys, tmp_path, command, override, words):
+    assert words in refused(capsys, command, f"run_dir={tmp_path / 'run'}", override)
+    assert not (tmp_path / "run").exists()
+
+
+def test_overrides_may_stand_between_options(capsys, tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("selection: {groups: 2}\n")
+    words = ["plan", f"run_dir={tmp_path}", "--config", str(file), "selection.budget=100"]
+    assert cli.main(words) == 0
+    assert "100 in 2 groups" in capsys.readouterr().out
+
+
+def test_an_unknown_option_is_refused(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["run", "--confg", "x.yaml"])
+    assert "--confg" in capsys.readouterr().err
+
+
+def test_recommend_without_a_run(capsys, tmp_path):
+    for folder, words in [
+        (tmp_path / "none", "is not a directory"),
+        (tmp_path, "no run directory"),
+    ]:
+        assert cli.main(["recommend", "--run", str(folder), "--history", "A"]) == 1
+        assert words in capsys.readouterr().err
+
+
+def test_help_loads_no_library_that_takes_a_second():
+    heavy = {"torch", "ray", "transformers", "vllm", "pandas", "pyarrow", "rich", "pydantic"}
+    code = (
+        "import sys\nfrom jobs import cli\n"
+        "try: cli.main(['run', '--help'])\n"
+        f"except SystemExit: print('heavy', *{heavy} & set(sys.modules))"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    assert "selection.budget=0.2" in printed
+    assert printed.splitlines()[-1] == "heavy"
+
+
+def test_plan_counts_rollouts_of_the_demo(tmp_path):
+    config = load(
+        overrides=[
+            f"run_dir={tmp_path}",
+            "corpus.source=demo",
+            "corpus.demo.users=100",
+            "scoring.rollouts=3",
+            "training.steps=7",
+            "training.prompts_per_step=32",
+            "training.rollouts_per_prompt=4",
+        ]
+    )
+    rows = {(stage, what): value for stage, what, value in plan(config)}
+    samples = int(rows["prepare", "training samples"].removeprefix("about ").replace(",", ""))
+    assert rows["score", "rollouts"] == f"about {samples * 4:,} (3 and a greedy one)"
+    assert rows["train", "rollouts"] == f"{7 * 32 * 4:,}"
+
+
+def test_the_default_learning_rate_is_that_of_the_model():
+    tiny, real = load(), load(overrides=["model.name=Qwen/Qwen2.5-0.5B-Instruct"])
+    given = load(overrides=["training.learning_rate=3e-5"])
+    assert learning_rate(tiny.training, tiny) == 2e-3
+    assert learning_rate(real.training, real) == 1e-4
+    assert learning_rate(given.training, given) == 3e-5
+
+
+CATALOGUE = Catalogue(
+    titles=["Salt, Fat, Acid", "Salt", "Pepper Mill", "salt"], texts=[""] * 4, category="books"
+)
+
+
+@pytest.mark.parametrize(
+    ("history", "found"),
+    [
+        ("Salt", [1]),
+        ("  pepper   MILL ,Salt", [2, 1]),
+        ("Salt, Fat, Acid, Salt", [0, 1]),
+        ("Pepper Mill,, Salt,", [2, 1]),
+    ],
+)
+def test_titles_with_commas_are_found(history, found):
+    assert find_titles(history, CATALOGUE) == found
+
+
+@pytest.mark.parametrize(
+    ("history", "words"),
+    [("Peper Mill", "did you mean: Pepper Mill"), ("", "empty"), (" , ", "empty")],
+)
+def test_titles_that_are_not_there(history, words):
+    with pytest.raises(ConfigError, match=words):
+        find_titles(history, CATALOGUE)
