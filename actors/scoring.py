@@ -177,8 +177,10 @@ class ShardScorer:
 
     def _head_columns(self, hidden: Tensor, target: Tensor, mask: Tensor) -> dict[str, object]:
         """Embedding, head gradient and Hessian-vector product at the greedy completion."""
+        # In float64: for a target that is nearly certain, the difference of the mean and the
+        # target's vector is rounding in float32.
         gradient, hvp = head_features(
-            hidden,
+            hidden.double(),
             items=self.table,
             target=target,
             mask=mask,
@@ -188,8 +190,8 @@ class ShardScorer:
         size = hidden.shape[1]
         return {
             "embedding": _fixed(unit.cpu().numpy().astype(np.float16), size),
-            "gradient": _fixed(gradient.cpu().numpy(), size),
-            "hvp": _fixed(hvp.cpu().numpy(), size),
+            "gradient": _fixed(gradient.float().cpu().numpy(), size),
+            "hvp": _fixed(hvp.float().cpu().numpy(), size),
         }
 
 

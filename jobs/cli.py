@@ -75,7 +75,8 @@ def main(argv: list[str] | None = None) -> int:
         print("minirec: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
     except OSError as error:
-        print(f"minirec: {error.strerror}: {error.filename}", file=sys.stderr)
+        what = f"{error.strerror}: {error.filename}" if error.strerror else str(error)
+        print(f"minirec: {what}", file=sys.stderr)
         return 1
 
 

@@ -36,7 +36,7 @@ def plan(config: Config) -> list[Row]:
             ),
             ("score", "tokens, at most", f"{about}{rollouts * config.rollout.max_new_tokens:,}"),
             ("score", "shards", f"{about}{math.ceil(samples / config.scoring.shard_size):,}"),
-            ("select", "budget", f"{about}{budget:,} in {config.selection.groups} groups"),
+            ("select", "budget", f"{about}{budget:,} in {_groups(config)}"),
         ]
         rows += _training_rows("train", config, config.training, budget)
     rows += [
@@ -62,7 +62,7 @@ def check(config: Config, samples: int) -> None:
         raise ConfigError(
             f"selection.budget {budget} exceeds the {samples} training samples; lower the budget"
         )
-    if config.selection.groups > budget:
+    if config.selection.curriculum == "grouped" and config.selection.groups > budget:
         raise ConfigError(
             f"selection.groups {config.selection.groups} exceeds the budget of {budget} samples; "
             f"lower groups or raise selection.budget"
@@ -79,6 +79,11 @@ def _samples(config: Config) -> tuple[int, bool]:
         events = demo.users * (demo.events_per_user - config.corpus.min_history)
         return round(events * config.corpus.split[0]), False
     return 0, False
+
+
+def _groups(config: Config) -> str:
+    s = config.selection
+    return f"{s.groups} groups" if s.curriculum == "grouped" else f"the order {s.curriculum}"
 
 
 def _training_rows(stage: str, config: Config, training: TrainingConfig, samples: int) -> list[Row]:

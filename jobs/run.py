@@ -18,12 +18,13 @@ STAGES = ("prepare", "proxy", "score", "select", "train", "evaluate", "report")
 def stages(config: Config, names: tuple[str, ...], *, overwrite: bool = False) -> Run:
     """Run the named stages of a run directory in the given order."""
     run = Run(Path(config.run_dir), overwrite=overwrite, say=console.print)
-    with atomic(run.path("config.yaml")) as file:
-        file.write(dump(config).encode())
     _quiet(config)
     with Session(config) as session:
         for name in names:
             _stage(name)(run, config, session)
+            # Only now: settings that the stage refused must not stand beside its old output.
+            with atomic(run.path("config.yaml")) as file:
+                file.write(dump(config).encode())
     return run
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,7 +52,7 @@ def _body(run: Run, config: Config, cost: Cost) -> None:
     items = pq.read_metadata(run.path("corpus", "items.parquet")).num_rows
     mean_reward = features.rewards.mean(axis=1)
     chance = learnability.chance_level(items, cutoff=config.reward.cutoff)
-    lift = learnability.lift(mean_reward, chance=chance)
+    lift = learnability.lift(features.ndcg.mean(axis=1), chance=chance)
     hits = learnability.count_hits(features.ndcg, candidates=items, cutoff=config.reward.cutoff)
 
     settings = config.selection
@@ -66,7 +67,7 @@ def _body(run: Run, config: Config, cost: Cost) -> None:
         learnable = learnability.gaussian_live(reward, hits=hits)
     else:
         learnable = learnability.gaussian(reward, mu=settings.mu, sigma=settings.sigma)
-    representative = _representativeness(features.hvp, run)
+    representative = representativeness(features.hvp, say=run.say)
     value = combine(learnable, representative, alpha=settings.alpha, fusion=settings.fusion)
     scores = {
         "sample_id": features.sample_id,
@@ -123,7 +124,9 @@ def _matrix(table: pa.Table, name: str) -> NDArray:
     return flat.reshape(len(lists), -1)
 
 
-def _representativeness(hvp: NDArray[np.float32], run: Run) -> NDArray[np.float64]:
+def representativeness(
+    hvp: NDArray[np.float32], *, say: Callable[[str], None]
+) -> NDArray[np.float64]:
     """Alignment of the samples that move the policy at all; 0 for the others.
 
     A target with probability 1 leaves no gradient, hence no direction.
@@ -133,7 +136,7 @@ def _representativeness(hvp: NDArray[np.float32], run: Run) -> NDArray[np.float6
     if moves.any():
         result[moves] = alignment(hvp[moves])
     if not moves.all():
-        run.say(f"select: {(~moves).sum():,} samples have no gradient; representativeness 0")
+        say(f"select: {(~moves).sum():,} samples have no gradient; representativeness 0")
     return result
 
 

@@ -21,15 +21,15 @@ def print_plan(rows: list[tuple[str, str, str]]) -> None:
 
 def print_summary(run: Run, config: Config) -> None:
     """Cost by stage and, once evaluated, quality."""
-    costs = {record["stage"]: record for record in run.costs()}
+    costs = run.costs()
     if costs:
         table = Table("stage", title="Cost by stage")
         for name in ("seconds", "rollouts", "tokens", "steps", "driver peak MiB"):
             table.add_column(name, justify="right")
-        for stage, c in costs.items():
+        for c in costs:
             figures = (c["rollouts"], c["generated_tokens"], c["optimizer_steps"])
             table.add_row(
-                stage,
+                c["stage"],
                 f"{c['seconds']:.1f}",
                 *(f"{figure:,}" if figure else "" for figure in figures),
                 f"{c['peak_memory_mib']:.0f}",

@@ -140,7 +140,6 @@ def _fit(
     log = read_log(folder / "log.jsonl")
     cost.rollouts = sum(entry["rollouts"] for entry in log)
     cost.generated_tokens = sum(entry["tokens"] for entry in log)
-    cost.prompt_tokens = sum(entry["prompt_tokens"] for entry in log)
     cost.optimizer_steps = steps
 
 

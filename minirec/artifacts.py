@@ -109,15 +109,18 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+SUMMED = ("seconds", "rollouts", "generated_tokens", "optimizer_steps")
+
+
 @dataclass
 class Cost:
-    """What a stage spent; a stage body fills rollouts, tokens and samples."""
+    """What one attempt at a stage spent; its body fills rollouts, tokens and steps at its end."""
 
     stage: str
+    finished: bool = False
     seconds: float = 0.0
     rollouts: int = 0
     generated_tokens: int = 0
-    prompt_tokens: int = 0
     optimizer_steps: int = 0
     peak_memory_mib: float = 0.0
     extra: dict[str, Any] = field(default_factory=dict)
@@ -202,16 +205,19 @@ class Run:
         )
         cost = Cost(name)
         started = time.monotonic()
-        body(cost)
-        cost.seconds = round(time.monotonic() - started, 3)
-        cost.peak_memory_mib = max(cost.peak_memory_mib, _peak_memory_mib())
-        self._record_cost(cost)
+        try:
+            body(cost)
+            cost.finished = True
+        finally:
+            cost.seconds = round(time.monotonic() - started, 3)
+            cost.peak_memory_mib = _peak_memory_mib()
+            self._record_cost(cost)
         write_json(self.path("stages", f"{name}.json"), {"fingerprint": fingerprint, **content})
         self.checked.add(name)
         return True
 
     def remove(self, name: str, outputs: list[str]) -> None:
-        """Delete a stage's record, then its outputs."""
+        """Delete a stage's records and costs, then its outputs."""
         for record in (f"{name}.json", f"{name}.begun.json"):
             self.path("stages", record).unlink(missing_ok=True)
         for output in outputs:
@@ -220,9 +226,26 @@ class Run:
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
+        kept = [attempt for attempt in self._attempts() if attempt["stage"] != name]
+        with atomic(self.path("costs.jsonl")) as file:
+            file.write("".join(json.dumps(attempt) + "\n" for attempt in kept).encode())
 
     def costs(self) -> list[dict[str, Any]]:
-        """Cost records in the order they were written; a stage killed and rerun has several."""
+        """Cost of each stage: sums over its attempts, the peak for memory.
+
+        An attempt that ended with an error or was interrupted counts with its seconds; its
+        rollouts and steps are those of the attempt that finished, which counts what it found
+        done. Only what a killed driver spent is missing.
+        """
+        rows: dict[str, dict[str, Any]] = {}
+        for attempt in self._attempts():
+            row = rows.setdefault(attempt["stage"], attempt | dict.fromkeys(SUMMED, 0))
+            for name in SUMMED:
+                row[name] += attempt[name]
+            row["peak_memory_mib"] = max(row["peak_memory_mib"], attempt["peak_memory_mib"])
+        return list(rows.values())
+
+    def _attempts(self) -> list[dict[str, Any]]:
         path = self.path("costs.jsonl")
         if not path.exists():
             return []

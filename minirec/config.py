@@ -8,12 +8,21 @@ This module loads neither torch nor ray, so that a typo is answered at once.
 from __future__ import annotations
 
 import difflib
+import re
 from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from minirec.errors import ConfigError
 
@@ -101,6 +110,15 @@ class DemoModelConfig(Section):
     warmup_batch: int = Field(32, ge=1, description="texts per warm-up step")
     warmup_learning_rate: float = Field(2e-3, gt=0)
 
+    @model_validator(mode="after")
+    def _check(self) -> DemoModelConfig:
+        if self.hidden_size % (2 * self.heads):
+            raise ValueError(
+                f"hidden_size {self.hidden_size} must be a multiple of twice the heads, "
+                f"{2 * self.heads}; change one of the two"
+            )
+        return self
+
 
 class ModelConfig(Section):
     """The policy: a causal LM of transformers with a LoRA adapter."""
@@ -143,6 +161,16 @@ class RewardConfig(Section):
     name: str = Field("ndcg_softmax", description="by name or package.module:function")
     cutoff: int = Field(1000, ge=1, description="m of NDCG@m")
     softmax_weight: float = Field(0.05, ge=0, le=1, description="b, the weight of p_y")
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, name: str) -> str:
+        if not re.fullmatch(r"ndcg_softmax|ndcg|reciprocal_rank|hit@[1-9]\d*|[\w.]+:\w+", name):
+            raise ValueError(
+                f"{name!r} is unknown; choose ndcg_softmax, ndcg, reciprocal_rank, hit@K or "
+                f"package.module:function"
+            )
+        return name
 
 
 class TrainingConfig(Section):
@@ -194,11 +222,17 @@ class TrainingConfig(Section):
         return self
 
 
+class ProxyTrainingConfig(TrainingConfig):
+    """As `training`, with a number of steps that does not follow from the subset."""
+
+    steps: int | None = Field(30, ge=1, description="optimizer steps; null: from epochs")
+
+
 class ProxyConfig(Section):
     """The proxy policy (method, section 2): GRPO on a small random subset."""
 
     samples: int = Field(256, ge=1)
-    training: TrainingConfig = TrainingConfig(steps=30)
+    training: ProxyTrainingConfig = ProxyTrainingConfig()
 
 
 class ScoringConfig(Section):
@@ -213,7 +247,9 @@ class ScoringConfig(Section):
 class SelectionConfig(Section):
     """Value, diversity and curriculum (method, sections 3 to 6)."""
 
-    budget: int | float = Field(0.1, gt=0, description="samples (int) or share of the corpus (< 1)")
+    budget: int | float = Field(
+        0.1, gt=0, description="samples (1, 2, ...) or share of the corpus (below 1)"
+    )
     learnability: Literal["gaussian", "gaussian_live"] = "gaussian"
     lift: bool = Field(False, description="learnability of the reward above chance")
     mu: float | None = Field(0.5, description="centre of the Gaussian; null: the median")
@@ -226,17 +262,27 @@ class SelectionConfig(Section):
     curriculum: Literal["grouped", "easy_to_hard", "hard_to_easy", "shuffled"] = "grouped"
     groups: int = Field(4, ge=1, description="groups of the curriculum, K")
 
+    @field_validator("budget")
+    @classmethod
+    def _budget(cls, budget: int | float) -> int | float:
+        if isinstance(budget, float) and budget >= 1:
+            raise ValueError(
+                f"budget {budget} is neither a share below 1 nor a whole number of samples; "
+                f"write {int(budget)}, or 0.5 for half the corpus"
+            )
+        return budget
+
     def count(self, samples: int) -> int:
         """Budget in samples for a corpus of `samples`."""
-        if isinstance(self.budget, int) or self.budget >= 1:
-            return int(self.budget)
+        if isinstance(self.budget, int):
+            return self.budget
         return max(1, round(self.budget * samples))
 
 
 class EvaluationConfig(Section):
     """Full ranking of valid and test (method, section 9)."""
 
-    cutoffs: tuple[int, ...] = (5, 10, 20, 50)
+    cutoffs: tuple[PositiveInt, ...] = Field((5, 10, 20, 50), min_length=1)
     bootstrap: int = Field(1000, ge=1, description="resamples of the confidence intervals")
     policies: tuple[Literal["base", "proxy", "trained"], ...] = ("base", "trained")
 
@@ -346,6 +392,14 @@ def valid_keys(model: type[BaseModel] = Config, prefix: str = "") -> list[str]:
     return keys
 
 
+def _keys_of(section: tuple[int | str, ...], keys: list[str]) -> str:
+    """The keys of a section, or the sections if there is none of that name."""
+    prefix = "".join(f"{part}." for part in section)
+    inside = [key.removeprefix(prefix) for key in keys if key.startswith(prefix)]
+    names = sorted({key.split(".")[0] for key in inside})
+    return f"{prefix.rstrip('.') or 'the config'} has {', '.join(names)}"
+
+
 def _explain(error: ValidationError) -> str:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
@@ -354,7 +408,7 @@ def _explain(error: ValidationError) -> str:
         near = difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
         same_leaf = [k for k in keys if k.split(".")[-1] == key.split(".")[-1]]
         hint = next(iter(same_leaf or near), None)
-        advice = f"did you mean {hint}?" if hint else "minirec run --help lists the keys"
+        advice = f"did you mean {hint}?" if hint else _keys_of(first["loc"][:-1], keys)
         return f"{key} is not a setting; {advice}"
     message = first["msg"].removeprefix("Value error, ")
     if not key or first["type"] == "value_error":

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -62,6 +62,7 @@ class FileSpec:
     extra: tuple[str, ...] = ()
     time_unit: Literal["s", "ms", "auto"] = "auto"
     rating_range: tuple[float, float] = (0.0, 5.0)
+    quoted: bool = True
 
     @property
     def delimiter(self) -> str:
@@ -95,8 +96,11 @@ def read_header(path: str | Path, *, format: Format) -> tuple[str, ...]:
     try:
         with open_bytes(path) as file:
             lines = list(itertools.islice(file, PEEKED_LINES if format == "jsonl" else 1))
+            more = next(file, b"")
     except (EOFError, zlib.error, OSError) as error:
         raise CorpusError(f"{path} {_unreadable(error)}") from None
+    if lines and not lines[0].strip() and more.strip():
+        raise CorpusError(f"{path} begins with a blank line; its first line must be the header")
     if not lines or not lines[0].strip():
         raise CorpusError(f"{path} is empty; give a file with rows, or another corpus.path")
     if format == "jsonl":
@@ -164,7 +168,8 @@ def _text_rows(spec: FileSpec) -> Iterator[tuple[int, bytes]]:
         numbered = _numbered(file)
         if skip:
             next(numbered, None)
-        yield from _joined(numbered, spec.delimiter) if spec.format == "csv" else numbered
+        joined = spec.quoted and spec.format in ("csv", "tsv")
+        yield from _joined(numbered, spec.delimiter) if joined else numbered
 
 
 def _numbered(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
@@ -238,7 +243,16 @@ def _parquet_rows(spec: FileSpec) -> Iterator[tuple[int, bytes]]:
     for batch in file.iter_batches(batch_size=BLOCK_ROWS, columns=wanted):
         for row in batch.to_pylist():
             number += 1
-            yield number, json.dumps(row, default=str).encode()
+            yield number, _json(row)
+
+
+def _json(row: dict[str, Any]) -> bytes:
+    """A row as JSON; undecodable bytes stay, so that the parser sees the wrong encoding."""
+
+    def text(value: Any) -> str:
+        return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
+
+    return json.dumps(row, default=text, ensure_ascii=False).encode("utf-8", "surrogateescape")
 
 
 def _open_parquet(path: Path) -> pq.ParquetFile:

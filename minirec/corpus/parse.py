@@ -115,11 +115,11 @@ def _fields(raw: bytes, spec: FileSpec) -> dict[str, Any]:
 
 
 def _split(text: str, spec: FileSpec) -> list[str]:
-    # tsv is RecBole's: a quote is an ordinary character there.
-    if spec.format == "tsv" or '"' not in text:
+    if not spec.quoted or '"' not in text:
         return text.split(spec.delimiter)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=spec.delimiter, strict=True)
     try:
-        rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+        rows = list(reader)
     except csv.Error:
         raise Malformed("wrong number of fields") from None
     return rows[0] if len(rows) == 1 else []

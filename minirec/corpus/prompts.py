@@ -12,7 +12,7 @@ ANSWER = "<answer>"
 """Ends an analysis and an item text; the hidden state at its last token is the vector."""
 
 _BRACKETS = str.maketrans({"<": "‹", ">": "›"})
-_INSTRUCTION = re.compile(r"\[(/?)(INST|SYS)\]", re.IGNORECASE)
+_MARKER = re.compile(r"\[(/?(?:INST|SYS|[A-Z]+(?:_[A-Z]+)+))\]", re.IGNORECASE)
 _WORD = re.compile(r"[^\W\d_]{3,}")
 _STOP_WORDS = frozenset({"the", "and", "for", "with", "from", "inch", "pack", "set", "new"})
 
@@ -21,10 +21,11 @@ def neutralise(text: str) -> str:
     """Catalogue text without anything that a chat template or the answer marker could mean.
 
     Angle brackets become typographic ones, so neither ``<answer>`` nor ``<|im_start|>`` survives;
-    ``[INST]`` loses its brackets; control characters and runs of white space become one space.
+    ``[INST]``, ``[TOOL_CALLS]`` and the like get round brackets; control characters and runs of
+    white space become one space.
     """
     text = unicodedata.normalize("NFC", text).translate(_BRACKETS)
-    text = _INSTRUCTION.sub(r"\1\2", text)
+    text = _MARKER.sub(r"(\1)", text)
     text = "".join(" " if unicodedata.category(c) in ("Cc", "Cf", "Zl", "Zp") else c for c in text)
     return " ".join(text.split())
 

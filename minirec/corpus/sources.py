@@ -46,7 +46,7 @@ class Located:
         items: specs of the catalogue files.
         inline: the titles stand in the interaction files, which are read a second time for
             them; rows rejected in that second reading are not counted twice.
-        category: name of the domain if the settings or a file name tell it, else None.
+        category: name of the domain if the settings tell it, else None.
         fallback: name of the domain if the catalogue does not tell it either.
     """
 
@@ -64,12 +64,29 @@ def locate(corpus: CorpusConfig) -> Located:
         CorpusError: a file is missing, empty or unreadable, or lacks a column; the message
             lists the columns found.
     """
+    _check_columns(corpus)
     finders = {"amazon": _amazon, "movielens": _movielens, "recbole": _recbole, "table": _table}
     located = finders[corpus.source](corpus)
     if corpus.category:
         name = corpus.category.replace("_", " ")
         return Located(located.events, located.items, located.inline, name, name)
     return located
+
+
+def _check_columns(corpus: CorpusConfig) -> None:
+    """Refuse a mapping of columns that would have no effect."""
+    roles = TABLE_EVENTS.keys() | TABLE_ITEMS.keys()
+    unknown = sorted(corpus.columns.keys() - roles)
+    if unknown:
+        raise CorpusError(
+            f"corpus.columns has the unknown role {unknown[0]!r}; "
+            f"choose from user, item, rating, time, title, text"
+        )
+    if corpus.columns and corpus.source in ("amazon", "movielens"):
+        raise CorpusError(
+            f"corpus.columns has no effect with corpus.source={corpus.source}, whose columns are "
+            f"fixed; remove it or set corpus.source=table"
+        )
 
 
 def _amazon(corpus: CorpusConfig) -> Located:
@@ -86,18 +103,29 @@ def _amazon(corpus: CorpusConfig) -> Located:
     ]
     if not metadata:
         raise _nothing(corpus, "a catalogue file meta*.jsonl or meta*.jsonl.gz")
-    headers = {file: read_header(file, format="csv") for file in ratings}
-    fitting = [f for f in ratings if set(AMAZON_EVENTS.values()) <= set(headers[f])]
+    fitting = [file for file in ratings if _fits(file, AMAZON_EVENTS)]
     events = [
         _events_spec(corpus, file, AMAZON_EVENTS, time_unit="ms") for file in fitting or ratings
     ]
     items = [
-        _items_spec(file, AMAZON_ITEMS, extra=("features",), required=("item",))
+        # Metadata may hold titles further down than its first lines.
+        _items_spec(
+            file,
+            AMAZON_ITEMS,
+            extra=("features",),
+            required=("item",) if _format(file) == "jsonl" else ("item", "title"),
+        )
         for file in metadata
     ]
     names = {stem(f).replace("_", " ") for f in fitting} - {"ratings"}
-    category = None
-    return Located(events, items, False, category, ", ".join(sorted(names)) or "Amazon products")
+    return Located(events, items, False, None, ", ".join(sorted(names)) or "Amazon products")
+
+
+def _fits(file: Path, columns: dict[str, str]) -> bool:
+    try:
+        return set(columns.values()) <= set(read_header(file, format=_format(file)))
+    except CorpusError:
+        return False
 
 
 def _movielens(corpus: CorpusConfig) -> Located:
@@ -134,12 +162,6 @@ def _recbole(corpus: CorpusConfig) -> Located:
 
 
 def _table(corpus: CorpusConfig) -> Located:
-    unknown = sorted(corpus.columns.keys() - (TABLE_EVENTS.keys() | TABLE_ITEMS.keys()))
-    if unknown:
-        raise CorpusError(
-            f"corpus.columns has the unknown role {unknown[0]!r}; "
-            f"choose from user, item, rating, time, title, text"
-        )
     formats = (".parquet", ".csv", ".tsv", ".jsonl", ".json")
     metadata = _chosen(corpus.metadata, corpus.path)
     if not metadata and corpus.path:
@@ -186,6 +208,7 @@ def _events_spec(
         kind="events",
         format=format,
         header=() if format in ("jsonl", "parquet") else names,
+        quoted=not typed,
         columns=columns,
         time_unit=time_unit,  # type: ignore[arg-type]
         rating_range=corpus.rating_range,
@@ -212,6 +235,7 @@ def _items_spec(
         kind="items",
         format=format,
         header=() if format in ("jsonl", "parquet") else names,
+        quoted=not typed,
         columns=columns,
         extra=extra,
     )
@@ -278,6 +302,8 @@ def _nothing(corpus: CorpusConfig, wanted: str) -> CorpusError:
     folder = Path(corpus.path or ".").absolute()
     names = sorted(f.name for f in folder.iterdir())[:10] if folder.is_dir() else []
     found = f"it holds {', '.join(names)}" if names else "it is empty or absent"
+    if folder.is_file():
+        found = "it is a file of another kind"
     mend = "set corpus.path, corpus.ratings or corpus.metadata"
     if corpus.source == "amazon":
         mend += ", or add corpus.download=true with corpus.category"

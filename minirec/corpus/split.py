@@ -63,10 +63,11 @@ class Samples:
 
 def encode(values: pa.ChunkedArray | pa.Array) -> tuple[np.ndarray, pa.StringArray]:
     """Strings -> (codes (N,) int64, sorted distinct strings); codes compare as their strings."""
-    if isinstance(values, pa.ChunkedArray):
-        values = values.combine_chunks()
-    if not isinstance(values, pa.DictionaryArray):
+    if not pa.types.is_dictionary(values.type):
         values = pc.dictionary_encode(values)
+    if isinstance(values, pa.ChunkedArray):
+        # Only now: joined strings end at 2 GiB, their codes do not.
+        values = values.unify_dictionaries().combine_chunks()
     words = values.dictionary
     order = pc.sort_indices(words).to_numpy()
     rank = np.empty(len(words), dtype=np.int64)

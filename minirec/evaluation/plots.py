@@ -20,9 +20,8 @@ COLOURS = {
     "#020202": "var(--grid)",
     "#030303": "var(--corpus)",
     "#040404": "var(--kept)",
-    "#050505": "var(--third)",
 }
-INK, GRID, CORPUS, KEPT, THIRD = COLOURS
+INK, GRID, CORPUS, KEPT = COLOURS
 Numbers = Sequence[float] | np.ndarray
 
 
@@ -83,14 +82,14 @@ def curriculum(ax: Axes, rank: Numbers, reward: Numbers, group: Numbers) -> None
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def curve(ax: Axes, steps: Numbers, values: Numbers, *, title: str, colour: str = KEPT) -> None:
+def curve(ax: Axes, steps: Numbers, values: Numbers, *, title: str) -> None:
     """A value per optimizer step, with its running mean."""
     values = np.asarray(values, dtype=np.float64)
-    ax.plot(steps, values, color=colour, linewidth=0.9, alpha=0.45)
+    ax.plot(steps, values, color=KEPT, linewidth=0.9, alpha=0.45)
     width = max(1, len(values) // 10)
     padded = np.concatenate([np.full(width - 1, values[0]), values])
     mean = np.convolve(padded, np.ones(width) / width, mode="valid")
-    ax.plot(steps, mean, color=colour, linewidth=1.8)
+    ax.plot(steps, mean, color=KEPT, linewidth=1.8)
     ax.set(title=title, xlabel="optimizer step")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import yaml
 from markupsafe import Markup
 
-from minirec.artifacts import read_json, read_table
+from minirec.artifacts import Run, read_json, read_table
 from minirec.errors import ArtifactError
 from minirec.evaluation import plots
 from minirec.evaluation.samples import examples, frame
@@ -49,7 +49,7 @@ def render(run_root: Path) -> str:
     tables = _tables(root, config)
     data = frame(tables)
     evaluation = read_json(root / "evaluation.json")
-    costs = _costs(root / "costs.jsonl")
+    costs = [row | {"charged": row["stage"] in CHARGED} for row in Run(root).costs()]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -97,7 +97,6 @@ def _tables(root: Path, config: dict[str, Any]) -> dict[str, Any]:
         "selection": read_table(root / "selection.parquet").to_pandas(),
         "features": pa.concat_tables([read_table(p).select(columns) for p in parts]).to_pandas(),
         "chance": chance,
-        "hit_level": chance if len(items) <= cutoff else 0.0,
         "labels": dict(zip(labels["sample_id"], labels["label"], strict=True)),
     }
 
@@ -216,19 +215,6 @@ def _planted(data: pd.DataFrame, labels: dict[int, str]) -> list[dict[str, Any]]
         }
         for name in sorted(label.unique())
     ]
-
-
-def _costs(path: Path) -> list[dict[str, Any]]:
-    """One row per stage: sums over its runs, the peak for memory."""
-    rows: dict[str, dict[str, Any]] = {}
-    sums = ("seconds", "rollouts", "generated_tokens", "prompt_tokens", "optimizer_steps")
-    for cost in _lines(path):
-        row = rows.setdefault(cost["stage"], {"stage": cost["stage"], "peak_memory_mib": 0.0})
-        for name in sums:
-            row[name] = row.get(name, 0) + cost.get(name, 0)
-        row["peak_memory_mib"] = max(row["peak_memory_mib"], cost.get("peak_memory_mib", 0))
-        row["charged"] = cost["stage"] in CHARGED
-    return list(rows.values())
 
 
 def _charged(costs: list[dict[str, Any]]) -> dict[str, float]:

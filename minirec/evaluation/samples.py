@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from minirec.selection.learnability import lift
+
 NEAR = 0.05
 """Cosine distance to a kept sample below which a sample counts as a near-duplicate."""
 
@@ -23,11 +25,12 @@ def frame(tables: dict[str, Any]) -> pd.DataFrame:
     data = data.join(chosen[["rank", "group", "novelty"]], how="left")
     data["kept"] = data["rank"].notna()
     chance = tables["chance"]
-    data["lift"] = (data["mean_reward"] - chance) / (1 - chance)
-    data["hits"] = [int((np.asarray(n) > tables["hit_level"]).sum()) for n in data["ndcg"]]
+    ndcg = np.stack(data["ndcg"]).astype(np.float64)
+    data["lift"] = lift(ndcg.mean(axis=1), chance=chance)
+    data["hits"] = (ndcg > chance).sum(axis=1)
     data["nearest"] = _nearest(np.stack(data["embedding"]), data["kept"].to_numpy())
     for name in ("mean_reward", "learnability", "representativeness", "value"):
-        data[f"{name}_above"] = data[name].rank(pct=True)
+        data[f"{name}_above"] = (data[name].rank(method="min") - 1) / len(data)
     return data
 
 
@@ -44,16 +47,23 @@ def _nearest(embedding: np.ndarray, kept: np.ndarray) -> np.ndarray:
     return result
 
 
-def cause(row: pd.Series, *, min_reward: float | None, middle: float, lowest_kept: float) -> str:
-    """Why a sample was kept or dropped, as one of a few short names."""
+def cause(row: pd.Series, *, min_reward: float | None, best: float, lowest_kept: float) -> str:
+    """Why a sample was kept or dropped, as one of a few short names.
+
+    Args:
+        row: a row of `frame`.
+        min_reward: the least lift that the settings accept.
+        best: mean reward of the sample with the highest learnability.
+        lowest_kept: value of the kept sample with the lowest one.
+    """
     if row["kept"]:
         return "kept"
     if min_reward is not None and row["lift"] < min_reward:
         return "below the least reward"
     if row["hits"] == 0:
         return "dead"
-    if row["learnability"] < 0.2 and row["mean_reward"] > middle:
-        return "too easy"
+    if row["learnability"] < 0.2:
+        return "too easy" if row["mean_reward"] > best else "too hard"
     if row["nearest"] < NEAR and row["value"] >= lowest_kept:
         return "near-duplicate"
     return "lower value"
@@ -72,6 +82,7 @@ def reason(row: pd.Series, why: str) -> str:
         "policy has nothing to go by.",
         "dead": "No rollout ranked the target better than chance: nothing to reinforce.",
         "too easy": "The policy ranks the target near the top already: little left to learn.",
+        "too hard": "The policy seldom ranks the target near the top: its rewards teach little.",
         "near-duplicate": f"Valuable, but a kept sample is only {row['nearest']:.3f} away in "
         "cosine distance and stands for it.",
         "lower value": f"Its value times its novelty stayed below that of the samples kept "
@@ -88,8 +99,9 @@ def examples(
     tables: dict[str, Any], data: pd.DataFrame, min_reward: float | None
 ) -> dict[str, Any]:
     """Kept and dropped examples, and how often each cause of dropping occurs."""
-    middle, lowest = data["mean_reward"].median(), data.loc[data["kept"], "value"].min()
-    why = data.apply(cause, axis=1, min_reward=min_reward, middle=middle, lowest_kept=lowest)
+    best = data.loc[data["learnability"].idxmax(), "mean_reward"]
+    lowest = data.loc[data["kept"], "value"].min()
+    why = data.apply(cause, axis=1, min_reward=min_reward, best=best, lowest_kept=lowest)
     kept = data[data["kept"]].sort_values("rank")
     places = np.unique(np.linspace(0, len(kept) - 1, 4).round().astype(int))
     shown_kept = [_example(tables, kept.iloc[i], "kept") for i in places]

@@ -37,7 +37,7 @@ class Encoder:
     def cut(self, text: str, tokens: int) -> str:
         """`text` after neutralising, at most `tokens` tokens of it."""
         text = prompts.neutralise(text)
-        if len(text) <= tokens:  # a token is at least one character
+        if len(text.encode()) <= tokens:  # a token is at least one character
             return text
         ids = self.tokenizer.encode(text, add_special_tokens=False)
         return text if len(ids) <= tokens else self.tokenizer.decode(ids[:tokens]).strip("�")
@@ -121,9 +121,24 @@ class Policy(nn.Module):
         predicts = (positions[None] >= first[:, None] - 1) & (
             positions[None] < lengths[:, None] - 1
         )
-        logits = causal.lm_head(states[predicts]).float() / self.rollout_temperature
+        logits = _scaled_logits(causal, states[predicts]).float() / self.rollout_temperature
         targets = ids[:, 1:][predicts[:, :-1]]
         return hidden, -F.cross_entropy(logits, targets, reduction="none")
+
+
+def _scaled_logits(causal: Any, states: Tensor) -> Tensor:
+    """Logits as the model's own forward gives them, of chosen positions only.
+
+    Gemma caps them, Cohere multiplies and Granite divides them; the config says so.
+    """
+    logits, config = causal.lm_head(states), causal.config
+    if (scale := getattr(config, "logit_scale", None)) is not None:
+        logits = logits * scale
+    if (scale := getattr(config, "logits_scaling", None)) is not None:
+        logits = logits / scale
+    if (cap := getattr(config, "final_logit_softcapping", None)) is not None:
+        logits = cap * torch.tanh(logits / cap)
+    return logits
 
 
 def pad(

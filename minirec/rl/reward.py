@@ -67,7 +67,7 @@ def reward_function(config: RewardConfig) -> RewardFunction:
     """The reward by name: ndcg, reciprocal_rank, hit@k, ndcg_softmax, or package.module:function.
 
     Raises:
-        ConfigError: the name is unknown or cannot be imported.
+        ConfigError: a function that cannot be imported.
     """
     name = config.name
     if name == "ndcg_softmax":
@@ -77,14 +77,9 @@ def reward_function(config: RewardConfig) -> RewardFunction:
         return ndcg
     if name == "reciprocal_rank":
         return lambda ranking, m: 1 / ranking.rank.float() * (ranking.rank <= m)
-    if name.startswith("hit@") and name[4:].isdigit():
+    if name.startswith("hit@"):
         return lambda ranking, m: (ranking.rank <= int(name[4:])).float()
-    module, separator, function = name.partition(":")
-    if not separator:
-        raise ConfigError(
-            f"reward.name={name!r} is unknown; choose ndcg_softmax, ndcg, reciprocal_rank, hit@K "
-            f"or package.module:function"
-        )
+    module, _, function = name.partition(":")
     try:
         return getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:

@@ -67,9 +67,10 @@ def gaussian_live(mean_reward: ArrayLike, *, hits: ArrayLike) -> Floats:
 
 
 def chance_level(candidates: int, *, cutoff: int = 1000) -> float:
-    """Mean NDCG of a target whose rank is uniform over 1..m, m = min(cutoff, candidates).
+    """Mean NDCG@cutoff of a target whose rank is uniform over 1..V, V = `candidates`.
 
-    ``mean over ranks 1..m of 1 / log2(rank + 1)``: method, section 3.
+    ``1 / V sum over ranks 1..min(m, V) of 1 / log2(rank + 1)`` with m = `cutoff`. Up to V = m this
+    is the formula of the method, section 3; beyond, ranks below the cutoff count as 0.
 
     Raises:
         ValueError: `candidates` or `cutoff` below 1.
@@ -79,25 +80,25 @@ def chance_level(candidates: int, *, cutoff: int = 1000) -> float:
             f"candidates is {candidates} and cutoff is {cutoff}; expected 1 or more for both"
         )
     ranks = np.arange(1, min(cutoff, candidates) + 1)
-    return float(np.mean(1 / np.log2(ranks + 1)))
+    return float(np.sum(1 / np.log2(ranks + 1)) / candidates)
 
 
-def lift(mean_reward: ArrayLike, *, chance: float) -> Floats:
-    """Reward above chance as a share of what is possible: ``(r - c) / (1 - c)``.
+def lift(mean_ndcg: ArrayLike, *, chance: float) -> Floats:
+    """NDCG above chance as a share of what is possible: ``(r - c) / (1 - c)``.
 
     Method, section 3. 0 is chance, 1 is a perfect policy, below 0 is worse than chance.
 
     Args:
-        mean_reward: (N,) mean over the rollouts of a sample.
+        mean_ndcg: (N,) mean NDCG over the rollouts of a sample.
         chance: c, from `chance_level`; 0 <= c < 1.
 
     Returns:
         (N,) float64.
 
     Raises:
-        ValueError: `mean_reward` is not finite, or `chance` is outside [0, 1).
+        ValueError: `mean_ndcg` is not finite, or `chance` is outside [0, 1).
     """
-    reward = finite("mean_reward", mean_reward)
+    reward = finite("mean_ndcg", mean_ndcg)
     if not 0 <= chance < 1:
         raise ValueError(f"chance is {chance:g}; expected at least 0 and below 1")
     return (reward - chance) / (1 - chance)
@@ -106,8 +107,8 @@ def lift(mean_reward: ArrayLike, *, chance: float) -> Floats:
 def count_hits(ndcg: ArrayLike, *, candidates: int, cutoff: int = 1000) -> NDArray[np.int64]:
     """Rollouts of each sample that found the target.
 
-    With more candidates than the cutoff, a hit is a rank within the cutoff (NDCG above 0). With
-    fewer, every rank is within it, so a hit is an NDCG above `chance_level` (method, section 3).
+    A hit is an NDCG above `chance_level`: on a small catalogue every rank has some NDCG, so being
+    within the cutoff means nothing (method, section 3).
 
     Args:
         ndcg: (N, G) NDCG of each rollout.
@@ -127,5 +128,4 @@ def count_hits(ndcg: ArrayLike, *, candidates: int, cutoff: int = 1000) -> NDArr
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
         raise ValueError(f"ndcg row {row} is {values[row].tolist()}; expected finite numbers")
-    least = chance_level(candidates, cutoff=cutoff) if candidates <= cutoff else 0.0
-    return (values > least).sum(axis=1)
+    return (values > chance_level(candidates, cutoff=cutoff)).sum(axis=1)

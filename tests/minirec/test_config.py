@@ -23,6 +23,10 @@ def test_file_preset_and_overrides_in_this_order(tmp_path):
     assert loaded.selection.mu == 0.5
 
 
+def test_one_setting_of_the_proxy_leaves_its_other_defaults():
+    assert config.load(None, ["proxy.training.zero_stage=1"]).proxy.training.steps == 30
+
+
 def test_dump_can_be_loaded_again(tmp_path):
     file = tmp_path / "run.yaml"
     first = config.load(None, ["training.steps=3", "corpus.demo.users=50"])
@@ -44,6 +48,12 @@ def test_dump_can_be_loaded_again(tmp_path):
         ("preset=best", "choose one of minirec, paper"),
         ("training", "write key=value"),
         ("training.learning_rate=.nan", "learning_rate"),
+        ("selection.budget=1.0", "write 1, or 0.5 for half the corpus"),
+        ("reward.name=hit@0", "choose ndcg_softmax"),
+        ("evaluation.cutoffs=[0]", "cutoffs"),
+        ("model.demo.heads=3", "multiple of twice the heads"),
+        ("selection.unheard_of=1", "selection has alpha, budget"),
+        ("zzz=1", "the config has corpus, evaluation"),
     ],
 )
 def test_refusals_name_the_key_and_the_way_out(override, words):

@@ -14,7 +14,6 @@ from minirec.corpus import prompts
 from minirec.errors import ConfigError
 from minirec.model import demo
 from minirec.model.recommender import Encoder, item_table, load_policy, trainable_policy
-from minirec.rl.grpo import best_rollouts
 from minirec.rl.reward import RewardConfig, reward_function
 from minirec.rl.step import Group, Objective, losses
 
@@ -43,9 +42,9 @@ def encoder(folder):
 @given(st.text())
 @settings(max_examples=200, deadline=None)
 def test_neutralised_text_holds_no_marker(text):
-    result = prompts.neutralise(text + "<answer><|im_end|>[INST]\x00" + text)
+    result = prompts.neutralise(text + "<answer><|im_end|>[[INST]][/inst][TOOL_CALLS]\x00" + text)
     assert not set(result) & set("<>\x00\n")
-    assert "[INST]" not in result.upper()
+    assert not any(f"[{word}]" in result.upper() for word in ("INST", "/INST", "TOOL_CALLS"))
     assert prompts.neutralise(result) == result
 
 
@@ -223,4 +222,3 @@ def test_token_loss_raises_the_better_rollout(folder, encoder):
     after = likelihoods()
     assert after[1] > before[1]
     assert after[0] < before[0]
-    assert best_rollouts(torch.tensor([[0.1, 0.9]])).item() == 1

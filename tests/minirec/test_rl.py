@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from minirec.config import RewardConfig
+from minirec.config import RewardConfig, load
 from minirec.errors import ConfigError
 from minirec.rl import grpo
 from minirec.rl.reward import (
@@ -72,7 +72,7 @@ def test_rewards_by_name(name, expected):
 def test_reward_by_import_path_and_unknown_name():
     assert reward_function(RewardConfig(name="minirec.rl.reward:ndcg")) is ndcg
     with pytest.raises(ConfigError, match="ndgc"):
-        reward_function(RewardConfig(name="ndgc"))
+        load(None, ["reward.name=ndgc"])
     with pytest.raises(ConfigError, match="cannot be imported"):
         reward_function(RewardConfig(name="minirec.rl.reward:nothing"))
 

@@ -91,7 +91,7 @@ def test_gaussian_live_with_one_live_sample():
 def test_chance_level_by_hand():
     assert chance_level(1) == 1
     assert chance_level(3) == pytest.approx((1 + 1 / math.log2(3) + 0.5) / 3)
-    assert chance_level(50, cutoff=2) == pytest.approx((1 + 1 / math.log2(3)) / 2)
+    assert chance_level(50, cutoff=2) == pytest.approx((1 + 1 / math.log2(3)) / 50)
 
 
 def test_lift_by_hand():
@@ -249,7 +249,7 @@ def test_other_curricula():
         (lambda: gaussian([0.1, 0.2], sigma=0), "sigma is 0"),
         (lambda: gaussian_live([0.1, 0.2], hits=[0, 0]), "hits is 0 in all 2 rows"),
         (lambda: gaussian_live([0.1, 0.2], hits=[0, -1]), "hits row 1 is -1"),
-        (lambda: lift([math.inf], chance=0.1), "mean_reward row 0 is inf"),
+        (lambda: lift([math.inf], chance=0.1), "mean_ndcg row 0 is inf"),
         (lambda: lift([0.1], chance=1.0), "chance is 1"),
         (lambda: chance_level(0), "candidates is 0"),
         (lambda: count_hits([[0.1], [math.nan]], candidates=5), "ndcg row 1"),
