@@ -56,7 +56,7 @@ def _body(run: Run, config: Config, cost: Cost) -> None:
     hits = learnability.count_hits(features.ndcg, candidates=items, cutoff=config.reward.cutoff)
 
     settings = config.selection
-    pool = _pool(settings, lift)
+    pool = _pool(settings, lift, say=run.say)
     reward = lift if settings.lift else mean_reward
     if settings.learnability == "gaussian_live":
         if not hits.any():
@@ -140,8 +140,10 @@ def representativeness(
     return result
 
 
-def _pool(settings: SelectionConfig, lift: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Rows that may be selected."""
+def _pool(
+    settings: SelectionConfig, lift: NDArray[np.float64], *, say: Callable[[str], None]
+) -> NDArray[np.int64]:
+    """Rows that may be selected, at least as many as the budget."""
     count = len(lift)
     budget = settings.count(count)
     if budget > count:
@@ -153,14 +155,17 @@ def _pool(settings: SelectionConfig, lift: NDArray[np.float64]) -> NDArray[np.in
             f"selection.groups {settings.groups} exceeds the {budget} selected samples; "
             f"lower groups or raise selection.budget"
         )
-    least = settings.min_reward
-    pool = np.arange(count) if least is None else np.flatnonzero(lift >= least)
-    if len(pool) < budget:
-        raise ConfigError(
-            f"only {len(pool)} of {count} samples reach selection.min_reward {least:g}, fewer than "
-            f"the budget of {budget}; lower min_reward or budget, or train the proxy longer"
-        )
-    return pool
+    least = settings.min_lift
+    if least is None:
+        return np.arange(count)
+    pool = np.flatnonzero(lift >= least)
+    if len(pool) >= budget:
+        return pool
+    say(
+        f"select: only {len(pool):,} of {count:,} samples reach selection.min_lift {least:g}; the "
+        f"budget is filled up with the next best"
+    )
+    return np.sort(np.argsort(-lift, kind="stable")[:budget])
 
 
 def _ordered(

@@ -254,7 +254,7 @@ class SelectionConfig(Section):
     lift: bool = Field(False, description="learnability of the reward above chance")
     mu: float | None = Field(0.5, description="centre of the Gaussian; null: the median")
     sigma: float | None = Field(None, gt=0, description="width; null: the standard deviation")
-    min_reward: float | None = Field(
+    min_lift: float | None = Field(
         None, description="samples with a lower mean lift are not selected"
     )
     alpha: float = Field(1.0, ge=0, description="weight of learnability")
@@ -392,25 +392,26 @@ def valid_keys(model: type[BaseModel] = Config, prefix: str = "") -> list[str]:
     return keys
 
 
-def _keys_of(section: tuple[int | str, ...], keys: list[str]) -> str:
-    """The keys of a section, or the sections if there is none of that name."""
-    prefix = "".join(f"{part}." for part in section)
-    inside = [key.removeprefix(prefix) for key in keys if key.startswith(prefix)]
-    names = sorted({key.split(".")[0] for key in inside})
-    return f"{prefix.rstrip('.') or 'the config'} has {', '.join(names)}"
-
-
 def _explain(error: ValidationError) -> str:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        keys = valid_keys()
-        near = difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
-        same_leaf = [k for k in keys if k.split(".")[-1] == key.split(".")[-1]]
-        hint = next(iter(same_leaf or near), None)
-        advice = f"did you mean {hint}?" if hint else _keys_of(first["loc"][:-1], keys)
-        return f"{key} is not a setting; {advice}"
+        return f"{key} is not a setting; {_advice(key)}"
     message = first["msg"].removeprefix("Value error, ")
     if not key or first["type"] == "value_error":
         return f"{key}: {message}" if key else message
     return f"{key}={first['input']!r} is refused: {message.lower()}"
+
+
+def _advice(unknown: str) -> str:
+    """The key that was meant, or those of the section."""
+    keys = valid_keys()
+    *parents, leaf = unknown.split(".")
+    prefix = "".join(f"{parent}." for parent in parents)
+    inside = [key.removeprefix(prefix) for key in keys if key.startswith(prefix)]
+    names = sorted({key.split(".")[0] for key in inside})
+    meant = [key for key in keys if key.split(".")[-1] == leaf]
+    meant += [prefix + near for near in difflib.get_close_matches(leaf, names, n=1)]
+    if meant:
+        return f"did you mean {meant[0]}?"
+    return f"{prefix.rstrip('.') or 'the config'} has {', '.join(names)}"

@@ -66,7 +66,7 @@ def render(run_root: Path) -> str:
         quality=_quality(evaluation),
         paired=_paired(evaluation),
         breakdown=_breakdown(evaluation),
-        examples=examples(tables, data, config.get("selection", {}).get("min_reward")),
+        examples=examples(tables, data, config.get("selection", {}).get("min_lift")),
         planted=_planted(data, tables["labels"]),
         costs=costs,
         charged=_charged(costs),

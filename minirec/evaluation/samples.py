@@ -47,18 +47,18 @@ def _nearest(embedding: np.ndarray, kept: np.ndarray) -> np.ndarray:
     return result
 
 
-def cause(row: pd.Series, *, min_reward: float | None, best: float, lowest_kept: float) -> str:
+def cause(row: pd.Series, *, min_lift: float | None, best: float, lowest_kept: float) -> str:
     """Why a sample was kept or dropped, as one of a few short names.
 
     Args:
         row: a row of `frame`.
-        min_reward: the least lift that the settings accept.
+        min_lift: the least lift that the settings accept.
         best: mean reward of the sample with the highest learnability.
         lowest_kept: value of the kept sample with the lowest one.
     """
     if row["kept"]:
         return "kept"
-    if min_reward is not None and row["lift"] < min_reward:
+    if min_lift is not None and row["lift"] < min_lift:
         return "below the least reward"
     if row["hits"] == 0:
         return "dead"
@@ -95,13 +95,11 @@ def _share(row: pd.Series, name: str) -> str:
     return f"{row[f'{name}_above']:.0%}"
 
 
-def examples(
-    tables: dict[str, Any], data: pd.DataFrame, min_reward: float | None
-) -> dict[str, Any]:
+def examples(tables: dict[str, Any], data: pd.DataFrame, min_lift: float | None) -> dict[str, Any]:
     """Kept and dropped examples, and how often each cause of dropping occurs."""
     best = data.loc[data["learnability"].idxmax(), "mean_reward"]
     lowest = data.loc[data["kept"], "value"].min()
-    why = data.apply(cause, axis=1, min_reward=min_reward, best=best, lowest_kept=lowest)
+    why = data.apply(cause, axis=1, min_lift=min_lift, best=best, lowest_kept=lowest)
     kept = data[data["kept"]].sort_values("rank")
     places = np.unique(np.linspace(0, len(kept) - 1, 4).round().astype(int))
     shown_kept = [_example(tables, kept.iloc[i], "kept") for i in places]

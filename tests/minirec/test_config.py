@@ -39,6 +39,8 @@ def test_dump_can_be_loaded_again(tmp_path):
     [
         ("training.step=3", "did you mean training.steps?"),
         ("selection.buget=3", "did you mean selection.budget?"),
+        ("selction.budget=3", "did you mean selection?"),
+        ("budget=3", "did you mean selection.budget?"),
         ("training.steps=0", "training.steps=0"),
         ("training.steps=many", "'many'"),
         ("training.prompts_per_step=7", "multiple of workers x prompts_per_micro_batch"),

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from jobs.report import report
-from jobs.select import select
+from jobs.select import load_features, select
 from minirec.artifacts import Run, read_table, write_json, write_table
 from minirec.config import Config, SelectionConfig
 from minirec.corpus import schema
@@ -152,11 +152,26 @@ def test_select_is_byte_identical(tmp_path):
 
 def test_select_drops_samples_below_the_least_reward(tmp_path):
     run = make_run(tmp_path / "run")
-    select(run, config(budget=10, min_reward=0.05, lift=True))
+    select(run, config(budget=10, min_lift=0.05, lift=True))
     chosen = read_table(run.path("selection.parquet"))["mean_reward"].to_numpy()
     chance = sum(1 / np.log2(rank + 1) for rank in range(1, ITEMS + 1)) / ITEMS
     rewards = read_table(run.path("scores.parquet"))["mean_reward"].to_numpy()
     assert chosen.min() >= chance + 0.05 * (1 - chance) > rewards.min()
+
+
+def test_a_budget_above_the_samples_with_enough_lift_takes_the_next_best(tmp_path):
+    said = []
+    run = make_run(tmp_path / "run")
+    run.say = said.append
+    select(run, config(budget=100, min_lift=0.4, lift=True))
+    assert any(
+        "of 160 samples reach selection.min_lift 0.4; the budget is filled" in s for s in said
+    )
+    features = load_features(run)
+    ndcg = features.ndcg.mean(axis=1)
+    best = features.sample_id[np.argsort(-ndcg, kind="stable")[:100]]
+    chosen = read_table(run.path("selection.parquet"))["sample_id"].to_pylist()
+    assert sorted(chosen) == sorted(best.tolist())
 
 
 @pytest.mark.parametrize(
@@ -164,7 +179,6 @@ def test_select_drops_samples_below_the_least_reward(tmp_path):
     [
         ({"budget": 161}, "budget 161 exceeds the 160 samples"),
         ({"budget": 3}, "groups 4 exceeds the 3 selected"),
-        ({"budget": 100, "min_reward": 0.4}, "of 160 samples reach selection.min_reward 0.4"),
     ],
 )
 def test_select_refuses_impossible_settings(tmp_path, settings, message):
