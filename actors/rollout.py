@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from minirec.corpus.prompts import ANSWER
 from minirec.errors import ConfigError
 
 if TYPE_CHECKING:
     from minirec.config import Config, RolloutConfig
 
-STOP = "<answer>"
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # the ranks that vLLM has kernels for
 
 
@@ -52,14 +52,14 @@ class EngineSpec:
 
     model: str
     max_model_len: int
+    prompts_per_call: int = 32
     dtype: str = "float32"
     trust_remote_code: bool = False
-    stop: str = STOP
+    stop: str = ANSWER
     temperature: float = 1.0
     max_new_tokens: int = 24
     adapter: str = "merged"
     lora_rank: int = 16
-    lora_alpha: float = 32.0
     kv_cache_mib: int = 128
     gpu_memory_utilization: float = 0.4
     tensor_parallel: int = 1
@@ -138,13 +138,13 @@ def engine_spec(config: Config, model_path: str, max_model_len: int) -> EngineSp
     return EngineSpec(
         model=str(model_path),
         max_model_len=max_model_len,
+        prompts_per_call=rollout.prompts_per_call,
         dtype=model.dtype,
         trust_remote_code=model.trust_remote_code,
         temperature=rollout.temperature,
         max_new_tokens=rollout.max_new_tokens,
         adapter=adapter,
         lora_rank=model.lora_rank,
-        lora_alpha=model.lora_alpha,
         kv_cache_mib=rollout.kv_cache_mib,
         gpu_memory_utilization=rollout.gpu_memory_utilization,
         tensor_parallel=rollout.tensor_parallel,

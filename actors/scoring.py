@@ -38,11 +38,16 @@ FORWARD_SEQUENCES = 64
 
 @dataclass(frozen=True)
 class ScoringSpec:
-    """All that a scorer needs; picklable."""
+    """All that a scorer needs; picklable.
+
+    `output` is the folder of the shards; `item_table` the file of the policy's item vectors, which
+    specs of one policy share.
+    """
 
     corpus: str
     split: str
     output: str
+    item_table: str
     model_path: str
     model: ModelConfig
     reward: RewardConfig
@@ -72,6 +77,7 @@ class Scorer:
         """Write the files of the shards named by ``batch["spec"]`` and ``batch["shard"]``."""
         for number, shard in zip(batch["spec"].tolist(), batch["shard"].tolist(), strict=True):
             if self._current is None or self._current[0] != number:
+                self._current = None  # two models may not fit
                 self._current = (number, ShardScorer(self.specs[number]))
             self._current[1].write(shard)
         return batch
@@ -200,8 +206,8 @@ def _fixed(values: np.ndarray, size: int) -> pa.Array:
 
 
 def _shared_table(spec: ScoringSpec, policy: Policy, items: list[list[int]]) -> Tensor:
-    """Item table of the policy, computed once per output folder and then read by all scorers."""
-    path = Path(spec.output) / "item_table.npy"
+    """Item table of the policy, computed by the first scorer and read by the others."""
+    path = Path(spec.item_table)
     if not path.exists():
         vectors = item_table(policy, items).cpu().numpy()
         with artifacts.atomic(path) as file:

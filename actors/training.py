@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import faulthandler
 import json
-import math
 import os
+import secrets
 import shutil
 import time
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ from minirec.config import ModelConfig, RewardConfig, TrainingConfig
 from minirec.corpus.table import Sample, load_catalogue, load_samples
 from minirec.model.recommender import Encoder, Policy, item_table, trainable_policy
 from minirec.rl.reward import reward_function
-from minirec.rl.step import Group, Objective, losses
+from minirec.rl.step import Group, Objective, losses, lr_factor
 from minirec.rng import seed_of
 
 
@@ -57,20 +57,6 @@ class TrainingSpec:
 def adapter_at(path: str | Path) -> Adapter:
     """The adapter in a directory; its version follows from the path, so it is never reused."""
     return Adapter(version=seed_of(str(path)) + 1, path=str(path))
-
-
-def lr_factor(step: int, *, steps: int, warmup: int, schedule: str) -> float:
-    """What the learning rate is multiplied with at `step` of `steps`, in 0..1.
-
-    It rises over `warmup` steps, then stays (constant) or falls towards 0, which the step after
-    the last would have (linear, cosine).
-    """
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    done = (step - warmup) / max(1, steps - warmup)
-    if schedule == "linear":
-        return 1 - done
-    return 0.5 * (1 + math.cos(math.pi * done)) if schedule == "cosine" else 1.0
 
 
 def train_loop(config: dict[str, TrainingSpec]) -> None:
@@ -125,12 +111,13 @@ class Worker:
         self.engine = _deepspeed_engine(policy, spec, self.backwards)
         self.device = self.engine.device
         self.table: torch.Tensor | None = None
+        # An engine keeps what it has loaded from a path; on a GPU, a repeated step differs.
+        self.attempt = secrets.token_hex(4)
         self.adapter: Adapter | None = None
         self.log: list[dict[str, Any]] = []
 
     def step(self, step: int) -> None:
         """One optimizer step on the global batch."""
-        t = self.spec.training
         started = time.monotonic()
         self._learning_rate(step)
         groups = self._roll_out(step)
@@ -167,7 +154,6 @@ class Worker:
             rollout_seconds=round(rolled_out - started, 3),
             seconds=round(time.monotonic() - started, 3),
         )
-        assert t.prompts_per_step == len(groups)
 
     def _roll_out(self, step: int) -> list[Group]:
         """Rollouts of the global batch; rank 0 asks the pool, so all ranks see the same."""
@@ -255,11 +241,11 @@ class Worker:
 
     def _publish(self, version: int) -> None:
         """Rank 0 writes the adapter into a new directory; the next call carries it."""
-        path = self.folder / "adapters" / f"v{version:06d}"
+        path = self.folder / "adapters" / f"v{version:06d}-{self.attempt}"
         self._save_adapter(path)
         if self.rank == 0:
-            old = self.folder / "adapters" / f"v{version - 2:06d}"
-            shutil.rmtree(old, ignore_errors=True)
+            for old in sorted(path.parent.glob("v*"))[:-2]:
+                shutil.rmtree(old, ignore_errors=True)
         self.adapter = adapter_at(path)
 
     def _save_adapter(self, path: Path) -> None:
@@ -271,7 +257,8 @@ class Worker:
         with deepspeed.zero.GatheredParameters(lora, enabled=sharded):
             if self.rank == 0:
                 with artifacts.atomic_dir(path) as folder:
-                    policy.lm.save_pretrained(folder)
+                    # Not "auto", which asks the hub at each save whether the vocabulary changed.
+                    policy.lm.save_pretrained(folder, save_embedding_layers=False)
 
     def _write_log(
         self, step: int, sums: dict[str, float], *, groups: int, tokens: int, **figures: Any
@@ -326,13 +313,9 @@ class Worker:
         return step
 
     def finish(self) -> None:
-        """Write the final adapter; what only a restart needs is deleted."""
+        """Write the final adapter, which tells a restarted driver that training is through."""
         self._save_adapter(self.folder / "adapter")
         _barrier()
-        if self.rank == 0:
-            self._flush_log()
-            for name in ("checkpoints", "adapters"):
-                shutil.rmtree(self.folder / name, ignore_errors=True)
 
 
 def _barrier() -> None:

@@ -40,7 +40,7 @@ class VllmEngine:
             load_format="safetensors",
             max_model_len=spec.max_model_len,
             # A seeded request dies on the CPU when its prefill is split: room for a whole batch.
-            max_num_batched_tokens=max(32_768, spec.max_model_len),
+            max_num_batched_tokens=max(32_768, spec.prompts_per_call * spec.max_model_len),
             tensor_parallel_size=spec.tensor_parallel,
             logprobs_mode="processed_logprobs",
             generation_config="vllm",
@@ -112,12 +112,12 @@ class VllmEngine:
 
         # A new name and a new id for each load: the same one again gives stale weights, or the
         # prefix cache of the old ones.
-        old, self._lora = self._lora, None
+        old, new = self._lora, None
         if adapter is not None:
             self._loaded += 1
-            name = f"version-{adapter.version}-load-{self._loaded}"
-            self._lora = LoRARequest(name, self._loaded, adapter.path)
-            self._llm.llm_engine.add_lora(self._lora)
+            new = LoRARequest(f"load-{self._loaded}", self._loaded, adapter.path)
+            self._llm.llm_engine.add_lora(new)
+        self._lora = new
         if old is not None:
             self._llm.llm_engine.remove_lora(old.lora_int_id)
 

@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
         _config_arguments(commands.add_parser(name, help=text, description=text)).add_argument(
             "--overwrite",
             action="store_true",
-            help="redo stages that were made with other settings",
+            help="redo what was made with other settings; a single stage is redone anyway",
         )
     text = "print what a run would do, without starting anything"
     _config_arguments(commands.add_parser("plan", help=text, description=text))
@@ -92,21 +92,26 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     return arguments
 
 
+def _config_of_the_run(arguments: argparse.Namespace) -> Path | None:
+    """Without --config, a single stage takes the settings that the run directory was made with."""
+    given = dict(word.split("=", 1) for word in arguments.overrides if "=" in word)
+    path = Path(given.get("run_dir", "")) / "config.yaml"
+    return path if "run_dir" in given and path.exists() else None
+
+
 def _with_config(arguments: argparse.Namespace) -> int:
     from minirec.config import load
 
-    config = load(arguments.config, arguments.overrides)
-    if arguments.command == "plan":
-        from jobs.plan import plan
-        from jobs.summary import print_plan
+    config = load(arguments.config or _config_of_the_run(arguments), arguments.overrides)
+    from jobs.plan import plan
+    from jobs.summary import print_plan, print_summary
 
+    if arguments.command == "plan":
         print_plan(plan(config))
         return 0
+    plan(config, again=arguments.overwrite)  # refuses what cannot work before anything starts
     from jobs import run
-    from jobs.plan import plan
-    from jobs.summary import print_summary
 
-    plan(config)  # refuses what cannot work before anything starts
     names = run.STAGES if arguments.command == "run" else (arguments.command,)
     finished = run.stages(config, names, overwrite=arguments.overwrite)
     print_summary(finished, config)

@@ -1,7 +1,9 @@
-"""Progress bars and tables on the terminal."""
+"""What the terminal shows: progress, and not the chatter of libraries."""
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,6 +16,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from minirec.config import Config
 
 console = Console(soft_wrap=True, highlight=False)
 
@@ -51,3 +55,28 @@ def bar(label: str, total: int) -> Iterator[Bar]:
     )
     with Progress(*columns, console=console, transient=True) as progress:
         yield Bar(progress, label, total)
+
+
+def quiet(config: Config) -> None:
+    """Keep libraries from printing what says nothing about the run; what is set stays."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if not config.training.gpus_per_worker:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # no warning that none was detected
+    if not os.environ.get("RAY_ADDRESS"):
+        # Ray Data's actors warn at each start that their arguments live in the object store.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+
+
+@contextmanager
+def without_stderr() -> Iterator[None]:
+    """Send file descriptor 2 to nowhere: C++ libraries greet there, whatever Python is told."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from jobs.model import base_model, model_inputs
 from jobs.score import merged, score_shards, scoring_spec
-from jobs.session import Session
 from jobs.train import rollout_settings
 from minirec.artifacts import Cost, Run, read_table, write_json, write_table
 from minirec.config import Config
 from minirec.corpus import schema
 from minirec.evaluation import ranking, references
+
+if TYPE_CHECKING:
+    from jobs.session import Session
 
 SPLITS = ("valid", "test")
 
@@ -65,6 +67,7 @@ def _policy_ranks(
             session,
             split=split,
             output=f"evaluation/{policy}-{split}",
+            item_table=f"evaluation/{policy}.npy",
             adapter=adapters.get(policy),
             rollouts=0,
         )

@@ -12,13 +12,13 @@ from minirec.errors import ConfigError
 Row = tuple[str, str, str]
 
 
-def plan(config: Config) -> list[Row]:
+def plan(config: Config, *, again: bool = False) -> list[Row]:
     """Rows (stage, quantity, value). Refuses what cannot work.
 
-    Sizes are exact after `prepare`; before, the demo corpus is estimated from its settings and
-    other sources are left open.
+    Sizes are exact after `prepare`; before, or if it may be done `again`, the demo corpus is
+    estimated from its settings and other sources are left open.
     """
-    samples, exact = _samples(config)
+    samples, exact = _samples(config, again)
     about = "" if exact else "about "
     rows: list[Row] = [("prepare", "training samples", f"{about}{samples:,}" if samples else "?")]
     if config.model.name == "demo":
@@ -69,10 +69,10 @@ def check(config: Config, samples: int) -> None:
         )
 
 
-def _samples(config: Config) -> tuple[int, bool]:
+def _samples(config: Config, again: bool) -> tuple[int, bool]:
     run = Run(config.run_dir)
     path = run.path("corpus", "corpus.json")
-    if path.exists():
+    if path.exists() and not again:
         return int(read_json(path)["samples"]["train"]), True
     if config.corpus.source == "demo":
         demo = config.corpus.demo

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,25 +19,48 @@ from minirec.corpus.parse import CATALOGUE, EVENTS, parse
 from minirec.corpus.schema import ITEMS, REJECTED, TRUTH
 from minirec.errors import CorpusError
 
+if TYPE_CHECKING:
+    from jobs.session import Session
 
-def prepare(run: Run, config: Config) -> bool:
+
+def prepare(run: Run, config: Config, session: Session) -> bool:
     """Make ``corpus/``; True if the stage ran, False if it was finished before.
 
-    For file sources Ray must be initialised. Raises `CorpusError` for input that cannot become
+    File sources are read with Ray. Raises `CorpusError` for input that cannot become
     a corpus; too many rejected rows are also written to ``<run_dir>-rejected.parquet``, beside
     the run directory.
     """
-    settings = {"seed": config.seed, "corpus": config.corpus.model_dump(mode="json")}
+    settings = {
+        "seed": config.seed,
+        "corpus": config.corpus.model_dump(mode="json"),
+        "files": _stamps(run, config.corpus),
+    }
     return run.stage(
         "prepare",
         settings=settings,
         inputs=[],
         outputs=["corpus"],
-        body=lambda cost: _body(run, config, cost),
+        body=lambda cost: _body(run, config, session, cost),
     )
 
 
-def _body(run: Run, config: Config, cost: Cost) -> None:
+def _stamps(run: Run, corpus: CorpusConfig) -> list[str]:
+    """Size and time of each input file, so that changed files are not taken for the old ones.
+
+    Where the files are gone, those recorded stand. A download keeps a record of its own.
+    """
+    if corpus.source == "demo" or corpus.download:
+        return []
+    try:
+        located = sources.locate(corpus)
+    except CorpusError:
+        record = run.done("prepare") or {"settings": {}}
+        return record["settings"].get("files", [])
+    stats = {spec.path: os.stat(spec.path) for spec in (*located.events, *located.items)}
+    return [f"{path}: {s.st_size} bytes, {s.st_mtime_ns} ns" for path, s in sorted(stats.items())]
+
+
+def _body(run: Run, config: Config, session: Session, cost: Cost) -> None:
     corpus = config.corpus
     labels = None
     rejected = REJECTED.empty_table()
@@ -45,6 +69,7 @@ def _body(run: Run, config: Config, cost: Cost) -> None:
         rows, category = len(events), corpus.category or "hobbies"
     else:
         located = sources.locate(_downloaded(corpus))
+        session.start_ray()
         read = assemble.assemble(
             read_with_ray(located.events), read_with_ray(located.items), inline=located.inline
         )
@@ -127,7 +152,7 @@ def read_with_ray(specs: list[FileSpec]) -> pa.Table:
     dataset.context.target_max_block_size = 2 * BLOCK_BYTES
     # Without a terminal Ray writes its progress as dozens of log lines.
     dataset.context.enable_progress_bars = sys.stderr.isatty()
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     batches = dataset.iter_batches(batch_size=None, batch_format="pyarrow")
     tables = [batch.cast(schema) for batch in batches if batch.num_columns]
     return pa.concat_tables(tables) if tables else schema.empty_table()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from jobs.console import quiet
 from minirec.artifacts import Run
 from minirec.config import Config, load
 from minirec.corpus.table import Catalogue, load_catalogue
@@ -65,6 +67,7 @@ def find_titles(history: str, catalogue: Catalogue) -> list[int]:
 def _rank(
     run: Run, config: Config, catalogue: Catalogue, history: list[int], top: int
 ) -> tuple[str, list[tuple[str, float]]]:
+    quiet(config)
     import torch
 
     from actors.rollout import engine_spec
@@ -79,7 +82,8 @@ def _rank(
     prompt = encoder.prompt([catalogue.titles[i] for i in history])
     length = config.model.max_prompt_tokens + config.rollout.max_new_tokens + 8
     # One prompt does not pay for starting vLLM; both engines give the same greedy completion.
-    engine = TransformersEngine(engine_spec(config, path, length))
+    spec = replace(engine_spec(config, path, length), gpus=float(torch.cuda.is_available()))
+    engine = TransformersEngine(spec)
     greedy = engine.generate([prompt], n=1, seeds=[0], greedy=True, adapter=adapter_at(adapter))
     said = greedy[0][0]
     policy = load_policy(path, config.model, encoder.tokenizer, adapter=adapter)
@@ -97,8 +101,14 @@ def _rank(
 
 
 def _item_table(run: Run) -> Path:
-    for split in ("test", "valid"):
-        path = run.path("evaluation", f"trained-{split}", "item_table.npy")
-        if path.exists():
-            return path
-    raise ArtifactError(f"{run.root} has no item table; run `minirec evaluate` first")
+    """Item vectors that `evaluate` made with the policy of the last `train`."""
+    path = run.path("evaluation", "trained.npy")
+    record = run.done("evaluate")
+    if record is None or record["inputs"]["train"] != run.fingerprint("train"):
+        raise ArtifactError(f"{run.root} is not evaluated since training; run `minirec evaluate`")
+    if not path.exists():
+        raise ArtifactError(
+            f"{run.root} has no item vectors of the trained policy; run `minirec evaluate "
+            f"--overwrite` with trained among evaluation.policies"
+        )
+    return path

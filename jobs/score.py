@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from jobs.console import bar
 from jobs.model import base_model, model_inputs
-from jobs.session import Session
 from jobs.train import rollout_settings
 from minirec.artifacts import Cost, Run, read_table
 from minirec.config import Config
@@ -17,6 +16,7 @@ from minirec.errors import ArtifactError, EngineError
 
 if TYPE_CHECKING:
     from actors.scoring import ScoringSpec
+    from jobs.session import Session
 
 
 def score(run: Run, config: Config, session: Session) -> bool:
@@ -29,6 +29,7 @@ def score(run: Run, config: Config, session: Session) -> bool:
             session,
             split="train",
             output="features",
+            item_table="features/item_table.npy",
             adapter=run.path("proxy", "adapter"),
             rollouts=config.scoring.rollouts,
         )
@@ -63,6 +64,7 @@ def scoring_spec(
     *,
     split: str,
     output: str,
+    item_table: str,
     adapter: Path | None,
     rollouts: int,
 ) -> ScoringSpec:
@@ -75,6 +77,7 @@ def scoring_spec(
         corpus=str(run.path("corpus")),
         split=split,
         output=str(run.path(output)),
+        item_table=str(run.path(item_table)),
         model_path=model_path,
         model=config.model,
         reward=config.reward,
@@ -94,6 +97,7 @@ def score_shards(specs: list[ScoringSpec], config: Config, *, label: str) -> Non
     """Score the shards of all specs that have no file yet, in one pass of Ray Data."""
     import ray
     import ray.data
+    from ray.data.exceptions import ExecutionTimeoutError
 
     from actors.scoring import Scorer
 
@@ -104,6 +108,9 @@ def score_shards(specs: list[ScoringSpec], config: Config, *, label: str) -> Non
         if not specs[number].part(shard).exists()
     ]
     done = len(shards) - len(missing)
+    context = ray.data.DataContext.get_current()
+    context.raise_original_map_exception = True  # else the cause is lost in a wrapper
+    context.execution_no_progress_timeout_s = config.scoring.shard_deadline_s
     with bar(label, len(shards)) as progress:
         progress.update(done, "shards")
         if not missing:
@@ -122,6 +129,11 @@ def score_shards(specs: list[ScoringSpec], config: Config, *, label: str) -> Non
             for _ in results.iter_rows():
                 done += 1
                 progress.update(done, "shards")
+        except ExecutionTimeoutError as error:
+            raise EngineError(
+                f"{label} finished no shard in {config.scoring.shard_deadline_s:g} s, after {done} "
+                f"of {len(shards)}; raise scoring.shard_deadline_s or lower scoring.shard_size"
+            ) from error
         except ray.exceptions.RayError as error:
             raise EngineError(
                 f"{label} stopped after {done} of {len(shards)} shards: {_cause(error)}; "

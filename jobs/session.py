@@ -8,9 +8,11 @@ import os
 import signal
 import sys
 from types import FrameType
+from typing import Any
 
 from actors.pool import Pool, PoolHandle
 from actors.rollout import engine_spec, resolve_engine
+from jobs.console import without_stderr
 from minirec.config import Config
 
 
@@ -38,16 +40,16 @@ class Session:
         # The driver of a job has a 3 s grace after SIGTERM; each stage can be resumed anyway.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-        if os.environ.get("RAY_ADDRESS"):
-            ray.init(log_to_driver=False, logging_level=logging.ERROR)
-        else:
-            ray.init(
-                num_cpus=self._cpu_slots(),
-                include_dashboard=False,
-                object_store_memory=300 << 20,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        if not os.environ.get("RAY_ADDRESS"):
+            options |= {
+                "address": "local",  # else a cluster that happens to run here is joined
+                "num_cpus": self._cpu_slots(),
+                "include_dashboard": False,
+                "object_store_memory": 300 << 20,
+            }
+        with without_stderr():
+            ray.init(**options)
         self._started_ray = True
         _quiet_ray_data()
         # ray.init replaces a handler that was set before it.
@@ -74,12 +76,10 @@ class Session:
             engine_spec(c, model_path, length),
             engine=resolve_engine(c.rollout),
             engines=c.rollout.engines,
-            cpus_per_engine=1,
             gpus_per_engine=c.rollout.gpus_per_engine,
             deadline_s=c.rollout.deadline_s,
             start_deadline_s=c.rollout.start_deadline_s,
             max_restarts=c.rollout.max_restarts,
-            name=None,
         )
         self._model = model_path
 

@@ -6,23 +6,25 @@ import json
 import math
 import os
 import random
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from actors.rollout import resolve_adapter, resolve_engine
 from jobs.console import bar
 from jobs.model import base_model, model_inputs
-from jobs.session import Session
 from minirec.artifacts import Cost, Run, read_table
 from minirec.config import Config, TrainingConfig
-from minirec.errors import EngineError
+from minirec.errors import ConfigError, EngineError
 
 if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
 
     from actors.training import TrainingSpec
+    from jobs.session import Session
 
 
 def training_steps(training: TrainingConfig, samples: int) -> int:
@@ -74,7 +76,7 @@ def _stage(
         name,
         settings={
             "seed": config.seed,
-            name: _without_runtime(section),
+            {"train": "training"}.get(name, name): _without_runtime(section),
             "model": config.model.model_dump(mode="json"),
             "reward": config.reward.model_dump(mode="json"),
             "rollout": rollout_settings(config),
@@ -86,9 +88,15 @@ def _stage(
 
 
 def rollout_settings(config: Config) -> dict[str, Any]:
-    """The rollout settings that change results; the others only change speed."""
+    """The rollout settings that change results; the others only change speed.
+
+    Two engines draw other tokens from the same seed, and an adapter that is merged gives other
+    last digits than an active one.
+    """
     r = config.rollout
     return {
+        "engine": resolve_engine(r),
+        "adapter": resolve_adapter(r),
         "temperature": r.temperature,
         "max_new_tokens": r.max_new_tokens,
         "prompts_per_call": r.prompts_per_call,
@@ -135,8 +143,12 @@ def _fit(
         pool=session.pool(model_path),
         threads=_threads(training),
     )
-    with _progress(folder / "log.jsonl", name, steps):
-        _fit_or_explain(_trainer(spec, run.path("ray"), name))
+    if not (folder / "adapter").exists():
+        _check_gpus(config, training)
+        with _progress(folder / "log.jsonl", name, steps):
+            _fit_or_explain(_trainer(spec, run.path("ray"), name), training)
+    for leftover in ("checkpoints", "adapters"):
+        shutil.rmtree(folder / leftover, ignore_errors=True)
     log = read_log(folder / "log.jsonl")
     cost.rollouts = sum(entry["rollouts"] for entry in log)
     cost.generated_tokens = sum(entry["tokens"] for entry in log)
@@ -169,7 +181,21 @@ def _trainer(spec: TrainingSpec, storage: Path, name: str) -> TorchTrainer:
     )
 
 
-def _fit_or_explain(trainer: TorchTrainer) -> None:
+def _check_gpus(config: Config, training: TrainingConfig) -> None:
+    """Refuse what Ray Train would wait for without end: the engines keep their GPUs."""
+    import ray
+
+    engines = config.rollout.engines * config.rollout.gpus_per_engine
+    workers = training.workers * training.gpus_per_worker
+    there = ray.cluster_resources().get("GPU", 0.0)
+    if engines + workers > there:
+        raise ConfigError(
+            f"rollout engines ask for {engines:g} GPUs and training workers for {workers:g}, Ray "
+            f"has {there:g}; lower rollout.gpus_per_engine or gpus_per_worker (0.5 shares a GPU)"
+        )
+
+
+def _fit_or_explain(trainer: TorchTrainer, training: TrainingConfig) -> None:
     """Train; a failure that restarts did not mend becomes one sentence with its cause."""
     from ray.train import TrainingFailedError
 
@@ -180,7 +206,8 @@ def _fit_or_explain(trainer: TorchTrainer) -> None:
         cause = lines[-1].strip() if lines else type(error).__name__
         raise EngineError(
             f"a training worker failed and was not restarted any more: {cause}; the same command "
-            f"goes on from the last checkpoint"
+            f"goes on from the last checkpoint (a worker also ends when one step takes longer than "
+            f"step_deadline_s, {training.step_deadline_s:g} s)"
         ) from error
 
 

@@ -14,7 +14,7 @@ import resource
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -73,7 +73,7 @@ def read_table(path: Path) -> pa.Table:
         raise ArtifactError(f"{path} is missing; run the stage that makes it") from None
     except (pa.ArrowInvalid, OSError) as error:
         raise ArtifactError(
-            f"{path} is damaged ({error}); delete it and run the same command again"
+            f"{path} is damaged ({error}); repeat the stage that makes it with --overwrite"
         ) from None
 
 
@@ -129,14 +129,28 @@ class Cost:
 class Run:
     """A run directory; finished stages are recorded in ``stages/``.
 
-    `checked` names the stages that this object has run or found complete.
+    `checked` names the stages that this object has run or found complete. While `checking` is
+    set, stages are only compared with their settings: none runs, and none is missed.
     """
 
     def __init__(
-        self, root: str | Path, *, overwrite: bool = False, say: Callable[[str], None] = print
+        self,
+        root: str | Path,
+        *,
+        overwrite: bool = False,
+        redo: Collection[str] = (),
+        say: Callable[[str], None] = print,
     ):
+        """Args:
+        root: the directory; it need not exist.
+        overwrite: redo stages that were made with other settings.
+        redo: stages to redo even if they are complete with the same settings.
+        say: takes each line for the user.
+        """
         self.root = Path(root).absolute()
         self.overwrite = overwrite
+        self.redo = frozenset(redo)
+        self.checking = False
         self.say = say
         self.checked: set[str] = set()
 
@@ -186,12 +200,14 @@ class Run:
             "inputs": {i: self.fingerprint(i) for i in inputs},
         }
         fingerprint = digest(content)
-        record = self.done(name) or self._begun(name)
-        if record and record["fingerprint"] != fingerprint:
-            if not self.overwrite:
-                raise ArtifactError(self._difference(name, record, content))
+        record = self.done(name) or self._begun(name, outputs)
+        other = record is not None and record["fingerprint"] != fingerprint
+        if record and other and (self.checking or not self.overwrite):
+            raise ArtifactError(self._difference(name, record, content))
+        if self.checking:
+            return False
+        if record and (other or name in self.redo):
             self.remove(name, outputs)
-            record = None
         if self.done(name):
             missing = [o for o in outputs if not self.path(o).exists()]
             if not missing:
@@ -218,14 +234,15 @@ class Run:
 
     def remove(self, name: str, outputs: list[str]) -> None:
         """Delete a stage's records and costs, then its outputs."""
-        for record in (f"{name}.json", f"{name}.begun.json"):
-            self.path("stages", record).unlink(missing_ok=True)
+        self.path("stages", f"{name}.json").unlink(missing_ok=True)
         for output in outputs:
             path = self.path(output)
             if path.is_dir():
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
+        # Last: as long as something of the old outputs is there, so is what it was made with.
+        self.path("stages", f"{name}.begun.json").unlink(missing_ok=True)
         kept = [attempt for attempt in self._attempts() if attempt["stage"] != name]
         with atomic(self.path("costs.jsonl")) as file:
             file.write("".join(json.dumps(attempt) + "\n" for attempt in kept).encode())
@@ -251,9 +268,11 @@ class Run:
             return []
         return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
 
-    def _begun(self, name: str) -> dict[str, Any] | None:
+    def _begun(self, name: str, outputs: list[str]) -> dict[str, Any] | None:
+        """Record of a stage that has left something but is not finished."""
         path = self.path("stages", f"{name}.begun.json")
-        return read_json(path) if path.exists() else None
+        left = any(self.path(output).exists() for output in outputs)
+        return read_json(path) if left and path.exists() else None
 
     def _record_cost(self, cost: Cost) -> None:
         self.root.mkdir(parents=True, exist_ok=True)

@@ -242,6 +242,7 @@ class ScoringConfig(Section):
     shard_size: int = Field(64, ge=1, description="samples in one shard")
     scorers: int = Field(1, ge=1, description="parallel scoring actors")
     gpus_per_scorer: float = Field(0, ge=0)
+    shard_deadline_s: float = Field(1800, gt=0, description="seconds without a finished shard")
 
 
 class SelectionConfig(Section):
@@ -311,6 +312,13 @@ class Config(Section):
                 f"rollout.tensor_parallel {self.rollout.tensor_parallel} exceeds "
                 f"rollout.gpus_per_engine {gpus:g}; raise gpus_per_engine or lower tensor_parallel"
             )
+        both = {"training": self.training, "proxy.training": self.proxy.training}
+        for name, training in both.items():
+            if training.step_deadline_s <= self.rollout.deadline_s:
+                raise ValueError(
+                    f"{name}.step_deadline_s {training.step_deadline_s:g} must exceed "
+                    f"rollout.deadline_s {self.rollout.deadline_s:g}: a step waits for its rollouts"
+                )
         return self
 
 

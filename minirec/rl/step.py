@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -160,3 +161,17 @@ def _candidates(
         return table.index_copy(0, ids, vectors), target, mask
     position = (target[:, None] == ids[None]).int().argmax(1)
     return vectors, position, mask[:, ids]
+
+
+def lr_factor(step: int, *, steps: int, warmup: int, schedule: str) -> float:
+    """What the learning rate is multiplied with at `step` of `steps`, in 0..1.
+
+    It rises over `warmup` steps, then stays (constant) or falls towards 0, which the step after
+    the last would have (linear, cosine).
+    """
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    done = (step - warmup) / max(1, steps - warmup)
+    if schedule == "linear":
+        return 1 - done
+    return 0.5 * (1 + math.cos(math.pi * done)) if schedule == "cosine" else 1.0

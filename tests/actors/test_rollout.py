@@ -9,7 +9,6 @@ import pytest
 import ray
 import torch
 from tiny_model import (
-    ALPHA,
     RANK,
     build_adapter,
     build_model,
@@ -47,9 +46,7 @@ def adapters(model, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def spec(model):
-    return EngineSpec(
-        model=model, max_model_len=320, temperature=0.8, lora_rank=RANK, lora_alpha=ALPHA
-    )
+    return EngineSpec(model=model, max_model_len=320, temperature=0.8, lora_rank=RANK)
 
 
 @pytest.fixture(scope="module")

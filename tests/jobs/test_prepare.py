@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.prepare import prepare
+from jobs import prepare as stage
 from minirec.artifacts import Run
 from minirec.config import load
 from minirec.corpus.schema import ITEMS, REJECTED, SAMPLES, TRUTH
@@ -25,6 +25,17 @@ def cluster():
     yield
     if started:
         ray.shutdown()
+
+
+class RayIsThere:
+    """Stands for the session of a command: the fixture has started Ray, or the demo needs none."""
+
+    def start_ray(self):
+        pass
+
+
+def prepare(run, config):
+    return stage.prepare(run, config, RayIsThere())
 
 
 def tables(run: Run) -> dict:

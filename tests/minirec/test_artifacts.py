@@ -1,5 +1,7 @@
 """The run directory: nothing half-written, nothing silently reused."""
 
+import json
+
 import pyarrow as pa
 import pytest
 
@@ -57,14 +59,53 @@ def test_a_changed_setting_is_named_and_overwrite_redoes(tmp_path):
     assert artifacts.read_json(tmp_path / "first.out") == 2
 
 
-def test_a_stage_that_began_with_other_settings_is_not_continued(tmp_path):
-    def broken(cost):
+def broken_stage(run, k, *, leaves):
+    def body(cost):
+        if leaves:
+            run.path("o").touch()
         raise RuntimeError
 
+    run.stage("first", settings={"k": k}, inputs=[], outputs=["o"], body=body)
+
+
+def test_what_began_with_other_settings_is_not_continued(tmp_path):
     with pytest.raises(RuntimeError):
-        quiet(tmp_path).stage("first", settings={"k": 1}, inputs=[], outputs=["o"], body=broken)
+        broken_stage(quiet(tmp_path), 1, leaves=True)
     with pytest.raises(ArtifactError, match="k=1, now it is 2"):
-        quiet(tmp_path).stage("first", settings={"k": 2}, inputs=[], outputs=["o"], body=broken)
+        broken_stage(quiet(tmp_path), 2, leaves=True)
+
+
+def test_a_failure_that_left_nothing_does_not_bind_the_settings(tmp_path):
+    for k in (1, 2):
+        with pytest.raises(RuntimeError):
+            broken_stage(quiet(tmp_path), k, leaves=False)
+
+
+def test_seconds_of_failed_attempts_count_and_an_overwritten_stage_costs_anew(tmp_path):
+    with pytest.raises(RuntimeError):
+        broken_stage(quiet(tmp_path), 1, leaves=True)
+    run = quiet(tmp_path)
+    run.stage("first", settings={"k": 1}, inputs=[], outputs=["o"], body=lambda cost: None)
+    lines = (tmp_path / "costs.jsonl").read_text().splitlines()
+    assert [json.loads(line)["finished"] for line in lines] == [False, True]
+    (row,) = run.costs()
+    assert row["seconds"] == sum(json.loads(line)["seconds"] for line in lines)
+    make(quiet(tmp_path, overwrite=True), 1, [])
+    (row,) = run.costs()
+    assert row["rollouts"] == 7
+
+
+def test_a_stage_can_be_redone_or_only_checked(tmp_path):
+    calls = []
+    make(quiet(tmp_path), 1, calls)
+    make(quiet(tmp_path, redo=("first",)), 1, calls)
+    assert calls == ["first", "first"]
+    checking = quiet(tmp_path, overwrite=True)
+    checking.checking = True
+    make(checking, 1, calls)
+    with pytest.raises(ArtifactError, match="now it is 2"):
+        make(checking, 2, calls)
+    assert calls == ["first", "first"]
 
 
 def test_a_deleted_output_is_made_again(tmp_path):
