@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,8 +57,11 @@ def _stamps(run: Run, corpus: CorpusConfig) -> list[str]:
     except CorpusError:
         record = run.done("prepare") or {"settings": {}}
         return record["settings"].get("files", [])
-    stats = {spec.path: os.stat(spec.path) for spec in (*located.events, *located.items)}
-    return [f"{path}: {s.st_size} bytes, {s.st_mtime_ns} ns" for path, s in sorted(stats.items())]
+    paths = sorted({spec.path for spec in (*located.events, *located.items)})
+    return [
+        f"{Path(path).name} ({os.stat(path).st_size} bytes, changed {os.stat(path).st_mtime_ns})"
+        for path in paths
+    ]
 
 
 def _body(run: Run, config: Config, session: Session, cost: Cost) -> None:

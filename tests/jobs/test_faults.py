@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 
 import pyarrow.parquet as pq
@@ -10,7 +11,13 @@ from small import descendants, finish, start, steps_logged, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-COMPARED = ("scores.parquet", "selection.parquet", "ranks.parquet", "evaluation.json")
+COMPARED = (
+    "scores.parquet",
+    "selection.parquet",
+    "policy/adapter/adapter_model.safetensors",
+    "ranks.parquet",
+    "evaluation.json",
+)
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +29,21 @@ def undisturbed(tmp_path_factory):
 
 def parts(run_dir):
     return sorted((run_dir / "features").glob("part-*.parquet"))
+
+
+def state(run_dir):
+    """Times of the shards' files, and the seconds of each logged step."""
+
+    def seconds(name):
+        log = run_dir / name / "log.jsonl"
+        lines = log.read_text().splitlines() if log.exists() else []
+        return [json.loads(line)["seconds"] for line in lines]
+
+    return {
+        "parts": {p.name: p.stat().st_mtime_ns for p in parts(run_dir)},
+        "proxy": seconds("proxy"),
+        "policy": seconds("policy"),
+    }
 
 
 def assert_same(run_dir, other):
@@ -48,13 +70,21 @@ def test_kill_the_driver_at_each_long_stage(undisturbed, tmp_path):
             run_dir / "evaluation" / "base-valid" / "part-000000.parquet"
         ).exists(),
     }
+    left = {}
     for stage, reached in moments.items():
         process = start(run_dir)
         wait_for(reached, process, f"the middle of {stage}")
         process.send_signal(signal.SIGKILL)
         process.wait()
+        left[stage] = state(run_dir)
     finish(run_dir)
     assert_same(run_dir, undisturbed)
+    # What was done before a kill was not done again: shards keep their files, and the steps up
+    # to the last checkpoint, of which there is one every two steps, their measured seconds.
+    end = state(run_dir)
+    assert left["score"]["parts"].items() <= end["parts"].items()
+    assert left["proxy"]["proxy"][:2] == end["proxy"][:2]
+    assert left["train"]["policy"][:4] == end["policy"][:4]
 
 
 @pytest.mark.timeout(600)
@@ -62,7 +92,9 @@ def test_kill_an_engine_and_a_training_worker(undisturbed, tmp_path):
     run_dir = tmp_path / "run"
     process = start(run_dir)
     wait_for(lambda: len(parts(run_dir)) >= 2, process, "the second shard")
-    for engine in descendants(process, "ray::_Engine"):
+    engines = descendants(process, "ray::_Engine")
+    assert engines
+    for engine in engines:
         engine.kill()
     wait_for(lambda: steps_logged(run_dir, "policy") >= 5, process, "the fifth training step")
     workers = descendants(process, "RayTrainWorker")

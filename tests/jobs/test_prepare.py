@@ -10,7 +10,7 @@ from jobs import prepare as stage
 from minirec.artifacts import Run
 from minirec.config import load
 from minirec.corpus.schema import ITEMS, REJECTED, SAMPLES, TRUTH
-from minirec.errors import CorpusError
+from minirec.errors import ArtifactError, CorpusError
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 SPLITS = ("train", "valid", "test")
@@ -170,3 +170,24 @@ def test_real_data(cluster, tmp_path, folder, source, samples):
     summary = json.loads(run.path("corpus", "corpus.json").read_text())
     assert sum(summary["samples"].values()) == samples
     assert summary["rejected"] == {}
+
+
+@pytest.mark.ray
+def test_changed_files_are_not_taken_for_the_old_ones(cluster, tmp_path):
+    files = tmp_path / "files"
+    files.mkdir()
+    (files / "items.csv").write_text("item,title\n" + "".join(f"i{n},Item {n}\n" for n in range(9)))
+    rows = [f"u{n % 3},i{n % 9},4,{1_600_000_000 + 86_400 * n}\n" for n in range(60)]
+    ratings = files / "ratings.csv"
+    ratings.write_text("user,item,rating,time\n" + "".join(rows))
+    config = load(None, ["corpus.source=table", f"corpus.path={files}"])
+    run = Run(tmp_path / "run", say=lambda text: None)
+    assert prepare(run, config)
+    assert not prepare(run, config)
+    with ratings.open("a") as file:
+        file.write(rows[0])
+    with pytest.raises(ArtifactError, match=r"ratings\.csv"):
+        prepare(run, config)
+    # A corpus that is made does not need its files any more.
+    ratings.unlink()
+    assert not prepare(run, config)

@@ -167,6 +167,34 @@ def test_joining_quoted_lines_loses_none(tmp_path, lines):
     assert b"\n".join(raws).decode() == "\n".join(line for line in lines if line.strip())
 
 
+def test_quoted_fields_of_a_tab_separated_table(tmp_path):
+    (tmp_path / "events.tsv").write_text('"user"\t"item"\t"time"\n"u1"\t"i ""1"""\t"1600000000"\n')
+    (tmp_path / "items.csv").write_text('item,title\n"i ""1""",One\n')
+    got = read(source="table", path=str(tmp_path))
+    assert got.events.items.to_pylist() == ['i "1"']
+    assert len(got.rejected) == 0
+
+
+def test_binary_columns_of_parquet_are_text(tmp_path):
+    users = pa.array([b"u1", b"\xff\xfe", "ü2".encode()], pa.binary())
+    table = pa.table({"user": users, "item": ["i1"] * 3, "time": [1_600_000_000] * 3})
+    pq.write_table(
+        table.append_column("title", pa.array([b"Blue Kettle"] * 3)), tmp_path / "e.parquet"
+    )
+    got = read(source="table", path=str(tmp_path))
+    assert got.events.users.to_pylist() == ["u1", "ü2"]
+    assert got.catalogue["title"].to_pylist() == ["Blue Kettle"]
+    assert counts(got.rejected) == {"wrong encoding": 1}
+
+
+def test_amazon_ratings_in_another_format(tmp_path):
+    amazon(tmp_path, "")
+    rows = {"user_id": ["u1"], "parent_asin": ["i1"], "rating": [4.0], "timestamp": [1600000000000]}
+    pq.write_table(pa.table(rows), tmp_path / "r.parquet")
+    got = read(source="amazon", path=str(tmp_path), ratings="r.parquet")
+    assert got.events.users.to_pylist() == ["u1"]
+
+
 def test_blocks_are_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "BLOCK_ROWS", 3)
     amazon(tmp_path, "".join(f"u,i{n},3,15000000000{n:02d}\n\n" for n in range(10)))
@@ -253,6 +281,13 @@ def test_wrong_column(tmp_path):
     fails("no column 'user'", "found 'who', 'item', 'time'", "corpus.columns", **wrong)
     fails("no column 'stars'", **wrong, columns={"user": "who", "rating": "stars"})
     fails("unknown role 'usr'", "user, item", **wrong, columns={"usr": "who"})
+
+
+def test_columns_that_would_have_no_effect(tmp_path):
+    amazon(tmp_path, "u1,i1,5.0,1522540800000\n")
+    where = {"path": str(tmp_path)}
+    fails("corpus.columns has no effect", source="amazon", columns={"user": "u"}, **where)
+    fails("unknown role 'usr'", source="recbole", columns={"usr": "u"}, **where)
 
 
 def test_titles_nowhere(tmp_path):

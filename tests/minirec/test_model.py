@@ -6,6 +6,7 @@ import random
 
 import pytest
 import torch
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,7 +14,7 @@ from minirec.config import DemoModelConfig, ModelConfig
 from minirec.corpus import prompts
 from minirec.errors import ConfigError
 from minirec.model import demo
-from minirec.model.recommender import Encoder, item_table, load_policy, trainable_policy
+from minirec.model.recommender import Encoder, Policy, item_table, load_policy, trainable_policy
 from minirec.rl.reward import RewardConfig, reward_function
 from minirec.rl.step import Group, Objective, losses
 
@@ -95,6 +96,29 @@ def test_batched_padded_forward_equals_one_sequence_at_a_time(folder, encoder):
             assert found == pytest.approx(wanted, abs=1e-5)
             offset += len(wanted)
     assert offset == len(logprobs)
+
+
+@pytest.mark.parametrize(
+    ("family", "scaling"),
+    [
+        ("Gemma2", {"head_dim": 8, "final_logit_softcapping": 0.05}),
+        ("Cohere", {"logit_scale": 0.25}),
+        ("Granite", {"logits_scaling": 7.0}),
+    ],
+)
+def test_log_probabilities_are_those_of_models_that_scale_their_logits(family, scaling):
+    torch.manual_seed(0)
+    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "vocab_size": 50}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
+    config = getattr(transformers, f"{family}Config")(
+        **size, **heads, **scaling, pad_token_id=0, bos_token_id=1, eos_token_id=1
+    )
+    lm = getattr(transformers, f"{family}ForCausalLM")(config).eval()
+    tokens = [5, 6, 7, 8, 9]
+    with torch.no_grad():
+        own = lm(torch.tensor([tokens])).logits[0].float().log_softmax(-1)
+        found = Policy(lm, pad_id=0)([tokens], [2])[1]
+    assert found.tolist() == pytest.approx([own[t - 1, tokens[t]].item() for t in (2, 3, 4)])
 
 
 def test_item_table_has_unit_rows_in_item_order(folder, encoder):

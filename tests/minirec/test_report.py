@@ -20,6 +20,7 @@ from minirec.corpus import schema
 from minirec.errors import ArtifactError, ConfigError
 from minirec.evaluation.ranking import sample_groups, summarise
 from minirec.evaluation.report import render
+from minirec.evaluation.samples import cause
 
 ITEMS, SAMPLES, WIDTH = 40, 160, 8
 ATTACK = "<script>alert('title')</script>"
@@ -228,6 +229,25 @@ def test_report_without_truth_and_logs(tmp_path):
     assert "Planted truth" not in html and "<h2>Learning</h2>" not in html
     for cause in ("dead", "near-duplicate", "lower value"):
         assert f"<td>{cause}</td>" in html
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"kept": True}, "kept"),
+        ({"lift": 0.04}, "below the least reward"),
+        ({"hits": 0}, "dead"),
+        ({"learnability": 0.1, "mean_reward": 0.9}, "too easy"),
+        ({"learnability": 0.1, "mean_reward": 0.2}, "too hard"),
+        ({"nearest": 0.01}, "near-duplicate"),
+        ({"nearest": 0.01, "value": 0.5}, "lower value"),
+        ({}, "lower value"),
+    ],
+)
+def test_the_reason_fits_the_sample(changes, why):
+    row = {"kept": False, "lift": 0.3, "hits": 3, "learnability": 0.8, "mean_reward": 0.5}
+    row |= {"nearest": 0.4, "value": 1.2} | changes
+    assert cause(row, min_lift=0.05, best=0.55, lowest_kept=1.0) == why
 
 
 def test_report_names_the_missing_artifact(tmp_path):
