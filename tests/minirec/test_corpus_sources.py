@@ -177,10 +177,9 @@ def test_quoted_fields_of_a_tab_separated_table(tmp_path):
 
 def test_binary_columns_of_parquet_are_text(tmp_path):
     users = pa.array([b"u1", b"\xff\xfe", "ü2".encode()], pa.binary())
-    table = pa.table({"user": users, "item": ["i1"] * 3, "time": [1_600_000_000] * 3})
-    pq.write_table(
-        table.append_column("title", pa.array([b"Blue Kettle"] * 3)), tmp_path / "e.parquet"
-    )
+    titles = pa.array([b"Blue Kettle"] * 3, pa.binary())
+    columns = {"user": users, "item": ["i1"] * 3, "time": [1_600_000_000] * 3, "title": titles}
+    pq.write_table(pa.table(columns), tmp_path / "events.parquet")
     got = read(source="table", path=str(tmp_path))
     assert got.events.users.to_pylist() == ["u1", "ü2"]
     assert got.catalogue["title"].to_pylist() == ["Blue Kettle"]

@@ -227,8 +227,8 @@ def test_report_without_truth_and_logs(tmp_path):
         run.path(name, "log.jsonl").unlink()
     html = render(run.root)
     assert "Planted truth" not in html and "<h2>Learning</h2>" not in html
-    for cause in ("dead", "near-duplicate", "lower value"):
-        assert f"<td>{cause}</td>" in html
+    for why in ("dead", "near-duplicate", "lower value"):
+        assert f"<td>{why}</td>" in html
 
 
 @pytest.mark.parametrize(
