@@ -50,15 +50,41 @@ def select(run: Run, config: Config) -> bool:
 def _body(run: Run, config: Config, cost: Cost) -> None:
     features = load_features(run)
     items = pq.read_metadata(run.path("corpus", "items.parquet")).num_rows
+    settings = config.selection
+    scores, pool = score_samples(features, items, config, say=run.say)
+    picks = pick(features, scores["value"], pool, settings)
+    write_table(run.path("scores.parquet"), pa.table(scores, schema=schema.SCORES))
+    write_table(run.path("selection.parquet"), _ordered(scores, picks, settings, config.seed))
+    cost.extra = {
+        "samples": len(features.sample_id),
+        "pool": len(pool),
+        "selected": len(picks.indices),
+    }
+    hits = learnability.count_hits(features.ndcg, candidates=items, cutoff=config.reward.cutoff)
+    _summary(run, scores, picks, hits, pool)
+
+
+def score_samples(
+    features: Features, items: int, config: Config, *, say: Callable[[str], None]
+) -> tuple[dict[str, NDArray], NDArray[np.int64]]:
+    """The columns of ``scores.parquet``, and the rows that may be selected.
+
+    Args:
+        features: of N samples.
+        items: V, size of the catalogue.
+        say: takes each line for the user.
+
+    Raises:
+        ConfigError: the settings do not fit the features.
+    """
+    settings = config.selection
     mean_reward = features.rewards.mean(axis=1)
     chance = learnability.chance_level(items, cutoff=config.reward.cutoff)
     lift = learnability.lift(features.ndcg.mean(axis=1), chance=chance)
-    hits = learnability.count_hits(features.ndcg, candidates=items, cutoff=config.reward.cutoff)
-
-    settings = config.selection
-    pool = _pool(settings, lift, say=run.say)
+    pool = _pool(settings, lift, say=say)
     reward = lift if settings.lift else mean_reward
     if settings.learnability == "gaussian_live":
+        hits = learnability.count_hits(features.ndcg, candidates=items, cutoff=config.reward.cutoff)
         if not hits.any():
             raise ConfigError(
                 "no rollout of any sample ranks its target above chance, so gaussian_live has no "
@@ -67,7 +93,7 @@ def _body(run: Run, config: Config, cost: Cost) -> None:
         learnable = learnability.gaussian_live(reward, hits=hits)
     else:
         learnable = learnability.gaussian(reward, mu=settings.mu, sigma=settings.sigma)
-    representative = representativeness(features.hvp, say=run.say)
+    representative = _representativeness(features.hvp, say=say)
     value = combine(learnable, representative, alpha=settings.alpha, fusion=settings.fusion)
     scores = {
         "sample_id": features.sample_id,
@@ -76,13 +102,18 @@ def _body(run: Run, config: Config, cost: Cost) -> None:
         "representativeness": representative,
         "value": value,
     }
-    found = maxmin(features.embedding[pool], scores=value[pool], budget=settings.count(len(value)))
-    picks = MaxMin(pool[found.indices], found.novelty)
+    return scores, pool
 
-    write_table(run.path("scores.parquet"), pa.table(scores, schema=schema.SCORES))
-    write_table(run.path("selection.parquet"), _ordered(scores, picks, settings, config.seed))
-    cost.extra = {"samples": len(value), "pool": len(pool), "selected": len(picks.indices)}
-    _summary(run, scores, picks, hits, pool)
+
+def pick(
+    features: Features,
+    value: NDArray[np.float64],
+    pool: NDArray[np.int64],
+    settings: SelectionConfig,
+) -> MaxMin:
+    """The budget's samples by value and diversity, as rows of the features."""
+    found = maxmin(features.embedding[pool], scores=value[pool], budget=settings.count(len(value)))
+    return MaxMin(pool[found.indices], found.novelty)
 
 
 def load_features(run: Run) -> Features:
@@ -124,7 +155,7 @@ def _matrix(table: pa.Table, name: str) -> NDArray:
     return flat.reshape(len(lists), -1)
 
 
-def representativeness(
+def _representativeness(
     hvp: NDArray[np.float32], *, say: Callable[[str], None]
 ) -> NDArray[np.float64]:
     """Alignment of the samples that move the policy at all; 0 for the others.
