@@ -200,7 +200,7 @@ def _fit_or_explain(trainer: TorchTrainer, training: TrainingConfig) -> None:
     from ray.train import TrainingFailedError
 
     try:
-        trainer.fit()
+        _in_thread(trainer.fit)
     except TrainingFailedError as error:
         lines = [line for line in str(error).splitlines() if line.strip()]
         cause = lines[-1].strip() if lines else type(error).__name__
@@ -209,6 +209,27 @@ def _fit_or_explain(trainer: TorchTrainer, training: TrainingConfig) -> None:
             f"goes on from the last checkpoint (a worker also ends when one step takes longer than "
             f"step_deadline_s, {training.step_deadline_s:g} s)"
         ) from error
+
+
+def _in_thread(function: Callable[[], object]) -> None:
+    """Call a function in a daemon thread and wait for it.
+
+    In the main thread Ray Train replaces the handler of Ctrl-C by one that ends the process with
+    no word; from here, the interruption reaches the command, which closes what it started.
+    """
+    raised: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            function()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join()
+    if raised:
+        raise raised[0]
 
 
 def _threads(training: TrainingConfig) -> int:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 from small import descendants, finish, start, steps_logged, wait_for
@@ -112,3 +114,18 @@ def test_a_finished_run_is_skipped(undisturbed):
     printed = finish(undisturbed)
     for stage in ("prepare", "model", "proxy", "score", "select", "train", "evaluate", "report"):
         assert f"{stage}: finished before, skipped" in printed
+
+
+@pytest.mark.timeout(300)
+def test_an_interruption_ends_everything_and_says_how_to_go_on(undisturbed, tmp_path):
+    run_dir = tmp_path / "run"
+    shutil.copytree(undisturbed, run_dir)
+    shutil.rmtree(run_dir / "policy")
+    process = start(run_dir, "train", "training.steps=500", "--overwrite")
+    wait_for(lambda: steps_logged(run_dir, "policy") >= 2, process, "the second training step")
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert not alive
+    assert "the same command goes on from here" in (tmp_path / "run.log").read_text()
