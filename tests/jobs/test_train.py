@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 
 import pytest
 from small import finish
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.slow]
+
+ENGINE = "vllm" if importlib.util.find_spec("vllm") else "transformers"
 
 CURVE = ("reward", "token_loss", "item_loss")
 
@@ -16,7 +19,7 @@ CURVE = ("reward", "token_loss", "item_loss")
 def proxy_log(base, run_dir, *overrides):
     """Log of a proxy that starts from the corpus and the model of `base`."""
     shutil.copytree(base, run_dir)
-    finish(run_dir, "proxy", *(f"proxy.training.{o}" for o in overrides))
+    finish(run_dir, "proxy", *(f"proxy.training.{o}" for o in overrides), engine=ENGINE)
     return [json.loads(line) for line in (run_dir / "proxy" / "log.jsonl").read_text().splitlines()]
 
 
