@@ -22,13 +22,6 @@ COMPARED = (
 )
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    run_dir = tmp_path_factory.mktemp("undisturbed") / "run"
-    finish(run_dir)
-    return run_dir
-
-
 def parts(run_dir):
     return sorted((run_dir / "features").glob("part-*.parquet"))
 
