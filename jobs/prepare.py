@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from minirec.artifacts import Cost, Run, atomic_dir, write_json, write_table
+from minirec.artifacts import Cost, Run, atomic_dir, flatten, write_json, write_table
 from minirec.config import Config, CorpusConfig
 from minirec.corpus import assemble, demo, download, sources, split
 from minirec.corpus.files import BLOCK_BYTES, FileSpec, read_blocks
@@ -48,15 +48,18 @@ def prepare(run: Run, config: Config, session: Session) -> bool:
 def _stamps(run: Run, corpus: CorpusConfig) -> list[str]:
     """Size and time of each input file, so that changed files are not taken for the old ones.
 
-    Where the files are gone, those recorded stand. A download keeps a record of its own.
+    Where the files of a finished corpus are gone, those recorded stand. A download keeps a record
+    of its own. Raises `CorpusError` before an old corpus is touched.
     """
     if corpus.source == "demo" or corpus.download:
         return []
     try:
         located = sources.locate(corpus)
     except CorpusError:
-        record = run.done("prepare") or {"settings": {}}
-        return record["settings"].get("files", [])
+        before = (run.done("prepare") or {"settings": {}})["settings"]
+        if not flatten({"corpus": corpus.model_dump(mode="json")}).items() <= before.items():
+            raise
+        return before["files"]
     paths = sorted({spec.path for spec in (*located.events, *located.items)})
     return [
         f"{Path(path).name} ({os.stat(path).st_size} bytes, changed {os.stat(path).st_mtime_ns})"

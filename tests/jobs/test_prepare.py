@@ -188,6 +188,10 @@ def test_changed_files_are_not_taken_for_the_old_ones(cluster, tmp_path):
         file.write(rows[0])
     with pytest.raises(ArtifactError, match=r"ratings\.csv"):
         prepare(run, config)
-    # A corpus that is made does not need its files any more.
+    # A corpus that is made does not need its files any more, and a slip costs nobody the old one.
     ratings.unlink()
     assert not prepare(run, config)
+    again = Run(run.root, say=lambda text: None, overwrite=True)
+    with pytest.raises(CorpusError):
+        prepare(again, load(None, ["corpus.source=table", f"corpus.path={tmp_path / 'none'}"]))
+    assert run.path("corpus", "train.parquet").exists()
