@@ -244,7 +244,7 @@ class Worker:
         path = self.folder / "adapters" / f"v{version:06d}-{self.attempt}"
         self._save_adapter(path)
         if self.rank == 0:
-            for old in sorted(path.parent.glob("v*"))[:-2]:
+            for old in sorted(path.parent.glob(f"v*-{self.attempt}"))[:-2]:
                 shutil.rmtree(old, ignore_errors=True)
         self.adapter = adapter_at(path)
 
@@ -303,6 +303,8 @@ class Worker:
         """Load the newest complete checkpoint; returns the step to go on with."""
         found = sorted((self.folder / "checkpoints").glob("step-*"))
         _barrier()  # every rank has looked before rank 0 changes anything
+        if self.rank == 0:
+            shutil.rmtree(self.folder / "adapters", ignore_errors=True)  # of a former attempt
         if not found:
             return 0
         newest = found[-1]
