@@ -96,7 +96,14 @@ def _config_of_the_run(arguments: argparse.Namespace) -> Path | None:
     """Without --config, a single stage takes the settings that the run directory was made with."""
     given = dict(word.split("=", 1) for word in arguments.overrides if "=" in word)
     path = Path(given.get("run_dir", "")) / "config.yaml"
-    return path if "run_dir" in given and path.exists() else None
+    if "run_dir" not in given or not path.exists():
+        return None
+    if "preset" in given:
+        raise ConfigError(
+            f"preset={given['preset']} would have no effect: {path} sets every value itself; give "
+            f"--config FILE with the settings of your own"
+        )
+    return path
 
 
 def _with_config(arguments: argparse.Namespace) -> int:

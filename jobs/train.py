@@ -185,6 +185,8 @@ def _check_gpus(config: Config, training: TrainingConfig) -> None:
     """Refuse what Ray Train would wait for without end: the engines keep their GPUs."""
     import ray
 
+    if os.environ.get("RAY_ADDRESS"):
+        return  # a cluster may grow
     engines = config.rollout.engines * config.rollout.gpus_per_engine
     workers = training.workers * training.gpus_per_worker
     there = ray.cluster_resources().get("GPU", 0.0)

@@ -9,7 +9,7 @@ from jobs import cli
 from jobs.plan import plan
 from jobs.recommend import find_titles
 from jobs.train import learning_rate
-from minirec.config import load
+from minirec.config import dump, load
 from minirec.corpus.table import Catalogue
 from minirec.errors import ConfigError
 
@@ -45,6 +45,13 @@ def test_overrides_may_stand_between_options(capsys, tmp_path):
     words = ["plan", f"run_dir={tmp_path}", "--config", str(file), "selection.budget=100"]
     assert cli.main(words) == 0
     assert "100 in 2 groups" in capsys.readouterr().out
+
+
+def test_a_preset_does_not_vanish_behind_the_settings_of_a_run(capsys, tmp_path):
+    (tmp_path / "config.yaml").write_text(dump(load()))
+    assert "would have no effect" in refused(capsys, "plan", f"run_dir={tmp_path}", "preset=paper")
+    assert cli.main(["plan", f"run_dir={tmp_path}", "selection.groups=2"]) == 0
+    assert "in 2 groups" in capsys.readouterr().out
 
 
 def test_an_unknown_option_is_refused(capsys):
