@@ -134,6 +134,7 @@ class ShardScorer:
             "sample_id": ids,
             **self._reward_columns(prompts, sampled, target, mask),
             "completions": [[c.text for c in group] for group in sampled],
+            "tokens": [[c.token_ids for c in group] for group in sampled],
             **self._head_columns(hidden, target, mask),
             "rollout_tokens": tokens,
         }
@@ -185,7 +186,7 @@ class ShardScorer:
         """Embedding, head gradient and Hessian-vector product at the greedy completion."""
         # In float64: for a target that is nearly certain, the difference of the mean and the
         # target's vector is rounding in float32.
-        gradient, hvp = head_features(
+        found = head_features(
             hidden.double(),
             items=self.table,
             target=target,
@@ -196,8 +197,9 @@ class ShardScorer:
         size = hidden.shape[1]
         return {
             "embedding": _fixed(unit.cpu().numpy().astype(np.float16), size),
-            "gradient": _fixed(gradient.float().cpu().numpy(), size),
-            "hvp": _fixed(hvp.float().cpu().numpy(), size),
+            "gradient": _fixed(found.gradient.float().cpu().numpy(), size),
+            "hvp": _fixed(found.hvp.float().cpu().numpy(), size),
+            "el2n": found.el2n.float().cpu().numpy(),
         }
 
 

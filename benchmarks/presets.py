@@ -12,8 +12,8 @@ import numpy as np
 
 from jobs.select import load_features, pick, score_samples
 from minirec.artifacts import Run, read_table
-from minirec.config import load
 from minirec.selection.learnability import chance_level, lift
+from minirec.settings import load
 
 LABELS = ("learnable", "duplicate", "trivial", "noise")
 STEPS = ["selection.lift=true", "selection.sigma=0.3"]

@@ -107,7 +107,7 @@ def _config_of_the_run(arguments: argparse.Namespace) -> Path | None:
 
 
 def _with_config(arguments: argparse.Namespace) -> int:
-    from minirec.config import load
+    from minirec.settings import load
 
     config = load(arguments.config or _config_of_the_run(arguments), arguments.overrides)
     from jobs.plan import plan

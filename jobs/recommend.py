@@ -10,9 +10,10 @@ import numpy as np
 
 from jobs.console import quiet
 from minirec.artifacts import Run
-from minirec.config import Config, load
+from minirec.config import Config
 from minirec.corpus.table import Catalogue, load_catalogue
 from minirec.errors import ArtifactError, ConfigError
+from minirec.settings import load
 
 
 def recommend(run_dir: str, history: str, *, top: int) -> tuple[str, list[tuple[str, float]]]:

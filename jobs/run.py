@@ -11,8 +11,9 @@ from pathlib import Path
 from jobs.console import console, quiet
 from jobs.session import Session
 from minirec.artifacts import Run, atomic
-from minirec.config import Config, dump
+from minirec.config import Config
 from minirec.errors import ArtifactError
+from minirec.settings import dump
 
 STAGES = ("prepare", "proxy", "score", "select", "train", "evaluate", "report")
 

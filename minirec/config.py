@@ -1,32 +1,23 @@
 """Settings of a run: one pydantic model per stage, every default in one place.
 
-A run is described by a YAML file and dotted overrides (``training.steps=20``). `load` merges
-preset, file and overrides in this order and refuses unknown keys with the nearest valid one.
-This module loads neither torch nor ray, so that a typo is answered at once.
+`minirec.settings` reads them from a YAML file and dotted overrides. This module loads neither
+torch nor ray, so that a typo is answered at once.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
 from datetime import date
-from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
     PositiveInt,
-    ValidationError,
     field_validator,
     model_validator,
 )
-
-from minirec.errors import ConfigError
-
-PRESETS = Path(__file__).parent / "presets"
 
 
 class Section(BaseModel):
@@ -238,11 +229,34 @@ class ProxyConfig(Section):
 class ScoringConfig(Section):
     """Rollouts, rewards and head features of the train split."""
 
-    rollouts: int = Field(4, ge=1, description="rollouts per sample, G")
+    rollouts: PositiveInt | tuple[PositiveInt, PositiveInt] = Field(
+        4, description="rollouts per sample, G; [2, 4]: two first, up to four where in doubt"
+    )
+    screen: Literal["prefill"] | None = Field(
+        None, description="prefill: a forced <answer> decides which samples are rolled out"
+    )
+    control: float = Field(
+        0.05, ge=0, le=1, description="share of the screened samples rolled out all the same"
+    )
     shard_size: int = Field(64, ge=1, description="samples in one shard")
     scorers: int = Field(1, ge=1, description="parallel scoring actors")
     gpus_per_scorer: float = Field(0, ge=0)
     shard_deadline_s: float = Field(1800, gt=0, description="seconds without a finished shard")
+
+    @field_validator("rollouts")
+    @classmethod
+    def _rollouts(cls, rollouts: int | tuple[int, int]) -> int | tuple[int, int]:
+        if isinstance(rollouts, tuple) and rollouts[0] >= rollouts[1]:
+            raise ValueError(
+                f"{list(rollouts)} must rise: the first rollouts, then the most of a sample; "
+                f"write {rollouts[1]} for one stage"
+            )
+        return rollouts
+
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """Rollouts of a sample after each stage, rising."""
+        return self.rollouts if isinstance(self.rollouts, tuple) else (self.rollouts,)
 
 
 class SelectionConfig(Section):
@@ -251,7 +265,21 @@ class SelectionConfig(Section):
     budget: int | float = Field(
         0.1, gt=0, description="samples (1, 2, ...) or share of the corpus (below 1)"
     )
-    learnability: Literal["gaussian", "gaussian_live"] = "gaussian"
+    method: Literal[
+        "value",
+        "random",
+        "random_live",
+        "full",
+        "top_reward",
+        "hit_variance",
+        "grad_norm",
+        "el2n",
+        "kmeans",
+        "kcenter",
+        "ccs",
+        "less",
+    ] = Field("value", description="value: the paper's criteria; the others are baselines")
+    learnability: Literal["gaussian", "gaussian_live", "hit_variance"] = "gaussian"
     lift: bool = Field(False, description="learnability of the reward above chance")
     mu: float | None = Field(0.5, description="centre of the Gaussian; null: the median")
     sigma: float | None = Field(None, gt=0, description="width; null: the standard deviation")
@@ -260,6 +288,9 @@ class SelectionConfig(Section):
     )
     alpha: float = Field(1.0, ge=0, description="weight of learnability")
     fusion: Literal["sum", "rank"] = "sum"
+    directions: Literal["head_hvp", "head_gradient", "lora_projected"] = Field(
+        "head_hvp", description="vectors of representativeness"
+    )
     curriculum: Literal["grouped", "easy_to_hard", "hard_to_easy", "shuffled"] = "grouped"
     groups: int = Field(4, ge=1, description="groups of the curriculum, K")
 
@@ -320,106 +351,3 @@ class Config(Section):
                     f"rollout.deadline_s {self.rollout.deadline_s:g}: a step waits for its rollouts"
                 )
         return self
-
-
-def load(path: str | Path | None = None, overrides: list[str] | None = None) -> Config:
-    """Read a YAML file, apply ``key=value`` overrides, and validate.
-
-    Raises:
-        ConfigError: unreadable file, unknown key (with the nearest valid one), wrong type,
-            or an impossible combination.
-    """
-    given = _read_yaml(Path(path)) if path else {}
-    for override in overrides or []:
-        key, separator, value = override.partition("=")
-        if not separator:
-            raise ConfigError(f"override {override!r} has no '='; write key=value")
-        try:
-            _put(given, key, yaml.safe_load(value))
-        except yaml.YAMLError:
-            raise ConfigError(f"override {override!r}: the value is not YAML") from None
-    preset = given.get("preset", "minirec")
-    file = PRESETS / f"{preset}.yaml"
-    if not file.exists():
-        names = sorted(p.stem for p in PRESETS.glob("*.yaml"))
-        raise ConfigError(f"preset {preset!r} is unknown; choose one of {', '.join(names)}")
-    merged = _merge(_read_yaml(file), given)
-    try:
-        return Config.model_validate(merged)
-    except ValidationError as error:
-        raise ConfigError(_explain(error)) from None
-
-
-def dump(config: Config) -> str:
-    """YAML of a config with every default written out."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"config {path} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        where = getattr(error, "problem_mark", None)
-        line = f" at line {where.line + 1}" if where else ""
-        raise ConfigError(f"config {path} is not valid YAML{line}; mend the file") from None
-    if data is None:
-        return {}
-    if not isinstance(data, dict):
-        raise ConfigError(f"config {path} holds a {type(data).__name__}; expected key: value lines")
-    return data
-
-
-def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:
-    *parents, leaf = dotted.split(".")
-    for name in parents:
-        if not isinstance(tree.get(name), dict):
-            tree[name] = {}
-        tree = tree[name]
-    tree[leaf] = value
-
-
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in over.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both else value
-    return merged
-
-
-def valid_keys(model: type[BaseModel] = Config, prefix: str = "") -> list[str]:
-    """Every dotted key of the config."""
-    keys = []
-    for name, field in model.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            keys += valid_keys(kind, f"{prefix}{name}.")
-        else:
-            keys.append(prefix + name)
-    return keys
-
-
-def _explain(error: ValidationError) -> str:
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        return f"{key} is not a setting; {_advice(key)}"
-    message = first["msg"].removeprefix("Value error, ")
-    if not key or first["type"] == "value_error":
-        return f"{key}: {message}" if key else message
-    return f"{key}={first['input']!r} is refused: {message.lower()}"
-
-
-def _advice(unknown: str) -> str:
-    """The key that was meant, or those of the section."""
-    keys = valid_keys()
-    *parents, leaf = unknown.split(".")
-    prefix = "".join(f"{parent}." for parent in parents)
-    inside = [key.removeprefix(prefix) for key in keys if key.startswith(prefix)]
-    names = sorted({key.split(".")[0] for key in inside})
-    meant = [key for key in keys if key.split(".")[-1] == leaf]
-    meant += [prefix + near for near in difflib.get_close_matches(leaf, names, n=1)]
-    if meant:
-        return f"did you mean {meant[0]}?"
-    return f"{prefix.rstrip('.') or 'the config'} has {', '.join(names)}"

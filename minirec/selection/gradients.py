@@ -21,10 +21,11 @@ from torch import Tensor
 
 
 class HeadFeatures(NamedTuple):
-    """Gradient and its Hessian-vector product, both (B, d)."""
+    """Gradient (B, d), its Hessian-vector product (B, d), and |p - onehot(y)| (B,)."""
 
     gradient: Tensor
     hvp: Tensor
+    el2n: Tensor
 
 
 def head_gradient(
@@ -84,7 +85,8 @@ def head_features(
         block: items taken at once.
 
     Returns:
-        (B, d) gradient and (B, d) Hessian-vector product.
+        Gradient, Hessian-vector product and, for the baseline EL2N (Paul et al. 2021; method,
+        section 8), the length of the error of the softmax over the catalogue.
 
     Raises:
         ValueError: shapes do not fit, a target is outside 0..V-1, `hidden` holds NaN, infinity
@@ -92,7 +94,7 @@ def head_features(
     """
     head = _Head(hidden, items, target, temperature, mask, block)
     gradient = head.gradient()
-    return HeadFeatures(gradient, head.hvp(gradient))
+    return HeadFeatures(gradient, head.hvp(gradient), head.el2n())
 
 
 class _Head:
@@ -133,6 +135,14 @@ class _Head:
         along = (self.u * self.c).sum(dim=1, keepdim=True)
         turn = du * along + self.u * (du * self.c).sum(dim=1, keepdim=True)
         return (self._project(dc) - turn) / self.length
+
+    def el2n(self) -> Tensor:
+        square = torch.zeros_like(self.length)  # sum_v p_v^2
+        for _, scores in self._blocks():
+            square += (2 * (scores - self.log_z)).exp().sum(dim=1, keepdim=True)
+        target = self.items[self.target].to(self.dtype)
+        own = ((self.u * target).sum(dim=1, keepdim=True) / self.tau - self.log_z).exp()
+        return (square - own**2 + (1 - own) ** 2).clamp_min(0).sqrt()[:, 0]
 
     def _project(self, vectors: Tensor) -> Tensor:
         return vectors - self.u * (self.u * vectors).sum(dim=1, keepdim=True)

@@ -9,9 +9,9 @@ from jobs import cli
 from jobs.plan import plan
 from jobs.recommend import find_titles
 from jobs.train import learning_rate
-from minirec.config import dump, load
 from minirec.corpus.table import Catalogue
 from minirec.errors import ConfigError
+from minirec.settings import dump, load
 
 
 def refused(capsys, *words):

@@ -8,9 +8,9 @@ import pytest
 
 from jobs import prepare as stage
 from minirec.artifacts import Run
-from minirec.config import load
 from minirec.corpus.schema import ITEMS, REJECTED, SAMPLES, TRUTH
 from minirec.errors import ArtifactError, CorpusError
+from minirec.settings import load
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 SPLITS = ("train", "valid", "test")

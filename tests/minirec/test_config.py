@@ -5,33 +5,33 @@ import sys
 
 import pytest
 
-from minirec import config
+from minirec import settings
 from minirec.errors import ConfigError
 
 
 def refused(*overrides):
     with pytest.raises(ConfigError) as caught:
-        config.load(None, list(overrides))
+        settings.load(None, list(overrides))
     return str(caught.value)
 
 
 def test_file_preset_and_overrides_in_this_order(tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text("preset: paper\nselection: {groups: 3, alpha: 2.0}\n")
-    loaded = config.load(file, ["selection.alpha=0.5"])
+    loaded = settings.load(file, ["selection.alpha=0.5"])
     assert (loaded.preset, loaded.selection.groups, loaded.selection.alpha) == ("paper", 3, 0.5)
     assert loaded.selection.mu == 0.5
 
 
 def test_one_setting_of_the_proxy_leaves_its_other_defaults():
-    assert config.load(None, ["proxy.training.zero_stage=1"]).proxy.training.steps == 30
+    assert settings.load(None, ["proxy.training.zero_stage=1"]).proxy.training.steps == 30
 
 
 def test_dump_can_be_loaded_again(tmp_path):
     file = tmp_path / "run.yaml"
-    first = config.load(None, ["training.steps=3", "corpus.demo.users=50"])
-    file.write_text(config.dump(first))
-    assert config.load(file) == first
+    first = settings.load(None, ["training.steps=3", "corpus.demo.users=50"])
+    file.write_text(settings.dump(first))
+    assert settings.load(file) == first
 
 
 @pytest.mark.parametrize(
@@ -69,17 +69,17 @@ def test_broken_files(tmp_path, text, words):
     file = tmp_path / "broken.yaml"
     file.write_text(text)
     with pytest.raises(ConfigError, match=words):
-        config.load(file)
+        settings.load(file)
 
 
 def test_missing_file(tmp_path):
     with pytest.raises(ConfigError, match="cannot be read"):
-        config.load(tmp_path / "none.yaml")
+        settings.load(tmp_path / "none.yaml")
 
 
 def test_budget_counts_and_shares():
     def selection(budget):
-        return config.load(None, [f"selection.budget={budget}"]).selection
+        return settings.load(None, [f"selection.budget={budget}"]).selection
 
     assert selection(100).count(1000) == 100
     assert selection(0.25).count(1000) == 250

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from minirec.config import RewardConfig, load
+from minirec.config import RewardConfig
 from minirec.errors import ConfigError
 from minirec.rl import grpo
 from minirec.rl.reward import (
@@ -17,6 +17,7 @@ from minirec.rl.reward import (
     reward_function,
 )
 from minirec.rl.step import lr_factor
+from minirec.settings import load
 
 
 def test_rank_counts_ties_against_the_target():

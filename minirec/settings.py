@@ -1,0 +1,121 @@
+"""Reading a config: preset, YAML file and dotted overrides (``training.steps=20``), in this order.
+
+Unknown keys are refused with the nearest valid one. Loads neither torch nor ray.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from minirec.config import Config
+from minirec.errors import ConfigError
+
+PRESETS = Path(__file__).parent / "presets"
+
+
+def load(path: str | Path | None = None, overrides: list[str] | None = None) -> Config:
+    """Read a YAML file, apply ``key=value`` overrides, and validate.
+
+    Raises:
+        ConfigError: unreadable file, unknown key (with the nearest valid one), wrong type,
+            or an impossible combination.
+    """
+    given = _read_yaml(Path(path)) if path else {}
+    for override in overrides or []:
+        key, separator, value = override.partition("=")
+        if not separator:
+            raise ConfigError(f"override {override!r} has no '='; write key=value")
+        try:
+            _put(given, key, yaml.safe_load(value))
+        except yaml.YAMLError:
+            raise ConfigError(f"override {override!r}: the value is not YAML") from None
+    preset = given.get("preset", "minirec")
+    file = PRESETS / f"{preset}.yaml"
+    if not file.exists():
+        names = sorted(p.stem for p in PRESETS.glob("*.yaml"))
+        raise ConfigError(f"preset {preset!r} is unknown; choose one of {', '.join(names)}")
+    merged = _merge(_read_yaml(file), given)
+    try:
+        return Config.model_validate(merged)
+    except ValidationError as error:
+        raise ConfigError(_explain(error)) from None
+
+
+def dump(config: Config) -> str:
+    """YAML of a config with every default written out."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"config {path} cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" at line {where.line + 1}" if where else ""
+        raise ConfigError(f"config {path} is not valid YAML{line}; mend the file") from None
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise ConfigError(f"config {path} holds a {type(data).__name__}; expected key: value lines")
+    return data
+
+
+def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, leaf = dotted.split(".")
+    for name in parents:
+        if not isinstance(tree.get(name), dict):
+            tree[name] = {}
+        tree = tree[name]
+    tree[leaf] = value
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def valid_keys(model: type[BaseModel] = Config, prefix: str = "") -> list[str]:
+    """Every dotted key of the config."""
+    keys = []
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            keys += valid_keys(kind, f"{prefix}{name}.")
+        else:
+            keys.append(prefix + name)
+    return keys
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"{key} is not a setting; {_advice(key)}"
+    message = first["msg"].removeprefix("Value error, ")
+    if not key or first["type"] == "value_error":
+        return f"{key}: {message}" if key else message
+    return f"{key}={first['input']!r} is refused: {message.lower()}"
+
+
+def _advice(unknown: str) -> str:
+    """The key that was meant, or those of the section."""
+    keys = valid_keys()
+    *parents, leaf = unknown.split(".")
+    prefix = "".join(f"{parent}." for parent in parents)
+    inside = [key.removeprefix(prefix) for key in keys if key.startswith(prefix)]
+    names = sorted({key.split(".")[0] for key in inside})
+    meant = [key for key in keys if key.split(".")[-1] == leaf]
+    meant += [prefix + near for near in difflib.get_close_matches(leaf, names, n=1)]
+    if meant:
+        return f"did you mean {meant[0]}?"
+    return f"{prefix.rstrip('.') or 'the config'} has {', '.join(names)}"
