@@ -89,9 +89,11 @@ def write_features(run: Run, ids: np.ndarray, rng: np.random.Generator) -> None:
         "ndcg": list(ndcg),
         "hits": (ndcg > 0.4).sum(axis=1).astype(np.int8),
         "completions": [[f"likes <b>{i}</b>"] * 4 for i in range(SAMPLES)],
+        "tokens": [[[i, 1]] * 4 for i in range(SAMPLES)],
         "embedding": list(embedding),
         "gradient": list(hvp),
         "hvp": list(hvp),
+        "el2n": np.ones(SAMPLES, np.float32),
         "rollout_tokens": np.full(SAMPLES, 40),
     }
     table = pa.table(columns, schema=schema.features(WIDTH))
