@@ -1,16 +1,32 @@
-"""Greedy weighted MaxMin, exact, by certified blocks (method, section 5)."""
+"""Greedy weighted MaxMin, exact, by certified blocks (method, section 5).
+
+Products q_i D_i only fall as picks are made, so a stale product is an upper bound. Each round,
+every shard of the pool offers the rows with the largest bounds, measured in float64; the driver
+picks greedily among them as long as the best product there is certainly the best of all, and the
+shards then fold the new picks into all bounds with one matrix product in the embeddings' own
+precision. What float32 may be off by is part of the bounds, so the picks are those of float64,
+whatever the number of shards and the size of a block.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from minirec.selection.checks import Floats, lengths, matrix, nonnegative
 
+Ids = NDArray[np.int64]
+Ask = Callable[..., Sequence[Any]]
+"""Calls the named method of every shard with the same arguments and returns all answers."""
+
 ROWS = 16384
-"""Rows of the pool that are folded at once; bounds the memory beside the embeddings."""
+"""Rows of a shard that are folded at once; bounds the memory beside the embeddings."""
+
+TIE = 1e-12
+"""Products closer than this are equal: equal rows need not get equal last bits in float64."""
 
 
 class MaxMin(NamedTuple):
@@ -21,7 +37,7 @@ class MaxMin(NamedTuple):
         the largest such distance in the pool at that moment; 1 for the first pick.
     """
 
-    indices: NDArray[np.int64]
+    indices: Ids
     novelty: Floats
 
 
@@ -29,18 +45,13 @@ def maxmin(embeddings: ArrayLike, *, scores: ArrayLike, budget: int, block: int 
     """Pick `budget` rows: the best score first, then always the largest q_i D_i.
 
     ``D_i = min over picked j of (1 - e_i . e_j)`` on unit-norm e (arXiv 2602.04278; method,
-    section 5). Products only fall, so the best product outside a block bounds all of them from
-    above. Each round takes the `block` best rows, picks greedily inside while the best product
-    there is certainly the best of all, then updates every D with one matrix product. All rows
-    are measured in float32; the few that may win are measured again in float64, and a pick is
-    made only if the float32 error cannot change it: the picks are those of float64. Ties go to
-    the lowest row.
+    section 5). Ties go to the lowest row.
 
     Args:
-        embeddings: (N, d) of any length above 0; copied only if not float32 of unit length.
+        embeddings: (N, d) of any length above 0; float32 and float64 are not copied.
         scores: (N,) q, finite, 0 or more.
         budget: k, rows to pick, 1..N.
-        block: rows in a block; changes the speed, not the picks.
+        block: rows offered in a round; changes the speed, not the picks.
 
     Returns:
         The picks and their novelty.
@@ -49,113 +60,230 @@ def maxmin(embeddings: ArrayLike, *, scores: ArrayLike, budget: int, block: int 
         ValueError: a score is negative or not finite, a row is not finite or has length 0, the
             lengths differ, `budget` is outside 1..N, or `block` is below 1.
     """
+    vectors, weights = checked(embeddings, scores, budget=budget, block=block)
+    shard = Shard(vectors, weights)
+    return greedy(lambda name, *args: [getattr(shard, name)(*args)], budget=budget, block=block)
+
+
+def checked(
+    embeddings: ArrayLike, scores: ArrayLike, *, budget: int, block: int
+) -> tuple[NDArray[np.floating], Floats]:
+    """Arguments of `maxmin` as arrays; raises what it says."""
     vectors = matrix("embeddings", embeddings)
     weights = nonnegative("scores", scores, rows=len(vectors))
     if not 1 <= budget <= len(vectors):
         raise ValueError(f"budget is {budget}; expected 1..{len(vectors)}, the rows of embeddings")
     if block < 1:
         raise ValueError(f"block is {block}; expected 1 or more")
-    pool = _Pool(vectors, lengths("embeddings", vectors), weights)
-    while len(pool.picked) < budget:
-        pool.fold(pool.certified(block, budget - len(pool.picked)))
-    return MaxMin(np.array(pool.picked, dtype=np.int64), np.array(pool.novelty))
+    return vectors, weights
 
 
-class _Pool:
-    """The rows with their distances to the picks so far.
+class Offer(NamedTuple):
+    """Candidates of a shard; B rows, rising.
 
-    `near` holds float32 distances of all rows, off by at most `error`. `exact` holds float64
-    distances to the first `stamp` picks, brought up to date only for rows that may win.
+    rows: (B,) int64 rows of the pool.
+    vectors: (B, d) float64, unit norm.
+    weights: (B,) float64, the scores.
+    distance: (B,) float64, to the nearest pick.
+    bound: no other row of the shard has a larger product.
     """
 
-    def __init__(self, vectors: NDArray[np.floating], norms: Floats, weights: Floats):
-        self.vectors, self.norms, self.weights = vectors, norms, weights
-        self.unit = _unit(vectors, norms)
-        # Twice the rounding seen in float32 dot products of unit vectors, which grows with the
-        # root of their length as errors of either sign do; the worst case grows with d.
-        self.error = 1e-6 + 2.4e-7 * vectors.shape[1] ** 0.5
-        self.picked: list[int] = []
-        self.novelty: list[float] = []
-        self.near = np.full(len(vectors), np.inf, dtype=np.float32)
-        self.exact = np.full(len(vectors), np.inf)
-        self.stamp = np.zeros(len(vectors), dtype=np.int64)
-        self.free = np.ones(len(vectors), dtype=bool)
+    rows: Ids
+    vectors: Floats
+    weights: Floats
+    distance: Floats
+    bound: float
 
-    def certified(self, block: int, most: int) -> list[tuple[int, float]]:
-        """Next picks (row, distance at that moment), at least one and at most `most`."""
-        if not self.picked:
-            return [(int(self.weights.argmax()), np.inf)]
-        bound = np.where(self.free, self.weights * (self.near + self.error), -1.0)
-        rows = np.flatnonzero(self.free)
-        if len(rows) > block:
-            rows = np.sort(np.argpartition(-bound, block - 1)[:block])
-        outside = bound.copy()
-        outside[rows] = -1
-        limit = outside.max()
-        vectors = self._refresh(rows)
-        cosine = vectors @ vectors.T
-        distance, weights = self.exact[rows], self.weights[rows]
-        free = np.ones(len(rows), dtype=bool)
-        picks: list[tuple[int, float]] = []
-        while len(picks) < min(most, len(rows)):
-            product = np.where(free, weights * distance, -1.0)
-            best = int(product.argmax())  # rows ascend, so the first maximum is the lowest row
-            if product[best] <= limit:
-                break
-            picks.append((int(rows[best]), float(distance[best])))
-            free[best] = False
-            distance = np.minimum(distance, np.maximum(1 - cosine[:, best], 0))
-        return picks or [self._closest_race(bound, float((weights * distance).max()))]
+    def products(self) -> Floats:
+        """(B,) float64, what the greedy choice compares."""
+        return self.weights * self.distance
 
-    def _closest_race(self, bound: Floats, least: float) -> tuple[int, float]:
-        """The pick among all rows that float32 cannot part from the best of the block."""
-        rows = np.flatnonzero(self.free & (bound >= least))
+
+def greedy(ask: Ask, *, budget: int, block: int) -> MaxMin:
+    """`maxmin` over the shards behind `ask`, which hold the pool in order of rows."""
+    picks: list[int] = []
+    novelty: list[float] = []
+    exhausted = False  # no product above 0 is left, nor will there be: the lowest rows follow
+    while len(picks) < budget:
+        offer = _best(ask("rest" if exhausted else "offer", block), block)
+        chosen, distance = _certain(offer, budget - len(picks))
+        if not chosen:
+            offer = _best(ask("contest", float(offer.products().max())), block)
+            exhausted = float(offer.products().max()) <= TIE
+            chosen, distance = _certain(offer._replace(bound=-1.0), 1)
+        rows = offer.rows[chosen]
+        largest = np.max(ask("fold", rows, offer.vectors[chosen]), axis=0)
+        picks += rows.tolist()
+        novelty += np.minimum(1, np.array(distance) / np.maximum(largest, 1e-12)).tolist()
+    return MaxMin(np.array(picks, dtype=np.int64), np.array(novelty))
+
+
+def _best(offers: Sequence[Offer], block: int) -> Offer:
+    """The `block` best candidates of several shards."""
+    rows, vectors, weights, distance = (
+        np.concatenate(part) if len(offers) > 1 else part[0]
+        for part in list(zip(*offers, strict=True))[:4]
+    )
+    bound = max(offer.bound for offer in offers)
+    if len(rows) <= block:
+        return Offer(rows, vectors, weights, distance, bound)
+    order = np.argsort(-weights * distance, kind="stable")
+    kept, rest = np.sort(order[:block]), order[block]
+    bound = max(bound, float(weights[rest] * distance[rest]))
+    return Offer(rows[kept], vectors[kept], weights[kept], distance[kept], bound)
+
+
+def _certain(offer: Offer, most: int) -> tuple[list[int], list[float]]:
+    """Greedy picks among the candidates while no other row of the pool can be better.
+
+    Returns:
+        At most `most` positions in the offer, and the distance of each when it was picked.
+    """
+    cosine = offer.vectors @ offer.vectors.T
+    distance = offer.distance.copy()
+    product = offer.weights * distance
+    chosen: list[int] = []
+    found: list[float] = []
+    while len(chosen) < min(most, len(offer.rows)):
+        best = first_largest(product)
+        if product[best] <= offer.bound + TIE:
+            break
+        chosen.append(best)
+        found.append(float(distance[best]))
+        np.minimum(distance, np.maximum(1 - cosine[best], 0), out=distance)
+        product = offer.weights * distance
+        product[chosen] = -1
+    return chosen, found
+
+
+def first_largest(values: Floats) -> int:
+    """Position of the largest value; the first of those that are equal but for `TIE`."""
+    return int((values >= values.max() - TIE).argmax())
+
+
+class Shard:
+    """Consecutive rows of the pool with bounds on their products.
+
+    `nearest` holds the largest cosine with a pick in the precision of the embeddings, off by at
+    most `error`; `exact` holds it in float64 for the first `stamp` blocks of picks, brought up to
+    date only for rows that may win.
+    """
+
+    def __init__(self, vectors: NDArray[np.floating], weights: Floats, *, first: int = 0):
+        """Args:
+        vectors: (n, d) float32 or float64, not copied.
+        weights: (n,) float64 scores.
+        first: row of the pool that comes first here; also named in errors.
+
+        Raises:
+            ValueError: a row is not finite or has length 0.
+        """
+        self.weights, self.first = weights, first
+        self.vectors, size = _with_lengths(vectors, first)
+        self.inverse = (1 / size).astype(self.vectors.dtype)
+        # Error of a dot product of unit vectors in any order of summation (Higham, Accuracy and
+        # Stability of Numerical Algorithms, section 3.1), doubled for that of the lengths.
+        rounding = (vectors.shape[1] + 8) * float(np.finfo(self.vectors.dtype).eps) / 2
+        self.error = 2 * rounding / (1 - rounding)
+        count = len(vectors)
+        self.nearest = np.full(count, -1, dtype=self.vectors.dtype)
+        self.exact = np.full(count, -1.0)
+        self.stamp = np.zeros(count, dtype=np.int32)
+        self.free = np.ones(count, dtype=bool)
+        self.picks: list[Floats] = []
+
+    def offer(self, count: int) -> Offer:
+        """The `count` rows with the largest bounds."""
+        bound = self._bounds()
+        rows = np.arange(len(bound))
+        if len(rows) > count:
+            rows = np.sort(np.argpartition(bound, -count)[-count:])
+        rows = rows[bound[rows] >= 0]
+        bound[rows] = -1
+        return self._offer(rows, float(bound.max()))
+
+    def contest(self, least: float) -> Offer:
+        """The best of all rows whose products may reach `least`; no row if there is none."""
+        rows = np.flatnonzero(self._bounds() >= least - TIE)
         for start in range(0, len(rows), ROWS):
             self._refresh(rows[start : start + ROWS])
-        row = int(rows[(self.weights[rows] * self.exact[rows]).argmax()])
-        return row, float(self.exact[row])
+        if len(rows):
+            rows = rows[[first_largest(self.weights[rows] * self._distance(rows))]]
+        return self._offer(rows, -1.0)
 
-    def _refresh(self, rows: NDArray[np.int64]) -> Floats:
-        """Bring `exact` of the rows up to date; returns their unit vectors in float64."""
-        vectors = self._float64(rows)
+    def rest(self, count: int) -> Offer:
+        """The first `count` rows that are left, as ties; their products are 0 but for `TIE`."""
+        rows = np.flatnonzero(self.free)[:count]
+        return self._offer(rows, -1.0)._replace(weights=np.zeros(len(rows)))
+
+    def fold(self, rows: Ids, vectors: Floats) -> Floats:
+        """Bring all bounds up to date with new picks.
+
+        Args:
+            rows: (m,) rows of the pool, in the order of picking.
+            vectors: (m, d) float64, their unit vectors.
+
+        Returns:
+            (m,) float64, the largest distance in the shard just before each pick.
+        """
+        self.picks.append(vectors)
+        chosen = vectors.astype(self.vectors.dtype)
+        least = np.ones(len(rows))
+        for start in range(0, len(self.vectors), ROWS):
+            part = slice(start, start + ROWS)
+            cosine = chosen @ self.vectors[part].T
+            cosine *= self.inverse[part]
+            nearest = self.nearest[part]
+            for number, row in enumerate(cosine):
+                least[number] = min(least[number], nearest.min())
+                np.maximum(nearest, row, out=nearest)
+        mine = rows[(rows >= self.first) & (rows < self.first + len(self.free))] - self.first
+        self.free[mine] = False
+        return 1 - least
+
+    def _bounds(self) -> Floats:
+        """(n,) float64, no product is larger; -1 for the picks."""
+        bound = np.maximum(1 - self.nearest.astype(np.float64), 0)
+        bound += self.error
+        bound *= self.weights
+        bound[~self.free] = -1
+        return bound
+
+    def _offer(self, rows: Ids, bound: float) -> Offer:
+        vectors = self._refresh(rows)
+        return Offer(rows + self.first, vectors, self.weights[rows], self._distance(rows), bound)
+
+    def _distance(self, rows: Ids) -> Floats:
+        return np.maximum(1 - self.exact[rows], 0)
+
+    def _refresh(self, rows: Ids) -> Floats:
+        """Bring `exact` of the rows up to date; returns their unit vectors (n, d) float64."""
+        vectors = self.vectors[rows].astype(np.float64)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         stamps = self.stamp[rows]
-        for stamp in np.unique(stamps):
-            if stamp < len(self.picked):
-                which = np.flatnonzero(stamps == stamp)
-                cosine = vectors[which] @ self._float64(self.picked[stamp:]).T
-                news = np.maximum(1 - cosine.max(axis=1), 0)
-                self.exact[rows[which]] = np.minimum(self.exact[rows[which]], news)
-        self.stamp[rows] = len(self.picked)
+        for number in range(stamps.min(initial=len(self.picks)), len(self.picks)):
+            behind = np.flatnonzero(stamps <= number)
+            mine = vectors if len(behind) == len(rows) else vectors[behind]
+            nearest = (mine @ self.picks[number].T).max(axis=1)
+            self.exact[rows[behind]] = np.maximum(self.exact[rows[behind]], nearest)
+        self.stamp[rows] = len(self.picks)
         return vectors
 
-    def _float64(self, rows: NDArray[np.int64] | list[int]) -> Floats:
-        return self.vectors[rows].astype(np.float64) / self.norms[rows, None]
 
-    def fold(self, picks: list[tuple[int, float]]) -> None:
-        """Bring every distance up to date, and rate the novelty of the picks."""
-        rows = [row for row, _ in picks]
-        # Column t: the largest distance in the pool just before pick t.
-        largest = np.zeros(len(picks), dtype=np.float32)
-        chosen = self.unit[rows].T.copy()
-        for start in range(0, len(self.unit), ROWS):
-            part = slice(start, start + ROWS)
-            steps = np.empty((len(self.near[part]), len(picks) + 1), dtype=np.float32)
-            steps[:, 0] = self.near[part]
-            steps[:, 1:] = np.maximum(np.float32(1) - self.unit[part] @ chosen, np.float32(0))
-            np.minimum.accumulate(steps, axis=1, out=steps)
-            largest = np.maximum(largest, steps[:, :-1].max(axis=0))
-            self.near[part] = steps[:, -1]
-        self.near[rows] = 0
-        self.free[rows] = False
-        for (row, distance), most in zip(picks, largest, strict=True):
-            first = not self.picked
-            self.novelty.append(1.0 if first else min(1.0, distance / max(float(most), 1e-12)))
-            self.picked.append(row)
+def _with_lengths(
+    vectors: NDArray[np.floating], first: int
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """The vectors and the length of each.
 
-
-def _unit(vectors: NDArray[np.floating], norms: Floats) -> NDArray[np.float32]:
-    unit = np.empty(vectors.shape, dtype=np.float32)
-    for start in range(0, len(vectors), ROWS):
-        part = slice(start, start + ROWS)
-        unit[part] = vectors[part] / norms[part, None]
-    return unit
+    They are copied, as float64 of length 1, only if a length is so extreme that its square
+    leaves the range of float32.
+    """
+    size = np.empty(len(vectors), dtype=vectors.dtype)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        for start in range(0, len(vectors), ROWS):
+            part = vectors[start : start + ROWS]
+            size[start : start + ROWS] = np.sqrt(np.einsum("nd,nd->n", part, part))
+    if ((size > 1e-12) & (size < 1e12)).all():
+        return vectors, size
+    exact = lengths("embeddings", vectors, first=first)
+    return vectors / exact[:, None], np.ones(len(vectors))

@@ -20,7 +20,7 @@ from minirec.selection.curriculum import (
     hard_to_easy,
     shuffled,
 )
-from minirec.selection.diversity import maxmin
+from minirec.selection.diversity import Shard, greedy, maxmin
 from minirec.selection.learnability import chance_level, count_hits, gaussian, gaussian_live, lift
 from minirec.selection.representativeness import alignment
 from minirec.selection.value import combine, normalised_rank
@@ -152,8 +152,8 @@ def naive(embeddings: np.ndarray, scores: np.ndarray, budget: int) -> tuple[list
     while len(picks) < budget:
         product = scores * distance
         product[picks] = -1
-        best = int(product.argmax())
-        novelty.append(distance[best] / distance.max())
+        best = int((product >= product.max() - 1e-12).argmax())
+        novelty.append(distance[best] / max(distance.max(), 1e-12))
         picks.append(best)
         distance = np.minimum(distance, np.maximum(1 - unit @ unit[best], 0))
     return picks, novelty
@@ -171,6 +171,63 @@ def test_maxmin_equals_the_naive_reference(block):
     found = maxmin(embeddings, scores=scores, budget=120, block=block)
     assert found.indices.tolist() == picks
     assert np.abs(found.novelty - novelty).max() < 1e-5
+
+
+def test_maxmin_of_float32_parts_near_ties_as_float64_does():
+    """Products that differ by less than float32 can tell."""
+    rng = np.random.default_rng(4)
+    embeddings = rng.normal(size=(1500, 400)).astype(np.float32)
+    embeddings[700:] = embeddings[:800] + 1e-4 * rng.normal(size=(800, 400)).astype(np.float32)
+    scores = np.round(rng.random(1500), 1)
+    picks, _ = naive(embeddings, scores, 900)
+    assert maxmin(embeddings, scores=scores, budget=900).indices.tolist() == picks
+
+
+def in_shards(embeddings, scores, *, budget, block, cuts):
+    """`maxmin` over local shards that are cut at the given rows."""
+    edges = [0, *sorted(cuts), len(scores)]
+    shards = [
+        Shard(embeddings[a:b], scores[a:b], first=a)
+        for a, b in zip(edges, edges[1:], strict=False)
+        if a < b
+    ]
+    return greedy(
+        lambda name, *args: [getattr(shard, name)(*args) for shard in shards],
+        budget=budget,
+        block=block,
+    )
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.integers(1, 40),
+    st.integers(1, 4),
+    st.integers(1, 9),
+    st.lists(st.integers(0, 40), max_size=3),
+    st.integers(0, 2**32 - 1),
+)
+def test_maxmin_of_small_whole_numbers_in_any_shards(count, width, block, cuts, seed):
+    """Full of equal rows, equal scores and scores of 0; picks to the last row."""
+    rng = np.random.default_rng(seed)
+    embeddings = rng.integers(-1, 2, size=(count, width)).astype(np.float32)
+    embeddings[~embeddings.any(axis=1), 0] = 1
+    scores = rng.integers(0, 3, size=count).astype(np.float64)
+    picks, novelty = naive(embeddings, scores, count)
+    cuts = [cut for cut in cuts if cut < count]
+    found = in_shards(embeddings, scores, budget=count, block=block, cuts=cuts)
+    assert found.indices.tolist() == picks
+    kept = np.array(novelty) > 1e-6  # where all are at distance 0, the ratio is 0 / 0
+    assert np.abs(found.novelty - novelty)[kept].max() < 1e-3
+
+
+def test_maxmin_of_extreme_lengths():
+    rng = np.random.default_rng(5)
+    embeddings = rng.normal(size=(50, 6)).astype(np.float32)
+    scores = rng.random(50)
+    expected = maxmin(embeddings, scores=scores, budget=20).indices.tolist()
+    scale = 10.0 ** rng.integers(-25, 25, size=(50, 1))
+    found = maxmin((embeddings * scale).astype(np.float32), scores=scores, budget=20)
+    assert found.indices.tolist() == expected
 
 
 @settings(max_examples=60, deadline=None)
