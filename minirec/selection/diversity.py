@@ -106,9 +106,11 @@ def greedy(ask: Ask, *, budget: int, block: int) -> MaxMin:
     exhausted = False  # no product above 0 is left, nor will there be: the lowest rows follow
     while len(picks) < budget:
         offer = _best(ask("rest" if exhausted else "offer", block), block)
+        if exhausted:
+            offer = offer._replace(bound=-1.0)
         chosen, distance = _certain(offer, budget - len(picks))
         if not chosen:
-            offer = _best(ask("contest", float(offer.products().max())), block)
+            offer = _joined(ask("contest", float(offer.products().max())))
             exhausted = float(offer.products().max()) <= TIE
             chosen, distance = _certain(offer._replace(bound=-1.0), 1)
         rows = offer.rows[chosen]
@@ -118,18 +120,25 @@ def greedy(ask: Ask, *, budget: int, block: int) -> MaxMin:
     return MaxMin(np.array(picks, dtype=np.int64), np.array(novelty))
 
 
+def _joined(offers: Sequence[Offer]) -> Offer:
+    """The offers of all shards as one."""
+    if len(offers) == 1:
+        return offers[0]
+    *columns, bounds = zip(*offers, strict=True)
+    rows, vectors, weights, distance = (np.concatenate(column) for column in columns)
+    return Offer(rows, vectors, weights, distance, max(bounds))
+
+
 def _best(offers: Sequence[Offer], block: int) -> Offer:
-    """The `block` best candidates of several shards."""
-    rows, vectors, weights, distance = (
-        np.concatenate(part) if len(offers) > 1 else part[0]
-        for part in list(zip(*offers, strict=True))[:4]
-    )
-    bound = max(offer.bound for offer in offers)
-    if len(rows) <= block:
-        return Offer(rows, vectors, weights, distance, bound)
-    order = np.argsort(-weights * distance, kind="stable")
-    kept, rest = np.sort(order[:block]), order[block]
-    bound = max(bound, float(weights[rest] * distance[rest]))
+    """The `block` best candidates of all shards."""
+    offer = _joined(offers)
+    if len(offer.rows) <= block:
+        return offer
+    product = offer.products()
+    order = np.argsort(-product, kind="stable")
+    kept = np.sort(order[:block])
+    rows, vectors, weights, distance, bound = offer
+    bound = max(bound, float(product[order[block]]))
     return Offer(rows[kept], vectors[kept], weights[kept], distance[kept], bound)
 
 

@@ -60,6 +60,23 @@ def test_published_facts(published):
     assert (live > 0.5).sum() > 10 * 134
 
 
+@pytest.fixture(scope="module")
+def parity() -> dict:
+    """Rewards with the difficulty and order that other arithmetic gives; see its entry `how`."""
+    return json.loads((Path(__file__).parent / "fixtures" / "parity.json").read_text())
+
+
+def test_gaussian_equals_arithmetic_of_50_digits(parity):
+    found = gaussian(np.mean(parity["rewards"], axis=1))
+    assert np.abs(found - parity["difficulty"]).max() < 1e-12
+
+
+def test_grouped_equals_an_insertion_sort(parity):
+    reward = np.mean(parity["rewards"], axis=1)
+    found = grouped(parity["sample_id"], mean_reward=reward, groups=parity["groups"])
+    assert found.tolist() == parity["order"]
+
+
 def test_gaussian_by_hand():
     found = gaussian([0.0, 0.5, 1.0, 0.25], mu=0.5, sigma=0.25)
     far, near = math.exp(-2), math.exp(-0.5)
