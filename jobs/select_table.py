@@ -38,6 +38,7 @@ def select_table(
         raise ConfigError(f"--chance is {chance:g}; expected at least 0 and below 1")
     _check_out(out, overwrite)
     features = read_features(table, chance=chance)
+    say(f"{len(features):,} samples in {table}; chance level {chance:g}")
     settings = config.selection
     scores, pool = score_samples(features, settings, chance=chance, say=say)
     picks = pick(features, scores["value"], pool, settings, seed=config.seed, say=say)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from minirec.errors import FeatureError
 from minirec.rng import seed_of
 from minirec.selection import learnability
 from minirec.selection.checks import Floats, lengths, matrix, norms
@@ -30,7 +31,10 @@ def random(features: Features, *, budget: int, seed: int) -> Ids:
 
 
 def random_live(features: Features, *, budget: int, seed: int) -> Ids:
-    """Uniform over the samples with a hit; if they are too few, filled up from the others."""
+    """Uniform over the samples with a hit; if they are too few, filled up from the others.
+
+    The caller is to say so then: `pipeline.pick` does.
+    """
     _check(features, budget)
     order = _generator(seed, "random_live").permutation(len(features))
     live_first = order[np.argsort(features.hits[order] == 0, kind="stable")]
@@ -49,9 +53,22 @@ def top_reward(features: Features, *, budget: int, seed: int) -> Ids:
 
 
 def hit_variance(features: Features, *, budget: int, seed: int) -> Ids:
-    """Highest `learnability.hit_variance`."""
-    spread = learnability.hit_variance(features.hits, rollouts=features.rollouts)
-    return _highest(features, spread, budget)
+    """Highest `learnability.hit_variance` (method, section 3)."""
+    return _highest(features, spread_of_hits(features), budget)
+
+
+def spread_of_hits(features: Features) -> Floats:
+    """`learnability.hit_variance` of the samples, (N,) float64.
+
+    Raises:
+        FeatureError: no sample has two rollouts, so nothing tells samples from luck.
+    """
+    if features.rollouts.max() < 2:
+        raise FeatureError(
+            "hit_variance needs samples with two or more rollouts; give their rewards as lists, or "
+            "columns hits and rollouts"
+        )
+    return learnability.hit_variance(features.hits, rollouts=features.rollouts)
 
 
 def grad_norm(features: Features, *, budget: int, seed: int) -> Ids:

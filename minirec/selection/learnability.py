@@ -36,6 +36,8 @@ def gaussian(
         return np.zeros(len(reward))
     centre = float(np.median(reward)) if mu is None else mu
     width = float(np.std(reward)) if sigma is None else sigma
+    if width**2 == 0:  # rewards that differ by less than a number can tell
+        return np.zeros(len(reward))
     return scaled(np.exp(-((reward - centre) ** 2) / (2 * width**2)))
 
 

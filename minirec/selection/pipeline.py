@@ -12,7 +12,7 @@ from minirec.config import SelectionConfig
 from minirec.corpus import schema
 from minirec.errors import ConfigError
 from minirec.selection import learnability
-from minirec.selection.baselines import BASELINES
+from minirec.selection.baselines import BASELINES, spread_of_hits
 from minirec.selection.checks import Floats, matrix, norms, scaled
 from minirec.selection.curriculum import CURRICULA, group_numbers
 from minirec.selection.diversity import MaxMin, maxmin
@@ -141,7 +141,7 @@ def _gaussian_live(features: Features, reward: Floats, settings: SelectionConfig
 
 def _hit_variance(features: Features, reward: Floats, settings: SelectionConfig) -> Floats:
     # Scaled, so that it adds up with representativeness as the Gaussians do.
-    return scaled(learnability.hit_variance(features.hits, rollouts=features.rollouts))
+    return scaled(spread_of_hits(features))
 
 
 LEARNABILITY: dict[str, Callable[[Features, Floats, SelectionConfig], Floats]] = {
