@@ -10,9 +10,10 @@ import sys
 
 import numpy as np
 
-from jobs.select import load_features, pick, score_samples
+from jobs.select import load_features
 from minirec.artifacts import Run, read_table
 from minirec.selection.learnability import chance_level, lift
+from minirec.selection.pipeline import pick, score_samples
 from minirec.settings import load
 
 LABELS = ("learnable", "duplicate", "trivial", "noise")
@@ -29,11 +30,15 @@ SETTINGS = {
 }
 
 
+def silent(line: str) -> None:
+    """Take a line and say nothing."""
+
+
 def main(root: str, budget: float = 0.25) -> None:
     """Print the share of each planted label in the corpus and under each setting."""
     run = Run(root)
     features = load_features(run)
-    items = read_table(run.path("corpus", "items.parquet")).num_rows
+    chance = chance_level(read_table(run.path("corpus", "items.parquet")).num_rows)
     truth = read_table(run.path("corpus", "truth.parquet")).to_pydict()
     by_id = dict(zip(truth["sample_id"], truth["label"], strict=True))
     labels = np.array([by_id[i] for i in features.sample_id.tolist()])
@@ -46,10 +51,12 @@ def main(root: str, budget: float = 0.25) -> None:
     print(f"{'whole corpus':28}" + "".join(f"{s:11.1%}" for s in corpus))
     for name, overrides in SETTINGS.items():
         config = load(None, [*overrides, f"selection.budget={budget}"])
-        scores, pool = score_samples(features, items, config, say=lambda text: None)
-        kept = shares(pick(features, scores["value"], pool, config.selection).indices)
+        settings = config.selection
+        scores, pool = score_samples(features, settings, chance=chance, say=silent)
+        picks = pick(features, scores["value"], pool, settings, seed=config.seed, say=silent)
+        kept = shares(picks.indices)
         print(f"{name:28}" + "".join(f"{k:11.1%}" for k in kept) + f"{kept[-1] / corpus[-1]:11.2f}")
-    gain = lift(features.ndcg.mean(axis=1), chance=chance_level(items))
+    gain = lift(features.need("mean_ndcg", by="the lift"), chance=chance)
     for label in LABELS:
         chosen = labels == label
         print(

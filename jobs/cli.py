@@ -29,11 +29,14 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, text in STAGES.items():
-        _config_arguments(commands.add_parser(name, help=text, description=text)).add_argument(
+        command = _config_arguments(commands.add_parser(name, help=text, description=text))
+        command.add_argument(
             "--overwrite",
             action="store_true",
             help="redo what was made with other settings; a single stage is redone anyway",
         )
+        if name == "select":
+            _table_arguments(command)
     text = "print what a run would do, without starting anything"
     _config_arguments(commands.add_parser("plan", help=text, description=text))
     text = "recommend items for a history"
@@ -52,6 +55,26 @@ def _config_arguments(command: argparse.ArgumentParser) -> argparse.ArgumentPars
     return command
 
 
+def _table_arguments(command: argparse.ArgumentParser) -> None:
+    table = command.add_argument_group(
+        "without a run",
+        "Choose from a bare table of sample_id and rewards, ndcg, hits, embedding, hvp, gradient, "
+        "el2n, as far as there are: .parquet, .jsonl, .npz or a folder of Parquet parts. "
+        "key=value then takes selection.*, seed and preset.",
+    )
+    table.add_argument("--features", metavar="TABLE", help="file or folder to choose from")
+    table.add_argument("--budget", metavar="K", help="samples, or a share below 1 (default 0.1)")
+    table.add_argument(
+        "--out", metavar="FOLDER", help="where selection.parquet and scores.parquet go (default .)"
+    )
+    table.add_argument(
+        "--chance",
+        type=float,
+        metavar="C",
+        help="NDCG, or reward where there is none, of a policy that knows nothing (default 0)",
+    )
+
+
 def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
@@ -64,6 +87,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if arguments.command == "recommend":
             return _recommend(arguments)
+        if getattr(arguments, "features", None) is not None:
+            return _select_table(arguments)
         return _with_config(arguments)
     except ConfigError as error:
         print(f"minirec: {error}", file=sys.stderr)
@@ -89,6 +114,10 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         top.error(f"unrecognized arguments: {' '.join(strange or rest)}")
     if rest:
         arguments.overrides += rest
+    if arguments.command == "select" and arguments.features is None:
+        for name in ("budget", "out", "chance"):
+            if getattr(arguments, name) is not None:
+                top.error(f"--{name} needs --features")
     return arguments
 
 
@@ -122,6 +151,30 @@ def _with_config(arguments: argparse.Namespace) -> int:
     names = run.STAGES if arguments.command == "run" else (arguments.command,)
     finished = run.stages(config, names, overwrite=arguments.overwrite)
     print_summary(finished, config)
+    return 0
+
+
+def _select_table(arguments: argparse.Namespace) -> int:
+    """Without the stages: this path loads neither torch nor ray."""
+    for word in arguments.overrides:
+        key = word.partition("=")[0]
+        if key not in ("seed", "preset") and not key.startswith("selection."):
+            raise ConfigError(
+                f"{key} has no effect with --features; give selection.*, seed or preset"
+            )
+    from jobs.console import console
+    from jobs.select_table import select_table
+    from minirec.settings import load
+
+    budget = [] if arguments.budget is None else [f"selection.budget={arguments.budget}"]
+    select_table(
+        Path(arguments.features),
+        load(arguments.config, arguments.overrides + budget),
+        out=Path(arguments.out or "."),
+        chance=arguments.chance or 0.0,
+        overwrite=arguments.overwrite,
+        say=lambda line: console.print(f"select: {line}", markup=False),
+    )
     return 0
 
 

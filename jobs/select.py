@@ -1,9 +1,8 @@
-"""`minirec select`: from features to an ordered subset (method, sections 3 to 6)."""
+"""`minirec select`: from the features of a run to an ordered subset (method, sections 3 to 6)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -14,22 +13,11 @@ from minirec.artifacts import Cost, Run, read_table, write_table
 from minirec.config import Config, SelectionConfig
 from minirec.corpus import schema
 from minirec.errors import ArtifactError, ConfigError
-from minirec.selection import learnability
-from minirec.selection.curriculum import CURRICULA, group_numbers
-from minirec.selection.diversity import MaxMin, maxmin
-from minirec.selection.representativeness import alignment
-from minirec.selection.value import combine
-
-
-@dataclass(frozen=True)
-class Features:
-    """What scoring knows of each sample, by ascending sample_id; all have N rows."""
-
-    sample_id: NDArray[np.int64]
-    rewards: NDArray[np.float64]
-    ndcg: NDArray[np.float64]
-    embedding: NDArray[np.float16]
-    hvp: NDArray[np.float32]
+from minirec.selection.features import Features
+from minirec.selection.learnability import chance_level
+from minirec.selection.pipeline import ordered, pick, score_samples
+from minirec.selection.summary import summary
+from minirec.selection.tables import read_features
 
 
 def select(run: Run, config: Config) -> bool:
@@ -48,204 +36,91 @@ def select(run: Run, config: Config) -> bool:
 
 
 def _body(run: Run, config: Config, cost: Cost) -> None:
-    features = load_features(run)
-    items = pq.read_metadata(run.path("corpus", "items.parquet")).num_rows
+    def say(line: str) -> None:
+        run.say(f"select: {line}")
+
     settings = config.selection
-    scores, pool = score_samples(features, items, config, say=run.say)
-    picks = pick(features, scores["value"], pool, settings)
+    features = load_features(run, lora=reads_lora(settings))
+    items = pq.read_metadata(run.path("corpus", "items.parquet")).num_rows
+    chance = chance_level(items, cutoff=config.reward.cutoff)
+    scores, pool = score_samples(features, settings, chance=chance, say=say)
+    picks = pick(features, scores["value"], pool, settings, seed=config.seed, say=say)
     write_table(run.path("scores.parquet"), pa.table(scores, schema=schema.SCORES))
-    write_table(run.path("selection.parquet"), _ordered(scores, picks, settings, config.seed))
-    cost.extra = {
-        "samples": len(features.sample_id),
-        "pool": len(pool),
-        "selected": len(picks.indices),
-    }
-    hits = learnability.count_hits(features.ndcg, candidates=items, cutoff=config.reward.cutoff)
-    _summary(run, scores, picks, hits, pool)
+    write_table(run.path("selection.parquet"), ordered(scores, picks, settings, seed=config.seed))
+    cost.extra = {"samples": len(features), "pool": len(pool), "selected": len(picks.indices)}
+    for line in summary(features, scores, picks.indices, pool):
+        say(line)
+    _say_planted(run, features.sample_id, picks.indices)
 
 
-def score_samples(
-    features: Features, items: int, config: Config, *, say: Callable[[str], None]
-) -> tuple[dict[str, NDArray], NDArray[np.int64]]:
-    """The columns of ``scores.parquet``, and the rows that may be selected.
-
-    Args:
-        features: of N samples.
-        items: V, size of the catalogue.
-        say: takes each line for the user.
+def reads_lora(settings: SelectionConfig) -> bool:
+    """Whether the settings ask for projected LoRA gradients.
 
     Raises:
-        ConfigError: the settings do not fit the features.
+        ConfigError: the settings ask for head gradients as well.
     """
-    settings = config.selection
-    mean_reward = features.rewards.mean(axis=1)
-    chance = learnability.chance_level(items, cutoff=config.reward.cutoff)
-    lift = learnability.lift(features.ndcg.mean(axis=1), chance=chance)
-    pool = _pool(settings, lift, say=say)
-    reward = lift if settings.lift else mean_reward
-    if settings.learnability == "gaussian_live":
-        hits = learnability.count_hits(features.ndcg, candidates=items, cutoff=config.reward.cutoff)
-        if not hits.any():
-            raise ConfigError(
-                "no rollout of any sample ranks its target above chance, so gaussian_live has no "
-                "centre; train the proxy longer or set selection.learnability=gaussian"
-            )
-        learnable = learnability.gaussian_live(reward, hits=hits)
-    else:
-        learnable = learnability.gaussian(reward, mu=settings.mu, sigma=settings.sigma)
-    representative = _representativeness(features.hvp, say=say)
-    value = combine(learnable, representative, alpha=settings.alpha, fusion=settings.fusion)
-    scores = {
-        "sample_id": features.sample_id,
-        "mean_reward": mean_reward,
-        "learnability": learnable,
-        "representativeness": representative,
-        "value": value,
-    }
-    return scores, pool
+    if settings.method == "less" and settings.directions == "head_gradient":
+        raise ConfigError(
+            "selection.method=less takes LoRA gradients, selection.directions=head_gradient those "
+            "of the head; set selection.directions=lora_projected"
+        )
+    return settings.method == "less" or settings.directions == "lora_projected"
 
 
-def pick(
-    features: Features,
-    value: NDArray[np.float64],
-    pool: NDArray[np.int64],
-    settings: SelectionConfig,
-) -> MaxMin:
-    """The budget's samples by value and diversity, as rows of the features."""
-    found = maxmin(features.embedding[pool], scores=value[pool], budget=settings.count(len(value)))
-    return MaxMin(pool[found.indices], found.novelty)
-
-
-def load_features(run: Run) -> Features:
+def load_features(run: Run, *, lora: bool = False) -> Features:
     """All feature shards, sorted by sample_id and complete.
 
+    Args:
+        run: a run whose samples are scored.
+        lora: take projected LoRA gradients, not those of the head.
+
     Raises:
-        ArtifactError: no shard, a sample twice, or other samples than in ``train.parquet``.
+        ArtifactError: no shard, a bad value, a sample twice, other samples than in
+            ``train.parquet``, or no LoRA gradients.
     """
-    paths = sorted(run.path("features").glob("part-*.parquet"))
-    if not paths:
-        raise ArtifactError(f"{run.path('features')} holds no part; run `minirec score` first")
-    table = pa.concat_tables([read_table(path) for path in paths]).sort_by("sample_id")
-    ids = table["sample_id"].to_numpy()
+    folder = run.path("features")
+    if not any(folder.glob("part-*.parquet")):
+        raise ArtifactError(f"{folder} holds no part; run `minirec score` first")
+    features = read_features(folder)
+    ids = features.sample_id
     train = np.sort(read_table(run.path("corpus", "train.parquet"))["sample_id"].to_numpy())
-    repeated = ids[1:][ids[1:] == ids[:-1]]
-    if len(repeated):
-        raise ArtifactError(f"sample {repeated[0]} occurs twice in {run.path('features')}")
     if not np.array_equal(ids, train):
         odd = np.setxor1d(ids, train)
         raise ArtifactError(
-            f"{run.path('features')} has {len(ids)} samples and train.parquet {len(train)}; they "
+            f"{folder} has {len(ids)} samples and train.parquet {len(train)}; they "
             f"differ in {len(odd)}, first sample {odd[0]}; run `minirec score --overwrite`"
         )
-    return Features(
-        sample_id=ids,
-        rewards=_matrix(table, "rewards").astype(np.float64),
-        ndcg=_matrix(table, "ndcg").astype(np.float64),
-        embedding=_matrix(table, "embedding"),
-        hvp=_matrix(table, "hvp"),
-    )
+    return _with_lora(run, features) if lora else features
 
 
-def _matrix(table: pa.Table, name: str) -> NDArray:
-    """A list column whose lists are equally long, as (N, length)."""
-    lists = table[name].combine_chunks()
-    flat = lists.flatten().to_numpy(zero_copy_only=False)
-    if len(lists) == 0 or len(flat) % len(lists):
-        raise ArtifactError(f"column {name} of the features is ragged; score again")
-    return flat.reshape(len(lists), -1)
-
-
-def _representativeness(
-    hvp: NDArray[np.float32], *, say: Callable[[str], None]
-) -> NDArray[np.float64]:
-    """Alignment of the samples that move the policy at all; 0 for the others.
-
-    A target with probability 1 leaves no gradient, hence no direction.
-    """
-    moves = (hvp != 0).any(axis=1)
-    result = np.zeros(len(hvp))
-    if moves.any():
-        result[moves] = alignment(hvp[moves])
-    if not moves.all():
-        say(f"select: {(~moves).sum():,} samples have no gradient; representativeness 0")
-    return result
-
-
-def _pool(
-    settings: SelectionConfig, lift: NDArray[np.float64], *, say: Callable[[str], None]
-) -> NDArray[np.int64]:
-    """Rows that may be selected, at least as many as the budget."""
-    count = len(lift)
-    budget = settings.count(count)
-    if budget > count:
-        raise ConfigError(
-            f"selection.budget {budget} exceeds the {count} samples of the corpus; lower it"
+def _with_lora(run: Run, features: Features) -> Features:
+    """The features with the projected LoRA gradients of the run."""
+    folder = run.path("gradients")
+    parts, goal = sorted(folder.glob("part-*.parquet")), folder / "validation.npy"
+    if not parts or not goal.exists():
+        missing = goal if parts else folder
+        raise ArtifactError(
+            f"{missing} is missing; run `minirec score` with selection.directions=lora_projected"
         )
-    if settings.curriculum == "grouped" and settings.groups > budget:
-        raise ConfigError(
-            f"selection.groups {settings.groups} exceeds the {budget} selected samples; "
-            f"lower groups or raise selection.budget"
+    table = pa.concat_tables([read_table(part) for part in parts]).sort_by("sample_id")
+    ids = table["sample_id"].to_numpy()
+    if not np.array_equal(ids, features.sample_id):
+        raise ArtifactError(
+            f"{folder} has {len(ids)} rows for {len(features)} samples, or other samples; "
+            f"run `minirec score --overwrite`"
         )
-    least = settings.min_lift
-    if least is None:
-        return np.arange(count)
-    pool = np.flatnonzero(lift >= least)
-    if len(pool) >= budget:
-        return pool
-    say(
-        f"select: only {len(pool):,} of {count:,} samples reach selection.min_lift {least:g}; the "
-        f"budget is filled up with the next best"
-    )
-    return np.sort(np.argsort(-lift, kind="stable")[:budget])
+    flat = table["gradient"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    gradient, validation = flat.reshape(len(ids), -1), np.load(goal)
+    for name, values in (("a part", gradient), (goal.name, validation)):
+        if not np.isfinite(values).all():
+            raise ArtifactError(f"{folder}: {name} holds NaN or infinity; score again")
+    return replace(features, gradient=gradient, validation_gradient=validation)
 
 
-def _ordered(
-    scores: dict[str, NDArray], picks: MaxMin, settings: SelectionConfig, seed: int
-) -> pa.Table:
-    """The selection in training order."""
-    rows = np.sort(picks.indices)
-    groups = settings.groups if settings.curriculum == "grouped" else 1
-    order = CURRICULA[settings.curriculum](
-        scores["sample_id"][rows],
-        mean_reward=scores["mean_reward"][rows],
-        groups=groups,
-        seed=seed,
-    )
-    at = np.searchsorted(scores["sample_id"], order)
-    novelty = dict(zip(picks.indices.tolist(), picks.novelty.tolist(), strict=True))
-    columns = {name: values[at] for name, values in scores.items()}
-    columns |= {
-        "rank": np.arange(len(order)),
-        "group": group_numbers(len(order), groups=groups),
-        "novelty": np.array([novelty[row] for row in at.tolist()]),
-    }
-    return pa.table(
-        {name: columns[name] for name in schema.SELECTION.names}, schema=schema.SELECTION
-    )
-
-
-def _summary(
-    run: Run,
-    scores: dict[str, NDArray],
-    picks: MaxMin,
-    hits: NDArray[np.int64],
-    pool: NDArray[np.int64],
-) -> None:
-    chosen, count = picks.indices, len(hits)
-    value = scores["value"]
-    top = pool[np.argsort(-value[pool], kind="stable")[: len(chosen)]]
-    overlap = len(np.intersect1d(top, chosen)) / len(chosen)
-    run.say(
-        f"select: kept {len(chosen):,} of {count:,} samples; "
-        f"dead (no rollout above chance): {np.mean(hits == 0):.0%} of the corpus, "
-        f"{np.mean(hits[chosen] == 0):.0%} of the selection; "
-        f"overlap with the plain top {len(chosen):,}: {overlap:.0%}"
-    )
+def _say_planted(run: Run, ids: NDArray[np.int64], chosen: NDArray[np.int64]) -> None:
     truth = run.path("corpus", "truth.parquet")
     if truth.exists():
-        for label, before, after in planted_shares(
-            read_table(truth), scores["sample_id"], scores["sample_id"][chosen]
-        ):
+        for label, before, after in planted_shares(read_table(truth), ids, ids[chosen]):
             run.say(
                 f"select: planted {label}: {before:.1%} of the corpus, {after:.1%} of the selection"
             )

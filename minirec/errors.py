@@ -17,5 +17,9 @@ class ArtifactError(MiniRecError):
     """An artifact that is missing, damaged, or was made with other settings."""
 
 
+class FeatureError(MiniRecError, ValueError):
+    """Features that lack what a selection method needs."""
+
+
 class EngineError(MiniRecError):
     """A rollout engine or training worker that died or exceeded its deadline."""

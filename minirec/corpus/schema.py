@@ -57,6 +57,7 @@ SCORES = pa.schema(
     ],
     metadata=_META,
 )
+"""A score for each sample; representativeness is NaN where no gradient is known."""
 
 SELECTION = pa.schema(
     [
@@ -71,7 +72,10 @@ SELECTION = pa.schema(
     ],
     metadata=_META,
 )
-"""The chosen subset in training order (rank 0 is trained first)."""
+"""The chosen subset in training order (rank 0 is trained first).
+
+novelty is NaN where it was not weighed: under a baseline, or without embeddings.
+"""
 
 RANKS = pa.schema(
     [

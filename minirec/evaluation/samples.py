@@ -77,7 +77,9 @@ def reason(row: pd.Series, why: str) -> str:
         f"{_share(row, 'representativeness')})."
     )
     first = {
-        "kept": f"Picked for its value and {row['novelty']:.0%} of the novelty that was left.",
+        "kept": "Picked by the method of the settings, which does not weigh novelty."
+        if pd.isna(row["novelty"])
+        else f"Picked for its value and {row['novelty']:.0%} of the novelty that was left.",
         "below the least reward": "Its rewards are below the least that the settings accept: the "
         "policy has nothing to go by.",
         "dead": "No rollout ranked the target better than chance: nothing to reinforce.",

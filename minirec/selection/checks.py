@@ -45,15 +45,11 @@ def matrix(name: str, values: ArrayLike) -> NDArray[np.floating]:
     return array
 
 
-def lengths(
-    name: str, vectors: NDArray[np.floating], *, rows_at_once: int = 8192, first: int = 0
-) -> Floats:
+def norms(name: str, vectors: NDArray[np.floating], *, rows_at_once: int = 8192) -> Floats:
     """Euclidean length of each row of (N, d) as (N,) float64, without a float64 copy of all rows.
 
-    `first` is the number of the first row, for the message.
-
     Raises:
-        ValueError: a row holds NaN or infinity, or has length zero.
+        ValueError: a row holds NaN or infinity.
     """
     found = np.empty(len(vectors))
     for start in range(0, len(vectors), rows_at_once):
@@ -63,12 +59,20 @@ def lengths(
         row = int(np.flatnonzero(~np.isfinite(found))[0])
         bad = vectors[row][~np.isfinite(vectors[row])]
         value = bad[0] if len(bad) else found[row]
-        raise ValueError(f"{name} row {first + row} holds {value}; expected finite numbers")
+        raise ValueError(f"{name} row {row} holds {value}; expected finite numbers")
+    return found
+
+
+def lengths(name: str, vectors: NDArray[np.floating], *, rows_at_once: int = 8192) -> Floats:
+    """As `norms`, and none is zero.
+
+    Raises:
+        ValueError: a row holds NaN or infinity, or has length zero.
+    """
+    found = norms(name, vectors, rows_at_once=rows_at_once)
     if (found == 0).any():
         row = int(np.flatnonzero(found == 0)[0])
-        raise ValueError(
-            f"{name} row {first + row} has length 0; expected a vector with a direction"
-        )
+        raise ValueError(f"{name} row {row} has length 0; expected a vector with a direction")
     return found
 
 

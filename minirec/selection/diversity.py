@@ -182,13 +182,13 @@ class Shard:
         """Args:
         vectors: (n, d) float32 or float64, not copied.
         weights: (n,) float64 scores.
-        first: row of the pool that comes first here; also named in errors.
+        first: row of the pool that comes first here.
 
         Raises:
             ValueError: a row is not finite or has length 0.
         """
         self.weights, self.first = weights, first
-        self.vectors, size = _with_lengths(vectors, first)
+        self.vectors, size = _with_lengths(vectors)
         self.inverse = (1 / size).astype(self.vectors.dtype)
         # Error of a dot product of unit vectors in any order of summation (Higham, Accuracy and
         # Stability of Numerical Algorithms, section 3.1), doubled for that of the lengths.
@@ -280,7 +280,7 @@ class Shard:
 
 
 def _with_lengths(
-    vectors: NDArray[np.floating], first: int
+    vectors: NDArray[np.floating],
 ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """The vectors and the length of each.
 
@@ -294,5 +294,5 @@ def _with_lengths(
             size[start : start + ROWS] = np.sqrt(np.einsum("nd,nd->n", part, part))
     if ((size > 1e-12) & (size < 1e12)).all():
         return vectors, size
-    exact = lengths("embeddings", vectors, first=first)
+    exact = lengths("embeddings", vectors)
     return vectors / exact[:, None], np.ones(len(vectors))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import minimize
+from scipy.special import betaln, digamma
 
 from minirec.selection.checks import Floats, finite, nonnegative, scaled
 
@@ -34,6 +36,8 @@ def gaussian(
         return np.zeros(len(reward))
     centre = float(np.median(reward)) if mu is None else mu
     width = float(np.std(reward)) if sigma is None else sigma
+    if width**2 == 0:  # rewards that differ by less than a number can tell
+        return np.zeros(len(reward))
     return scaled(np.exp(-((reward - centre) ** 2) / (2 * width**2)))
 
 
@@ -64,6 +68,79 @@ def gaussian_live(mean_reward: ArrayLike, *, hits: ArrayLike) -> Floats:
     low, high = np.percentile(live, [25, 75])
     sigma = high - low or np.std(live) or np.std(reward)
     return gaussian(reward, mu=float(np.median(live)), sigma=float(sigma) or None)
+
+
+def hit_variance(hits: ArrayLike, *, rollouts: ArrayLike) -> Floats:
+    """Variance p (1 - p) of a rollout's hit, with p from the samples taken together.
+
+    p is the posterior mean ``(a + h) / (a + b + n)`` under the prior Beta(a, b) of `fit_beta`
+    (empirical Bayes; method, section 3). Largest where a rollout is as likely to hit as not.
+
+    Args:
+        hits: (N,) rollouts of a sample that hit (`count_hits`), whole numbers.
+        rollouts: n, rollouts of a sample: one number or (N,), whole; with 0 p is the prior's mean.
+
+    Returns:
+        (N,) float64 in [0, 0.25].
+
+    Raises:
+        ValueError: not whole numbers of 0 or more, or more hits than rollouts.
+    """
+    h, n = _counts(hits, rollouts)
+    a, b = fit_beta(h, rollouts=n)
+    p = (a + h) / (a + b + n)
+    return p * (1 - p)
+
+
+def fit_beta(hits: ArrayLike, *, rollouts: ArrayLike) -> tuple[float, float]:
+    """Parameters (a, b) of the Beta prior under which the hit counts are likeliest.
+
+    Maximum likelihood of the beta-binomial distribution over the samples with a rollout. Where
+    the likelihood rises without end (no hit at all, or no spread beyond chance), a and b stop at
+    0.001 or 10,000. Without any rollout the prior is uniform, (1, 1).
+
+    Args and errors as `hit_variance`.
+    """
+    h, n = _counts(hits, rollouts)
+    pairs, times = np.unique(np.stack([h, n])[:, n > 0], axis=1, return_counts=True)
+    if not len(times):
+        return 1.0, 1.0
+    h, n = pairs
+
+    def loss(logs: Floats) -> tuple[float, Floats]:
+        """Minus the log-likelihood per sample, and its gradient by (log a, log b)."""
+        a, b = np.exp(logs)
+        likelihood = times @ (betaln(h + a, n - h + b) - betaln(a, b))
+        shared = digamma(a + b) - digamma(n + a + b)
+        by_a = times @ (digamma(h + a) - digamma(a) + shared)
+        by_b = times @ (digamma(n - h + b) - digamma(b) + shared)
+        return -likelihood / times.sum(), -np.array([a * by_a, b * by_b]) / times.sum()
+
+    # The start has the mean of the data; several weights, because the likelihood may be flat.
+    mean = (times @ h + 0.5) / (times @ n + 1)
+    starts = [np.log([mean * weight, (1 - mean) * weight]) for weight in (0.5, 2.0, 20.0)]
+    bounds = [(np.log(1e-3), np.log(1e4))] * 2
+    fits = [
+        minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, tol=1e-12)
+        for start in starts
+    ]
+    a, b = np.exp(min(fits, key=lambda fit: fit.fun).x)
+    return float(a), float(b)
+
+
+def _counts(hits: ArrayLike, rollouts: ArrayLike) -> tuple[Floats, Floats]:
+    """Hits and rollouts as (N,) float64 whole numbers with hits <= rollouts."""
+    h = nonnegative("hits", hits)
+    every = np.full(len(h), rollouts) if np.ndim(rollouts) == 0 else rollouts
+    n = nonnegative("rollouts", every, rows=len(h))
+    for name, counts in (("hits", h), ("rollouts", n)):
+        if (counts % 1 != 0).any():
+            row = int(np.flatnonzero(counts % 1)[0])
+            raise ValueError(f"{name} row {row} is {counts[row]:g}; expected a whole number")
+    if (h > n).any():
+        row = int(np.flatnonzero(h > n)[0])
+        raise ValueError(f"hits row {row} is {h[row]:g}; expected at most its {n[row]:g} rollouts")
+    return h, n
 
 
 def chance_level(candidates: int, *, cutoff: int = 1000) -> float:

@@ -171,7 +171,7 @@ def test_a_budget_above_the_samples_with_enough_lift_takes_the_next_best(tmp_pat
         "of 160 samples reach selection.min_lift 0.4; the budget is filled" in s for s in said
     )
     features = load_features(run)
-    ndcg = features.ndcg.mean(axis=1)
+    ndcg = features.mean_ndcg
     best = features.sample_id[np.argsort(-ndcg, kind="stable")[:100]]
     chosen = read_table(run.path("selection.parquet"))["sample_id"].to_pylist()
     assert sorted(chosen) == sorted(best.tolist())

@@ -92,6 +92,7 @@ def test_gaussian_defaults_are_population_std_and_median():
 
 def test_gaussian_of_equal_rewards_is_zero():
     assert gaussian([0.5, 0.5]).tolist() == [0, 0]
+    assert gaussian([0.0, 5e-324]).tolist() == [0, 0]
 
 
 def test_gaussian_live_uses_live_samples_only():

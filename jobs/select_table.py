@@ -1,0 +1,63 @@
+"""`minirec select --features`: from a bare table to an ordered subset, without corpus or model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+
+from minirec.artifacts import write_table
+from minirec.config import Config
+from minirec.corpus import schema
+from minirec.errors import ArtifactError, ConfigError
+from minirec.selection.pipeline import Say, ordered, pick, score_samples
+from minirec.selection.summary import summary
+from minirec.selection.tables import read_features
+
+OUTPUTS = ("scores.parquet", "selection.parquet")
+
+
+def select_table(
+    table: Path, config: Config, *, out: Path, chance: float, overwrite: bool, say: Say
+) -> None:
+    """Write ``scores.parquet`` and ``selection.parquet`` into the folder `out`.
+
+    Args:
+        table: as in `minirec.selection.tables.read_features`.
+        config: only `selection` and `seed` are used.
+        out: is made if it is not there.
+        chance: NDCG, or reward where there is none, of a policy that knows nothing; 0 <= c < 1.
+        overwrite: replace what `out` holds.
+        say: takes each line for the user.
+
+    Raises:
+        ArtifactError: the table cannot be used, or `out` holds a selection and `overwrite` is off.
+        ConfigError: the settings do not fit the table.
+    """
+    if not 0 <= chance < 1:
+        raise ConfigError(f"--chance is {chance:g}; expected at least 0 and below 1")
+    _check_out(out, overwrite)
+    features = read_features(table, chance=chance)
+    say(f"{len(features):,} samples in {table}; chance level {chance:g}")
+    settings = config.selection
+    scores, pool = score_samples(features, settings, chance=chance, say=say)
+    picks = pick(features, scores["value"], pool, settings, seed=config.seed, say=say)
+    selection = ordered(scores, picks, settings, seed=config.seed)
+    for name, content in zip(
+        OUTPUTS, (pa.table(scores, schema=schema.SCORES), selection), strict=True
+    ):
+        write_table(out / name, content)
+    for line in summary(features, scores, picks.indices, pool):
+        say(line)
+    say(f"wrote {out / 'selection.parquet'} and {out / 'scores.parquet'}")
+
+
+def _check_out(out: Path, overwrite: bool) -> None:
+    if (out / "stages").is_dir():
+        raise ArtifactError(
+            f"{out} is the directory of a run, whose selection `minirec select run_dir={out}` "
+            f"makes; give another --out"
+        )
+    for name in OUTPUTS:
+        if (out / name).exists() and not overwrite:
+            raise ArtifactError(f"{out / name} is there; give another --out, or --overwrite")

@@ -1,0 +1,214 @@
+"""Other ways to choose a subset, for comparison (method, section 8).
+
+Each takes the same arguments and returns sample ids: ``method(features, budget=k, seed=s)`` ->
+(k,) int64, distinct, best first where the method has an order. Ties go to the lowest sample_id.
+Each raises `FeatureError` if the features lack what it needs, and `ValueError` if `budget` is
+outside 1..N.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minirec.errors import FeatureError
+from minirec.rng import seed_of
+from minirec.selection import learnability
+from minirec.selection.checks import Floats, lengths, matrix, norms
+from minirec.selection.diversity import maxmin
+from minirec.selection.features import Features
+
+Ids = NDArray[np.int64]
+
+
+def random(features: Features, *, budget: int, seed: int) -> Ids:
+    """Every subset is equally likely."""
+    _check(features, budget)
+    return _generator(seed, "random").permutation(features.sample_id)[:budget]
+
+
+def random_live(features: Features, *, budget: int, seed: int) -> Ids:
+    """Uniform over the samples with a hit; if they are too few, filled up from the others.
+
+    The caller is to say so then: `pipeline.pick` does.
+    """
+    _check(features, budget)
+    order = _generator(seed, "random_live").permutation(len(features))
+    live_first = order[np.argsort(features.hits[order] == 0, kind="stable")]
+    return features.sample_id[live_first[:budget]]
+
+
+def full(features: Features, *, budget: int, seed: int) -> Ids:
+    """All N samples, whatever the budget: the reference that every subset is measured against."""
+    _check(features, budget)
+    return features.sample_id.copy()
+
+
+def top_reward(features: Features, *, budget: int, seed: int) -> Ids:
+    """Highest mean reward."""
+    return _highest(features, features.mean_reward, budget)
+
+
+def hit_variance(features: Features, *, budget: int, seed: int) -> Ids:
+    """Highest `learnability.hit_variance` (method, section 3)."""
+    return _highest(features, spread_of_hits(features), budget)
+
+
+def spread_of_hits(features: Features) -> Floats:
+    """`learnability.hit_variance` of the samples, (N,) float64.
+
+    Raises:
+        FeatureError: no sample has two rollouts, so nothing tells samples from luck.
+    """
+    if features.rollouts.max() < 2:
+        raise FeatureError(
+            "hit_variance needs samples with two or more rollouts; give their rewards as lists, or "
+            "columns hits and rollouts"
+        )
+    return learnability.hit_variance(features.hits, rollouts=features.rollouts)
+
+
+def grad_norm(features: Features, *, budget: int, seed: int) -> Ids:
+    """Longest gradient (GraNd, arXiv 2107.07075)."""
+    gradient = matrix("gradient", features.need("gradient", by="grad_norm"))
+    return _highest(features, norms("gradient", gradient), budget)
+
+
+def el2n(features: Features, *, budget: int, seed: int) -> Ids:
+    """Largest error of the softmax over the catalogue (EL2N, arXiv 2107.07075)."""
+    return _highest(features, features.need("el2n", by="el2n"), budget)
+
+
+def kcenter(features: Features, *, budget: int, seed: int) -> Ids:
+    """Always the sample farthest from the picks (arXiv 1708.00489): MaxMin with q = 1."""
+    _check(features, budget)
+    embedding = features.need("embedding", by="kcenter")
+    found = maxmin(embedding, scores=np.ones(len(features)), budget=budget)
+    return features.sample_id[found.indices]
+
+
+LARGE = 1e9
+"""N k d above which `kmeans` starts from random samples and makes fewer rounds."""
+
+
+def kmeans(features: Features, *, budget: int, seed: int) -> Ids:
+    """Nearest sample to each of k centroids of the unit embeddings, in the centroids' order.
+
+    Lloyd's algorithm from k-means++, 30 rounds at most; where that would take minutes, from random
+    samples, and as few as 3 rounds. A sample that is nearest to two centroids stands for the
+    first; the other takes the nearest that is free.
+    """
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+
+    _check(features, budget)
+    vectors = matrix("embedding", features.need("embedding", by="kmeans"))
+    unit = (vectors / lengths("embedding", vectors)[:, None]).astype(np.float32)
+    products = unit.size * budget
+    model = KMeans(
+        budget,
+        init="k-means++" if products <= LARGE else "random",
+        n_init=1,
+        max_iter=int(np.clip(300 * LARGE / products, 3, 30)),
+        random_state=seed_of(seed, "select", "kmeans"),
+    )
+    with warnings.catch_warnings():
+        # Fewer distinct embeddings than centroids: said of samples that repeat others.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        centroids = model.fit(unit).cluster_centers_
+    return features.sample_id[_nearest_free(unit, centroids)]
+
+
+def _nearest_free(unit: NDArray[np.float32], centroids: NDArray[np.floating]) -> Ids:
+    """For each centroid in turn, the nearest row that none before it has taken."""
+    taken = np.zeros(len(unit), dtype=bool)
+    rows = np.empty(len(centroids), dtype=np.int64)
+    for start in range(0, len(centroids), 64):
+        products = centroids[start : start + 64] @ unit.T  # rows have length 1: near is large
+        for number, product in enumerate(products, start):
+            rows[number] = np.where(taken, -np.inf, product).argmax()
+            taken[rows[number]] = True
+    return rows
+
+
+STRATA = 50
+HARDEST = 0.1
+
+
+def ccs(features: Features, *, budget: int, seed: int) -> Ids:
+    """Coverage-centric selection (arXiv 2210.15809).
+
+    The `HARDEST` share with the lowest mean reward is dropped, less if the budget would not be
+    met. The others fall into `STRATA` strata of equal width in mean reward. From the smallest
+    stratum up, each gives an equal share of what is left of the budget, or all that it has, at
+    random.
+    """
+    _check(features, budget)
+    generator = _generator(seed, "ccs")
+    reward, count = features.mean_reward, len(features)
+    drop = min(int(HARDEST * count), count - budget)
+    rows = np.sort(np.argsort(reward, kind="stable")[drop:])
+    edges = np.linspace(reward[rows].min(), reward[rows].max(), STRATA + 1)
+    number = np.searchsorted(edges[1:-1], reward[rows], side="right")
+    strata = [rows[number == s] for s in np.unique(number)]
+    strata.sort(key=len)
+    chosen: list[Ids] = []
+    left = budget
+    for place, stratum in enumerate(strata):
+        share = min(len(stratum), left // (len(strata) - place))
+        chosen.append(generator.choice(stratum, size=share, replace=False))
+        left -= share
+    return features.sample_id[np.concatenate(chosen)]
+
+
+def less(features: Features, *, budget: int, seed: int) -> Ids:
+    """Highest cosine of the gradient with the mean validation gradient (arXiv 2402.04333).
+
+    Samples without a gradient come last.
+    """
+    _check(features, budget)
+    gradient = matrix("gradient", features.need("gradient", by="less"))
+    goal = np.asarray(features.need("validation_gradient", by="less"), dtype=np.float64)
+    if goal.shape != gradient.shape[1:]:
+        raise ValueError(
+            f"validation_gradient has shape {goal.shape}; expected {gradient.shape[1:]}, the width "
+            f"of gradient"
+        )
+    size = lengths("validation_gradient", goal[None])[0]
+    length = norms("gradient", gradient)
+    along = gradient @ (goal / size).astype(gradient.dtype)
+    cosine = np.where(length > 0, along / np.where(length > 0, length, 1), -np.inf)
+    return _highest(features, cosine, budget)
+
+
+def _check(features: Features, budget: int) -> None:
+    if not 1 <= budget <= len(features):
+        raise ValueError(f"budget is {budget}; expected 1..{len(features)}, the samples")
+
+
+def _highest(features: Features, scores: Floats, budget: int) -> Ids:
+    _check(features, budget)
+    return features.sample_id[np.argsort(-scores, kind="stable")[:budget]]
+
+
+def _generator(seed: int, name: str) -> np.random.Generator:
+    return np.random.default_rng(seed_of(seed, "select", name))
+
+
+BASELINES: dict[str, Callable[..., Ids]] = {
+    "random": random,
+    "random_live": random_live,
+    "full": full,
+    "top_reward": top_reward,
+    "hit_variance": hit_variance,
+    "grad_norm": grad_norm,
+    "el2n": el2n,
+    "kmeans": kmeans,
+    "kcenter": kcenter,
+    "ccs": ccs,
+    "less": less,
+}
+"""By the names of ``selection.method``; all take (features, budget, seed)."""

@@ -1,0 +1,67 @@
+"""What is known of the samples that are selected from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minirec.errors import FeatureError
+from minirec.selection.checks import Floats
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of N samples, row by row in ascending sample_id; None where a feature is not known.
+
+    sample_id: (N,) int64, ascending.
+    mean_reward: (N,) float64, mean over the rollouts; the screen's reward where there are none.
+    rollouts: (N,) int64, rollouts behind the mean; 0 where only the screen was seen.
+    hits: (N,) int64, rollouts above chance.
+    mean_ndcg: (N,) float64, mean NDCG over the rollouts, or that of the screen.
+    embedding: (N, d) float of any length above 0, the hidden state of the greedy rollout.
+    hvp: (N, d) float, Hessian-vector products of the head loss.
+    gradient: (N, d') float, gradients of the head or projected LoRA gradients.
+    el2n: (N,) float64, length of the error of the softmax over the catalogue.
+    validation_gradient: (d',) float, mean gradient of the validation samples.
+    screened: (N,) bool, True where the sample was screened and not rolled out.
+    """
+
+    sample_id: NDArray[np.int64]
+    mean_reward: Floats
+    rollouts: NDArray[np.int64]
+    hits: NDArray[np.int64]
+    screened: NDArray[np.bool_]
+    mean_ndcg: Floats | None = None
+    embedding: NDArray[np.floating] | None = None
+    hvp: NDArray[np.floating] | None = None
+    gradient: NDArray[np.floating] | None = None
+    el2n: Floats | None = None
+    validation_gradient: NDArray[np.floating] | None = None
+
+    def __post_init__(self) -> None:
+        rows = len(self.sample_id)
+        for name, values in vars(self).items():
+            if name != "validation_gradient" and values is not None and len(values) != rows:
+                raise ValueError(f"{name} has {len(values)} rows; expected {rows}")
+        if (np.diff(self.sample_id) <= 0).any():
+            row = int(np.flatnonzero(np.diff(self.sample_id) <= 0)[0]) + 1
+            raise ValueError(
+                f"sample_id row {row} is {self.sample_id[row]}; expected more than the "
+                f"{self.sample_id[row - 1]} before it"
+            )
+
+    def __len__(self) -> int:
+        return len(self.sample_id)
+
+    def need(self, name: str, *, by: str) -> NDArray:
+        """The feature `name`, which `by` cannot do without.
+
+        Raises:
+            FeatureError: it is not known; also a `ValueError`.
+        """
+        values = getattr(self, name)
+        if values is None:
+            raise FeatureError(f"{by} needs {name}, which the features do not hold")
+        return values

@@ -1,0 +1,213 @@
+"""From features to an ordered subset (method, sections 3 to 6 and 8)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from minirec.config import SelectionConfig
+from minirec.corpus import schema
+from minirec.errors import ConfigError
+from minirec.selection import learnability
+from minirec.selection.baselines import BASELINES, spread_of_hits
+from minirec.selection.checks import Floats, matrix, norms, scaled
+from minirec.selection.curriculum import CURRICULA, group_numbers
+from minirec.selection.diversity import MaxMin, maxmin
+from minirec.selection.features import Features
+from minirec.selection.representativeness import alignment
+from minirec.selection.value import combine, normalised_rank
+
+Say = Callable[[str], None]
+"""Takes a line for the user."""
+Scores = dict[str, NDArray]
+"""Columns of ``scores.parquet``, each (N,)."""
+
+
+def score_samples(
+    features: Features, settings: SelectionConfig, *, chance: float, say: Say
+) -> tuple[Scores, NDArray[np.int64]]:
+    """The columns of ``scores.parquet``, and the rows that may be selected.
+
+    Without a gradient, representativeness is NaN and the value is the learnability alone.
+
+    Args:
+        features: of N samples.
+        settings: how to score.
+        chance: NDCG, or reward where no NDCG is known, of a policy that knows nothing.
+        say: takes each line for the user.
+
+    Raises:
+        ConfigError: the settings do not fit the features.
+    """
+    gain = features.mean_reward if features.mean_ndcg is None else features.mean_ndcg
+    lift = learnability.lift(gain, chance=chance)
+    pool = _pool(settings, lift, say=say)
+    reward = lift if settings.lift else features.mean_reward
+    learnable = LEARNABILITY[settings.learnability](features, reward, settings)
+    directions = _directions(features, settings, say=say)
+    if directions is not None:
+        representative = _representativeness(directions, say=say)
+        value = combine(learnable, representative, alpha=settings.alpha, fusion=settings.fusion)
+    else:
+        if settings.alpha == 0:
+            raise ConfigError("selection.alpha is 0 and there is no gradient: nothing to rank by")
+        representative = np.full(len(features), np.nan)
+        value = learnable if settings.fusion == "sum" else normalised_rank(learnable)
+    scores = {
+        "sample_id": features.sample_id,
+        "mean_reward": features.mean_reward,
+        "learnability": learnable,
+        "representativeness": representative,
+        "value": value,
+    }
+    return scores, pool
+
+
+def pick(
+    features: Features,
+    value: Floats,
+    pool: NDArray[np.int64],
+    settings: SelectionConfig,
+    *,
+    seed: int,
+    say: Say,
+) -> MaxMin:
+    """The chosen samples as rows of the features.
+
+    With ``selection.method: value`` by value and diversity, or by value alone where there is no
+    embedding; else by a baseline. Novelty is NaN where it was not weighed.
+
+    Raises:
+        FeatureError: the features lack what the method needs.
+    """
+    budget = settings.count(len(features))
+    if settings.method != "value":
+        if settings.method == "random_live" and (live := int((features.hits > 0).sum())) < budget:
+            say(f"only {live:,} samples have a hit; random_live fills up with others")
+        ids = BASELINES[settings.method](features, budget=budget, seed=seed)
+        rows = np.searchsorted(features.sample_id, ids)
+        return MaxMin(rows, np.full(len(rows), np.nan))
+    if features.embedding is None:
+        say("no embeddings: the top values are taken, without diversity")
+        rows = plain_top(value, pool, budget)
+        return MaxMin(rows, np.full(len(rows), np.nan))
+    found = maxmin(features.embedding[pool], scores=value[pool], budget=budget)
+    return MaxMin(pool[found.indices], found.novelty)
+
+
+def plain_top(value: Floats, pool: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """The `count` rows of the pool with the highest value; ties to the lowest row."""
+    return pool[np.argsort(-value[pool], kind="stable")[:count]]
+
+
+def ordered(scores: Scores, picks: MaxMin, settings: SelectionConfig, *, seed: int) -> pa.Table:
+    """The selection in training order, with the columns of ``selection.parquet``."""
+    rows = np.sort(picks.indices)
+    groups = settings.groups if settings.curriculum == "grouped" else 1
+    order = CURRICULA[settings.curriculum](
+        scores["sample_id"][rows],
+        mean_reward=scores["mean_reward"][rows],
+        groups=groups,
+        seed=seed,
+    )
+    at = np.searchsorted(scores["sample_id"], order)
+    novelty = dict(zip(picks.indices.tolist(), picks.novelty.tolist(), strict=True))
+    columns = {name: values[at] for name, values in scores.items()}
+    columns |= {
+        "rank": np.arange(len(order)),
+        "group": group_numbers(len(order), groups=groups),
+        "novelty": np.array([novelty[row] for row in at.tolist()]),
+    }
+    return pa.table(
+        {name: columns[name] for name in schema.SELECTION.names}, schema=schema.SELECTION
+    )
+
+
+def _gaussian(features: Features, reward: Floats, settings: SelectionConfig) -> Floats:
+    return learnability.gaussian(reward, mu=settings.mu, sigma=settings.sigma)
+
+
+def _gaussian_live(features: Features, reward: Floats, settings: SelectionConfig) -> Floats:
+    if not features.hits.any():
+        raise ConfigError(
+            "no rollout of any sample ranks its target above chance, so gaussian_live has no "
+            "centre; train the proxy longer or set selection.learnability=gaussian"
+        )
+    return learnability.gaussian_live(reward, hits=features.hits)
+
+
+def _hit_variance(features: Features, reward: Floats, settings: SelectionConfig) -> Floats:
+    # Scaled, so that it adds up with representativeness as the Gaussians do.
+    return scaled(spread_of_hits(features))
+
+
+LEARNABILITY: dict[str, Callable[[Features, Floats, SelectionConfig], Floats]] = {
+    "gaussian": _gaussian,
+    "gaussian_live": _gaussian_live,
+    "hit_variance": _hit_variance,
+}
+"""By the names of ``selection.learnability``; (features, reward or lift, settings) -> (N,)."""
+
+DIRECTIONS = {"head_hvp": "hvp", "head_gradient": "gradient", "lora_projected": "gradient"}
+"""Feature that holds the vectors of ``selection.directions``."""
+
+
+def _directions(
+    features: Features, settings: SelectionConfig, *, say: Say
+) -> NDArray[np.floating] | None:
+    """Vectors of the samples; where those of the settings are not known, the other kind."""
+    wanted = DIRECTIONS[settings.directions]
+    other = "gradient" if wanted == "hvp" else "hvp"
+    for name in (wanted, other):
+        vectors = getattr(features, name)
+        if vectors is not None:
+            if name != wanted:
+                say(f"no {wanted}: representativeness is that of {name}")
+            return vectors
+    say("no gradients: the value is the learnability alone")
+    return None
+
+
+def _representativeness(vectors: NDArray[np.floating], *, say: Say) -> Floats:
+    """Alignment of the samples that move the policy at all; 0 for the others.
+
+    A target with probability 1 leaves no gradient, hence no direction.
+    """
+    vectors = matrix("vectors", vectors)
+    moves = norms("vectors", vectors) > 0
+    result = np.zeros(len(vectors))
+    if moves.any():
+        result[moves] = alignment(vectors[moves])
+    if not moves.all():
+        say(f"{(~moves).sum():,} samples have no gradient; representativeness 0")
+    return result
+
+
+def _pool(settings: SelectionConfig, lift: Floats, *, say: Say) -> NDArray[np.int64]:
+    """Rows that may be selected, at least as many as the budget; all of them for a baseline."""
+    count = len(lift)
+    budget = settings.count(count)
+    if budget > count:
+        raise ConfigError(
+            f"selection.budget {budget} exceeds the {count} samples of the corpus; lower it"
+        )
+    chosen = count if settings.method == "full" else budget
+    if settings.curriculum == "grouped" and settings.groups > chosen:
+        raise ConfigError(
+            f"selection.groups {settings.groups} exceeds the {chosen} selected samples; "
+            f"lower groups or raise selection.budget"
+        )
+    least = settings.min_lift
+    if least is None or settings.method != "value":
+        return np.arange(count)
+    pool = np.flatnonzero(lift >= least)
+    if len(pool) >= budget:
+        return pool
+    say(
+        f"only {len(pool):,} of {count:,} samples reach selection.min_lift {least:g}; the "
+        f"budget is filled up with the next best"
+    )
+    return np.sort(np.argsort(-lift, kind="stable")[:budget])

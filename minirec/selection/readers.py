@@ -1,0 +1,209 @@
+"""Files of features as columns: Parquet, JSONL and NPZ. `tables` makes features of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from minirec.errors import ArtifactError
+
+REWARDS = ("rewards", "reward", "mean_reward")
+"""Names of the reward; the first that is there is taken."""
+VECTORS = ("embedding", "hvp", "gradient")
+SCREEN = ("screen_reward", "screen_ndcg")
+COUNTS = ("hits", "rollouts", "screened")
+COLUMNS = ("sample_id", *REWARDS, "ndcg", "el2n", *COUNTS, *SCREEN, *VECTORS)
+"""All columns that are read; the others of a file are left alone."""
+
+
+@dataclass(frozen=True)
+class Lists:
+    """A list of numbers per row: `flat` holds them one after another, `lengths` (N,) how many."""
+
+    flat: NDArray
+    lengths: NDArray[np.int64]
+
+    def rows(self) -> NDArray[np.int64]:
+        """Row of each number."""
+        return np.repeat(np.arange(len(self.lengths)), self.lengths)
+
+    def mean(self) -> NDArray[np.float64]:
+        """(N,) mean of each list, NaN where it is empty."""
+        total = np.bincount(self.rows(), weights=self.flat, minlength=len(self.lengths))
+        empty = np.full(len(total), np.nan)
+        return np.divide(total, self.lengths, out=empty, where=self.lengths > 0)
+
+    def above(self, level: float) -> NDArray[np.int64]:
+        """(N,) how many numbers of each list are above `level`."""
+        rows = self.rows()[self.flat > level]
+        return np.bincount(rows, minlength=len(self.lengths)).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Part:
+    """The columns of one file: one number a row in `numbers`, a list a row in `lists`.
+
+    `lines` are the line numbers of a text file's rows. `validation_gradient` is only in NPZ files.
+    """
+
+    file: Path
+    numbers: dict[str, NDArray] = field(default_factory=dict)
+    lists: dict[str, Lists] = field(default_factory=dict)
+    lines: list[int] | None = None
+    validation_gradient: NDArray | None = None
+
+    def put(self, name: str, column: NDArray | Lists) -> None:
+        """Add a column."""
+        if isinstance(column, Lists):
+            self.lists[name] = column
+        else:
+            self.numbers[name] = column
+
+    def refuse(self, row: int, name: str, found: str, expected: str) -> ArtifactError:
+        """The error for one value."""
+        where = f"row {row}" if self.lines is None else f"line {self.lines[row]}"
+        return ArtifactError(f"{self.file} {where}, column {name}: {found}; expected {expected}")
+
+
+def parquet(file: Path) -> Part:
+    """Read a Parquet file; null is NaN, or an empty list."""
+    try:
+        source = pq.ParquetFile(file)
+        names = [name for name in source.schema_arrow.names if name in COLUMNS]
+        if len(set(names)) == len(names):
+            table = source.read(columns=names)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _unreadable(file, "Parquet", error) from None
+    part = Part(file)
+    for name in names:
+        if names.count(name) > 1:
+            raise ArtifactError(f"{file} has {names.count(name)} columns {name}; expected one")
+        part.put(name, _from_arrow(file, name, table[name]))
+    return part
+
+
+def _from_arrow(file: Path, name: str, column: pa.ChunkedArray) -> NDArray | Lists:
+    kind = column.type
+    listed = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    if listed or pa.types.is_fixed_size_list(kind):
+        if pa.types.is_integer(kind.value_type) or pa.types.is_floating(kind.value_type):
+            lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
+            return Lists(pc.list_flatten(column).to_numpy(), lengths.astype(np.int64))
+    elif pa.types.is_boolean(kind):
+        return column.cast(pa.int8()).to_numpy()
+    elif pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        return column.to_numpy()
+    raise ArtifactError(
+        f"{file} column {name} holds {kind}; expected numbers, or a list of numbers in each row"
+    )
+
+
+def npz(file: Path) -> Part:
+    """Read an NPZ file: (N,) arrays are numbers, (N, n) arrays are lists."""
+    known = (*COLUMNS, "validation_gradient")
+    try:
+        # Without pickle: a pickled array may run code.
+        with np.load(file, allow_pickle=False) as arrays:
+            found = {name: arrays[name] for name in known if name in arrays}
+    except Exception as error:  # a damaged archive raises whatever its many parsers do
+        raise _unreadable(file, "NPZ", error) from None
+    goal = found.pop("validation_gradient", None)
+    if goal is not None and not (goal.ndim == 1 and goal.dtype.kind == "f"):
+        raise ArtifactError(
+            f"{file} array validation_gradient is {goal.dtype} {goal.shape}; expected one vector"
+        )
+    rows = {name: array.shape[:1] for name, array in found.items()}
+    part = Part(file, validation_gradient=goal)
+    for name, array in found.items():
+        if array.dtype.kind not in "biuf" or array.ndim not in (1, 2):
+            raise ArtifactError(
+                f"{file} array {name} is {array.dtype} {array.shape}; expected numbers, one row "
+                f"per sample"
+            )
+        first = next(iter(rows))
+        if rows[name] != rows[first]:
+            raise ArtifactError(
+                f"{file} array {name} has {len(array)} rows and {first} {rows[first][0]}; "
+                f"expected one row per sample in both"
+            )
+        if array.dtype == np.bool_:
+            array = array.astype(np.int8)
+        count = np.full(len(array), array.shape[-1], dtype=np.int64)
+        part.put(name, Lists(array.ravel(), count) if array.ndim == 2 else array)
+    return part
+
+
+def jsonl(file: Path) -> Part:
+    """Read a file with one JSON object per line; null is NaN, or an empty list."""
+    rows: list[dict[str, Any]] = []
+    lines: list[int] = []
+    with file.open("rb") as text:
+        for number, line in enumerate(text, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
+                raise ArtifactError(f"{file} line {number} is not JSON; mend the line") from None
+            if not isinstance(row, dict):
+                raise ArtifactError(f"{file} line {number} is {_shown(row)}; expected an object")
+            rows.append(row)
+            lines.append(number)
+    part = Part(file, lines=lines)
+    names = {name for row in rows for name in row}
+    for name in [name for name in COLUMNS if name in names]:
+        for at, row in enumerate(rows):
+            if name not in row and name not in SCREEN:
+                raise part.refuse(at, name, "absent", "a value, as in other lines")
+        part.put(name, _from_json(part, name, [row.get(name) for row in rows]))
+    return part
+
+
+def _from_json(part: Part, name: str, values: list[Any]) -> NDArray | Lists:
+    listed = any(isinstance(value, list) for value in values)
+    flat: list[float] = []
+    for row, value in enumerate(values):
+        if listed and not isinstance(value, list | None):
+            raise part.refuse(row, name, _shown(value), "a list, as in other lines")
+        for number in (value or []) if listed else [value]:
+            if number is None and not listed and name != "sample_id":
+                number = float("nan")
+            if not _is_number(number, boolean=name == "screened"):
+                raise part.refuse(row, name, _shown(number), "a number")
+            flat.append(number)
+    whole = all(isinstance(number, int) for number in flat)
+    array = np.array(flat, dtype=np.int64 if whole else np.float64)
+    if not listed:
+        return array
+    return Lists(array, np.array([len(value or []) for value in values], dtype=np.int64))
+
+
+def _is_number(value: object, *, boolean: bool) -> bool:
+    if isinstance(value, bool):
+        return boolean
+    return isinstance(value, float) or (isinstance(value, int) and -(2**63) <= value < 2**63)
+
+
+def _shown(value: object) -> str:
+    """A JSON value in few words."""
+    if isinstance(value, list | dict):
+        return "a list" if isinstance(value, list) else "an object"
+    return repr(value)[:40]
+
+
+def _unreadable(file: Path, kind: str, error: Exception) -> ArtifactError:
+    lines = str(error).splitlines() or [type(error).__name__]
+    return ArtifactError(f"{file} cannot be read as {kind}: {lines[0]}")
+
+
+READERS: dict[str, Callable[[Path], Part]] = {".parquet": parquet, ".jsonl": jsonl, ".npz": npz}
+"""By the ending of a file's name."""

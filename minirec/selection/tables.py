@@ -1,0 +1,232 @@
+"""Features from a table: a file, or a folder of Parquet parts such as a run's ``features/``.
+
+Nothing is guessed: a value that cannot be meant is refused with its file, row and column.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minirec.errors import ArtifactError
+from minirec.selection.checks import Floats, norms
+from minirec.selection.features import Features
+from minirec.selection.readers import COUNTS, READERS, REWARDS, SCREEN, VECTORS, Lists, Part
+
+LARGEST = np.float64(1e30)
+"""Values beyond are refused, so that no sum or square overflows."""
+MOST_COUNTED = 10**9
+
+
+def read_features(path: Path, *, chance: float = 0.0) -> Features:
+    """Features of a table, by ascending sample_id.
+
+    Columns: `sample_id`; `rewards`, `reward` or `mean_reward`, and `ndcg` (each a list with one
+    number per rollout, or one number); `hits`; `rollouts` (how many, where the reward is one
+    number; else 1); `el2n`; `embedding`, `hvp`, `gradient` (lists of equal length); `screened`,
+    `screen_reward`, `screen_ndcg` (of samples without a rollout). Other columns are not read.
+    Without a reward, `ndcg` is the reward. Without `hits`, a rollout hits if its NDCG, else its
+    reward, is above `chance`; one number counts as one rollout. An NPZ file may also hold
+    `validation_gradient`.
+
+    Args:
+        path: ``.parquet``, ``.jsonl``, ``.npz``, or a folder of Parquet files.
+        chance: NDCG or reward of a policy that knows nothing.
+
+    Raises:
+        ArtifactError: names the file and, for a bad value, its row, column and what was found.
+    """
+    parts = [READERS[file.suffix](file) for file in _files(path)]
+    tables = [_columns(part, chance) for part in parts]
+    for part, table in zip(parts, tables, strict=True):
+        odd = sorted(table.keys() ^ tables[0].keys())
+        if odd:
+            raise ArtifactError(
+                f"{part.file} and {parts[0].file} differ: only one has {odd[0]}; make them alike"
+            )
+        for name in VECTORS:
+            if name in table and table[name].shape[1] != tables[0][name].shape[1]:
+                raise part.refuse(
+                    0, name, f"{table[name].shape[1]} numbers", f"{tables[0][name].shape[1]}"
+                )
+    ids = np.concatenate([table["sample_id"] for table in tables])
+    order = np.argsort(ids, kind="stable")
+    _refuse_repeated(parts, ids, order)
+    columns = {name: np.concatenate([t[name] for t in tables])[order] for name in tables[0]}
+    return Features(**columns, validation_gradient=parts[0].validation_gradient)
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_dir():
+        files = sorted(path.glob("*.parquet"))
+        if not files:
+            raise ArtifactError(f"{path} holds no .parquet file; give a table of features")
+        return files
+    if not path.exists():
+        raise ArtifactError(f"{path} does not exist; give a table of features")
+    if path.suffix not in READERS:
+        known = ", ".join(READERS)
+        raise ArtifactError(f"{path} ends in {path.suffix!r}; expected {known} or a folder")
+    return [path]
+
+
+def _columns(part: Part, chance: float) -> dict[str, NDArray]:
+    """The fields of `Features` that a file gives, in its own order of rows."""
+    columns: dict[str, NDArray] = {"sample_id": _ids(part)}
+    _check_values(part)
+    reward = next((name for name in (*REWARDS, "ndcg") if _has(part, name)), None)
+    if reward is None:
+        raise ArtifactError(
+            f"{part.file} has neither of {', '.join(REWARDS)}, ndcg; samples without a reward "
+            f"cannot be ordered"
+        )
+    rollouts = _rollouts(part, reward)
+    columns["rollouts"] = rollouts
+    columns["screened"] = _screened(part, rollouts)
+    columns["mean_reward"] = _mean(part, reward, "screen_reward", rollouts)
+    if _has(part, "ndcg"):
+        columns["mean_ndcg"] = _mean(part, "ndcg", "screen_ndcg", rollouts)
+    columns["hits"] = _hits(part, columns, rollouts, chance)
+    if "el2n" in part.numbers:
+        columns["el2n"] = part.numbers["el2n"].astype(np.float64)
+    columns |= {name: _vectors(part, name) for name in VECTORS if name in part.lists}
+    return columns
+
+
+def _has(part: Part, name: str) -> bool:
+    return name in part.lists or name in part.numbers
+
+
+def _ids(part: Part) -> NDArray[np.int64]:
+    if part.lines == []:
+        raise ArtifactError(f"{part.file} has no line; give a table with samples")
+    if "sample_id" not in part.numbers:
+        found = "holds lists" if "sample_id" in part.lists else "is missing"
+        raise ArtifactError(f"{part.file} column sample_id {found}; expected a number per row")
+    ids = part.numbers["sample_id"]
+    if not len(ids):
+        raise ArtifactError(f"{part.file} has no row; give a table with samples")
+    bad = np.full(len(ids), ids.dtype.kind not in "iu")
+    if ids.dtype.kind == "f":
+        bad = np.isnan(ids) if np.isnan(ids).any() else bad
+    elif ids.dtype == np.uint64:
+        bad = ids > np.iinfo(np.int64).max
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        raise part.refuse(row, "sample_id", str(ids[row]), "a whole number of 64 bits")
+    return ids.astype(np.int64)
+
+
+def _check_values(part: Part) -> None:
+    """Refuse lists where numbers belong, and the other way round, and values beyond measure."""
+    for name in part.lists.keys() & {"el2n", *COUNTS, *SCREEN}:
+        raise ArtifactError(f"{part.file} column {name} holds lists; expected a number per row")
+    for name in part.numbers.keys() & {*VECTORS}:
+        raise ArtifactError(f"{part.file} column {name} holds numbers; expected a list per row")
+    for name, numbers in part.numbers.items():
+        if name == "sample_id":
+            continue
+        bad, expected = _extreme(numbers), "a finite number"
+        if name in SCREEN:
+            bad &= ~np.isnan(numbers)  # only samples without a rollout have one
+        if name in COUNTS:
+            bad |= (numbers < 0) | (numbers > MOST_COUNTED) | (numbers != np.floor(numbers))
+            expected = "a whole number, 0 or more"
+        if bad.any():
+            row = int(np.flatnonzero(bad)[0])
+            raise part.refuse(row, name, str(numbers[row]), expected)
+    for name, lists in part.lists.items():
+        bad = _extreme(lists.flat)
+        if bad.any():
+            at = int(np.flatnonzero(bad)[0])
+            raise part.refuse(int(lists.rows()[at]), name, str(lists.flat[at]), "finite numbers")
+
+
+def _extreme(values: NDArray) -> NDArray[np.bool_]:
+    # Not by abs(), which has no answer for the least integer.
+    return ~((values <= LARGEST) & (values >= -LARGEST))
+
+
+def _rollouts(part: Part, reward: str) -> NDArray[np.int64]:
+    given = [name for name in (reward, "ndcg") if name in part.lists]
+    if given:
+        counts = part.lists[given[0]].lengths
+        other = part.lists[given[-1]].lengths
+        if (counts != other).any():
+            row = int(np.flatnonzero(counts != other)[0])
+            found = f"{other[row]} rollouts and {counts[row]} in {given[0]}"
+            raise part.refuse(row, given[-1], found, "as many in both")
+        return counts
+    if "rollouts" in part.numbers:
+        return part.numbers["rollouts"].astype(np.int64)
+    return np.ones(len(part.numbers["sample_id"]), dtype=np.int64)
+
+
+def _screened(part: Part, rollouts: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Samples without a rollout; a screened one that was rolled out all the same is a control."""
+    screened = part.numbers.get("screened", np.zeros(len(rollouts))) != 0
+    lost = np.flatnonzero((rollouts == 0) & ~screened)
+    if len(lost):
+        raise part.refuse(int(lost[0]), "rollouts", "none", "some, or screened = true")
+    return rollouts == 0
+
+
+def _mean(part: Part, name: str, screen: str, rollouts: NDArray[np.int64]) -> Floats:
+    """Mean over the rollouts; what the screen saw where there are none."""
+    if name in part.numbers:
+        return part.numbers[name].astype(np.float64)
+    mean = part.lists[name].mean()
+    unseen = rollouts == 0
+    if screen in part.numbers:
+        mean[unseen] = part.numbers[screen][unseen]
+    if np.isnan(mean).any():
+        row = int(np.flatnonzero(np.isnan(mean))[0])
+        raise part.refuse(row, screen, "absent", "a number, as the sample was not rolled out")
+    return mean
+
+
+def _hits(
+    part: Part, columns: dict[str, NDArray], rollouts: NDArray[np.int64], chance: float
+) -> NDArray[np.int64]:
+    if "hits" in part.numbers:
+        hits = part.numbers["hits"].astype(np.int64)
+    else:
+        lists = next((part.lists[n] for n in ("ndcg", *REWARDS) if n in part.lists), None)
+        gain = columns.get("mean_ndcg", columns["mean_reward"])
+        hits = lists.above(chance) if lists else ((gain > chance) & (rollouts > 0)).astype(np.int64)
+    over = np.flatnonzero(hits > rollouts)
+    if len(over):
+        row = int(over[0])
+        expected = f"at most its {rollouts[row]} rollouts (a column rollouts may say how many)"
+        raise part.refuse(row, "hits", str(hits[row]), expected)
+    return hits
+
+
+def _vectors(part: Part, name: str) -> NDArray:
+    lists: Lists = part.lists[name]
+    width = int(lists.lengths[0])
+    odd = np.flatnonzero((lists.lengths != width) | (lists.lengths == 0))
+    if len(odd):
+        row, first = int(odd[0]), f"{width}, as in the first row" if width else "1 or more"
+        raise part.refuse(row, name, f"{lists.lengths[row]} numbers", first)
+    vectors = lists.flat.reshape(-1, width)
+    zero = name == "embedding" and norms(name, vectors) == 0
+    if np.any(zero):
+        row = int(np.flatnonzero(zero)[0])
+        raise part.refuse(row, name, "a vector of length 0", "one with a direction")
+    return vectors
+
+
+def _refuse_repeated(parts: list[Part], ids: NDArray, order: NDArray[np.int64]) -> None:
+    later = order[1:][ids[order[1:]] == ids[order[:-1]]]
+    if not len(later):
+        return
+    row = int(later.min())
+    sample = ids[row]
+    for part in parts:
+        count = len(part.numbers["sample_id"])
+        if row < count:
+            raise part.refuse(row, "sample_id", f"sample {sample} occurs twice", "each id once")
+        row -= count
