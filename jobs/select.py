@@ -139,11 +139,21 @@ def load_features(run: Run) -> Features:
         )
     return Features(
         sample_id=ids,
-        rewards=_matrix(table, "rewards").astype(np.float64),
-        ndcg=_matrix(table, "ndcg").astype(np.float64),
+        rewards=_rollouts(table, "rewards", screen="screen_reward"),
+        ndcg=_rollouts(table, "ndcg", screen="screen_ndcg"),
         embedding=_matrix(table, "embedding"),
         hvp=_matrix(table, "hvp"),
     )
+
+
+def _rollouts(table: pa.Table, name: str, *, screen: str) -> NDArray[np.float64]:
+    """A list per sample as (N, G); short lists are filled with their mean, empty ones with that of
+    the screen: neither changes a sample's mean, nor whether it has a hit."""
+    lists, forced = table[name].to_pylist(), table[screen].to_pylist()
+    width = max(1, *map(len, lists))
+    fill = [np.mean(v) if v else f for v, f in zip(lists, forced, strict=True)]
+    rows = [v + [f] * (width - len(v)) for v, f in zip(lists, fill, strict=True)]
+    return np.array(rows, dtype=np.float64)
 
 
 def _matrix(table: pa.Table, name: str) -> NDArray:

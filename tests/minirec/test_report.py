@@ -95,6 +95,10 @@ def write_features(run: Run, ids: np.ndarray, rng: np.random.Generator) -> None:
         "hvp": list(hvp),
         "el2n": np.ones(SAMPLES, np.float32),
         "rollout_tokens": np.full(SAMPLES, 40),
+        "screened": np.zeros(SAMPLES, bool),
+        "control": np.zeros(SAMPLES, bool),
+        "screen_reward": [None] * SAMPLES,
+        "screen_ndcg": [None] * SAMPLES,
     }
     table = pa.table(columns, schema=schema.features(WIDTH))
     write_table(run.path("features", "part-00000.parquet"), table.slice(SAMPLES // 2))
