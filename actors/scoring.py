@@ -225,8 +225,8 @@ class ShardScorer:
         rows, done = list(range(len(greedy))), first
         _, greedy_ndcg = self._rewards(hidden, batch)
         for most in later:
-            seen = np.array([[greedy_ndcg[row], *rollouts.ndcg[row]] for row in rows])
-            unsure = screening.in_doubt(seen.reshape(len(rows), -1), spread=scoring.doubt)
+            seen = [[greedy_ndcg[row], *rollouts.ndcg[row]] for row in rows]
+            unsure = screening.in_doubt(seen, spread=scoring.doubt)
             rows = [row for row, doubt in zip(rows, unsure, strict=True) if doubt]
             rest = batch.take(rows)
             _, more = self._generate(rest, most - done, before=done, greedy=False)

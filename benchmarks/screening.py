@@ -3,10 +3,10 @@
 .venv/bin/minirec run --config configs/demo.yaml
 .venv/bin/python benchmarks/screening.py runs/demo
 
-Every setting scores the whole train split in this process with the run's proxy; seconds are those
-of the shards, without loading. The values are compared with those of full scoring with the same
-seed, which shares the rollouts that both made, with another seed, which shares none and is the
-ceiling, and with a reference of 16 rollouts.
+Every setting scores the whole train split in this process, on one thread, with the run's proxy;
+seconds are processor seconds of the shards, without loading. The values are compared with those of
+full scoring with the same seed, which shares the rollouts that both made, with another seed, which
+shares none and is the ceiling, and with a reference of 16 rollouts.
 """
 
 from __future__ import annotations
@@ -15,12 +15,22 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from scipy.stats import spearmanr
+
+from actors.rollout import engine_environment, engine_spec, resolve_engine
+from jobs.select import load_features, pick, score_samples
+from minirec.artifacts import Run, read_table
+from minirec.config import ScoringConfig
+from minirec.selection.learnability import chance_level
+from minirec.selection.screening import COLUMNS, Savings, savings
+from minirec.settings import load
 
 PRESETS = ("minirec", "paper")
 FULL, OTHER, REFERENCE = "full, 4 rollouts", "full, other seed", "reference, 16 rollouts"
@@ -62,7 +72,7 @@ def measure(run_dir: str | Path, *, repeats: int = 2) -> dict[str, dict[str, Any
 
     Args:
         run_dir: a run that has finished `score`; nothing in it is changed.
-        repeats: how often each setting is scored; the least seconds count.
+        repeats: how often each setting is scored; the least processor seconds count.
 
     Returns:
         ``seconds``, ``savings`` (`minirec.selection.screening.Savings`), and for each preset a dict
@@ -82,15 +92,23 @@ def measure(run_dir: str | Path, *, repeats: int = 2) -> dict[str, dict[str, Any
                     continue
                 spent = _score(scorer, Path(folder, name), changes, seeds.get(name, 0))
                 seconds.setdefault(name, []).append(spent)
-        found = {name: _judged(root, Path(folder), name, settings[name]) for name in settings}
-        return {name: {"seconds": min(seconds[name]), **found[name]} for name in settings}
+        saved = {name: _saved(root, Path(folder, name), settings[name]) for name in settings}
+        agreement = {preset: _agreement(root, Path(folder), preset, settings) for preset in PRESETS}
+    return {
+        name: {
+            "seconds": min(seconds[name]),
+            "savings": saved[name],
+            **{preset: agreement[preset][name] for preset in PRESETS},
+        }
+        for name in settings
+    }
 
 
 def _scorer(root: Path, folder: Path) -> Any:
-    """A scorer for the train split, with its model and engine loaded and warm."""
-    from actors.rollout import engine_environment, engine_spec, resolve_engine
-    from minirec.settings import load
+    """A scorer for the train split, with its model and engine loaded and warm.
 
+    torch and vLLM are imported here, after the variables that they read.
+    """
     config = load(root / "config.yaml")
     model = str(root / "model") if config.model.name == "demo" else config.model.name
     length = config.model.max_prompt_tokens + config.rollout.max_new_tokens + 8
@@ -124,8 +142,6 @@ def _scorer(root: Path, folder: Path) -> Any:
 
 def _score(scorer: Any, folder: Path, changes: dict[str, Any], seed: int) -> float:
     """Score every shard into ``folder/features``; returns the seconds."""
-    from minirec.config import ScoringConfig
-
     before, features = scorer.spec, folder / "features"
     corpus = folder / "corpus"
     features.mkdir(parents=True, exist_ok=True)
@@ -133,46 +149,38 @@ def _score(scorer: Any, folder: Path, changes: dict[str, Any], seed: int) -> flo
         corpus.symlink_to(before.corpus)
     scoring = ScoringConfig(**changes, shard_size=before.shard_size)
     scorer.spec = replace(before, output=str(features), scoring=scoring, seed=before.seed + seed)
-    started = time.perf_counter()
+    started = time.process_time()
     for start in range(0, len(scorer.samples), before.shard_size):
         scorer.write(start // before.shard_size)
-    seconds = time.perf_counter() - started
+    seconds = time.process_time() - started
     scorer.spec = before
     return seconds
 
 
-def _judged(root: Path, folder: Path, name: str, changes: dict[str, Any]) -> dict[str, Any]:
-    """Savings of a setting, and its value and selection under each preset, against the others."""
-    import pyarrow as pa
-
-    from minirec.artifacts import read_table
-    from minirec.config import ScoringConfig
-    from minirec.selection.learnability import chance_level
-    from minirec.selection.screening import COLUMNS, savings
-    from minirec.settings import load
-
-    parts = sorted((folder / name / "features").glob("part-*.parquet"))
+def _saved(root: Path, folder: Path, changes: dict[str, Any]) -> Savings:
+    """What a setting saved."""
+    scoring = ScoringConfig(**changes)
+    parts = sorted((folder / "features").glob("part-*.parquet"))
     table = pa.concat_tables([read_table(part).select(COLUMNS) for part in parts])
     items = read_table(root / "corpus" / "items.parquet").num_rows
-    cutoff, scoring = load(root / "config.yaml").reward.cutoff, ScoringConfig(**changes)
-    result: dict[str, Any] = {
-        "savings": savings(
-            table.to_pydict(),
-            most=4,
-            chance=chance_level(items, cutoff=cutoff),
-            band=scoring.screen_band,
-        )
-    }
+    chance = chance_level(items, cutoff=load(root / "config.yaml").reward.cutoff)
+    return savings(table.to_pydict(), most=4, chance=chance, band=scoring.screen_band)
+
+
+def _agreement(
+    root: Path, folder: Path, preset: str, names: Iterable[str]
+) -> dict[str, dict[str, float]]:
+    """Value and selection of each setting under a preset, against the full scorings."""
+    items = read_table(root / "corpus" / "items.parquet").num_rows
+    found = {name: _selected(folder / name, items, preset) for name in names}
     labels = _labels(root)
-    for preset in PRESETS:
-        ids, value, chosen = _selected(folder / name, items, preset)
-        others = {key: _selected(folder / key, items, preset) for key in (FULL, OTHER, REFERENCE)}
+    result = {}
+    for name, (ids, value, chosen) in found.items():
         label = np.array([labels.get(i) for i in ids[chosen].tolist()])
-        result[preset] = {
-            "full": float(spearmanr(value, others[FULL][1]).statistic),
-            "other": float(spearmanr(value, others[OTHER][1]).statistic),
-            "reference": float(spearmanr(value, others[REFERENCE][1]).statistic),
-            "overlap": len(np.intersect1d(chosen, others[FULL][2])) / len(chosen),
+        against = {"full": FULL, "other": OTHER, "reference": REFERENCE}
+        result[name] = {
+            **{k: float(spearmanr(value, found[v][1]).statistic) for k, v in against.items()},
+            "overlap": len(np.intersect1d(chosen, found[FULL][2])) / len(chosen),
             **{key: float(np.mean(label == key)) for key in ("noise", "learnable")},
         }
     return result
@@ -180,10 +188,6 @@ def _judged(root: Path, folder: Path, name: str, changes: dict[str, Any]) -> dic
 
 def _selected(root: Path, items: int, preset: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Ids, values, and rows of the quarter of the samples that is selected."""
-    from jobs.select import load_features, pick, score_samples
-    from minirec.artifacts import Run
-    from minirec.settings import load
-
     config = load(None, [f"preset={preset}", "selection.budget=0.25"])
     features = load_features(Run(root))
     scores, pool = score_samples(features, items, config, say=lambda text: None)
@@ -193,8 +197,6 @@ def _selected(root: Path, items: int, preset: str) -> tuple[np.ndarray, np.ndarr
 
 def _labels(root: Path) -> dict[int, str]:
     """Planted label by sample_id; empty for a corpus without planted truth."""
-    from minirec.artifacts import read_table
-
     path = root / "corpus" / "truth.parquet"
     truth = read_table(path).to_pydict() if path.exists() else {"sample_id": [], "label": []}
     return dict(zip(truth["sample_id"], truth["label"], strict=True))

@@ -45,19 +45,14 @@ def drawn(sample_id: Sequence[int], *, seed: int, share: float) -> NDArray[np.bo
     return np.array([seed_of(seed, "control", number) < limit for number in sample_id], bool)
 
 
-def in_doubt(ndcg: NDArray[np.floating], *, spread: float) -> NDArray[np.bool_]:
+def in_doubt(ndcg: Sequence[Sequence[float]], *, spread: float) -> list[bool]:
     """Samples whose first completions disagree: largest less smallest NDCG above `spread`.
 
     Args:
-        ndcg: (N, J) NDCG of the completions seen so far, the greedy one among them.
+        ndcg: of each sample the NDCG of its completions so far, the greedy one among them.
         spread: in 0..1.
-
-    Returns:
-        (N,) bool; N may be 0.
     """
-    if not ndcg.size:
-        return np.zeros(len(ndcg), bool)
-    return ndcg.max(axis=1) - ndcg.min(axis=1) > spread
+    return [bool(max(seen) - min(seen) > spread) for seen in ndcg]
 
 
 @dataclass(frozen=True)
