@@ -6,8 +6,10 @@ its file depends neither on its neighbours, nor on the engine, nor on when it ra
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +19,7 @@ from torch import Tensor
 from actors.pool import Call, PoolHandle
 from actors.rollout import Adapter, Completion
 from minirec import artifacts
-from minirec.config import ModelConfig, RewardConfig
+from minirec.config import ModelConfig, RewardConfig, ScoringConfig
 from minirec.corpus import schema
 from minirec.corpus.table import Sample, load_catalogue, load_samples
 from minirec.model.recommender import Encoder, Policy, item_table, load_policy
@@ -30,10 +32,13 @@ from minirec.rl.reward import (
     reward_function,
 )
 from minirec.rng import seed_of
+from minirec.selection import screening
 from minirec.selection.gradients import head_features
-from minirec.selection.learnability import count_hits
+from minirec.selection.learnability import chance_level
 
 FORWARD_SEQUENCES = 64
+FORCED = Completion("", [], [], stopped=False)
+"""No analysis: the answer marker comes straight after the prompt."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,8 @@ class ScoringSpec:
     """All that a scorer needs; picklable.
 
     `output` is the folder of the shards; `item_table` the file of the policy's item vectors, which
-    specs of one policy share.
+    specs of one policy share. `scoring` says how samples are screened and rolled out; None: the
+    greedy completion is ranked and nothing else.
     """
 
     corpus: str
@@ -52,7 +58,7 @@ class ScoringSpec:
     model: ModelConfig
     reward: RewardConfig
     adapter: str | None
-    rollouts: int
+    scoring: ScoringConfig | None
     shard_size: int
     prompts_per_call: int
     seed: int
@@ -83,8 +89,47 @@ class Scorer:
         return batch
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """Samples as the policy meets them: target (B,) int64, mask (B, V) bool, seed of rollout 0."""
+
+    samples: list[Sample]
+    prompts: list[list[int]]
+    seeds: list[int]
+    target: Tensor
+    mask: Tensor
+
+    def take(self, rows: Sequence[int]) -> _Batch:
+        at = torch.as_tensor(rows, dtype=torch.int64, device=self.target.device)
+        return _Batch(
+            [self.samples[row] for row in rows],
+            [self.prompts[row] for row in rows],
+            [self.seeds[row] for row in rows],
+            self.target[at],
+            self.mask[at],
+        )
+
+
+@dataclass(frozen=True)
+class _Rollouts:
+    """Sampled completions of some samples, group by group, with their rewards and NDCG."""
+
+    completions: list[list[Completion]]
+    rewards: list[np.ndarray]
+    ndcg: list[np.ndarray]
+
+    def extend(self, rows: Sequence[int], more: _Rollouts) -> None:
+        """Append the groups of `more` to those of `rows`."""
+        for row, said, reward, gain in zip(
+            rows, more.completions, more.rewards, more.ndcg, strict=True
+        ):
+            self.completions[row] = self.completions[row] + said
+            self.rewards[row] = np.concatenate([self.rewards[row], reward])
+            self.ndcg[row] = np.concatenate([self.ndcg[row], gain])
+
+
 class ShardScorer:
-    """One policy on one split. With `rollouts` 0 only the greedy completion is ranked."""
+    """One policy on one split."""
 
     def __init__(self, spec: ScoringSpec):
         torch.set_num_threads(spec.threads)
@@ -107,83 +152,167 @@ class ShardScorer:
         self.table = _shared_table(spec, self.policy, items).to(spec.device)
         self.reward = reward_function(spec.reward)
         self.cutoff = min(spec.reward.cutoff, len(self.table))
+        self.chance = chance_level(len(self.table), cutoff=spec.reward.cutoff)
 
     def write(self, shard: int) -> None:
         """Score a shard and write its file."""
         start = shard * self.spec.shard_size
         samples = self.samples[start : start + self.spec.shard_size]
-        artifacts.write_table(self.spec.part(shard), self._score(samples))
+        artifacts.write_table(self.spec.part(shard), self.score(samples))
 
-    def _score(self, samples: list[Sample]) -> pa.Table:
+    def score(self, samples: list[Sample]) -> pa.Table:
+        """A row for each sample: its rank if the spec has no `scoring`, else its features."""
+        batch = self._batch(samples)
+        scoring = self.spec.scoring
+        return self._ranks(batch) if scoring is None else self._features(batch, scoring)
+
+    def _batch(self, samples: list[Sample]) -> _Batch:
         prompts = [self.encoder.prompt([self.titles[i] for i in s.history]) for s in samples]
-        greedy, sampled = self._roll_out(samples, prompts)
+        seeds = [seed_of(self.spec.seed, "score", s.sample_id) for s in samples]
         target = torch.tensor([s.target for s in samples], device=self.spec.device)
         mask = history_mask([s.history for s in samples], target, items=len(self.table))
-        mask = mask.to(self.spec.device)
-        hidden = self._hidden(prompts, [[c] for c in greedy])
-        ids = pa.array([s.sample_id for s in samples], pa.int64())
-        tokens = np.array([len(c.token_ids) for c in greedy])
-        if not self.spec.rollouts:
-            rank = self._ranking(hidden, target, mask).rank.cpu().numpy().astype(np.int32)
-            said = [c.text for c in greedy]
-            return pa.table(
-                {"sample_id": ids, "rank": rank, "completion": said, "rollout_tokens": tokens}
-            )
-        tokens += [sum(len(c.token_ids) for c in group) for group in sampled]
+        return _Batch(samples, prompts, seeds, target, mask.to(self.spec.device))
+
+    def _ranks(self, batch: _Batch) -> pa.Table:
+        greedy, _ = self._generate(batch, 0)
+        rank = self._ranking(self._hidden(batch, [[c] for c in greedy]), batch).rank
+        return pa.table(
+            {
+                "sample_id": pa.array([s.sample_id for s in batch.samples], pa.int64()),
+                "rank": rank.cpu().numpy().astype(np.int32),
+                "completion": [c.text for c in greedy],
+                "rollout_tokens": np.array([len(c.token_ids) for c in greedy]),
+            }
+        )
+
+    def _features(self, batch: _Batch, scoring: ScoringConfig) -> pa.Table:
+        count = len(batch.samples)
+        hidden = self.table.new_empty(count, self.table.shape[1])
+        screened, control = np.zeros(count, bool), np.zeros(count, bool)
+        screen: dict[str, object] = {"screen_reward": [None] * count, "screen_ndcg": [None] * count}
+        if scoring.screen:
+            hidden = self._hidden(batch, [[FORCED]] * count)
+            reward, gain = self._rewards(hidden, batch)
+            screen = {"screen_reward": reward, "screen_ndcg": gain}
+            far = screening.outside(gain, chance=self.chance, band=scoring.screen_band)
+            ids = [s.sample_id for s in batch.samples]
+            drawn = screening.drawn(ids, seed=self.spec.seed, share=scoring.control)
+            screened, control = far & ~drawn, far & drawn
+        rows = np.flatnonzero(~screened).tolist()
+        at = torch.as_tensor(rows, dtype=torch.int64, device=hidden.device)
+        hidden[at], greedy, rollouts = self._roll_out(batch.take(rows), scoring)
         columns = {
-            "sample_id": ids,
-            **self._reward_columns(prompts, sampled, target, mask),
-            "completions": [[c.text for c in group] for group in sampled],
-            "tokens": [[c.token_ids for c in group] for group in sampled],
-            **self._head_columns(hidden, target, mask),
-            "rollout_tokens": tokens,
+            "sample_id": pa.array([s.sample_id for s in batch.samples], pa.int64()),
+            **self._rollout_columns(greedy, rollouts, rows, count),
+            **self._head_columns(hidden, batch.target, batch.mask),
+            "screened": screened,
+            "control": control,
+            **screen,
         }
         return pa.table(columns, schema=schema.features(hidden.shape[1]))
 
     def _roll_out(
-        self, samples: list[Sample], prompts: list[list[int]]
+        self, batch: _Batch, scoring: ScoringConfig
+    ) -> tuple[Tensor, list[Completion], _Rollouts]:
+        """Hidden state (B, d) at the greedy completion, that completion, and the sampled ones.
+
+        After the first stage, only samples in doubt get the rollouts of the next.
+        """
+        first, *later = scoring.stages
+        greedy, sampled = self._generate(batch, first)
+        hidden = self._hidden(batch, [[c] for c in greedy])
+        rollouts = self._rewarded(batch, sampled)
+        rows, done = list(range(len(greedy))), first
+        _, greedy_ndcg = self._rewards(hidden, batch)
+        for most in later:
+            seen = [[greedy_ndcg[row], *rollouts.ndcg[row]] for row in rows]
+            unsure = screening.in_doubt(seen, spread=scoring.doubt)
+            rows = [row for row, doubt in zip(rows, unsure, strict=True) if doubt]
+            rest = batch.take(rows)
+            _, more = self._generate(rest, most - done, before=done, greedy=False)
+            rollouts.extend(rows, self._rewarded(rest, more))
+            done = most
+        return hidden, greedy, rollouts
+
+    def _generate(
+        self, batch: _Batch, n: int, *, before: int = 0, greedy: bool = True
     ) -> tuple[list[Completion], list[list[Completion]]]:
-        """Greedy completion of each prompt, and its G sampled ones."""
-        spec, n = self.spec, self.spec.prompts_per_call
-        seeds = [seed_of(spec.seed, "score", s.sample_id) for s in samples]
-        blocks = [slice(i, i + n) for i in range(0, len(prompts), n)]
-        calls = [Call(prompts[b], 1, seeds[b], greedy=True) for b in blocks]
-        if spec.rollouts:
-            calls += [Call(prompts[b], spec.rollouts, seeds[b], greedy=False) for b in blocks]
-        answers = spec.pool.generate(calls, adapter=spec.policy_adapter)
+        """Greedy completion of each prompt, if wanted, and `n` sampled ones.
+
+        `before` sampled ones are there already. Rollout j is drawn with the seed plus j, so it is
+        the same completion in whichever stage it is asked for.
+        """
+        size, count = self.spec.prompts_per_call, len(batch.prompts)
+        blocks = [slice(i, i + size) for i in range(0, count, size)]
+        seeds = [seed + before for seed in batch.seeds]
+        calls = [Call(batch.prompts[b], 1, seeds[b], greedy=True) for b in blocks if greedy]
+        calls += [Call(batch.prompts[b], n, seeds[b], greedy=False) for b in blocks if n]
+        answers = self.spec.pool.generate(calls, adapter=self.spec.policy_adapter) if calls else []
         groups = [group for answer in answers for group in answer]
-        return [group[0] for group in groups[: len(prompts)]], groups[len(prompts) :]
+        likeliest = count if greedy else 0
+        return [group[0] for group in groups[:likeliest]], groups[likeliest:]
 
     @torch.no_grad()
-    def _hidden(self, prompts: list[list[int]], groups: list[list[Completion]]) -> Tensor:
-        """Hidden states (P * n, d) float32, group after group."""
+    def _hidden(self, batch: _Batch, groups: list[list[Completion]]) -> Tensor:
+        """Hidden states (completions, d) float32, group after group."""
         sequences = [
             prompt + self.encoder.finish(c.token_ids, stopped=c.stopped)
-            for prompt, group in zip(prompts, groups, strict=True)
+            for prompt, group in zip(batch.prompts, groups, strict=True)
             for c in group
         ]
         blocks = range(0, len(sequences), FORWARD_SEQUENCES)
-        return torch.cat([self.policy(sequences[i : i + FORWARD_SEQUENCES])[0] for i in blocks])
+        states = [self.policy(sequences[i : i + FORWARD_SEQUENCES])[0] for i in blocks]
+        return torch.cat(states) if states else self.table.new_empty(0, self.table.shape[1])
 
-    def _ranking(self, hidden: Tensor, target: Tensor, mask: Tensor) -> Ranking:
+    def _ranking(self, hidden: Tensor, batch: _Batch) -> Ranking:
+        """Ranks of hidden states (B * n, d), n for each sample."""
+        n = len(hidden) // max(1, len(batch.prompts))
         scores = item_scores(hidden, items=self.table, temperature=self.spec.model.temperature)
-        return rank_target(scores, target=target, mask=mask)
-
-    def _reward_columns(
-        self, prompts: list[list[int]], groups: list[list[Completion]], target: Tensor, mask: Tensor
-    ) -> dict[str, object]:
-        """Reward, NDCG and number of hits (NDCG above chance) of the G rollouts."""
-        n = self.spec.rollouts
-        ranking = self._ranking(
-            self._hidden(prompts, groups), target.repeat_interleave(n), mask.repeat_interleave(n, 0)
+        return rank_target(
+            scores,
+            target=batch.target.repeat_interleave(n),
+            mask=batch.mask.repeat_interleave(n, 0),
         )
-        gain = ndcg(ranking, self.cutoff).view(-1, n).cpu().numpy()
-        rewards = self.reward(ranking, self.cutoff).view(-1, n).cpu().numpy()
-        hits = count_hits(gain, candidates=len(self.table), cutoff=self.spec.reward.cutoff)
-        return {"rewards": list(rewards), "ndcg": list(gain), "hits": hits.astype(np.int8)}
+
+    def _rewards(self, hidden: Tensor, batch: _Batch) -> tuple[np.ndarray, np.ndarray]:
+        """Reward and NDCG, both (B * n,) float32, of hidden states (B * n, d)."""
+        ranking = self._ranking(hidden, batch)
+        reward = self.reward(ranking, self.cutoff)
+        return reward.cpu().numpy(), ndcg(ranking, self.cutoff).cpu().numpy()
+
+    def _rewarded(self, batch: _Batch, groups: list[list[Completion]]) -> _Rollouts:
+        """Equally large groups with their rewards."""
+        if not groups:
+            return _Rollouts([], [], [])
+        reward, gain = self._rewards(self._hidden(batch, groups), batch)
+        return _Rollouts(groups, np.split(reward, len(groups)), np.split(gain, len(groups)))
+
+    def _rollout_columns(
+        self, greedy: list[Completion], rollouts: _Rollouts, rows: list[int], count: int
+    ) -> dict[str, object]:
+        """Columns of `count` samples; those not in `rows` have no rollouts."""
+        place = {row: number for number, row in enumerate(rows)}
+
+        def spread(values: Sequence[Any], empty: Any) -> list[Any]:
+            return [values[place[row]] if row in place else empty for row in range(count)]
+
+        tokens = [
+            len(one.token_ids) + sum(len(c.token_ids) for c in group)
+            for one, group in zip(greedy, rollouts.completions, strict=True)
+        ]
+        hits = [int((gain.astype(np.float64) > self.chance).sum()) for gain in rollouts.ndcg]
+        said = spread(rollouts.completions, [])
+        return {
+            "rewards": spread(rollouts.rewards, []),
+            "ndcg": spread(rollouts.ndcg, []),
+            "hits": np.array(spread(hits, 0), np.int8),
+            "completions": [[c.text for c in group] for group in said],
+            "tokens": [[c.token_ids for c in group] for group in said],
+            "rollout_tokens": np.array(spread(tokens, 0), np.int64),
+        }
 
     def _head_columns(self, hidden: Tensor, target: Tensor, mask: Tensor) -> dict[str, object]:
-        """Embedding, head gradient and Hessian-vector product at the greedy completion."""
+        """Embedding, head gradient and Hessian-vector product at the hidden states (B, d)."""
         # In float64: for a target that is nearly certain, the difference of the mean and the
         # target's vector is rounding in float32.
         found = head_features(

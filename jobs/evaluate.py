@@ -69,7 +69,7 @@ def _policy_ranks(
             output=f"evaluation/{policy}-{split}",
             item_table=f"evaluation/{policy}.npy",
             adapter=adapters.get(policy),
-            rollouts=0,
+            scoring=None,
         )
         for policy in config.evaluation.policies
         for split in SPLITS

@@ -6,7 +6,7 @@ import math
 
 from jobs.train import training_steps
 from minirec.artifacts import Run, read_json
-from minirec.config import Config, TrainingConfig
+from minirec.config import Config, ScoringConfig, TrainingConfig
 from minirec.errors import ConfigError
 
 Row = tuple[str, str, str]
@@ -26,14 +26,11 @@ def plan(config: Config, *, again: bool = False) -> list[Row]:
     rows += _training_rows("proxy", config, config.proxy.training, config.proxy.samples)
     if samples:
         check(config, samples)
-        rollouts = samples * (config.scoring.rollouts + 1)
+        rollouts = samples * (config.scoring.stages[-1] + 1)
         budget = config.selection.count(samples)
         rows += [
-            (
-                "score",
-                "rollouts",
-                f"{about}{rollouts:,} ({config.scoring.rollouts} and a greedy one)",
-            ),
+            ("score", _rollouts_of(config.scoring), f"{about}{rollouts:,} {_each(config.scoring)}"),
+            *([] if again else _rollouts_made(Run(config.run_dir), samples)),
             ("score", "tokens, at most", f"{about}{rollouts * config.rollout.max_new_tokens:,}"),
             ("score", "shards", f"{about}{math.ceil(samples / config.scoring.shard_size):,}"),
             ("select", "budget", f"{about}{budget:,} in {_groups(config)}"),
@@ -79,6 +76,28 @@ def _samples(config: Config, again: bool) -> tuple[int, bool]:
         events = demo.users * (demo.events_per_user - config.corpus.min_history)
         return round(events * config.corpus.split[0]), False
     return 0, False
+
+
+def _rollouts_of(scoring: ScoringConfig) -> str:
+    cheaper = scoring.screen or len(scoring.stages) > 1
+    return "rollouts, at most" if cheaper else "rollouts"
+
+
+def _each(scoring: ScoringConfig) -> str:
+    each = " to ".join(map(str, scoring.stages))
+    screened = "; none where screened" if scoring.screen else ""
+    return f"({each} and a greedy one{screened})"
+
+
+def _rollouts_made(run: Run, samples: int) -> list[Row]:
+    """What a finished scoring needed, if that was less than every rollout of its settings."""
+    record = run.done("score")
+    if record is None:
+        return []
+    setting = record["settings"]["scoring.rollouts"]
+    full = samples * (1 + (setting[-1] if isinstance(setting, list) else setting))
+    made = sum(row["rollouts"] for row in run.costs() if row["stage"] == "score")
+    return [("score", "rollouts made", f"{made:,} of {full:,}")] if made < full else []
 
 
 def _groups(config: Config) -> str:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jobs.console import bar
 from jobs.model import base_model, model_inputs
 from jobs.train import rollout_settings
 from minirec.artifacts import Cost, Run, read_table
-from minirec.config import Config
+from minirec.config import Config, ScoringConfig
 from minirec.errors import ArtifactError, EngineError
+from minirec.selection.learnability import chance_level
+from minirec.selection.screening import COLUMNS, savings
 
 if TYPE_CHECKING:
     from actors.scoring import ScoringSpec
@@ -31,22 +33,27 @@ def score(run: Run, config: Config, session: Session) -> bool:
             output="features",
             item_table="features/item_table.npy",
             adapter=run.path("proxy", "adapter"),
-            rollouts=config.scoring.rollouts,
+            scoring=config.scoring,
         )
         score_shards([spec], config, label="score")
         table = merged(Path(spec.output), run.path("corpus", "train.parquet"))
-        cost.rollouts = table.num_rows * (1 + config.scoring.rollouts)
         cost.generated_tokens = sum(table["rollout_tokens"].to_pylist())
+        found = savings(
+            table.select(COLUMNS).to_pydict(),
+            most=config.scoring.stages[-1],
+            chance=chance_level(_items(run), cutoff=config.reward.cutoff),
+            band=config.scoring.screen_band,
+        )
+        cost.rollouts = found.rollouts
+        if found.rollouts < found.full:
+            run.say(f"score: {found.sentence()}")
 
     base_model(run, config)
     return run.stage(
         "score",
         settings={
             "seed": config.seed,
-            "scoring": {
-                "rollouts": config.scoring.rollouts,
-                "shard_size": config.scoring.shard_size,
-            },
+            "scoring": _settings(config.scoring),
             "model": config.model.model_dump(mode="json"),
             "reward": config.reward.model_dump(mode="json"),
             "rollout": rollout_settings(config),
@@ -55,6 +62,24 @@ def score(run: Run, config: Config, session: Session) -> bool:
         outputs=["features"],
         body=body,
     )
+
+
+def _settings(scoring: ScoringConfig) -> dict[str, Any]:
+    """The settings that change results; those of the screen only where there is one."""
+    settings: dict[str, Any] = {
+        "rollouts": scoring.rollouts,
+        "shard_size": scoring.shard_size,
+        "screen": scoring.screen or "off",
+    }
+    if scoring.screen:
+        settings |= {"screen_band": scoring.screen_band, "control": scoring.control}
+    if len(scoring.stages) > 1:
+        settings["doubt"] = scoring.doubt
+    return settings
+
+
+def _items(run: Run) -> int:
+    return read_table(run.path("corpus", "items.parquet")).num_rows
 
 
 def scoring_spec(
@@ -66,9 +91,9 @@ def scoring_spec(
     output: str,
     item_table: str,
     adapter: Path | None,
-    rollouts: int,
+    scoring: ScoringConfig | None,
 ) -> ScoringSpec:
-    """Spec of the scorers for one split and policy; starts the pool."""
+    """Spec of the scorers for one split and policy; starts the pool. See `ScoringSpec`."""
     from actors.scoring import ScoringSpec
     from actors.training import adapter_at
 
@@ -82,7 +107,7 @@ def scoring_spec(
         model=config.model,
         reward=config.reward,
         adapter=None if adapter is None else str(adapter),
-        rollouts=rollouts,
+        scoring=scoring,
         shard_size=config.scoring.shard_size,
         prompts_per_call=config.rollout.prompts_per_call,
         seed=config.seed,

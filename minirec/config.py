@@ -235,6 +235,12 @@ class ScoringConfig(Section):
     screen: Literal["prefill"] | None = Field(
         None, description="prefill: a forced <answer> decides which samples are rolled out"
     )
+    screen_band: tuple[float, float] = Field(
+        (0.05, 1.0), description="samples whose screen has a lift outside are not rolled out"
+    )
+    doubt: float = Field(
+        0.1, ge=0, le=1, description="spread of the first NDCGs above which the rest is rolled out"
+    )
     control: float = Field(
         0.05, ge=0, le=1, description="share of the screened samples rolled out all the same"
     )
@@ -252,6 +258,15 @@ class ScoringConfig(Section):
                 f"write {rollouts[1]} for one stage"
             )
         return rollouts
+
+    @field_validator("screen_band")
+    @classmethod
+    def _band(cls, band: tuple[float, float]) -> tuple[float, float]:
+        if band[0] >= band[1]:
+            raise ValueError(
+                f"{list(band)} must rise: the lowest and the highest lift that is rolled out"
+            )
+        return band
 
     @property
     def stages(self) -> tuple[int, ...]:

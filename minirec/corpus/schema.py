@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-VERSION = "1"
+VERSION = "2"
 _META = {b"minirec.schema": VERSION.encode()}
 
 ITEMS = pa.schema(
@@ -90,7 +90,12 @@ RANKS = pa.schema(
 
 
 def features(hidden_size: int) -> pa.Schema:
-    """Schema of a features shard for a policy with hidden size `hidden_size`."""
+    """Schema of a features shard for a policy with hidden size `hidden_size`.
+
+    A screened sample has no rollouts: its lists are empty, and its vectors are those of the forced
+    answer. A control sample would have been screened and was rolled out all the same. The screen's
+    reward and NDCG are null where nothing was screened.
+    """
     return pa.schema(
         [
             ("sample_id", pa.int64()),
@@ -104,6 +109,10 @@ def features(hidden_size: int) -> pa.Schema:
             ("hvp", pa.list_(pa.float32(), hidden_size)),
             ("el2n", pa.float32()),
             ("rollout_tokens", pa.int64()),
+            ("screened", pa.bool_()),
+            ("control", pa.bool_()),
+            ("screen_reward", pa.float32()),
+            ("screen_ndcg", pa.float32()),
         ],
         metadata=_META,
     )

@@ -16,9 +16,11 @@ import yaml
 from markupsafe import Markup
 
 from minirec.artifacts import Run, read_json, read_table
+from minirec.config import ScoringConfig
 from minirec.errors import ArtifactError
 from minirec.evaluation import plots
 from minirec.evaluation.samples import examples, frame
+from minirec.selection import screening
 from minirec.selection.learnability import chance_level
 
 POLICIES = {
@@ -70,6 +72,7 @@ def render(run_root: Path) -> str:
         planted=_planted(data, tables["labels"]),
         costs=costs,
         charged=_charged(costs),
+        saved=_saved(tables, config.get("scoring", {})),
         plots={name: Markup(svg) for name, svg in _plots(root, data, evaluation, costs).items()},
     )
 
@@ -84,7 +87,8 @@ def _tables(root: Path, config: dict[str, Any]) -> dict[str, Any]:
     parts = sorted((root / "features").glob("part-*.parquet"))
     if not parts:
         raise ArtifactError(f"{root / 'features'} holds no part; run `minirec score` first")
-    columns = ["sample_id", "rewards", "ndcg", "completions", "embedding"]
+    columns = ["sample_id", "rewards", "completions", "embedding", "screen_reward"]
+    columns += screening.COLUMNS
     items = read_table(root / "corpus" / "items.parquet")
     cutoff = int(config.get("reward", {}).get("cutoff", 1000))
     chance = chance_level(len(items), cutoff=cutoff)
@@ -121,7 +125,7 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 def _facts(
     data: pd.DataFrame, tables: dict[str, Any], evaluation: dict[str, Any]
 ) -> dict[str, Any]:
-    kept, dead = data["kept"], data["hits"] == 0
+    kept, dead = data["kept"], (data["hits"] == 0) & ~data["screened"]
     split = "test" if any("test" in s for s in evaluation["policies"].values()) else "valid"
     headline = [
         {"name": POLICIES.get(name, name), **splits[split]["ndcg@10"]}
@@ -229,6 +233,17 @@ def _charged(costs: list[dict[str, Any]]) -> dict[str, float]:
         "share": seconds / total if total else 0.0,
         "total": total,
     }
+
+
+def _saved(tables: dict[str, Any], settings: dict[str, Any]) -> screening.Savings:
+    """What cheaper scoring saved and lost."""
+    scoring = ScoringConfig.model_validate(settings)
+    return screening.savings(
+        tables["features"],
+        most=scoring.stages[-1],
+        chance=tables["chance"],
+        band=scoring.screen_band,
+    )
 
 
 def _plots(

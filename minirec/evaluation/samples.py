@@ -16,7 +16,8 @@ NEAR = 0.05
 def frame(tables: dict[str, Any]) -> pd.DataFrame:
     """Scores, features and selection of every train sample, indexed by sample_id.
 
-    Adds ``kept``, ``hits`` (rollouts above chance), ``lift`` and ``nearest`` (cosine distance to
+    Adds ``kept``, ``hits`` (rollouts above chance), ``lift`` (of the screen if there are no
+    rollouts) and ``nearest`` (cosine distance to
     the nearest other kept sample).
     """
     data = tables["scores"].set_index("sample_id")
@@ -25,9 +26,10 @@ def frame(tables: dict[str, Any]) -> pd.DataFrame:
     data = data.join(chosen[["rank", "group", "novelty"]], how="left")
     data["kept"] = data["rank"].notna()
     chance = tables["chance"]
-    ndcg = np.stack(data["ndcg"]).astype(np.float64)
-    data["lift"] = lift(ndcg.mean(axis=1), chance=chance)
-    data["hits"] = (ndcg > chance).sum(axis=1)
+    rolled = data["ndcg"].map(len) > 0
+    mean = data["ndcg"].map(lambda gains: np.mean(gains, dtype=np.float64) if len(gains) else 0.0)
+    data["lift"] = lift(mean.where(rolled, data["screen_ndcg"]), chance=chance)
+    data["hits"] = data["ndcg"].map(lambda gains: int((np.asarray(gains, float) > chance).sum()))
     data["nearest"] = _nearest(np.stack(data["embedding"]), data["kept"].to_numpy())
     for name in ("mean_reward", "learnability", "representativeness", "value"):
         data[f"{name}_above"] = (data[name].rank(method="min") - 1) / len(data)
@@ -58,6 +60,8 @@ def cause(row: pd.Series, *, min_lift: float | None, best: float, lowest_kept: f
     """
     if row["kept"]:
         return "kept"
+    if row["screened"]:
+        return "screened"
     if min_lift is not None and row["lift"] < min_lift:
         return "below the least reward"
     if row["hits"] == 0:
@@ -80,6 +84,8 @@ def reason(row: pd.Series, why: str) -> str:
         "kept": "Picked by the method of the settings, which does not weigh novelty."
         if pd.isna(row["novelty"])
         else f"Picked for its value and {row['novelty']:.0%} of the novelty that was left.",
+        "screened": "Not rolled out: an answer without analysis ranks the target so far from the "
+        f"learnable band (lift {row['lift']:.2f}) that rollouts were not worth their cost.",
         "below the least reward": "Its rewards are below the least that the settings accept: the "
         "policy has nothing to go by.",
         "dead": "No rollout ranked the target better than chance: nothing to reinforce.",
@@ -125,7 +131,7 @@ def _example(tables: dict[str, Any], row: pd.Series, why: str) -> dict[str, Any]
         "reason": reason(row, why),
         "history": [title.get(int(i), f"item {i}") for i in sample["history"]],
         "target": title.get(int(sample["target"]), f"item {sample['target']}"),
-        "rewards": [f"{r:.3f}" for r in rewards],
+        "rewards": [f"{r:.3f}" for r in rewards] or [f"{row['screen_reward']:.3f} (screen)"],
         "completion": completions[int(rewards.argmax())] if completions else "",
         "label": tables["labels"].get(int(row.name)),
         "group": None if pd.isna(row["group"]) else int(row["group"]) + 1,

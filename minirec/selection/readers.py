@@ -79,14 +79,13 @@ def parquet(file: Path) -> Part:
     try:
         source = pq.ParquetFile(file)
         names = [name for name in source.schema_arrow.names if name in COLUMNS]
-        if len(set(names)) == len(names):
-            table = source.read(columns=names)
+        if doubled := [name for name in names if names.count(name) > 1]:
+            raise ArtifactError(f"{file} has {len(doubled)} columns {doubled[0]}; expected one")
+        table = source.read(columns=names)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _unreadable(file, "Parquet", error) from None
     part = Part(file)
     for name in names:
-        if names.count(name) > 1:
-            raise ArtifactError(f"{file} has {names.count(name)} columns {name}; expected one")
         part.put(name, _from_arrow(file, name, table[name]))
     return part
 

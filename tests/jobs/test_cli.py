@@ -9,6 +9,7 @@ from jobs import cli
 from jobs.plan import plan
 from jobs.recommend import find_titles
 from jobs.train import learning_rate
+from minirec.artifacts import Run, write_json
 from minirec.corpus.table import Catalogue
 from minirec.errors import ConfigError
 from minirec.settings import dump, load
@@ -97,6 +98,24 @@ def test_plan_counts_rollouts_of_the_demo(tmp_path):
     samples = int(rows["prepare", "training samples"].removeprefix("about ").replace(",", ""))
     assert rows["score", "rollouts"] == f"about {samples * 4:,} (3 and a greedy one)"
     assert rows["train", "rollouts"] == f"{7 * 32 * 4:,}"
+
+
+def test_plan_bounds_cheaper_scoring_and_shows_what_it_needed(tmp_path):
+    cheap = ["scoring.screen=prefill", "scoring.rollouts=[2, 4]"]
+    config = load(overrides=[f"run_dir={tmp_path}", *cheap])
+    run = Run(tmp_path, say=lambda _: None)
+    write_json(run.path("corpus", "corpus.json"), {"samples": {"train": 1000}})
+    rows = {(stage, what): value for stage, what, value in plan(config)}
+    most = "5,000 (2 to 4 and a greedy one; none where screened)"
+    assert rows["score", "rollouts, at most"] == most
+    assert ("score", "rollouts made") not in rows
+
+    def body(cost):
+        cost.rollouts = 1234
+
+    run.stage("score", settings={"scoring": {"rollouts": (2, 4)}}, inputs=[], outputs=[], body=body)
+    rows = {(stage, what): value for stage, what, value in plan(config)}
+    assert rows["score", "rollouts made"] == "1,234 of 5,000"
 
 
 def test_the_default_learning_rate_is_that_of_the_model():

@@ -95,10 +95,29 @@ def write_features(run: Run, ids: np.ndarray, rng: np.random.Generator) -> None:
         "hvp": list(hvp),
         "el2n": np.ones(SAMPLES, np.float32),
         "rollout_tokens": np.full(SAMPLES, 40),
+        "screened": np.zeros(SAMPLES, bool),
+        "control": np.zeros(SAMPLES, bool),
+        "screen_reward": [None] * SAMPLES,
+        "screen_ndcg": [None] * SAMPLES,
     }
     table = pa.table(columns, schema=schema.features(WIDTH))
     write_table(run.path("features", "part-00000.parquet"), table.slice(SAMPLES // 2))
     write_table(run.path("features", "part-00001.parquet"), table.slice(0, SAMPLES // 2))
+
+
+def screen_features(run: Run) -> None:
+    """Every fourth sample screened at NDCG 0.125, every fourth a control; two rollouts for some."""
+    for part in run.path("features").glob("part-*.parquet"):
+        rows = read_table(part).to_pylist()
+        for row in rows:
+            place = row["sample_id"] // 2 % 4
+            row |= {"screened": place == 0, "control": place == 1}
+            row |= {"screen_ndcg": 0.125 if place < 2 else 0.9, "screen_reward": 0.1875}
+            keep = (0, 4, 2, 4)[place]
+            for name in ("rewards", "ndcg", "completions", "tokens"):
+                row[name] = row[name][:keep]
+            row["hits"] = sum(gain > 0.4 for gain in row["ndcg"])
+        write_table(part, pa.Table.from_pylist(rows, schema=schema.features(WIDTH)))
 
 
 def config(**selection) -> Config:
@@ -233,10 +252,44 @@ def test_report_without_truth_and_logs(tmp_path):
         assert f"<td>{why}</td>" in html
 
 
+def test_screened_samples_are_selected_by_their_screen_and_shown(tmp_path):
+    run = make_run(tmp_path / "run")
+    screen_features(run)
+    select(run, config(budget=16, min_lift=0.05, lift=True))
+    scores = read_table(run.path("scores.parquet")).to_pandas()
+    assert scores["mean_reward"][::4].tolist() == [0.1875] * 40
+    rewards = {
+        row["sample_id"]: row["rewards"]
+        for part in run.path("features").glob("part-*.parquet")
+        for row in read_table(part).to_pylist()
+    }
+    assert scores["mean_reward"][2] == pytest.approx(np.mean(rewards[4]))
+    chosen = read_table(run.path("selection.parquet"))["sample_id"].to_numpy()
+    assert (chosen // 2 % 4 != 0).all()
+    html = render(run.root)
+    assert "<td>screened</td><td>40</td><td>25.0%</td>" in html
+    assert "0.188 (screen)" in html and "Not rolled out: an answer without analysis" in html
+    # 40 x 4 + 40 x 2 + 40 x 4 sampled and 120 greedy ones, of 160 x 5.
+    assert "Scoring made 520 rollouts; rolling out every sample in full takes 800" in html
+    assert "40 samples (25.0% of the corpus)" in html
+    means = np.array([np.mean(rewards[i]) / 0.95 for i in range(2, 2 * SAMPLES, 8)])
+    chance = sum(1 / np.log2(rank + 1) for rank in range(1, ITEMS + 1)) / ITEMS
+    lost = int((means >= chance + 0.05 * (1 - chance)).sum())
+    assert 0 < lost < 40
+    assert f"of 40 samples that were rolled out all the same as a control,\n{lost} (" in html
+
+
+def test_the_report_of_full_scoring_says_nothing_of_savings(tmp_path):
+    run = make_run(tmp_path / "run")
+    select(run, config())
+    assert "Cheaper scoring" not in render(run.root)
+
+
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
         ({"kept": True}, "kept"),
+        ({"screened": True, "lift": 0.04, "hits": 0}, "screened"),
         ({"lift": 0.04}, "below the least reward"),
         ({"hits": 0}, "dead"),
         ({"learnability": 0.1, "mean_reward": 0.9}, "too easy"),
@@ -248,7 +301,7 @@ def test_report_without_truth_and_logs(tmp_path):
 )
 def test_the_reason_fits_the_sample(changes, why):
     row = {"kept": False, "lift": 0.3, "hits": 3, "learnability": 0.8, "mean_reward": 0.5}
-    row |= {"nearest": 0.4, "value": 1.2} | changes
+    row |= {"nearest": 0.4, "value": 1.2, "screened": False} | changes
     assert cause(row, min_lift=0.05, best=0.55, lowest_kept=1.0) == why
 
 

@@ -52,7 +52,7 @@ def test_shards_of_a_screened_run(tmp_path):
             "screen_reward": pa.array(np.full(len(screened), 0.125, np.float32)),
             "screen_ndcg": pa.array(np.full(len(screened), 0.25, np.float32)),
         }.items():
-            table = table.append_column(name, values)
+            table = table.set_column(table.schema.get_field_index(name), name, values)
         write_table(path, table)
     found = load_features(run)
     assert found.screened.tolist() == [False, True] * (SAMPLES // 2)
