@@ -147,8 +147,10 @@ def load_features(run: Run) -> Features:
 
 
 def _rollouts(table: pa.Table, name: str, *, screen: str) -> NDArray[np.float64]:
-    """A list per sample as (N, G); short lists are filled with their mean, empty ones with that of
-    the screen: neither changes a sample's mean, nor whether it has a hit."""
+    """A list per sample as (N, G), with the same means: short lists are filled with their mean.
+
+    A screened sample's list is empty; it takes the value of its screen.
+    """
     lists, forced = table[name].to_pylist(), table[screen].to_pylist()
     width = max(1, *map(len, lists))
     fill = [np.mean(v) if v else f for v, f in zip(lists, forced, strict=True)]
