@@ -23,6 +23,7 @@ from minirec.config import ModelConfig, RewardConfig, ScoringConfig
 from minirec.corpus import schema
 from minirec.corpus.table import Sample, load_catalogue, load_samples
 from minirec.model.recommender import Encoder, Policy, item_table, load_policy
+from minirec.rl.grpo import advantages
 from minirec.rl.reward import (
     Ranking,
     history_mask,
@@ -33,7 +34,7 @@ from minirec.rl.reward import (
 )
 from minirec.rng import seed_of
 from minirec.selection import screening
-from minirec.selection.gradients import head_features
+from minirec.selection.gradients import head_features, rollout_gradient
 from minirec.selection.learnability import chance_level
 
 FORWARD_SEQUENCES = 64
@@ -112,18 +113,23 @@ class _Batch:
 
 @dataclass(frozen=True)
 class _Rollouts:
-    """Sampled completions of some samples, group by group, with their rewards and NDCG."""
+    """Sampled completions of some samples, group by group, with what they led to.
+
+    hidden: (n, d) for each group; rewards and ndcg: (n,).
+    """
 
     completions: list[list[Completion]]
+    hidden: list[Tensor]
     rewards: list[np.ndarray]
     ndcg: list[np.ndarray]
 
     def extend(self, rows: Sequence[int], more: _Rollouts) -> None:
         """Append the groups of `more` to those of `rows`."""
-        for row, said, reward, gain in zip(
-            rows, more.completions, more.rewards, more.ndcg, strict=True
+        for row, said, hidden, reward, gain in zip(
+            rows, more.completions, more.hidden, more.rewards, more.ndcg, strict=True
         ):
             self.completions[row] = self.completions[row] + said
+            self.hidden[row] = torch.cat([self.hidden[row], hidden])
             self.rewards[row] = np.concatenate([self.rewards[row], reward])
             self.ndcg[row] = np.concatenate([self.ndcg[row], gain])
 
@@ -205,6 +211,7 @@ class ShardScorer:
             "sample_id": pa.array([s.sample_id for s in batch.samples], pa.int64()),
             **self._rollout_columns(greedy, rollouts, rows, count),
             **self._head_columns(hidden, batch.target, batch.mask),
+            "rollout_gradient": self._rollout_gradient(rollouts, at, batch),
             "screened": screened,
             "control": control,
             **screen,
@@ -283,9 +290,11 @@ class ShardScorer:
     def _rewarded(self, batch: _Batch, groups: list[list[Completion]]) -> _Rollouts:
         """Equally large groups with their rewards."""
         if not groups:
-            return _Rollouts([], [], [])
-        reward, gain = self._rewards(self._hidden(batch, groups), batch)
-        return _Rollouts(groups, np.split(reward, len(groups)), np.split(gain, len(groups)))
+            return _Rollouts([], [], [], [])
+        hidden, count = self._hidden(batch, groups), len(groups)
+        reward, gain = self._rewards(hidden, batch)
+        states = list(hidden.chunk(count))
+        return _Rollouts(groups, states, np.split(reward, count), np.split(gain, count))
 
     def _rollout_columns(
         self, greedy: list[Completion], rollouts: _Rollouts, rows: list[int], count: int
@@ -330,6 +339,28 @@ class ShardScorer:
             "hvp": _fixed(found.hvp.float().cpu().numpy(), size),
             "el2n": found.el2n.float().cpu().numpy(),
         }
+
+    def _rollout_gradient(self, rollouts: _Rollouts, at: Tensor, batch: _Batch) -> pa.Array:
+        """Column of head gradients weighted by advantage; 0 for samples that are not in `at`."""
+        size = self.table.shape[1]
+        counts = torch.tensor([len(states) for states in rollouts.hidden], device=at.device)
+        result = torch.zeros(len(batch.samples), size)
+        if len(at):
+            rows = at.repeat_interleave(counts)
+            advantage = [
+                advantages(torch.from_numpy(rewards)[None])[0] for rewards in rollouts.rewards
+            ]
+            result = rollout_gradient(
+                torch.cat(rollouts.hidden).double(),
+                advantage=torch.cat(advantage).to(at.device),
+                sample=rows,
+                samples=len(batch.samples),
+                items=self.table,
+                target=batch.target[rows],
+                mask=batch.mask[rows],
+                temperature=self.spec.model.temperature,
+            )
+        return _fixed(result.float().cpu().numpy(), size)
 
 
 def _fixed(values: np.ndarray, size: int) -> pa.Array:

@@ -25,10 +25,11 @@ import pyarrow as pa
 from scipy.stats import spearmanr
 
 from actors.rollout import engine_environment, engine_spec, resolve_engine
-from jobs.select import load_features, pick, score_samples
+from jobs.select import load_features
 from minirec.artifacts import Run, read_table
 from minirec.config import ScoringConfig
 from minirec.selection.learnability import chance_level
+from minirec.selection.pipeline import pick, score_samples
 from minirec.selection.screening import COLUMNS, Savings, savings
 from minirec.settings import load
 
@@ -193,10 +194,15 @@ def _agreement(
 def _selected(root: Path, items: int, preset: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Ids, values, and rows of the quarter of the samples that is selected."""
     config = load(None, [f"preset={preset}", "selection.budget=0.25"])
-    features = load_features(Run(root))
-    scores, pool = score_samples(features, items, config, say=lambda text: None)
-    picks = pick(features, scores["value"], pool, config.selection)
+    features, settings = load_features(Run(root)), config.selection
+    chance = chance_level(items, cutoff=config.reward.cutoff)
+    scores, pool = score_samples(features, settings, chance=chance, say=silent)
+    picks = pick(features, scores["value"], pool, settings, seed=config.seed, say=silent)
     return scores["sample_id"], scores["value"], picks.indices
+
+
+def silent(line: str) -> None:
+    """Takes a line for the user and drops it."""
 
 
 def _labels(root: Path) -> dict[int, str]:

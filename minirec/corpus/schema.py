@@ -92,9 +92,9 @@ RANKS = pa.schema(
 def features(hidden_size: int) -> pa.Schema:
     """Schema of a features shard for a policy with hidden size `hidden_size`.
 
-    A screened sample has no rollouts: its lists are empty, and its vectors are those of the forced
-    answer. A control sample would have been screened and was rolled out all the same. The screen's
-    reward and NDCG are null where nothing was screened.
+    A screened sample has no rollouts: its lists are empty, its `rollout_gradient` is 0, and its
+    other vectors are those of the forced answer. A control sample would have been screened and was
+    rolled out all the same. The screen's reward and NDCG are null where nothing was screened.
     """
     return pa.schema(
         [
@@ -106,6 +106,7 @@ def features(hidden_size: int) -> pa.Schema:
             ("tokens", pa.list_(pa.list_(pa.int32()))),
             ("embedding", pa.list_(pa.float16(), hidden_size)),
             ("gradient", pa.list_(pa.float32(), hidden_size)),
+            ("rollout_gradient", pa.list_(pa.float32(), hidden_size)),
             ("hvp", pa.list_(pa.float32(), hidden_size)),
             ("el2n", pa.float32()),
             ("rollout_tokens", pa.int64()),

@@ -23,6 +23,7 @@ class Features:
     embedding: (N, d) float of any length above 0, the hidden state of the greedy rollout.
     hvp: (N, d) float, Hessian-vector products of the head loss.
     gradient: (N, d') float, gradients of the head or projected LoRA gradients.
+    rollout_gradient: (N, d) float, head gradients of the rollouts, weighted by their advantages.
     el2n: (N,) float64, length of the error of the softmax over the catalogue.
     validation_gradient: (d',) float, mean gradient of the validation samples.
     screened: (N,) bool, True where the sample was screened and not rolled out.
@@ -37,6 +38,7 @@ class Features:
     embedding: NDArray[np.floating] | None = None
     hvp: NDArray[np.floating] | None = None
     gradient: NDArray[np.floating] | None = None
+    rollout_gradient: NDArray[np.floating] | None = None
     el2n: Floats | None = None
     validation_gradient: NDArray[np.floating] | None = None
 

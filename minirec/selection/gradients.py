@@ -101,6 +101,39 @@ def head_features(
     return HeadFeatures(gradient, head.hvp(gradient), head.el2n())
 
 
+def rollout_gradient(
+    hidden: Tensor,
+    *,
+    advantage: Tensor,
+    sample: Tensor,
+    samples: int,
+    items: Tensor,
+    target: Tensor,
+    temperature: float = 0.02,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Head gradients of a sample's rollouts, weighted by their advantages: sum_j A_ij g_ij.
+
+    Method, section 4: the reward-aware `head_gradient`. It is 0 where all rollouts earn the same.
+
+    Args:
+        hidden: (T, d) last hidden state of each rollout.
+        advantage: (T,) A_ij, from `minirec.rl.grpo.advantages`.
+        sample: (T,) int64, which of the samples a rollout belongs to.
+        samples: B.
+        items, target, temperature, mask: as for `head_features`, a row for each rollout.
+
+    Returns:
+        (B, d) in the dtype of `head_gradient`.
+
+    Raises:
+        ValueError: as `head_features`.
+    """
+    each = head_gradient(hidden, items=items, target=target, temperature=temperature, mask=mask)
+    total = each.new_zeros(samples, each.shape[1])
+    return total.index_add_(0, sample, advantage[:, None].to(each.dtype) * each)
+
+
 class _Head:
     """Softmax over the catalogue at u, with the sums that both features need."""
 

@@ -151,17 +151,20 @@ LEARNABILITY: dict[str, Callable[[Features, Floats, SelectionConfig], Floats]] =
 }
 """By the names of ``selection.learnability``; (features, reward or lift, settings) -> (N,)."""
 
-DIRECTIONS = {"head_hvp": "hvp", "head_gradient": "gradient", "lora_projected": "gradient"}
+DIRECTIONS = {
+    "head_hvp": "hvp",
+    "head_gradient": "rollout_gradient",
+    "lora_projected": "gradient",
+}
 """Feature that holds the vectors of ``selection.directions``."""
 
 
 def _directions(
     features: Features, settings: SelectionConfig, *, say: Say
 ) -> NDArray[np.floating] | None:
-    """Vectors of the samples; where those of the settings are not known, the other kind."""
+    """Vectors of the samples; where those of the settings are not known, another kind."""
     wanted = DIRECTIONS[settings.directions]
-    other = "gradient" if wanted == "hvp" else "hvp"
-    for name in (wanted, other):
+    for name in (wanted, "gradient", "hvp", "rollout_gradient"):
         vectors = getattr(features, name)
         if vectors is not None:
             if name != wanted:

@@ -25,11 +25,11 @@ def read_features(path: Path, *, chance: float = 0.0) -> Features:
 
     Columns: `sample_id`; `rewards`, `reward` or `mean_reward`, and `ndcg` (each a list with one
     number per rollout, or one number); `hits`; `rollouts` (how many, where the reward is one
-    number; else 1); `el2n`; `embedding`, `hvp`, `gradient` (lists of equal length); `screened`,
-    `screen_reward`, `screen_ndcg` (of samples without a rollout). Other columns are not read.
-    Without a reward, `ndcg` is the reward. Without `hits`, a rollout hits if its NDCG, else its
-    reward, is above `chance`; one number counts as one rollout. An NPZ file may also hold
-    `validation_gradient`.
+    number; else 1); `el2n`; `embedding`, `hvp`, `gradient`, `rollout_gradient` (lists of equal
+    length); `screened`, `screen_reward`, `screen_ndcg` (of samples without a rollout). Other
+    columns are not read. Without a reward, `ndcg` is the reward. Without `hits`, a rollout hits if
+    its NDCG, else its reward, is above `chance`; one number counts as one rollout. An NPZ file may
+    also hold `validation_gradient`.
 
     Args:
         path: ``.parquet``, ``.jsonl``, ``.npz``, or a folder of Parquet files.

@@ -126,6 +126,12 @@ def test_without_a_screen_each_sample_has_all_rollouts(scorer, full):
         assert row["hits"] == sum(gain > CHANCE for gain in row["ndcg"])
 
 
+def test_the_rollout_gradient_is_zero_only_where_all_rollouts_earn_the_same(full):
+    alike = [np.ptp(row["rewards"]) == 0 for row in full]
+    assert [not np.any(row["rollout_gradient"]) for row in full] == alike
+    assert not all(alike)
+
+
 def test_the_screen_decides_by_the_forced_answer(scorer, full, screen):
     low = middle(screen)
     scorer.spec.pool.completions = 0
@@ -141,6 +147,7 @@ def test_the_screen_decides_by_the_forced_answer(scorer, full, screen):
             assert row["hits"] == row["rollout_tokens"] == 0
             np.testing.assert_allclose(row["embedding"], unit, atol=2e-3)
             assert np.linalg.norm(row["hvp"]) > 0
+            assert not np.any(row["rollout_gradient"])
         else:
             same(row, other)
     rolled = sum(not row["screened"] for row in rows)
@@ -152,7 +159,8 @@ def same(row, other, *, rollouts: int = 4):
     assert row["tokens"] == other["tokens"][:rollouts]
     assert row["completions"] == other["completions"][:rollouts]
     np.testing.assert_allclose(row["rewards"], other["rewards"][:rollouts], atol=1e-5)
-    for name in ("embedding", "gradient", "hvp"):
+    of_rollouts = ["rollout_gradient"] if len(row["rewards"]) == len(other["rewards"]) else []
+    for name in ("embedding", "gradient", "hvp", *of_rollouts):
         np.testing.assert_allclose(row[name], other[name], atol=2e-3, rtol=1e-3)
 
 

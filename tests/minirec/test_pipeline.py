@@ -78,7 +78,11 @@ def test_directions_choose_the_vectors():
         3,
         hvp=[[3.0, 0], [0, 3], [1, 1]],
         gradient=[[2.0, 0], [-1, 0], [1, 1]],
+        rollout_gradient=[[0.0, 1], [0, 0], [0, -3]],
     )
+    by_rollouts = run(data, directions="head_gradient", budget=2)[0]["representativeness"]
+    assert by_rollouts == pytest.approx([0, 0, 1], abs=1e-6)  # mean (0, -1); row 1 has no direction
+    data = dataclasses.replace(data, rollout_gradient=None)
     by_hvp = run(data, directions="head_hvp", budget=2)[0]["representativeness"]
     assert by_hvp == pytest.approx([0, 0, 1], abs=1e-6)
     for name in ("head_gradient", "lora_projected"):

@@ -92,6 +92,7 @@ def write_features(run: Run, ids: np.ndarray, rng: np.random.Generator) -> None:
         "tokens": [[[i, 1]] * 4 for i in range(SAMPLES)],
         "embedding": list(embedding),
         "gradient": list(hvp),
+        "rollout_gradient": list(hvp),
         "hvp": list(hvp),
         "el2n": np.ones(SAMPLES, np.float32),
         "rollout_tokens": np.full(SAMPLES, 40),

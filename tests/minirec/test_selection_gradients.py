@@ -6,7 +6,12 @@ import pytest
 import torch
 from torch.autograd import grad
 
-from minirec.selection.gradients import head_features, head_gradient, head_hvp
+from minirec.selection.gradients import (
+    head_features,
+    head_gradient,
+    head_hvp,
+    rollout_gradient,
+)
 
 
 def case(dtype=torch.float64, batch=5, width=12, count=30, seed=0):
@@ -56,6 +61,36 @@ def test_float32():
     assert found.gradient.dtype == found.hvp.dtype == torch.float32
     assert relative(found.gradient.double(), expected[0]) < 1e-4
     assert relative(found.hvp.double(), expected[1]) < 1e-4
+
+
+def test_el2n_is_the_length_of_the_error_of_the_softmax():
+    hidden, items, target, mask = case()
+    for block in (7, 8192):
+        found = head_features(hidden, items=items, target=target, mask=mask, block=block).el2n
+        mask[torch.arange(5), target] = False
+        scores = hidden / hidden.norm(dim=1, keepdim=True) @ items.T / 0.02
+        error = torch.softmax(scores.masked_fill(mask, -torch.inf), 1)
+        error[torch.arange(5), target] -= 1
+        assert relative(found, error.norm(dim=1)) < 1e-10
+
+
+def test_rollout_gradient_weights_each_rollout_by_its_advantage():
+    hidden, items, target, mask = case()
+    advantage = torch.tensor([1.5, -0.5, -1.0, 0.0, 2.0], dtype=torch.float64)
+    each, _ = by_autograd(hidden, items, target, 0.02, mask)
+    found = rollout_gradient(
+        hidden,
+        advantage=advantage,
+        sample=torch.tensor([0, 0, 2, 1, 2]),
+        samples=4,
+        items=items,
+        target=target,
+        mask=mask,
+    )
+    expected = torch.zeros(4, 12, dtype=torch.float64)
+    expected[0] = 1.5 * each[0] - 0.5 * each[1]
+    expected[2] = 2 * each[4] - each[2]
+    assert relative(found, expected) < 1e-10
 
 
 def test_half_precision_is_raised():
