@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from jobs.gradients import gradient_inputs
 from minirec.artifacts import Cost, Run, read_table, write_table
 from minirec.config import Config, SelectionConfig
 from minirec.corpus import schema
@@ -41,7 +42,7 @@ def select(run: Run, config: Config) -> bool:
             "selection": config.selection.model_dump(mode="json"),
             "reward": config.reward.model_dump(mode="json"),
         },
-        inputs=["prepare", "score"],
+        inputs=["prepare", "score", *gradient_inputs(config)],
         outputs=["scores.parquet", "selection.parquet"],
         body=lambda cost: _body(run, config, cost),
     )
