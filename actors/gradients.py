@@ -97,15 +97,18 @@ class GradientWorker:
             rollout_temperature=spec.rollout_temperature,
         )
         self.shared = policy.shares_prompts
-        self.engine = zero_engine(
+        engine = zero_engine(
             policy,
             stage=spec.training.zero_stage,
             bfloat16=spec.model.dtype == "bfloat16",
             micro_batch=spec.micro_batch,
         )
+        # Its forward would refuse the backward pass, for want of an optimizer; the module's own
+        # hooks gather what ZeRO has sharded.
+        self.forward, self.device = engine.module, engine.device
         self.projector = Projector(policy.lm, dim=spec.dim, seed=spec.seed)
         self.loss = SampleLoss(
-            table=torch.from_numpy(np.load(spec.item_table)).to(self.engine.device),
+            table=torch.from_numpy(np.load(spec.item_table)).to(self.device),
             temperature=spec.model.temperature,
             advantage_floor=spec.training.advantage_floor,
             scale_advantage=spec.training.scale_advantage,
@@ -121,7 +124,7 @@ class GradientWorker:
         if self.lockstep:
             self._keep_step(scored)
         found = gradients(
-            self.engine,
+            self.forward,
             self.projector,
             scored,
             loss=self.loss,
@@ -164,9 +167,9 @@ class GradientWorker:
     def _keep_step(self, scored: list[ScoredGroup]) -> None:
         """Make the passes that other workers have more than this one."""
         own = len(list(blocks(scored, loss=self.loss, micro_batch=self.spec.micro_batch)))
-        most = torch.tensor(own, device=self.engine.device)
+        most = torch.tensor(own, device=self.device)
         dist.all_reduce(most, dist.ReduceOp.MAX)
         answer = self.encoder.answer_ids
         idle = ScoredGroup(answer, [answer, answer], [1, 1], [0.0, 1.0], [], 0)
         for _ in range(int(most) - own):
-            block_gradients(self.engine, self.projector, [idle], loss=self.loss, shared=self.shared)
+            block_gradients(self.forward, self.projector, [idle], loss=self.loss, shared=self.shared)
