@@ -172,4 +172,6 @@ class GradientWorker:
         answer = self.encoder.answer_ids
         idle = ScoredGroup(answer, [answer, answer], [1, 1], [0.0, 1.0], [], 0)
         for _ in range(int(most) - own):
-            block_gradients(self.forward, self.projector, [idle], loss=self.loss, shared=self.shared)
+            block_gradients(
+                self.forward, self.projector, [idle], loss=self.loss, shared=self.shared
+            )

@@ -29,7 +29,7 @@ def stages(config: Config, names: tuple[str, ...], *, overwrite: bool = False) -
             settings, or an input is missing.
     """
     alone = len(names) == 1
-    names = _with_gradients(config, names)
+    names = stages_of(config, names)
     redo = names if overwrite and alone else ()
     run = Run(Path(config.run_dir), overwrite=overwrite, redo=redo, say=console.print)
     quiet(config)
@@ -49,8 +49,11 @@ def stages(config: Config, names: tuple[str, ...], *, overwrite: bool = False) -
     return run
 
 
-def _with_gradients(config: Config, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Gradients come with scoring where the selection uses them, else only by their own name."""
+def stages_of(config: Config, names: tuple[str, ...]) -> tuple[str, ...]:
+    """The stages that a command for `names` runs.
+
+    Gradients come with scoring where the selection uses them, else only by their own name.
+    """
     if names == ("gradients",):
         return names
     wanted = "score" in names and config.selection.needs_gradients

@@ -7,6 +7,7 @@ gradients are those of G separate sequences.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -59,12 +60,8 @@ def pack(
     Raises:
         ValueError: the sequences of a group differ in their prompt.
     """
-    groups, first = [], 0
-    for count in rollouts:
-        groups.append(slice(first, first + count))
-        first += count
-    lengths = [starts[g.start] + sum(map(len, sequences[g])) - sum(starts[g]) for g in groups]
-    width = max(lengths)
+    groups = _slices(rollouts)
+    width = max(starts[g.start] + sum(map(len, sequences[g])) - sum(starts[g]) for g in groups)
     ids = torch.full((len(groups), width), pad_id, dtype=torch.int64)
     positions = torch.zeros_like(ids)
     branch = torch.full_like(ids, -1)  # 0: prompt, 1..G: completion, -1: padding
@@ -72,33 +69,37 @@ def pack(
     targets: list[int] = []
     last: list[int] = []
     for row, group in enumerate(groups):
-        start = starts[group.start]
+        start = column = starts[group.start]
         prompt = list(sequences[group.start][:start])
         ids[row, :start] = torch.tensor(prompt)
         positions[row, :start] = torch.arange(start)
         branch[row, :start] = 0
-        column = start
         for number, sequence in enumerate(sequences[group], 1):
             if list(sequence[:start]) != prompt:
                 raise ValueError(f"sequence {number} of group {row} has another prompt")
-            completion = torch.tensor(sequence[start:], dtype=torch.int64)
+            completion = list(sequence[start:])
             end = column + len(completion)
-            ids[row, column:end] = completion
-            positions[row, column:end] = torch.arange(start, start + len(completion))
+            ids[row, column:end] = torch.tensor(completion)
+            positions[row, column:end] = torch.arange(start, len(sequence))
             branch[row, column:end] = number
-            before = [start - 1, *range(column, end - 1)] if end > column else []
-            predicts += [row * width + c for c in before]
-            targets += completion.tolist()
-            last.append(row * width + (end - 1 if end > column else start - 1))
+            # The first token follows the prompt, each other the one before it.
+            states = [start - 1, *range(column, end)]
+            predicts += [row * width + state for state in states[:-1]]
+            last.append(row * width + states[-1])
+            targets += completion
             column = end
     return Packed(
         ids.to(device),
         positions.to(device),
         _mask(branch.to(device), dtype),
-        torch.tensor(predicts, dtype=torch.int64, device=device),
-        torch.tensor(targets, dtype=torch.int64, device=device),
-        torch.tensor(last, dtype=torch.int64, device=device),
+        *(torch.tensor(x, dtype=torch.int64, device=device) for x in (predicts, targets, last)),
     )
+
+
+def _slices(sizes: Sequence[int]) -> list[slice]:
+    """Consecutive slices of the given sizes."""
+    ends = list(itertools.accumulate(sizes))
+    return [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)]
 
 
 def _mask(branch: Tensor, dtype: torch.dtype) -> Tensor:
