@@ -138,9 +138,11 @@ def block_gradients(
     """
     owner = [i for i, group in enumerate(groups) for _ in group.completions]
     rows = torch.tensor(range(len(groups)) if shared else owner, device=loss.table.device)
-    with projector.collect(rows, samples=len(groups)) as vectors:
-        loss(forward, groups, shared=shared).backward()
-    return vectors
+    return projector.collect(
+        rows,
+        samples=len(groups),
+        forward_backward=lambda: loss(forward, groups, shared=shared).backward(),
+    )
 
 
 def gradients(

@@ -6,14 +6,16 @@ hooks project x in the forward and delta in the backward pass, so one pass over 
 gives the vectors of all (LoGra, arXiv 2405.13954; GraSS, arXiv 2505.18976).
 
 A projection has random orthonormal rows times sqrt(n / k): E<Pg, Pg'> = <g, g'>, and at k = n
-nothing is lost. It follows from the seed and the name of the matrix alone.
+nothing is lost. One matrix gets few numbers, and its gradient is nearly of rank one, so such
+products alone err far more than a dense projection to as many numbers. Hence OVERSAMPLE times as
+many are taken and then added up with random signs in `dim` buckets, as GraSS does: unbiased too,
+with the variance of a dense projection. All of it follows from the seed and the matrices' names.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -22,11 +24,12 @@ from torch import Tensor, nn
 from minirec.rng import seed_of
 
 SIDES = ("lora_A", "lora_B")
+OVERSAMPLE = 32
 
 
 @dataclass
 class Matrix:
-    """A LoRA matrix W (out, in) and its numbers start .. start + k_out * k_in of the vector.
+    """A LoRA matrix W (out, in) and its numbers start .. start + k_out * k_in of a gradient.
 
     left (k_out, out) and right (k_in, in) are float64; None is the identity.
     """
@@ -41,22 +44,34 @@ class Matrix:
 
     @property
     def part(self) -> slice:
-        """Its numbers in the vector."""
+        """Its numbers."""
         return slice(self.start, self.start + self.k_out * self.k_in)
 
-    def project(self, gradient: Tensor) -> Tensor:
-        """P_out G P_in^T (k_out * k_in,) of a gradient G (out, in), for one that is at hand."""
-        return _times(_times(gradient, self.right).T, self.left).T.flatten()
+
+@dataclass
+class Sketch:
+    """Adds numbers up in buckets: bucket (n,) int64 and sign (n,) float64, 1 or -1."""
+
+    bucket: Tensor
+    sign: Tensor
+    dim: int
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """(S, dim) of values (S, n)."""
+        sums = values.new_zeros(len(values), self.dim)
+        return sums.index_add_(1, self.bucket.to(values.device), values * self.sign.to(values))
 
 
 class Projector:
     """Projected gradients of all LoRA matrices of a model, sample by sample."""
 
-    def __init__(self, model: nn.Module, *, dim: int, seed: int):
+    def __init__(self, model: nn.Module, *, dim: int, seed: int, oversample: int = OVERSAMPLE):
         """Args:
             model: holds peft LoRA layers; also one whose parameters DeepSpeed has sharded.
-            dim: numbers of a vector, at most; shared out in proportion to the matrices' sizes.
-            seed: fixes the projections.
+            dim: numbers of a vector, at most.
+            seed: fixes projections and sketch.
+            oversample: numbers before the sketch, as a multiple of `dim`, shared out in proportion
+                to the sizes of the matrices. 1: no sketch.
 
         Raises:
             ValueError: the model has no LoRA matrix, or `dim` leaves one without a number.
@@ -64,60 +79,73 @@ class Projector:
         found = lora_matrices(model)
         if not found:
             raise ValueError("the model has no linear LoRA matrix; load an adapter with peft")
-        total = sum(m.out_features * m.in_features for m in found.values())
-        smallest = min(m.out_features * m.in_features for m in found.values())
-        if dim * smallest < total:
+        sizes = [m.out_features * m.in_features for m in found.values()]
+        if dim * oversample * min(sizes) < sum(sizes):
+            least = math.ceil(sum(sizes) / min(sizes) / oversample)
             raise ValueError(
                 f"a dimension of {dim} leaves some of the {len(found)} LoRA matrices without a "
-                f"number; raise it to {math.ceil(total / smallest)} or more"
+                f"number; raise it to {least} or more"
             )
+        numbers = min(dim * oversample, sum(sizes))
         self.matrices: list[Matrix] = []
-        self.dim = 0
-        for name, module in found.items():
+        self.width = 0  # numbers before the sketch
+        for (name, module), size in zip(found.items(), sizes, strict=True):
             out, into = module.out_features, module.in_features
-            share = min(dim, total) * out * into // total
-            k_out, k_in = side_lengths(out, into, share=share)
+            k_out, k_in = side_lengths(out, into, share=numbers * size // sum(sizes))
             left = projection(k_out, out, seed=seed_of(seed, name, "out"))
             right = projection(k_in, into, seed=seed_of(seed, name, "in"))
-            self.matrices.append(Matrix(name, module, left, right, k_out, k_in, self.dim))
-            self.dim += k_out * k_in
+            self.matrices.append(Matrix(name, module, left, right, k_out, k_in, self.width))
+            self.width += k_out * k_in
+        self.dim = min(dim, self.width)
+        self.sketch = self._sketch(seed) if self.dim < self.width else None
 
-    @contextmanager
-    def collect(self, owner: Tensor, *, samples: int) -> Iterator[Tensor]:
-        """Collect the gradients of one forward and backward pass inside the context.
+    def _sketch(self, seed: int) -> Sketch:
+        bucket, sign = [], []
+        for matrix in self.matrices:
+            size = (matrix.k_out * matrix.k_in,)
+            generator = torch.Generator().manual_seed(seed_of(seed, matrix.name, "sketch"))
+            bucket.append(torch.randint(self.dim, size, generator=generator))
+            sign.append(torch.randint(2, size, generator=generator) * 2.0 - 1)
+        return Sketch(torch.cat(bucket), torch.cat(sign).double(), self.dim)
+
+    def collect(
+        self, owner: Tensor, *, samples: int, forward_backward: Callable[[], None]
+    ) -> Tensor:
+        """Gradients of one forward and backward pass.
 
         The LoRA weights need not require gradients: their outputs are made to.
 
         Args:
             owner: (B,) int64, the sample that each sequence of the batch belongs to.
             samples: S, number of samples.
+            forward_backward: makes the pass.
 
-        Yields:
-            (S, dim), at least float32: zero at first; the backward adds each sequence's gradient
-            to the row of its sample.
+        Returns:
+            (S, dim), at least float32: sums over the sequences of each sample.
 
         Raises:
-            ValueError: (in the forward) a LoRA layer sees something else than (B, tokens, in).
+            ValueError: a LoRA layer sees something else than (B, tokens, in).
         """
         weight = self.matrices[0].module.weight
         dtype = torch.promote_types(weight.dtype, torch.float32)
-        vectors = torch.zeros(samples, self.dim, dtype=dtype, device=owner.device)
+        sums = torch.zeros(samples, self.width, dtype=dtype, device=owner.device)
         handles = [
-            matrix.module.register_forward_hook(_Hook(matrix, vectors, owner))
+            matrix.module.register_forward_hook(_Hook(matrix, sums, owner))
             for matrix in self.matrices
         ]
         try:
-            yield vectors
+            forward_backward()
         finally:
             for handle in handles:
                 handle.remove()
+        return self.sketch(sums) if self.sketch else sums
 
 
 class _Hook:
     """Forward hook of one matrix; it sets the backward hook on the output."""
 
-    def __init__(self, matrix: Matrix, vectors: Tensor, owner: Tensor):
-        self.matrix, self.vectors, self.owner = matrix, vectors, owner
+    def __init__(self, matrix: Matrix, sums: Tensor, owner: Tensor):
+        self.matrix, self.sums, self.owner = matrix, sums, owner
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         x = inputs[0].detach()
@@ -133,10 +161,10 @@ class _Hook:
         output.register_hook(lambda delta: self._add(delta, kept))
 
     def _add(self, delta: Tensor, kept: Tensor) -> None:
-        dtype = self.vectors.dtype
+        dtype = self.sums.dtype
         errors = _times(delta, self.matrix.left).to(dtype)
         product = torch.bmm(errors.transpose(1, 2), kept.to(dtype)).flatten(1)
-        self.vectors[:, self.matrix.part].index_add_(0, self.owner, product)
+        self.sums[:, self.matrix.part].index_add_(0, self.owner, product)
 
 
 def lora_matrices(model: nn.Module) -> dict[str, nn.Linear]:
