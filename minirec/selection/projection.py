@@ -31,7 +31,7 @@ OVERSAMPLE = 32
 class Matrix:
     """A LoRA matrix W (out, in) and its numbers start .. start + k_out * k_in of a gradient.
 
-    left (k_out, out) and right (k_in, in) are float64; None is the identity.
+    left (k_out, out) and right (k_in, in) are of its type; None is the identity.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Matrix:
 
 @dataclass
 class Sketch:
-    """Adds numbers up in buckets: bucket (n,) int64 and sign (n,) float64, 1 or -1."""
+    """Adds numbers up in buckets: bucket (n,) int64 and sign (n,), 1 or -1."""
 
     bucket: Tensor
     sign: Tensor
@@ -59,7 +59,7 @@ class Sketch:
     def __call__(self, values: Tensor) -> Tensor:
         """(S, dim) of values (S, n)."""
         sums = values.new_zeros(len(values), self.dim)
-        return sums.index_add_(1, self.bucket.to(values.device), values * self.sign.to(values))
+        return sums.index_add_(1, self.bucket, values * self.sign)
 
 
 class Projector:
@@ -92,8 +92,8 @@ class Projector:
         for (name, module), size in zip(found.items(), sizes, strict=True):
             out, into = module.out_features, module.in_features
             k_out, k_in = side_lengths(out, into, share=numbers * size // sum(sizes))
-            left = projection(k_out, out, seed=seed_of(seed, name, "out"))
-            right = projection(k_in, into, seed=seed_of(seed, name, "in"))
+            left = projection(k_out, out, seed=seed_of(seed, name, "out"), like=module.weight)
+            right = projection(k_in, into, seed=seed_of(seed, name, "in"), like=module.weight)
             self.matrices.append(Matrix(name, module, left, right, k_out, k_in, self.width))
             self.width += k_out * k_in
         self.dim = min(dim, self.width)
@@ -106,7 +106,9 @@ class Projector:
             generator = torch.Generator().manual_seed(seed_of(seed, matrix.name, "sketch"))
             bucket.append(torch.randint(self.dim, size, generator=generator))
             sign.append(torch.randint(2, size, generator=generator) * 2.0 - 1)
-        return Sketch(torch.cat(bucket), torch.cat(sign).double(), self.dim)
+        weight = self.matrices[0].module.weight
+        signs = torch.cat(sign).to(weight.device, _at_least_float32(weight))
+        return Sketch(torch.cat(bucket).to(weight.device), signs, self.dim)
 
     def collect(
         self, owner: Tensor, *, samples: int, forward_backward: Callable[[], None]
@@ -126,8 +128,7 @@ class Projector:
         Raises:
             ValueError: a LoRA layer sees something else than (B, tokens, in).
         """
-        weight = self.matrices[0].module.weight
-        dtype = torch.promote_types(weight.dtype, torch.float32)
+        dtype = _at_least_float32(self.matrices[0].module.weight)
         sums = torch.zeros(samples, self.width, dtype=dtype, device=owner.device)
         handles = [
             matrix.module.register_forward_hook(_Hook(matrix, sums, owner))
@@ -190,17 +191,24 @@ def side_lengths(out: int, into: int, *, share: int) -> tuple[int, int]:
     return (k_short, k_long) if out <= into else (k_long, k_short)
 
 
-def projection(k: int, n: int, *, seed: int) -> Tensor | None:
-    """(k, n) float64 with orthonormal rows times sqrt(n / k), or None, the identity, at k = n."""
+def projection(k: int, n: int, *, seed: int, like: Tensor) -> Tensor | None:
+    """(k, n) with orthonormal rows times sqrt(n / k), or None, the identity, at k = n.
+
+    Made in float64 on the CPU, then brought to the type and the device of `like`.
+    """
     if k == n:
         return None
     generator = torch.Generator().manual_seed(seed)
     basis = torch.linalg.qr(torch.randn(n, k, generator=generator, dtype=torch.float64)).Q
-    return basis.T.contiguous() * math.sqrt(n / k)
+    return (basis.T.contiguous() * math.sqrt(n / k)).to(like)
 
 
 def _times(values: Tensor, matrix: Tensor | None) -> Tensor:
     """values (..., n) times the transpose of a projection (k, n)."""
     if matrix is None:
         return values
-    return values @ matrix.T.to(values)
+    return values @ matrix.T
+
+
+def _at_least_float32(values: Tensor) -> torch.dtype:
+    return torch.promote_types(values.dtype, torch.float32)

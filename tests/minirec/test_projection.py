@@ -248,7 +248,7 @@ def test_the_seed_fixes_the_projection():
 def test_a_matrix_keeps_its_projection_whatever_else_is_adapted():
     alone = get_peft_model(
         Qwen2ForCausalLM(Qwen2Config(**SHAPE)), LoraConfig(r=RANK, target_modules=["up_proj"])
-    )
+    ).double()
     sizes = [sum(m.weight.numel() for m in lora_matrices(x).values()) for x in (alone, policy().lm)]
     everything = Projector(policy().lm, dim=1000, seed=1, oversample=1)
     some = {m.name: m for m in everything.matrices}
@@ -293,14 +293,14 @@ def test_the_dimension_is_kept_and_a_small_one_refused():
 
 def test_inner_products_are_unbiased():
     """Means over seeds lie within 4 standard errors, for one side and for both sides projected."""
-    draw = torch.Generator().manual_seed(5)
+    draw, double = torch.Generator().manual_seed(5), torch.zeros((), dtype=torch.float64)
     u, v = (torch.randn(12, 30, generator=draw, dtype=torch.float64) for _ in range(2))
     v = v + u
     for sides in ((12, 5), (4, 5)):
         found = []
         for seed in range(2000):
-            left = projection(sides[0], 12, seed=2 * seed)
-            right = projection(sides[1], 30, seed=2 * seed + 1)
+            left = projection(sides[0], 12, seed=2 * seed, like=double)
+            right = projection(sides[1], 30, seed=2 * seed + 1, like=double)
             left = torch.eye(12, dtype=torch.float64) if left is None else left
             found.append(float(((left @ u @ right.T) * (left @ v @ right.T)).sum()))
         error = statistics.stdev(found) / math.sqrt(len(found))
