@@ -6,6 +6,7 @@ its file depends neither on its neighbours, nor on the engine, nor on when it ra
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,8 @@ class ScoringSpec:
 
     `output` is the folder of the shards; `item_table` the file of the policy's item vectors, which
     specs of one policy share. `scoring` says how samples are screened and rolled out; None: the
-    greedy completion is ranked and nothing else.
+    greedy completion is ranked and nothing else; `limit` is the number of
+    samples, drawn at random (None: all).
     """
 
     corpus: str
@@ -67,6 +69,15 @@ class ScoringSpec:
     policy_adapter: Adapter | None
     threads: int
     device: str = "cpu"
+    limit: int | None = None
+
+    def samples(self) -> list[Sample]:
+        """The samples in file order."""
+        found = load_samples(Path(self.corpus), self.split)
+        if self.limit is None or self.limit >= len(found):
+            return found
+        draw = random.Random(seed_of(self.seed, self.split, "limit"))
+        return [found[i] for i in sorted(draw.sample(range(len(found)), self.limit))]
 
     def part(self, shard: int) -> Path:
         """File of a finished shard."""
@@ -142,7 +153,7 @@ class ShardScorer:
         self.spec = spec
         catalogue = load_catalogue(Path(spec.corpus))
         self.titles = catalogue.titles
-        self.samples = load_samples(Path(spec.corpus), spec.split)
+        self.samples = spec.samples()
         self.encoder = Encoder.load(spec.model_path, spec.model, category=catalogue.category)
         self.policy = load_policy(
             spec.model_path,

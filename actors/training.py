@@ -26,6 +26,7 @@ import torch.nn.functional as F
 
 from actors.pool import Call, PoolHandle
 from actors.rollout import Adapter
+from actors.zero import barrier, zero_engine
 from minirec import artifacts
 from minirec.config import ModelConfig, RewardConfig, TrainingConfig
 from minirec.corpus.table import Sample, load_catalogue, load_samples
@@ -288,11 +289,11 @@ class Worker:
         if self.rank == 0:
             shutil.rmtree(work, ignore_errors=True)
             work.mkdir(parents=True)
-        _barrier()
+        barrier()
         self.engine.save_checkpoint(str(work), tag="state", exclude_frozen_parameters=True)
         if self.rank == 0:
             artifacts.write_json(work / "log.json", self.log)
-        _barrier()
+        barrier()
         if self.rank == 0:
             shutil.rmtree(final, ignore_errors=True)
             os.replace(work, final)
@@ -302,7 +303,7 @@ class Worker:
     def resume(self) -> int:
         """Load the newest complete checkpoint; returns the step to go on with."""
         found = sorted((self.folder / "checkpoints").glob("step-*"))
-        _barrier()  # every rank has looked before rank 0 changes anything
+        barrier()  # every rank has looked before rank 0 changes anything
         if self.rank == 0:
             shutil.rmtree(self.folder / "adapters", ignore_errors=True)  # of a former attempt
         if not found:
@@ -317,32 +318,18 @@ class Worker:
     def finish(self) -> None:
         """Write the final adapter, which tells a restarted driver that training is through."""
         self._save_adapter(self.folder / "adapter")
-        _barrier()
-
-
-def _barrier() -> None:
-    if dist.get_world_size() > 1:
-        dist.barrier()
+        barrier()
 
 
 def _deepspeed_engine(policy: Policy, spec: TrainingSpec, backwards: int) -> Any:
-    import deepspeed
-
-    # Without this, two CPU workers compile a shared-memory op at start, which needs a compiler.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     t = spec.training
     lora = [p for p in policy.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(lora, lr=t.learning_rate, weight_decay=t.weight_decay)
-    settings = {
-        "train_micro_batch_size_per_gpu": t.prompts_per_micro_batch,
-        "gradient_accumulation_steps": backwards,
-        "gradient_clipping": t.max_grad_norm,
-        "zero_optimization": {"stage": t.zero_stage},
-        "zero_allow_untested_optimizer": True,
-        "bf16": {"enabled": spec.model.dtype == "bfloat16"},
-        "steps_per_print": 10**9,
-    }
-    engine, *_ = deepspeed.initialize(
-        model=policy, optimizer=optimizer, model_parameters=lora, config=settings
+    return zero_engine(
+        policy,
+        stage=t.zero_stage,
+        bfloat16=spec.model.dtype == "bfloat16",
+        micro_batch=t.prompts_per_micro_batch,
+        optimizer=torch.optim.AdamW(lora, lr=t.learning_rate, weight_decay=t.weight_decay),
+        gradient_accumulation_steps=backwards,
+        gradient_clipping=t.max_grad_norm,
     )
-    return engine

@@ -13,6 +13,7 @@ STAGES = {
     "prepare": "read interactions and catalogue, make samples",
     "proxy": "train the proxy policy on a small random subset",
     "score": "roll out and score every training sample",
+    "gradients": "projected LoRA gradients; `score` makes them where the selection uses them",
     "select": "choose and order the subset",
     "train": "train the policy on the subset",
     "evaluate": "rank valid and test over the full catalogue",

@@ -33,6 +33,7 @@ def plan(config: Config, *, again: bool = False) -> list[Row]:
             *([] if again else _rollouts_made(Run(config.run_dir), samples)),
             ("score", "tokens, at most", f"{about}{rollouts * config.rollout.max_new_tokens:,}"),
             ("score", "shards", f"{about}{math.ceil(samples / config.scoring.shard_size):,}"),
+            *_gradient_rows(config),
             ("select", "budget", f"{about}{budget:,} in {_groups(config)}"),
         ]
         rows += _training_rows("train", config, config.training, budget)
@@ -113,6 +114,14 @@ def _training_rows(stage: str, config: Config, training: TrainingConfig, samples
         (stage, "rollouts", f"{rollouts:,}"),
         (stage, "tokens, at most", f"{rollouts * config.rollout.max_new_tokens:,}"),
     ]
+
+
+def _gradient_rows(config: Config) -> list[Row]:
+    if not config.selection.needs_gradients:
+        return []
+    s = config.scoring
+    rollouts = s.validation_samples * (s.stages[-1] + 1)
+    return [("gradients", "rollouts, at most", f"{rollouts:,} of validation samples")]
 
 
 def _device(config: Config) -> str:

@@ -15,7 +15,7 @@ from minirec.config import Config
 from minirec.errors import ArtifactError
 from minirec.settings import dump
 
-STAGES = ("prepare", "proxy", "score", "select", "train", "evaluate", "report")
+STAGES = ("prepare", "proxy", "score", "gradients", "select", "train", "evaluate", "report")
 
 
 def stages(config: Config, names: tuple[str, ...], *, overwrite: bool = False) -> Run:
@@ -28,7 +28,9 @@ def stages(config: Config, names: tuple[str, ...], *, overwrite: bool = False) -
         ArtifactError: another command works in the directory, a stage was made with other
             settings, or an input is missing.
     """
-    redo = names if overwrite and len(names) == 1 else ()
+    alone = len(names) == 1
+    names = stages_of(config, names)
+    redo = names if overwrite and alone else ()
     run = Run(Path(config.run_dir), overwrite=overwrite, redo=redo, say=console.print)
     quiet(config)
     with _locked(run), Session(config) as session:
@@ -37,12 +39,25 @@ def stages(config: Config, names: tuple[str, ...], *, overwrite: bool = False) -
             run.checking = name not in names
             if run.checking and run.done(name) is None:
                 continue
+            if name == "gradients" and not config.selection.needs_gradients and run.checking:
+                continue  # another selection has read them
             _stage(name)(run, config, session)
             if not run.checking:
                 with atomic(run.path("config.yaml")) as file:
                     file.write(dump(config).encode())
     run.checking = False
     return run
+
+
+def stages_of(config: Config, names: tuple[str, ...]) -> tuple[str, ...]:
+    """The stages that a command for `names` runs.
+
+    Gradients come with scoring where the selection uses them, else only by their own name.
+    """
+    if names == ("gradients",):
+        return names
+    wanted = "score" in names and config.selection.needs_gradients
+    return tuple(name for name in STAGES if (wanted if name == "gradients" else name in names))
 
 
 @contextmanager
@@ -64,6 +79,6 @@ def _stage(name: str) -> Callable[[Run, Config, Session], object]:
     """The function of a stage; imported here, so that a stage loads only what it needs."""
     module = {"proxy": "train"}.get(name, name)
     function = getattr(importlib.import_module(f"jobs.{module}"), name)
-    if name in ("select", "report"):
+    if name == "report":
         return lambda run, config, session: function(run, config)
     return function

@@ -92,6 +92,7 @@ def scoring_spec(
     item_table: str,
     adapter: Path | None,
     scoring: ScoringConfig | None,
+    limit: int | None = None,
 ) -> ScoringSpec:
     """Spec of the scorers for one split and policy; starts the pool. See `ScoringSpec`."""
     from actors.scoring import ScoringSpec
@@ -115,6 +116,7 @@ def scoring_spec(
         policy_adapter=None if adapter is None else adapter_at(adapter),
         threads=max(1, (os.cpu_count() or 1) // (config.scoring.scorers + 1)),
         device="cuda" if config.scoring.gpus_per_scorer else "cpu",
+        limit=limit,
     )
 
 
@@ -168,7 +170,7 @@ def score_shards(specs: list[ScoringSpec], config: Config, *, label: str) -> Non
 
 def _shards(spec: ScoringSpec) -> range:
     rows = read_table(Path(spec.corpus) / f"{spec.split}.parquet").num_rows
-    return range(math.ceil(rows / spec.shard_size))
+    return range(math.ceil(min(rows, spec.limit or rows) / spec.shard_size))
 
 
 def _cause(error: BaseException) -> str:

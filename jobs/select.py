@@ -3,68 +3,86 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from jobs.gradients import gradient_inputs
 from minirec.artifacts import Cost, Run, read_table, write_table
 from minirec.config import Config, SelectionConfig
 from minirec.corpus import schema
-from minirec.errors import ArtifactError, ConfigError
+from minirec.errors import ArtifactError
+from minirec.selection.diversity import maxmin
 from minirec.selection.features import Features
 from minirec.selection.learnability import chance_level
-from minirec.selection.pipeline import ordered, pick, score_samples
+from minirec.selection.pipeline import Diversity, ordered, pick, score_samples
 from minirec.selection.summary import summary
 from minirec.selection.tables import read_features
 
+if TYPE_CHECKING:
+    from jobs.session import Session
 
-def select(run: Run, config: Config) -> bool:
-    """Write ``scores.parquet`` and ``selection.parquet``; returns False if skipped."""
+
+def select(run: Run, config: Config, session: Session | None = None) -> bool:
+    """Write ``scores.parquet`` and ``selection.parquet``; returns False if skipped.
+
+    The session is used only with ``selection.shards`` above 1.
+    """
+
+    def body(cost: Cost) -> None:
+        _body(run, config, cost, _diversity(config.selection, session))
+
     return run.stage(
         "select",
         settings={
             "seed": config.seed,
-            "selection": config.selection.model_dump(mode="json"),
+            "selection": config.selection.model_dump(mode="json", exclude={"shards"}),
             "reward": config.reward.model_dump(mode="json"),
         },
-        inputs=["prepare", "score"],
+        inputs=["prepare", "score", *gradient_inputs(config)],
         outputs=["scores.parquet", "selection.parquet"],
-        body=lambda cost: _body(run, config, cost),
+        body=body,
     )
 
 
-def _body(run: Run, config: Config, cost: Cost) -> None:
+def _diversity(settings: SelectionConfig, session: Session | None) -> Diversity:
+    """MaxMin in this process, or in actors that share the rows; the picks are the same."""
+    if settings.shards == 1 or session is None:
+        return maxmin
+    from actors.diversity import sharded_maxmin
+
+    session.start_ray()
+    return partial(sharded_maxmin, shards=settings.shards)
+
+
+def _body(run: Run, config: Config, cost: Cost, diversity: Diversity) -> None:
     def say(line: str) -> None:
         run.say(f"select: {line}")
 
     settings = config.selection
-    features = load_features(run, lora=reads_lora(settings))
+    features = load_features(run, lora=settings.needs_gradients)
     items = pq.read_metadata(run.path("corpus", "items.parquet")).num_rows
     chance = chance_level(items, cutoff=config.reward.cutoff)
     scores, pool = score_samples(features, settings, chance=chance, say=say)
-    picks = pick(features, scores["value"], pool, settings, seed=config.seed, say=say)
+    picks = pick(
+        features,
+        scores["value"],
+        pool,
+        settings,
+        seed=config.seed,
+        say=say,
+        diversity=diversity,
+    )
     write_table(run.path("scores.parquet"), pa.table(scores, schema=schema.SCORES))
     write_table(run.path("selection.parquet"), ordered(scores, picks, settings, seed=config.seed))
     cost.extra = {"samples": len(features), "pool": len(pool), "selected": len(picks.indices)}
     for line in summary(features, scores, picks.indices, pool):
         say(line)
     _say_planted(run, features.sample_id, picks.indices)
-
-
-def reads_lora(settings: SelectionConfig) -> bool:
-    """Whether the settings ask for projected LoRA gradients.
-
-    Raises:
-        ConfigError: the settings ask for head gradients as well.
-    """
-    if settings.method == "less" and settings.directions == "head_gradient":
-        raise ConfigError(
-            "selection.method=less takes LoRA gradients, selection.directions=head_gradient those "
-            "of the head; set selection.directions=lora_projected"
-        )
-    return settings.method == "less" or settings.directions == "lora_projected"
 
 
 def load_features(run: Run, *, lora: bool = False) -> Features:
@@ -97,10 +115,9 @@ def _with_lora(run: Run, features: Features) -> Features:
     """The features with the projected LoRA gradients of the run."""
     folder = run.path("gradients")
     parts, goal = sorted(folder.glob("part-*.parquet")), folder / "validation.npy"
-    if not parts or not goal.exists():
-        missing = goal if parts else folder
+    if not parts:
         raise ArtifactError(
-            f"{missing} is missing; run `minirec score` with selection.directions=lora_projected"
+            f"{folder} holds no part; run `minirec score` with selection.directions=lora_projected"
         )
     table = pa.concat_tables([read_table(part) for part in parts]).sort_by("sample_id")
     ids = table["sample_id"].to_numpy()
@@ -110,9 +127,10 @@ def _with_lora(run: Run, features: Features) -> Features:
             f"run `minirec score --overwrite`"
         )
     flat = table["gradient"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    gradient, validation = flat.reshape(len(ids), -1), np.load(goal)
+    gradient = flat.reshape(len(ids), -1)
+    validation = np.load(goal) if goal.exists() else None  # scoring.validation_samples may be 0
     for name, values in (("a part", gradient), (goal.name, validation)):
-        if not np.isfinite(values).all():
+        if values is not None and not np.isfinite(values).all():
             raise ArtifactError(f"{folder}: {name} holds NaN or infinity; score again")
     return replace(features, gradient=gradient, validation_gradient=validation)
 

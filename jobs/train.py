@@ -23,7 +23,6 @@ from minirec.errors import ConfigError, EngineError
 if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
 
-    from actors.training import TrainingSpec
     from jobs.session import Session
 
 
@@ -122,7 +121,7 @@ def _fit(
     training: TrainingConfig,
     order: list[int],
 ) -> None:
-    from actors.training import TrainingSpec
+    from actors.training import TrainingSpec, train_loop
 
     model_path = base_model(run, config)
     folder = run.path(name)
@@ -141,12 +140,13 @@ def _fit(
         rollout_temperature=config.rollout.temperature,
         prompts_per_call=config.rollout.prompts_per_call,
         pool=session.pool(model_path),
-        threads=_threads(training),
+        threads=worker_threads(training),
     )
     if not (folder / "adapter").exists():
-        _check_gpus(config, training)
-        with _progress(folder / "log.jsonl", name, steps):
-            _fit_or_explain(_trainer(spec, run.path("ray"), name), training)
+        check_gpus(config, training)
+        trainer = torch_trainer(train_loop, spec, spec.training, storage=run.path("ray"), name=name)
+        with follow(name, steps, lambda: _last_step(folder / "log.jsonl")):
+            fit_or_explain(trainer, training)
     for leftover in ("checkpoints", "adapters"):
         shutil.rmtree(folder / leftover, ignore_errors=True)
     log = read_log(folder / "log.jsonl")
@@ -155,17 +155,22 @@ def _fit(
     cost.optimizer_steps = steps
 
 
-def _trainer(spec: TrainingSpec, storage: Path, name: str) -> TorchTrainer:
+def torch_trainer(
+    loop: Callable[[dict[str, Any]], None],
+    spec: object,
+    training: TrainingConfig,
+    *,
+    storage: Path,
+    name: str,
+) -> TorchTrainer:
+    """Workers of Ray Train that call ``loop({"spec": spec})``, as `training` says."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    from actors.training import train_loop
-
-    training = spec.training
     gpu = training.gpus_per_worker > 0
     resources = {"CPU": 1.0} | ({"GPU": training.gpus_per_worker} if gpu else {})
     return TorchTrainer(
-        train_loop,
+        loop,
         train_loop_config={"spec": spec},
         torch_config=TorchConfig(
             backend="nccl" if gpu else "gloo", timeout_s=int(training.step_deadline_s)
@@ -181,7 +186,7 @@ def _trainer(spec: TrainingSpec, storage: Path, name: str) -> TorchTrainer:
     )
 
 
-def _check_gpus(config: Config, training: TrainingConfig) -> None:
+def check_gpus(config: Config, training: TrainingConfig) -> None:
     """Refuse what Ray Train would wait for without end: the engines keep their GPUs."""
     import ray
 
@@ -197,7 +202,7 @@ def _check_gpus(config: Config, training: TrainingConfig) -> None:
         )
 
 
-def _fit_or_explain(trainer: TorchTrainer, training: TrainingConfig) -> None:
+def fit_or_explain(trainer: TorchTrainer, training: TrainingConfig) -> None:
     """Train; a failure that restarts did not mend becomes one sentence with its cause."""
     from ray.train import TrainingFailedError
 
@@ -208,7 +213,7 @@ def _fit_or_explain(trainer: TorchTrainer, training: TrainingConfig) -> None:
         cause = lines[-1].strip() if lines else type(error).__name__
         raise EngineError(
             f"a training worker failed and was not restarted any more: {cause}; the same command "
-            f"goes on from the last checkpoint (a worker also ends when one step takes longer than "
+            f"goes on from what is finished (a worker also ends when one step takes longer than "
             f"step_deadline_s, {training.step_deadline_s:g} s)"
         ) from error
 
@@ -234,7 +239,8 @@ def _in_thread(function: Callable[[], object]) -> None:
         raise raised[0]
 
 
-def _threads(training: TrainingConfig) -> int:
+def worker_threads(training: TrainingConfig) -> int:
+    """Threads of one of the workers, which share this machine."""
     return max(1, (os.cpu_count() or 1) // training.workers)
 
 
@@ -245,20 +251,27 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def _last_step(log: Path) -> tuple[int, str]:
+    """Steps in a training log, which rank 0 replaces at each step, and the last reward."""
+    entries = read_log(log)
+    if not entries:
+        return 0, ""
+    return entries[-1]["step"] + 1, f"reward {entries[-1]['reward']:.3f}"
+
+
 @contextmanager
-def _progress(log: Path, name: str, steps: int) -> Iterator[None]:
-    """A bar that follows the training log, which rank 0 replaces at each step."""
+def follow(name: str, total: int, state: Callable[[], tuple[int, str]]) -> Iterator[None]:
+    """A bar that asks twice a second for the number of steps done and a word about them."""
     stop = threading.Event()
 
-    def follow() -> None:
+    def ask() -> None:
         while not stop.wait(0.5):
-            entries = read_log(log)
-            if entries:
-                last = entries[-1]
-                progress.update(last["step"] + 1, f"reward {last['reward']:.3f}")
+            done, text = state()
+            if done:
+                progress.update(done, text)
 
-    with bar(name, steps) as progress:
-        thread = threading.Thread(target=follow, daemon=True)
+    with bar(name, total) as progress:
+        thread = threading.Thread(target=ask, daemon=True)
         thread.start()
         try:
             yield

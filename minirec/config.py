@@ -248,6 +248,13 @@ class ScoringConfig(Section):
     scorers: int = Field(1, ge=1, description="parallel scoring actors")
     gpus_per_scorer: float = Field(0, ge=0)
     shard_deadline_s: float = Field(1800, gt=0, description="seconds without a finished shard")
+    projection_dim: int = Field(
+        4096, ge=1, description="numbers of a projected LoRA gradient, at most"
+    )
+    gradient_micro_batch: int = Field(8, ge=1, description="prompts in one pass for gradients")
+    validation_samples: int = Field(
+        256, ge=0, description="validation samples whose mean gradient `less` compares with"
+    )
 
     @field_validator("rollouts")
     @classmethod
@@ -306,6 +313,7 @@ class SelectionConfig(Section):
     directions: Literal["head_hvp", "head_gradient", "lora_projected"] = Field(
         "head_hvp", description="vectors of representativeness"
     )
+    shards: int = Field(1, ge=1, description="Ray actors that share the rows of MaxMin")
     curriculum: Literal["grouped", "easy_to_hard", "hard_to_easy", "shuffled"] = "grouped"
     groups: int = Field(4, ge=1, description="groups of the curriculum, K")
 
@@ -318,6 +326,20 @@ class SelectionConfig(Section):
                 f"write {int(budget)}, or 0.5 for half the corpus"
             )
         return budget
+
+    @model_validator(mode="after")
+    def _check(self) -> SelectionConfig:
+        if self.method == "less" and self.directions == "head_gradient":
+            raise ValueError(
+                "method less takes LoRA gradients and directions head_gradient those of the head; "
+                "set directions to lora_projected"
+            )
+        return self
+
+    @property
+    def needs_gradients(self) -> bool:
+        """Whether projected LoRA gradients are read."""
+        return self.directions == "lora_projected" or self.method == "less"
 
     def count(self, samples: int) -> int:
         """Budget in samples for a corpus of `samples`."""
@@ -357,6 +379,11 @@ class Config(Section):
             raise ValueError(
                 f"rollout.tensor_parallel {self.rollout.tensor_parallel} exceeds "
                 f"rollout.gpus_per_engine {gpus:g}; raise gpus_per_engine or lower tensor_parallel"
+            )
+        if self.selection.method == "less" and not self.scoring.validation_samples:
+            raise ValueError(
+                "selection.method less compares with validation gradients; set "
+                "scoring.validation_samples above 0"
             )
         both = {"training": self.training, "proxy.training": self.proxy.training}
         for name, training in both.items():

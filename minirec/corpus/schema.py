@@ -117,3 +117,10 @@ def features(hidden_size: int) -> pa.Schema:
         ],
         metadata=_META,
     )
+
+
+def gradients(dim: int) -> pa.Schema:
+    """Schema of a shard of projected gradients with `dim` numbers each."""
+    return pa.schema(
+        [("sample_id", pa.int64()), ("gradient", pa.list_(pa.float32(), dim))], metadata=_META
+    )

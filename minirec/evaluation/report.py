@@ -30,7 +30,7 @@ POLICIES = {
     "popularity": "reference: popularity",
     "cooccurrence": "reference: co-occurrence",
 }
-CHARGED = ("proxy", "score", "select")
+CHARGED = ("proxy", "score", "gradients", "select")
 """Stages whose cost is charged to selection."""
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from minirec.config import ModelConfig
 from minirec.corpus import prompts
 from minirec.errors import ConfigError
+from minirec.model import shared_prompt
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -94,7 +95,10 @@ class Policy(nn.Module):
         self.rollout_temperature = temperature
 
     def forward(
-        self, sequences: Sequence[Sequence[int]], starts: Sequence[int] | None = None
+        self,
+        sequences: Sequence[Sequence[int]],
+        starts: Sequence[int] | None = None,
+        rollouts: Sequence[int] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """One forward pass.
 
@@ -102,28 +106,70 @@ class Policy(nn.Module):
             sequences: B token lists that end with the answer marker.
             starts: position of the first completion token per sequence (>= 1); None: only the
                 hidden states are wanted.
+            rollouts: sizes of consecutive groups of sequences with one prompt each, which is then
+                read once; only where `shares_prompts`.
 
         Returns:
             hidden (B, d) float32 at the last token; token log-probabilities (sum of completion
             lengths,) float32, sequence after sequence, at the rollout temperature, or None.
         """
-        causal = self.lm.get_base_model() if hasattr(self.lm, "get_base_model") else self.lm
-        device = next(self.lm.parameters()).device
-        ids, mask = pad(sequences, self.pad_id, device)
-        states = causal.base_model(input_ids=ids, attention_mask=mask).last_hidden_state
+        if rollouts is not None:
+            assert starts is not None
+            return self._shared(sequences, starts, rollouts)
+        ids, mask = pad(sequences, self.pad_id, self.device)
+        states = self.causal.base_model(input_ids=ids, attention_mask=mask).last_hidden_state
         lengths = mask.sum(1)
-        rows = torch.arange(len(sequences), device=device)
-        hidden = states[rows, lengths - 1].float()
+        rows = torch.arange(len(sequences), device=self.device)
+        hidden = _at_least_float32(states[rows, lengths - 1])
         if starts is None:
             return hidden, None
-        positions = torch.arange(ids.shape[1], device=device)
-        first = torch.as_tensor(starts, device=device)
+        positions = torch.arange(ids.shape[1], device=self.device)
+        first = torch.as_tensor(starts, device=self.device)
         predicts = (positions[None] >= first[:, None] - 1) & (
             positions[None] < lengths[:, None] - 1
         )
-        logits = _scaled_logits(causal, states[predicts]).float() / self.rollout_temperature
-        targets = ids[:, 1:][predicts[:, :-1]]
-        return hidden, -F.cross_entropy(logits, targets, reduction="none")
+        return hidden, self._logprobs(states[predicts], ids[:, 1:][predicts[:, :-1]])
+
+    @property
+    def causal(self) -> Any:
+        """The causal LM itself, without peft around it."""
+        return self.lm.get_base_model() if hasattr(self.lm, "get_base_model") else self.lm
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.lm.parameters()).device
+
+    @property
+    def shares_prompts(self) -> bool:
+        """Whether `forward` takes `rollouts`."""
+        return shared_prompt.shares_prompts(self.causal)
+
+    def _shared(
+        self, sequences: Sequence[Sequence[int]], starts: Sequence[int], rollouts: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        packed = shared_prompt.pack(
+            sequences,
+            starts,
+            rollouts,
+            pad_id=self.pad_id,
+            dtype=next(self.lm.parameters()).dtype,
+            device=self.device,
+        )
+        states = self.causal.base_model(
+            input_ids=packed.ids, attention_mask=packed.mask, position_ids=packed.positions
+        ).last_hidden_state.flatten(0, 1)
+        hidden = _at_least_float32(states[packed.last])
+        return hidden, self._logprobs(states[packed.predicts], packed.targets)
+
+    def _logprobs(self, states: Tensor, targets: Tensor) -> Tensor:
+        """Log-probabilities (T,) of the tokens `targets` (T,) after states (T, d)."""
+        logits = _at_least_float32(_scaled_logits(self.causal, states)) / self.rollout_temperature
+        return -F.cross_entropy(logits, targets, reduction="none")
+
+
+def _at_least_float32(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _scaled_logits(causal: Any, states: Tensor) -> Tensor:
@@ -172,15 +218,17 @@ def load_policy(
     tokenizer: Any,
     *,
     adapter: str | Path | None = None,
+    merge: bool = True,
     rollout_temperature: float = 1.0,
     device: str = "cpu",
 ) -> Policy:
-    """A frozen policy for inference; the adapter, if any, is merged into the weights."""
+    """A frozen policy; the adapter, if any, is merged into the weights or stays a LoRA of peft."""
     lm = load_lm(path, config)
     if adapter is not None:
         from peft import PeftModel
 
-        lm = PeftModel.from_pretrained(lm, str(adapter)).merge_and_unload()
+        lm = PeftModel.from_pretrained(lm, str(adapter))
+        lm = lm.merge_and_unload() if merge else lm
     lm.eval().requires_grad_(False)
     return Policy(lm.to(device), pad_id=pad_id(tokenizer), temperature=rollout_temperature)
 

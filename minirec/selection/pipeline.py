@@ -22,6 +22,8 @@ from minirec.selection.value import combine, normalised_rank
 
 Say = Callable[[str], None]
 """Takes a line for the user."""
+Diversity = Callable[..., MaxMin]
+"""`maxmin`, or what makes the same picks in another way."""
 Scores = dict[str, NDArray]
 """Columns of ``scores.parquet``, each (N,)."""
 
@@ -74,6 +76,7 @@ def pick(
     *,
     seed: int,
     say: Say,
+    diversity: Diversity = maxmin,
 ) -> MaxMin:
     """The chosen samples as rows of the features.
 
@@ -94,7 +97,7 @@ def pick(
         say("no embeddings: the top values are taken, without diversity")
         rows = plain_top(value, pool, budget)
         return MaxMin(rows, np.full(len(rows), np.nan))
-    found = maxmin(features.embedding[pool], scores=value[pool], budget=budget)
+    found = diversity(features.embedding[pool], scores=value[pool], budget=budget)
     return MaxMin(pool[found.indices], found.novelty)
 
 

@@ -8,6 +8,7 @@ import pytest
 from jobs import cli
 from jobs.plan import plan
 from jobs.recommend import find_titles
+from jobs.run import STAGES, stages_of
 from jobs.train import learning_rate
 from minirec.artifacts import Run, write_json
 from minirec.corpus.table import Catalogue
@@ -116,6 +117,27 @@ def test_plan_bounds_cheaper_scoring_and_shows_what_it_needed(tmp_path):
     run.stage("score", settings={"scoring": {"rollouts": (2, 4)}}, inputs=[], outputs=[], body=body)
     rows = {(stage, what): value for stage, what, value in plan(config)}
     assert rows["score", "rollouts made"] == "1,234 of 5,000"
+
+
+def test_plan_counts_gradients_only_where_they_are_used():
+    def rollouts(*overrides):
+        return [
+            value for stage, _, value in plan(load(overrides=overrides)) if stage == "gradients"
+        ]
+
+    assert rollouts("selection.method=top_reward") == []
+    for used in ("selection.method=less", "selection.directions=lora_projected"):
+        assert rollouts(used, "scoring.rollouts=3") == ["1,024 of validation samples"]
+
+
+def test_gradients_run_with_scoring_where_they_are_used():
+    used, unused = load(overrides=["selection.method=less"]), load()
+    assert stages_of(used, ("score",)) == ("score", "gradients")
+    assert stages_of(used, ("train",)) == ("train",)
+    assert stages_of(unused, ("score",)) == ("score",)
+    assert stages_of(unused, STAGES) == tuple(s for s in STAGES if s != "gradients")
+    assert stages_of(used, STAGES) == STAGES
+    assert stages_of(unused, ("gradients",)) == ("gradients",)
 
 
 def test_the_default_learning_rate_is_that_of_the_model():

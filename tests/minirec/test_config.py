@@ -92,3 +92,9 @@ def test_config_loads_neither_torch_nor_ray():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == ""
+
+
+def test_less_needs_validation_samples():
+    words = refused("selection.method=less", "scoring.validation_samples=0")
+    assert "scoring.validation_samples" in words
+    settings.load(None, ["scoring.validation_samples=0"])

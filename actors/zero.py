@@ -1,0 +1,54 @@
+"""DeepSpeed engines of the Ray Train workers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from minirec.model.recommender import Policy
+
+
+def zero_engine(
+    policy: Policy,
+    *,
+    stage: int,
+    bfloat16: bool,
+    micro_batch: int,
+    optimizer: torch.optim.Optimizer | None = None,
+    **settings: object,
+) -> Any:
+    """A DeepSpeed engine around the policy.
+
+    Args:
+        stage: ZeRO stage, 0 to 3.
+        micro_batch: sequences or prompts of a pass, which DeepSpeed only writes down.
+        optimizer: None: for passes without steps; stages 1 and 2 have nothing to shard then.
+        settings: more of DeepSpeed's config.
+    """
+    import deepspeed
+
+    # Without this, two CPU workers compile a shared-memory op at start, which needs a compiler.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if optimizer is None and stage < 3:
+        stage = 0
+    config = {
+        "train_micro_batch_size_per_gpu": micro_batch,
+        "zero_optimization": {"stage": stage},
+        "zero_allow_untested_optimizer": True,
+        "bf16": {"enabled": bfloat16},
+        "steps_per_print": 10**9,
+        **settings,
+    }
+    weights = [p for p in policy.parameters() if p.requires_grad] if optimizer else None
+    engine, *_ = deepspeed.initialize(
+        model=policy, optimizer=optimizer, model_parameters=weights, config=config
+    )
+    return engine
+
+
+def barrier() -> None:
+    """Wait for the other workers."""
+    if dist.get_world_size() > 1:
+        dist.barrier()

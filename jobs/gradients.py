@@ -1,0 +1,155 @@
+"""Projected LoRA gradients of the scored samples, where the selection uses them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jobs.model import base_model
+from jobs.score import score_shards, scoring_spec
+from jobs.train import (
+    check_gpus,
+    fit_or_explain,
+    follow,
+    rollout_settings,
+    torch_trainer,
+    worker_threads,
+)
+from minirec.artifacts import Cost, Run, atomic, read_table
+from minirec.config import Config
+from minirec.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from actors.gradients import GradientShard
+    from actors.scoring import ScoringSpec
+    from jobs.session import Session
+
+
+def gradients(run: Run, config: Config, session: Session) -> bool:
+    """Gradients of the rollouts in ``features/`` -> gradients/part-*.parquet, validation.npy.
+
+    The latter is the mean gradient of validation samples, (dim,) float32, for `less`.
+    """
+
+    def body(cost: Cost) -> None:
+        shards = _shards(run.path("features"), run.path("gradients"), split="train")
+        if config.scoring.validation_samples:
+            spec = _validation(run, config, session)
+            score_shards([spec], config, label="validation")
+            folder = run.path("gradients", "valid_gradients")
+            shards += _shards(Path(spec.output), folder, split="valid")
+        _fit(run, config, session, shards)
+        cost.extra = {"dimension": _dimension(shards[0])}
+        if config.scoring.validation_samples:
+            table = _validation_table(spec)
+            cost.rollouts = table.num_rows * (1 + config.scoring.stages[-1])
+            cost.generated_tokens = sum(table["rollout_tokens"].to_pylist())
+            with atomic(run.path("gradients", "validation.npy")) as file:
+                np.save(file, _mean([s for s in shards if s.split == "valid"]))
+
+    base_model(run, config)
+    t = config.training
+    return run.stage(
+        "gradients",
+        settings={
+            "seed": config.seed,
+            "scoring": {
+                "projection_dim": config.scoring.projection_dim,
+                "validation_samples": config.scoring.validation_samples,
+            },
+            "training": {
+                "advantage_floor": t.advantage_floor,
+                "scale_advantage": t.scale_advantage,
+            },
+            "rollout": rollout_settings(config),
+        },
+        inputs=["score"],
+        outputs=["gradients"],
+        body=body,
+    )
+
+
+def gradient_inputs(config: Config) -> list[str]:
+    """The stage that `select` reads besides scoring, if its settings use gradients."""
+    return ["gradients"] if config.selection.needs_gradients else []
+
+
+def _validation(run: Run, config: Config, session: Session) -> ScoringSpec:
+    """Rollouts of validation samples by the proxy policy; none is screened."""
+    return scoring_spec(
+        run,
+        config,
+        session,
+        split="valid",
+        output="gradients/valid",
+        item_table="features/item_table.npy",
+        adapter=run.path("proxy", "adapter"),
+        scoring=config.scoring.model_copy(
+            update={"screen": None, "rollouts": config.scoring.stages[-1]}
+        ),
+        limit=config.scoring.validation_samples,
+    )
+
+
+def _shards(features: Path, output: Path, *, split: str) -> list[GradientShard]:
+    from actors.gradients import GradientShard
+
+    parts = sorted(features.glob("part-*.parquet"))
+    if not parts:
+        raise ArtifactError(f"{features} holds no part files; run `minirec score` first")
+    return [GradientShard(split, str(part), str(output / part.name)) for part in parts]
+
+
+def _fit(run: Run, config: Config, session: Session, shards: list[GradientShard]) -> None:
+    """Let the workers of Ray Train write the files that are missing."""
+    from actors.gradients import GradientSpec, gradient_loop
+
+    outputs = [Path(shard.output) for shard in shards]
+    if all(path.exists() for path in outputs):
+        return
+    session.start_ray()
+    check_gpus(config, config.training)
+    spec = GradientSpec(
+        corpus=str(run.path("corpus")),
+        shards=shards,
+        item_table=str(run.path("features", "item_table.npy")),
+        model_path=base_model(run, config),
+        model=config.model,
+        adapter=str(run.path("proxy", "adapter")),
+        training=config.training,
+        rollout_temperature=config.rollout.temperature,
+        dim=config.scoring.projection_dim,
+        micro_batch=config.scoring.gradient_micro_batch,
+        seed=config.seed,
+        threads=worker_threads(config.training),
+    )
+    trainer = torch_trainer(
+        gradient_loop, spec, config.training, storage=run.path("ray"), name="gradients"
+    )
+    with follow("gradients", len(shards), lambda: (sum(p.exists() for p in outputs), "shards")):
+        fit_or_explain(trainer, config.training)
+
+
+def _dimension(shard: GradientShard) -> int:
+    return read_table(Path(shard.output)).schema.field("gradient").type.list_size
+
+
+def _validation_table(spec: ScoringSpec):
+    """Rollout tokens of the validation samples, all shards."""
+    import pyarrow as pa
+
+    parts = sorted(Path(spec.output).glob("part-*.parquet"))
+    return pa.concat_tables([read_table(part).select(["rollout_tokens"]) for part in parts])
+
+
+def _mean(shards: list[GradientShard]) -> np.ndarray:
+    """Mean gradient (dim,) float32 of all rows, summed in float64."""
+    total, rows = np.float64(0), 0
+    for shard in shards:
+        column = read_table(Path(shard.output))["gradient"].combine_chunks()
+        values = column.flatten().to_numpy().reshape(len(column), -1)
+        total = total + values.sum(axis=0, dtype=np.float64)
+        rows += len(values)
+    return (total / rows).astype(np.float32)

@@ -1,0 +1,111 @@
+"""Rollouts of one prompt in one sequence, so that the prompt is read once.
+
+A group becomes prompt + completion 1 + ... + completion G. A token sees the prompt and the earlier
+tokens of its own completion, at the position that it has in its own sequence, so states and
+gradients are those of G separate sequences.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+ARCHITECTURES = frozenset({"qwen2", "qwen3", "llama"})
+
+
+def shares_prompts(causal: Any) -> bool:
+    """Whether a causal LM can take such sequences: known to, full attention, and explicit masks."""
+    config = causal.config
+    kinds = getattr(config, "layer_types", None) or ["full_attention"]
+    return (
+        config.model_type in ARCHITECTURES
+        and config._attn_implementation in ("sdpa", "eager")
+        and set(kinds) == {"full_attention"}
+    )
+
+
+@dataclass(frozen=True)
+class Packed:
+    """P groups as P right-padded rows of L tokens.
+
+    ids, positions (P, L) int64; mask (P, 1, L, L) added to attention scores; predicts (T,) the flat
+    index (row * L + column) of the state that predicts each completion token, targets (T,) these
+    tokens, group after group; last (B,) the flat index of the last token of each sequence.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    mask: Tensor
+    predicts: Tensor
+    targets: Tensor
+    last: Tensor
+
+
+def pack(
+    sequences: Sequence[Sequence[int]],
+    starts: Sequence[int],
+    rollouts: Sequence[int],
+    *,
+    pad_id: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Packed:
+    """Pack groups of `rollouts` consecutive sequences with the same first ``starts`` tokens.
+
+    Raises:
+        ValueError: the sequences of a group differ in their prompt.
+    """
+    groups = _slices(rollouts)
+    width = max(starts[g.start] + sum(map(len, sequences[g])) - sum(starts[g]) for g in groups)
+    ids = torch.full((len(groups), width), pad_id, dtype=torch.int64)
+    positions = torch.zeros_like(ids)
+    branch = torch.full_like(ids, -1)  # 0: prompt, 1..G: completion, -1: padding
+    predicts: list[int] = []
+    targets: list[int] = []
+    last: list[int] = []
+    for row, group in enumerate(groups):
+        start = column = starts[group.start]
+        prompt = list(sequences[group.start][:start])
+        ids[row, :start] = torch.tensor(prompt)
+        positions[row, :start] = torch.arange(start)
+        branch[row, :start] = 0
+        for number, sequence in enumerate(sequences[group], 1):
+            if list(sequence[:start]) != prompt:
+                raise ValueError(f"sequence {number} of group {row} has another prompt")
+            completion = list(sequence[start:])
+            end = column + len(completion)
+            ids[row, column:end] = torch.tensor(completion)
+            positions[row, column:end] = torch.arange(start, len(sequence))
+            branch[row, column:end] = number
+            # The first token follows the prompt, each other the one before it.
+            states = [start - 1, *range(column, end)]
+            predicts += [row * width + state for state in states[:-1]]
+            last.append(row * width + states[-1])
+            targets += completion
+            column = end
+    return Packed(
+        ids.to(device),
+        positions.to(device),
+        _mask(branch.to(device), dtype),
+        *(torch.tensor(x, dtype=torch.int64, device=device) for x in (predicts, targets, last)),
+    )
+
+
+def _slices(sizes: Sequence[int]) -> list[slice]:
+    """Consecutive slices of the given sizes."""
+    ends = list(itertools.accumulate(sizes))
+    return [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)]
+
+
+def _mask(branch: Tensor, dtype: torch.dtype) -> Tensor:
+    """(P, 1, L, L): 0 where query (second last) sees key (last), the least number elsewhere."""
+    query, key = branch[:, :, None], branch[:, None, :]
+    earlier = torch.ones(branch.shape[1:] * 2, dtype=torch.bool, device=branch.device).tril()
+    # Padding sees padding: a row of the softmax without any key would be NaN.
+    seen = earlier & ((key == 0) & (query >= 0) | (key == query))
+    return torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)[:, None]

@@ -1,0 +1,214 @@
+"""Per-sample gradients of LoRA matrices, projected without being formed (method, section 4).
+
+The gradient of a linear matrix W (out x in) by one sequence is G = sum over tokens t of
+outer(delta_t, x_t). What is kept is P_out G P_in^T = sum over t of outer(P_out delta_t, P_in x_t):
+hooks project x in the forward and delta in the backward pass, so one pass over many sequences
+gives the vectors of all (LoGra, arXiv 2405.13954; GraSS, arXiv 2505.18976).
+
+A projection has random orthonormal rows times sqrt(n / k): E<Pg, Pg'> = <g, g'>, and at k = n
+nothing is lost. One matrix gets few numbers, and its gradient is nearly of rank one, so such
+products alone err far more than a dense projection to as many numbers. Hence OVERSAMPLE times as
+many are taken and then added up with random signs in `dim` buckets, as GraSS does: unbiased too,
+with the variance of a dense projection. All of it follows from the seed and the matrices' names.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from minirec.rng import seed_of
+
+SIDES = ("lora_A", "lora_B")
+OVERSAMPLE = 32
+
+
+@dataclass
+class Matrix:
+    """A LoRA matrix W (out, in) and its numbers start .. start + k_out * k_in of a gradient.
+
+    left (k_out, out) and right (k_in, in) are of its type; None is the identity.
+    """
+
+    name: str
+    module: nn.Linear
+    left: Tensor | None
+    right: Tensor | None
+    k_out: int
+    k_in: int
+    start: int
+
+    @property
+    def part(self) -> slice:
+        """Its numbers."""
+        return slice(self.start, self.start + self.k_out * self.k_in)
+
+
+@dataclass
+class Sketch:
+    """Adds numbers up in buckets: bucket (n,) int64 and sign (n,), 1 or -1."""
+
+    bucket: Tensor
+    sign: Tensor
+    dim: int
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """(S, dim) of values (S, n)."""
+        sums = values.new_zeros(len(values), self.dim)
+        return sums.index_add_(1, self.bucket, values * self.sign)
+
+
+class Projector:
+    """Projected gradients of all LoRA matrices of a model, sample by sample."""
+
+    def __init__(self, model: nn.Module, *, dim: int, seed: int, oversample: int = OVERSAMPLE):
+        """Args:
+            model: holds peft LoRA layers; also one whose parameters DeepSpeed has sharded.
+            dim: numbers of a vector, at most.
+            seed: fixes projections and sketch.
+            oversample: numbers before the sketch, as a multiple of `dim`, shared out in proportion
+                to the sizes of the matrices. 1: no sketch.
+
+        Raises:
+            ValueError: the model has no LoRA matrix, or `dim` leaves one without a number.
+        """
+        found = lora_matrices(model)
+        if not found:
+            raise ValueError("the model has no linear LoRA matrix; load an adapter with peft")
+        sizes = [m.out_features * m.in_features for m in found.values()]
+        if dim * oversample * min(sizes) < sum(sizes):
+            least = math.ceil(sum(sizes) / min(sizes) / oversample)
+            raise ValueError(
+                f"a dimension of {dim} leaves some of the {len(found)} LoRA matrices without a "
+                f"number; raise it to {least} or more"
+            )
+        numbers = min(dim * oversample, sum(sizes))
+        self.matrices: list[Matrix] = []
+        self.width = 0  # numbers before the sketch
+        for (name, module), size in zip(found.items(), sizes, strict=True):
+            out, into = module.out_features, module.in_features
+            k_out, k_in = side_lengths(out, into, share=numbers * size // sum(sizes))
+            left = projection(k_out, out, seed=seed_of(seed, name, "out"), like=module.weight)
+            right = projection(k_in, into, seed=seed_of(seed, name, "in"), like=module.weight)
+            self.matrices.append(Matrix(name, module, left, right, k_out, k_in, self.width))
+            self.width += k_out * k_in
+        self.dim = min(dim, self.width)
+        self.sketch = self._sketch(seed) if self.dim < self.width else None
+
+    def _sketch(self, seed: int) -> Sketch:
+        bucket, sign = [], []
+        for matrix in self.matrices:
+            size = (matrix.k_out * matrix.k_in,)
+            generator = torch.Generator().manual_seed(seed_of(seed, matrix.name, "sketch"))
+            bucket.append(torch.randint(self.dim, size, generator=generator))
+            sign.append(torch.randint(2, size, generator=generator) * 2.0 - 1)
+        weight = self.matrices[0].module.weight
+        signs = torch.cat(sign).to(weight.device, _at_least_float32(weight))
+        return Sketch(torch.cat(bucket).to(weight.device), signs, self.dim)
+
+    def collect(
+        self, owner: Tensor, *, samples: int, forward_backward: Callable[[], None]
+    ) -> Tensor:
+        """Gradients of one forward and backward pass.
+
+        The LoRA weights need not require gradients: their outputs are made to.
+
+        Args:
+            owner: (B,) int64, the sample that each sequence of the batch belongs to.
+            samples: S, number of samples.
+            forward_backward: makes the pass.
+
+        Returns:
+            (S, dim), at least float32: sums over the sequences of each sample.
+
+        Raises:
+            ValueError: a LoRA layer sees something else than (B, tokens, in).
+        """
+        dtype = _at_least_float32(self.matrices[0].module.weight)
+        sums = torch.zeros(samples, self.width, dtype=dtype, device=owner.device)
+        handles = [
+            matrix.module.register_forward_hook(_Hook(matrix, sums, owner))
+            for matrix in self.matrices
+        ]
+        try:
+            forward_backward()
+        finally:
+            for handle in handles:
+                handle.remove()
+        return self.sketch(sums) if self.sketch else sums
+
+
+class _Hook:
+    """Forward hook of one matrix; it sets the backward hook on the output."""
+
+    def __init__(self, matrix: Matrix, sums: Tensor, owner: Tensor):
+        self.matrix, self.sums, self.owner = matrix, sums, owner
+
+    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        x = inputs[0].detach()
+        if x.dim() != 3 or len(x) != len(self.owner):
+            raise ValueError(
+                f"{self.matrix.name} sees a batch of shape {tuple(x.shape)}; per-sample gradients "
+                f"need ({len(self.owner)} sequences, tokens, features)"
+            )
+        kept = _times(x, self.matrix.right)
+        # The first layers see nothing that needs a gradient; from here on autograd records.
+        if not output.requires_grad:
+            output.requires_grad_(True)
+        output.register_hook(lambda delta: self._add(delta, kept))
+
+    def _add(self, delta: Tensor, kept: Tensor) -> None:
+        dtype = self.sums.dtype
+        errors = _times(delta, self.matrix.left).to(dtype)
+        product = torch.bmm(errors.transpose(1, 2), kept.to(dtype)).flatten(1)
+        self.sums[:, self.matrix.part].index_add_(0, self.owner, product)
+
+
+def lora_matrices(model: nn.Module) -> dict[str, nn.Linear]:
+    """The A and B matrices of peft's LoRA layers by module name, in the model's order."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and name.rpartition(".")[0].endswith(SIDES)
+    }
+
+
+def side_lengths(out: int, into: int, *, share: int) -> tuple[int, int]:
+    """(k_out, k_in) of a matrix (out, in) with k_out * k_in <= share; share >= 1.
+
+    The worst case is a gradient of rank one, where the relative variance of |Pg|^2 is about
+    2/k_out + 2/k_in, and an identity adds nothing. So the shorter side, in LoRA the rank r, stays
+    whole if 2 r / share < 4 / sqrt(share), and both are projected to sqrt(share) otherwise.
+    """
+    short, long = sorted((out, into))
+    root = math.isqrt(share)
+    k_short = short if short <= min(2 * root, share) else root
+    k_long = min(long, share // k_short)
+    return (k_short, k_long) if out <= into else (k_long, k_short)
+
+
+def projection(k: int, n: int, *, seed: int, like: Tensor) -> Tensor | None:
+    """(k, n) with orthonormal rows times sqrt(n / k), or None, the identity, at k = n.
+
+    Made in float64 on the CPU, then brought to the type and the device of `like`.
+    """
+    if k == n:
+        return None
+    generator = torch.Generator().manual_seed(seed)
+    basis = torch.linalg.qr(torch.randn(n, k, generator=generator, dtype=torch.float64)).Q
+    return (basis.T.contiguous() * math.sqrt(n / k)).to(like)
+
+
+def _times(values: Tensor, matrix: Tensor | None) -> Tensor:
+    """values (..., n) times the transpose of a projection (k, n)."""
+    if matrix is None:
+        return values
+    return values @ matrix.T
+
+
+def _at_least_float32(values: Tensor) -> torch.dtype:
+    return torch.promote_types(values.dtype, torch.float32)
