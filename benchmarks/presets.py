@@ -1,32 +1,51 @@
-"""Planted truth kept by several selection settings, from the features of finished demo runs.
+"""What several selection settings keep, from the features of finished runs.
 
 .venv/bin/minirec run --config configs/demo.yaml
 .venv/bin/python benchmarks/presets.py runs/demo
+
+Dead: share of the selection without a rollout above chance. Stable: share of the selection made
+from one half of the rollouts that is also in the one made from the other half. Noise: share of
+planted noise in the selection by its share of the corpus (demo corpus only).
 """
 
 from __future__ import annotations
 
 import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import yaml
+from numpy.typing import NDArray
 
 from jobs.select import load_features
-from minirec.artifacts import Run, read_table
-from minirec.selection.learnability import chance_level, lift
+from minirec.artifacts import Run, read_table, write_table
+from minirec.selection.features import Features
+from minirec.selection.learnability import chance_level
 from minirec.selection.pipeline import pick, score_samples
+from minirec.selection.tables import read_features
 from minirec.settings import load
 
-LABELS = ("learnable", "duplicate", "trivial", "noise")
-STEPS = ["selection.lift=true", "selection.sigma=0.3"]
+LIFT = ["preset=paper", "selection.lift=true", "selection.sigma=0.3"]
 SETTINGS = {
+    "random": ["selection.method=random"],
+    "random_live": ["selection.method=random_live"],
+    "top_reward": ["selection.method=top_reward"],
+    "hit_variance alone": ["selection.method=hit_variance"],
     "preset paper": ["preset=paper"],
-    "paper, rank fusion": ["preset=paper", "selection.fusion=rank"],
+    "paper, fusion rank": ["preset=paper", "selection.fusion=rank"],
     "paper, gaussian_live": ["preset=paper", "selection.learnability=gaussian_live"],
-    "lift, sigma 0.3, alpha 1": ["preset=paper", *STEPS],
-    "lift, sigma 0.3, alpha 2": ["preset=paper", *STEPS, "selection.alpha=2"],
-    "lift, sigma 0.3, alpha 8": ["preset=paper", *STEPS, "selection.alpha=8"],
-    "paper with least lift 0.1": ["preset=paper", "selection.min_lift=0.1"],
+    "paper, hit_variance": ["preset=paper", "selection.learnability=hit_variance"],
+    "paper, head_gradient": ["preset=paper", "selection.directions=head_gradient"],
+    "lift, sigma 0.3, alpha 1": LIFT,
+    "lift, sigma 0.3, alpha 2": [*LIFT, "selection.alpha=2"],
+    "lift, sigma 0.3, alpha 8": [*LIFT, "selection.alpha=8"],
+    "paper, min_lift 0.1": ["preset=paper", "selection.min_lift=0.1"],
     "preset minirec": ["preset=minirec"],
+    "minirec, fusion rank": ["selection.fusion=rank"],
+    "minirec, hit_variance": ["selection.learnability=hit_variance"],
+    "minirec, head_gradient": ["selection.directions=head_gradient"],
 }
 
 
@@ -34,35 +53,48 @@ def silent(line: str) -> None:
     """Take a line and say nothing."""
 
 
-def main(root: str, budget: float = 0.25) -> None:
-    """Print the share of each planted label in the corpus and under each setting."""
+def chosen(features: Features, overrides: list[str], budget: float, chance: float) -> NDArray:
+    """Rows that a setting selects."""
+    config = load(None, [*overrides, f"selection.budget={budget}"])
+    settings = config.selection
+    scores, pool = score_samples(features, settings, chance=chance, say=silent)
+    picks = pick(features, scores["value"], pool, settings, seed=config.seed, say=silent)
+    return picks.indices
+
+
+def half(run: Run, part: slice, chance: float) -> Features:
+    """The features with some of the rollouts only; hits are counted again."""
+    shards = sorted(run.path("features").glob("part-*.parquet"))
+    table = pa.concat_tables([read_table(path) for path in shards]).drop_columns("hits")
+    for name in ("rewards", "ndcg"):
+        lists = [values[part] for values in table[name].to_pylist()]
+        table = table.set_column(table.schema.get_field_index(name), name, pa.array(lists))
+    with tempfile.TemporaryDirectory() as folder:
+        write_table(Path(folder) / "half.parquet", table)
+        return read_features(Path(folder) / "half.parquet", chance=chance)
+
+
+def main(root: str) -> None:
+    """Print a line for each setting."""
     run = Run(root)
     features = load_features(run)
+    budget = yaml.safe_load(run.path("config.yaml").read_text())["selection"]["budget"]
     chance = chance_level(read_table(run.path("corpus", "items.parquet")).num_rows)
-    truth = read_table(run.path("corpus", "truth.parquet")).to_pydict()
-    by_id = dict(zip(truth["sample_id"], truth["label"], strict=True))
-    labels = np.array([by_id[i] for i in features.sample_id.tolist()])
-
-    def shares(rows: np.ndarray) -> list[float]:
-        return [float(np.mean(labels[rows] == label)) for label in LABELS]
-
-    corpus = shares(np.arange(len(labels)))
-    print(f"{root:28}" + "".join(f"{label:>11}" for label in LABELS) + "  noise / corpus")
-    print(f"{'whole corpus':28}" + "".join(f"{s:11.1%}" for s in corpus))
+    halves = [half(run, part, chance) for part in (slice(0, 2), slice(2, 4))]
+    truth = run.path("corpus", "truth.parquet")
+    noise = np.full(len(features), np.nan)
+    if truth.exists():
+        labels = dict(zip(*read_table(truth).to_pydict().values(), strict=True))
+        noise = np.array([labels[i] == "noise" for i in features.sample_id.tolist()], float)
+    dead = features.hits == 0
+    print(f"{root}: {len(features):,} samples, {dead.mean():.0%} dead, budget {budget}")
+    print(f"{'setting':28}{'dead':>8}{'stable':>8}{'noise':>8}")
     for name, overrides in SETTINGS.items():
-        config = load(None, [*overrides, f"selection.budget={budget}"])
-        settings = config.selection
-        scores, pool = score_samples(features, settings, chance=chance, say=silent)
-        picks = pick(features, scores["value"], pool, settings, seed=config.seed, say=silent)
-        kept = shares(picks.indices)
-        print(f"{name:28}" + "".join(f"{k:11.1%}" for k in kept) + f"{kept[-1] / corpus[-1]:11.2f}")
-    gain = lift(features.need("mean_ndcg", by="the lift"), chance=chance)
-    for label in LABELS:
-        chosen = labels == label
-        print(
-            f"{label}: mean representativeness {scores['representativeness'][chosen].mean():.2f}, "
-            f"median lift {np.median(gain[chosen]):.2f}"
-        )
+        rows = chosen(features, overrides, budget, chance)
+        one, other = (chosen(f, overrides, budget, chance) for f in halves)
+        stable = len(np.intersect1d(one, other)) / len(one)
+        ratio = noise[rows].mean() / noise.mean()
+        print(f"{name:28}{dead[rows].mean():8.1%}{stable:8.1%}{ratio:8.2f}")
 
 
 if __name__ == "__main__":

@@ -107,7 +107,7 @@ def one_product_per_pick(embeddings, scores, budget: int, *, dtype) -> list[int]
     return picks
 
 
-def maxmin_case(repeats: int) -> Result:
+def maxmin_case(repeats: int, run: Path) -> Result:
     """N = 10,748, d = 2304, k = 1024."""
     import torch
 
@@ -170,7 +170,7 @@ def in_process(rows: int, budget: int) -> dict[str, float]:
     return json.loads(done.stdout)
 
 
-def large_case(repeats: int) -> Result:
+def large_case(repeats: int, run: Path) -> Result:
     """N = 1,000,000, d = 128, k = 10,000; once, since it takes more than a minute."""
     found = in_process(1_000_000, 10_000)
     return Result(
@@ -188,7 +188,7 @@ def large_case(repeats: int) -> Result:
     )
 
 
-def scaling_case(repeats: int) -> Result:
+def scaling_case(repeats: int, run: Path) -> Result:
     """Seconds from N = 10^4 to 10^6 at k = N / 100, d = 128, and the exponent of a power law."""
     sizes = [10_000, 31_623, 100_000, 316_228, 1_000_000]
     seconds = []
@@ -252,7 +252,7 @@ def double_backward(hidden, items, target):
     return first.detach(), second
 
 
-def head_case(repeats: int) -> Result:
+def head_case(repeats: int, run: Path) -> Result:
     """B = 64, d = 2304, V = 12,000, float32."""
     import torch
 
@@ -297,11 +297,66 @@ def head_case(repeats: int) -> Result:
     )
 
 
-CASES: dict[str, Callable[[int], Result]] = {
+# LoRA gradients
+
+
+def lora_case(repeats: int, run: Path) -> Result:
+    """256 samples with 4 rollouts, the size of the demo model; see selection_lora.py."""
+    import selection_lora
+
+    found = selection_lora.measure(repeats)
+    return Result(
+        "lora",
+        found,
+        [
+            Claim("projected / plain pass", found["projected / plain"], 1.5, least=False),
+            Claim(
+                "projected / plain, prompt read once",
+                found["projected, shared / plain, shared"],
+                1.5,
+                least=False,
+            ),
+            Claim("times faster than one by one", found["one by one / projected, shared"], 2),
+            Claim(
+                "times faster, prompt read once by both",
+                found["one by one, shared / projected, shared"],
+                2,
+            ),
+        ],
+    )
+
+
+# Cheaper scoring
+
+
+def screening_case(repeats: int, run: Path) -> Result:
+    """`screen: prefill` against 4 rollouts of every sample of a finished run; see screening.py."""
+    import screening
+
+    if not (run / "features").is_dir():
+        raise SystemExit(f"{run} has no features; give --run a finished run of configs/demo.yaml")
+    kept = (screening.FULL, "screen 0.05")
+    changes = {name: screening.SETTINGS[name] for name in kept}
+    found = screening.measure(run, changes=changes, repeats=min(repeats, 3))
+    seconds = {name: found[name]["seconds"] for name in kept}
+    agreement = found["screen 0.05"]["minirec"]["full"]
+    return Result(
+        "screening",
+        {"seconds": seconds, **found["screen 0.05"]["minirec"]},
+        [
+            Claim("seconds / full scoring", seconds[kept[1]] / seconds[kept[0]], 0.5, least=False),
+            Claim("rank correlation of the value", agreement, 0.9),
+        ],
+    )
+
+
+CASES: dict[str, Callable[[int, Path], Result]] = {
     "maxmin": maxmin_case,
     "large": large_case,
     "scaling": scaling_case,
     "head": head_case,
+    "lora": lora_case,
+    "screening": screening_case,
 }
 
 
@@ -328,16 +383,22 @@ def compared(results: list[Result], baseline: dict[str, float]) -> bool:
 def main() -> int:
     """Run the cases that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("cases", nargs="*", choices=[[], *CASES], help="default: all")
+    parser.add_argument(
+        "cases", nargs="*", metavar="case", help=f"{', '.join(CASES)}; default: all"
+    )
+    parser.add_argument("--run", type=Path, default=Path("runs/demo"), help="for screening")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, help="write all figures as JSON")
     parser.add_argument("--update", action="store_true", help="write the baseline anew")
     arguments = parser.parse_args()
+    unknown = [name for name in arguments.cases if name not in CASES]
+    if unknown:
+        parser.error(f"{unknown[0]!r} is no case; choose from {', '.join(CASES)}")
     baseline = json.loads(BASELINE.read_text()) if BASELINE.exists() else {}
     results = []
     for name in arguments.cases or CASES:
         print(f"{name}: {CASES[name].__doc__}", flush=True)
-        results.append(CASES[name](arguments.repeats))
+        results.append(CASES[name](arguments.repeats, arguments.run))
         print(f"  {json.dumps(results[-1].figures)}", flush=True)
     fine = compared(results, baseline)
     if arguments.out:
