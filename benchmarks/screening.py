@@ -71,7 +71,7 @@ class Engine:
 def measure(
     run_dir: str | Path,
     *,
-    changes: dict[str, dict[str, Any]] = SETTINGS,
+    scorings: dict[str, dict[str, Any]] = SETTINGS,
     repeats: int = 2,
     shard_size: int = 256,
 ) -> dict[str, dict[str, Any]]:
@@ -79,7 +79,7 @@ def measure(
 
     Args:
         run_dir: a run that has finished `score`; nothing in it is changed.
-        changes: settings of ``scoring`` by name; `FULL` must be among them.
+        scorings: settings of ``scoring`` by name; `FULL` must be among them.
         repeats: how often each setting is scored; the least processor seconds count.
         shard_size: samples in a shard. The few that are left for the second stage fill no call in
             a small shard, and the tiny model's calls take nearly the same time empty or full.
@@ -94,7 +94,7 @@ def measure(
     with tempfile.TemporaryDirectory() as folder:
         scorer = _scorer(root, Path(folder), shard_size)
         seeds = {OTHER: 1, REFERENCE: 1000}
-        settings = {**changes, OTHER: {}, REFERENCE: {"rollouts": 16}}
+        settings = {**scorings, OTHER: {}, REFERENCE: {"rollouts": 16}}
         seconds: dict[str, list[float]] = {}
         for repeat in range(repeats):
             for name, changes in settings.items():

@@ -336,8 +336,8 @@ def screening_case(repeats: int, run: Path) -> Result:
     if not (run / "features").is_dir():
         raise SystemExit(f"{run} has no features; give --run a finished run of configs/demo.yaml")
     kept = (screening.FULL, "screen 0.05")
-    changes = {name: screening.SETTINGS[name] for name in kept}
-    found = screening.measure(run, changes=changes, repeats=min(repeats, 3))
+    scorings = {name: screening.SETTINGS[name] for name in kept}
+    found = screening.measure(run, scorings=scorings, repeats=min(repeats, 3))
     seconds = {name: found[name]["seconds"] for name in kept}
     agreement = found["screen 0.05"]["minirec"]["full"]
     return Result(
