@@ -102,6 +102,8 @@ def _explain(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         return f"{key} is not a setting; {_advice(key)}"
     message = first["msg"].removeprefix("Value error, ")
+    while key and key not in valid_keys() and key.rpartition(".")[0] in valid_keys():
+        key = key.rpartition(".")[0]  # below a setting is the kind that pydantic tried
     if not key or first["type"] == "value_error":
         return f"{key}: {message}" if key else message
     return f"{key}={first['input']!r} is refused: {message.lower()}"
