@@ -359,7 +359,8 @@ class ShardScorer:
         if len(at):
             rows = at.repeat_interleave(counts)
             advantage = [
-                advantages(torch.from_numpy(rewards)[None])[0] for rewards in rollouts.rewards
+                advantages(torch.from_numpy(rewards).double()[None])[0]
+                for rewards in rollouts.rewards
             ]
             result = rollout_gradient(
                 torch.cat(rollouts.hidden).double(),

@@ -73,7 +73,7 @@ def gradients(run: Run, config: Config, session: Session) -> bool:
 
 def gradient_inputs(config: Config) -> list[str]:
     """The stage that `select` reads besides scoring, if its settings use gradients."""
-    return ["gradients"] if config.selection.needs_gradients else []
+    return ["gradients"] if config.selection.needs_lora_gradients else []
 
 
 def _validation(run: Run, config: Config, session: Session) -> ScoringSpec:

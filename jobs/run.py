@@ -39,7 +39,7 @@ def stages(config: Config, names: tuple[str, ...], *, overwrite: bool = False) -
             run.checking = name not in names
             if run.checking and run.done(name) is None:
                 continue
-            if name == "gradients" and not config.selection.needs_gradients and run.checking:
+            if name == "gradients" and not config.selection.needs_lora_gradients and run.checking:
                 continue  # another selection has read them
             _stage(name)(run, config, session)
             if not run.checking:
@@ -56,7 +56,7 @@ def stages_of(config: Config, names: tuple[str, ...]) -> tuple[str, ...]:
     """
     if names == ("gradients",):
         return names
-    wanted = "score" in names and config.selection.needs_gradients
+    wanted = "score" in names and config.selection.needs_lora_gradients
     return tuple(name for name in STAGES if (wanted if name == "gradients" else name in names))
 
 

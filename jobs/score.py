@@ -7,11 +7,14 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
 from jobs.console import bar
 from jobs.model import base_model, model_inputs
 from jobs.train import rollout_settings
 from minirec.artifacts import Cost, Run, read_table
 from minirec.config import Config, ScoringConfig
+from minirec.corpus import schema
 from minirec.errors import ArtifactError, EngineError
 from minirec.selection.learnability import chance_level
 from minirec.selection.screening import COLUMNS, savings
@@ -25,6 +28,8 @@ def score(run: Run, config: Config, session: Session) -> bool:
     """Rollouts, rewards and head features of every training sample -> features/part-*.parquet."""
 
     def body(cost: Cost) -> None:
+        if not any(run.path("features").glob("part-*.parquet")):
+            run.remove("gradients", ["gradients"])  # of rollouts that are gone
         spec = scoring_spec(
             run,
             config,
@@ -36,7 +41,7 @@ def score(run: Run, config: Config, session: Session) -> bool:
             scoring=config.scoring,
         )
         score_shards([spec], config, label="score")
-        table = merged(Path(spec.output), run.path("corpus", "train.parquet"))
+        table = merged(Path(spec.output), sample_ids(run, "train"))
         cost.generated_tokens = sum(table["rollout_tokens"].to_pylist())
         found = savings(
             table.select(COLUMNS).to_pydict(),
@@ -67,12 +72,13 @@ def score(run: Run, config: Config, session: Session) -> bool:
 def _settings(scoring: ScoringConfig) -> dict[str, Any]:
     """The settings that change results; those of the screen only where there is one."""
     settings: dict[str, Any] = {
+        "features_version": schema.VERSION,
         "rollouts": scoring.rollouts,
         "shard_size": scoring.shard_size,
-        "screen": scoring.screen or "off",
     }
     if scoring.screen:
-        settings |= {"screen_band": scoring.screen_band, "control": scoring.control}
+        settings |= {"screen": scoring.screen, "screen_band": scoring.screen_band}
+        settings |= {"control": scoring.control}
     if len(scoring.stages) > 1:
         settings["doubt"] = scoring.doubt
     return settings
@@ -179,24 +185,26 @@ def _cause(error: BaseException) -> str:
     return lines[-1] if lines else type(error).__name__
 
 
-def merged(folder: Path, corpus: Path):
-    """All shards of a folder by sample_id; each sample of the corpus file exactly once.
+def sample_ids(run: Run, split: str) -> list[int]:
+    """The ids of a split, as in its file."""
+    return read_table(run.path("corpus", f"{split}.parquet"))["sample_id"].to_pylist()
+
+
+def merged(folder: Path, expected: list[int]) -> pa.Table:
+    """All shards of a folder by sample_id; each of the expected samples exactly once.
 
     Raises:
         ArtifactError: a sample is missing, doubled or unknown.
     """
-    import pyarrow as pa
-
     parts = sorted(folder.glob("part-*.parquet"))
     if not parts:
         raise ArtifactError(f"{folder} holds no part files; run the stage that makes them")
     table = pa.concat_tables([read_table(part) for part in parts]).sort_by("sample_id")
     found = table["sample_id"].to_pylist()
-    expected = sorted(read_table(corpus)["sample_id"].to_pylist())
-    if found != expected:
+    if found != sorted(expected):
         lost = sorted(set(expected) - set(found))[:3]
         raise ArtifactError(
-            f"{folder} holds {len(found)} rows for {len(expected)} samples of {corpus.name} "
+            f"{folder} holds {len(found)} rows for {len(expected)} samples "
             f"(first missing: {lost}); delete {folder} and run the same command again"
         )
     return table

@@ -64,7 +64,7 @@ def _body(run: Run, config: Config, cost: Cost, diversity: Diversity) -> None:
         run.say(f"select: {line}")
 
     settings = config.selection
-    features = load_features(run, lora=settings.needs_gradients)
+    features = load_features(run, lora=settings.needs_lora_gradients)
     items = pq.read_metadata(run.path("corpus", "items.parquet")).num_rows
     chance = chance_level(items, cutoff=config.reward.cutoff)
     scores, pool = score_samples(features, settings, chance=chance, say=say)

@@ -337,12 +337,14 @@ class SelectionConfig(Section):
         return self
 
     @property
-    def needs_gradients(self) -> bool:
+    def needs_lora_gradients(self) -> bool:
         """Whether projected LoRA gradients are read."""
         return self.directions == "lora_projected" or self.method == "less"
 
     def count(self, samples: int) -> int:
-        """Budget in samples for a corpus of `samples`."""
+        """Samples that are chosen from a corpus of `samples`; `full` takes all of them."""
+        if self.method == "full":
+            return samples
         if isinstance(self.budget, int):
             return self.budget
         return max(1, round(self.budget * samples))

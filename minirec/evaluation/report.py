@@ -31,7 +31,7 @@ POLICIES = {
     "cooccurrence": "reference: co-occurrence",
 }
 CHARGED = ("proxy", "score", "gradients", "select")
-"""Stages whose cost is charged to selection."""
+"""Stages whose cost is charged to selection; `gradients` only if the selection has read them."""
 
 
 def render(run_root: Path) -> str:
@@ -51,7 +51,7 @@ def render(run_root: Path) -> str:
     tables = _tables(root, config)
     data = frame(tables)
     evaluation = read_json(root / "evaluation.json")
-    costs = [row | {"charged": row["stage"] in CHARGED} for row in Run(root).costs()]
+    costs = _costs(root)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -68,7 +68,7 @@ def render(run_root: Path) -> str:
         quality=_quality(evaluation),
         paired=_paired(evaluation),
         breakdown=_breakdown(evaluation),
-        examples=examples(tables, data, config.get("selection", {}).get("min_lift")),
+        examples=examples(tables, data, config.get("selection", {})),
         planted=_planted(data, tables["labels"]),
         costs=costs,
         charged=_charged(costs),
@@ -221,12 +221,20 @@ def _planted(data: pd.DataFrame, labels: dict[int, str]) -> list[dict[str, Any]]
     ]
 
 
-def _charged(costs: list[dict[str, Any]]) -> dict[str, float]:
+def _costs(root: Path) -> list[dict[str, Any]]:
+    """Cost of each stage, and whether selection is charged with it."""
+    read = (Run(root).done("select") or {}).get("inputs", {})
+    used = [stage for stage in CHARGED if stage != "gradients" or stage in read]
+    return [row | {"charged": row["stage"] in used} for row in Run(root).costs()]
+
+
+def _charged(costs: list[dict[str, Any]]) -> dict[str, Any]:
     """What selection cost, and its share of all seconds."""
     mine = [row for row in costs if row["charged"]]
     total = sum(row["seconds"] for row in costs)
     seconds = sum(row["seconds"] for row in mine)
     return {
+        "stages": ", ".join(row["stage"] for row in mine),
         "seconds": seconds,
         "rollouts": sum(row["rollouts"] for row in mine),
         "tokens": sum(row["generated_tokens"] for row in mine),

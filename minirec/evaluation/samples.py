@@ -49,17 +49,22 @@ def _nearest(embedding: np.ndarray, kept: np.ndarray) -> np.ndarray:
     return result
 
 
-def cause(row: pd.Series, *, min_lift: float | None, best: float, lowest_kept: float) -> str:
+def cause(
+    row: pd.Series, *, method: str, min_lift: float | None, best: float, lowest_kept: float
+) -> str:
     """Why a sample was kept or dropped, as one of a few short names.
 
     Args:
         row: a row of `frame`.
+        method: ``selection.method``; only ``value`` weighs what the scores say.
         min_lift: the least lift that the settings accept.
         best: mean reward of the sample with the highest learnability.
         lowest_kept: value of the kept sample with the lowest one.
     """
     if row["kept"]:
         return "kept"
+    if method != "value":
+        return "not picked"
     if row["screened"]:
         return "screened"
     if min_lift is not None and row["lift"] < min_lift:
@@ -84,6 +89,7 @@ def reason(row: pd.Series, why: str) -> str:
         "kept": "Picked by the method of the settings, which does not weigh novelty."
         if pd.isna(row["novelty"])
         else f"Picked for its value and {row['novelty']:.0%} of the novelty that was left.",
+        "not picked": "The method of the settings, a baseline, chose others.",
         "screened": "Not rolled out: an answer without analysis ranks the target so far from the "
         f"learnable band (lift {row['lift']:.2f}) that rollouts were not worth their cost.",
         "below the least reward": "Its rewards are below the least that the settings accept: the "
@@ -103,11 +109,17 @@ def _share(row: pd.Series, name: str) -> str:
     return f"{row[f'{name}_above']:.0%}"
 
 
-def examples(tables: dict[str, Any], data: pd.DataFrame, min_lift: float | None) -> dict[str, Any]:
-    """Kept and dropped examples, and how often each cause of dropping occurs."""
+def examples(
+    tables: dict[str, Any], data: pd.DataFrame, selection: dict[str, Any]
+) -> dict[str, Any]:
+    """Kept and dropped examples, and how often each cause of dropping occurs.
+
+    `selection` holds the settings of that section.
+    """
+    method, min_lift = selection.get("method", "value"), selection.get("min_lift")
     best = data.loc[data["learnability"].idxmax(), "mean_reward"]
     lowest = data.loc[data["kept"], "value"].min()
-    why = data.apply(cause, axis=1, min_lift=min_lift, best=best, lowest_kept=lowest)
+    why = data.apply(cause, axis=1, method=method, min_lift=min_lift, best=best, lowest_kept=lowest)
     kept = data[data["kept"]].sort_values("rank")
     places = np.unique(np.linspace(0, len(kept) - 1, 4).round().astype(int))
     shown_kept = [_example(tables, kept.iloc[i], "kept") for i in places]

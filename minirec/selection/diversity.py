@@ -25,8 +25,8 @@ Ask = Callable[..., Sequence[Any]]
 ROWS = 16384
 """Rows of a shard that are folded at once; bounds the memory beside the embeddings."""
 
-TIE = 1e-12
-"""Products closer than this are equal: equal rows need not get equal last bits in float64."""
+DIGITS = 12
+"""Distances are rounded to as many: equal rows need not get equal last bits in float64."""
 
 
 class MaxMin(NamedTuple):
@@ -45,7 +45,8 @@ def maxmin(embeddings: ArrayLike, *, scores: ArrayLike, budget: int, block: int 
     """Pick `budget` rows: the best score first, then always the largest q_i D_i.
 
     ``D_i = min over picked j of (1 - e_i . e_j)`` on unit-norm e (arXiv 2602.04278; method,
-    section 5). Ties go to the lowest row.
+    section 5), to `DIGITS` decimals. Ties go to the lowest row. Beside the embeddings it holds the
+    picks in float64 and about 50 bytes for each row.
 
     Args:
         embeddings: (N, d) of any length above 0; float32 and float64 are not copied.
@@ -103,21 +104,36 @@ def greedy(ask: Ask, *, budget: int, block: int) -> MaxMin:
     """`maxmin` over the shards behind `ask`, which hold the pool in order of rows."""
     picks: list[int] = []
     novelty: list[float] = []
-    exhausted = False  # no product above 0 is left, nor will there be: the lowest rows follow
     while len(picks) < budget:
-        offer = _best(ask("rest" if exhausted else "offer", block), block)
-        if exhausted:
-            offer = offer._replace(bound=-1.0)
-        chosen, distance = _certain(offer, budget - len(picks))
-        if not chosen:
-            offer = _joined(ask("contest", float(offer.products().max())))
-            exhausted = float(offer.products().max()) <= TIE
-            chosen, distance = _certain(offer._replace(bound=-1.0), 1)
+        offer, chosen, distance = _next(ask, most=budget - len(picks), block=block)
         rows = offer.rows[chosen]
         largest = np.max(ask("fold", rows, offer.vectors[chosen]), axis=0)
         picks += rows.tolist()
         novelty += np.minimum(1, np.array(distance) / np.maximum(largest, 1e-12)).tolist()
     return MaxMin(np.array(picks, dtype=np.int64), np.array(novelty))
+
+
+def _next(ask: Ask, *, most: int, block: int) -> tuple[Offer, list[int], list[float]]:
+    """An offer, the positions in it that are picked next, and their distances.
+
+    What float32 cannot tell apart is measured exactly; what is equal then goes by row.
+    """
+    offer = _best(ask("offer", block), block)
+    chosen, distance = _certain(offer, most)
+    if chosen:
+        return offer, chosen, distance
+    # Low enough for several picks: each must exceed what is not measured.
+    least = float(np.sort(offer.products())[-(1 + len(offer.rows) // 4)])
+    offer = _best(ask("contest", least, block), block)
+    chosen, distance = _certain(offer, most)
+    if chosen:
+        return offer, chosen, distance
+    best = float(offer.products().max())
+    if best > 0:
+        offer = _joined(ask("lowest", best))
+        return offer, [0], [float(offer.distance[0])]
+    offer = _joined(ask("rest", block))  # nothing but the order of rows is left to go by
+    return offer, *_certain(offer, min(most, block))
 
 
 def _joined(offers: Sequence[Offer]) -> Offer:
@@ -154,20 +170,19 @@ def _certain(offer: Offer, most: int) -> tuple[list[int], list[float]]:
     chosen: list[int] = []
     found: list[float] = []
     while len(chosen) < min(most, len(offer.rows)):
-        best = first_largest(product)
-        if product[best] <= offer.bound + TIE:
+        best = int(product.argmax())  # rows rise, so the first of equals has the lowest
+        if product[best] <= offer.bound:
             break
         chosen.append(best)
         found.append(float(distance[best]))
-        np.minimum(distance, np.maximum(1 - cosine[best], 0), out=distance)
+        np.minimum(distance, _distances(cosine[best]), out=distance)
         product = offer.weights * distance
         product[chosen] = -1
     return chosen, found
 
 
-def first_largest(values: Floats) -> int:
-    """Position of the largest value; the first of those that are equal but for `TIE`."""
-    return int((values >= values.max() - TIE).argmax())
+def _distances(cosine: Floats) -> Floats:
+    return np.round(np.maximum(1 - cosine, 0), DIGITS)
 
 
 class Shard:
@@ -193,7 +208,7 @@ class Shard:
         # Error of a dot product of unit vectors in any order of summation (Higham, Accuracy and
         # Stability of Numerical Algorithms, section 3.1), doubled for that of the lengths.
         rounding = (vectors.shape[1] + 8) * float(np.finfo(self.vectors.dtype).eps) / 2
-        self.error = 2 * rounding / (1 - rounding)
+        self.error = 2 * rounding / (1 - rounding) + 10.0**-DIGITS
         count = len(vectors)
         self.nearest = np.full(count, -1, dtype=self.vectors.dtype)
         self.exact = np.full(count, -1.0)
@@ -211,19 +226,24 @@ class Shard:
         bound[rows] = -1
         return self._offer(rows, float(bound.max()))
 
-    def contest(self, least: float) -> Offer:
-        """The best of all rows whose products may reach `least`; no row if there is none."""
-        rows = np.flatnonzero(self._bounds() >= least - TIE)
-        for start in range(0, len(rows), ROWS):
-            self._refresh(rows[start : start + ROWS])
-        if len(rows):
-            rows = rows[[first_largest(self.weights[rows] * self._distance(rows))]]
-        return self._offer(rows, -1.0)
+    def contest(self, least: float, count: int) -> Offer:
+        """The `count` best of the rows whose products may reach `least`, all measured exactly."""
+        bound = self._bounds()
+        rows = np.flatnonzero(bound >= least)
+        bound[rows] = -1
+        product = self._products(rows)
+        order = np.argsort(-product, kind="stable")
+        left = float(product[order[count]]) if len(rows) > count else -1.0
+        return self._offer(np.sort(rows[order[:count]]), max(left, float(bound.max())))
+
+    def lowest(self, product: float) -> Offer:
+        """The lowest row with this product or more, if there is one."""
+        rows = np.flatnonzero(self._bounds() >= product)
+        return self._offer(rows[self._products(rows) >= product][:1], -1.0)
 
     def rest(self, count: int) -> Offer:
-        """The first `count` rows that are left, as ties; their products are 0 but for `TIE`."""
-        rows = np.flatnonzero(self.free)[:count]
-        return self._offer(rows, -1.0)._replace(weights=np.zeros(len(rows)))
+        """The first `count` rows that are left."""
+        return self._offer(np.flatnonzero(self.free)[:count], -1.0)
 
     def fold(self, rows: Ids, vectors: Floats) -> Floats:
         """Bring all bounds up to date with new picks.
@@ -263,7 +283,13 @@ class Shard:
         return Offer(rows + self.first, vectors, self.weights[rows], self._distance(rows), bound)
 
     def _distance(self, rows: Ids) -> Floats:
-        return np.maximum(1 - self.exact[rows], 0)
+        return _distances(self.exact[rows])
+
+    def _products(self, rows: Ids) -> Floats:
+        """Exact products of any number of rows, brought up to date piece by piece."""
+        for start in range(0, len(rows), ROWS):
+            self._refresh(rows[start : start + ROWS])
+        return self.weights[rows] * self._distance(rows)
 
     def _refresh(self, rows: Ids) -> Floats:
         """Bring `exact` of the rows up to date; returns their unit vectors (n, d) float64."""

@@ -200,10 +200,9 @@ def _pool(settings: SelectionConfig, lift: Floats, *, say: Say) -> NDArray[np.in
         raise ConfigError(
             f"selection.budget {budget} exceeds the {count} samples of the corpus; lower it"
         )
-    chosen = count if settings.method == "full" else budget
-    if settings.curriculum == "grouped" and settings.groups > chosen:
+    if settings.curriculum == "grouped" and settings.groups > budget:
         raise ConfigError(
-            f"selection.groups {settings.groups} exceeds the {chosen} selected samples; "
+            f"selection.groups {settings.groups} exceeds the {budget} selected samples; "
             f"lower groups or raise selection.budget"
         )
     least = settings.min_lift

@@ -25,7 +25,7 @@ def summary(
         pool: rows that might have been.
     """
     value, count = scores["value"], len(chosen)
-    dead = features.hits == 0
+    dead = (features.hits == 0) & ~features.screened
     lines = [
         f"kept {count:,} of {len(features):,} samples; "
         f"dead (no rollout above chance): {dead.mean():.0%} of all, "

@@ -166,14 +166,14 @@ def naive(embeddings: np.ndarray, scores: np.ndarray, budget: int) -> tuple[list
     unit = embeddings.astype(np.float64)
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
     picks, novelty = [int(scores.argmax())], [1.0]
-    distance = np.maximum(1 - unit @ unit[picks[0]], 0)
+    distance = np.round(np.maximum(1 - unit @ unit[picks[0]], 0), 12)
     while len(picks) < budget:
         product = scores * distance
         product[picks] = -1
-        best = int((product >= product.max() - 1e-12).argmax())
+        best = int(product.argmax())
         novelty.append(distance[best] / max(distance.max(), 1e-12))
         picks.append(best)
-        distance = np.minimum(distance, np.maximum(1 - unit @ unit[best], 0))
+        distance = np.minimum(distance, np.round(np.maximum(1 - unit @ unit[best], 0), 12))
     return picks, novelty
 
 
@@ -236,6 +236,38 @@ def test_maxmin_of_small_whole_numbers_in_any_shards(count, width, block, cuts, 
     assert found.indices.tolist() == picks
     kept = np.array(novelty) > 1e-6  # where all are at distance 0, the ratio is 0 / 0
     assert np.abs(found.novelty - novelty)[kept].max() < 1e-3
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e-14, 1e6])
+def test_maxmin_does_not_depend_on_the_scale_of_the_scores(scale):
+    rng = np.random.default_rng(6)
+    embeddings = rng.normal(size=(120, 6)).astype(np.float32)
+    embeddings[60:] = embeddings[:60]
+    scores = np.round(rng.random(120), 1)
+    expected = maxmin(embeddings, scores=scores, budget=120, block=7).indices.tolist()
+    assert expected == naive(embeddings, scores, 120)[0]
+    for block in (1, 256):
+        found = maxmin(embeddings, scores=scores * scale, budget=120, block=block)
+        assert found.indices.tolist() == expected
+
+
+def test_maxmin_of_distances_below_the_rounding_of_float32():
+    """As hidden states at one marker are: a direction common to all, and little beside it."""
+    rng = np.random.default_rng(7)
+    embeddings = 40 * rng.normal(size=300) + rng.normal(size=(600, 300))
+    scores = rng.random(600)
+    embeddings = embeddings.astype(np.float32)
+    picks, _ = naive(embeddings, scores, 200)
+    assert maxmin(embeddings, scores=scores, budget=200, block=32).indices.tolist() == picks
+
+
+def test_maxmin_of_products_that_differ_in_the_last_bits_in_any_shards():
+    scores = 1 - np.array([1.5, 0.9, 0.9, 0.3, 0.3, 0, 0, 0]) * 1e-12
+    embeddings = np.eye(8, dtype=np.float32)
+    whole = maxmin(embeddings, scores=scores, budget=8).indices.tolist()
+    assert whole == [5, 6, 7, 3, 4, 1, 2, 0]
+    found = in_shards(embeddings, scores, budget=8, block=1, cuts=[3, 5])
+    assert found.indices.tolist() == whole
 
 
 def test_maxmin_of_extreme_lengths():
