@@ -1,7 +1,7 @@
 """MaxMin over shards of the pool, each in a Ray actor (method, section 5).
 
-For embeddings that one machine should not hold, or cores that one process does not use. Actors
-rather than tasks, since a shard keeps its bounds from round to round.
+For cores, or the memory of other machines, that one process does not use. Actors rather than
+tasks, since a shard keeps its bounds from round to round.
 """
 
 from __future__ import annotations
@@ -30,18 +30,19 @@ def sharded_maxmin(
 
     Args:
         embeddings, scores, budget, block: as there.
-        shards: actors, 1..N; changes the speed, not the picks.
+        shards: actors, 1 or more, at most N are started; changes the speed, not the picks.
         deadline_s: seconds that one round may take, the start of the actors included.
 
     Raises:
-        ValueError: as there, or `shards` is outside 1..N.
+        ValueError: as there, or `shards` is below 1.
         EngineError: a shard died or exceeded the deadline.
     """
     vectors, weights = checked(embeddings, scores, budget=budget, block=block)
     lengths("embeddings", vectors)
     count = len(vectors)
-    if not 1 <= shards <= count:
-        raise ValueError(f"shards is {shards}; expected 1..{count}, the rows of embeddings")
+    if shards < 1:
+        raise ValueError(f"shards is {shards}; expected 1 or more")
+    shards = min(shards, count)
     edges = [count * number // shards for number in range(shards + 1)]
     remote = ray.remote(num_cpus=1)(Shard)
     actors = [
@@ -58,8 +59,8 @@ def sharded_maxmin(
         except ray.exceptions.GetTimeoutError as error:
             raise EngineError(
                 f"{shards} shards of the selection gave no answer in {deadline_s:g} s, start "
-                f"included; Ray has {ray.cluster_resources().get('CPU', 0):g} CPUs; use fewer "
-                f"shards or a longer deadline"
+                f"included; Ray has {ray.cluster_resources().get('CPU', 0):g} CPUs, each shard "
+                f"takes one; lower selection.shards"
             ) from error
         except ray.exceptions.RayActorError as error:
             raise EngineError(

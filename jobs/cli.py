@@ -27,10 +27,12 @@ def parser() -> argparse.ArgumentParser:
         prog="minirec",
         description="Find the small, ordered subset of interactions worth reinforcing, and train "
         "an LLM recommender on it (arXiv 2602.04278).",
+        allow_abbrev=False,
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, text in STAGES.items():
-        command = _config_arguments(commands.add_parser(name, help=text, description=text))
+        command = _command(commands, name, text)
+        _config_arguments(command)
         command.add_argument(
             "--overwrite",
             action="store_true",
@@ -39,21 +41,25 @@ def parser() -> argparse.ArgumentParser:
         if name == "select":
             _table_arguments(command)
     text = "print what a run would do, without starting anything"
-    _config_arguments(commands.add_parser("plan", help=text, description=text))
+    _config_arguments(_command(commands, "plan", text))
     text = "recommend items for a history"
-    one = commands.add_parser("recommend", help=text, description=text)
+    one = _command(commands, "recommend", text)
     one.add_argument("--run", required=True, metavar="DIR", help="run directory")
     one.add_argument("--history", required=True, help="titles, oldest first, with commas between")
     one.add_argument("--top", type=_positive, default=10, help="how many items (default 10)")
     return top
 
 
-def _config_arguments(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
+def _command(commands: argparse._SubParsersAction, name: str, text: str) -> argparse.ArgumentParser:
+    # Without abbreviations: --overwrit is a slip, not an order.
+    return commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+
+
+def _config_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--config", metavar="FILE", help="YAML file; see configs/")
     command.add_argument(
         "overrides", nargs="*", metavar="key=value", help="e.g. selection.budget=0.2"
     )
-    return command
 
 
 def _table_arguments(command: argparse.ArgumentParser) -> None:
@@ -64,7 +70,9 @@ def _table_arguments(command: argparse.ArgumentParser) -> None:
         "key=value then takes selection.*, seed and preset.",
     )
     table.add_argument("--features", metavar="TABLE", help="file or folder to choose from")
-    table.add_argument("--budget", metavar="K", help="samples, or a share below 1 (default 0.1)")
+    table.add_argument(
+        "--budget", type=_budget, metavar="K", help="samples, or a share below 1 (default 0.1)"
+    )
     table.add_argument(
         "--out", metavar="FOLDER", help="where selection.parquet and scores.parquet go (default .)"
     )
@@ -72,7 +80,8 @@ def _table_arguments(command: argparse.ArgumentParser) -> None:
         "--chance",
         type=float,
         metavar="C",
-        help="NDCG, or reward where there is none, of a policy that knows nothing (default 0)",
+        help="NDCG, or reward where there is none, of a policy that knows nothing (default 0); "
+        "`minirec select` of a run prints that of its catalogue",
     )
 
 
@@ -80,6 +89,20 @@ def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return int(text)
+
+
+def _budget(text: str) -> int | float:
+    if text.isdigit() and int(text) > 0:
+        return int(text)
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share < 1:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither a number of samples nor a share below 1; write 500 or 0.1"
+        )
+    return share
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -159,9 +182,13 @@ def _select_table(arguments: argparse.Namespace) -> int:
     """Without the stages: this path loads neither torch nor ray."""
     for word in arguments.overrides:
         key = word.partition("=")[0]
-        if key not in ("seed", "preset") and not key.startswith("selection."):
+        known = key in ("seed", "preset") or key.startswith("selection.")
+        if key == "selection.budget" and arguments.budget is not None:
+            raise ConfigError("--budget and selection.budget both say how many; give one of them")
+        if not known or key == "selection.shards":
             raise ConfigError(
-                f"{key} has no effect with --features; give selection.*, seed or preset"
+                f"{key} has no effect with --features; give selection.* (but shards), seed "
+                f"or preset"
             )
     from jobs.console import console
     from jobs.select_table import select_table

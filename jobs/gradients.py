@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jobs.model import base_model
-from jobs.score import score_shards, scoring_spec
+from jobs.score import merged, score_shards, scoring_spec
 from jobs.train import (
     check_gpus,
     fit_or_explain,
@@ -30,25 +30,26 @@ if TYPE_CHECKING:
 def gradients(run: Run, config: Config, session: Session) -> bool:
     """Gradients of the rollouts in ``features/`` -> gradients/part-*.parquet, validation.npy.
 
-    The latter is the mean gradient of validation samples, (dim,) float32, for `less`.
+    The latter, only for `less`, is the mean gradient of validation samples, (dim,) float32.
     """
 
     def body(cost: Cost) -> None:
         shards = _shards(run.path("features"), run.path("gradients"), split="train")
-        if config.scoring.validation_samples:
+        if validation:
             spec = _validation(run, config, session)
             score_shards([spec], config, label="validation")
             folder = run.path("gradients", "valid_gradients")
             shards += _shards(Path(spec.output), folder, split="valid")
         _fit(run, config, session, shards)
         cost.extra = {"dimension": _dimension(shards[0])}
-        if config.scoring.validation_samples:
-            table = _validation_table(spec)
+        if validation:
+            table = merged(Path(spec.output), [sample.sample_id for sample in spec.samples()])
             cost.rollouts = table.num_rows * (1 + config.scoring.stages[-1])
             cost.generated_tokens = sum(table["rollout_tokens"].to_pylist())
             with atomic(run.path("gradients", "validation.npy")) as file:
-                np.save(file, _mean([s for s in shards if s.split == "valid"]))
+                np.save(file, _mean(run.path("gradients", "valid_gradients"), spec))
 
+    validation = config.scoring.validation_samples if config.selection.method == "less" else 0
     base_model(run, config)
     t = config.training
     return run.stage(
@@ -57,7 +58,7 @@ def gradients(run: Run, config: Config, session: Session) -> bool:
             "seed": config.seed,
             "scoring": {
                 "projection_dim": config.scoring.projection_dim,
-                "validation_samples": config.scoring.validation_samples,
+                "validation_samples": validation,
             },
             "training": {
                 "advantage_floor": t.advantage_floor,
@@ -136,20 +137,9 @@ def _dimension(shard: GradientShard) -> int:
     return read_table(Path(shard.output)).schema.field("gradient").type.list_size
 
 
-def _validation_table(spec: ScoringSpec):
-    """Rollout tokens of the validation samples, all shards."""
-    import pyarrow as pa
-
-    parts = sorted(Path(spec.output).glob("part-*.parquet"))
-    return pa.concat_tables([read_table(part).select(["rollout_tokens"]) for part in parts])
-
-
-def _mean(shards: list[GradientShard]) -> np.ndarray:
-    """Mean gradient (dim,) float32 of all rows, summed in float64."""
-    total, rows = np.float64(0), 0
-    for shard in shards:
-        column = read_table(Path(shard.output))["gradient"].combine_chunks()
-        values = column.flatten().to_numpy().reshape(len(column), -1)
-        total = total + values.sum(axis=0, dtype=np.float64)
-        rows += len(values)
-    return (total / rows).astype(np.float32)
+def _mean(folder: Path, spec: ScoringSpec) -> np.ndarray:
+    """Mean gradient (dim,) float32 of the validation samples, summed in float64."""
+    table = merged(folder, [sample.sample_id for sample in spec.samples()])
+    column = table["gradient"].combine_chunks()
+    values = column.flatten().to_numpy().reshape(len(column), -1)
+    return values.mean(axis=0, dtype=np.float64).astype(np.float32)

@@ -117,7 +117,7 @@ def _training_rows(stage: str, config: Config, training: TrainingConfig, samples
 
 
 def _gradient_rows(config: Config) -> list[Row]:
-    if not config.selection.needs_lora_gradients:
+    if config.selection.method != "less":
         return []
     s = config.scoring
     rollouts = s.validation_samples * (s.stages[-1] + 1)

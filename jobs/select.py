@@ -67,6 +67,7 @@ def _body(run: Run, config: Config, cost: Cost, diversity: Diversity) -> None:
     features = load_features(run, lora=settings.needs_lora_gradients)
     items = pq.read_metadata(run.path("corpus", "items.parquet")).num_rows
     chance = chance_level(items, cutoff=config.reward.cutoff)
+    say(f"chance level {chance!r}, the NDCG of a policy that knows nothing")
     scores, pool = score_samples(features, settings, chance=chance, say=say)
     picks = pick(
         features,
@@ -132,7 +133,7 @@ def _with_lora(run: Run, features: Features) -> Features:
     for name, values in (("a part", gradient), (goal.name, validation)):
         if values is not None and not np.isfinite(values).all():
             raise ArtifactError(f"{folder}: {name} holds NaN or infinity; score again")
-    return replace(features, gradient=gradient, validation_gradient=validation)
+    return replace(features, lora_gradient=gradient, validation_gradient=validation)
 
 
 def _say_planted(run: Run, ids: NDArray[np.int64], chosen: NDArray[np.int64]) -> None:

@@ -36,7 +36,7 @@ def select_table(
     """
     if not 0 <= chance < 1:
         raise ConfigError(f"--chance is {chance:g}; expected at least 0 and below 1")
-    _check_out(out, overwrite)
+    _check_out(out, table, overwrite)
     features = read_features(table, chance=chance)
     say(f"{len(features):,} samples in {table}; chance level {chance:g}")
     settings = config.selection
@@ -52,7 +52,13 @@ def select_table(
     say(f"wrote {out / 'selection.parquet'} and {out / 'scores.parquet'}")
 
 
-def _check_out(out: Path, overwrite: bool) -> None:
+def _check_out(out: Path, table: Path, overwrite: bool) -> None:
+    if out.exists() and not out.is_dir():
+        raise ArtifactError(f"{out} is a file; --out names a folder")
+    if table.is_dir() and out.resolve() == table.resolve():
+        raise ArtifactError(
+            f"{out} holds the table, of which the results would become parts; give another --out"
+        )
     if (out / "stages").is_dir():
         raise ArtifactError(
             f"{out} is the directory of a run, whose selection `minirec select run_dir={out}` "

@@ -96,10 +96,11 @@ class Session:
             self._started_ray = False
 
     def _cpu_slots(self) -> int:
-        """Logical CPUs: engines, trainers, scorers and Ray Data tasks take turns on the cores."""
+        """Logical CPUs: engines and what works beside them take turns on the cores."""
         c = self.config
         workers = max(c.training.workers, c.proxy.training.workers)
-        return max(os.cpu_count() or 1, c.rollout.engines + workers + c.scoring.scorers + 2)
+        beside = max(workers + c.scoring.scorers + 2, c.selection.shards)
+        return max(os.cpu_count() or 1, c.rollout.engines + beside)
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:

@@ -256,6 +256,18 @@ class ScoringConfig(Section):
         256, ge=0, description="validation samples whose mean gradient `less` compares with"
     )
 
+    @field_validator("rollouts", mode="before")
+    @classmethod
+    def _one_or_two(cls, rollouts: Any) -> Any:
+        given = rollouts if isinstance(rollouts, (list, tuple)) else [rollouts]
+        whole = all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in given)
+        if not whole or len(given) not in (1, 2) or (given is rollouts and len(given) == 1):
+            raise ValueError(
+                f"{rollouts!r} is neither a number of rollouts nor a pair; write 4, or [2, 4] for "
+                f"two first and up to four where in doubt"
+            )
+        return rollouts
+
     @field_validator("rollouts")
     @classmethod
     def _rollouts(cls, rollouts: int | tuple[int, int]) -> int | tuple[int, int]:
@@ -317,6 +329,16 @@ class SelectionConfig(Section):
     curriculum: Literal["grouped", "easy_to_hard", "hard_to_easy", "shuffled"] = "grouped"
     groups: int = Field(4, ge=1, description="groups of the curriculum, K")
 
+    @field_validator("budget", mode="before")
+    @classmethod
+    def _number(cls, budget: Any) -> Any:
+        if isinstance(budget, bool) or not isinstance(budget, (int, float)):
+            raise ValueError(
+                f"budget {budget!r} is neither a number of samples nor a share below 1; write 500, "
+                f"or 0.1 for a tenth of the corpus"
+            )
+        return budget
+
     @field_validator("budget")
     @classmethod
     def _budget(cls, budget: int | float) -> int | float:
@@ -326,15 +348,6 @@ class SelectionConfig(Section):
                 f"write {int(budget)}, or 0.5 for half the corpus"
             )
         return budget
-
-    @model_validator(mode="after")
-    def _check(self) -> SelectionConfig:
-        if self.method == "less" and self.directions == "head_gradient":
-            raise ValueError(
-                "method less takes LoRA gradients and directions head_gradient those of the head; "
-                "set directions to lora_projected"
-            )
-        return self
 
     @property
     def needs_lora_gradients(self) -> bool:

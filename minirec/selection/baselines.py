@@ -58,7 +58,7 @@ def hit_variance(features: Features, *, budget: int, seed: int) -> Ids:
 
 
 def spread_of_hits(features: Features) -> Floats:
-    """`learnability.hit_variance` of the samples, (N,) float64.
+    """`learnability.hit_variance` of the samples, (N,) float64; 0 for screened ones.
 
     Raises:
         FeatureError: no sample has two rollouts, so nothing tells samples from luck.
@@ -68,7 +68,9 @@ def spread_of_hits(features: Features) -> Floats:
             "hit_variance needs samples with two or more rollouts; give their rewards as lists, or "
             "columns hits and rollouts"
         )
-    return learnability.hit_variance(features.hits, rollouts=features.rollouts)
+    spread = learnability.hit_variance(features.hits, rollouts=features.rollouts)
+    # Not the prior's mean, which is above that of samples that were seen to fail.
+    return np.where(features.screened, 0.0, spread)
 
 
 def grad_norm(features: Features, *, budget: int, seed: int) -> Ids:
@@ -165,20 +167,26 @@ def ccs(features: Features, *, budget: int, seed: int) -> Ids:
 
 
 def less(features: Features, *, budget: int, seed: int) -> Ids:
-    """Highest cosine of the gradient with the mean validation gradient (arXiv 2402.04333).
+    """Highest cosine of the LoRA gradient with the mean validation gradient (arXiv 2402.04333).
 
-    Samples without a gradient come last.
+    Without LoRA gradients, those of the column `gradient` are taken. Samples without a gradient
+    come last.
+
+    Raises:
+        FeatureError: a gradient is not known, or the validation gradient has another width or no
+            direction.
     """
     _check(features, budget)
-    gradient = matrix("gradient", features.need("gradient", by="less"))
+    name = "gradient" if features.lora_gradient is None else "lora_gradient"
+    gradient = matrix(name, features.need(name, by="less"))
     goal = np.asarray(features.need("validation_gradient", by="less"), dtype=np.float64)
-    if goal.shape != gradient.shape[1:]:
-        raise ValueError(
-            f"validation_gradient has shape {goal.shape}; expected {gradient.shape[1:]}, the width "
-            f"of gradient"
+    size = float(np.linalg.norm(goal))
+    if goal.shape != gradient.shape[1:] or not np.isfinite(size) or size == 0:
+        raise FeatureError(
+            f"validation_gradient has shape {goal.shape} and length {size:g}; expected "
+            f"{gradient.shape[1:]}, the width of {name}, and a length above 0"
         )
-    size = lengths("validation_gradient", goal[None])[0]
-    length = norms("gradient", gradient)
+    length = norms(name, gradient)
     along = gradient @ (goal / size).astype(gradient.dtype)
     cosine = np.where(length > 0, along / np.where(length > 0, length, 1), -np.inf)
     return _highest(features, cosine, budget)

@@ -22,10 +22,11 @@ class Features:
     mean_ndcg: (N,) float64, mean NDCG over the rollouts, or that of the screen.
     embedding: (N, d) float of any length above 0, the hidden state of the greedy rollout.
     hvp: (N, d) float, Hessian-vector products of the head loss.
-    gradient: (N, d') float, gradients of the head or projected LoRA gradients.
+    gradient: (N, d) float, head gradients at the greedy rollout, or others of a bare table.
+    lora_gradient: (N, d') float, projected LoRA gradients.
     rollout_gradient: (N, d) float, head gradients of the rollouts, weighted by their advantages.
     el2n: (N,) float64, length of the error of the softmax over the catalogue.
-    validation_gradient: (d',) float, mean gradient of the validation samples.
+    validation_gradient: (d',) float, mean LoRA gradient of the validation samples.
     screened: (N,) bool, True where the sample was screened and not rolled out.
     """
 
@@ -38,6 +39,7 @@ class Features:
     embedding: NDArray[np.floating] | None = None
     hvp: NDArray[np.floating] | None = None
     gradient: NDArray[np.floating] | None = None
+    lora_gradient: NDArray[np.floating] | None = None
     rollout_gradient: NDArray[np.floating] | None = None
     el2n: Floats | None = None
     validation_gradient: NDArray[np.floating] | None = None

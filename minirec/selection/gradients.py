@@ -94,7 +94,7 @@ def head_features(
 
     Raises:
         ValueError: shapes do not fit, a target is outside 0..V-1, `hidden` holds NaN, infinity
-            or a row of length 0, or `temperature` is not positive.
+            or a row of length 0, `items` holds NaN or infinity, or `temperature` is not positive.
     """
     head = _Head(hidden, items, target, temperature, mask, block)
     gradient = head.gradient()
@@ -174,53 +174,70 @@ class _Head:
         return (self._project(dc) - turn) / self.length
 
     def el2n(self) -> Tensor:
-        target = self.items[self.target].to(self.dtype)
-        own = ((self.u * target).sum(dim=1, keepdim=True) / self.tau - self.log_z).exp()
-        return (self.squares - own**2 + (1 - own) ** 2).clamp_min(0).sqrt()[:, 0]
+        return (self.squares + self.others**2).sqrt()[:, 0]
 
     def _project(self, vectors: Tensor) -> Tensor:
         return vectors - self.u * (self.u * vectors).sum(dim=1, keepdim=True)
 
     def _softmax(self) -> None:
-        """log Z (B, 1), sum_v p_v^2 (B, 1) and sum_v p_v w_v (B, d), by a running maximum."""
+        """log Z (B, 1) and sum_v p_v w_v (B, d), by a running maximum.
+
+        Also, without the target, which may have all but nothing: sum_v p_v and sum_v p_v^2 (B, 1).
+        """
         top = torch.full_like(self.length, -torch.inf)
-        total, squares = torch.zeros_like(top), torch.zeros_like(top)
+        total, others, squares = (torch.zeros_like(top) for _ in range(3))
         mean = torch.zeros_like(self.u)
-        for items, scores in self._blocks():
+        for start, items, scores in self._blocks():
             new = torch.maximum(top, scores.amax(dim=1, keepdim=True))
             # A block in which everything is masked leaves the maximum at -inf.
             safe = new.masked_fill(new.isinf(), 0)
             shrink = (top - safe).exp()
             weight = scores.sub_(safe).exp_()
             total = total * shrink + weight.sum(dim=1, keepdim=True)
+            rows, columns = self._own(start, weight.shape[1])
+            own = weight[rows, columns].clone()
+            weight[rows, columns] = 0
+            others = others * shrink + weight.sum(dim=1, keepdim=True)
             squares = squares * shrink**2 + weight.norm(dim=1, keepdim=True) ** 2
+            weight[rows, columns] = own
             mean = mean.mul_(shrink).add_(_product(weight, items.T))
             top = new
         if len(self.items) <= self.block:
             self.kept = weight.div_(total)
-        self.log_z, self.squares, self.mean = top + total.log(), squares / total**2, mean / total
+        self.log_z, self.mean = top + total.log(), mean / total
+        self.others, self.squares = others / total, squares / total**2
+        bad = ~self.log_z.isfinite()[:, 0]
+        if bad.any():
+            row = int(bad.nonzero()[0])
+            raise ValueError(
+                f"scores of hidden row {row} sum to {float(self.log_z[row]):g}; expected finite "
+                f"items"
+            )
 
     def _probabilities(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Items (b, d) and their probabilities (B, b)."""
         if self.kept is not None:
             yield self.items.to(self.dtype), self.kept
             return
-        for items, scores in self._blocks():
+        for _, items, scores in self._blocks():
             yield items, scores.sub_(self.log_z).exp_()
 
-    def _blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Items (b, d) and their scores (B, b), masked items at -inf."""
+    def _own(self, start: int, count: int) -> tuple[Tensor, Tensor]:
+        """Rows and columns of the targets in a block of `count` items."""
+        column = self.target - start
+        rows = ((column >= 0) & (column < count)).nonzero()[:, 0]
+        return rows, column[rows]
+
+    def _blocks(self) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Number of the first item, items (b, d) and their scores (B, b), masked ones at -inf."""
         for start in range(0, len(self.items), self.block):
             items = self.items[start : start + self.block].to(self.dtype)
             scores = _product(self.u / self.tau, items)
             if self.mask is not None:
-                column = self.target - start
-                mask = self.mask[:, start : start + self.block]
-                inside = (column >= 0) & (column < mask.shape[1])
-                mask = mask.clone()
-                mask[inside.nonzero()[:, 0], column[inside]] = False
+                mask = self.mask[:, start : start + self.block].clone()
+                mask[self._own(start, mask.shape[1])] = False
                 scores.masked_fill_(mask, -torch.inf)
-            yield items, scores
+            yield start, items, scores
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:

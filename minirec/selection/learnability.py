@@ -27,9 +27,12 @@ def gaussian(
         (N,) float64 in [0, 1].
 
     Raises:
-        ValueError: `mean_reward` is empty or not finite, `sigma` is not positive.
+        ValueError: `mean_reward` is empty or not finite, `mu` is not finite, `sigma` is not
+            positive.
     """
     reward = finite("mean_reward", mean_reward)
+    if mu is not None and not np.isfinite(mu):
+        raise ValueError(f"mu is {mu:g}; expected a finite number, or None")
     if sigma is not None and not (np.isfinite(sigma) and sigma > 0):
         raise ValueError(f"sigma is {sigma:g}; expected a positive number, or None")
     if np.ptp(reward) == 0:

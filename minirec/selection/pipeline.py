@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from minirec.config import SelectionConfig
 from minirec.corpus import schema
-from minirec.errors import ConfigError
+from minirec.errors import ConfigError, FeatureError
 from minirec.selection import learnability
 from minirec.selection.baselines import BASELINES, spread_of_hits
 from minirec.selection.checks import Floats, matrix, norms, scaled
@@ -48,16 +48,28 @@ def score_samples(
     lift = learnability.lift(gain, chance=chance)
     pool = _pool(settings, lift, say=say)
     reward = lift if settings.lift else features.mean_reward
-    learnable = LEARNABILITY[settings.learnability](features, reward, settings)
+    try:
+        learnable = LEARNABILITY[settings.learnability](features, reward, settings)
+    except (ConfigError, FeatureError) as error:
+        if settings.method == "value":
+            raise
+        say(f"{error}; {settings.method} does without, the scores show the Gaussian instead")
+        learnable = _gaussian(features, reward, settings)
     directions = _directions(features, settings, say=say)
     if directions is not None:
         representative = _representativeness(directions, say=say)
         value = combine(learnable, representative, alpha=settings.alpha, fusion=settings.fusion)
     else:
-        if settings.alpha == 0:
+        if settings.alpha == 0 and settings.method == "value":
             raise ConfigError("selection.alpha is 0 and there is no gradient: nothing to rank by")
         representative = np.full(len(features), np.nan)
         value = learnable if settings.fusion == "sum" else normalised_rank(learnable)
+    if settings.method == "value" and np.ptp(value) == 0 and np.ptp(reward) > 0:
+        raise ConfigError(
+            f"all {len(value):,} samples have the same value; rewards lie in {reward.min():g} to "
+            f"{reward.max():g}, set selection.mu=null and selection.sigma=null to fit the "
+            f"Gaussian to them"
+        )
     scores = {
         "sample_id": features.sample_id,
         "mean_reward": features.mean_reward,
@@ -157,7 +169,7 @@ LEARNABILITY: dict[str, Callable[[Features, Floats, SelectionConfig], Floats]] =
 DIRECTIONS = {
     "head_hvp": "hvp",
     "head_gradient": "rollout_gradient",
-    "lora_projected": "gradient",
+    "lora_projected": "lora_gradient",
 }
 """Feature that holds the vectors of ``selection.directions``."""
 
@@ -167,7 +179,7 @@ def _directions(
 ) -> NDArray[np.floating] | None:
     """Vectors of the samples; where those of the settings are not known, another kind."""
     wanted = DIRECTIONS[settings.directions]
-    for name in (wanted, "gradient", "hvp", "rollout_gradient"):
+    for name in (wanted, "gradient", "hvp", "rollout_gradient", "lora_gradient"):
         vectors = getattr(features, name)
         if vectors is not None:
             if name != wanted:

@@ -18,7 +18,7 @@ from minirec.errors import ArtifactError
 
 REWARDS = ("rewards", "reward", "mean_reward")
 """Names of the reward; the first that is there is taken."""
-VECTORS = ("embedding", "hvp", "gradient", "rollout_gradient")
+VECTORS = ("embedding", "hvp", "gradient", "rollout_gradient", "lora_gradient")
 SCREEN = ("screen_reward", "screen_ndcg")
 COUNTS = ("hits", "rollouts", "screened")
 COLUMNS = ("sample_id", *REWARDS, "ndcg", "el2n", *COUNTS, *SCREEN, *VECTORS)

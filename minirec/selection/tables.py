@@ -25,11 +25,11 @@ def read_features(path: Path, *, chance: float = 0.0) -> Features:
 
     Columns: `sample_id`; `rewards`, `reward` or `mean_reward`, and `ndcg` (each a list with one
     number per rollout, or one number); `hits`; `rollouts` (how many, where the reward is one
-    number; else 1); `el2n`; `embedding`, `hvp`, `gradient`, `rollout_gradient` (lists of equal
-    length); `screened`, `screen_reward`, `screen_ndcg` (of samples without a rollout). Other
-    columns are not read. Without a reward, `ndcg` is the reward. Without `hits`, a rollout hits if
-    its NDCG, else its reward, is above `chance`; one number counts as one rollout. An NPZ file may
-    also hold `validation_gradient`.
+    number; else 1); `el2n`; `embedding`, `hvp`, `gradient`, `rollout_gradient`, `lora_gradient`
+    (lists of equal length); `screened`, `screen_reward`, `screen_ndcg` (of samples without a
+    rollout). Other columns are not read. Without a reward, `ndcg` is the reward. Without `hits`, a
+    rollout hits if its NDCG, else its reward, is above `chance`; one number counts as one rollout.
+    An NPZ file may also hold `validation_gradient`.
 
     Args:
         path: ``.parquet``, ``.jsonl``, ``.npz``, or a folder of Parquet files.
@@ -110,7 +110,8 @@ def _ids(part: Part) -> NDArray[np.int64]:
         raise ArtifactError(f"{part.file} has no row; give a table with samples")
     bad = np.full(len(ids), ids.dtype.kind not in "iu")
     if ids.dtype.kind == "f":
-        bad = np.isnan(ids) if np.isnan(ids).any() else bad
+        broken = ~(ids == np.floor(ids))
+        bad = broken if broken.any() else bad
     elif ids.dtype == np.uint64:
         bad = ids > np.iinfo(np.int64).max
     if bad.any():
@@ -161,7 +162,8 @@ def _rollouts(part: Part, reward: str) -> NDArray[np.int64]:
         return counts
     if "rollouts" in part.numbers:
         return part.numbers["rollouts"].astype(np.int64)
-    return np.ones(len(part.numbers["sample_id"]), dtype=np.int64)
+    screened = part.numbers.get("screened", np.zeros(len(part.numbers["sample_id"])))
+    return (screened == 0).astype(np.int64)
 
 
 def _screened(part: Part, rollouts: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -193,7 +195,8 @@ def _hits(
     if "hits" in part.numbers:
         hits = part.numbers["hits"].astype(np.int64)
     else:
-        lists = next((part.lists[n] for n in ("ndcg", *REWARDS) if n in part.lists), None)
+        name = next(name for name in ("ndcg", *REWARDS) if _has(part, name))
+        lists = part.lists.get(name)
         gain = columns.get("mean_ndcg", columns["mean_reward"])
         hits = lists.above(chance) if lists else ((gain > chance) & (rollouts > 0)).astype(np.int64)
     over = np.flatnonzero(hits > rollouts)

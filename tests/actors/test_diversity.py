@@ -41,5 +41,5 @@ def test_shards_that_find_no_cpu_are_named_after_the_deadline():
 def test_bad_arguments_are_refused_before_an_actor_starts():
     with pytest.raises(ValueError, match="embeddings row 3 has length 0"):
         sharded_maxmin(np.diag([1.0, 1, 1, 0]), scores=np.ones(4), budget=2, shards=2)
-    with pytest.raises(ValueError, match=r"shards is 5; expected 1\.\.4"):
-        sharded_maxmin(np.eye(4), scores=np.ones(4), budget=2, shards=5)
+    with pytest.raises(ValueError, match="shards is 0; expected 1 or more"):
+        sharded_maxmin(np.eye(4), scores=np.ones(4), budget=2, shards=0)

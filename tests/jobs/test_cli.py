@@ -119,15 +119,24 @@ def test_plan_bounds_cheaper_scoring_and_shows_what_it_needed(tmp_path):
     assert rows["score", "rollouts made"] == "1,234 of 5,000"
 
 
-def test_plan_counts_gradients_only_where_they_are_used():
+def test_plan_counts_validation_rollouts_only_where_they_are_used():
     def rollouts(*overrides):
         return [
             value for stage, _, value in plan(load(overrides=overrides)) if stage == "gradients"
         ]
 
     assert rollouts("selection.method=top_reward") == []
-    for used in ("selection.method=less", "selection.directions=lora_projected"):
-        assert rollouts(used, "scoring.rollouts=3") == ["1,024 of validation samples"]
+    assert rollouts("selection.directions=lora_projected") == []
+    less = rollouts("selection.method=less", "scoring.rollouts=3")
+    assert less == ["1,024 of validation samples"]
+
+
+def test_plan_counts_all_samples_for_full(tmp_path):
+    write_json(tmp_path / "corpus" / "corpus.json", {"samples": {"train": 1000}})
+    words = [f"run_dir={tmp_path}", "selection.method=full", "selection.budget=3"]
+    rows = {(stage, what): value for stage, what, value in plan(load(overrides=words))}
+    assert rows["select", "budget"] == "1,000 in 4 groups"
+    assert rows["train", "optimizer steps"].startswith("32 of 32")
 
 
 def test_gradients_run_with_scoring_where_they_are_used():

@@ -82,7 +82,8 @@ def test_nothing_is_overwritten_unasked(capsys, table, tmp_path):
     ("words", "status", "message"),
     [
         (["--budget", "61"], 2, "selection.budget 61 exceeds the 60 samples"),
-        (["--budget", "many"], 2, "selection.budget"),
+        (["--budget", "5", "selection.budget=9"], 2, "both say how many"),
+        (["selection.shards=2"], 2, "selection.shards has no effect with --features"),
         (["--chance", "1"], 2, "--chance is 1; expected at least 0 and below 1"),
         (["--chance", "nan"], 2, "--chance is nan"),
         (["run_dir=x"], 2, "run_dir has no effect with --features"),
@@ -97,6 +98,30 @@ def test_refusals_write_nothing(capsys, table, tmp_path, words, status, message)
     error = run(capsys, "--features", table, "--out", out, *words, status=status)
     assert message in error
     assert not out.exists()
+
+
+@pytest.mark.parametrize("budget", ["many", "50%", "0", "-3", "1.5", "true", "nan"])
+def test_a_budget_is_a_number_or_a_share(capsys, table, budget):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["select", "--features", str(table), f"--budget={budget}"])
+    error = capsys.readouterr().err
+    assert f"'{budget}' is neither a number of samples nor a share below 1" in error
+
+
+def test_results_do_not_go_where_they_would_be_read_again(capsys, table, tmp_path):
+    folder, file = tmp_path / "parts", tmp_path / "file"
+    folder.mkdir()
+    file.write_text("")
+    error = run(capsys, "--features", folder, "--out", folder, status=1)
+    assert "give another --out" in error
+    error = run(capsys, "--features", table, "--out", file, status=1)
+    assert "is a file; --out names a folder" in error
+
+
+def test_options_are_not_guessed(capsys, table):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["select", "--features", str(table), "--overwrit"])
+    assert "unrecognized arguments: --overwrit" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", ["--budget", "--out", "--chance"])

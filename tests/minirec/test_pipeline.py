@@ -133,7 +133,8 @@ def test_the_summary_says_what_each_criterion_gave():
     data = dataclasses.replace(rich(), screened=np.arange(60) < 15)
     scores, picks, _, said = run(data, alpha=0.7)
     chosen, text = picks.indices, "\n".join(said)
-    dead = (data.hits == 0).mean(), (data.hits[chosen] == 0).mean()
+    failed = (data.hits == 0) & ~data.screened
+    dead = failed.mean(), failed[chosen].mean()
     assert f"kept 8 of 60 samples; dead (no rollout above chance): {dead[0]:.0%} of all, " in text
     assert f"{dead[1]:.0%} of the selection; overlap" in text
     assert "screened and not rolled out: 25% of all" in text

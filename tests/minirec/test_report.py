@@ -295,6 +295,8 @@ def test_the_report_of_full_scoring_says_nothing_of_savings(tmp_path):
         ({"hits": 0}, "dead"),
         ({"learnability": 0.1, "mean_reward": 0.9}, "too easy"),
         ({"learnability": 0.1, "mean_reward": 0.2}, "too hard"),
+        ({"method": "random", "lift": 0.04}, "not picked"),
+        ({"method": "random", "kept": True}, "kept"),
         ({"nearest": 0.01}, "near-duplicate"),
         ({"nearest": 0.01, "value": 0.5}, "lower value"),
         ({}, "lower value"),
@@ -303,7 +305,8 @@ def test_the_report_of_full_scoring_says_nothing_of_savings(tmp_path):
 def test_the_reason_fits_the_sample(changes, why):
     row = {"kept": False, "lift": 0.3, "hits": 3, "learnability": 0.8, "mean_reward": 0.5}
     row |= {"nearest": 0.4, "value": 1.2, "screened": False} | changes
-    assert cause(row, min_lift=0.05, best=0.55, lowest_kept=1.0) == why
+    method = row.pop("method", "value")
+    assert cause(row, method=method, min_lift=0.05, best=0.55, lowest_kept=1.0) == why
 
 
 def test_report_names_the_missing_artifact(tmp_path):

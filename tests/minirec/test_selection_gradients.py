@@ -74,6 +74,17 @@ def test_el2n_is_the_length_of_the_error_of_the_softmax():
         assert relative(found, error.norm(dim=1)) < 1e-10
 
 
+def test_el2n_of_a_nearly_certain_target_in_float32():
+    items = torch.eye(40, dtype=torch.float64)
+    hidden = items[:3] + 0.03 * items[10:13]
+    target = torch.tensor([0, 1, 2])
+    error = torch.softmax(hidden / hidden.norm(dim=1, keepdim=True) @ items.T / 0.05, 1)
+    error[torch.arange(3), target] = -error.scatter(1, target[:, None], 0).sum(1)
+    found = head_features(hidden.float(), items=items.float(), target=target, temperature=0.05)
+    assert found.el2n.double() == pytest.approx(error.norm(dim=1), rel=1e-4)
+    assert found.el2n.max() < 1e-6
+
+
 def test_rollout_gradient_weights_each_rollout_by_its_advantage():
     hidden, items, target, mask = case()
     advantage = torch.tensor([1.5, -0.5, -1.0, 0.0, 2.0], dtype=torch.float64)
@@ -138,5 +149,9 @@ def test_refusals():
         head_gradient(hidden, items=items, target=torch.tensor([0, 1, 2, 3, 30]))
     with pytest.raises(ValueError, match="mask is"):
         head_gradient(hidden, items=items, target=target, mask=mask[:, :3])
+    broken = items.clone()
+    broken[2, 1] = torch.nan
+    with pytest.raises(ValueError, match="scores of hidden row 0 sum to nan"):
+        head_gradient(hidden, items=broken, target=target)
     with pytest.raises(ValueError, match="temperature is 0"):
         head_gradient(hidden, items=items, target=target, temperature=0)
