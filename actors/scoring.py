@@ -36,7 +36,7 @@ from minirec.rl.reward import (
 from minirec.rng import seed_of
 from minirec.selection import screening
 from minirec.selection.gradients import head_features, rollout_gradient
-from minirec.selection.learnability import chance_level
+from minirec.selection.learnability import chance_level, count_hits
 
 FORWARD_SEQUENCES = 64
 FORCED = Completion("", [], [], stopped=False)
@@ -320,7 +320,11 @@ class ShardScorer:
             len(one.token_ids) + sum(len(c.token_ids) for c in group)
             for one, group in zip(greedy, rollouts.completions, strict=True)
         ]
-        hits = [int((gain.astype(np.float64) > self.chance).sum()) for gain in rollouts.ndcg]
+        items, cutoff = len(self.table), self.spec.reward.cutoff
+        hits = [
+            int(count_hits(gain[None], candidates=items, cutoff=cutoff)[0])
+            for gain in rollouts.ndcg
+        ]
         said = spread(rollouts.completions, [])
         return {
             "rewards": spread(rollouts.rewards, []),

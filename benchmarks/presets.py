@@ -4,8 +4,8 @@
 .venv/bin/python benchmarks/presets.py runs/demo
 
 Dead: share of the selection without a rollout above chance. Stable: share of the selection made
-from one half of the rollouts that is also in the one made from the other half. Noise: share of
-planted noise in the selection by its share of the corpus (demo corpus only).
+from one half of the rollouts that is also in the one made from the other half, with another seed.
+Noise: share of planted noise in the selection by its share of the corpus (demo corpus only).
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def silent(line: str) -> None:
     """Take a line and say nothing."""
 
 
-def chosen(features: Features, overrides: list[str], budget: float, chance: float) -> NDArray:
+def chosen(features: Features, overrides: list[str], *, budget: float, chance: float) -> NDArray:
     """Rows that a setting selects."""
     config = load(None, [*overrides, f"selection.budget={budget}"])
     settings = config.selection
@@ -78,8 +78,10 @@ def main(root: str) -> None:
     """Print a line for each setting."""
     run = Run(root)
     features = load_features(run)
-    budget = yaml.safe_load(run.path("config.yaml").read_text())["selection"]["budget"]
-    chance = chance_level(read_table(run.path("corpus", "items.parquet")).num_rows)
+    config = yaml.safe_load(run.path("config.yaml").read_text())
+    budget = config["selection"]["budget"]
+    items = read_table(run.path("corpus", "items.parquet")).num_rows
+    chance = chance_level(items, cutoff=config["reward"]["cutoff"])
     halves = [half(run, part, chance) for part in (slice(0, 2), slice(2, 4))]
     truth = run.path("corpus", "truth.parquet")
     noise = np.full(len(features), np.nan)
@@ -90,8 +92,11 @@ def main(root: str) -> None:
     print(f"{root}: {len(features):,} samples, {dead.mean():.0%} dead, budget {budget}")
     print(f"{'setting':28}{'dead':>8}{'stable':>8}{'noise':>8}")
     for name, overrides in SETTINGS.items():
-        rows = chosen(features, overrides, budget, chance)
-        one, other = (chosen(f, overrides, budget, chance) for f in halves)
+        rows = chosen(features, overrides, budget=budget, chance=chance)
+        one, other = (
+            chosen(half, [*overrides, f"seed={seed}"], budget=budget, chance=chance)
+            for seed, half in enumerate(halves)
+        )
         stable = len(np.intersect1d(one, other)) / len(one)
         ratio = noise[rows].mean() / noise.mean()
         print(f"{name:28}{dead[rows].mean():8.1%}{stable:8.1%}{ratio:8.2f}")

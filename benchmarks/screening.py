@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from presets import silent
 from scipy.stats import spearmanr
 
 from actors.rollout import engine_environment, engine_spec, resolve_engine
@@ -204,10 +205,6 @@ def _selected(root: Path, items: int, preset: str) -> tuple[np.ndarray, np.ndarr
     scores, pool = score_samples(features, settings, chance=chance, say=silent)
     picks = pick(features, scores["value"], pool, settings, seed=config.seed, say=silent)
     return scores["sample_id"], scores["value"], picks.indices
-
-
-def silent(line: str) -> None:
-    """Takes a line for the user and drops it."""
 
 
 def _labels(root: Path) -> dict[int, str]:

@@ -107,7 +107,7 @@ class Projector:
             bucket.append(torch.randint(self.dim, size, generator=generator))
             sign.append(torch.randint(2, size, generator=generator) * 2.0 - 1)
         weight = self.matrices[0].module.weight
-        signs = torch.cat(sign).to(weight.device, _at_least_float32(weight))
+        signs = torch.cat(sign).to(weight.device, _sum_dtype(weight))
         return Sketch(torch.cat(bucket).to(weight.device), signs, self.dim)
 
     def collect(
@@ -128,7 +128,7 @@ class Projector:
         Raises:
             ValueError: a LoRA layer sees something else than (B, tokens, in).
         """
-        dtype = _at_least_float32(self.matrices[0].module.weight)
+        dtype = _sum_dtype(self.matrices[0].module.weight)
         sums = torch.zeros(samples, self.width, dtype=dtype, device=owner.device)
         handles = [
             matrix.module.register_forward_hook(_Hook(matrix, sums, owner))
@@ -210,5 +210,5 @@ def _times(values: Tensor, matrix: Tensor | None) -> Tensor:
     return values @ matrix.T
 
 
-def _at_least_float32(values: Tensor) -> torch.dtype:
+def _sum_dtype(values: Tensor) -> torch.dtype:
     return torch.promote_types(values.dtype, torch.float32)

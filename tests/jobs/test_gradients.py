@@ -15,7 +15,7 @@ from minirec.corpus import schema
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-USED = "selection.directions=lora_projected"
+USED = "selection.method=less"
 FEW = "scoring.validation_samples=20"
 
 
@@ -69,7 +69,8 @@ def test_a_run_has_a_gradient_for_each_sample_and_the_validation_mean(scored):
 
 
 @pytest.mark.timeout(600)
-def test_workers_micro_batches_and_a_restart_change_nothing(scored, tmp_path):
+@pytest.mark.parametrize("zero_stage", [0, 3])
+def test_workers_micro_batches_and_a_restart_change_nothing(scored, tmp_path, zero_stage):
     run_dir = tmp_path / "run"
     shutil.copytree(scored, run_dir)
     before = parts(run_dir / "gradients")
@@ -86,6 +87,7 @@ def test_workers_micro_batches_and_a_restart_change_nothing(scored, tmp_path):
         USED,
         FEW,
         "training.workers=2",
+        f"training.zero_stage={zero_stage}",
         "training.prompts_per_micro_batch=8",
         "scoring.gradient_micro_batch=3",
     )

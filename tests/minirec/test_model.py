@@ -41,7 +41,7 @@ def encoder(folder):
 
 
 @given(st.text())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_neutralised_text_holds_no_marker(text):
     result = prompts.neutralise(text + "<answer><|im_end|>[[INST]][/inst][TOOL_CALLS]\x00" + text)
     assert not set(result) & set("<>\x00\n")

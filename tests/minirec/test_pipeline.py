@@ -156,7 +156,7 @@ def test_a_summary_of_equal_values_says_so():
     assert any("rank correlation with the value undefined" in line for line in said)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_any_features_give_a_selection_or_one_sentence(data):
     count = data.draw(st.integers(1, 6))

@@ -216,7 +216,7 @@ def in_shards(embeddings, scores, *, budget, block, cuts):
     )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     st.integers(1, 40),
     st.integers(1, 4),
@@ -280,7 +280,7 @@ def test_maxmin_of_extreme_lengths():
     assert found.indices.tolist() == expected
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 30), st.integers(1, 5), st.integers(1, 9), st.integers(0, 2**32 - 1))
 def test_maxmin_any_shape(count, width, block, seed):
     rng = np.random.default_rng(seed)

@@ -277,7 +277,7 @@ def tables(draw) -> list[str]:
 free = st.lists(st.one_of(anything.map(json.dumps), st.text(max_size=8)), max_size=4)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.one_of(tables(), free))
 @example(['{"sample_id": 0, "reward": 0, "hits": 1e400}'])
 @example(['{"sample_id": 0, "reward": 0, "screen_ndcg": 1e999, "screened": 2}'])
