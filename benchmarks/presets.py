@@ -84,10 +84,11 @@ def main(root: str) -> None:
     chance = chance_level(items, cutoff=config["reward"]["cutoff"])
     halves = [half(run, part, chance) for part in (slice(0, 2), slice(2, 4))]
     truth = run.path("corpus", "truth.parquet")
-    noise = np.full(len(features), np.nan)
+    label = np.full(len(features), "")
     if truth.exists():
         labels = dict(zip(*read_table(truth).to_pydict().values(), strict=True))
-        noise = np.array([labels[i] == "noise" for i in features.sample_id.tolist()], float)
+        label = np.array([labels[i] for i in features.sample_id.tolist()])
+    noise = np.where(label == "", np.nan, label == "noise")
     dead = features.hits == 0
     print(f"{root}: {len(features):,} samples, {dead.mean():.0%} dead, budget {budget}")
     print(f"{'setting':28}{'dead':>8}{'stable':>8}{'noise':>8}")
@@ -100,6 +101,10 @@ def main(root: str) -> None:
         stable = len(np.intersect1d(one, other)) / len(one)
         ratio = noise[rows].mean() / noise.mean()
         print(f"{name:28}{dead[rows].mean():8.1%}{stable:8.1%}{ratio:8.2f}")
+    scores, _ = score_samples(features, load().selection, chance=chance, say=silent)
+    for kind in np.unique(label[label != ""]):
+        mean = scores["representativeness"][label == kind].mean()
+        print(f"mean representativeness of {kind}: {mean:.2f}")
 
 
 if __name__ == "__main__":

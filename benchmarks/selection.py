@@ -33,12 +33,16 @@ SLACK = 0.7  # of the baseline's ratio; machines and their other work differ
 
 @dataclass(frozen=True)
 class Claim:
-    """A measured figure with its target. `least`: at least the target, else at most."""
+    """A measured figure with its target.
+
+    least: at least the target, else at most. ratio: comparable on another machine.
+    """
 
     what: str
     value: float
     target: float
     least: bool = True
+    ratio: bool = True
 
     def met(self) -> bool:
         return self.value >= self.target if self.least else self.value <= self.target
@@ -155,8 +159,6 @@ def _against_one_product_per_pick(embeddings, scores, repeats: int) -> dict[str,
 
 def one_pool(rows: int, budget: int) -> None:
     """Body of a process that holds little but the embeddings: prints seconds and peak memory."""
-    import resource
-
     from minirec.selection.diversity import maxmin
 
     embeddings = clustered(rows, 128, max(20, rows // 500))
@@ -164,7 +166,9 @@ def one_pool(rows: int, budget: int) -> None:
     started = time.perf_counter()
     maxmin(embeddings, scores=scores, budget=budget)
     seconds = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # Not ru_maxrss, which a process inherits from the one that started it.
+    status = Path("/proc/self/status").read_text()
+    peak = int(status.partition("VmHWM:")[2].split()[0]) * 1024
     print(json.dumps({"seconds": seconds, "peak": peak, "embeddings": embeddings.nbytes}))
 
 
@@ -184,7 +188,7 @@ def large_case(repeats: int, run: Path) -> Result:
         "large",
         found,
         [
-            Claim("minutes", found["seconds"] / 60, 15, least=False),
+            Claim("minutes", found["seconds"] / 60, 15, least=False, ratio=False),
             Claim(
                 "peak memory of the process / embeddings",
                 found["peak"] / found["embeddings"],
@@ -413,7 +417,7 @@ def main() -> int:
     if arguments.out:
         arguments.out.write_text(json.dumps([asdict(result) for result in results], indent=2))
     if arguments.update:
-        claims = {f"{r.case}: {c.what}": c.value for r in results for c in r.claims}
+        claims = {f"{r.case}: {c.what}": c.value for r in results for c in r.claims if c.ratio}
         BASELINE.write_text(json.dumps(baseline | claims, indent=2, sort_keys=True) + "\n")
     return 0 if fine else 1
 
