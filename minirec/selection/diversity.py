@@ -34,7 +34,8 @@ class MaxMin(NamedTuple):
 
     indices: (k,) int64 rows of the embeddings.
     novelty: (k,) float64 in [0, 1], distance of a pick to the nearest pick before it, divided by
-        the largest such distance in the pool at that moment; 1 for the first pick.
+        the largest such distance in the pool at that moment; 1 for the first pick. The latter is
+        known to the rounding of float32 only.
     """
 
     indices: Ids

