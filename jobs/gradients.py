@@ -49,7 +49,7 @@ def gradients(run: Run, config: Config, session: Session) -> bool:
             with atomic(run.path("gradients", "validation.npy")) as file:
                 np.save(file, _mean(run.path("gradients", "valid_gradients"), spec))
 
-    validation = config.scoring.validation_samples if config.selection.method == "less" else 0
+    validation = validation_samples(run, config)
     base_model(run, config)
     t = config.training
     return run.stage(
@@ -70,6 +70,13 @@ def gradients(run: Run, config: Config, session: Session) -> bool:
         outputs=["gradients"],
         body=body,
     )
+
+
+def validation_samples(run: Run, config: Config) -> int:
+    """How many are needed: none but for `less`, though gradients made with them serve as well."""
+    samples = config.scoring.validation_samples
+    made = (run.done("gradients") or {}).get("settings", {}).get("scoring.validation_samples")
+    return samples if config.selection.method == "less" or made == samples else 0
 
 
 def gradient_inputs(config: Config) -> list[str]:

@@ -118,18 +118,18 @@ def _with_lora(run: Run, features: Features) -> Features:
     parts, goal = sorted(folder.glob("part-*.parquet")), folder / "validation.npy"
     if not parts:
         raise ArtifactError(
-            f"{folder} holds no part; run `minirec score` with selection.directions=lora_projected"
+            f"{folder} holds no part; run `minirec gradients` with the same settings"
         )
     table = pa.concat_tables([read_table(part) for part in parts]).sort_by("sample_id")
     ids = table["sample_id"].to_numpy()
     if not np.array_equal(ids, features.sample_id):
         raise ArtifactError(
             f"{folder} has {len(ids)} rows for {len(features)} samples, or other samples; "
-            f"run `minirec score --overwrite`"
+            f"run `minirec gradients --overwrite`"
         )
     flat = table["gradient"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     gradient = flat.reshape(len(ids), -1)
-    validation = np.load(goal) if goal.exists() else None  # scoring.validation_samples may be 0
+    validation = np.load(goal) if goal.exists() else None  # only `less` needs it
     for name, values in (("a part", gradient), (goal.name, validation)):
         if values is not None and not np.isfinite(values).all():
             raise ArtifactError(f"{folder}: {name} holds NaN or infinity; score again")

@@ -281,17 +281,21 @@ class Run:
 
     def _difference(self, name: str, record: dict[str, Any], now: dict[str, Any]) -> str:
         before = record["settings"]
+        # The command at work does not redo a stage that it only compares.
+        command = "add --overwrite"
+        if self.checking:
+            command = f"redo it with `minirec {'proxy' if name == 'model' else name} --overwrite`"
         for key in sorted(now["settings"].keys() | before.keys()):
             old, new = before.get(key), now["settings"].get(key)
             if digest(old) != digest(new):
                 return (
                     f"stage {name} in {self.root} was made with {key}={old}, now it is {new}; "
-                    f"choose another run_dir or add --overwrite"
+                    f"choose another run_dir or {command}"
                 )
         changed = [i for i in now["inputs"] if record["inputs"].get(i) != now["inputs"][i]]
         return (
             f"stage {name} in {self.root} was made from another {', '.join(changed) or 'input'}; "
-            f"choose another run_dir or add --overwrite"
+            f"choose another run_dir or {command}"
         )
 
 

@@ -258,23 +258,19 @@ class ScoringConfig(Section):
 
     @field_validator("rollouts", mode="before")
     @classmethod
-    def _one_or_two(cls, rollouts: Any) -> Any:
-        given = rollouts if isinstance(rollouts, (list, tuple)) else [rollouts]
+    def _rollouts(cls, rollouts: Any) -> Any:
+        pair = isinstance(rollouts, (list, tuple))
+        given = rollouts if pair else [rollouts]
         whole = all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in given)
-        if not whole or len(given) not in (1, 2) or (given is rollouts and len(given) == 1):
+        if not whole or (pair and len(given) != 2):
             raise ValueError(
                 f"{rollouts!r} is neither a number of rollouts nor a pair; write 4, or [2, 4] for "
                 f"two first and up to four where in doubt"
             )
-        return rollouts
-
-    @field_validator("rollouts")
-    @classmethod
-    def _rollouts(cls, rollouts: int | tuple[int, int]) -> int | tuple[int, int]:
-        if isinstance(rollouts, tuple) and rollouts[0] >= rollouts[1]:
+        if pair and given[0] >= given[1]:
             raise ValueError(
-                f"{list(rollouts)} must rise: the first rollouts, then the most of a sample; "
-                f"write {rollouts[1]} for one stage"
+                f"{list(given)} must rise: the first rollouts, then the most of a sample; "
+                f"write {given[1]} for one stage"
             )
         return rollouts
 
@@ -331,17 +327,12 @@ class SelectionConfig(Section):
 
     @field_validator("budget", mode="before")
     @classmethod
-    def _number(cls, budget: Any) -> Any:
+    def _budget(cls, budget: Any) -> Any:
         if isinstance(budget, bool) or not isinstance(budget, (int, float)):
             raise ValueError(
                 f"budget {budget!r} is neither a number of samples nor a share below 1; write 500, "
                 f"or 0.1 for a tenth of the corpus"
             )
-        return budget
-
-    @field_validator("budget")
-    @classmethod
-    def _budget(cls, budget: int | float) -> int | float:
         if isinstance(budget, float) and budget >= 1:
             raise ValueError(
                 f"budget {budget} is neither a share below 1 nor a whole number of samples; "

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from jobs import cli
+from jobs.gradients import validation_samples
 from jobs.plan import plan
 from jobs.recommend import find_titles
 from jobs.run import STAGES, stages_of
@@ -129,6 +130,24 @@ def test_plan_counts_validation_rollouts_only_where_they_are_used():
     assert rollouts("selection.directions=lora_projected") == []
     less = rollouts("selection.method=less", "scoring.rollouts=3")
     assert less == ["1,024 of validation samples"]
+
+
+def test_gradients_made_for_less_serve_other_selections(tmp_path):
+    def samples(run, *overrides):
+        return validation_samples(run, load(overrides=overrides))
+
+    run = Run(tmp_path, say=lambda _: None)
+    assert samples(run) == 0
+    assert samples(run, "selection.method=less") == 256
+    run.stage(
+        "gradients",
+        settings={"scoring": {"validation_samples": 256}},
+        inputs=[],
+        outputs=[],
+        body=lambda cost: None,
+    )
+    assert samples(run, "selection.directions=lora_projected") == 256
+    assert samples(run, "scoring.validation_samples=20") == 0
 
 
 def test_plan_counts_all_samples_for_full(tmp_path):
