@@ -12,7 +12,6 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import torch
 import torch.distributed as dist
@@ -108,7 +107,7 @@ class GradientWorker:
         self.forward, self.device = engine.module, engine.device
         self.projector = Projector(policy.lm, dim=spec.dim, seed=spec.seed)
         self.loss = SampleLoss(
-            table=torch.from_numpy(np.load(spec.item_table)).to(self.device),
+            table=torch.from_numpy(artifacts.read_array(Path(spec.item_table))).to(self.device),
             temperature=spec.model.temperature,
             advantage_floor=spec.training.advantage_floor,
             scale_advantage=spec.training.scale_advantage,

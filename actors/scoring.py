@@ -387,7 +387,5 @@ def _shared_table(spec: ScoringSpec, policy: Policy, items: list[list[int]]) -> 
     """Item table of the policy, computed by the first scorer and read by the others."""
     path = Path(spec.item_table)
     if not path.exists():
-        vectors = item_table(policy, items).cpu().numpy()
-        with artifacts.atomic(path) as file:
-            np.save(file, vectors)
-    return torch.from_numpy(np.load(path))
+        artifacts.write_array(path, item_table(policy, items).cpu().numpy())
+    return torch.from_numpy(artifacts.read_array(path))

@@ -16,6 +16,7 @@ import os
 import secrets
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -291,24 +292,26 @@ class Worker:
             work.mkdir(parents=True)
         barrier()
         self.engine.save_checkpoint(str(work), tag="state", exclude_frozen_parameters=True)
-        if self.rank == 0:
-            artifacts.write_json(work / "log.json", self.log)
         barrier()
         if self.rank == 0:
+            artifacts.write_json(work / "log.json", self.log)
+            artifacts.write_manifest(work)
             shutil.rmtree(final, ignore_errors=True)
             os.replace(work, final)
             for old in sorted(final.parent.glob("step-*"))[:-2]:
                 shutil.rmtree(old)
 
     def resume(self) -> int:
-        """Load the newest complete checkpoint; returns the step to go on with."""
-        found = sorted((self.folder / "checkpoints").glob("step-*"))
-        barrier()  # every rank has looked before rank 0 changes anything
+        """Load the newest undamaged checkpoint; returns the step to go on with."""
+        box: list[Path | None] = [None]
         if self.rank == 0:
             shutil.rmtree(self.folder / "adapters", ignore_errors=True)  # of a former attempt
-        if not found:
+            box[0] = newest_checkpoint(self.folder, say=print)
+        if self.world > 1:
+            dist.broadcast_object_list(box, src=0)
+        newest = box[0]
+        if newest is None:
             return 0
-        newest = found[-1]
         self.engine.load_checkpoint(str(newest), tag="state", load_module_strict=False)
         self.log = artifacts.read_json(newest / "log.json")
         step = int(newest.name.removeprefix("step-"))
@@ -319,6 +322,14 @@ class Worker:
         """Write the final adapter, which tells a restarted driver that training is through."""
         self._save_adapter(self.folder / "adapter")
         barrier()
+
+
+def newest_checkpoint(folder: Path, *, say: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint that its manifest confirms; damaged ones are said and removed."""
+    for checkpoint in sorted((folder / "checkpoints").glob("step-*"), reverse=True):
+        if artifacts.intact(checkpoint, artifacts.check_folder, say=say):
+            return checkpoint
+    return None
 
 
 def _deepspeed_engine(policy: Policy, spec: TrainingSpec, backwards: int) -> Any:

@@ -17,7 +17,7 @@ from jobs.train import (
     torch_trainer,
     worker_threads,
 )
-from minirec.artifacts import Cost, Run, atomic, read_table
+from minirec.artifacts import Cost, Run, check_table, in_threads, intact, read_table, write_array
 from minirec.config import Config
 from minirec.errors import ArtifactError
 
@@ -37,7 +37,7 @@ def gradients(run: Run, config: Config, session: Session) -> bool:
         shards = _shards(run.path("features"), run.path("gradients"), split="train")
         if validation:
             spec = _validation(run, config, session)
-            score_shards([spec], config, label="validation")
+            score_shards([spec], config, label="validation", say=run.say)
             folder = run.path("gradients", "valid_gradients")
             shards += _shards(Path(spec.output), folder, split="valid")
         _fit(run, config, session, shards)
@@ -46,8 +46,8 @@ def gradients(run: Run, config: Config, session: Session) -> bool:
             table = merged(Path(spec.output), [sample.sample_id for sample in spec.samples()])
             cost.rollouts = table.num_rows * (1 + config.scoring.stages[-1])
             cost.generated_tokens = sum(table["rollout_tokens"].to_pylist())
-            with atomic(run.path("gradients", "validation.npy")) as file:
-                np.save(file, _mean(run.path("gradients", "valid_gradients"), spec))
+            mean = _mean(run.path("gradients", "valid_gradients"), spec)
+            write_array(run.path("gradients", "validation.npy"), mean)
 
     validation = validation_samples(run, config)
     base_model(run, config)
@@ -69,6 +69,7 @@ def gradients(run: Run, config: Config, session: Session) -> bool:
         inputs=["score"],
         outputs=["gradients"],
         body=body,
+        shards=True,
     )
 
 
@@ -115,7 +116,7 @@ def _fit(run: Run, config: Config, session: Session, shards: list[GradientShard]
     from actors.gradients import GradientSpec, gradient_loop
 
     outputs = [Path(shard.output) for shard in shards]
-    if all(path.exists() for path in outputs):
+    if all(in_threads(lambda path: intact(path, check_table, say=run.say), outputs)):
         return
     session.start_ray()
     check_gpus(config, config.training)

@@ -6,10 +6,8 @@ import difflib
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from jobs.console import quiet
-from minirec.artifacts import Run
+from minirec.artifacts import Run, read_array
 from minirec.config import Config
 from minirec.corpus.table import Catalogue, load_catalogue
 from minirec.errors import ArtifactError, ConfigError
@@ -90,7 +88,7 @@ def _rank(
     policy = load_policy(path, config.model, encoder.tokenizer, adapter=adapter)
     with torch.no_grad():
         hidden = policy([prompt + encoder.finish(said.token_ids, stopped=said.stopped)])[0]
-    table = torch.from_numpy(np.load(_item_table(run)))
+    table = torch.from_numpy(read_array(_item_table(run)))
     cosines = item_scores(hidden, items=table, temperature=1.0)[0]
     cosines[torch.tensor(sorted(set(history)))] = -torch.inf
     best = cosines.topk(min(top, len(catalogue) - len(set(history))))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import pyarrow as pa
 from jobs.console import bar
 from jobs.model import base_model, model_inputs
 from jobs.train import rollout_settings
-from minirec.artifacts import Cost, Run, read_table
+from minirec.artifacts import Cost, Run, check_array, check_table, in_threads, intact, read_table
 from minirec.config import Config, ScoringConfig
 from minirec.corpus import schema
 from minirec.errors import ArtifactError, EngineError
@@ -40,7 +41,7 @@ def score(run: Run, config: Config, session: Session) -> bool:
             adapter=run.path("proxy", "adapter"),
             scoring=config.scoring,
         )
-        score_shards([spec], config, label="score")
+        score_shards([spec], config, label="score", say=run.say)
         table = merged(Path(spec.output), sample_ids(run, "train"))
         cost.generated_tokens = sum(table["rollout_tokens"].to_pylist())
         found = savings(
@@ -66,6 +67,7 @@ def score(run: Run, config: Config, session: Session) -> bool:
         inputs=[*model_inputs(config), "proxy"],
         outputs=["features"],
         body=body,
+        shards=True,
     )
 
 
@@ -126,8 +128,10 @@ def scoring_spec(
     )
 
 
-def score_shards(specs: list[ScoringSpec], config: Config, *, label: str) -> None:
-    """Score the shards of all specs that have no file yet, in one pass of Ray Data."""
+def score_shards(
+    specs: list[ScoringSpec], config: Config, *, label: str, say: Callable[[str], None]
+) -> None:
+    """Score the shards of all specs that have no undamaged file, in one pass of Ray Data."""
     import ray
     import ray.data
     from ray.data.exceptions import ExecutionTimeoutError
@@ -135,10 +139,12 @@ def score_shards(specs: list[ScoringSpec], config: Config, *, label: str) -> Non
     from actors.scoring import Scorer
 
     shards = [(number, shard) for number, spec in enumerate(specs) for shard in _shards(spec)]
+    files = [specs[number].part(shard) for number, shard in shards]
+    there = in_threads(lambda file: intact(file, check_table, say=say), files)
     missing = [
         {"spec": number, "shard": shard}
-        for number, shard in shards
-        if not specs[number].part(shard).exists()
+        for (number, shard), done in zip(shards, there, strict=True)
+        if not done or (shard == 0 and not _has_item_table(specs[number], say))
     ]
     done = len(shards) - len(missing)
     context = ray.data.DataContext.get_current()
@@ -172,6 +178,11 @@ def score_shards(specs: list[ScoringSpec], config: Config, *, label: str) -> Non
                 f"{label} stopped after {done} of {len(shards)} shards: {_cause(error)}; "
                 f"the same command does the missing shards"
             ) from error
+
+
+def _has_item_table(spec: ScoringSpec, say: Callable[[str], None]) -> bool:
+    """Whether the item vectors are there; else a scorer makes them when it does a shard."""
+    return intact(Path(spec.item_table), check_array, say=say)
 
 
 def _shards(spec: ScoringSpec) -> range:

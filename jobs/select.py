@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from jobs.gradients import gradient_inputs
-from minirec.artifacts import Cost, Run, read_table, write_table
+from minirec.artifacts import Cost, Run, read_array, read_table, write_table
 from minirec.config import Config, SelectionConfig
 from minirec.corpus import schema
 from minirec.errors import ArtifactError
@@ -129,7 +129,7 @@ def _with_lora(run: Run, features: Features) -> Features:
         )
     flat = table["gradient"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     gradient = flat.reshape(len(ids), -1)
-    validation = np.load(goal) if goal.exists() else None  # only `less` needs it
+    validation = read_array(goal) if goal.exists() else None  # only `less` needs it
     for name, values in (("a part", gradient), (goal.name, validation)):
         if values is not None and not np.isfinite(values).all():
             raise ArtifactError(f"{folder}: {name} holds NaN or infinity; score again")

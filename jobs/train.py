@@ -9,16 +9,16 @@ import random
 import shutil
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actors.rollout import resolve_adapter, resolve_engine
 from jobs.console import bar
 from jobs.model import base_model, model_inputs
-from minirec.artifacts import Cost, Run, read_table
+from minirec.artifacts import Cost, Run, check_folder, intact, read_table
 from minirec.config import Config, TrainingConfig
-from minirec.errors import ConfigError, EngineError
+from minirec.errors import ArtifactError, ConfigError, EngineError
 
 if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
@@ -121,7 +121,7 @@ def _fit(
     training: TrainingConfig,
     order: list[int],
 ) -> None:
-    from actors.training import TrainingSpec, train_loop
+    from actors.training import TrainingSpec, newest_checkpoint, train_loop
 
     model_path = base_model(run, config)
     folder = run.path(name)
@@ -142,8 +142,9 @@ def _fit(
         pool=session.pool(model_path),
         threads=worker_threads(training),
     )
-    if not (folder / "adapter").exists():
+    if not intact(folder / "adapter", check_folder, say=run.say):
         check_gpus(config, training)
+        newest_checkpoint(folder, say=run.say)  # says what the workers then do not find
         trainer = torch_trainer(train_loop, spec, spec.training, storage=run.path("ray"), name=name)
         with follow(name, steps, lambda: _last_step(folder / "log.jsonl")):
             fit_or_explain(trainer, training)
@@ -245,10 +246,19 @@ def worker_threads(training: TrainingConfig) -> int:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Entries of a training log, one per step; empty if there is none yet."""
+    """Entries of a training log, one per step; empty if there is none yet.
+
+    Raises:
+        ArtifactError: the log is damaged.
+    """
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    except ValueError:
+        raise ArtifactError(
+            f"{path} is damaged; delete the folder {path.parent} and run the same command again"
+        ) from None
 
 
 def _last_step(log: Path) -> tuple[int, str]:
@@ -266,9 +276,10 @@ def follow(name: str, total: int, state: Callable[[], tuple[int, str]]) -> Itera
 
     def ask() -> None:
         while not stop.wait(0.5):
-            done, text = state()
-            if done:
-                progress.update(done, text)
+            with suppress(ArtifactError):  # of a former attempt; the next step replaces it
+                done, text = state()
+                if done:
+                    progress.update(done, text)
 
     with bar(name, total) as progress:
         thread = threading.Thread(target=ask, daemon=True)

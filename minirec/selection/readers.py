@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from minirec.checked import has_checksum
 from minirec.errors import ArtifactError
 
 REWARDS = ("rewards", "reward", "mean_reward")
@@ -76,6 +77,7 @@ class Part:
 
 def parquet(file: Path) -> Part:
     """Read a Parquet file; null is NaN, or an empty list."""
+    has_checksum(file)  # refuses a damaged shard of a run
     try:
         source = pq.ParquetFile(file)
         names = [name for name in source.schema_arrow.names if name in COLUMNS]
