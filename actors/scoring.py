@@ -73,7 +73,7 @@ class ScoringSpec:
 
     def samples(self) -> list[Sample]:
         """The samples in file order."""
-        found = load_samples(Path(self.corpus), self.split)
+        found = load_samples(artifacts.located(self.corpus), self.split)
         if self.limit is None or self.limit >= len(found):
             return found
         draw = random.Random(seed_of(self.seed, self.split, "limit"))
@@ -81,7 +81,7 @@ class ScoringSpec:
 
     def part(self, shard: int) -> Path:
         """File of a finished shard."""
-        return Path(self.output) / f"part-{shard:06d}.parquet"
+        return artifacts.located(self.output) / f"part-{shard:06d}.parquet"
 
 
 class Scorer:
@@ -151,15 +151,16 @@ class ShardScorer:
     def __init__(self, spec: ScoringSpec):
         torch.set_num_threads(spec.threads)
         self.spec = spec
-        catalogue = load_catalogue(Path(spec.corpus))
+        catalogue = load_catalogue(artifacts.located(spec.corpus))
+        model_path = artifacts.fetch(spec.model_path)
         self.titles = catalogue.titles
         self.samples = spec.samples()
-        self.encoder = Encoder.load(spec.model_path, spec.model, category=catalogue.category)
+        self.encoder = Encoder.load(model_path, spec.model, category=catalogue.category)
         self.policy = load_policy(
-            spec.model_path,
+            model_path,
             spec.model,
             self.encoder.tokenizer,
-            adapter=spec.adapter,
+            adapter=spec.adapter and artifacts.fetch(spec.adapter),
             device=spec.device,
         )
         items = [
@@ -385,7 +386,7 @@ def _fixed(values: np.ndarray, size: int) -> pa.Array:
 
 def _shared_table(spec: ScoringSpec, policy: Policy, items: list[list[int]]) -> Tensor:
     """Item table of the policy, computed by the first scorer and read by the others."""
-    path = Path(spec.item_table)
+    path = artifacts.located(spec.item_table)
     if not path.exists():
         artifacts.write_array(path, item_table(policy, items).cpu().numpy())
     return torch.from_numpy(artifacts.read_array(path))

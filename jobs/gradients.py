@@ -17,7 +17,16 @@ from jobs.train import (
     torch_trainer,
     worker_threads,
 )
-from minirec.artifacts import Cost, Run, check_table, in_threads, intact, read_table, write_array
+from minirec.artifacts import (
+    Cost,
+    Run,
+    check_table,
+    in_threads,
+    intact,
+    located,
+    read_table,
+    write_array,
+)
 from minirec.config import Config
 from minirec.errors import ArtifactError
 
@@ -39,11 +48,11 @@ def gradients(run: Run, config: Config, session: Session) -> bool:
             spec = _validation(run, config, session)
             score_shards([spec], config, label="validation", say=run.say)
             folder = run.path("gradients", "valid_gradients")
-            shards += _shards(Path(spec.output), folder, split="valid")
+            shards += _shards(located(spec.output), folder, split="valid")
         _fit(run, config, session, shards)
         cost.extra = {"dimension": _dimension(shards[0])}
         if validation:
-            table = merged(Path(spec.output), [sample.sample_id for sample in spec.samples()])
+            table = merged(located(spec.output), [sample.sample_id for sample in spec.samples()])
             cost.rollouts = table.num_rows * (1 + config.scoring.stages[-1])
             cost.generated_tokens = sum(table["rollout_tokens"].to_pylist())
             mean = _mean(run.path("gradients", "valid_gradients"), spec)
@@ -115,7 +124,7 @@ def _fit(run: Run, config: Config, session: Session, shards: list[GradientShard]
     """Let the workers of Ray Train write the files that are missing."""
     from actors.gradients import GradientSpec, gradient_loop
 
-    outputs = [Path(shard.output) for shard in shards]
+    outputs = [located(shard.output) for shard in shards]
     if all(in_threads(lambda path: intact(path, check_table, say=run.say), outputs)):
         return
     session.start_ray()
@@ -142,7 +151,7 @@ def _fit(run: Run, config: Config, session: Session, shards: list[GradientShard]
 
 
 def _dimension(shard: GradientShard) -> int:
-    return read_table(Path(shard.output)).schema.field("gradient").type.list_size
+    return read_table(located(shard.output)).schema.field("gradient").type.list_size
 
 
 def _mean(folder: Path, spec: ScoringSpec) -> np.ndarray:

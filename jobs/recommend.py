@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from jobs.console import quiet
-from minirec.artifacts import Run, read_array
+from minirec.artifacts import Run, fetch, read_array
 from minirec.config import Config
 from minirec.corpus.table import Catalogue, load_catalogue
 from minirec.errors import ArtifactError, ConfigError
@@ -75,8 +75,8 @@ def _rank(
     from minirec.model.recommender import Encoder, load_policy
     from minirec.rl.reward import item_scores
 
-    path = str(run.path("model")) if config.model.name == "demo" else config.model.name
-    adapter = run.path("policy", "adapter")
+    name = str(run.path("model")) if config.model.name == "demo" else config.model.name
+    path, adapter = fetch(name), fetch(str(run.path("policy", "adapter")))
     encoder = Encoder.load(path, config.model, category=catalogue.category)
     prompt = encoder.prompt([catalogue.titles[i] for i in history])
     length = config.model.max_prompt_tokens + config.rollout.max_new_tokens + 8

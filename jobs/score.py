@@ -13,7 +13,16 @@ import pyarrow as pa
 from jobs.console import bar
 from jobs.model import base_model, model_inputs
 from jobs.train import rollout_settings
-from minirec.artifacts import Cost, Run, check_array, check_table, in_threads, intact, read_table
+from minirec.artifacts import (
+    Cost,
+    Run,
+    check_array,
+    check_table,
+    in_threads,
+    intact,
+    located,
+    read_table,
+)
 from minirec.config import Config, ScoringConfig
 from minirec.corpus import schema
 from minirec.errors import ArtifactError, EngineError
@@ -42,7 +51,7 @@ def score(run: Run, config: Config, session: Session) -> bool:
             scoring=config.scoring,
         )
         score_shards([spec], config, label="score", say=run.say)
-        table = merged(Path(spec.output), sample_ids(run, "train"))
+        table = merged(located(spec.output), sample_ids(run, "train"))
         cost.generated_tokens = sum(table["rollout_tokens"].to_pylist())
         found = savings(
             table.select(COLUMNS).to_pydict(),
@@ -182,11 +191,11 @@ def score_shards(
 
 def _has_item_table(spec: ScoringSpec, say: Callable[[str], None]) -> bool:
     """Whether the item vectors are there; else a scorer makes them when it does a shard."""
-    return intact(Path(spec.item_table), check_array, say=say)
+    return intact(located(spec.item_table), check_array, say=say)
 
 
 def _shards(spec: ScoringSpec) -> range:
-    rows = read_table(Path(spec.corpus) / f"{spec.split}.parquet").num_rows
+    rows = read_table(located(spec.corpus) / f"{spec.split}.parquet").num_rows
     return range(math.ceil(min(rows, spec.limit or rows) / spec.shard_size))
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from jobs.gradients import gradient_inputs
@@ -65,7 +64,7 @@ def _body(run: Run, config: Config, cost: Cost, diversity: Diversity) -> None:
 
     settings = config.selection
     features = load_features(run, lora=settings.needs_lora_gradients)
-    items = pq.read_metadata(run.path("corpus", "items.parquet")).num_rows
+    items = read_table(run.path("corpus", "items.parquet"), ["item_id"]).num_rows
     chance = chance_level(items, cutoff=config.reward.cutoff)
     say(f"chance level {chance!r}, the NDCG of a policy that knows nothing")
     scores, pool = score_samples(features, settings, chance=chance, say=say)

@@ -6,7 +6,6 @@ import json
 import math
 import os
 import random
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from actors.rollout import resolve_adapter, resolve_engine
 from jobs.console import bar
 from jobs.model import base_model, model_inputs
-from minirec.artifacts import Cost, Run, check_folder, intact, read_table
+from minirec.artifacts import Cost, Run, check_folder, intact, is_remote, read_table, remove
 from minirec.config import Config, TrainingConfig
 from minirec.errors import ArtifactError, ConfigError, EngineError
 
@@ -125,7 +124,6 @@ def _fit(
 
     model_path = base_model(run, config)
     folder = run.path(name)
-    folder.mkdir(parents=True, exist_ok=True)
     steps = training_steps(training, len(order))
     spec = TrainingSpec(
         corpus=str(run.path("corpus")),
@@ -149,7 +147,7 @@ def _fit(
         with follow(name, steps, lambda: _last_step(folder / "log.jsonl")):
             fit_or_explain(trainer, training)
     for leftover in ("checkpoints", "adapters"):
-        shutil.rmtree(folder / leftover, ignore_errors=True)
+        remove(folder / leftover)
     log = read_log(folder / "log.jsonl")
     cost.rollouts = sum(entry["rollouts"] for entry in log)
     cost.generated_tokens = sum(entry["tokens"] for entry in log)
@@ -181,10 +179,21 @@ def torch_trainer(
         ),
         run_config=RunConfig(
             name=name,
-            storage_path=str(storage),
+            **_storage(storage),
             failure_config=FailureConfig(max_failures=training.max_failures),
         ),
     )
+
+
+def _storage(folder: Path) -> dict[str, Any]:
+    """Where Ray Train writes: with the same file system as everything else of the run."""
+    if not is_remote(folder):
+        return {"storage_path": str(folder)}
+    import pyarrow.fs
+
+    far: Any = folder
+    handler = pyarrow.fs.FSSpecHandler(far.fs)
+    return {"storage_path": far.path, "storage_filesystem": pyarrow.fs.PyFileSystem(handler)}
 
 
 def check_gpus(config: Config, training: TrainingConfig) -> None:
@@ -276,7 +285,9 @@ def follow(name: str, total: int, state: Callable[[], tuple[int, str]]) -> Itera
 
     def ask() -> None:
         while not stop.wait(0.5):
-            with suppress(ArtifactError):  # of a former attempt; the next step replaces it
+            # A damaged log of a former attempt is replaced by the next step; a store that fails
+            # here says so where it matters.
+            with suppress(ArtifactError, OSError):
                 done, text = state()
                 if done:
                     progress.update(done, text)

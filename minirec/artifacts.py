@@ -17,6 +17,7 @@ from typing import Any
 from minirec.checked import (
     check_array,
     check_table,
+    open_table,
     read_array,
     read_table,
     table_writer,
@@ -24,16 +25,21 @@ from minirec.checked import (
     write_table,
 )
 from minirec.errors import ArtifactError
+from minirec.remote import is_remote, located
 from minirec.storage import (
     Files,
+    append,
     atomic,
     atomic_dir,
     check_folder,
-    difference,
+    check_published,
+    differences,
     digest,
+    fetch,
     file_entries,
     in_threads,
     intact,
+    publish,
     read_json,
     read_record,
     remove,
@@ -49,11 +55,17 @@ __all__ = [
     "atomic_dir",
     "check_array",
     "check_folder",
+    "check_published",
     "check_table",
     "digest",
+    "fetch",
     "flatten",
     "in_threads",
     "intact",
+    "is_remote",
+    "located",
+    "open_table",
+    "publish",
     "read_array",
     "read_json",
     "read_table",
@@ -115,7 +127,8 @@ class Run:
         redo: stages to redo even if they are complete with the same settings.
         say: takes each line for the user.
         """
-        self.root = Path(root).absolute()
+        root = located(root)
+        self.root = root if is_remote(root) else root.absolute()
         self.overwrite = overwrite
         self.redo = frozenset(redo)
         self.checking = False
@@ -255,10 +268,7 @@ class Run:
         """
         gone = [output for output in outputs if not self.path(output).exists()]
         problems = {output: f"{self.path(output)} is gone" for output in gone}
-        found = in_threads(lambda item: difference(self.path(item[0]), item[1]), files.items())
-        for file, problem in zip(files, found, strict=True):
-            if problem:
-                problems[file] = problem
+        problems |= differences(self.root, files)
         for problem in list(problems.values())[:3]:
             self.say(f"{name}: {problem}; it is made again")
         if len(problems) > 3:
@@ -293,9 +303,7 @@ class Run:
         return record
 
     def _record_cost(self, cost: Cost) -> None:
-        self.root.mkdir(parents=True, exist_ok=True)
-        with self.path("costs.jsonl").open("a") as file:
-            file.write(json.dumps(cost.__dict__) + "\n")
+        append(self.path("costs.jsonl"), json.dumps(cost.__dict__) + "\n")
 
     def _difference(self, name: str, record: dict[str, Any], now: dict[str, Any]) -> str:
         before = record["settings"]

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from minirec.errors import ArtifactError
+from minirec.remote import explain, is_remote
 from minirec.storage import AGAIN, atomic
 
 ROW_GROUP = 65_536
@@ -60,34 +61,29 @@ def write_table(path: Path, table: pa.Table) -> None:
 
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     """Read Parquet; an `ArtifactError` names the file if it is missing or damaged."""
-    with _opened(path) as file:
-        table = pq.ParquetFile(file).read(columns=columns)
+    with open_table(path) as source:
+        table = source.read(columns=columns)
     return table.replace_schema_metadata(_plain(table.schema).metadata)
 
 
-def check_table(path: Path) -> None:
-    """Read a Parquet file once in small pieces; `ArtifactError` if it is missing or damaged."""
-    if not has_checksum(path):
-        with _opened(path) as file:
-            pq.ParquetFile(file)
-
-
-def has_checksum(path: Path) -> bool:
-    """Whether a file carries a checksum; `ArtifactError` if its content has another."""
+@contextmanager
+def open_table(path: Path) -> Iterator[pq.ParquetFile]:
+    """A Parquet file that has passed its check, e.g. to read it by row groups."""
     with _opened(path) as file:
-        return _place(file) is not None
+        yield pq.ParquetFile(file)
+
+
+def check_table(path: Path) -> None:
+    """`ArtifactError` if a Parquet file is missing or damaged; it is read in small pieces."""
+    with open_table(path):
+        pass
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[pa.NativeFile]:
     """The file, compared with its checksum; what a reader finds wrong in it names the file too."""
     try:
-        with pa.OSFile(str(path)) as file:
-            place = _place(file)
-            if place is not None:
-                found = _sha256(file, place)
-                _compare(path, found, bytes(file.read(64)))
-            file.seek(0)
+        with compared(path) as file:
             yield file
     except FileNotFoundError:
         raise ArtifactError(f"{path} is missing; run the stage that makes it") from None
@@ -97,6 +93,29 @@ def _opened(path: Path) -> Iterator[pa.NativeFile]:
         ) from None
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
         raise ArtifactError(f"{path} is damaged ({error}); {AGAIN}") from None
+
+
+@contextmanager
+def compared(path: Path) -> Iterator[pa.NativeFile]:
+    """A file for a reader of Parquet; `ArtifactError` if it is not as its checksum says."""
+    with _native(path) as file:
+        place = _place(file)
+        if place is not None:
+            found = _sha256(file, place)
+            _compare(path, found, bytes(file.read(64)))
+        file.seek(0)
+        yield file
+
+
+def _native(path: Path) -> pa.NativeFile:
+    if not is_remote(path):
+        return pa.OSFile(str(path))
+    try:
+        return pa.BufferReader(path.read_bytes())
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise ArtifactError(explain(error, str(path)) or f"{path}: {error}") from error
 
 
 def _place(file: BinaryIO | pa.NativeFile) -> int | None:
