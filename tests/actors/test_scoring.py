@@ -192,7 +192,7 @@ def test_a_sample_gets_the_second_stage_where_its_first_completions_disagree(sco
 def test_rows_do_not_depend_on_their_shard(scorer, screen):
     settings = {"screen": "prefill", "screen_band": (middle(screen), 1), "rollouts": (2, 4)}
     rows = scored(scorer, **settings)
-    alone = [scored(scorer, [sample], **settings)[0] for sample in scorer.samples]
+    alone = [scored(scorer, [sample], **settings)[0] for sample in everyone(scorer)]
     for row, other in zip(rows, alone, strict=True):
         assert (row["screened"], row["control"]) == (other["screened"], other["control"])
         assert len(row["rewards"]) == len(other["rewards"])
