@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 
 from jobs.model import base_model, model_inputs
-from jobs.score import merged, sample_ids, score_shards, scoring_spec
+from jobs.score import merged, score_shards, scoring_spec
 from jobs.train import rollout_settings
-from minirec.artifacts import Cost, Run, located, read_table, write_json, write_table
+from minirec.artifacts import Cost, Run, read_table, write_json, write_table
 from minirec.config import Config
 from minirec.corpus import schema
 from minirec.evaluation import ranking, references
@@ -77,7 +77,7 @@ def _policy_ranks(
     score_shards(list(specs.values()), config, label="evaluate", say=run.say)
     ranks: dict[str, dict[str, Any]] = {policy: {} for policy in config.evaluation.policies}
     for (policy, split), spec in specs.items():
-        table = merged(located(spec.output), sample_ids(run, split))
+        table = merged(spec)
         ranks[policy][split] = table["rank"].to_numpy()
         cost.rollouts += table.num_rows
         cost.generated_tokens += sum(table["rollout_tokens"].to_pylist())

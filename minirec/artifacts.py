@@ -25,7 +25,7 @@ from minirec.checked import (
     write_table,
 )
 from minirec.errors import ArtifactError
-from minirec.remote import is_remote, located
+from minirec.remote import is_remote, local_file, located
 from minirec.storage import (
     Files,
     append,
@@ -63,6 +63,7 @@ __all__ = [
     "in_threads",
     "intact",
     "is_remote",
+    "local_file",
     "located",
     "open_table",
     "publish",
@@ -210,7 +211,7 @@ class Run:
             cost.finished = True
         finally:
             cost.seconds = round(time.monotonic() - started, 3)
-            cost.peak_memory_mib = _peak_memory_mib()
+            cost.peak_memory_mib = peak_memory_mib()
             self._record_cost(cost)
         record = {**begun, "files": self._files(outputs)}
         write_record(self.path("stages", f"{name}.json"), record)
@@ -325,5 +326,6 @@ class Run:
         )
 
 
-def _peak_memory_mib() -> float:
+def peak_memory_mib() -> float:
+    """Largest resident size that this process has had, MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

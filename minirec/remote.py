@@ -150,10 +150,28 @@ def download(folder: Any, names: list[str], into: Path) -> None:
             folder.fs.get_file((folder / name).path, str(target))
 
 
-def place_of_copy(folder: Any, version: str) -> Path:
-    """Where the local copy of a version of a remote folder belongs."""
-    parent = hashlib.sha256(str(folder.parent).encode()).hexdigest()[:16]
-    return cache() / parent / f"{folder.name}-{version}"
+def place_of_copy(path: Any, version: str, *, group: Any) -> Path:
+    """Where the local copy of a version of a remote path belongs; `KEPT` of a group stay."""
+    beside = hashlib.sha256(str(group).encode()).hexdigest()[:16]
+    return cache() / beside / f"{path.name}-{version}"
+
+
+def local_file(path: Any) -> Path:
+    """A copy on this machine of the present version of an object; it is not verified."""
+    if not is_remote(path):
+        return path
+    with explained(path):
+        info = path.fs.info(path.path)
+    etag = str(info.get("ETag") or info.get("etag") or info["size"]).strip('"')
+    version = hashlib.sha256(etag.encode()).hexdigest()[:16]
+    copy = place_of_copy(path, version, group=path)
+    if not copy.exists() or copy.stat().st_size != info["size"]:
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=copy.parent, prefix=".") as work:
+            download(path.parent, [path.name], Path(work))
+            os.replace(Path(work) / path.name, copy)
+    prune(copy)
+    return copy
 
 
 def prune(copy: Path) -> None:
@@ -165,4 +183,7 @@ def prune(copy: Path) -> None:
             if not path.name.startswith("."):
                 ages[path] = path.stat().st_mtime_ns
     for path in sorted(ages, key=lambda p: ages[p])[:-KEPT]:
-        shutil.rmtree(path, ignore_errors=True)
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)

@@ -70,7 +70,7 @@ def atomic_dir(path: Path) -> Iterator[Path]:
             remove(path)
             write_manifest(path, publish(work, path))
         else:
-            write_manifest(work, file_entries(work, below=work))
+            write_manifest(work, _listed(work))
             remove(path)
             os.replace(work, path)
     finally:
@@ -82,7 +82,7 @@ def publish(work: Path, folder: Path) -> Files:
 
     Returns their entries; `write_manifest` makes the folder complete once all have done so.
     """
-    entries = file_entries(work, below=work)
+    entries = _listed(work)
     for name in entries:
         if remote.is_remote(folder):
             remote.upload(work / name, folder / name)
@@ -90,6 +90,13 @@ def publish(work: Path, folder: Path) -> Files:
             with atomic(folder / name) as file, (work / name).open("rb") as source:
                 shutil.copyfileobj(source, file)
     return entries
+
+
+def _listed(folder: Path) -> Files:
+    """What a manifest lists: all files of a directory but a manifest that it has already."""
+    files = file_entries(folder, below=folder)
+    files.pop(MANIFEST, None)
+    return files
 
 
 def remove(path: Path) -> None:
@@ -266,7 +273,7 @@ def fetch(text: str) -> str:
     if not (folder / MANIFEST).exists():
         raise ArtifactError(f"{folder} is missing or not complete; run the stage that makes it")
     record = read_record(folder / MANIFEST)
-    copy = remote.place_of_copy(folder, digest(record))
+    copy = remote.place_of_copy(folder, digest(record), group=folder.parent)
     if not intact(copy, check_folder, say=lambda line: None):
         copy.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(dir=copy.parent, prefix="."))
