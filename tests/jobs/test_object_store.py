@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 
 import pytest
 from small import command
 
-from minirec.artifacts import located
-
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+from jobs.cli import main
+from minirec.artifacts import located, write_json
 
 SHARED = (
     "scores.parquet",
@@ -29,6 +29,33 @@ def run(tmp_path, folder, *words):
     )
 
 
+def test_plan_asks_the_store_and_loads_no_torch(bucket_folder):
+    write_json(located(bucket_folder) / "corpus" / "corpus.json", {"samples": {"train": 12345}})
+    code = (
+        "import sys; from jobs.cli import main\n"
+        f"status = main(['plan', 'run_dir={bucket_folder}'])\n"
+        "print(status, 'heavy', *{'torch', 'ray', 'transformers'} & set(sys.modules))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "12,345" in result.stdout, result.stderr
+    assert result.stdout.endswith("0 heavy\n")
+
+
+@pytest.mark.parametrize(
+    ("run_dir", "said"),
+    [
+        ("s3://bucket", "names no folder in a bucket"),
+        ("s3://not-there/run", "s3://not-there/run: the bucket not-there does not exist"),
+        ("ftp://host/run", "ftp:// is not known"),
+    ],
+)
+def test_a_place_that_cannot_be_is_one_sentence(object_store, capsys, run_dir, said):
+    assert main(["prepare", f"run_dir={run_dir}"]) in (1, 2)
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_run_on_an_object_store(undisturbed, bucket_folder, gate, tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", gate.url)
