@@ -294,9 +294,9 @@ def follow(name: str, total: int, state: Callable[[], tuple[int, str]]) -> Itera
 
     def ask() -> None:
         while not stop.wait(0.5):
-            # A damaged log of a former attempt is replaced by the next step; a store that fails
-            # here says so where it matters.
-            with suppress(ArtifactError, OSError):
+            # A damaged log of a former attempt is replaced by the next step, and a store that
+            # fails here fails again where it matters.
+            with suppress(Exception):
                 done, text = state()
                 if done:
                     progress.update(done, text)
