@@ -112,4 +112,5 @@ def _quiet_ray_data() -> None:
 
     context = DataContext.get_current()
     context.enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # Its only errors are those of workers, with tracebacks; the command says their cause itself.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
