@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from jobs.console import console, quiet
+from jobs.console import pulse, quiet, say
 from jobs.session import Session
 from minirec.artifacts import Run, atomic
 from minirec.config import Config
@@ -31,7 +31,7 @@ def stages(config: Config, names: tuple[str, ...], *, overwrite: bool = False) -
     alone = len(names) == 1
     names = stages_of(config, names)
     redo = names if overwrite and alone else ()
-    run = Run(Path(config.run_dir), overwrite=overwrite, redo=redo, say=console.print)
+    run = Run(Path(config.run_dir), overwrite=overwrite, redo=redo, say=say)
     quiet(config)
     with _locked(run), Session(config) as session:
         last = max(STAGES.index(name) for name in names)
@@ -41,7 +41,8 @@ def stages(config: Config, names: tuple[str, ...], *, overwrite: bool = False) -
                 continue
             if name == "gradients" and not config.selection.needs_lora_gradients and run.checking:
                 continue  # another selection has read them
-            _stage(name)(run, config, session)
+            with pulse(name):
+                _stage(name)(run, config, session)
             if not run.checking:
                 with atomic(run.path("config.yaml")) as file:
                     file.write(dump(config).encode())
