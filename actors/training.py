@@ -29,7 +29,7 @@ from actors.rollout import Adapter
 from actors.zero import barrier, zero_engine
 from minirec import artifacts
 from minirec.config import ModelConfig, RewardConfig, TrainingConfig
-from minirec.corpus.table import Sample, load_catalogue, load_samples
+from minirec.corpus.table import Sample, SampleFile, load_catalogue
 from minirec.model.recommender import Encoder, Policy, item_table, trainable_policy
 from minirec.rl.reward import reward_function
 from minirec.rl.step import Group, Objective, losses, lr_factor
@@ -89,9 +89,8 @@ class Worker:
             self.encoder.item(title, text)
             for title, text in zip(catalogue.titles, catalogue.texts, strict=True)
         ]
-        wanted = set(spec.order)
-        samples = load_samples(Path(spec.corpus), "train")
-        self.samples: dict[int, Sample] = {s.sample_id: s for s in samples if s.sample_id in wanted}
+        samples = SampleFile(Path(spec.corpus), "train").find(set(spec.order))
+        self.samples: dict[int, Sample] = {sample.sample_id: sample for sample in samples}
         policy = trainable_policy(
             spec.model_path,
             spec.model,

@@ -247,7 +247,7 @@ def _saved(tables: dict[str, Any], settings: dict[str, Any]) -> screening.Saving
     """What cheaper scoring saved and lost."""
     scoring = ScoringConfig.model_validate(settings)
     return screening.savings(
-        tables["features"],
+        [tables["features"]],
         most=scoring.stages[-1],
         chance=tables["chance"],
         band=scoring.screen_band,
