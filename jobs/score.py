@@ -126,8 +126,13 @@ def scoring_spec(
     )
 
 
-def score_shards(specs: list[ScoringSpec], config: Config, *, label: str) -> None:
-    """Score the shards of all specs that have no file yet, in one pass of Ray Data."""
+def score_shards(
+    specs: list[ScoringSpec], config: Config, *, label: str, scorer: type | None = None
+) -> None:
+    """Score the shards of all specs that have no file yet, in one pass of Ray Data.
+
+    `scorer` takes the place of `actors.scoring.Scorer` in benchmarks.
+    """
     import ray
     import ray.data
     from ray.data.exceptions import ExecutionTimeoutError
@@ -149,7 +154,7 @@ def score_shards(specs: list[ScoringSpec], config: Config, *, label: str) -> Non
         if not missing:
             return
         results = ray.data.from_items(missing, override_num_blocks=len(missing)).map_batches(
-            Scorer,
+            scorer or Scorer,
             fn_constructor_args=(specs,),
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(

@@ -104,8 +104,13 @@ def rollout_settings(config: Config) -> dict[str, Any]:
 
 
 def _without_runtime(section: dict[str, Any]) -> dict[str, Any]:
-    """Training settings without those that a restart may change (deadlines, failures)."""
+    """Training settings without those that a restart may change (deadlines, failures).
+
+    Staleness 0 is left out too: what was trained before there was a choice is the same.
+    """
     runtime = {"max_failures", "step_deadline_s", "gpus_per_worker"}
+    if section.get("staleness") == 0:
+        runtime.add("staleness")
     return {
         key: _without_runtime(value) if isinstance(value, dict) else value
         for key, value in section.items()
