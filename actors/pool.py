@@ -22,6 +22,7 @@ from ray._private import state as ray_state
 from ray.exceptions import RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from actors.causes import cause
 from actors.rollout import Adapter, Completion, EngineSpec, RolloutEngine, engine_environment
 from actors.transformers_engine import TransformersEngine
 from actors.vllm_engine import VllmEngine
@@ -159,10 +160,9 @@ class PoolHandle:
                 f"{self._label(engine)} failed at {awaited}: {type(cause).__name__}: {cause}"
             ) from error
         except RayActorError as error:
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
             raise EngineError(
                 f"{self._label(engine)} died at {awaited} and was restarted at most "
-                f"{self._max_restarts} times: {' | '.join(lines[-4:])}"
+                f"{self._max_restarts} times: {cause(error)}"
             ) from error
 
     def _overdue(self, one: _Running) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from actors.causes import cause
 from jobs.console import bar
 from jobs.model import base_model, model_inputs
 from jobs.train import rollout_settings
@@ -174,7 +175,7 @@ def score_shards(
             ) from error
         except ray.exceptions.RayError as error:
             raise EngineError(
-                f"{label} stopped after {done} of {len(shards)} shards: {_cause(error)}; "
+                f"{label} stopped after {done} of {len(shards)} shards: {cause(error)}; "
                 f"the same command does the missing shards"
             ) from error
 
@@ -182,12 +183,6 @@ def score_shards(
 def _shards(spec: ScoringSpec) -> range:
     samples = count_samples(Path(spec.corpus), spec.split)
     return range(math.ceil(len(spec.rows(samples)) / spec.shard_size))
-
-
-def _cause(error: BaseException) -> str:
-    """The last line of an error from a worker, which names what happened there."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
 
 
 def parts(

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from actors.causes import cause
 from actors.rollout import resolve_adapter, resolve_engine
 from jobs.console import bar
 from jobs.model import base_model, model_inputs
@@ -215,11 +216,9 @@ def fit_or_explain(trainer: TorchTrainer, training: TrainingConfig) -> None:
     try:
         _in_thread(trainer.fit)
     except TrainingFailedError as error:
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        cause = lines[-1].strip() if lines else type(error).__name__
         raise EngineError(
-            f"a training worker failed and was not restarted any more: {cause}; the same command "
-            f"goes on from what is finished (a worker also ends when one step takes longer than "
+            f"a training worker failed and was not restarted any more: {cause(error)}; the same "
+            f"command goes on from what is finished (a worker also ends when one step takes longer than "
             f"step_deadline_s, {training.step_deadline_s:g} s)"
         ) from error
 
