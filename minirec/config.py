@@ -61,7 +61,9 @@ class CorpusConfig(Section):
         description="for source table: user, item, rating, time, title, text -> column of the file",
     )
     category: str | None = Field(None, description="name of the domain, words the prompts")
-    download: bool = Field(False, description="fetch the Amazon 2023 category if it is absent")
+    download: bool | Literal["5core"] = Field(
+        False, description="fetch the Amazon 2023 category; 5core: users and items with 5 events"
+    )
     start: str | None = Field(None, description="first day kept, YYYY-MM-DD, UTC")
     end: str | None = Field(None, description="first day no longer kept, YYYY-MM-DD, UTC")
     k_core: int = Field(1, ge=1, description="each user and item keeps at least this many events")
@@ -370,7 +372,7 @@ class Config(Section):
 
     run_dir: str = Field("runs/demo", description="where every artifact goes")
     seed: int = Field(42, ge=0)
-    preset: Literal["minirec", "paper"] = "minirec"
+    preset: Literal["minirec", "paper", "paper-amazon"] = "minirec"
     corpus: CorpusConfig = CorpusConfig()
     model: ModelConfig = ModelConfig()
     rollout: RolloutConfig = RolloutConfig()
