@@ -197,7 +197,9 @@ def _with_config(arguments: argparse.Namespace) -> int:
     from jobs.summary import print_plan, print_summary
 
     if arguments.command == "plan":
-        print_plan(plan(config))
+        from jobs.plan_costs import estimates
+
+        print_plan(plan(config) + estimates(config))
         return 0
     plan(config, again=arguments.overwrite)  # refuses what cannot work before anything starts
     from jobs import run

@@ -174,7 +174,7 @@ def check_size(folder: Path, *, limit_mib: float = LIMIT_MIB) -> None:
         named = ", ".join(f"{name} {sizes[name] / 2**20:.0f} MiB" for name in largest)
         raise JobError(
             f"{folder.absolute()} has {total:.0f} MiB and Ray takes {limit_mib:g} ({named}); name "
-            f"what the job does not need in {folder / '.rayignore'}, or choose another --working-dir"
+            f"what the job does not need in {folder / '.rayignore'}, or give another --working-dir"
         )
 
 

@@ -218,8 +218,8 @@ def fit_or_explain(trainer: TorchTrainer, training: TrainingConfig) -> None:
     except TrainingFailedError as error:
         raise EngineError(
             f"a training worker failed and was not restarted any more: {cause(error)}; the same "
-            f"command goes on from what is finished (a worker also ends when one step takes longer than "
-            f"step_deadline_s, {training.step_deadline_s:g} s)"
+            f"command goes on from what is finished (a worker also ends when one step takes longer "
+            f"than step_deadline_s, {training.step_deadline_s:g} s)"
         ) from error
 
 

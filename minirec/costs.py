@@ -88,14 +88,15 @@ class Gpu:
 
 
 GPUS = {
-    "H200": Gpu(141e9 / 2**30, 4800, 989),
-    "H100": Gpu(80, 3350, 989),
+    "H200": Gpu(140, 4800, 989),
+    "H100": Gpu(79.5, 3350, 989),
     "A100-80": Gpu(80, 2039, 312),
-    "L40S": Gpu(48, 864, 362),
-    "A10G": Gpu(24, 600, 70),
-    "L4": Gpu(24, 300, 121),
+    "L40S": Gpu(45, 864, 362),
+    "A10G": Gpu(22.5, 600, 70),
+    "L4": Gpu(22.5, 300, 121),
 }
-"""NVIDIA's data sheets, SXM where there is a choice, without sparsity."""
+"""NVIDIA's data sheets, SXM where there is a choice, without sparsity; memory as nvidia-smi shows
+it."""
 
 
 def gpu_named(text: str) -> str | None:

@@ -87,9 +87,7 @@ def download_category(
     if not re.fullmatch(r"\w+", name, flags=re.ASCII):
         raise CorpusError(f"corpus.category={category!r} is no category; use e.g. All_Beauty")
     file = f"{name}.csv.gz" if core == "0core" else f"{name}.{core}.csv.gz"
-    ratings = fetch(
-        f"{base_url}/benchmark/{core}/rating_only/{name}.csv.gz", Path(folder) / file
-    )
+    ratings = fetch(f"{base_url}/benchmark/{core}/rating_only/{name}.csv.gz", Path(folder) / file)
     metadata = fetch(
         f"{base_url}/raw/meta_categories/meta_{name}.jsonl.gz",
         Path(folder) / f"meta_{name}.jsonl.gz",

@@ -20,8 +20,10 @@ TRAINING_KILLED = f"""Training failed due to worker errors:
 ray.exceptions.ActorDiedError: {KILLED}"""
 ENGINE = """[Rank 0 Error Snippet]:
 ray.exceptions.ActorDiedError: The actor died.
-minirec.errors.EngineError: engine 1 of 2 (vllm) died at a generate call: its process 7 was killed"""
-MEMORY = "Task was killed due to the node running low on memory. Memory used: 22.1GB / 23.0GB (0.96)"
+minirec.errors.EngineError: engine 1 of 2 (vllm) died at a call: its process 7 was killed"""
+MEMORY = (
+    "Task was killed due to the node running low on memory. Memory used: 22.1GB / 23.0GB (0.96)"
+)
 
 
 def error_with(text):

@@ -141,7 +141,10 @@ def test_submit_follows_and_refuses(head, finished, tmp_path):
 
 
 def test_without_the_token_nothing_answers(head):
-    head.environment["RAY_AUTH_TOKEN_PATH"], kept = "/dev/null", head.environment["RAY_AUTH_TOKEN_PATH"]
+    head.environment["RAY_AUTH_TOKEN_PATH"], kept = (
+        "/dev/null",
+        head.environment["RAY_AUTH_TOKEN_PATH"],
+    )
     try:
         with pytest.raises(AssertionError, match="token|auth"):
             head.command("ray", "job", "list", "--address", head.url)

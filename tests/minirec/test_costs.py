@@ -74,9 +74,7 @@ def test_an_engine_by_hand():
 
 def test_times_by_hand():
     gpu = Gpu(memory_gib=1, bandwidth=1e-9, tflops=1e-12)  # 1 byte and 1 FLOP in a second
-    assert costs.forward_seconds(TINY, 10, gpu=gpu, gpus=2) == pytest.approx(
-        2 * 164 * 10 / 0.4 / 2
-    )
+    assert costs.forward_seconds(TINY, 10, gpu=gpu, gpus=2) == pytest.approx(2 * 164 * 10 / 0.4 / 2)
     assert costs.training_seconds(TINY, 10, gpu=gpu, gpus=1) == pytest.approx(4 * 164 * 10 / 0.4)
     seconds = costs.generation_seconds(
         TINY,
