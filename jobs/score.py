@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ import pyarrow as pa
 from jobs.console import bar
 from jobs.model import base_model, model_inputs
 from jobs.train import rollout_settings
+from minirec.allocation import Allocation
 from minirec.artifacts import Cost, Run, read_table
 from minirec.config import Config, ScoringConfig
 from minirec.corpus import schema
@@ -40,7 +40,7 @@ def score(run: Run, config: Config, session: Session) -> bool:
             adapter=run.path("proxy", "adapter"),
             scoring=config.scoring,
         )
-        score_shards([spec], config, label="score")
+        score_shards([spec], config, session.allocation, label="score")
         table = merged(Path(spec.output), sample_ids(run, "train"))
         cost.generated_tokens = sum(table["rollout_tokens"].to_pylist())
         found = savings(
@@ -118,15 +118,17 @@ def scoring_spec(
         shard_size=config.scoring.shard_size,
         prompts_per_call=config.rollout.prompts_per_call,
         seed=config.seed,
-        pool=session.pool(model_path),
+        pool=session.pool(model_path, beside="score"),
         policy_adapter=None if adapter is None else adapter_at(adapter),
-        threads=max(1, (os.cpu_count() or 1) // (config.scoring.scorers + 1)),
-        device="cuda" if config.scoring.gpus_per_scorer else "cpu",
+        threads=session.allocation.scorer.cpus,
+        device="cuda" if session.allocation.scorer.gpus else "cpu",
         limit=limit,
     )
 
 
-def score_shards(specs: list[ScoringSpec], config: Config, *, label: str) -> None:
+def score_shards(
+    specs: list[ScoringSpec], config: Config, allocation: Allocation, *, label: str
+) -> None:
     """Score the shards of all specs that have no file yet, in one pass of Ray Data."""
     import ray
     import ray.data
@@ -152,11 +154,15 @@ def score_shards(specs: list[ScoringSpec], config: Config, *, label: str) -> Non
             Scorer,
             fn_constructor_args=(specs,),
             batch_size=1,
+            # With one as the least, the rest go on when a node leaves.
             compute=ray.data.ActorPoolStrategy(
-                size=min(config.scoring.scorers, len(missing)), max_tasks_in_flight_per_actor=2
+                min_size=1,
+                max_size=(most := min(allocation.scorers, len(missing))),
+                initial_size=most,
+                max_tasks_in_flight_per_actor=2,
             ),
-            num_cpus=1,
-            num_gpus=config.scoring.gpus_per_scorer or None,
+            num_cpus=allocation.scorer.cpus,
+            num_gpus=allocation.scorer.gpus or None,
         )
         try:
             for _ in results.iter_rows():
