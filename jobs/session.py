@@ -126,6 +126,14 @@ class Session:
         asked = a.bundles(beside, engines=None if engines and not held else 0)
         self._room.wait(asked, held=held)
 
+    def join_cluster(self) -> None:
+        """Join the cluster of RAY_ADDRESS, if there is one, and refuse what it cannot hold.
+
+        A command does so first, so that nobody learns of it after an hour of other stages.
+        """
+        if os.environ.get("RAY_ADDRESS"):
+            self.start_ray()
+
     def pool(self, model_path: str, *, beside: str) -> PoolHandle:
         """The pool for a model, started at the first call, when there is room for what uses it.
 
