@@ -19,8 +19,8 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from actors.roster import Call, Roster
 from actors.rollout import Adapter, Completion, EngineSpec
+from actors.roster import Call, Roster
 from minirec.errors import EngineError
 
 STATUS_S = 5.0  # an engine that cannot say within this time what it does is taken as hung
@@ -286,8 +286,8 @@ class _Work:
         if self._kills[one.index] == pool._max_restarts:
             raise EngineError(
                 f"{pool._label(one.engine)} did not finish a generate call within "
-                f"{pool._deadline_s:g} s, {pool._max_restarts + 1} times; raise rollout.deadline_s or "
-                "lower rollout.prompts_per_call"
+                f"{pool._deadline_s:g} s, {pool._max_restarts + 1} times; raise "
+                "rollout.deadline_s or lower rollout.prompts_per_call"
             )
         ray.kill(actor, no_restart=False)
         self._kills[one.index] += 1
