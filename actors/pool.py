@@ -317,7 +317,7 @@ class Pool:
         cls,
         spec: EngineSpec,
         *,
-        engine: str,
+        engine: str | type,
         engines: int,
         least: int | None = None,
         target: Callable[[], int] | None = None,
@@ -331,6 +331,7 @@ class Pool:
         """Create the actors and return at once; `wait_ready` waits for them.
 
         Args:
+            engine: a name of `actors.roster.ENGINES`, or the class of another `RolloutEngine`.
             least: engines that must live; default: all.
             target: how many engines there should be now; None: always `engines`.
         """
@@ -346,7 +347,7 @@ class Pool:
         handle = PoolHandle(
             dict(roster.actors),
             prefix=roster.prefix,
-            name=name or engine,
+            name=name or str(engine),
             least=engines if least is None else least,
             elastic=target is not None,
             deadline_s=deadline_s,

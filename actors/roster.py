@@ -22,7 +22,7 @@ import ray
 from ray._private import state as ray_state
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.rollout import Adapter, Completion, EngineSpec, engine_environment
+from actors.rollout import Adapter, Completion, EngineSpec, RolloutEngine, engine_environment
 from actors.transformers_engine import TransformersEngine
 from actors.vllm_engine import VllmEngine
 
@@ -43,9 +43,9 @@ class Call:
 class _Engine:
     """The actor. `status` has a thread of its own and answers while `generate` is busy."""
 
-    def __init__(self, kind: str, spec: EngineSpec) -> None:
+    def __init__(self, engine: type[RolloutEngine], spec: EngineSpec) -> None:
         self._now: tuple[str, float] | None = None
-        self._engine = ENGINES[kind](spec)
+        self._engine = engine(spec)
 
     def generate(self, key: str, call: Call, adapter: Adapter | None) -> list[list[Completion]]:
         self._now = (key, time.monotonic())
@@ -83,7 +83,7 @@ class Roster:
         self,
         spec: EngineSpec,
         *,
-        engine: str,
+        engine: str | type,
         engines: int,
         cpus: float,
         gpus: float,
@@ -94,7 +94,7 @@ class Roster:
 
         Args:
             spec: of every engine.
-            engine: ``vllm`` or ``transformers``.
+            engine: a name of `ENGINES`, or the class of another `RolloutEngine`.
             engines: how many at first.
             cpus, gpus: of one engine.
             target: how many there should be now, asked every few seconds; None: always `engines`.
@@ -113,7 +113,7 @@ class Roster:
             "scheduling_strategy": "SPREAD",
             "runtime_env": {"env_vars": engine_environment(spec)},
         }
-        self._arguments = (engine, spec)
+        self._arguments = (ENGINES[engine] if isinstance(engine, str) else engine, spec)
         for _ in range(engines):
             self._add()
         self._target = target

@@ -18,6 +18,7 @@ from jobs.model import base_model, model_inputs
 from minirec.allocation import Shape
 from minirec.artifacts import Cost, Run, read_json, read_table, write_json
 from minirec.config import Config, TrainingConfig
+from minirec.corpus.table import SampleFile
 from minirec.errors import ConfigError, EngineError
 
 if TYPE_CHECKING:
@@ -44,9 +45,9 @@ def proxy(run: Run, config: Config, session: Session) -> bool:
     """Train the proxy policy on a random subset (method, section 2) -> proxy/adapter."""
 
     def body(cost: Cost) -> None:
-        table = read_table(run.path("corpus", "train.parquet"))
-        ids = table["sample_id"].to_pylist()
-        order = random.Random(config.seed).sample(ids, min(config.proxy.samples, len(ids)))
+        samples = SampleFile(run.path("corpus"), "train")
+        drawn = min(config.proxy.samples, len(samples))
+        order = samples.ids(random.Random(config.seed).sample(range(len(samples)), drawn))
         _fit(run, config, session, cost, "proxy", config.proxy.training, order)
 
     return _stage(run, config, "proxy", config.proxy.model_dump(mode="json"), [], body)
@@ -104,8 +105,13 @@ def rollout_settings(config: Config) -> dict[str, Any]:
 
 
 def _without_runtime(section: dict[str, Any]) -> dict[str, Any]:
-    """Training settings without those that a restart may change (deadlines, failures)."""
+    """Training settings without those that a restart may change (deadlines, failures).
+
+    Staleness 0 is left out too: what was trained before there was a choice is the same.
+    """
     runtime = {"max_failures", "step_deadline_s"}
+    if section.get("staleness") == 0:
+        runtime.add("staleness")
     return {
         key: _without_runtime(value) if isinstance(value, dict) else value
         for key, value in section.items()
