@@ -166,10 +166,11 @@ class Session:
         )
 
     def _engines_now(self) -> int:
-        """Engines that the nodes of this moment hold."""
-        from actors.cluster import alive_nodes
+        """Engines that the nodes of this moment hold, and those that an autoscaler may add."""
+        from actors.cluster import alive_nodes, coming_nodes
 
-        return engines_for(self.allocation, alive_nodes())
+        alive = alive_nodes()
+        return engines_for(self.allocation, [*alive, *coming_nodes(alive)])
 
     def close(self) -> None:
         """Stop engines and Ray; safe to call twice."""

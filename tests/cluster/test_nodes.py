@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from conftest import SAME
+from nodes import SAME
 from small import start, steps_logged, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
