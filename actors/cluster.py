@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import time
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import ray
-from ray._private.state import state as ray_state
+from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
 from ray.autoscaler.sdk import request_resources
+from ray.autoscaler.v2.sdk import get_cluster_status
+from ray.autoscaler.v2.utils import is_autoscaler_v2
+from ray.experimental.internal_kv import _internal_kv_get
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -35,36 +38,36 @@ def alive_nodes() -> list[Node]:
     ]
 
 
-def coming_nodes(alive: Sequence[Node]) -> list[Node]:
-    """The nodes that the autoscaler may add; none where there is no autoscaler."""
-    config = ray_state.get_cluster_config()  # private; Ray Train decides by it too
-    if config is None:
-        return []
-    there = Counter((node.cpus, node.gpus) for node in alive)
-    coming = []
-    for group in config.node_group_configs:
-        cpus, gpus = group.resources.get("CPU", 0), group.resources.get("GPU", 0)
-        memory = group.resources.get("memory", 0) / 2**30
-        more = max(0, group.max_count - there[cpus, gpus])
-        coming += [Node(group.name, cpus, gpus, memory)] * more
-    return coming
+def grows() -> bool:
+    """Whether an autoscaler works for the cluster, so that more nodes may come.
+
+    Ray does not say so itself; but nodes that it only watches are named after their id.
+    """
+    if is_autoscaler_v2():
+        status = get_cluster_status(ray.get_runtime_context().gcs_address)
+        names = {node.ray_node_type_name for node in [*status.active_nodes, *status.idle_nodes]}
+    else:
+        kept = _internal_kv_get(DEBUG_AUTOSCALING_STATUS)
+        report = json.loads(kept).get("autoscaler_report") if kept else None
+        report = report or {}
+        names = {*report.get("active_nodes", {}), *(report.get("idle_nodes") or {})}
+    return any(name and not name.startswith("node_") for name in names)
 
 
 class Room:
     """Waits until the cluster has room, and asks the autoscaler for it where there is one."""
 
     def __init__(self, wait_s: float) -> None:
+        self.grows = grows()
         self._wait_s = wait_s
-        self._asked = False
 
     def refuse_impossible(self, bundles: Bundles) -> None:
-        """Refuse what the cluster cannot hold even when nothing else runs.
+        """Refuse what a cluster that does not grow cannot hold even when nothing else runs.
 
         Raises:
             ConfigError: with both numbers.
         """
-        alive = alive_nodes()
-        why = refusal(bundles, [*alive, *coming_nodes(alive)])
+        why = None if self.grows else refusal(bundles, alive_nodes())
         if why:
             raise ConfigError(f"{why}; lower the numbers under resources, or enlarge the cluster")
 
@@ -80,9 +83,8 @@ class Room:
         Raises:
             EngineError: there was no room within `wait_s`; says asked, free and total.
         """
-        if coming_nodes(alive_nodes()) or self._asked:
+        if self.grows:
             request_resources(bundles=[*held, *bundles])
-            self._asked = True
         group = placement_group(list(bundles), strategy="PACK")
         try:
             if not group.wait(self._wait_s):
@@ -96,9 +98,8 @@ class Room:
 
     def close(self) -> None:
         """Take the request back from the autoscaler."""
-        if self._asked:
+        if self.grows:
             request_resources(bundles=[])
-            self._asked = False
 
 
 def _asked(bundles: Bundles) -> str:

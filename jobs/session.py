@@ -98,10 +98,9 @@ class Session:
 
     def _fit_cluster(self) -> Allocation:
         """Fit what the nodes have, and refuse what they never can hold or see."""
-        from actors.cluster import Room, alive_nodes, check_shared, coming_nodes
+        from actors.cluster import Room, alive_nodes, check_shared
 
-        alive = alive_nodes()
-        found = allocate(self.config, [*alive, *coming_nodes(alive)], local=False)
+        found = allocate(self.config, alive_nodes(), local=False)
         self._room = Room(self.config.resources.wait_s)
         for stage in ("score", "proxy", "train"):
             self._room.refuse_impossible(found.bundles(stage))
@@ -155,7 +154,7 @@ class Session:
         return Pool.start(
             engine_spec(c, model_path, length, shape=a.engine),
             engine=resolve_engine(c.rollout),
-            engines=a.engines,
+            engines=a.engines if self._room is None else self._engines_now(),
             least=a.engines_min,
             target=None if self._room is None else self._engines_now,
             cpus_per_engine=a.engine.cpus,
@@ -166,11 +165,16 @@ class Session:
         )
 
     def _engines_now(self) -> int:
-        """Engines that the nodes of this moment hold, and those that an autoscaler may add."""
-        from actors.cluster import alive_nodes, coming_nodes
+        """Engines that the nodes of this moment hold.
 
-        alive = alive_nodes()
-        return engines_for(self.allocation, [*alive, *coming_nodes(alive)])
+        Where an autoscaler adds nodes, the most that were asked for: it adds what engines wait for.
+        """
+        from actors.cluster import alive_nodes
+
+        a = self.allocation
+        if self._room is not None and self._room.grows and math.isfinite(a.engines_max):
+            return int(a.engines_max)
+        return engines_for(a, alive_nodes())
 
     def close(self) -> None:
         """Stop engines and Ray; safe to call twice."""

@@ -10,7 +10,7 @@ import pytest
 import ray
 from small import command
 
-from actors.cluster import Room, _blind, alive_nodes, check_shared, coming_nodes
+from actors.cluster import Room, _blind, alive_nodes, check_shared, grows
 from minirec.errors import ConfigError, EngineError
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -34,7 +34,7 @@ class Holder:
 @pytest.mark.timeout(300)
 def test_room(joined, tmp_path):
     assert sorted(node.cpus for node in alive_nodes()) == [0, 1, 2]
-    assert coming_nodes(alive_nodes()) == []
+    assert not grows()
     room = Room(wait_s=2)
     cpu = {"CPU": 1.0}
     with pytest.raises(ConfigError, match="asks for 4 CPUs, the cluster has 3; lower"):
