@@ -124,6 +124,37 @@ def test_a_start_that_cannot_work(cluster, spec):
         pool.wait_ready()
 
 
+def test_engines_come_and_go_while_calls_run(pool, spec):
+    """An engine that is added gets calls; the call of one that is dropped goes to another."""
+    expected, wanted = pool.handle().generate(calls(6)), [1]
+    with Pool.start(
+        spec, engine="transformers", engines=1, target=lambda: wanted[0], name="elastic"
+    ) as grown:
+        handle = pickle.loads(pickle.dumps(grown.handle()))
+        assert handle.generate(calls(2)) == expected[:2]
+        wanted[0] = 2
+        end = time.monotonic() + 60
+        while len(grown._roster.actors) < 2 and time.monotonic() < end:
+            time.sleep(0.1)
+        second = list(grown._roster.actors.values())[1]
+        busy = []
+
+        def shrink():
+            while ray.get(second.status.remote())["call"] is None:
+                time.sleep(0.002)
+            busy.append(True)
+            wanted[0] = 1
+
+        thread = threading.Thread(target=shrink)
+        thread.start()
+        assert handle.generate(calls(6) * 4) == expected * 4
+        thread.join()
+        while len(grown._roster.actors) > 1 and time.monotonic() < end + 60:
+            time.sleep(0.1)
+        assert busy and len(grown._roster.actors) == 1
+        assert handle.generate(calls(2)) == expected[:2] and len(handle) == 1
+
+
 def test_close_leaves_no_process_even_of_a_hung_engine(pool):
     """The last test of this file: it ends the pool that the others share."""
     processes = pids(pool)
