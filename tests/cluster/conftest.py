@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from nodes import MARK, SAME, Nodes, marked
+from nodes import MARK, SAME, cluster_process, marked
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "jobs"))
 
@@ -29,14 +29,19 @@ def cluster(monkeypatch):
         monkeypatch.setenv(name, value)
     made = []
 
-    def start(*cpus: int) -> Nodes:
-        made.append(Nodes(*cpus))
-        monkeypatch.setenv("RAY_ADDRESS", made[-1].address)
-        return made[-1]
+    def start(*cpus: int):
+        process = cluster_process()
+        made.append((process, None))
+        nodes = process.Nodes(*cpus)
+        made[-1] = (process, nodes)
+        monkeypatch.setenv("RAY_ADDRESS", nodes.address())
+        return nodes
 
     yield start
-    for nodes in made:
-        nodes.cluster.shutdown()
+    for process, nodes in made:
+        if nodes is not None:
+            nodes.shutdown()
+        process.shutdown()
     end = time.monotonic() + 20
     while (left := marked(token)) and time.monotonic() < end:
         time.sleep(0.5)

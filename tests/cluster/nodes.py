@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+from multiprocessing import get_context
+from multiprocessing.managers import BaseManager
 
 import psutil
 
@@ -12,7 +14,7 @@ SAME = ("corpus.demo.users=160", "resources.cpus_per_worker=1")
 
 
 class Nodes:
-    """A cluster whose head has no CPUs, and nodes that can be killed and added."""
+    """A cluster whose head has no CPUs, and nodes that are known by their numbers."""
 
     def __init__(self, *cpus: int) -> None:
         from ray.cluster_utils import Cluster
@@ -20,39 +22,62 @@ class Nodes:
         common = {"object_store_memory": 100 << 20, "include_dashboard": False}
         head = {"num_cpus": 0, "dashboard_agent_listen_port": free_port(), **common}
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
-        self.nodes = [self.add(n) for n in cpus]
+        self.nodes = {}
+        for count in cpus:
+            self.add(count)
 
-    @property
     def address(self) -> str:
         return self.cluster.address
 
-    def add(self, cpus: int):
-        return self.cluster.add_node(
+    def add(self, cpus: int) -> int:
+        node = self.cluster.add_node(
             num_cpus=cpus, object_store_memory=100 << 20, include_dashboard=False
         )
+        self.nodes[len(self.nodes)] = node
+        return len(self.nodes) - 1
 
-    def kill(self, node) -> None:
+    def kill(self, number: int) -> None:
         """SIGKILL a node's raylet and what the raylet started, as if its machine were gone."""
-        processes = family(node)
-        self.cluster.remove_node(node, allow_graceful=False)
-        self.nodes = [other for other in self.nodes if other is not node]
-        for process in processes:
-            if process.is_running():
-                process.kill()
+        node, self.nodes[number] = self.nodes[number], None
+        self._kill(node)
 
     def kill_all(self) -> None:
         """SIGKILL every process of the cluster, the head last."""
-        for node in list(self.nodes):
-            self.kill(node)
-        processes = family(self.cluster.head_node)
-        self.cluster.remove_node(self.cluster.head_node, allow_graceful=False)
+        for number, node in self.nodes.items():
+            if node is not None:
+                self.kill(number)
+        self._kill(self.cluster.head_node)
+
+    def _kill(self, node) -> None:
+        processes = family(node)
+        self.cluster.remove_node(node, allow_graceful=False)
         for process in processes:
             if process.is_running():
                 process.kill()
 
-    def running(self, title: str) -> list:
+    def running(self, title: str) -> list[int]:
         """The nodes that have a process whose title holds `title`."""
-        return [node for node in self.nodes if any(title in t for t in titles(node))]
+        return [
+            number
+            for number, node in self.nodes.items()
+            if node is not None and any(title in found for found in titles(node))
+        ]
+
+    def shutdown(self) -> None:
+        self.cluster.shutdown()
+
+
+class ClusterProcess(BaseManager):
+    """A process of its own for `Nodes`: Ray reads the mode of authentication when it is loaded."""
+
+
+ClusterProcess.register("Nodes", Nodes)
+
+
+def cluster_process() -> ClusterProcess:
+    manager = ClusterProcess(ctx=get_context("spawn"))
+    manager.start()
+    return manager
 
 
 def free_port() -> int:

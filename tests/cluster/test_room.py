@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -16,23 +17,15 @@ from minirec.errors import ConfigError, EngineError
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
-@pytest.fixture
-def joined(cluster):
-    """A cluster of nodes with 1 and 2 CPUs that this process has joined."""
-    nodes = cluster(1, 2)
-    ray.init(address=nodes.address, log_to_driver=False)
-    yield nodes
-    ray.shutdown()
-
-
 @ray.remote(num_cpus=1)
 class Holder:
     def here(self):
         return True
 
 
-@pytest.mark.timeout(300)
-def test_room(joined, tmp_path):
+def room_checks(folder):
+    """On a cluster of nodes with 0, 1 and 2 CPUs; in a process of its own, as `ClusterProcess`."""
+    ray.init(log_to_driver=False)
     assert sorted(node.cpus for node in alive_nodes()) == [0, 1, 2]
     assert not grows()
     room = Room(wait_s=2)
@@ -51,11 +44,19 @@ def test_room(joined, tmp_path):
     assert time.monotonic() - started < 30
     room.wait([cpu] * 2)  # nothing of what was refused is held
     ray.kill(holder)
-    check_shared(tmp_path / "run")
-    assert list((tmp_path / "run").iterdir()) == []
+    check_shared(folder / "run")
+    assert list((folder / "run").iterdir()) == []
     nodes = [node for node in ray.nodes() if node["Alive"]]
     blind = _blind(nodes, Path("/nowhere/probe"), "x")
     assert len(blind) == 3 and nodes[0]["NodeManagerHostname"] in blind[0]
+    ray.shutdown()
+
+
+@pytest.mark.timeout(300)
+def test_room(cluster, tmp_path):
+    cluster(1, 2)
+    with get_context("spawn").Pool(1) as process:
+        process.apply(room_checks, (tmp_path,))
 
 
 @pytest.mark.timeout(300)
