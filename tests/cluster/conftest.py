@@ -30,6 +30,7 @@ def cluster(monkeypatch):
     made = []
 
     def start(*cpus: int):
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
         process = cluster_process()
         made.append((process, None))
         nodes = process.Nodes(*cpus)
