@@ -110,7 +110,7 @@ def quiet(config: Config) -> None:
     """Keep libraries from printing what says nothing about the run; what is set stays."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    if not config.training.gpus_per_worker:
+    if not config.resources.gpus_per_worker:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # no warning that none was detected
     # Ray Data's actors warn at each start that their arguments live in the object store.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")

@@ -73,7 +73,7 @@ def _policy_ranks(
         for policy in config.evaluation.policies
         for split in SPLITS
     }
-    score_shards(list(specs.values()), config, label="evaluate")
+    score_shards(list(specs.values()), config, session.allocation, label="evaluate")
     ranks: dict[str, dict[str, Any]] = {policy: {} for policy in config.evaluation.policies}
     for (policy, split), spec in specs.items():
         table = merged(spec)

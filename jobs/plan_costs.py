@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 from dataclasses import dataclass
+from typing import Any
 
 from jobs.train import training_steps
 from minirec import costs
@@ -45,20 +46,26 @@ def estimates(config: Config) -> list[Row]:
     if path.exists():
         counts = read_json(path)
         corpus = Corpus(counts["samples"]["train"], counts["items"])
-    return cost_rows(config, processes(config), corpus, None)
+    return cost_rows(config, processes(config), corpus, config.resources.gpu)
 
 
 def processes(config: Config) -> Processes:
-    """What the settings ask for."""
+    """What the settings ask for; one process, and one GPU of each, where they say ``auto``."""
+    r = config.resources
+    engines = r.engines[0] if isinstance(r.engines, tuple) else r.engines
     return Processes(
-        engines=config.rollout.engines,
-        engine_gpus=config.rollout.gpus_per_engine,
-        scorers=config.scoring.scorers,
-        scorer_gpus=config.scoring.gpus_per_scorer,
-        workers=config.training.workers,
-        worker_gpus=config.training.gpus_per_worker,
-        zero_stage=config.training.zero_stage,
+        engines=_or_one(engines),
+        engine_gpus=_or_one(r.gpus_per_engine),
+        scorers=_or_one(r.scorers),
+        scorer_gpus=_or_one(r.gpus_per_scorer),
+        workers=_or_one(r.training_workers),
+        worker_gpus=_or_one(r.gpus_per_worker),
+        zero_stage=r.zero_stage,
     )
+
+
+def _or_one(number: Any) -> Any:
+    return 1 if isinstance(number, str) else number
 
 
 def cost_rows(config: Config, use: Processes, corpus: Corpus | None, gpu: str | None) -> list[Row]:
@@ -89,7 +96,8 @@ def cost_rows(config: Config, use: Processes, corpus: Corpus | None, gpu: str | 
     assumed = (
         f"prompts of {config.model.max_prompt_tokens} and completions of "
         f"{config.rollout.max_new_tokens} tokens, the most; {costs.UTILISATION:.0%} of the FLOPs, "
-        f"{costs.BANDWIDTH_SHARE:.0%} of the bandwidth{guess}"
+        f"{costs.BANDWIDTH_SHARE:.0%} of the bandwidth; one process where resources say auto"
+        f"{guess}"
     )
     rows.append(("estimate", "assuming", assumed))
     return rows + _warnings(config, use, parts, name)
@@ -225,7 +233,7 @@ def _warnings(
         left = there - share if shares else there
         mend = {
             "training worker": "training.prompts_per_micro_batch or model.max_prompt_tokens, or "
-            "raise zero_stage",
+            "raise resources.zero_stage",
             "scorer": "model.max_prompt_tokens",
         }[who]
         if need.get(who, 0) > left:

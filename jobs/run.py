@@ -16,6 +16,7 @@ from minirec.errors import ArtifactError
 from minirec.settings import dump
 
 STAGES = ("prepare", "proxy", "score", "gradients", "select", "train", "evaluate", "report")
+ON_RAY = ("proxy", "score", "gradients", "train", "evaluate")
 
 
 def stages(config: Config, names: tuple[str, ...], *, overwrite: bool = False) -> Run:
@@ -34,6 +35,8 @@ def stages(config: Config, names: tuple[str, ...], *, overwrite: bool = False) -
     run = Run(Path(config.run_dir), overwrite=overwrite, redo=redo, say=say)
     quiet(config)
     with _locked(run), Session(config) as session:
+        if any(run.done(name) is None for name in names if name in ON_RAY):
+            session.join_cluster()
         last = max(STAGES.index(name) for name in names)
         for name in STAGES[: last + 1]:
             run.checking = name not in names

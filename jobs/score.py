@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from actors.causes import cause
 from jobs.console import bar
 from jobs.model import base_model, model_inputs
 from jobs.train import rollout_settings
+from minirec.allocation import Allocation
 from minirec.artifacts import Cost, Run, read_table
 from minirec.config import Config, ScoringConfig
 from minirec.corpus import schema
@@ -43,7 +43,7 @@ def score(run: Run, config: Config, session: Session) -> bool:
             adapter=run.path("proxy", "adapter"),
             scoring=config.scoring,
         )
-        score_shards([spec], config, label="score")
+        score_shards([spec], config, session.allocation, label="score")
         found = savings(
             (part.to_pydict() for part in parts(spec, COLUMNS)),
             most=config.scoring.stages[-1],
@@ -119,16 +119,21 @@ def scoring_spec(
         shard_size=config.scoring.shard_size,
         prompts_per_call=config.rollout.prompts_per_call,
         seed=config.seed,
-        pool=session.pool(model_path),
+        pool=session.pool(model_path, beside="score"),
         policy_adapter=None if adapter is None else adapter_at(adapter),
-        threads=max(1, (os.cpu_count() or 1) // (config.scoring.scorers + 1)),
-        device="cuda" if config.scoring.gpus_per_scorer else "cpu",
+        threads=session.allocation.scorer.cpus,
+        device="cuda" if session.allocation.scorer.gpus else "cpu",
         limit=limit,
     )
 
 
 def score_shards(
-    specs: list[ScoringSpec], config: Config, *, label: str, scorer: type | None = None
+    specs: list[ScoringSpec],
+    config: Config,
+    allocation: Allocation,
+    *,
+    label: str,
+    scorer: type | None = None,
 ) -> None:
     """Score the shards of all specs that have no file yet, in one pass of Ray Data.
 
@@ -158,11 +163,15 @@ def score_shards(
             scorer or Scorer,
             fn_constructor_args=(specs,),
             batch_size=1,
+            # With one as the least, the rest go on when a node leaves.
             compute=ray.data.ActorPoolStrategy(
-                size=min(config.scoring.scorers, len(missing)), max_tasks_in_flight_per_actor=2
+                min_size=1,
+                max_size=(most := min(allocation.scorers, len(missing))),
+                initial_size=most,
+                max_tasks_in_flight_per_actor=2,
             ),
-            num_cpus=1,
-            num_gpus=config.scoring.gpus_per_scorer or None,
+            num_cpus=allocation.scorer.cpus,
+            num_gpus=allocation.scorer.gpus or None,
         )
         try:
             for _ in results.iter_rows():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import random
 import shutil
 import threading
@@ -17,7 +16,8 @@ from actors.causes import cause
 from actors.rollout import resolve_adapter, resolve_engine
 from jobs.console import bar
 from jobs.model import base_model, model_inputs
-from minirec.artifacts import Cost, Run, read_table
+from minirec.allocation import Shape
+from minirec.artifacts import Cost, Run, read_json, read_table, write_json
 from minirec.config import Config, TrainingConfig
 from minirec.corpus.table import SampleFile
 from minirec.errors import ConfigError, EngineError
@@ -78,6 +78,7 @@ def _stage(
         settings={
             "seed": config.seed,
             {"train": "training"}.get(name, name): _without_runtime(section),
+            "resources": {"zero_stage": config.resources.zero_stage},
             "model": config.model.model_dump(mode="json"),
             "reward": config.reward.model_dump(mode="json"),
             "rollout": rollout_settings(config),
@@ -97,7 +98,7 @@ def rollout_settings(config: Config) -> dict[str, Any]:
     r = config.rollout
     return {
         "engine": resolve_engine(r),
-        "adapter": resolve_adapter(r),
+        "adapter": resolve_adapter(config),
         "temperature": r.temperature,
         "max_new_tokens": r.max_new_tokens,
         "prompts_per_call": r.prompts_per_call,
@@ -109,7 +110,7 @@ def _without_runtime(section: dict[str, Any]) -> dict[str, Any]:
 
     Staleness 0 is left out too: what was trained before there was a choice is the same.
     """
-    runtime = {"max_failures", "step_deadline_s", "gpus_per_worker"}
+    runtime = {"max_failures", "step_deadline_s"}
     if section.get("staleness") == 0:
         runtime.add("staleness")
     return {
@@ -134,6 +135,9 @@ def _fit(
     folder = run.path(name)
     folder.mkdir(parents=True, exist_ok=True)
     steps = training_steps(training, len(order))
+    pool = session.pool(model_path, beside="proxy" if name == "proxy" else "train")
+    a = session.allocation
+    workers = a.proxy_workers if name == "proxy" else a.training_workers
     spec = TrainingSpec(
         corpus=str(run.path("corpus")),
         folder=str(folder),
@@ -146,12 +150,21 @@ def _fit(
         seed=config.seed,
         rollout_temperature=config.rollout.temperature,
         prompts_per_call=config.rollout.prompts_per_call,
-        pool=session.pool(model_path),
-        threads=worker_threads(training),
+        pool=pool,
+        threads=a.worker.cpus,
+        zero_stage=config.resources.zero_stage,
     )
     if not (folder / "adapter").exists():
-        check_gpus(config, training)
-        trainer = torch_trainer(train_loop, spec, spec.training, storage=run.path("ray"), name=name)
+        _check_checkpoints(folder, workers, spec.zero_stage)
+        trainer = torch_trainer(
+            train_loop,
+            spec,
+            spec.training,
+            workers=workers,
+            worker=a.worker,
+            storage=run.path("ray"),
+            name=name,
+        )
         with follow(name, steps, lambda: _last_step(folder / "log.jsonl")):
             fit_or_explain(trainer, training)
     for leftover in ("checkpoints", "adapters"):
@@ -167,15 +180,16 @@ def torch_trainer(
     spec: object,
     training: TrainingConfig,
     *,
+    workers: int,
+    worker: Shape,
     storage: Path,
     name: str,
 ) -> TorchTrainer:
-    """Workers of Ray Train that call ``loop({"spec": spec})``, as `training` says."""
+    """Workers of Ray Train that call ``loop({"spec": spec})``, with the deadlines of `training`."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    gpu = training.gpus_per_worker > 0
-    resources = {"CPU": 1.0} | ({"GPU": training.gpus_per_worker} if gpu else {})
+    gpu = worker.gpus > 0
     return TorchTrainer(
         loop,
         train_loop_config={"spec": spec},
@@ -183,30 +197,30 @@ def torch_trainer(
             backend="nccl" if gpu else "gloo", timeout_s=int(training.step_deadline_s)
         ),
         scaling_config=ScalingConfig(
-            num_workers=training.workers, use_gpu=gpu, resources_per_worker=resources
+            num_workers=workers, use_gpu=gpu, resources_per_worker=worker.bundle()
         ),
         run_config=RunConfig(
             name=name,
             storage_path=str(storage),
-            failure_config=FailureConfig(max_failures=training.max_failures),
+            # The second limit is that of starts without room, each of resources.wait_s.
+            failure_config=FailureConfig(
+                max_failures=training.max_failures, controller_failure_limit=training.max_failures
+            ),
         ),
     )
 
 
-def check_gpus(config: Config, training: TrainingConfig) -> None:
-    """Refuse what Ray Train would wait for without end: the engines keep their GPUs."""
-    import ray
-
-    if os.environ.get("RAY_ADDRESS"):
-        return  # a cluster may grow
-    engines = config.rollout.engines * config.rollout.gpus_per_engine
-    workers = training.workers * training.gpus_per_worker
-    there = ray.cluster_resources().get("GPU", 0.0)
-    if engines + workers > there:
+def _check_checkpoints(folder: Path, workers: int, zero_stage: int) -> None:
+    """Refuse to go on from checkpoints that are sharded for another number of workers."""
+    path = folder / "workers.json"
+    before = read_json(path) if path.exists() else workers
+    if zero_stage and before != workers and any((folder / "checkpoints").glob("step-*")):
         raise ConfigError(
-            f"rollout engines ask for {engines:g} GPUs and training workers for {workers:g}, Ray "
-            f"has {there:g}; lower rollout.gpus_per_engine or gpus_per_worker (0.5 shares a GPU)"
+            f"the half-finished training in {folder} has checkpoints of {before} workers with ZeRO "
+            f"{zero_stage}, now there are {workers}; set resources.training_workers={before}, or "
+            f"delete {folder / 'checkpoints'} to begin again"
         )
+    write_json(path, workers)
 
 
 def fit_or_explain(trainer: TorchTrainer, training: TrainingConfig) -> None:
@@ -242,11 +256,6 @@ def _in_thread(function: Callable[[], object]) -> None:
     thread.join()
     if raised:
         raise raised[0]
-
-
-def worker_threads(training: TrainingConfig) -> int:
-    """Threads of one of the workers, which share this machine."""
-    return max(1, (os.cpu_count() or 1) // training.workers)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

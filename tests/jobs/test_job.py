@@ -68,7 +68,7 @@ def test_a_job_finishes_and_its_log_shows_the_way(head, finished):
 
 
 def test_a_stopped_job_leaves_nothing(head, finished, tmp_path):
-    """Once in `score`, once in `train`; the second time the driver ignores SIGTERM's 3 s."""
+    """Once in `score`, once in `train`."""
     run_dir = tmp_path / "run"
     moments = {
         "score": lambda: len(list((run_dir / "features").glob("part-*.parquet"))) >= 2,
@@ -78,9 +78,11 @@ def test_a_stopped_job_leaves_nothing(head, finished, tmp_path):
         job = head.submit("run", *DEMO, *SMALLER, f"run_dir={run_dir}")
         wait_for(lambda: reached() or head.status(job) == "FAILED", 300, f"the middle of {stage}")  # noqa: B023
         assert head.processes("ray::_Engine") and head.placement_groups() is not None
+        started = time.monotonic()
         head.command("ray", "job", "stop", "--no-wait", "--address", head.url, job)
-        seconds = wait_for(lambda: nothing_left(head), 30, f"the end of all processes of {stage}")
-        print(f"stopped in {stage}: nothing left after {seconds:.1f} s")
+        wait_for(lambda: nothing_left(head), 30, f"the end of all processes of {stage}")
+        seconds = time.monotonic() - started
+        print(f"stopped in {stage}: nothing left {seconds:.1f} s after the command began")
         ended(head, job, "STOPPED", within=30)
 
 
@@ -113,7 +115,7 @@ def test_the_log_names_the_cause_from_the_worker(head, finished, tmp_path):
         return head.log(job).strip().splitlines()[-1]
 
     reward = failing("reward", "reward.name=broken.reward:everywhere")
-    assert "a training worker failed" in reward and "ModuleNotFoundError" in reward
+    assert "a training worker failed" in reward and "ConfigError: reward.name=" in reward
     model = tmp_path / "model"
     model.mkdir()
     for file in (finished[0] / "model").iterdir():
@@ -135,6 +137,8 @@ def test_submit_follows_and_refuses(head, finished, tmp_path):
     assert "report" in printed
     assert head.command(*minirec, "--status", job).strip() == "SUCCEEDED"
     assert "report" in head.command(*minirec, "--logs", job)
+    assert "node_" in head.command("ray", "status", "--address", head.gcs)
+    assert job in head.command("ray", "job", "list", "--address", head.url)
     job = head.submit("run", *DEMO)  # relative: Ray's own command does not know
     ended(head, job, "FAILED", within=60)
     assert "run_dir=runs/demo is relative" in head.log(job)

@@ -1,6 +1,7 @@
 """The recipes for real models, and what `plan` estimates for them."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -8,6 +9,8 @@ from jobs import cli, plan_costs
 from jobs.plan import plan
 from jobs.plan_costs import Corpus, Processes, cost_rows
 from minirec.artifacts import write_json
+from minirec.costs import GPUS
+from minirec.resources_config import ResourcesConfig
 from minirec.settings import PRESETS, _read_yaml, load
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -19,6 +22,11 @@ def rows(name, *overrides, gpu=None, use=None):
     config = load(CONFIGS / f"{name}.yaml", list(overrides))
     found = cost_rows(config, use or plan_costs.processes(config), CDS, gpu or RECIPES[name])
     return [(f"{stage} {what}", value) for stage, what, value in found]
+
+
+def test_the_setting_knows_the_gpus_of_the_table():
+    kind = ResourcesConfig.model_fields["gpu"].annotation
+    assert set(get_args(get_args(kind)[0])) == set(GPUS)
 
 
 @pytest.mark.parametrize("category", ["CDs_and_Vinyl", "Musical_Instruments", "Video_Games"])
