@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from actors.pool import Pool, PoolHandle
 from actors.rollout import engine_spec, resolve_engine
 from jobs.console import console, without_stderr
-from minirec.allocation import Allocation, allocate, engines_for, refusal, this_machine
+from minirec.allocation import Allocation, Node, allocate, engines_for, refusal, this_machine
 from minirec.config import Config
 from minirec.errors import ConfigError
 
@@ -46,6 +46,7 @@ class Session:
         import ray
 
         if ray.is_initialized():
+            self._allocation = self._allocation or self._fit_part()
             return
         # The driver of a job has a 3 s grace after SIGTERM; each stage can be resumed anyway.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
@@ -95,6 +96,13 @@ class Session:
             if why:
                 raise ConfigError(f"{why}; lower the numbers under resources (0.5 shares a GPU)")
         return found
+
+    def _fit_part(self) -> Allocation:
+        """One of each, unless numbers are given: somebody else has joined the cluster for many."""
+        import ray
+
+        gpus = ray.cluster_resources().get("GPU", 0.0)
+        return allocate(self.config, [Node("a part", 0, min(2.0, gpus))], local=False)
 
     def _fit_cluster(self) -> Allocation:
         """Fit what the nodes have, and refuse what they never can hold or see."""

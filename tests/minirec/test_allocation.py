@@ -50,6 +50,8 @@ def gpu_nodes(count, gpus, cpus=32):
             Shape(1, 4),
             Shape(1, 1),
         ),
+        # Part of a cluster: one of each.
+        ([Node("part", 0, 2)], False, GPUS, 1, 1, 1, Shape(1, 1), Shape(1, 1)),
         # Numbers that are given stand, whatever is there.
         (
             [Node("a", 2)],
