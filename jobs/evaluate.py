@@ -51,6 +51,7 @@ def evaluate(run: Run, config: Config, session: Session) -> bool:
         inputs=[*model_inputs(config), "proxy", "train"],
         outputs=["evaluation.json", "ranks.parquet", "evaluation"],
         body=body,
+        shards=True,
     )
 
 
@@ -73,7 +74,7 @@ def _policy_ranks(
         for policy in config.evaluation.policies
         for split in SPLITS
     }
-    score_shards(list(specs.values()), config, session.allocation, label="evaluate")
+    score_shards(list(specs.values()), config, session.allocation, label="evaluate", say=run.say)
     ranks: dict[str, dict[str, Any]] = {policy: {} for policy in config.evaluation.policies}
     for (policy, split), spec in specs.items():
         table = merged(spec)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
+import _thread
 import importlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 
 from jobs.console import pulse, quiet, say
 from jobs.session import Session
 from minirec.artifacts import Run, atomic
 from minirec.config import Config
-from minirec.errors import ArtifactError
+from minirec.lease import held
 from minirec.settings import dump
 
 STAGES = ("prepare", "proxy", "score", "gradients", "select", "train", "evaluate", "report")
@@ -32,9 +30,14 @@ def stages(config: Config, names: tuple[str, ...], *, overwrite: bool = False) -
     alone = len(names) == 1
     names = stages_of(config, names)
     redo = names if overwrite and alone else ()
-    run = Run(Path(config.run_dir), overwrite=overwrite, redo=redo, say=say)
+    run = Run(config.run_dir, overwrite=overwrite, redo=redo, say=say)
     quiet(config)
-    with _locked(run), Session(config) as session:
+
+    def lost() -> None:
+        say(f"another minirec command has taken over {run.root}; this one stops")
+        _thread.interrupt_main()
+
+    with held(run.root, lost=lost), Session(config) as session:
         if any(run.done(name) is None for name in names if name in ON_RAY):
             session.join_cluster()
         last = max(STAGES.index(name) for name in names)
@@ -62,21 +65,6 @@ def stages_of(config: Config, names: tuple[str, ...]) -> tuple[str, ...]:
         return names
     wanted = "score" in names and config.selection.needs_lora_gradients
     return tuple(name for name in STAGES if (wanted if name == "gradients" else name in names))
-
-
-@contextmanager
-def _locked(run: Run) -> Iterator[None]:
-    """Hold the run directory for this process; the lock goes with it, however it ends."""
-    run.root.mkdir(parents=True, exist_ok=True)
-    with run.path(".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ArtifactError(
-                f"another minirec command works in {run.root}; wait for it or choose another "
-                "run_dir"
-            ) from None
-        yield
 
 
 def _stage(name: str) -> Callable[[Run, Config, Session], object]:
