@@ -40,7 +40,9 @@ class Corpus:
 
 
 def estimates(config: Config) -> list[Row]:
-    """`cost_rows` of a config, with the counts of a finished `prepare`."""
+    """`cost_rows` of a config, with the counts of a finished `prepare`; none for the demo model."""
+    if config.model.name == "demo":
+        return []
     path = Run(config.run_dir).path("corpus", "corpus.json")
     corpus = None
     if path.exists():
@@ -71,13 +73,13 @@ def _or_one(number: Any) -> Any:
 def cost_rows(config: Config, use: Processes, corpus: Corpus | None, gpu: str | None) -> list[Row]:
     """Rows (stage, quantity, value) with the estimates and, where memory lacks, a warning.
 
-    Nothing without GPUs, and for the demo model.
+    Nothing without GPUs.
 
     Args:
         corpus: counts of `prepare`; None: `ASSUMED` ones.
         gpu: key of `costs.GPUS`; None: asks nvidia-smi.
     """
-    if config.model.name == "demo" or not max(use.engine_gpus, use.worker_gpus, use.scorer_gpus):
+    if not max(use.engine_gpus, use.worker_gpus, use.scorer_gpus):
         return []
     shape = costs.shape_of(config.model.name)
     if shape is None:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from actors.causes import cause
 from jobs.console import bar
 from jobs.model import base_model, model_inputs
 from jobs.train import rollout_settings
@@ -154,6 +153,7 @@ def score_shards(
     import ray.data
     from ray.data.exceptions import ExecutionTimeoutError
 
+    from actors.causes import cause
     from actors.scoring import Scorer
 
     shards = [(number, shard) for number, spec in enumerate(specs) for shard in _shards(spec)]

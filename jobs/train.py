@@ -11,7 +11,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from actors.causes import cause
 from actors.rollout import resolve_adapter, resolve_engine
 from jobs.console import bar
 from jobs.model import base_model, model_inputs
@@ -249,6 +248,8 @@ def _check_checkpoints(folder: Path, workers: int, zero_stage: int) -> None:
 def fit_or_explain(trainer: TorchTrainer, training: TrainingConfig) -> None:
     """Train; a failure that restarts did not mend becomes one sentence with its cause."""
     from ray.train import TrainingFailedError
+
+    from actors.causes import cause
 
     try:
         _in_thread(trainer.fit)
