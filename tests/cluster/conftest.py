@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from nodes import MARK, SAME, cluster_process, marked
+from nodes import MARK, SAME, NodesProcess, marked
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "jobs"))
 
@@ -31,18 +31,14 @@ def cluster(monkeypatch):
 
     def start(*cpus: int):
         monkeypatch.delenv("RAY_ADDRESS", raising=False)
-        process = cluster_process()
-        made.append((process, None))
-        nodes = process.Nodes(*cpus)
-        made[-1] = (process, nodes)
-        monkeypatch.setenv("RAY_ADDRESS", nodes.address())
+        nodes = NodesProcess(*cpus)
+        made.append(nodes)
+        monkeypatch.setenv("RAY_ADDRESS", nodes.address)
         return nodes
 
     yield start
-    for process, nodes in made:
-        if nodes is not None:
-            nodes.shutdown()
-        process.shutdown()
+    for nodes in made:
+        nodes.shutdown()
     end = time.monotonic() + 20
     while (left := marked(token)) and time.monotonic() < end:
         time.sleep(0.5)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import socket
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from multiprocessing.managers import BaseManager
 
 import psutil
 
@@ -67,17 +67,43 @@ class Nodes:
         self.cluster.shutdown()
 
 
-class ClusterProcess(BaseManager):
-    """A process of its own for `Nodes`: Ray reads the mode of authentication when it is loaded."""
+class NodesProcess:
+    """`Nodes` in a process of its own: Ray reads the mode of authentication when it is loaded."""
+
+    def __init__(self, *cpus: int) -> None:
+        self._process = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+        self.address = self._ask(_start, *cpus)
+
+    def _ask(self, function, *arguments):
+        return self._process.submit(function, *arguments).result(timeout=120)
+
+    def add(self, cpus: int) -> int:
+        return self._ask(_call, "add", cpus)
+
+    def kill(self, number: int) -> None:
+        self._ask(_call, "kill", number)
+
+    def kill_all(self) -> None:
+        self._ask(_call, "kill_all")
+
+    def running(self, title: str) -> list[int]:
+        return self._ask(_call, "running", title)
+
+    def shutdown(self) -> None:
+        self._ask(_call, "shutdown")
+        self._process.shutdown()
 
 
-ClusterProcess.register("Nodes", Nodes)
+_nodes: list[Nodes] = []  # of the process of `NodesProcess`
 
 
-def cluster_process() -> ClusterProcess:
-    manager = ClusterProcess(ctx=get_context("spawn"))
-    manager.start()
-    return manager
+def _start(*cpus: int) -> str:
+    _nodes.append(Nodes(*cpus))
+    return _nodes[0].address()
+
+
+def _call(name: str, *arguments):
+    return getattr(_nodes[0], name)(*arguments)
 
 
 def free_port() -> int:
@@ -112,7 +138,9 @@ def marked(token: str) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         try:
-            if process.environ().get(MARK) == token and process.pid != psutil.Process().pid:
+            # Python's own tracker of shared memory stays as long as pytest.
+            own = "multiprocessing.resource_tracker" in " ".join(process.cmdline())
+            if not own and process.environ().get(MARK) == token:
                 found.append(process)
         except psutil.Error:
             continue
