@@ -26,6 +26,7 @@ import torch.nn.functional as F
 
 from actors.pool import Call, PoolHandle
 from actors.rollout import Adapter
+from actors.validation import Validation, due
 from actors.zero import barrier, zero_engine
 from minirec import artifacts
 from minirec.config import ModelConfig, RewardConfig, TrainingConfig
@@ -115,6 +116,7 @@ class Worker:
         # An engine keeps what it has loaded from a path; on a GPU, a repeated step differs.
         self.attempt = secrets.token_hex(4)
         self.adapter: Adapter | None = None
+        self.validation: Validation | None = None
         self.log: list[dict[str, Any]] = []
 
     def step(self, step: int) -> None:
@@ -145,9 +147,11 @@ class Worker:
                 sums[key] = sums.get(key, 0.0) + value
         norm = self._backward_items(batch_items, leaf)
         self._publish(step + 1)
+        validation = self._validate(step)
         self._write_log(
             step,
             sums,
+            **validation,
             groups=len(groups),
             tokens=tokens,
             grad_norm=norm,
@@ -231,6 +235,25 @@ class Worker:
         """Norm before clipping; DeepSpeed keeps it only from ZeRO stage 1 on."""
         gradients = [p.grad for p in self.engine.module.parameters() if p.grad is not None]
         return float(torch.nn.utils.get_total_norm(gradients))
+
+    def _validate(self, step: int) -> dict[str, Any]:
+        """What the log says of the policy after this step, where it is validated."""
+        spec = self.spec
+        if not due(step, steps=spec.steps, every=spec.training.validation_steps):
+            return {}
+        if self.validation is None:
+            self.validation = Validation(
+                load_samples(Path(spec.corpus), "valid"),
+                training=spec.training,
+                seed=spec.seed,
+                encoder=self.encoder,
+                titles=self.titles,
+                items=self.items,
+                temperature=spec.model.temperature,
+                pool=spec.pool,
+                prompts_per_call=spec.prompts_per_call,
+            )
+        return self.validation.measure(self.engine, self.adapter)
 
     def _learning_rate(self, step: int) -> None:
         t = self.spec.training

@@ -103,8 +103,13 @@ def rollout_settings(config: Config) -> dict[str, Any]:
 
 
 def _without_runtime(section: dict[str, Any]) -> dict[str, Any]:
-    """Training settings without those that a restart may change (deadlines, failures)."""
+    """Training settings without those that a restart may change (deadlines, failures).
+
+    Those of validation stand only where there is one.
+    """
     runtime = {"max_failures", "step_deadline_s", "gpus_per_worker"}
+    if section.get("validation_steps") is None:
+        runtime |= {"validation_steps", "validation_samples", "validation_seed"}
     return {
         key: _without_runtime(value) if isinstance(value, dict) else value
         for key, value in section.items()
@@ -150,9 +155,14 @@ def _fit(
     for leftover in ("checkpoints", "adapters"):
         shutil.rmtree(folder / leftover, ignore_errors=True)
     log = read_log(folder / "log.jsonl")
-    cost.rollouts = sum(entry["rollouts"] for entry in log)
-    cost.generated_tokens = sum(entry["tokens"] for entry in log)
+    cost.rollouts = spent(log, "rollouts")
+    cost.generated_tokens = spent(log, "tokens")
     cost.optimizer_steps = steps
+
+
+def spent(log: list[dict[str, Any]], what: str) -> int:
+    """Rollouts or tokens of a training log, those of validation with them."""
+    return sum(entry[what] + entry.get(f"validation_{what}", 0) for entry in log)
 
 
 def torch_trainer(

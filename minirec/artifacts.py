@@ -109,6 +109,10 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+SHARED_STAGES = ("prepare", "model", "proxy", "score", "gradients")
+SHARED_FOLDERS = ("corpus", "model", "proxy", "features", "gradients")
+"""What a run with a `base` takes from there: all that its selection is made from."""
+
 SUMMED = ("seconds", "rollouts", "generated_tokens", "optimizer_steps")
 
 
@@ -140,26 +144,34 @@ class Run:
         overwrite: bool = False,
         redo: Collection[str] = (),
         say: Callable[[str], None] = print,
+        base: Run | None = None,
     ):
         """Args:
         root: the directory; it need not exist.
         overwrite: redo stages that were made with other settings.
         redo: stages to redo even if they are complete with the same settings.
         say: takes each line for the user.
+        base: a run whose corpus, proxy and features are used, which must be complete; this one
+            then has only what follows from a selection.
         """
         self.root = Path(root).absolute()
         self.overwrite = overwrite
         self.redo = frozenset(redo)
         self.checking = False
         self.say = say
-        self.checked: set[str] = set()
+        self.base = base
+        self.checked: set[str] = set(SHARED_STAGES if base else ())
 
     def path(self, *parts: str) -> Path:
-        """Path of an artifact below the run directory."""
+        """Path of an artifact below the run directory, or below that of the base."""
+        if self.base and parts and Path(parts[0]).parts[0] in SHARED_FOLDERS:
+            return self.base.path(*parts)
         return self.root.joinpath(*parts)
 
     def done(self, stage: str) -> dict[str, Any] | None:
         """Record of a finished stage, or None."""
+        if self.base and stage in SHARED_STAGES:
+            return self.base.done(stage)
         path = self.path("stages", f"{stage}.json")
         return read_json(path) if path.exists() else None
 
