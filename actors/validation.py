@@ -1,4 +1,4 @@
-"""Validation while the policy is trained: NDCG@10 of greedy completions over the whole catalogue."""
+"""Validation during training: NDCG@10 of greedy completions over the whole catalogue."""
 
 from __future__ import annotations
 

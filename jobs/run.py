@@ -33,7 +33,7 @@ def stages(config: Config, names: tuple[str, ...], *, overwrite: bool = False) -
     redo = names if overwrite and alone else ()
     run = Run(Path(config.run_dir), overwrite=overwrite, redo=redo, say=console.print)
     quiet(config)
-    with _locked(run), Session(config) as session:
+    with locked(run), Session(config) as session:
         last = max(STAGES.index(name) for name in names)
         for name in STAGES[: last + 1]:
             run.checking = name not in names
@@ -61,7 +61,7 @@ def stages_of(config: Config, names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 @contextmanager
-def _locked(run: Run) -> Iterator[None]:
+def locked(run: Run) -> Iterator[None]:
     """Hold the run directory for this process; the lock goes with it, however it ends."""
     run.root.mkdir(parents=True, exist_ok=True)
     with run.path(".lock").open("w") as file:

@@ -19,8 +19,10 @@ from minirec.config import Config
 class Session:
     """Starts Ray and the engine pool when first needed; closes both at the end."""
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, *, trials: int = 0):
+        """`trials` of a sweep that work at a time share the cluster; 0: no sweep."""
         self.config = config
+        self.trials = trials
         self._pool: Pool | None = None
         self._model: str | None = None
         self._started_ray = False
@@ -45,7 +47,8 @@ class Session:
             options |= {
                 "address": "local",  # else a cluster that happens to run here is joined
                 "num_cpus": self._cpu_slots(),
-                "include_dashboard": False,
+                # Without it Ray Train does not see that a stopped trial is gone.
+                "include_dashboard": self.trials > 0,
                 "object_store_memory": 300 << 20,
             }
         with without_stderr():
@@ -100,7 +103,8 @@ class Session:
         c = self.config
         workers = max(c.training.workers, c.proxy.training.workers)
         beside = max(workers + c.scoring.scorers + 2, c.selection.shards)
-        return max(os.cpu_count() or 1, c.rollout.engines + beside)
+        each = c.rollout.engines + beside
+        return max(os.cpu_count() or 1, each * max(1, self.trials))
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:

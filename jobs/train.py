@@ -75,7 +75,7 @@ def _stage(
         name,
         settings={
             "seed": config.seed,
-            {"train": "training"}.get(name, name): _without_runtime(section),
+            {"train": "training"}.get(name, name): without_runtime(section),
             "model": config.model.model_dump(mode="json"),
             "reward": config.reward.model_dump(mode="json"),
             "rollout": rollout_settings(config),
@@ -102,7 +102,7 @@ def rollout_settings(config: Config) -> dict[str, Any]:
     }
 
 
-def _without_runtime(section: dict[str, Any]) -> dict[str, Any]:
+def without_runtime(section: dict[str, Any]) -> dict[str, Any]:
     """Training settings without those that a restart may change (deadlines, failures).
 
     Those of validation stand only where there is one.
@@ -111,7 +111,7 @@ def _without_runtime(section: dict[str, Any]) -> dict[str, Any]:
     if section.get("validation_steps") is None:
         runtime |= {"validation_steps", "validation_samples", "validation_seed"}
     return {
-        key: _without_runtime(value) if isinstance(value, dict) else value
+        key: without_runtime(value) if isinstance(value, dict) else value
         for key, value in section.items()
         if key not in runtime
     }
@@ -217,7 +217,7 @@ def fit_or_explain(trainer: TorchTrainer, training: TrainingConfig) -> None:
     from ray.train import TrainingFailedError
 
     try:
-        _in_thread(trainer.fit)
+        in_thread(trainer.fit)
     except TrainingFailedError as error:
         lines = [line for line in str(error).splitlines() if line.strip()]
         cause = lines[-1].strip() if lines else type(error).__name__
@@ -228,8 +228,13 @@ def fit_or_explain(trainer: TorchTrainer, training: TrainingConfig) -> None:
         ) from error
 
 
-def _in_thread(function: Callable[[], object]) -> None:
-    """Call a function in a daemon thread and wait for it.
+def in_thread(
+    function: Callable[[], object],
+    *,
+    meanwhile: Callable[[], object] = lambda: None,
+    every_s: float | None = None,
+) -> None:
+    """Call a function in a daemon thread and wait for it; call `meanwhile` now and then.
 
     In the main thread Ray Train replaces the handler of Ctrl-C by one that ends the process with
     no word; from here, the interruption reaches the command, which closes what it started.
@@ -244,7 +249,9 @@ def _in_thread(function: Callable[[], object]) -> None:
 
     thread = threading.Thread(target=call, daemon=True)
     thread.start()
-    thread.join()
+    while thread.is_alive():
+        thread.join(every_s)
+        meanwhile()
     if raised:
         raise raised[0]
 

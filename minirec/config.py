@@ -189,7 +189,7 @@ class TrainingConfig(Section):
     validation_steps: int | None = Field(
         None,
         ge=1,
-        description="steps between validations, of which the last step has one; null: none",
+        description="steps between validations; the last step has one; null: none",
     )
     validation_samples: int = Field(
         256, ge=1, description="validation samples that are drawn at random"

@@ -6,6 +6,7 @@ import itertools
 import random
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from minirec.config import Config
 from minirec.rng import seed_of
@@ -30,7 +31,7 @@ class Trial:
 
 
 def trials(config: Config, *, folder: Path) -> list[Trial]:
-    """The trials in the order in which they are started: by setting, then by seed.
+    """The trials by setting, in the order of the lists, then by seed.
 
     Args:
         config: of the sweep.
@@ -60,7 +61,7 @@ def _trial(config: Config, setting: dict[str, float | int | str], seed: int, fol
     name = f"{label}_seed-{seed}"
     # Validation samples are those of the sweep's seed, so that trials compare.
     draw = config.training.validation_seed
-    changes = {
+    changes: dict[str, Any] = {
         "run_dir": str(folder / name),
         "seed": seed,
         "training.validation_seed": config.seed if draw is None else draw,

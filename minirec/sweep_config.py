@@ -1,4 +1,4 @@
-"""Settings of `minirec sweep`: what is varied, how trials are stopped, what counts as good enough."""
+"""Settings of `minirec sweep`: what is varied, when a trial is stopped."""
 
 from __future__ import annotations
 
@@ -76,3 +76,8 @@ class SweepConfig(Section):
         if trials != "auto" and not whole:
             raise ValueError(f"{trials!r} is not a number of trials; write 2, or auto")
         return trials
+
+    @property
+    def varies(self) -> bool:
+        """Whether any list has a value."""
+        return any((self.budget, self.alpha, self.groups, self.learnability, self.seeds))

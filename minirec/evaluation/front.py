@@ -39,7 +39,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Point:
-    """A setting with its mean costs, its quality with 95% interval, and whether it is on a front."""
+    """A setting: mean costs, quality with 95% interval, and whether it is on a front."""
 
     setting: str
     budget: int
@@ -77,7 +77,7 @@ def pareto(cost: ArrayLike, quality: ArrayLike) -> NDArray[np.bool_]:
     costs, gains = np.asarray(cost, dtype=np.float64), np.asarray(quality, dtype=np.float64)
     no_worse = (costs[None] <= costs[:, None]) & (gains[None] >= gains[:, None])
     better = (costs[None] < costs[:, None]) | (gains[None] > gains[:, None])
-    return ~(no_worse & better).any(1)
+    return np.asarray(~(no_worse & better).any(axis=1), dtype=np.bool_)
 
 
 def resampled(ndcg: Floats, *, resamples: int, seed: int) -> Floats:
