@@ -24,8 +24,12 @@ if TYPE_CHECKING:
     from ray.tune import ResultGrid, Tuner
 
 SHARED = ("prepare", "proxy", "score")
-TUNE_SETTINGS = {"TUNE_GLOBAL_CHECKPOINT_S": "1", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}
-"""What Tune reads: state is saved each second; no logger beside the trials' own logs."""
+TUNE_SETTINGS = {
+    "TUNE_GLOBAL_CHECKPOINT_S": "1",  # its state is saved each second
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the trials have logs of their own
+    "RAY_AIR_NEW_OUTPUT": "0",  # which prints a table even when told to be quiet
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a relative model.name is below the directory of the command
+}
 
 
 def sweep(config: Config, *, overwrite: bool = False) -> Run:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-from rich.table import Table
+from rich.table import Column, Table
 
 from jobs.console import console
 from jobs.train import read_log, spent
@@ -188,8 +188,8 @@ def _write_best(run: Run, config: Config, planned: list[Trial], setting: str) ->
 def _print(
     run: Run, rows: list[Row], points: list[front.Point], choice: front.Choice | None
 ) -> None:
-    table = Table("trial", "state", title="Trials")
-    for name in ("steps", "rollouts", "seconds", "valid NDCG@10", "95% interval"):
+    table = Table(Column("trial", no_wrap=True), "state", title="Trials")
+    for name in ("steps", "rollouts", "seconds", "NDCG@10", "95% interval"):
         table.add_column(name, justify="right")
     for row in rows:
         quality = row["valid_ndcg@10"]
@@ -213,8 +213,8 @@ def _print(
 
 
 def _print_points(points: list[front.Point]) -> None:
-    table = Table("setting", title="Settings; * is on the Pareto front")
-    for name in ("budget", "seeds", "rollouts", "seconds", "valid NDCG@10", "95% interval"):
+    table = Table(Column("setting", no_wrap=True), title="Settings; * is on the Pareto front")
+    for name in ("budget", "seeds", "rollouts", "seconds", "NDCG@10", "95% interval"):
         table.add_column(name, justify="right")
     for p in sorted(points, key=lambda p: p.rollouts):
         table.add_row(
