@@ -21,7 +21,7 @@ from actors.zero import barrier, zero_engine
 from minirec import artifacts
 from minirec.config import ModelConfig, TrainingConfig
 from minirec.corpus import prompts, schema
-from minirec.corpus.table import Sample, load_catalogue, load_samples
+from minirec.corpus.table import Sample, SampleFile, load_catalogue
 from minirec.errors import ArtifactError
 from minirec.model.recommender import Encoder, load_policy
 from minirec.selection.lora_gradients import (
@@ -84,8 +84,8 @@ class GradientWorker:
         catalogue = load_catalogue(Path(spec.corpus))
         self.titles = catalogue.titles
         self.encoder = Encoder.load(spec.model_path, spec.model, category=catalogue.category)
-        self.samples: dict[str, dict[int, Sample]] = {
-            split: {s.sample_id: s for s in load_samples(Path(spec.corpus), split)}
+        self.samples = {
+            split: SampleFile(Path(spec.corpus), split)
             for split in sorted({shard.split for shard in spec.shards})
         }
         policy = load_policy(
@@ -147,7 +147,8 @@ class GradientWorker:
         """The sample_id of each row of the shard, and its rollouts with their rewards."""
         columns = ["sample_id", "rewards", "tokens", "completions"]
         rows = artifacts.read_table(Path(shard.features)).select(columns).to_pylist()
-        samples = self.samples[shard.split]
+        found = self.samples[shard.split].find([row["sample_id"] for row in rows])
+        samples = {sample.sample_id: sample for sample in found}
         return [(row["sample_id"], self._group(row, samples[row["sample_id"]])) for row in rows]
 
     def _group(self, row: dict[str, list], sample: Sample) -> ScoredGroup:

@@ -22,7 +22,7 @@ from ray._private import state as ray_state
 from ray.exceptions import RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.rollout import Adapter, Completion, EngineSpec, engine_environment
+from actors.rollout import Adapter, Completion, EngineSpec, RolloutEngine, engine_environment
 from actors.transformers_engine import TransformersEngine
 from actors.vllm_engine import VllmEngine
 from minirec.errors import EngineError
@@ -45,9 +45,9 @@ class Call:
 class _Engine:
     """The actor. `status` has a thread of its own and answers while `generate` is busy."""
 
-    def __init__(self, kind: str, spec: EngineSpec) -> None:
+    def __init__(self, engine: type[RolloutEngine], spec: EngineSpec) -> None:
         self._now: tuple[str, float] | None = None
-        self._engine = ENGINES[kind](spec)
+        self._engine = engine(spec)
 
     def generate(self, key: str, call: Call, adapter: Adapter | None) -> list[list[Completion]]:
         self._now = (key, time.monotonic())
@@ -227,7 +227,7 @@ class Pool:
         cls,
         spec: EngineSpec,
         *,
-        engine: str,
+        engine: str | type,
         engines: int,
         cpus_per_engine: float = 1,
         gpus_per_engine: float = 0,
@@ -236,7 +236,11 @@ class Pool:
         max_restarts: int = 3,
         name: str | None = None,
     ) -> Pool:
-        """Create the actors and return at once; `wait_ready` waits for them."""
+        """Create the actors and return at once; `wait_ready` waits for them.
+
+        `engine` is a name of `ENGINES`, or the class of another `RolloutEngine`.
+        """
+        made = ENGINES[engine] if isinstance(engine, str) else engine
         actor = ray.remote(concurrency_groups={"status": 1})(_Engine).options(
             num_cpus=cpus_per_engine,
             num_gpus=gpus_per_engine,
@@ -248,8 +252,8 @@ class Pool:
         )
         return cls(
             PoolHandle(
-                [actor.remote(engine, spec) for _ in range(engines)],
-                name=name or engine,
+                [actor.remote(made, spec) for _ in range(engines)],
+                name=name or str(engine),
                 deadline_s=deadline_s,
                 start_deadline_s=start_deadline_s,
                 max_restarts=max_restarts,

@@ -22,7 +22,7 @@ from actors.rollout import Adapter, Completion
 from minirec import artifacts
 from minirec.config import ModelConfig, RewardConfig, ScoringConfig
 from minirec.corpus import schema
-from minirec.corpus.table import Sample, load_catalogue, load_samples
+from minirec.corpus.table import Sample, SampleFile, load_catalogue
 from minirec.model.recommender import Encoder, Policy, item_table, load_policy
 from minirec.rl.grpo import advantages
 from minirec.rl.reward import (
@@ -71,13 +71,12 @@ class ScoringSpec:
     device: str = "cpu"
     limit: int | None = None
 
-    def samples(self) -> list[Sample]:
-        """The samples in file order."""
-        found = load_samples(Path(self.corpus), self.split)
-        if self.limit is None or self.limit >= len(found):
-            return found
+    def rows(self, samples: int) -> Sequence[int]:
+        """Rows of the split's file, which holds `samples`, that are scored; rising."""
+        if self.limit is None or self.limit >= samples:
+            return range(samples)
         draw = random.Random(seed_of(self.seed, self.split, "limit"))
-        return [found[i] for i in sorted(draw.sample(range(len(found)), self.limit))]
+        return sorted(draw.sample(range(samples), self.limit))
 
     def part(self, shard: int) -> Path:
         """File of a finished shard."""
@@ -153,7 +152,8 @@ class ShardScorer:
         self.spec = spec
         catalogue = load_catalogue(Path(spec.corpus))
         self.titles = catalogue.titles
-        self.samples = spec.samples()
+        self.samples = SampleFile(Path(spec.corpus), spec.split)
+        self.rows = spec.rows(len(self.samples))
         self.encoder = Encoder.load(spec.model_path, spec.model, category=catalogue.category)
         self.policy = load_policy(
             spec.model_path,
@@ -174,7 +174,7 @@ class ShardScorer:
     def write(self, shard: int) -> None:
         """Score a shard and write its file."""
         start = shard * self.spec.shard_size
-        samples = self.samples[start : start + self.spec.shard_size]
+        samples = self.samples.take(self.rows[start : start + self.spec.shard_size])
         artifacts.write_table(self.spec.part(shard), self.score(samples))
 
     def score(self, samples: list[Sample]) -> pa.Table:

@@ -1,8 +1,9 @@
 """Ray Train loop: curriculum GRPO of the LoRA policy under DeepSpeed.
 
 One step: the order gives the next prompts; the pool rolls out G completions of each with the
-adapter of the last step; one forward gives token log-probabilities and hidden states, hence
-rewards, advantages and both losses; backward; optimizer step; the adapter is published.
+adapter of the last step, or of the one before (`actors.lookahead`); one forward gives token
+log-probabilities and hidden states, hence rewards, advantages and both losses; backward; optimizer
+step; the adapter is published.
 
 The gradient of the batch's item vectors is collected over all micro-batches and workers first and
 sent through the item encoder once, so neither changes the result.
@@ -24,13 +25,14 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
+from actors.lookahead import Drawn, Lookahead
 from actors.pool import Call, PoolHandle
 from actors.rollout import Adapter
 from actors.validation import Validation, due
 from actors.zero import barrier, zero_engine
 from minirec import artifacts
 from minirec.config import ModelConfig, RewardConfig, TrainingConfig
-from minirec.corpus.table import Sample, load_catalogue, load_samples
+from minirec.corpus.table import Sample, SampleFile, load_catalogue
 from minirec.model.recommender import Encoder, Policy, item_table, trainable_policy
 from minirec.rl.reward import reward_function
 from minirec.rl.step import Group, Objective, losses, lr_factor
@@ -90,9 +92,8 @@ class Worker:
             self.encoder.item(title, text)
             for title, text in zip(catalogue.titles, catalogue.texts, strict=True)
         ]
-        wanted = set(spec.order)
-        samples = load_samples(Path(spec.corpus), "train")
-        self.samples: dict[int, Sample] = {s.sample_id: s for s in samples if s.sample_id in wanted}
+        samples = SampleFile(Path(spec.corpus), "train").find(set(spec.order))
+        self.samples: dict[int, Sample] = {sample.sample_id: sample for sample in samples}
         policy = trainable_policy(
             spec.model_path,
             spec.model,
@@ -115,16 +116,18 @@ class Worker:
         self.table: torch.Tensor | None = None
         # An engine keeps what it has loaded from a path; on a GPU, a repeated step differs.
         self.attempt = secrets.token_hex(4)
+        # The newest adapter and the one before; None: the base weights.
         self.adapter: Adapter | None = None
         self.validation: Validation | None = None
+        self.behind: Adapter | None = None
+        self.lookahead = Lookahead(spec.pool, self._calls, steps=spec.steps, staleness=t.staleness)
         self.log: list[dict[str, Any]] = []
 
     def step(self, step: int) -> None:
         """One optimizer step on the global batch."""
         started = time.monotonic()
         self._learning_rate(step)
-        groups = self._roll_out(step)
-        rolled_out = time.monotonic()
+        groups, times = self._roll_out(step)
         batch_items = torch.tensor(sorted({g.target for g in groups}), device=self.device)
         table = self._refreshed_table(step, batch_items)
         leaf = table[batch_items].clone().requires_grad_(True)
@@ -156,31 +159,43 @@ class Worker:
             tokens=tokens,
             grad_norm=norm,
             prompt_tokens=sum(len(g.prompt) for g in groups),
-            rollout_seconds=round(rolled_out - started, 3),
             seconds=round(time.monotonic() - started, 3),
+            **times,
         )
 
-    def _roll_out(self, step: int) -> list[Group]:
-        """Rollouts of the global batch; rank 0 asks the pool, so all ranks see the same."""
+    def _samples(self, step: int) -> list[tuple[int, Sample]]:
+        """Position in the curriculum and sample of each prompt of the global batch."""
         spec = self.spec
-        t = spec.training
-        start = step * t.prompts_per_step
-        positions = range(start, start + t.prompts_per_step)
-        samples = [self.samples[spec.order[p % len(spec.order)]] for p in positions]
-        prompts = [self.encoder.prompt([self.titles[i] for i in s.history]) for s in samples]
-        box: list[Any] = [None]
+        size = spec.training.prompts_per_step
+        positions = range(step * size, (step + 1) * size)
+        return [(p, self.samples[spec.order[p % len(spec.order)]]) for p in positions]
+
+    def _calls(self, step: int) -> list[Call]:
+        """What the pool is asked for the global batch."""
+        spec = self.spec
+        batch = self._samples(step)
+        prompts = [self.encoder.prompt([self.titles[i] for i in s.history]) for _, s in batch]
+        seeds = [seed_of(spec.seed, "train", p) for p, _ in batch]
+        n = spec.prompts_per_call
+        count = spec.training.rollouts_per_prompt
+        return [
+            Call(prompts[i : i + n], count, seeds[i : i + n], greedy=False)
+            for i in range(0, len(prompts), n)
+        ]
+
+    def _roll_out(self, step: int) -> tuple[list[Group], dict[str, float]]:
+        """Rollouts of the global batch, and what they took for the log.
+
+        Rank 0 asks the pool, so all ranks see the same.
+        """
+        box: list[Drawn | None] = [None]
         if self.rank == 0:
-            seeds = [seed_of(spec.seed, "train", p) for p in positions]
-            n = spec.prompts_per_call
-            calls = [
-                Call(prompts[i : i + n], t.rollouts_per_prompt, seeds[i : i + n], greedy=False)
-                for i in range(0, len(prompts), n)
-            ]
-            answers = spec.pool.generate(calls, adapter=self.adapter)
-            box[0] = [completions for answer in answers for completions in answer]
+            box[0] = self.lookahead.take(step, newest=self.adapter, behind=self.behind)
         if self.world > 1:
             dist.broadcast_object_list(box, src=0)
-        return [
+        drawn = box[0]
+        assert drawn is not None
+        groups = [
             Group(
                 prompt=prompt,
                 completions=[
@@ -191,8 +206,12 @@ class Worker:
                 history=sample.history,
                 target=sample.target,
             )
-            for sample, prompt, completions in zip(samples, prompts, box[0], strict=True)
+            for (_, sample), (prompt, completions) in zip(
+                self._samples(step), drawn.rollouts, strict=True
+            )
         ]
+        times = ("rollout_seconds", "wait_seconds", "idle_seconds")
+        return groups, {name: round(getattr(drawn, name), 3) for name in times}
 
     def _micro_batches(self, groups: list[Group]) -> list[list[Group]]:
         share = len(groups) // self.world
@@ -243,7 +262,7 @@ class Worker:
             return {}
         if self.validation is None:
             self.validation = Validation(
-                load_samples(Path(spec.corpus), "valid"),
+                SampleFile(Path(spec.corpus), "valid"),
                 training=spec.training,
                 seed=spec.seed,
                 encoder=self.encoder,
@@ -265,12 +284,16 @@ class Worker:
 
     def _publish(self, version: int) -> None:
         """Rank 0 writes the adapter into a new directory; the next call carries it."""
-        path = self.folder / "adapters" / f"v{version:06d}-{self.attempt}"
+        path = self._adapter_path(version)
         self._save_adapter(path)
         if self.rank == 0:
+            # Two are kept: rollouts under way may be drawn with the one before.
             for old in sorted(path.parent.glob(f"v*-{self.attempt}"))[:-2]:
                 shutil.rmtree(old, ignore_errors=True)
-        self.adapter = adapter_at(path)
+        self.behind, self.adapter = self.adapter, adapter_at(path)
+
+    def _adapter_path(self, version: int) -> Path:
+        return self.folder / "adapters" / f"v{version:06d}-{self.attempt}"
 
     def _save_adapter(self, path: Path) -> None:
         import deepspeed
@@ -292,7 +315,7 @@ class Worker:
         if self.world > 1:
             dist.all_reduce(total)
         means = dict(zip(keys, total.tolist(), strict=True))
-        per = {"abs_log_ratio": tokens, "token_loss": tokens}
+        per = dict.fromkeys(("abs_log_ratio", "clipped_tokens", "token_loss"), tokens)
         entry = {"step": step, **{k: v / per.get(k, groups) for k, v in means.items()}}
         entry["loss"] = entry["token_loss"] + entry["item_loss"]
         entry |= {"tokens": tokens, "rollouts": groups * self.spec.training.rollouts_per_prompt}
@@ -316,6 +339,9 @@ class Worker:
         self.engine.save_checkpoint(str(work), tag="state", exclude_frozen_parameters=True)
         if self.rank == 0:
             artifacts.write_json(work / "log.json", self.log)
+            if self.spec.training.staleness and self.behind:
+                # The rollouts of `step` are being drawn with it; a restart draws them again.
+                shutil.copytree(self.behind.path, work / "behind")
         barrier()
         if self.rank == 0:
             shutil.rmtree(final, ignore_errors=True)
@@ -335,6 +361,11 @@ class Worker:
         self.engine.load_checkpoint(str(newest), tag="state", load_module_strict=False)
         self.log = artifacts.read_json(newest / "log.json")
         step = int(newest.name.removeprefix("step-"))
+        if (newest / "behind").exists():
+            path = self._adapter_path(step - 1)
+            if self.rank == 0:
+                shutil.copytree(newest / "behind", path)
+            self.adapter = adapter_at(path)
         self._publish(step)
         return step
 

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from actors.pool import Call, PoolHandle
 from actors.rollout import Adapter
 from minirec.config import TrainingConfig
-from minirec.corpus.table import Sample
+from minirec.corpus.table import SampleFile
 from minirec.model.recommender import Encoder, Policy, item_table
 from minirec.rl.reward import history_mask, item_scores, ndcg, rank_target
 from minirec.rng import seed_of
@@ -26,11 +26,11 @@ def due(step: int, *, steps: int, every: int | None) -> bool:
     return every is not None and ((step + 1) % every == 0 or step + 1 == steps)
 
 
-def drawn(samples: Sequence[Sample], *, count: int, seed: int) -> list[Sample]:
-    """At most `count` samples in file order, drawn at random."""
-    draw = random.Random(seed_of(seed, "validation"))
-    picks = draw.sample(range(len(samples)), min(count, len(samples)))
-    return [samples[i] for i in sorted(picks)]
+def drawn(total: int, *, count: int, seed: int) -> list[int]:
+    """At most `count` of the rows 0..total-1, drawn at random, rising."""
+    return sorted(
+        random.Random(seed_of(seed, "validation")).sample(range(total), min(count, total))
+    )
 
 
 class Validation:
@@ -38,7 +38,7 @@ class Validation:
 
     def __init__(
         self,
-        samples: Sequence[Sample],
+        samples: SampleFile,
         *,
         training: TrainingConfig,
         seed: int,
@@ -61,9 +61,10 @@ class Validation:
         prompts_per_call: prompts of one call of an engine.
         """
         own = training.validation_seed
-        self.samples = drawn(
-            samples, count=training.validation_samples, seed=seed if own is None else own
+        rows = drawn(
+            len(samples), count=training.validation_samples, seed=seed if own is None else own
         )
+        self.samples = samples.take(rows)
         self.encoder, self.items, self.temperature = encoder, items, temperature
         self.prompts = [encoder.prompt([titles[i] for i in s.history]) for s in self.samples]
         self.block = training.prompts_per_micro_batch * training.rollouts_per_prompt

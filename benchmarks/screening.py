@@ -175,7 +175,7 @@ def _saved(root: Path, folder: Path, changes: dict[str, Any]) -> Savings:
     table = pa.concat_tables([read_table(part).select(COLUMNS) for part in parts])
     items = read_table(root / "corpus" / "items.parquet").num_rows
     chance = chance_level(items, cutoff=load(root / "config.yaml").reward.cutoff)
-    return savings(table.to_pydict(), most=4, chance=chance, band=scoring.screen_band)
+    return savings([table.to_pydict()], most=4, chance=chance, band=scoring.screen_band)
 
 
 def _agreement(

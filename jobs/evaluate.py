@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from jobs.model import base_model, model_inputs
-from jobs.score import merged, sample_ids, score_shards, scoring_spec
+from jobs.score import merged, score_shards, scoring_spec
 from jobs.train import rollout_settings
 from minirec.artifacts import Cost, Run, read_table, write_json, write_table
 from minirec.config import Config
@@ -82,7 +81,7 @@ def _policy_ranks(
     score_shards(list(specs.values()), config, label="evaluate")
     ranks: dict[str, dict[str, Any]] = {policy: {} for policy in config.evaluation.policies}
     for (policy, split), spec in specs.items():
-        table = merged(Path(spec.output), sample_ids(run, split))
+        table = merged(spec)
         ranks[policy][split] = table["rank"].to_numpy()
         cost.rollouts += table.num_rows
         cost.generated_tokens += sum(table["rollout_tokens"].to_pylist())

@@ -43,7 +43,7 @@ def gradients(run: Run, config: Config, session: Session) -> bool:
         _fit(run, config, session, shards)
         cost.extra = {"dimension": _dimension(shards[0])}
         if validation:
-            table = merged(Path(spec.output), [sample.sample_id for sample in spec.samples()])
+            table = merged(spec)
             cost.rollouts = table.num_rows * (1 + config.scoring.stages[-1])
             cost.generated_tokens = sum(table["rollout_tokens"].to_pylist())
             with atomic(run.path("gradients", "validation.npy")) as file:
@@ -146,7 +146,7 @@ def _dimension(shard: GradientShard) -> int:
 
 def _mean(folder: Path, spec: ScoringSpec) -> np.ndarray:
     """Mean gradient (dim,) float32 of the validation samples, summed in float64."""
-    table = merged(folder, [sample.sample_id for sample in spec.samples()])
+    table = merged(spec, folder=folder)
     column = table["gradient"].combine_chunks()
     values = column.flatten().to_numpy().reshape(len(column), -1)
     return values.mean(axis=0, dtype=np.float64).astype(np.float32)

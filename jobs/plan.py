@@ -115,6 +115,7 @@ def _training_rows(stage: str, config: Config, training: TrainingConfig, samples
         (stage, "optimizer steps", f"{steps:,} of {training.prompts_per_step} prompts"),
         (stage, "rollouts", f"{rollouts:,}"),
         (stage, "tokens, at most", f"{rollouts * config.rollout.max_new_tokens:,}"),
+        *([(stage, "staleness", "1: rolled out one step ahead")] if training.staleness else []),
     ]
 
 

@@ -5,20 +5,29 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from minirec.artifacts import Cost, Run, atomic_dir, flatten, write_json, write_table
+from minirec.artifacts import (
+    Cost,
+    Run,
+    atomic_dir,
+    flatten,
+    peak_memory_mib,
+    write_json,
+    write_table,
+)
 from minirec.config import Config, CorpusConfig
 from minirec.corpus import assemble, demo, download, sources, split
 from minirec.corpus.files import BLOCK_BYTES, FileSpec, read_blocks
 from minirec.corpus.parse import CATALOGUE, EVENTS, parse
 from minirec.corpus.schema import ITEMS, REJECTED, TRUTH
-from minirec.errors import CorpusError
+from minirec.errors import CorpusError, MiniRecError
 
 if TYPE_CHECKING:
     from jobs.session import Session
@@ -68,51 +77,108 @@ def _stamps(run: Run, corpus: CorpusConfig) -> list[str]:
 
 
 def _body(run: Run, config: Config, session: Session, cost: Cost) -> None:
-    corpus = config.corpus
-    labels = None
-    rejected = REJECTED.empty_table()
+    corpus, folder = config.corpus, run.path("corpus")
     if corpus.source == "demo":
-        events, catalogue, labels = demo.generate(corpus.demo, seed=config.seed)
-        rows, category = len(events), corpus.category or "hobbies"
+        made = _from_demo(corpus, folder, config.seed)
     else:
         located = sources.locate(_downloaded(corpus))
         session.start_ray()
-        read = assemble.assemble(
-            read_with_ray(located.events), read_with_ray(located.items), inline=located.inline
-        )
-        events, catalogue, rejected, rows = read.events, read.catalogue, read.rejected, read.rows
-        category = located.category or read.category or located.fallback
-        _stop_if_rejected(run, rejected, rows=rows, limit=corpus.max_rejected)
+        beside = run.root.with_name(f"{run.root.name}-rejected.parquet")
+        made = in_task(_from_files, located, corpus, folder, beside)
+    summary = made.summary
+    cost.extra = {
+        "rows": summary["rows"],
+        "samples": sum(summary["samples"].values()),
+        "task_peak_memory_mib": made.peak_memory_mib,
+    }
+    sizes = ", ".join(f"{count:,} {name}" for name, count in summary["samples"].items())
+    run.say(
+        f"prepare: {summary['category']}: {summary['rows']:,} rows, {summary['events']:,} events "
+        f"of {summary['users']:,} users on {summary['items']:,} items; samples: {sizes}; "
+        f"{sum(summary['rejected'].values()):,} rows rejected"
+    )
+
+
+@dataclass(frozen=True)
+class Made:
+    """What `corpus.json` says of a corpus, and the peak memory of the process that made it."""
+
+    summary: dict[str, Any]
+    peak_memory_mib: float
+
+
+def in_task(function: Callable[..., Made], *arguments: object) -> Made:
+    """Call it in a Ray task: the machine of the driver may be small, and need not hold a corpus.
+
+    An error of the corpus reaches the caller as itself.
+    """
+    import ray
+    from ray.exceptions import RayTaskError
+
+    try:
+        return ray.get(ray.remote(function).remote(*arguments))
+    except RayTaskError as error:
+        if isinstance(error.cause, MiniRecError):
+            raise error.cause from None
+        raise
+
+
+def _from_demo(corpus: CorpusConfig, folder: Path, seed: int) -> Made:
+    events, catalogue, labels = demo.generate(corpus.demo, seed=seed)
+    head = {"source": "demo", "category": corpus.category or "hobbies", "rows": len(events)}
+    return _write(corpus, folder, head, events, catalogue, REJECTED.empty_table(), labels)
+
+
+def _from_files(
+    located: sources.Located, corpus: CorpusConfig, folder: Path, rejected_beside: Path
+) -> Made:
+    """Read, join and split; too many rejected rows are left in `rejected_beside`."""
+    read = assemble.assemble(
+        read_with_ray(located.events), read_with_ray(located.items), inline=located.inline
+    )
+    try:
+        assemble.check_rejected(read.rejected, rows=read.rows, limit=corpus.max_rejected)
+    except CorpusError as error:
+        # The run directory gets no half-made corpus, but the rows are what the user needs.
+        write_table(rejected_beside, read.rejected)
+        raise CorpusError(f"{error}; all of them are in {rejected_beside}") from None
+    category = located.category or read.category or located.fallback
+    head = {"source": corpus.source, "category": category, "rows": read.rows}
+    return _write(corpus, folder, head, read.events, read.catalogue, read.rejected)
+
+
+def _write(
+    corpus: CorpusConfig,
+    folder: Path,
+    head: dict[str, Any],
+    events: split.Events,
+    catalogue: pa.Table,
+    rejected: pa.Table,
+    labels: np.ndarray | None = None,
+) -> Made:
+    """Samples, catalogue and summary -> the corpus folder, whole or not at all."""
     samples = split.make_samples(events, corpus)
-    summary: dict[str, Any] = {
-        "source": corpus.source,
-        "category": category,
-        "rows": rows,
+    summary = head | {
         "events": samples.kept,
         "users": samples.users,
         "items": len(samples.item_codes),
         "samples": {name: len(table) for name, table in samples.tables.items()},
         "rejected": assemble.counts(rejected),
     }
-    with atomic_dir(run.path("corpus")) as folder:
+    with atomic_dir(folder) as work:
         chosen = catalogue.take(pa.array(samples.item_codes))
         ids = pa.array(np.arange(len(chosen)), type=pa.int32())
         items = pa.table([ids, chosen["key"], chosen["title"], chosen["text"]], schema=ITEMS)
-        write_table(folder / "items.parquet", items)
+        write_table(work / "items.parquet", items)
         for name, table in samples.tables.items():
-            write_table(folder / f"{name}.parquet", table)
-        write_table(folder / "rejected.parquet", rejected)
+            write_table(work / f"{name}.parquet", table)
+        write_table(work / "rejected.parquet", rejected)
         if labels is not None:
             ids = np.arange(len(samples.event))
             truth = pa.table([pa.array(ids), pa.array(labels[samples.event])], schema=TRUTH)
-            write_table(folder / "truth.parquet", truth)
-        write_json(folder / "corpus.json", summary)
-    cost.extra = {"rows": rows, "samples": len(samples.event)}
-    sizes = ", ".join(f"{count:,} {name}" for name, count in summary["samples"].items())
-    run.say(
-        f"prepare: {category}: {rows:,} rows, {samples.kept:,} events of {samples.users:,} users "
-        f"on {len(items):,} items; samples: {sizes}; {len(rejected):,} rows rejected"
-    )
+            write_table(work / "truth.parquet", truth)
+        write_json(work / "corpus.json", summary)
+    return Made(summary, peak_memory_mib())
 
 
 def _downloaded(corpus: CorpusConfig) -> CorpusConfig:
@@ -163,13 +229,3 @@ def read_with_ray(specs: list[FileSpec]) -> pa.Table:
     batches = dataset.iter_batches(batch_size=None, batch_format="pyarrow")
     tables = [batch.cast(schema) for batch in batches if batch.num_columns]
     return pa.concat_tables(tables) if tables else schema.empty_table()
-
-
-def _stop_if_rejected(run: Run, rejected: pa.Table, *, rows: int, limit: float) -> None:
-    try:
-        assemble.check_rejected(rejected, rows=rows, limit=limit)
-    except CorpusError as error:
-        # The run directory gets no half-made corpus, but the rows are what the user needs.
-        path = run.root.with_name(f"{run.root.name}-rejected.parquet")
-        write_table(path, rejected)
-        raise CorpusError(f"{error}; all of them are in {path}") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from jobs.train import rollout_settings
 from minirec.artifacts import Cost, Run, read_table
 from minirec.config import Config, ScoringConfig
 from minirec.corpus import schema
+from minirec.corpus.table import SampleFile, count_samples
 from minirec.errors import ArtifactError, EngineError
 from minirec.selection.learnability import chance_level
 from minirec.selection.screening import COLUMNS, savings
@@ -41,15 +43,13 @@ def score(run: Run, config: Config, session: Session) -> bool:
             scoring=config.scoring,
         )
         score_shards([spec], config, label="score")
-        table = merged(Path(spec.output), sample_ids(run, "train"))
-        cost.generated_tokens = sum(table["rollout_tokens"].to_pylist())
         found = savings(
-            table.select(COLUMNS).to_pydict(),
+            (part.to_pydict() for part in parts(spec, COLUMNS)),
             most=config.scoring.stages[-1],
             chance=chance_level(_items(run), cutoff=config.reward.cutoff),
             band=config.scoring.screen_band,
         )
-        cost.rollouts = found.rollouts
+        cost.rollouts, cost.generated_tokens = found.rollouts, found.tokens
         if found.rollouts < found.full:
             run.say(f"score: {found.sentence()}")
 
@@ -85,7 +85,7 @@ def _settings(scoring: ScoringConfig) -> dict[str, Any]:
 
 
 def _items(run: Run) -> int:
-    return read_table(run.path("corpus", "items.parquet")).num_rows
+    return read_table(run.path("corpus", "items.parquet"), ["item_id"]).num_rows
 
 
 def scoring_spec(
@@ -126,8 +126,13 @@ def scoring_spec(
     )
 
 
-def score_shards(specs: list[ScoringSpec], config: Config, *, label: str) -> None:
-    """Score the shards of all specs that have no file yet, in one pass of Ray Data."""
+def score_shards(
+    specs: list[ScoringSpec], config: Config, *, label: str, scorer: type | None = None
+) -> None:
+    """Score the shards of all specs that have no file yet, in one pass of Ray Data.
+
+    `scorer` takes the place of `actors.scoring.Scorer` in benchmarks.
+    """
     import ray
     import ray.data
     from ray.data.exceptions import ExecutionTimeoutError
@@ -149,7 +154,7 @@ def score_shards(specs: list[ScoringSpec], config: Config, *, label: str) -> Non
         if not missing:
             return
         results = ray.data.from_items(missing, override_num_blocks=len(missing)).map_batches(
-            Scorer,
+            scorer or Scorer,
             fn_constructor_args=(specs,),
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(
@@ -175,8 +180,8 @@ def score_shards(specs: list[ScoringSpec], config: Config, *, label: str) -> Non
 
 
 def _shards(spec: ScoringSpec) -> range:
-    rows = read_table(Path(spec.corpus) / f"{spec.split}.parquet").num_rows
-    return range(math.ceil(min(rows, spec.limit or rows) / spec.shard_size))
+    samples = count_samples(Path(spec.corpus), spec.split)
+    return range(math.ceil(len(spec.rows(samples)) / spec.shard_size))
 
 
 def _cause(error: BaseException) -> str:
@@ -185,26 +190,42 @@ def _cause(error: BaseException) -> str:
     return lines[-1] if lines else type(error).__name__
 
 
-def sample_ids(run: Run, split: str) -> list[int]:
-    """The ids of a split, as in its file."""
-    return read_table(run.path("corpus", f"{split}.parquet"))["sample_id"].to_pylist()
+def parts(
+    spec: ScoringSpec, columns: list[str] | None = None, *, folder: Path | None = None
+) -> Iterator[pa.Table]:
+    """The finished shards of a spec in the order of its samples, one in memory at a time.
 
-
-def merged(folder: Path, expected: list[int]) -> pa.Table:
-    """All shards of a folder by sample_id; each of the expected samples exactly once.
+    Args:
+        columns: those that are read besides sample_id; default all.
+        folder: where the files are; default ``spec.output``.
 
     Raises:
-        ArtifactError: a sample is missing, doubled or unknown.
+        ArtifactError: a file or a sample is missing, doubled or unknown.
     """
-    parts = sorted(folder.glob("part-*.parquet"))
-    if not parts:
-        raise ArtifactError(f"{folder} holds no part files; run the stage that makes them")
-    table = pa.concat_tables([read_table(part) for part in parts]).sort_by("sample_id")
-    found = table["sample_id"].to_pylist()
-    if found != sorted(expected):
-        lost = sorted(set(expected) - set(found))[:3]
+    folder = folder or Path(spec.output)
+    samples = SampleFile(Path(spec.corpus), spec.split)
+    rows = spec.rows(len(samples))
+    names = columns and ["sample_id", *columns]
+    found = sorted(folder.glob("part-*.parquet"))
+    wanted = [folder / spec.part(shard).name for shard in _shards(spec)]
+    if found != wanted:
+        odd = sorted(set(found) ^ set(wanted))[0]
         raise ArtifactError(
-            f"{folder} holds {len(found)} rows for {len(expected)} samples "
-            f"(first missing: {lost}); delete {folder} and run the same command again"
+            f"{folder} holds {len(found)} shards of {len(wanted)}, first difference {odd.name}; "
+            f"delete {folder} and run the same command again"
         )
-    return table
+    for number, path in enumerate(wanted):
+        start = number * spec.shard_size
+        expected = samples.ids(rows[start : start + spec.shard_size])
+        table = read_table(path, names)
+        if table["sample_id"].to_pylist() != expected:
+            raise ArtifactError(
+                f"{path} holds {table.num_rows} rows for {len(expected)} samples, or other "
+                f"samples; delete it and run the same command again"
+            )
+        yield table
+
+
+def merged(spec: ScoringSpec, *, folder: Path | None = None) -> pa.Table:
+    """All finished shards of a spec as one table; raises as `parts`."""
+    return pa.concat_tables(parts(spec, folder=folder))

@@ -18,6 +18,7 @@ from jobs.console import bar
 from jobs.model import base_model, model_inputs
 from minirec.artifacts import Cost, Run, read_table
 from minirec.config import Config, TrainingConfig
+from minirec.corpus.table import SampleFile
 from minirec.errors import ConfigError, EngineError
 
 if TYPE_CHECKING:
@@ -44,9 +45,9 @@ def proxy(run: Run, config: Config, session: Session) -> bool:
     """Train the proxy policy on a random subset (method, section 2) -> proxy/adapter."""
 
     def body(cost: Cost) -> None:
-        table = read_table(run.path("corpus", "train.parquet"))
-        ids = table["sample_id"].to_pylist()
-        order = random.Random(config.seed).sample(ids, min(config.proxy.samples, len(ids)))
+        samples = SampleFile(run.path("corpus"), "train")
+        drawn = min(config.proxy.samples, len(samples))
+        order = samples.ids(random.Random(config.seed).sample(range(len(samples)), drawn))
         _fit(run, config, session, cost, "proxy", config.proxy.training, order)
 
     return _stage(run, config, "proxy", config.proxy.model_dump(mode="json"), [], body)
@@ -105,9 +106,12 @@ def rollout_settings(config: Config) -> dict[str, Any]:
 def without_runtime(section: dict[str, Any]) -> dict[str, Any]:
     """Training settings without those that a restart may change (deadlines, failures).
 
-    Those of validation stand only where there is one.
+    Staleness 0 and no validation are left out too: what was trained before there was a choice is
+    the same.
     """
     runtime = {"max_failures", "step_deadline_s", "gpus_per_worker"}
+    if section.get("staleness") == 0:
+        runtime.add("staleness")
     if section.get("validation_steps") is None:
         runtime |= {"validation_steps", "validation_samples", "validation_seed"}
     return {

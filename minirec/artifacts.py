@@ -24,6 +24,8 @@ import pyarrow.parquet as pq
 
 from minirec.errors import ArtifactError
 
+ROW_GROUP = 1 << 16  # so that a reader of some rows need not hold all
+
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[BinaryIO]:
@@ -62,13 +64,13 @@ def atomic_dir(path: Path) -> Iterator[Path]:
 def write_table(path: Path, table: pa.Table) -> None:
     """Write Parquet atomically, deterministically for equal tables."""
     with atomic(path) as file:
-        pq.write_table(table, file, compression="zstd")
+        pq.write_table(table, file, compression="zstd", row_group_size=ROW_GROUP)
 
 
-def read_table(path: Path) -> pa.Table:
+def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     """Read Parquet; an `ArtifactError` names the file if it is missing or damaged."""
     try:
-        return pq.read_table(path)
+        return pq.read_table(path, columns=columns)
     except FileNotFoundError:
         raise ArtifactError(f"{path} is missing; run the stage that makes it") from None
     except (pa.ArrowInvalid, OSError) as error:
@@ -238,7 +240,7 @@ class Run:
             cost.finished = True
         finally:
             cost.seconds = round(time.monotonic() - started, 3)
-            cost.peak_memory_mib = _peak_memory_mib()
+            cost.peak_memory_mib = peak_memory_mib()
             self._record_cost(cost)
         write_json(self.path("stages", f"{name}.json"), {"fingerprint": fingerprint, **content})
         self.checked.add(name)
@@ -311,5 +313,6 @@ class Run:
         )
 
 
-def _peak_memory_mib() -> float:
+def peak_memory_mib() -> float:
+    """Largest resident size that this process has had, MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -176,6 +176,9 @@ class TrainingConfig(Section):
     clip_low: float = Field(0.2, gt=0, lt=1)
     clip_high: float = Field(0.28, gt=0)
     importance_cap: float = Field(2.0, ge=1)
+    staleness: Literal[0, 1] = Field(
+        0, description="1: the next step is rolled out while this one trains, one update behind"
+    )
     item_candidates: Literal["batch", "catalogue"] = Field(
         "batch", description="candidates of the item loss; catalogue adds all others, detached"
     )

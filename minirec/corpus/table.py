@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from minirec.artifacts import read_json, read_table
 from minirec.errors import ArtifactError
@@ -40,8 +45,73 @@ def load_catalogue(corpus: Path) -> Catalogue:
     return Catalogue(table["title"].to_pylist(), table["text"].to_pylist(), category)
 
 
+class SampleFile:
+    """Samples of train, valid or test, read as they are asked for: a corpus need not fit into
+    memory. One row group is held at a time.
+    """
+
+    def __init__(self, corpus: Path, split: str):
+        self.path = corpus / f"{split}.parquet"
+        self._file = _open(self.path)
+        metadata = self._file.metadata
+        sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        self._starts = np.cumsum([0, *sizes])
+        self._held: tuple[int, pa.Table] | None = None
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def take(self, rows: Sequence[int]) -> list[Sample]:
+        """The samples in these rows of the file; the numbers must rise."""
+        return [sample for table in self._tables(rows) for sample in _samples(table)]
+
+    def ids(self, rows: Sequence[int]) -> list[int]:
+        """The sample_ids of these rows; the numbers must rise."""
+        return [i for table in self._tables(rows) for i in table["sample_id"].to_pylist()]
+
+    def find(self, sample_ids: Collection[int]) -> list[Sample]:
+        """The samples with these ids, in file order.
+
+        Raises:
+            ArtifactError: one is not in the file.
+        """
+        there = read_table(self.path, ["sample_id"])["sample_id"].to_numpy()
+        rows = np.flatnonzero(np.isin(there, list(sample_ids)))
+        if len(rows) != len(set(sample_ids)):
+            lost = sorted(set(sample_ids) - set(there[rows].tolist()))
+            raise ArtifactError(f"{self.path} lacks sample {lost[0]}; run `minirec prepare`")
+        return self.take(rows.tolist())
+
+    def _tables(self, rows: Sequence[int]) -> Iterator[pa.Table]:
+        cuts = np.searchsorted(rows, self._starts)
+        for group in np.flatnonzero(np.diff(cuts)).tolist():
+            inside = np.asarray(rows[cuts[group] : cuts[group + 1]]) - self._starts[group]
+            yield self._group(group).take(inside)
+
+    def _group(self, group: int) -> pa.Table:
+        if self._held is None or self._held[0] != group:
+            names = ["sample_id", "history", "target"]
+            self._held = group, self._file.read_row_group(group, columns=names)
+        return self._held[1]
+
+
+def count_samples(corpus: Path, split: str) -> int:
+    """Samples of a split, from the footer of its file."""
+    return len(SampleFile(corpus, split))
+
+
 def load_samples(corpus: Path, split: str) -> list[Sample]:
-    """Samples of train, valid or test in file order."""
-    table = read_table(corpus / f"{split}.parquet").select(["sample_id", "history", "target"])
+    """All samples of train, valid or test in file order."""
+    samples = SampleFile(corpus, split)
+    return samples.take(range(len(samples)))
+
+
+def _open(path: Path) -> pq.ParquetFile:
+    if not path.exists():
+        raise ArtifactError(f"{path} is missing; run `minirec prepare` first")
+    return pq.ParquetFile(path)
+
+
+def _samples(table: pa.Table) -> list[Sample]:
     columns = (table[name].to_pylist() for name in ("sample_id", "history", "target"))
     return [Sample(*row) for row in zip(*columns, strict=True)]

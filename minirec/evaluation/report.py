@@ -72,6 +72,7 @@ def render(run_root: Path) -> str:
         planted=_planted(data, tables["labels"]),
         costs=costs,
         charged=_charged(costs),
+        sides=_sides(root, config),
         saved=_saved(tables, config.get("scoring", {})),
         plots={name: Markup(svg) for name, svg in _plots(root, data, evaluation, costs).items()},
     )
@@ -243,11 +244,34 @@ def _charged(costs: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def _sides(root: Path, config: dict[str, Any]) -> list[dict[str, Any]]:
+    """Seconds that engines and trainer of each training worked and waited, over its steps."""
+    rows = []
+    for stage, folder in (("proxy", "proxy"), ("train", "policy")):
+        log = pd.DataFrame(_lines(root / folder / "log.jsonl"))
+        if "wait_seconds" not in log:
+            continue
+        section = config.get("proxy", {}) if stage == "proxy" else config
+        total = log[["seconds", "rollout_seconds", "wait_seconds", "idle_seconds"]].sum()
+        rows.append(
+            {
+                "stage": stage,
+                "staleness": section.get("training", {}).get("staleness", 0),
+                "seconds": total["seconds"],
+                "rollout": total["rollout_seconds"],
+                "training": total["seconds"] - total["wait_seconds"],
+                "waited": total["wait_seconds"],
+                "idle": total["idle_seconds"],
+            }
+        )
+    return rows
+
+
 def _saved(tables: dict[str, Any], settings: dict[str, Any]) -> screening.Savings:
     """What cheaper scoring saved and lost."""
     scoring = ScoringConfig.model_validate(settings)
     return screening.savings(
-        tables["features"],
+        [tables["features"]],
         most=scoring.stages[-1],
         chance=tables["chance"],
         band=scoring.screen_band,

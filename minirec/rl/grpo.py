@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Clip:
-    """Bounds of the ratio and cap of the importance weights."""
+    """Bounds of the ratio, in which a token may gain, and cap of its weight beyond them."""
 
     low: float = 0.2
     high: float = 0.28
@@ -30,10 +31,23 @@ def advantages(rewards: Tensor, *, floor: float = 1e-3, scale: bool = True) -> T
 
 
 def surrogate(log_ratio: Tensor, advantage: Tensor, *, clip: Clip) -> Tensor:
-    """Clipped policy-gradient loss of each entry, same shape as both arguments."""
-    ratio = log_ratio.exp().clamp_max(clip.cap)
+    """Clipped policy-gradient loss of each entry, same shape as both arguments.
+
+    The ratio is that to the policy which wrote the rollout: the engine's, and with staleness 1 that
+    of one update ago. The cap truncates the importance weight and keeps the gradient: a token with
+    a negative advantage that has become much likelier is pushed down with weight `cap`, where a
+    clamp of the ratio would let it be.
+    """
+    excess = (log_ratio.detach() - math.log(clip.cap)).clamp_min(0)
+    ratio = (log_ratio - excess).exp()
     clipped = ratio.clamp(1 - clip.low, 1 + clip.high)
     return -torch.minimum(ratio * advantage, clipped * advantage)
+
+
+def is_clipped(log_ratio: Tensor, advantage: Tensor, *, clip: Clip) -> Tensor:
+    """Entries (bool) that give no gradient: the ratio is past the bound on the gaining side."""
+    ratio = log_ratio.exp()
+    return ((advantage > 0) & (ratio > 1 + clip.high)) | ((advantage < 0) & (ratio < 1 - clip.low))
 
 
 def token_loss(

@@ -105,11 +105,13 @@ def losses(
         temperature=objective.temperature,
         clip=objective.clip,
     )
+    log_ratio = logprobs[written].detach() - behaviour
     spread = rewards.max(1).values - rewards.min(1).values
     sums = {
         "reward": float(rewards.mean(1).sum()),
         "dead_groups": float((spread < t.advantage_floor).sum()),
-        "abs_log_ratio": float((logprobs[written].detach() - behaviour).abs().sum()),
+        "abs_log_ratio": float(log_ratio.abs().sum()),
+        "clipped_tokens": float(grpo.is_clipped(log_ratio, weight, clip=objective.clip).sum()),
         "token_loss": float(token.detach()),
         "item_loss": float(-(advantage[rows, best] * log_p).sum()),
     }

@@ -5,7 +5,7 @@ Method, section 3. Each decision is a function of the sample alone, never of its
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from scipy.stats import spearmanr
 from minirec.rng import seed_of
 from minirec.selection.learnability import lift
 
-COLUMNS = ["ndcg", "screened", "control", "screen_ndcg"]
+COLUMNS = ["ndcg", "screened", "control", "screen_ndcg", "rollout_tokens"]
 """Columns of the features that `savings` reads."""
 
 
@@ -59,12 +59,15 @@ def in_doubt(ndcg: Sequence[Sequence[float]], *, spread: float) -> list[bool]:
 class Savings:
     """Rollouts (greedy ones counted) and samples that were spared, and the control's estimate.
 
+    `tokens` were generated in all rollouts.
+
     `lost` of the `control` samples would have been rolled out had their rollouts been known. The
     rank correlation is that of screen and mean rollout NDCG over the `both` samples that have the
     two; None below 3 samples or where one of the two is constant.
     """
 
     samples: int
+    tokens: int
     rollouts: int
     full: int
     screened: int
@@ -87,33 +90,45 @@ class Savings:
 
 
 def savings(
-    features: Mapping[str, Sequence], *, most: int, chance: float, band: tuple[float, float]
+    parts: Iterable[Mapping[str, Sequence]],
+    *,
+    most: int,
+    chance: float,
+    band: tuple[float, float],
 ) -> Savings:
     """What cheaper scoring saved, and what the control says that it lost.
 
     Args:
-        features: `COLUMNS` of N samples: ``ndcg`` of the rollouts (ragged; empty if screened),
-            ``screened`` and ``control``, and ``screen_ndcg``, None where there was no screen.
+        parts: `COLUMNS` of some samples each: ``ndcg`` of the rollouts (ragged; empty if
+            screened), ``screened`` and ``control``, ``screen_ndcg``, None where there was no
+            screen, and ``rollout_tokens``. One part is held at a time.
         most: rollouts of each sample in full scoring, the greedy one not counted.
         chance: from `learnability.chance_level`.
         band: lift that counts as learnable, as in `outside`.
     """
-    ndcg = features["ndcg"]
-    screened, control = (np.asarray(features[name], bool) for name in ("screened", "control"))
-    count = np.array([len(values) for values in ndcg])
-    mean = np.array([np.mean(values) if len(values) else np.nan for values in ndcg])
-    screen = np.array([np.nan if v is None else v for v in features["screen_ndcg"]], np.float64)
-    both = ~np.isnan(mean) & ~np.isnan(screen)
-    lost = ~outside(mean[control], chance=chance, band=band) if control.any() else np.zeros(0)
+    names = ("samples", "tokens", "rollouts", "screened", "control", "lost")
+    sums = dict.fromkeys(names, 0)
+    pairs = [np.empty((2, 0))]
+    for part in parts:
+        ndcg = part["ndcg"]
+        screened, control = (np.asarray(part[name], bool) for name in ("screened", "control"))
+        count = np.array([len(values) for values in ndcg])
+        mean = np.array([np.mean(values) if len(values) else np.nan for values in ndcg])
+        screen = np.array([np.nan if v is None else v for v in part["screen_ndcg"]], np.float64)
+        pairs.append(np.stack([screen, mean])[:, ~np.isnan(mean) & ~np.isnan(screen)])
+        sums["samples"] += len(count)
+        sums["tokens"] += int(np.sum(part["rollout_tokens"]))
+        sums["rollouts"] += int(count.sum() + (~screened).sum())
+        sums["screened"] += int(screened.sum())
+        sums["control"] += int(control.sum())
+        if control.any():
+            sums["lost"] += int((~outside(mean[control], chance=chance, band=band)).sum())
+    both = np.concatenate(pairs, axis=1)
     return Savings(
-        samples=len(count),
-        rollouts=int(count.sum() + (~screened).sum()),
-        full=len(count) * (most + 1),
-        screened=int(screened.sum()),
-        control=int(control.sum()),
-        lost=int(lost.sum()),
-        both=int(both.sum()),
-        correlation=_rank_correlation(screen[both], mean[both]),
+        **sums,
+        full=sums["samples"] * (most + 1),
+        both=both.shape[1],
+        correlation=_rank_correlation(both[0], both[1]),
     )
 
 

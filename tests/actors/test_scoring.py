@@ -89,7 +89,11 @@ def scorer(tmp_path_factory):
 def scored(scorer, samples=None, **scoring):
     """Rows of the samples, by default of all."""
     scorer.spec = replace(scorer.spec, scoring=ScoringConfig(**scoring))
-    return scorer.score(scorer.samples if samples is None else samples).to_pylist()
+    return scorer.score(everyone(scorer) if samples is None else samples).to_pylist()
+
+
+def everyone(scorer):
+    return scorer.samples.take(scorer.rows)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +105,7 @@ def full(scorer):
 def screen(scorer):
     """NDCG and unit hidden state of each sample's forced answer, one sample at a time."""
     found = []
-    for sample in scorer.samples:
+    for sample in everyone(scorer):
         prompt = scorer.encoder.prompt([scorer.titles[i] for i in sample.history])
         hidden = scorer.policy([prompt + scorer.encoder.answer_ids])[0][0].numpy()
         scores = scorer.table.numpy() @ (hidden / np.linalg.norm(hidden))
@@ -173,7 +177,7 @@ def same(row, other, *, rollouts: int = 4):
 
 def test_a_sample_gets_the_second_stage_where_its_first_completions_disagree(scorer, full):
     scorer.spec = replace(scorer.spec, scoring=None)
-    ranks = scorer.score(scorer.samples)["rank"].to_numpy()
+    ranks = scorer.score(everyone(scorer))["rank"].to_numpy()
     first = np.array([row["ndcg"][:2] for row in full])
     seen = np.column_stack([1 / np.log2(ranks + 1), first])
     spread = seen.max(axis=1) - seen.min(axis=1)
@@ -188,7 +192,7 @@ def test_a_sample_gets_the_second_stage_where_its_first_completions_disagree(sco
 def test_rows_do_not_depend_on_their_shard(scorer, screen):
     settings = {"screen": "prefill", "screen_band": (middle(screen), 1), "rollouts": (2, 4)}
     rows = scored(scorer, **settings)
-    alone = [scored(scorer, [sample], **settings)[0] for sample in scorer.samples]
+    alone = [scored(scorer, [sample], **settings)[0] for sample in everyone(scorer)]
     for row, other in zip(rows, alone, strict=True):
         assert (row["screened"], row["control"]) == (other["screened"], other["control"])
         assert len(row["rewards"]) == len(other["rewards"])

@@ -150,6 +150,12 @@ def test_gradients_made_for_less_serve_other_selections(tmp_path):
     assert samples(run, "scoring.validation_samples=20") == 0
 
 
+def test_plan_tells_of_staleness_only_where_there_is_some():
+    rows = plan(load(overrides=["training.staleness=1"]))
+    assert [stage for stage, what, _ in rows if what == "staleness"] == ["train"]
+    assert "staleness" not in str(plan(load(overrides=[])))
+
+
 def test_plan_counts_all_samples_for_full(tmp_path):
     write_json(tmp_path / "corpus" / "corpus.json", {"samples": {"train": 1000}})
     words = [f"run_dir={tmp_path}", "selection.method=full", "selection.budget=3"]

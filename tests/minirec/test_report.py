@@ -253,6 +253,23 @@ def test_report_without_truth_and_logs(tmp_path):
         assert f"<td>{why}</td>" in html
 
 
+def test_report_tells_which_side_waited(tmp_path):
+    run = make_run(tmp_path / "run")
+    select(run, config())
+    assert "Who waited" not in render(run.root)  # a log of an older version
+    rows = [
+        {"step": s, "seconds": 3.5, "rollout_seconds": 2, "wait_seconds": 0.25, "idle_seconds": 1}
+        for s in range(4)
+    ]
+    log = run.path("policy", "log.jsonl")
+    log.write_text("\n".join(json.dumps(row) for row in rows))
+    settings = Config().model_dump(mode="json")
+    settings["training"]["staleness"] = 1
+    run.path("config.yaml").write_text(yaml.safe_dump(settings))
+    cells = ("train", 1, 14.0, 8.0, 13.0, 1.0, 4.0)
+    assert "<tr>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>" in render(run.root)
+
+
 def test_screened_samples_are_selected_by_their_screen_and_shown(tmp_path):
     run = make_run(tmp_path / "run")
     screen_features(run)

@@ -106,6 +106,49 @@ def test_ratio_is_clipped_on_the_side_that_would_gain():
     assert losses.tolist() == pytest.approx([-1.28, 1.5, -0.5, 0.8, 2.0])
 
 
+@pytest.mark.parametrize("cap", [1.0, 1.2, 2.0, 9.0])
+def test_corrected_loss_and_gradient_of_a_policy_one_update_off(cap):
+    """Every case of ratio and advantage, against the formula written out in floats."""
+    clip = grpo.Clip(low=0.2, high=0.28, cap=cap)
+    old = [-0.1, -0.7, -1.3, -2.9, -4.1]
+    shift = [-1.1, -0.3, -0.1, 0.0, 0.1, 0.3, 0.8, 2.5]
+    cases = [(o + s, o, a) for o in old for s in shift for a in (1.5, -0.5, 0.0)]
+    new, behaviour, advantage = torch.tensor(cases, dtype=torch.float64).T
+    new.requires_grad_(True)
+    loss = grpo.token_loss(new, behaviour, advantage, clip=clip)
+    (gradient,) = torch.autograd.grad(loss, new)
+    wanted_loss, wanted = 0.0, []
+    for logp, logp_old, a in cases:
+        ratio = math.exp(logp) / math.exp(logp_old)
+        weight = min(ratio, cap)
+        gains = weight > 1.28 if a > 0 else weight < 0.8
+        wanted_loss -= a * ((1.28 if a > 0 else 0.8) if gains else weight)
+        wanted.append(0.0 if gains else -a * weight)
+    assert loss.item() == pytest.approx(wanted_loss, rel=1e-12)
+    assert gradient.tolist() == pytest.approx(wanted, rel=1e-12)
+
+
+def test_a_bad_token_that_got_much_likelier_is_still_pushed_down():
+    """Ratio 5, capped at 2: the loss falls with the logprob, at weight 2."""
+    logprob = torch.tensor([math.log(0.5)], requires_grad=True)
+    loss = grpo.token_loss(
+        logprob, torch.tensor([math.log(0.1)]), torch.tensor([-1.0]), clip=grpo.Clip(cap=2.0)
+    )
+    loss.backward()
+    assert loss.item() == pytest.approx(2.0)
+    assert logprob.grad.item() == pytest.approx(2.0)
+
+
+def test_clipped_entries_are_those_without_a_gradient():
+    clip = grpo.Clip(low=0.2, high=0.28, cap=2.0)
+    log_ratio = torch.log(torch.tensor([1.5, 1.5, 0.5, 0.5, 9.0, 1.0])).requires_grad_(True)
+    advantage = torch.tensor([1.0, -1.0, 1.0, -1.0, -1.0, 1.0])
+    grpo.surrogate(log_ratio, advantage, clip=clip).sum().backward()
+    found = grpo.is_clipped(log_ratio.detach(), advantage, clip=clip)
+    assert found.tolist() == [True, False, False, True, False, False]
+    assert (log_ratio.grad == 0).tolist() == found.tolist()
+
+
 def test_token_loss_refuses_shapes_that_would_broadcast():
     with pytest.raises(ValueError, match=r"\(2, 1, 1\)"):
         grpo.token_loss(torch.zeros(2), torch.zeros(2), torch.zeros(2, 1, 1), clip=grpo.Clip())

@@ -35,14 +35,20 @@ def test_in_doubt_where_completions_disagree():
     assert in_doubt([[0.3]], spread=0.0) == [False]
 
 
+HALVES = (slice(0, 2), slice(2, 6))
+
+
 def test_savings_by_hand():
     features = {
         "ndcg": [[], [0.2, 0.2], [0.4, 0.4, 0.4, 0.8], [1.0, 1.0], [0.2, 0.2], []],
         "screened": [True, False, False, False, False, True],
         "control": [False, True, True, False, True, False],
         "screen_ndcg": [0.1, 0.2, 0.25, 0.9, 0.21, 0.2],
+        "rollout_tokens": [0, 7, 9, 5, 6, 0],
     }
-    found = savings(features, most=4, chance=0.2, band=(0.1, 1.0))
+    halves = [{name: values[at] for name, values in features.items()} for at in HALVES]
+    found = savings(halves, most=4, chance=0.2, band=(0.1, 1.0))
+    assert found.tokens == 27
     # 2 + 4 + 2 + 2 sampled and 4 greedy ones; 6 samples of 5 in full.
     assert (found.rollouts, found.full) == (14, 30)
     assert (found.samples, found.screened, found.control, found.both) == (6, 2, 3, 4)
@@ -60,8 +66,9 @@ def test_savings_without_a_screen():
         "screened": [False, False],
         "control": [False, False],
         "screen_ndcg": [None, None],
+        "rollout_tokens": [3, 4],
     }
-    found = savings(features, most=4, chance=0.2, band=(0.1, 1.0))
+    found = savings([features], most=4, chance=0.2, band=(0.1, 1.0))
     assert (found.rollouts, found.full, found.both, found.correlation) == (8, 10, 0, None)
     assert found.sentence() == "8 rollouts instead of 10 (80%)"
 
