@@ -1,10 +1,11 @@
-"""A sweep that is killed and restored, with one trial that fails, ends like an undisturbed one."""
+"""A sweep that is killed, interrupted and restored, with a trial that fails, ends as if it had not."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import shutil
+import signal
 import subprocess
 
 import psutil
@@ -45,6 +46,17 @@ def kill_all(process):
     assert not alive
 
 
+def interrupt(run_dir):
+    """Ctrl-C while the third trial trains: all ends within 30 s."""
+    process = start(run_dir, *SWEEP)
+    wait_for(lambda: steps_logged(trial(run_dir, THIRD), "policy") > 1, process, "the third trial")
+    started = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 130
+    _, alive = psutil.wait_procs(started, timeout=5)
+    assert not alive
+
+
 def without_times(run_dir):
     return [{k: v for k, v in row.items() if k not in TIMES} for row in read_rows(Run(run_dir))]
 
@@ -73,6 +85,7 @@ def test_killed_and_restored(undisturbed, tmp_path):
     before = done.read_bytes()
     assert json.loads(before.splitlines()[-1])["stage"] == "evaluate"
 
+    interrupt(run_dir)
     words = command(run_dir, *SWEEP)
     result = subprocess.run(words, capture_output=True, text=True, timeout=600)
     assert result.returncode == 1
