@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.console import console
 from jobs.gradients import gradient_inputs
+from jobs.plan import check
 from jobs.run import locked, stages
 from jobs.session import Session
 from jobs.sweep_result import publish, read_rows, rows_of
@@ -45,11 +46,13 @@ def sweep(config: Config, *, overwrite: bool = False) -> Run:
     run = Run(Path(config.run_dir), overwrite=overwrite, say=console.print)
     samples = int(read_json(run.path("corpus", "corpus.json"))["samples"]["train"])
     planned = trials_of(config, samples)
+    for trial in planned:
+        check(trial.config, samples)
 
     def body(cost: Cost) -> None:
         for name, value in TUNE_SETTINGS.items():
             os.environ.setdefault(name, value)
-        with Session(config, trials=_concurrent(config, {})) as session:
+        with Session(config, trials=concurrent(config, {})) as session:
             session.start_ray()
             results = _tune(run, config, planned)
             rows = rows_of(results, planned, run, samples=samples)
@@ -90,7 +93,7 @@ def _settings(config: Config) -> dict[str, Any]:
     }
 
 
-def _concurrent(config: Config, resources: dict[str, float]) -> int:
+def concurrent(config: Config, resources: dict[str, float]) -> int:
     """Trials at a time: each has engines, and training workers or scorers beside them.
 
     Args:
@@ -117,7 +120,7 @@ def _tune(run: Run, config: Config, planned: list[Trial]) -> ResultGrid:
     cluster = ray.cluster_resources()
     if not os.environ.get("RAY_ADDRESS"):
         cluster.pop("CPU")  # slots, of which a local Ray is told more than there are cores
-    tuner = _tuner(run, config, planned, at_a_time=_concurrent(config, cluster))
+    tuner = _tuner(run, config, planned, at_a_time=concurrent(config, cluster))
     found: list[ResultGrid] = []
     in_thread(lambda: found.append(tuner.fit()))
     return found[0]

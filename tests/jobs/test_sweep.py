@@ -1,4 +1,4 @@
-"""A sweep that is killed, interrupted and restored, with a trial that fails, ends as if it had not."""
+"""A sweep that is killed and interrupted, with a trial that fails, ends as if undisturbed."""
 
 from __future__ import annotations
 
