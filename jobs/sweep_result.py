@@ -38,15 +38,10 @@ def rows_of(results: ResultGrid, planned: list[Trial], base: Run, *, samples: in
 def _row(trial: Trial, result: Any, base: Run, *, budget: int) -> Row:
     run = Run(trial.config.run_dir, base=base)
     metrics = result.metrics or {}
-    log = read_log(run.path("policy", "log.jsonl"))
     status = "finished" if metrics.get("finished") else "stopped"
-    own = [cost for cost in run.costs() if cost["stage"] in ("select", "train")]
-    seconds = sum(cost["seconds"] for cost in own)
-    if result.error or status == "stopped":  # the stage could not write down what it spent
-        status = "failed" if result.error else "stopped"
-        seconds = max(seconds, sum(entry["seconds"] for entry in log))
+    status = "failed" if result.error else status
+    own = metrics if status == "stopped" else _spent(run, read_log(run.path("policy", "log.jsonl")))
     shared = shared_cost(base, trial.config)
-    rollouts = spent(log, "rollouts")
     selection = trial.config.selection
     return {
         "trial": trial.name,
@@ -58,12 +53,26 @@ def _row(trial: Trial, result: Any, base: Run, *, budget: int) -> Row:
         "seed": trial.config.seed,
         "status": status,
         "cause": _cause(result.error) if result.error else None,
-        "steps": len(log),
-        "own_rollouts": rollouts,
-        "own_seconds": seconds,
-        "rollouts": shared["rollouts"] + rollouts,
-        "seconds": shared["seconds"] + seconds,
+        "steps": own["steps"],
+        "own_rollouts": own["rollouts"],
+        "own_seconds": own["seconds"],
+        "rollouts": shared["rollouts"] + own["rollouts"],
+        "seconds": shared["seconds"] + own["seconds"],
         "valid_ndcg@10": metrics.get("valid_ndcg@10"),
+    }
+
+
+def _spent(run: Run, log: list[Row]) -> Row:
+    """What selection and training have spent; the last attempt of a failed one shows in its log.
+
+    Evaluation is left out, which `minirec run` would do once in any case.
+    """
+    stages = [cost for cost in run.costs() if cost["stage"] in ("select", "train")]
+    seconds = sum(cost["seconds"] for cost in stages)
+    return {
+        "steps": len(log),
+        "rollouts": spent(log, "rollouts"),
+        "seconds": max(seconds, sum(entry["seconds"] for entry in log)),
     }
 
 

@@ -64,6 +64,7 @@ def reports(run: Run, config: Config) -> list[dict[str, Any]]:
         {
             PROGRESS: (entry["step"] + 1) / steps,
             METRIC: entry[METRIC],
+            "steps": i + 1,
             "rollouts": spent(log[: i + 1], "rollouts"),
             "seconds": sum(e["seconds"] for e in log[: i + 1]),
         }
