@@ -146,6 +146,7 @@ def front(
     order = np.flatnonzero(best)[np.argsort(cost[best], kind="stable")]
     ax.step(cost[order], mean[order], where="post", color=KEPT, linewidth=1.2)
     ax.set(title=title, xlabel=xlabel, ylabel="validation NDCG@10")
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=5))
     ax.legend(fontsize=8)
 
 
