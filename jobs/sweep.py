@@ -142,9 +142,7 @@ def _tuner(run: Run, config: Config, planned: list[Trial], *, at_a_time: int) ->
     state = run.path("tune")
     if _restorable(state):
         console.print("sweep: goes on with the trials that are not finished")
-        return tune.Tuner.restore(
-            str(state), trainable=trainable, resume_unfinished=True, resume_errored=True
-        )
+        return tune.Tuner.restore(str(state), trainable=trainable, resume_unfinished=True)
     shutil.rmtree(state, ignore_errors=True)
     scheduler = asha and Asha(
         by_name,
@@ -175,12 +173,17 @@ def _tuner(run: Run, config: Config, planned: list[Trial], *, at_a_time: int) ->
 
 
 def _restorable(state: Path) -> bool:
-    """Whether Tune has left a state that is whole; it writes its files in place."""
+    """Whether Tune's state can be gone on with; it writes its files in place, so one may be cut.
+
+    Not with a failed trial: one that is tried again does not count among the trials at a time, and
+    two on the CPUs of one wait for each other. A new start over the same folders takes what is
+    finished there.
+    """
     newest = max(state.glob("experiment_state-*.json"), default=None)
     if newest is None or not (state / "tuner.pkl").exists():
         return False
     try:
-        json.loads(newest.read_text())
+        found = json.loads(newest.read_text())["trial_data"]
+        return all(json.loads(trial)["status"] != "ERROR" for trial, _ in found)
     except ValueError:
         return False
-    return True
