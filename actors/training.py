@@ -38,6 +38,9 @@ from minirec.rl.reward import reward_function
 from minirec.rl.step import Group, Objective, losses, lr_factor
 from minirec.rng import seed_of
 
+STOP = "stop"
+"""Where this file is in the training's folder, it ends before its next step."""
+
 
 @dataclass(frozen=True)
 class TrainingSpec:
@@ -69,6 +72,9 @@ def train_loop(config: dict[str, TrainingSpec]) -> None:
     torch.set_num_threads(spec.threads)
     worker = Worker(spec)
     for step in range(worker.resume(), spec.steps):
+        if worker.told_to_stop():
+            faulthandler.cancel_dump_traceback_later()
+            return
         # A worker that hangs shows where, dies, and is started again by Ray Train.
         faulthandler.dump_traceback_later(spec.training.step_deadline_s, exit=True)
         worker.step(step)
@@ -122,6 +128,13 @@ class Worker:
         self.behind: Adapter | None = None
         self.lookahead = Lookahead(spec.pool, self._calls, steps=spec.steps, staleness=t.staleness)
         self.log: list[dict[str, Any]] = []
+
+    def told_to_stop(self) -> bool:
+        """Whether the file is there; all workers get the answer of rank 0."""
+        box = [self.rank == 0 and (self.folder / STOP).exists()]
+        if self.world > 1:
+            dist.broadcast_object_list(box, src=0)
+        return box[0]
 
     def step(self, step: int) -> None:
         """One optimizer step on the global batch."""

@@ -130,14 +130,14 @@ def _tuner(run: Run, config: Config, planned: list[Trial], *, at_a_time: int) ->
     from ray import tune
 
     from jobs.sweep_lines import Lines
-    from jobs.trial import METRIC, PROGRESS, Asha, run_trial
+    from jobs.trial import METRIC, PROGRESS, Asha, TrialRun
 
     by_name = {trial.name: trial for trial in planned}
     asha = config.sweep.asha
     # A trial itself needs no CPU: its engines and workers do, and on two CPUs they need both.
     bundle = tune.PlacementGroupFactory([{"memory": 1 << 20}])
     trainable = tune.with_resources(
-        tune.with_parameters(run_trial, trials=by_name, base=str(run.root)), bundle
+        tune.with_parameters(TrialRun, trials=by_name, base=str(run.root)), bundle
     )
     state = run.path("tune")
     if _restorable(state):
@@ -167,6 +167,7 @@ def _tuner(run: Run, config: Config, planned: list[Trial], *, at_a_time: int) ->
             name=state.name,
             storage_path=str(state.parent),
             verbose=0,
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             callbacks=[Lines(len(planned))],
         ),
     )

@@ -130,7 +130,7 @@ def _fit(
     training: TrainingConfig,
     order: list[int],
 ) -> None:
-    from actors.training import TrainingSpec, train_loop
+    from actors.training import STOP, TrainingSpec, train_loop
 
     model_path = base_model(run, config)
     folder = run.path(name)
@@ -156,6 +156,8 @@ def _fit(
         trainer = torch_trainer(train_loop, spec, spec.training, storage=run.path("ray"), name=name)
         with follow(name, steps, lambda: _last_step(folder / "log.jsonl")):
             fit_or_explain(trainer, training)
+    if not (folder / "adapter").exists():
+        raise EngineError(f"training was told to stop by {folder / STOP}")
     for leftover in ("checkpoints", "adapters"):
         shutil.rmtree(folder / leftover, ignore_errors=True)
     log = read_log(folder / "log.jsonl")
@@ -232,13 +234,8 @@ def fit_or_explain(trainer: TorchTrainer, training: TrainingConfig) -> None:
         ) from error
 
 
-def in_thread(
-    function: Callable[[], object],
-    *,
-    meanwhile: Callable[[], object] = lambda: None,
-    every_s: float | None = None,
-) -> None:
-    """Call a function in a daemon thread and wait for it; call `meanwhile` now and then.
+def in_thread(function: Callable[[], object]) -> None:
+    """Call a function in a daemon thread and wait for it.
 
     In the main thread Ray Train replaces the handler of Ctrl-C by one that ends the process with
     no word; from here, the interruption reaches the command, which closes what it started.
@@ -253,9 +250,7 @@ def in_thread(
 
     thread = threading.Thread(target=call, daemon=True)
     thread.start()
-    while thread.is_alive():
-        thread.join(every_s)
-        meanwhile()
+    thread.join()
     if raised:
         raise raised[0]
 

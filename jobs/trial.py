@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.result import DONE
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
 
+from actors.training import STOP
 from jobs.evaluate import evaluate
 from jobs.select import select
 from jobs.session import Session
-from jobs.train import in_thread, read_log, spent, train, training_steps
+from jobs.train import read_log, spent, train, training_steps
 from minirec.artifacts import Run, read_json, read_table
 from minirec.config import Config
 from minirec.sweep import Trial
@@ -21,34 +24,63 @@ PROGRESS = "progress"
 POLL_S = 0.5
 
 
-def run_trial(params: dict[str, str], *, trials: dict[str, Trial], base: str) -> None:
-    """Function trainable; Tune ends it within `tune.report` when ASHA stops the trial.
+class TrialRun(tune.Trainable):
+    """Trainable whose steps are the validations of the training, and the evaluation at its end.
 
-    Args:
-        params: ``name`` of the trial.
+    Not a function: Tune does not wait for a function that it stops, and when its process ends,
+    Ray Train leaves the workers' placement group to a helper, which cannot find its cluster where
+    there are several on a machine. The CPUs would be lost to the next trial.
+    """
+
+    def setup(self, config: dict[str, str], *, trials: dict[str, Trial], base: str) -> None:
+        """Args:
+        config: ``name`` of the trial.
         trials: by name.
         base: run directory with the features.
-    """
-    config = trials[params["name"]].config
-    run = Run(config.run_dir, base=Run(base))
+        """
+        self.settings = trials[config["name"]].config
+        self.run = Run(self.settings.run_dir, base=Run(base))
+        self.session = Session(self.settings)
+        self.stop_file = self.run.path("policy", STOP)
+        self.stop_file.unlink(missing_ok=True)
+        self.reported: set[float] = set()
+        self.error: BaseException | None = None
+        self.thread = threading.Thread(target=self._stages, daemon=True)
+        self.thread.start()
 
-    def stages() -> None:
-        select(run, config, session)
-        train(run, config, session)
-        evaluate(run, config, session, splits=("valid",))
+    def step(self) -> dict[str, Any]:
+        """The next validation, once it is there, or the evaluation."""
+        while True:
+            alive = self.thread.is_alive()
+            for entry in reports(self.run, self.settings):
+                if entry[PROGRESS] not in self.reported:
+                    self.reported.add(entry[PROGRESS])
+                    return entry
+            if not alive:
+                break
+            self.thread.join(POLL_S)
+        if self.error is not None:
+            raise self.error
+        found = read_json(self.run.path("evaluation.json"))["policies"]["trained"]["valid"]
+        return {PROGRESS: 1.0, METRIC: found["ndcg@10"]["mean"], "finished": True, DONE: True}
 
-    reported: set[float] = set()
+    def cleanup(self) -> None:
+        """Tune waits for it, also when ASHA has stopped the trial: the training ends its workers
+        and their placement group before its next step, then the engines are closed.
+        """
+        if self.thread.is_alive():
+            self.stop_file.parent.mkdir(parents=True, exist_ok=True)
+            self.stop_file.touch()
+            self.thread.join(self.settings.training.step_deadline_s)
+        self.session.close()
 
-    def report() -> None:
-        for entry in reports(run, config):
-            if entry[PROGRESS] not in reported:
-                reported.add(entry[PROGRESS])
-                tune.report(entry)
-
-    with Session(config) as session:
-        in_thread(stages, meanwhile=report, every_s=POLL_S)
-    found = read_json(run.path("evaluation.json"))["policies"]["trained"]["valid"]["ndcg@10"]
-    tune.report({PROGRESS: 1.0, METRIC: found["mean"], "finished": True})
+    def _stages(self) -> None:
+        try:
+            select(self.run, self.settings, self.session)
+            train(self.run, self.settings, self.session)
+            evaluate(self.run, self.settings, self.session, splits=("valid",))
+        except BaseException as error:
+            self.error = error
 
 
 def reports(run: Run, config: Config) -> list[dict[str, Any]]:
