@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -50,6 +51,7 @@ def sweep(config: Config, *, overwrite: bool = False) -> Run:
         check(trial.config, samples)
 
     def body(cost: Cost) -> None:
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # causes stand in the table
         for name, value in TUNE_SETTINGS.items():
             os.environ.setdefault(name, value)
         with Session(config, trials=concurrent(config, {})) as session:

@@ -28,7 +28,8 @@ Row = dict[str, Any]
 
 def rows_of(results: ResultGrid, planned: list[Trial], base: Run, *, samples: int) -> list[Row]:
     """A row of `schema.SWEEP` for each trial in planned order, without intervals and fronts."""
-    by_name = {result.config["name"]: result for result in results}
+    # A trial that failed at once has no config here, but Tune's folder has its name.
+    by_name = {Path(result.path).name: result for result in results}
     return [
         _row(trial, by_name[trial.name], base, budget=trial.config.selection.count(samples))
         for trial in planned
