@@ -1,13 +1,14 @@
 # Every target installs what it needs first; a finished installation is recognised at once.
 # PYTHON names the Python that makes .venv (3.11 or 3.12); FLAVOR is auto, cpu or gpu;
-# ARGS goes to pytest or to the demo.
+# TRIALS is for the campaign of faults; ARGS goes to pytest or to the demo.
 PYTHON ?= python3
 FLAVOR ?= auto
 ARGS ?=
+TRIALS ?= 56
 VENV_BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test quick check format lock clean
+.PHONY: help install demo test quick faults check format lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +24,9 @@ test: install ## all tests
 
 quick: install ## the tests that start no engine and take seconds
 	$(VENV_BIN)/python -m pytest -m "not slow and not ray and not vllm and not gpu" $(ARGS)
+
+faults: install ## the campaign of faults: 56 trials, an hour; TRIALS=n makes n
+	MINIREC_TRIALS=$(TRIALS) $(VENV_BIN)/python -m pytest tests/faults -s $(ARGS)
 
 check: install ## formatting, lint, types of minirec/, and the three rings
 	$(VENV_BIN)/ruff format --check .

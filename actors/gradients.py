@@ -10,9 +10,7 @@ from __future__ import annotations
 import faulthandler
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import torch
 import torch.distributed as dist
@@ -66,7 +64,7 @@ def gradient_loop(config: dict[str, GradientSpec]) -> None:
     spec = config["spec"]
     torch.set_num_threads(spec.threads)
     worker = GradientWorker(spec)
-    missing = [shard for shard in spec.shards if not Path(shard.output).exists()]
+    missing = [shard for shard in spec.shards if not artifacts.located(shard.output).exists()]
     barrier()  # all have looked before one writes
     for turn in range(math.ceil(len(missing) / worker.world)):
         faulthandler.dump_traceback_later(spec.training.step_deadline_s, exit=True)
@@ -81,18 +79,20 @@ class GradientWorker:
     def __init__(self, spec: GradientSpec):
         self.spec = spec
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
-        catalogue = load_catalogue(Path(spec.corpus))
+        corpus = artifacts.located(spec.corpus)
+        catalogue = load_catalogue(corpus)
+        model_path = artifacts.fetch(spec.model_path)
         self.titles = catalogue.titles
-        self.encoder = Encoder.load(spec.model_path, spec.model, category=catalogue.category)
+        self.encoder = Encoder.load(model_path, spec.model, category=catalogue.category)
         self.samples = {
-            split: SampleFile(Path(spec.corpus), split)
+            split: SampleFile(corpus, split)
             for split in sorted({shard.split for shard in spec.shards})
         }
         policy = load_policy(
-            spec.model_path,
+            model_path,
             spec.model,
             self.encoder.tokenizer,
-            adapter=spec.adapter,
+            adapter=artifacts.fetch(spec.adapter),
             merge=False,
             rollout_temperature=spec.rollout_temperature,
         )
@@ -108,7 +108,9 @@ class GradientWorker:
         self.forward, self.device = engine.module, engine.device
         self.projector = Projector(policy.lm, dim=spec.dim, seed=spec.seed)
         self.loss = SampleLoss(
-            table=torch.from_numpy(np.load(spec.item_table)).to(self.device),
+            table=torch.from_numpy(artifacts.read_array(artifacts.located(spec.item_table))).to(
+                self.device
+            ),
             temperature=spec.model.temperature,
             advantage_floor=spec.training.advantage_floor,
             scale_advantage=spec.training.scale_advantage,
@@ -141,12 +143,12 @@ class GradientWorker:
         values = pa.array(found.numpy().ravel())
         column = pa.FixedSizeListArray.from_arrays(values, self.projector.dim)
         table = pa.table([pa.array(ids, pa.int64()), column], schema.gradients(self.projector.dim))
-        artifacts.write_table(Path(shard.output), table)
+        artifacts.write_table(artifacts.located(shard.output), table)
 
     def _groups(self, shard: GradientShard) -> list[tuple[int, ScoredGroup]]:
         """The sample_id of each row of the shard, and its rollouts with their rewards."""
         columns = ["sample_id", "rewards", "tokens", "completions"]
-        rows = artifacts.read_table(Path(shard.features)).select(columns).to_pylist()
+        rows = artifacts.read_table(artifacts.located(shard.features), columns).to_pylist()
         found = self.samples[shard.split].find([row["sample_id"] for row in rows])
         samples = {sample.sample_id: sample for sample in found}
         return [(row["sample_id"], self._group(row, samples[row["sample_id"]])) for row in rows]

@@ -13,7 +13,7 @@ import random
 import signal
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from actors.rollout import Adapter, Completion, EngineSpec, RolloutEngine, engine_environment
 from actors.transformers_engine import TransformersEngine
 from actors.vllm_engine import VllmEngine
+from minirec.artifacts import fetch
 from minirec.errors import EngineError
 
 ENGINES = {"vllm": VllmEngine, "transformers": TransformersEngine}
@@ -47,16 +48,26 @@ class _Engine:
 
     def __init__(self, engine: type[RolloutEngine], spec: EngineSpec) -> None:
         self._now: tuple[str, float] | None = None
-        self._engine = engine(spec)
+        self._engine = engine(replace(spec, model=fetch(spec.model)))
+        self._adapter: tuple[Adapter, Adapter] | None = None  # the last one, and its local copy
 
     def generate(self, key: str, call: Call, adapter: Adapter | None) -> list[list[Completion]]:
         self._now = (key, time.monotonic())
         try:
             return self._engine.generate(
-                call.prompts, n=call.n, seeds=call.seeds, greedy=call.greedy, adapter=adapter
+                call.prompts,
+                n=call.n,
+                seeds=call.seeds,
+                greedy=call.greedy,
+                adapter=adapter and self._local(adapter),
             )
         finally:
             self._now = None
+
+    def _local(self, adapter: Adapter) -> Adapter:
+        if self._adapter is None or self._adapter[0] != adapter:
+            self._adapter = (adapter, replace(adapter, path=fetch(adapter.path)))
+        return self._adapter[1]
 
     def probe(self) -> dict[str, Any]:
         return {**self._engine.probe(), **self.status()}

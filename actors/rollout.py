@@ -163,7 +163,7 @@ def engine_environment(spec: EngineSpec) -> dict[str, str]:
         "VLLM_PLUGINS": "",
         "TOKENIZERS_PARALLELISM": "false",
     }
-    if Path(spec.model).is_dir():
+    if "://" in spec.model or Path(spec.model).is_dir():
         variables["HF_HUB_OFFLINE"] = "1"
     if not spec.gpus:
         variables |= {

@@ -80,7 +80,7 @@ class ScoringSpec:
 
     def part(self, shard: int) -> Path:
         """File of a finished shard."""
-        return Path(self.output) / f"part-{shard:06d}.parquet"
+        return artifacts.located(self.output) / f"part-{shard:06d}.parquet"
 
 
 class Scorer:
@@ -150,16 +150,17 @@ class ShardScorer:
     def __init__(self, spec: ScoringSpec):
         torch.set_num_threads(spec.threads)
         self.spec = spec
-        catalogue = load_catalogue(Path(spec.corpus))
+        catalogue = load_catalogue(artifacts.located(spec.corpus))
+        model_path = artifacts.fetch(spec.model_path)
         self.titles = catalogue.titles
-        self.samples = SampleFile(Path(spec.corpus), spec.split)
+        self.samples = SampleFile(artifacts.located(spec.corpus), spec.split)
         self.rows = spec.rows(len(self.samples))
-        self.encoder = Encoder.load(spec.model_path, spec.model, category=catalogue.category)
+        self.encoder = Encoder.load(model_path, spec.model, category=catalogue.category)
         self.policy = load_policy(
-            spec.model_path,
+            model_path,
             spec.model,
             self.encoder.tokenizer,
-            adapter=spec.adapter,
+            adapter=spec.adapter and artifacts.fetch(spec.adapter),
             device=spec.device,
         )
         items = [
@@ -385,9 +386,7 @@ def _fixed(values: np.ndarray, size: int) -> pa.Array:
 
 def _shared_table(spec: ScoringSpec, policy: Policy, items: list[list[int]]) -> Tensor:
     """Item table of the policy, computed by the first scorer and read by the others."""
-    path = Path(spec.item_table)
+    path = artifacts.located(spec.item_table)
     if not path.exists():
-        vectors = item_table(policy, items).cpu().numpy()
-        with artifacts.atomic(path) as file:
-            np.save(file, vectors)
-    return torch.from_numpy(np.load(path))
+        artifacts.write_array(path, item_table(policy, items).cpu().numpy())
+    return torch.from_numpy(artifacts.read_array(path))

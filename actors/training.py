@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import faulthandler
 import json
-import os
 import secrets
 import shutil
+import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,18 +91,20 @@ class Worker:
     def __init__(self, spec: TrainingSpec):
         self.spec = spec
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
-        self.folder = Path(spec.folder)
-        catalogue = load_catalogue(Path(spec.corpus))
+        self.folder = artifacts.located(spec.folder)
+        corpus = artifacts.located(spec.corpus)
+        catalogue = load_catalogue(corpus)
+        model_path = artifacts.fetch(spec.model_path)
         self.titles = catalogue.titles
-        self.encoder = Encoder.load(spec.model_path, spec.model, category=catalogue.category)
+        self.encoder = Encoder.load(model_path, spec.model, category=catalogue.category)
         self.items = [
             self.encoder.item(title, text)
             for title, text in zip(catalogue.titles, catalogue.texts, strict=True)
         ]
-        samples = SampleFile(Path(spec.corpus), "train").find(set(spec.order))
+        samples = SampleFile(corpus, "train").find(set(spec.order))
         self.samples: dict[int, Sample] = {sample.sample_id: sample for sample in samples}
         policy = trainable_policy(
-            spec.model_path,
+            model_path,
             spec.model,
             self.encoder.tokenizer,
             rollout_temperature=spec.rollout_temperature,
@@ -275,7 +278,7 @@ class Worker:
             return {}
         if self.validation is None:
             self.validation = Validation(
-                SampleFile(Path(spec.corpus), "valid"),
+                SampleFile(artifacts.located(spec.corpus), "valid"),
                 training=spec.training,
                 seed=spec.seed,
                 encoder=self.encoder,
@@ -302,7 +305,7 @@ class Worker:
         if self.rank == 0:
             # Two are kept: rollouts under way may be drawn with the one before.
             for old in sorted(path.parent.glob(f"v*-{self.attempt}"))[:-2]:
-                shutil.rmtree(old, ignore_errors=True)
+                artifacts.remove(old)
         self.behind, self.adapter = self.adapter, adapter_at(path)
 
     def _adapter_path(self, version: int) -> Path:
@@ -342,42 +345,50 @@ class Worker:
             file.write(lines.encode())
 
     def checkpoint(self, step: int) -> None:
-        """Save weights and optimizer; the directory gets its name when all ranks are done."""
-        work = self.folder / "checkpoints" / f"tmp-{step:06d}"
-        final = work.with_name(f"step-{step:06d}")
+        """Save weights and optimizer, each rank its files; then rank 0 writes the manifest."""
+        final = self.folder / "checkpoints" / f"step-{step:06d}"
         if self.rank == 0:
-            shutil.rmtree(work, ignore_errors=True)
-            work.mkdir(parents=True)
+            artifacts.remove(final)
         barrier()
-        self.engine.save_checkpoint(str(work), tag="state", exclude_frozen_parameters=True)
+        with tempfile.TemporaryDirectory() as folder:
+            work = Path(folder)
+            self.engine.save_checkpoint(str(work), tag="state", exclude_frozen_parameters=True)
+            if self.rank == 0:
+                artifacts.write_json(work / "log.json", self.log)
+                if self.spec.training.staleness and self.behind:
+                    # The rollouts of `step` are being drawn with it; a restart draws them again.
+                    shutil.copytree(artifacts.fetch(self.behind.path), work / "behind")
+            files = artifacts.publish(work, final)
+        if self.world > 1:
+            parts: list[Any] = [None] * self.world
+            dist.all_gather_object(parts, files)
+            files = {name: entry for part in parts for name, entry in part.items()}
         if self.rank == 0:
-            artifacts.write_json(work / "log.json", self.log)
-            if self.spec.training.staleness and self.behind:
-                # The rollouts of `step` are being drawn with it; a restart draws them again.
-                shutil.copytree(self.behind.path, work / "behind")
-        barrier()
-        if self.rank == 0:
-            shutil.rmtree(final, ignore_errors=True)
-            os.replace(work, final)
+            artifacts.write_manifest(final, files)
             for old in sorted(final.parent.glob("step-*"))[:-2]:
-                shutil.rmtree(old)
+                artifacts.remove(old)
 
     def resume(self) -> int:
-        """Load the newest complete checkpoint; returns the step to go on with."""
-        found = sorted((self.folder / "checkpoints").glob("step-*"))
-        barrier()  # every rank has looked before rank 0 changes anything
+        """Load the newest undamaged checkpoint; returns the step to go on with."""
+        box: list[str | None] = [None]
         if self.rank == 0:
-            shutil.rmtree(self.folder / "adapters", ignore_errors=True)  # of a former attempt
-        if not found:
+            artifacts.remove(self.folder / "adapters")  # of a former attempt
+            found = newest_checkpoint(self.folder, say=print)
+            box[0] = found and str(found)
+        if self.world > 1:
+            dist.broadcast_object_list(box, src=0)
+        if box[0] is None:
             return 0
-        newest = found[-1]
-        self.engine.load_checkpoint(str(newest), tag="state", load_module_strict=False)
+        newest = artifacts.located(box[0])
+        copy = artifacts.fetch(box[0])
+        self.engine.load_checkpoint(copy, tag="state", load_module_strict=False)
         self.log = artifacts.read_json(newest / "log.json")
         step = int(newest.name.removeprefix("step-"))
-        if (newest / "behind").exists():
+        if (Path(copy) / "behind").exists():
             path = self._adapter_path(step - 1)
             if self.rank == 0:
-                shutil.copytree(newest / "behind", path)
+                with artifacts.atomic_dir(path) as adapter:
+                    shutil.copytree(Path(copy) / "behind", adapter, dirs_exist_ok=True)
             self.adapter = adapter_at(path)
         self._publish(step)
         return step
@@ -386,6 +397,14 @@ class Worker:
         """Write the final adapter, which tells a restarted driver that training is through."""
         self._save_adapter(self.folder / "adapter")
         barrier()
+
+
+def newest_checkpoint(folder: Path, *, say: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint that its manifest confirms; others are said and removed."""
+    for checkpoint in sorted((folder / "checkpoints").glob("step-*"), reverse=True):
+        if artifacts.intact(checkpoint, artifacts.check_published, say=say):
+            return checkpoint
+    return None
 
 
 def _deepspeed_engine(policy: Policy, spec: TrainingSpec, backwards: int) -> Any:

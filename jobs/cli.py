@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from minirec.errors import ArtifactError, ConfigError, MiniRecError
+from minirec.remote import explain, located
 
 STAGES = {
     "run": "all stages in order; what is finished is skipped",
@@ -124,10 +125,26 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("minirec: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
-    except OSError as error:
-        what = f"{error.strerror}: {error.filename}" if error.strerror else str(error)
-        print(f"minirec: {what}", file=sys.stderr)
+    except Exception as error:
+        problem = explain(error, _run_dir(arguments))
+        if problem is None and isinstance(error, OSError):
+            problem = f"{error.strerror}: {error.filename}" if error.strerror else str(error)
+        if problem is None:
+            raise
+        print(f"minirec: {problem}", file=sys.stderr)
         return 1
+
+
+def _run_dir(arguments: argparse.Namespace) -> str:
+    """The run directory as far as the command line names it; else that of the config file."""
+    for word in reversed(getattr(arguments, "overrides", [])):
+        if word.startswith("run_dir="):
+            return word.partition("=")[2]
+    if getattr(arguments, "config", None):
+        from minirec.settings import load
+
+        return load(arguments.config).run_dir
+    return getattr(arguments, "run", "")
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
@@ -149,7 +166,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 def _config_of_the_run(arguments: argparse.Namespace) -> Path | None:
     """Without --config, a single stage takes the settings that the run directory was made with."""
     given = dict(word.split("=", 1) for word in arguments.overrides if "=" in word)
-    path = Path(given.get("run_dir", "")) / "config.yaml"
+    path = located(given.get("run_dir") or ".") / "config.yaml"
     if "run_dir" not in given or not path.exists():
         return None
     if "preset" in given:
@@ -216,7 +233,7 @@ def _recommend(arguments: argparse.Namespace) -> int:
     from jobs.recommend import recommend
     from jobs.summary import print_recommendation
 
-    if not Path(arguments.run).is_dir():
+    if not located(arguments.run).is_dir():
         raise ArtifactError(f"{arguments.run} is not a directory; give the run_dir of a run")
     analysis, items = recommend(arguments.run, arguments.history, top=arguments.top)
     print_recommendation(analysis, items)

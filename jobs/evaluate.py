@@ -56,6 +56,7 @@ def evaluate(run: Run, config: Config, session: Session, *, splits: Sequence[str
         inputs=[*model_inputs(config), "proxy", "train"],
         outputs=["evaluation.json", "ranks.parquet", "evaluation"],
         body=body,
+        shards=True,
     )
 
 
@@ -78,7 +79,7 @@ def _policy_ranks(
         for policy in config.evaluation.policies
         for split in splits
     }
-    score_shards(list(specs.values()), config, label="evaluate")
+    score_shards(list(specs.values()), config, label="evaluate", say=run.say)
     ranks: dict[str, dict[str, Any]] = {policy: {} for policy in config.evaluation.policies}
     for (policy, split), spec in specs.items():
         table = merged(spec)

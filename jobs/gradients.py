@@ -17,7 +17,16 @@ from jobs.train import (
     torch_trainer,
     worker_threads,
 )
-from minirec.artifacts import Cost, Run, atomic, read_table
+from minirec.artifacts import (
+    Cost,
+    Run,
+    check_table,
+    in_threads,
+    intact,
+    located,
+    read_table,
+    write_array,
+)
 from minirec.config import Config
 from minirec.errors import ArtifactError
 
@@ -37,17 +46,17 @@ def gradients(run: Run, config: Config, session: Session) -> bool:
         shards = _shards(run.path("features"), run.path("gradients"), split="train")
         if validation:
             spec = _validation(run, config, session)
-            score_shards([spec], config, label="validation")
+            score_shards([spec], config, label="validation", say=run.say)
             folder = run.path("gradients", "valid_gradients")
-            shards += _shards(Path(spec.output), folder, split="valid")
+            shards += _shards(located(spec.output), folder, split="valid")
         _fit(run, config, session, shards)
         cost.extra = {"dimension": _dimension(shards[0])}
         if validation:
             table = merged(spec)
             cost.rollouts = table.num_rows * (1 + config.scoring.stages[-1])
             cost.generated_tokens = sum(table["rollout_tokens"].to_pylist())
-            with atomic(run.path("gradients", "validation.npy")) as file:
-                np.save(file, _mean(run.path("gradients", "valid_gradients"), spec))
+            mean = _mean(run.path("gradients", "valid_gradients"), spec)
+            write_array(run.path("gradients", "validation.npy"), mean)
 
     validation = validation_samples(run, config)
     base_model(run, config)
@@ -69,6 +78,7 @@ def gradients(run: Run, config: Config, session: Session) -> bool:
         inputs=["score"],
         outputs=["gradients"],
         body=body,
+        shards=True,
     )
 
 
@@ -114,8 +124,8 @@ def _fit(run: Run, config: Config, session: Session, shards: list[GradientShard]
     """Let the workers of Ray Train write the files that are missing."""
     from actors.gradients import GradientSpec, gradient_loop
 
-    outputs = [Path(shard.output) for shard in shards]
-    if all(path.exists() for path in outputs):
+    outputs = [located(shard.output) for shard in shards]
+    if all(in_threads(lambda path: intact(path, check_table, say=run.say), outputs)):
         return
     session.start_ray()
     check_gpus(config, config.training)
@@ -141,7 +151,7 @@ def _fit(run: Run, config: Config, session: Session, shards: list[GradientShard]
 
 
 def _dimension(shard: GradientShard) -> int:
-    return read_table(Path(shard.output)).schema.field("gradient").type.list_size
+    return read_table(located(shard.output)).schema.field("gradient").type.list_size
 
 
 def _mean(folder: Path, spec: ScoringSpec) -> np.ndarray:

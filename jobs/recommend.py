@@ -6,10 +6,8 @@ import difflib
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from jobs.console import quiet
-from minirec.artifacts import Run
+from minirec.artifacts import Run, fetch, read_array
 from minirec.config import Config
 from minirec.corpus.table import Catalogue, load_catalogue
 from minirec.errors import ArtifactError, ConfigError
@@ -77,8 +75,8 @@ def _rank(
     from minirec.model.recommender import Encoder, load_policy
     from minirec.rl.reward import item_scores
 
-    path = str(run.path("model")) if config.model.name == "demo" else config.model.name
-    adapter = run.path("policy", "adapter")
+    name = str(run.path("model")) if config.model.name == "demo" else config.model.name
+    path, adapter = fetch(name), fetch(str(run.path("policy", "adapter")))
     encoder = Encoder.load(path, config.model, category=catalogue.category)
     prompt = encoder.prompt([catalogue.titles[i] for i in history])
     length = config.model.max_prompt_tokens + config.rollout.max_new_tokens + 8
@@ -90,7 +88,7 @@ def _rank(
     policy = load_policy(path, config.model, encoder.tokenizer, adapter=adapter)
     with torch.no_grad():
         hidden = policy([prompt + encoder.finish(said.token_ids, stopped=said.stopped)])[0]
-    table = torch.from_numpy(np.load(_item_table(run)))
+    table = torch.from_numpy(read_array(_item_table(run)))
     cosines = item_scores(hidden, items=table, temperature=1.0)[0]
     cosines[torch.tensor(sorted(set(history)))] = -torch.inf
     best = cosines.topk(min(top, len(catalogue) - len(set(history))))

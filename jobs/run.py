@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
+import _thread
 import importlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 from jobs.console import console, quiet
 from jobs.session import Session
 from minirec.artifacts import Run, atomic
 from minirec.config import Config
-from minirec.errors import ArtifactError
+from minirec.lease import held
 from minirec.settings import dump
 
 STAGES = ("prepare", "proxy", "score", "gradients", "select", "train", "evaluate", "report")
@@ -31,9 +30,9 @@ def stages(config: Config, names: tuple[str, ...], *, overwrite: bool = False) -
     alone = len(names) == 1
     names = stages_of(config, names)
     redo = names if overwrite and alone else ()
-    run = Run(Path(config.run_dir), overwrite=overwrite, redo=redo, say=console.print)
+    run = Run(config.run_dir, overwrite=overwrite, redo=redo, say=console.print)
     quiet(config)
-    with locked(run), Session(config) as session:
+    with holding(run), Session(config) as session:
         last = max(STAGES.index(name) for name in names)
         for name in STAGES[: last + 1]:
             run.checking = name not in names
@@ -60,19 +59,14 @@ def stages_of(config: Config, names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for name in STAGES if (wanted if name == "gradients" else name in names))
 
 
-@contextmanager
-def locked(run: Run) -> Iterator[None]:
-    """Hold the run directory for this process; the lock goes with it, however it ends."""
-    run.root.mkdir(parents=True, exist_ok=True)
-    with run.path(".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ArtifactError(
-                f"another minirec command works in {run.root}; wait for it or choose another "
-                "run_dir"
-            ) from None
-        yield
+def holding(run: Run) -> AbstractContextManager[None]:
+    """Hold the run directory for this command, which is interrupted if another takes it over."""
+
+    def lost() -> None:
+        console.print(f"another minirec command has taken over {run.root}; this one stops")
+        _thread.interrupt_main()
+
+    return held(run.root, lost=lost)
 
 
 def _stage(name: str) -> Callable[[Run, Config, Session], object]:

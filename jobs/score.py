@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,16 @@ import pyarrow as pa
 from jobs.console import bar
 from jobs.model import base_model, model_inputs
 from jobs.train import rollout_settings
-from minirec.artifacts import Cost, Run, read_table
+from minirec.artifacts import (
+    Cost,
+    Run,
+    check_array,
+    check_table,
+    in_threads,
+    intact,
+    located,
+    read_table,
+)
 from minirec.config import Config, ScoringConfig
 from minirec.corpus import schema
 from minirec.corpus.table import SampleFile, count_samples
@@ -42,7 +51,7 @@ def score(run: Run, config: Config, session: Session) -> bool:
             adapter=run.path("proxy", "adapter"),
             scoring=config.scoring,
         )
-        score_shards([spec], config, label="score")
+        score_shards([spec], config, label="score", say=run.say)
         found = savings(
             (part.to_pydict() for part in parts(spec, COLUMNS)),
             most=config.scoring.stages[-1],
@@ -66,6 +75,7 @@ def score(run: Run, config: Config, session: Session) -> bool:
         inputs=[*model_inputs(config), "proxy"],
         outputs=["features"],
         body=body,
+        shards=True,
     )
 
 
@@ -127,9 +137,14 @@ def scoring_spec(
 
 
 def score_shards(
-    specs: list[ScoringSpec], config: Config, *, label: str, scorer: type | None = None
+    specs: list[ScoringSpec],
+    config: Config,
+    *,
+    label: str,
+    say: Callable[[str], None] = print,
+    scorer: type | None = None,
 ) -> None:
-    """Score the shards of all specs that have no file yet, in one pass of Ray Data.
+    """Score the shards of all specs that have no undamaged file, in one pass of Ray Data.
 
     `scorer` takes the place of `actors.scoring.Scorer` in benchmarks.
     """
@@ -140,10 +155,12 @@ def score_shards(
     from actors.scoring import Scorer
 
     shards = [(number, shard) for number, spec in enumerate(specs) for shard in _shards(spec)]
+    files = [specs[number].part(shard) for number, shard in shards]
+    there = in_threads(lambda file: intact(file, check_table, say=say), files)
     missing = [
         {"spec": number, "shard": shard}
-        for number, shard in shards
-        if not specs[number].part(shard).exists()
+        for (number, shard), done in zip(shards, there, strict=True)
+        if not done or (shard == 0 and not _has_item_table(specs[number], say))
     ]
     done = len(shards) - len(missing)
     context = ray.data.DataContext.get_current()
@@ -179,8 +196,13 @@ def score_shards(
             ) from error
 
 
+def _has_item_table(spec: ScoringSpec, say: Callable[[str], None]) -> bool:
+    """Whether the item vectors are there; else a scorer makes them when it does a shard."""
+    return intact(located(spec.item_table), check_array, say=say)
+
+
 def _shards(spec: ScoringSpec) -> range:
-    samples = count_samples(Path(spec.corpus), spec.split)
+    samples = count_samples(located(spec.corpus), spec.split)
     return range(math.ceil(len(spec.rows(samples)) / spec.shard_size))
 
 
@@ -202,8 +224,8 @@ def parts(
     Raises:
         ArtifactError: a file or a sample is missing, doubled or unknown.
     """
-    folder = folder or Path(spec.output)
-    samples = SampleFile(Path(spec.corpus), spec.split)
+    folder = folder or located(spec.output)
+    samples = SampleFile(located(spec.corpus), spec.split)
     rows = spec.rows(len(samples))
     names = columns and ["sample_id", *columns]
     found = sorted(folder.glob("part-*.parquet"))

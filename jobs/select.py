@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from jobs.gradients import gradient_inputs
-from minirec.artifacts import Cost, Run, read_table, write_table
+from minirec.artifacts import Cost, Run, read_array, read_table, write_table
 from minirec.config import Config, SelectionConfig
 from minirec.corpus import schema
 from minirec.errors import ArtifactError
@@ -65,7 +64,7 @@ def _body(run: Run, config: Config, cost: Cost, diversity: Diversity) -> None:
 
     settings = config.selection
     features = load_features(run, lora=settings.needs_lora_gradients)
-    items = pq.read_metadata(run.path("corpus", "items.parquet")).num_rows
+    items = read_table(run.path("corpus", "items.parquet"), ["item_id"]).num_rows
     chance = chance_level(items, cutoff=config.reward.cutoff)
     say(f"chance level {chance!r}, the NDCG of a policy that knows nothing")
     scores, pool = score_samples(features, settings, chance=chance, say=say)
@@ -129,7 +128,7 @@ def _with_lora(run: Run, features: Features) -> Features:
         )
     flat = table["gradient"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     gradient = flat.reshape(len(ids), -1)
-    validation = np.load(goal) if goal.exists() else None  # only `less` needs it
+    validation = read_array(goal) if goal.exists() else None  # only `less` needs it
     for name, values in (("a part", gradient), (goal.name, validation)):
         if values is not None and not np.isfinite(values).all():
             raise ArtifactError(f"{folder}: {name} holds NaN or infinity; score again")

@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.console import console
 from jobs.gradients import gradient_inputs
 from jobs.plan import check
-from jobs.run import locked, stages
+from jobs.run import holding, stages
 from jobs.session import Session
 from jobs.sweep_result import publish, read_rows, rows_of
 from jobs.train import in_thread, rollout_settings, without_runtime
 from jobs.trials import trials_of
-from minirec.artifacts import Cost, Run, read_json
+from minirec.artifacts import Cost, Run, read_json, remove
 from minirec.config import Config
 from minirec.errors import EngineError
 from minirec.sweep import Trial
@@ -44,7 +43,7 @@ def sweep(config: Config, *, overwrite: bool = False) -> Run:
     """
     trials_of(config, 1)  # refuses before anything starts
     stages(config, SHARED, overwrite=overwrite)
-    run = Run(Path(config.run_dir), overwrite=overwrite, say=console.print)
+    run = Run(config.run_dir, overwrite=overwrite, say=console.print)
     samples = int(read_json(run.path("corpus", "corpus.json"))["samples"]["train"])
     planned = trials_of(config, samples)
     for trial in planned:
@@ -69,7 +68,7 @@ def sweep(config: Config, *, overwrite: bool = False) -> Run:
             )
         publish(run, config, planned, rows, show=False)
 
-    with locked(run):
+    with holding(run):
         ran = run.stage(
             "sweep",
             settings=_settings(config),
@@ -145,7 +144,7 @@ def _tuner(run: Run, config: Config, planned: list[Trial], *, at_a_time: int) ->
     if _restorable(state):
         console.print("sweep: goes on with the trials that are not finished")
         return tune.Tuner.restore(str(state), trainable=trainable, resume_unfinished=True)
-    shutil.rmtree(state, ignore_errors=True)
+    remove(state)
     scheduler = asha and Asha(
         by_name,
         str(run.root),

@@ -6,20 +6,19 @@ import json
 import math
 import os
 import random
-import shutil
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actors.rollout import resolve_adapter, resolve_engine
 from jobs.console import bar
 from jobs.model import base_model, model_inputs
-from minirec.artifacts import Cost, Run, read_table
+from minirec.artifacts import Cost, Run, check_folder, intact, is_remote, read_table, remove
 from minirec.config import Config, TrainingConfig
 from minirec.corpus.table import SampleFile
-from minirec.errors import ConfigError, EngineError
+from minirec.errors import ArtifactError, ConfigError, EngineError
 
 if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
@@ -47,7 +46,10 @@ def proxy(run: Run, config: Config, session: Session) -> bool:
     def body(cost: Cost) -> None:
         samples = SampleFile(run.path("corpus"), "train")
         drawn = min(config.proxy.samples, len(samples))
-        order = samples.ids(random.Random(config.seed).sample(range(len(samples)), drawn))
+        rows = random.Random(config.seed).sample(range(len(samples)), drawn)
+        rising = sorted(rows)
+        ids = dict(zip(rising, samples.ids(rising), strict=True))
+        order = [ids[row] for row in rows]
         _fit(run, config, session, cost, "proxy", config.proxy.training, order)
 
     return _stage(run, config, "proxy", config.proxy.model_dump(mode="json"), [], body)
@@ -130,11 +132,10 @@ def _fit(
     training: TrainingConfig,
     order: list[int],
 ) -> None:
-    from actors.training import STOP, TrainingSpec, train_loop
+    from actors.training import STOP, TrainingSpec, newest_checkpoint, train_loop
 
     model_path = base_model(run, config)
     folder = run.path(name)
-    folder.mkdir(parents=True, exist_ok=True)
     steps = training_steps(training, len(order))
     spec = TrainingSpec(
         corpus=str(run.path("corpus")),
@@ -151,15 +152,16 @@ def _fit(
         pool=session.pool(model_path),
         threads=worker_threads(training),
     )
-    if not (folder / "adapter").exists():
+    if not intact(folder / "adapter", check_folder, say=run.say):
         check_gpus(config, training)
+        newest_checkpoint(folder, say=run.say)  # says what the workers then do not find
         trainer = torch_trainer(train_loop, spec, spec.training, storage=run.path("ray"), name=name)
         with follow(name, steps, lambda: _last_step(folder / "log.jsonl")):
             fit_or_explain(trainer, training)
     if not (folder / "adapter").exists():
         raise EngineError(f"training was told to stop by {folder / STOP}")
     for leftover in ("checkpoints", "adapters"):
-        shutil.rmtree(folder / leftover, ignore_errors=True)
+        remove(folder / leftover)
     log = read_log(folder / "log.jsonl")
     cost.rollouts = spent(log, "rollouts")
     cost.generated_tokens = spent(log, "tokens")
@@ -196,10 +198,21 @@ def torch_trainer(
         ),
         run_config=RunConfig(
             name=name,
-            storage_path=str(storage),
+            **_storage(storage),
             failure_config=FailureConfig(max_failures=training.max_failures),
         ),
     )
+
+
+def _storage(folder: Path) -> dict[str, Any]:
+    """Where Ray Train writes: with the same file system as everything else of the run."""
+    if not is_remote(folder):
+        return {"storage_path": str(folder)}
+    import pyarrow.fs
+
+    far: Any = folder
+    handler = pyarrow.fs.FSSpecHandler(far.fs)
+    return {"storage_path": far.path, "storage_filesystem": pyarrow.fs.PyFileSystem(handler)}
 
 
 def check_gpus(config: Config, training: TrainingConfig) -> None:
@@ -261,10 +274,19 @@ def worker_threads(training: TrainingConfig) -> int:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Entries of a training log, one per step; empty if there is none yet."""
+    """Entries of a training log, one per step; empty if there is none yet.
+
+    Raises:
+        ArtifactError: the log is damaged.
+    """
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    except ValueError:
+        raise ArtifactError(
+            f"{path} is damaged; delete the folder {path.parent} and run the same command again"
+        ) from None
 
 
 def _last_step(log: Path) -> tuple[int, str]:
@@ -282,9 +304,12 @@ def follow(name: str, total: int, state: Callable[[], tuple[int, str]]) -> Itera
 
     def ask() -> None:
         while not stop.wait(0.5):
-            done, text = state()
-            if done:
-                progress.update(done, text)
+            # A damaged log of a former attempt is replaced by the next step; a store that fails
+            # here says so where it matters.
+            with suppress(ArtifactError, OSError):
+                done, text = state()
+                if done:
+                    progress.update(done, text)
 
     with bar(name, total) as progress:
         thread = threading.Thread(target=ask, daemon=True)

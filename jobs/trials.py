@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from pathlib import Path
 
 from jobs.train import training_steps
+from minirec.artifacts import Run
 from minirec.config import Config
 from minirec.errors import ConfigError
 from minirec.settings import changed
@@ -26,7 +26,7 @@ def trials_of(config: Config, samples: int) -> list[Trial]:
         raise ConfigError(
             "sweep has nothing to vary; give one of its lists, e.g. 'sweep.budget=[0.05, 0.1]'"
         )
-    planned = trials(config, folder=Path(config.run_dir).absolute() / "trials")
+    planned = trials(config, folder=Run(config.run_dir).path("trials"))
     planned.sort(key=lambda trial: trial.config.selection.count(samples))
     asha = config.sweep.asha
     if asha is None or config.training.validation_steps is not None:

@@ -1,103 +1,82 @@
-"""The run directory: paths, fingerprints, atomic writes, costs.
+"""The run directory: paths, fingerprints, records of stages, costs.
 
 A stage is a function of its config section and its input artifacts. `Run.stage` runs its body
-only if no complete output with the same fingerprint is there.
+only if no complete and undamaged output with the same fingerprint is there.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
-import os
 import resource
-import shutil
-import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from minirec.checked import (
+    check_array,
+    check_table,
+    open_table,
+    read_array,
+    read_table,
+    table_writer,
+    write_array,
+    write_table,
+)
 from minirec.errors import ArtifactError
+from minirec.remote import is_remote, local_file, located
+from minirec.storage import (
+    Files,
+    append,
+    atomic,
+    atomic_dir,
+    check_folder,
+    check_published,
+    differences,
+    digest,
+    fetch,
+    file_entries,
+    in_threads,
+    intact,
+    publish,
+    read_json,
+    read_record,
+    remove,
+    write_json,
+    write_manifest,
+    write_record,
+)
 
-ROW_GROUP = 1 << 16  # so that a reader of some rows need not hold all
-
-
-@contextlib.contextmanager
-def atomic(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that appears at `path` whole on success and not at all on failure."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
-        raise
-
-
-@contextlib.contextmanager
-def atomic_dir(path: Path) -> Iterator[Path]:
-    """Fill a directory that appears at `path` whole on success; a former one is replaced."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    work.chmod(0o755)
-    try:
-        yield work
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(work, path)
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
-
-
-def write_table(path: Path, table: pa.Table) -> None:
-    """Write Parquet atomically, deterministically for equal tables."""
-    with atomic(path) as file:
-        pq.write_table(table, file, compression="zstd", row_group_size=ROW_GROUP)
-
-
-def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """Read Parquet; an `ArtifactError` names the file if it is missing or damaged."""
-    try:
-        return pq.read_table(path, columns=columns)
-    except FileNotFoundError:
-        raise ArtifactError(f"{path} is missing; run the stage that makes it") from None
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ArtifactError(
-            f"{path} is damaged ({error}); repeat the stage that makes it with --overwrite"
-        ) from None
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically."""
-    with atomic(path) as file:
-        file.write(json.dumps(value, indent=2, sort_keys=True, default=str).encode() + b"\n")
-
-
-def read_json(path: Path) -> Any:
-    """Read JSON; an `ArtifactError` names the file if it is missing or damaged."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ArtifactError(f"{path} is missing; run the stage that makes it") from None
-    except ValueError:
-        raise ArtifactError(f"{path} is not JSON; delete it and run the command again") from None
-
-
-def digest(value: Any) -> str:
-    """Hash of a JSON value, stable across processes."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+__all__ = [
+    "Cost",
+    "Run",
+    "atomic",
+    "atomic_dir",
+    "check_array",
+    "check_folder",
+    "check_published",
+    "check_table",
+    "digest",
+    "fetch",
+    "flatten",
+    "in_threads",
+    "intact",
+    "is_remote",
+    "local_file",
+    "located",
+    "open_table",
+    "publish",
+    "read_array",
+    "read_json",
+    "read_table",
+    "remove",
+    "table_writer",
+    "write_array",
+    "write_json",
+    "write_manifest",
+    "write_table",
+]
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -156,13 +135,15 @@ class Run:
         base: a run whose corpus, proxy and features are used, which must be complete; this one
             then has only what follows from a selection.
         """
-        self.root = Path(root).absolute()
+        root = located(root)
+        self.root = root if is_remote(root) else root.absolute()
         self.overwrite = overwrite
         self.redo = frozenset(redo)
         self.checking = False
         self.say = say
         self.base = base
         self.checked: set[str] = set(SHARED_STAGES if base else ())
+        self._said: set[str] = set()
 
     def path(self, *parts: str) -> Path:
         """Path of an artifact below the run directory, or below that of the base."""
@@ -171,11 +152,10 @@ class Run:
         return self.root.joinpath(*parts)
 
     def done(self, stage: str) -> dict[str, Any] | None:
-        """Record of a finished stage, or None."""
+        """Record of a finished stage, or None; a damaged one is said, and as if it were not."""
         if self.base and stage in SHARED_STAGES:
             return self.base.done(stage)
-        path = self.path("stages", f"{stage}.json")
-        return read_json(path) if path.exists() else None
+        return self._record(f"{stage}.json")
 
     def fingerprint(self, stage: str) -> str:
         """Fingerprint of a finished stage, for the stages that read its output."""
@@ -194,14 +174,17 @@ class Run:
         inputs: list[str],
         outputs: list[str],
         body: Callable[[Cost], None],
+        shards: bool = False,
     ) -> bool:
-        """Run `body` unless the stage is complete with the same settings and inputs.
+        """Run `body` unless the stage is complete, undamaged, with the same settings and inputs.
 
         Args:
             settings: the config that the output depends on (nested dict).
             inputs: names of the stages that are read.
             outputs: paths below the run directory that the body makes.
             body: makes the outputs and fills the cost record.
+            shards: the body makes each file that is missing, so of a finished stage only damaged
+                files are made again; else all of it.
 
         Returns:
             True if the body ran, False if the stage was skipped.
@@ -222,17 +205,17 @@ class Run:
             return False
         if record and (other or name in self.redo):
             self.remove(name, outputs)
-        if self.done(name):
-            missing = [o for o in outputs if not self.path(o).exists()]
-            if not missing:
+        if done := self.done(name):
+            damaged = self._damaged(name, outputs, done.get("files", {}))
+            if not damaged:
                 self.say(f"{name}: finished before, skipped")
                 self.checked.add(name)
                 return False
-            self.say(f"{name}: {missing[0]} is gone, run again")
             self.path("stages", f"{name}.json").unlink()
-        write_json(
-            self.path("stages", f"{name}.begun.json"), {"fingerprint": fingerprint, **content}
-        )
+            for part in damaged if shards else outputs:
+                remove(self.path(part))
+        begun = {"fingerprint": fingerprint, **content}
+        write_record(self.path("stages", f"{name}.begun.json"), begun)
         cost = Cost(name)
         started = time.monotonic()
         try:
@@ -242,7 +225,8 @@ class Run:
             cost.seconds = round(time.monotonic() - started, 3)
             cost.peak_memory_mib = peak_memory_mib()
             self._record_cost(cost)
-        write_json(self.path("stages", f"{name}.json"), {"fingerprint": fingerprint, **content})
+        record = {**begun, "files": self._files(outputs)}
+        write_record(self.path("stages", f"{name}.json"), record)
         self.checked.add(name)
         return True
 
@@ -250,11 +234,7 @@ class Run:
         """Delete a stage's records and costs, then its outputs."""
         self.path("stages", f"{name}.json").unlink(missing_ok=True)
         for output in outputs:
-            path = self.path(output)
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+            remove(self.path(output))
         # Last: as long as something of the old outputs is there, so is what it was made with.
         self.path("stages", f"{name}.begun.json").unlink(missing_ok=True)
         kept = [attempt for attempt in self._attempts() if attempt["stage"] != name]
@@ -280,18 +260,63 @@ class Run:
         path = self.path("costs.jsonl")
         if not path.exists():
             return []
-        return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+        attempts = []
+        for number, line in enumerate(path.read_bytes().splitlines(), 1):
+            try:
+                attempts.append(json.loads(line))
+            except ValueError:  # a driver that was killed while it wrote, or a damaged disk
+                self.say(f"{path} line {number} is damaged; this attempt is not counted")
+        return attempts
+
+    def _files(self, outputs: list[str]) -> Files:
+        files: Files = {}
+        for output in outputs:
+            files |= file_entries(self.path(output), below=self.root)
+        return files
+
+    def _damaged(self, name: str, outputs: list[str], files: Files) -> list[str]:
+        """Outputs and files of a finished stage that are gone or not as recorded; some are said.
+
+        A stage of a former version has no list of files.
+        """
+        gone = [output for output in outputs if not self.path(output).exists()]
+        problems = {output: f"{self.path(output)} is gone" for output in gone}
+        problems |= differences(self.root, files)
+        for problem in list(problems.values())[:3]:
+            self.say(f"{name}: {problem}; it is made again")
+        if len(problems) > 3:
+            self.say(f"{name}: {len(problems) - 3} more files are gone or damaged")
+        return list(problems)
+
+    def _record(self, name: str) -> dict[str, Any] | None:
+        """A record of ``stages/``; None if there is none or it is damaged, which is said once."""
+        path = self.path("stages", name)
+        if not path.exists():
+            return None
+        try:
+            return read_record(path)
+        except ArtifactError:
+            if name not in self._said:
+                self.say(f"{path} is damaged; what it stands for is compared and made anew")
+                self._said.add(name)
+            return None
 
     def _begun(self, name: str, outputs: list[str]) -> dict[str, Any] | None:
-        """Record of a stage that has left something but is not finished."""
+        """Record of a stage that has left something but is not finished.
+
+        Where a damaged record no longer tells with which settings, what is left is removed.
+        """
         path = self.path("stages", f"{name}.begun.json")
-        left = any(self.path(output).exists() for output in outputs)
-        return read_json(path) if left and path.exists() else None
+        if not path.exists() or not any(self.path(output).exists() for output in outputs):
+            return None
+        record = self._record(path.name)
+        if record is None and not self.checking:
+            for output in outputs:
+                remove(self.path(output))
+        return record
 
     def _record_cost(self, cost: Cost) -> None:
-        self.root.mkdir(parents=True, exist_ok=True)
-        with self.path("costs.jsonl").open("a") as file:
-            file.write(json.dumps(cost.__dict__) + "\n")
+        append(self.path("costs.jsonl"), json.dumps(cost.__dict__) + "\n")
 
     def _difference(self, name: str, record: dict[str, Any], now: dict[str, Any]) -> str:
         before = record["settings"]

@@ -369,7 +369,7 @@ class EvaluationConfig(Section):
 class Config(Section):
     """A whole run."""
 
-    run_dir: str = Field("runs/demo", description="where every artifact goes")
+    run_dir: str = Field("runs/demo", description="a folder, s3://... or gs://...")
     seed: int = Field(42, ge=0)
     preset: Literal["minirec", "paper"] = "minirec"
     corpus: CorpusConfig = CorpusConfig()

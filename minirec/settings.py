@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from minirec.config import Config
 from minirec.errors import ConfigError
+from minirec.remote import located
 
 PRESETS = Path(__file__).parent / "presets"
 
@@ -25,7 +26,7 @@ def load(path: str | Path | None = None, overrides: list[str] | None = None) -> 
         ConfigError: unreadable file, unknown key (with the nearest valid one), wrong type,
             or an impossible combination.
     """
-    given = _read_yaml(Path(path)) if path else {}
+    given = _read_yaml(located(path)) if path else {}
     for override in overrides or []:
         key, separator, value = override.partition("=")
         if not separator:

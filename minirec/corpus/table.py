@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from minirec.artifacts import read_json, read_table
+from minirec.artifacts import check_table, local_file, read_json, read_table
 from minirec.errors import ArtifactError
 
 
@@ -52,7 +52,7 @@ class SampleFile:
 
     def __init__(self, corpus: Path, split: str):
         self.path = corpus / f"{split}.parquet"
-        self._file = _open(self.path)
+        self._file = _open(self.path, check=True)
         metadata = self._file.metadata
         sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         self._starts = np.cumsum([0, *sizes])
@@ -97,7 +97,7 @@ class SampleFile:
 
 def count_samples(corpus: Path, split: str) -> int:
     """Samples of a split, from the footer of its file."""
-    return len(SampleFile(corpus, split))
+    return _open(corpus / f"{split}.parquet", check=False).metadata.num_rows
 
 
 def load_samples(corpus: Path, split: str) -> list[Sample]:
@@ -106,10 +106,13 @@ def load_samples(corpus: Path, split: str) -> list[Sample]:
     return samples.take(range(len(samples)))
 
 
-def _open(path: Path) -> pq.ParquetFile:
+def _open(path: Path, *, check: bool) -> pq.ParquetFile:
     if not path.exists():
         raise ArtifactError(f"{path} is missing; run `minirec prepare` first")
-    return pq.ParquetFile(path)
+    file = local_file(path)
+    if check:
+        check_table(file)
+    return pq.ParquetFile(file)
 
 
 def _samples(table: pa.Table) -> list[Sample]:

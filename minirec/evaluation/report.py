@@ -15,7 +15,7 @@ import pyarrow as pa
 import yaml
 from markupsafe import Markup
 
-from minirec.artifacts import Run, read_json, read_table
+from minirec.artifacts import Run, located, read_json, read_table
 from minirec.config import ScoringConfig
 from minirec.errors import ArtifactError
 from minirec.evaluation import plots
@@ -46,7 +46,7 @@ def render(run_root: Path) -> str:
     Raises:
         ArtifactError: an artifact is missing or damaged; the message names it.
     """
-    root = Path(run_root)
+    root = located(run_root)
     config = _config(root / "config.yaml")
     tables = _tables(root, config)
     data = frame(tables)

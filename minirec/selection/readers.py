@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from minirec.checked import compared
 from minirec.errors import ArtifactError
 
 REWARDS = ("rewards", "reward", "mean_reward")
@@ -77,11 +78,12 @@ class Part:
 def parquet(file: Path) -> Part:
     """Read a Parquet file; null is NaN, or an empty list."""
     try:
-        source = pq.ParquetFile(file)
-        names = [name for name in source.schema_arrow.names if name in COLUMNS]
-        if doubled := [name for name in names if names.count(name) > 1]:
-            raise ArtifactError(f"{file} has {len(doubled)} columns {doubled[0]}; expected one")
-        table = source.read(columns=names)
+        with compared(file) as content:
+            source = pq.ParquetFile(content)
+            names = [name for name in source.schema_arrow.names if name in COLUMNS]
+            if doubled := [name for name in names if names.count(name) > 1]:
+                raise ArtifactError(f"{file} has {len(doubled)} columns {doubled[0]}; expected one")
+            table = source.read(columns=names)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _unreadable(file, "Parquet", error) from None
     part = Part(file)

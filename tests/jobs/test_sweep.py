@@ -73,9 +73,8 @@ def test_killed_and_restored(undisturbed, tmp_path):
     assert "train it: minirec run" in finish(whole, *SWEEP)
     assert pq.read_table(whole / "sweep.parquet").num_rows == 4
 
-    obstacle = trial(run_dir, LAST) / "policy"
-    obstacle.parent.mkdir(parents=True)
-    obstacle.write_text("a file where a folder is to be")
+    obstacle = trial(run_dir, LAST) / "selection.parquet"  # a folder where a file is to be
+    obstacle.mkdir(parents=True)
     process = start(run_dir, *SWEEP)
     wait_for(
         lambda: steps_logged(trial(run_dir, SECOND), "policy") > 1, process, "the second trial"
@@ -92,10 +91,10 @@ def test_killed_and_restored(undisturbed, tmp_path):
     assert "1 of 4 trials failed" in result.stderr
     rows = {row["setting"]: row for row in read_rows(Run(run_dir))}
     assert rows[LAST]["status"] == "failed"
-    assert "File exists" in rows[LAST]["cause"]
+    assert "Is a directory" in rows[LAST]["cause"]
     assert "\n" not in rows[LAST]["cause"]
 
-    obstacle.unlink()
+    obstacle.rmdir()
     finish(run_dir, *SWEEP)
     assert done.read_bytes() == before, "a finished trial ran again"
     assert without_times(run_dir) == without_times(whole)

@@ -1,6 +1,7 @@
 """The run directory: nothing half-written, nothing silently reused."""
 
 import json
+import re
 
 import pyarrow as pa
 import pytest
@@ -138,3 +139,97 @@ def test_damaged_files_are_named(tmp_path):
         artifacts.read_table(path)
     with pytest.raises(ArtifactError, match="missing"):
         artifacts.read_table(tmp_path / "none.parquet")
+
+
+SHARDS = {f"parts/part-{number}": b"x" * (number + 1) for number in range(3)}
+
+
+def sharded(run, made):
+    """A stage that makes the files that are missing, and nothing else."""
+
+    def body(cost):
+        for name, content in SHARDS.items():
+            if not run.path(name).exists():
+                made.append(name)
+                with artifacts.atomic(run.path(name)) as file:
+                    file.write(content)
+
+    return run.stage("s", settings={}, inputs=[], outputs=["parts"], body=body, shards=True)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "s: {path} is gone; it is made again"),
+        (b"xxx", "s: {path} is damaged: it has 3 bytes, 2 were written; it is made again"),
+        (b"xy", "s: {path} is damaged: its sha256 is .* was written; it is made again"),
+    ],
+)
+def test_of_a_stage_in_shards_only_the_damaged_file_is_made_again(tmp_path, content, said):
+    made, lines = [], []
+    sharded(quiet(tmp_path), made)
+    damaged = tmp_path / "parts" / "part-1"
+    damaged.unlink()
+    if content is not None:
+        damaged.write_bytes(content)
+    assert sharded(Run(tmp_path, say=lines.append), made) is True
+    assert made == [*SHARDS, "parts/part-1"]
+    assert re.fullmatch(said.format(path=re.escape(str(damaged))), lines[0])
+    assert sharded(quiet(tmp_path), made) is False
+
+
+def test_a_damaged_output_is_removed_and_made_again(tmp_path):
+    calls = []
+    make(quiet(tmp_path), 1, calls)
+    make(quiet(tmp_path), 1, calls, inputs=["first"], name="second")
+    (tmp_path / "first.out").write_text("2\n")  # as long as before
+    assert make(quiet(tmp_path), 1, calls) is True
+    assert artifacts.read_json(tmp_path / "first.out") == 1
+    # What was made from it stays: it was made from the same.
+    assert make(quiet(tmp_path), 1, calls, inputs=["first"], name="second") is False
+    assert calls == ["first", "second", "first"]
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b"\xff\xfe", None])
+def test_a_damaged_record_is_said_and_the_stage_made_again(tmp_path, content):
+    calls, lines = [], []
+    make(quiet(tmp_path), 1, calls)
+    record = tmp_path / "stages" / "first.json"
+    if content is None:  # still JSON: one digit of a fingerprint
+        at = record.read_text().index('"fingerprint": "') + 16
+        digit = record.read_bytes()[at]
+        content = record.read_bytes()[:at] + bytes([digit ^ 1]) + record.read_bytes()[at + 1 :]
+    record.write_bytes(content)
+    with pytest.raises(ArtifactError, match="now it is 2"):  # begun.json still tells
+        make(quiet(tmp_path), 2, calls)
+    assert make(Run(tmp_path, say=lines.append), 1, calls) is True
+    assert [line for line in lines if "first.json is damaged" in line] == lines[:1]
+    assert make(quiet(tmp_path), 1, calls) is False
+
+
+def test_what_no_record_vouches_for_is_removed(tmp_path):
+    made = []
+    sharded(quiet(tmp_path), made)
+    for name in ("s.json", "s.begun.json"):
+        (tmp_path / "stages" / name).write_text("{")
+    assert sharded(quiet(tmp_path), made) is True
+    assert made == [*SHARDS, *SHARDS]
+
+
+def test_a_damaged_line_of_costs_is_left_out(tmp_path):
+    make(quiet(tmp_path), 1, [])
+    with (tmp_path / "costs.jsonl").open("a") as file:
+        file.write('{"stage": "fir')
+    lines = []
+    assert Run(tmp_path, say=lines.append).costs()[0]["rollouts"] == 7
+    assert "costs.jsonl line 2 is damaged" in lines[0]
+
+
+def test_records_of_a_former_version_hold(tmp_path):
+    calls = []
+    make(quiet(tmp_path), 1, calls)
+    for name in ("first.json", "first.begun.json"):
+        record = json.loads((tmp_path / "stages" / name).read_text())
+        former = {key: record[key] for key in ("fingerprint", "settings", "inputs")}
+        artifacts.write_json(tmp_path / "stages" / name, former)
+    assert make(quiet(tmp_path), 1, calls) is False

@@ -1,0 +1,301 @@
+"""Files and directories that appear whole or not at all, and their checksums."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+from minirec import remote
+from minirec.errors import ArtifactError
+
+T = TypeVar("T")
+R = TypeVar("R")
+THREADS = 8
+MANIFEST = "manifest.json"
+"""Lists the files of a directory; written last, so that it stands for a whole directory."""
+AGAIN = "run the stage that makes it once more, which replaces what is damaged"
+Files = dict[str, dict[str, Any]]
+"""``bytes`` and ``sha256`` of each file, by its path below a folder."""
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that appears at `path` whole on success and not at all on failure.
+
+    On an object store it is one upload of the finished file.
+    """
+    far = remote.is_remote(path)
+    if not far:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=None if far else path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w+b") as file:
+            yield file
+            file.flush()
+            if not far:
+                os.fsync(file.fileno())
+        if far:
+            remote.upload(name, path)
+        else:
+            os.chmod(name, 0o644)
+            os.replace(name, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+
+
+@contextlib.contextmanager
+def atomic_dir(path: Path) -> Iterator[Path]:
+    """Fill a local directory that appears at `path` whole on success; a former one is replaced.
+
+    It gets a manifest, see `write_manifest`. On an object store the manifest of the former one is
+    deleted first and the new one is written last: readers take no directory without.
+    """
+    far = remote.is_remote(path)
+    if not far:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(dir=None if far else path.parent, prefix=f".{path.name}."))
+    work.chmod(0o755)
+    try:
+        yield work
+        if far:
+            remove(path)
+            write_manifest(path, publish(work, path))
+        else:
+            write_manifest(work, _listed(work))
+            remove(path)
+            os.replace(work, path)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def publish(work: Path, folder: Path) -> Files:
+    """Copy the files of a local directory into a folder that others fill too.
+
+    Returns their entries; `write_manifest` makes the folder complete once all have done so.
+    """
+    entries = _listed(work)
+    for name in entries:
+        if remote.is_remote(folder):
+            remote.upload(work / name, folder / name)
+        else:
+            with atomic(folder / name) as file, (work / name).open("rb") as source:
+                shutil.copyfileobj(source, file)
+    return entries
+
+
+def _listed(folder: Path) -> Files:
+    """What a manifest lists: all files of a directory but a manifest that it has already."""
+    files = file_entries(folder, below=folder)
+    files.pop(MANIFEST, None)
+    return files
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a directory with all that is in it; nothing if it is not there."""
+    if remote.is_remote(path):
+        far: Any = path
+        with remote.explained(path):
+            (far / MANIFEST).unlink(missing_ok=True)
+            if far.exists():
+                far.fs.rm(far.path, recursive=True)
+    elif path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def append(path: Path, line: str) -> None:
+    """Add a line to a file that only the holder of the run directory writes."""
+    if remote.is_remote(path):
+        before = path.read_bytes() if path.exists() else b""
+        with atomic(path) as file:
+            file.write(before + line.encode())
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as text:
+            text.write(line)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically."""
+    with atomic(path) as file:
+        file.write(json.dumps(value, indent=2, sort_keys=True, default=str).encode() + b"\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON; an `ArtifactError` names the file if it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError(f"{path} is missing; run the stage that makes it") from None
+    except ValueError:
+        raise ArtifactError(f"{path} is not JSON; delete it and run the command again") from None
+
+
+def digest(value: Any) -> str:
+    """Hash of a JSON value, stable across processes."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def write_record(path: Path, record: dict[str, Any]) -> None:
+    """Write a JSON object atomically, with its own digest."""
+    write_json(path, {**record, "digest": digest(record)})
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read what `write_record` wrote, without the digest; one of a former version has none.
+
+    Raises:
+        ArtifactError: the file is missing, is no JSON object, or has another digest.
+    """
+    record = read_json(path)
+    if not isinstance(record, dict) or record.pop("digest", None) not in (None, digest(record)):
+        raise ArtifactError(f"{path} is damaged: its digest is that of another content; {AGAIN}")
+    return record
+
+
+def file_entry(path: Path) -> dict[str, Any]:
+    """``bytes`` and ``sha256`` of a file."""
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+        return {"bytes": file.tell(), "sha256": found}
+
+
+def file_entries(path: Path, *, below: Path) -> Files:
+    """Entries of a file, or of all files in a directory, by their paths below `below`.
+
+    Those on an object store also have its ``etag``, with which the store tells versions apart.
+    """
+    if remote.is_remote(path):
+        base = str(path)[len(str(below)) + 1 :]
+        listed = remote.files(path)
+        names = [f"{base}/{name}" if name else base for name in listed]
+        sums = in_threads(lambda name: file_entry(below / name), names)
+        pairs = zip(listed.values(), sums, strict=True)
+        return dict(zip(names, ({**info, **entry} for info, entry in pairs), strict=True))
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    names = [file.relative_to(below).as_posix() for file in files]
+    return dict(zip(names, in_threads(file_entry, files), strict=True))
+
+
+def in_threads(function: Callable[[T], R], values: Iterable[T]) -> list[R]:
+    """Results in order; reading and hashing leave Python's lock to others."""
+    with ThreadPoolExecutor(THREADS) as threads:
+        return list(threads.map(function, values))
+
+
+def differences(below: Path, files: Files) -> dict[str, str]:
+    """What sets files apart from their entries: gone, then other sizes, then other hashes.
+
+    On an object store the etag stands for the content; only where it differs, as in a copy of the
+    run, the object is read.
+    """
+    far = remote.is_remote(below)
+    listed = remote.files(below) if far and files else {}
+
+    def problem(name: str) -> str | None:
+        path, entry = below / name, files[name]
+        if name not in listed if far else not path.is_file():
+            return f"{path} is gone"
+        size = listed[name]["bytes"] if far else path.stat().st_size
+        if size != entry["bytes"]:
+            return f"{path} is damaged: it has {size:,} bytes, {entry['bytes']:,} were written"
+        if far and listed[name]["etag"] and listed[name]["etag"] == entry.get("etag"):
+            return None
+        found = file_entry(path)["sha256"]
+        if found == entry["sha256"]:
+            return None
+        return (
+            f"{path} is damaged: its sha256 is {found[:12]}..., "
+            f"{entry['sha256'][:12]}... was written"
+        )
+
+    return {n: text for n, text in zip(files, in_threads(problem, files), strict=True) if text}
+
+
+def write_manifest(folder: Path, files: Files) -> None:
+    """Write the ``manifest.json`` of a directory, which says that it is complete."""
+    write_record(folder / MANIFEST, {"files": files})
+
+
+def check_folder(folder: Path) -> None:
+    """Compare a directory with its manifest.
+
+    A local one of a former version, or of a user, may have none. On an object store, one without
+    is not complete.
+
+    Raises:
+        ArtifactError: the directory is missing or incomplete, or a file of it is gone or damaged.
+    """
+    if not (folder / MANIFEST).exists():
+        if not folder.is_dir():
+            raise ArtifactError(f"{folder} is missing; run the stage that makes it")
+        if remote.is_remote(folder):
+            raise ArtifactError(f"{folder} is not complete: it has no {MANIFEST}; {AGAIN}")
+        return
+    entries = read_record(folder / MANIFEST)["files"]
+    for problem in differences(folder, entries).values():
+        raise ArtifactError(f"{problem}; {AGAIN}")
+
+
+def check_published(folder: Path) -> None:
+    """As `check_folder`, for a directory that is not complete without its manifest."""
+    if folder.is_dir() and not (folder / MANIFEST).exists():
+        raise ArtifactError(f"{folder} is not complete: it has no {MANIFEST}; {AGAIN}")
+    check_folder(folder)
+
+
+def fetch(text: str) -> str:
+    """A local path with what `text` names, for libraries that need a real folder.
+
+    Args:
+        text: a local folder, which is compared with its manifest if it has one; the address of a
+            folder on an object store, of which a verified copy is made on this machine, once for
+            each manifest; or anything else, such as the name of a model, which is given back.
+
+    Raises:
+        ArtifactError: the folder is incomplete or damaged.
+    """
+    if "://" not in text:
+        if (Path(text) / MANIFEST).exists():
+            check_folder(Path(text))
+        return text
+    folder = remote.located(text)
+    if not (folder / MANIFEST).exists():
+        raise ArtifactError(f"{folder} is missing or not complete; run the stage that makes it")
+    record = read_record(folder / MANIFEST)
+    copy = remote.place_of_copy(folder, digest(record), group=folder.parent)
+    if not intact(copy, check_folder, say=lambda line: None):
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(dir=copy.parent, prefix="."))
+        try:
+            remote.download(folder, [*record["files"], MANIFEST], work)
+            check_folder(work)
+            with contextlib.suppress(FileExistsError, OSError):  # another process was faster
+                os.rename(work, copy)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    remote.prune(copy)
+    return str(copy)
+
+
+def intact(path: Path, check: Callable[[Path], object], *, say: Callable[[str], None]) -> bool:
+    """Whether `path` is there and passes its check; what does not is said and removed."""
+    if not path.exists():
+        return False
+    try:
+        check(path)
+    except ArtifactError as error:
+        say(f"{error}".partition(";")[0] + "; it is made again")
+        remove(path)
+        return False
+    return True

@@ -1,0 +1,311 @@
+"""The same operations on a local folder and on an object store."""
+
+import multiprocessing
+import time
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from minirec import artifacts, lease, remote, storage
+from minirec.artifacts import Run, located
+from minirec.errors import ArtifactError, ConfigError
+
+TABLE = pa.table({"sample_id": [1, 2], "text": ["a", "b"]})
+
+
+def names(folder):
+    """Files below a folder, by their names there."""
+    if remote.is_remote(folder):
+        return sorted(remote.files(folder))
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def overwrite(path, content):
+    """Put bytes where the code under test has put others."""
+    if remote.is_remote(path):
+        path.fs.pipe_file(path.path, content)
+    else:
+        path.write_bytes(content)
+
+
+def test_files_are_read_as_written(place):
+    artifacts.write_table(place / "t.parquet", TABLE)
+    artifacts.write_array(place / "a.npy", np.arange(3))
+    artifacts.write_json(place / "sub" / "j.json", {"a": [1]})
+    assert artifacts.read_table(place / "t.parquet").equals(TABLE)
+    assert artifacts.read_table(place / "t.parquet", ["text"]).column_names == ["text"]
+    assert artifacts.read_array(place / "a.npy").tolist() == [0, 1, 2]
+    assert artifacts.read_json(place / "sub" / "j.json") == {"a": [1]}
+    assert names(place) == ["a.npy", "sub/j.json", "t.parquet"]
+
+
+def test_damaged_and_missing_files_are_named(place):
+    artifacts.write_table(place / "t.parquet", TABLE)
+    data = bytearray((place / "t.parquet").read_bytes())
+    data[10] ^= 1
+    overwrite(place / "t.parquet", bytes(data))
+    with pytest.raises(ArtifactError, match=r"t\.parquet is damaged"):
+        artifacts.read_table(place / "t.parquet")
+    for read in (artifacts.read_table, artifacts.read_array, artifacts.read_json):
+        with pytest.raises(ArtifactError, match="none is missing"):
+            read(place / "none")
+
+
+def test_a_failed_write_leaves_the_old_file(place):
+    artifacts.write_json(place / "x.json", 1)
+    with pytest.raises(RuntimeError), artifacts.atomic(place / "x.json") as file:
+        file.write(b"half")
+        raise RuntimeError
+    assert artifacts.read_json(place / "x.json") == 1
+    assert names(place) == ["x.json"]
+
+
+def test_a_directory_replaces_the_former_one(place):
+    for name in ("old", "new"):
+        with artifacts.atomic_dir(place / "d") as work:
+            (work / "sub").mkdir()
+            (work / "sub" / name).write_text(name)
+    assert names(place / "d") == ["manifest.json", f"sub/{name}"]
+    artifacts.check_published(place / "d")
+    with pytest.raises(RuntimeError), artifacts.atomic_dir(place / "d") as work:
+        raise RuntimeError
+    artifacts.check_published(place / "d")
+    artifacts.remove(place / "d")
+    assert not (place / "d").exists()
+    artifacts.remove(place / "d")
+
+
+def test_a_folder_that_several_fill_is_complete_with_its_manifest(place, tmp_path):
+    files = {}
+    for rank in ("0", "1"):
+        (tmp_path / rank / "state").mkdir(parents=True)
+        (tmp_path / rank / "state" / rank).write_text(rank)
+        files |= artifacts.publish(tmp_path / rank, place / "step")
+        # A writer that is killed here leaves nothing that a reader takes.
+        with pytest.raises(ArtifactError, match="step is not complete"):
+            artifacts.check_published(place / "step")
+    artifacts.write_manifest(place / "step", files)
+    copy = located(artifacts.fetch(str(place / "step")))
+    assert names(copy) == ["manifest.json", "state/0", "state/1"]
+    overwrite(place / "step" / "state" / "1", b"2")
+    with pytest.raises(ArtifactError, match="state/1 is damaged"):
+        artifacts.check_published(place / "step")
+
+
+def make(run, value, made):
+    def body(cost):
+        cost.rollouts = 7
+        for name in ("parts/0", "parts/1"):
+            if not run.path(name).exists():
+                made.append(name)
+                artifacts.write_json(run.path(name), value)
+
+    return run.stage(
+        "s", settings={"v": value}, inputs=[], outputs=["parts"], body=body, shards=True
+    )
+
+
+def test_a_run_finds_its_damaged_shards(place):
+    made, said = [], []
+    run = Run(str(place), say=said.append)
+    assert make(run, 1, made) is True
+    assert make(run, 1, made) is False
+    overwrite(place / "parts" / "1", b"2\n")
+    assert make(run, 1, made) is True
+    assert made == ["parts/0", "parts/1", "parts/1"]
+    assert "parts/1 is damaged: its sha256 is" in said[1]
+    artifacts.remove(place / "parts" / "0")
+    assert make(run, 1, made) is True
+    assert "parts/0 is gone" in said[2]
+    with pytest.raises(ArtifactError, match="v=1, now it is 2"):
+        make(run, 2, made)
+    assert make(Run(str(place), overwrite=True, say=said.append), 2, made) is True
+    (row,) = run.costs()
+    assert row["rollouts"] == 7
+
+
+def test_costs_of_attempts_add_up(place):
+    run = Run(str(place), say=lambda line: None)
+    make(run, 1, [])
+    artifacts.remove(place / "parts")
+    make(run, 1, [])
+    (row,) = run.costs()
+    assert row["rollouts"] == 14
+
+
+def test_a_copied_run_is_not_damaged(bucket_folder, tmp_path):
+    """With other etags, or none, the hashes decide."""
+    make(Run(bucket_folder), 1, [])
+    record = artifacts.read_json(located(bucket_folder) / "stages" / "s.json")
+    files = record.pop("files")
+    record.pop("digest")
+    for entry in files.values():
+        entry["etag"] = "of another upload"
+    storage.write_record(located(bucket_folder) / "stages" / "s.json", record | {"files": files})
+    assert make(Run(bucket_folder, say=lambda line: None), 1, []) is False
+    remote.download(located(bucket_folder), [*files, "stages/s.json"], tmp_path)
+    assert make(Run(tmp_path, say=lambda line: None), 1, []) is False
+
+
+def test_copies_are_verified_and_few(bucket_folder):
+    folder = located(bucket_folder) / "adapters"
+    for version in range(4):
+        with artifacts.atomic_dir(folder / f"v{version}") as work:
+            (work / "weights").write_text(str(version))
+        copy = located(artifacts.fetch(str(folder / f"v{version}")))
+        assert (copy / "weights").read_text() == str(version)
+    assert len(list(copy.parent.iterdir())) == remote.KEPT
+    (copy / "weights").write_text("x")  # damage on this machine
+    assert (located(artifacts.fetch(str(folder / "v3"))) / "weights").read_text() == "3"
+    # The same name with another content is another copy.
+    with artifacts.atomic_dir(folder / "v3") as work:
+        (work / "weights").write_text("new")
+    assert (located(artifacts.fetch(str(folder / "v3"))) / "weights").read_text() == "new"
+
+
+def _fetch(text, box):
+    box.put((located(artifacts.fetch(text)) / "weights").read_bytes())
+
+
+@pytest.mark.slow
+def test_several_processes_fetch_the_same_folder(bucket_folder):
+    with artifacts.atomic_dir(located(bucket_folder) / "adapter") as work:
+        (work / "weights").write_bytes(bytes(1 << 20))
+    context = multiprocessing.get_context("spawn")
+    box = context.Queue()
+    all_ = [context.Process(target=_fetch, args=(f"{bucket_folder}/adapter", box)) for _ in "123"]
+    for process in all_:
+        process.start()
+    assert [box.get(timeout=60) for _ in all_] == [bytes(1 << 20)] * 3
+    for process in all_:
+        process.join()
+
+
+def test_what_is_no_folder_of_a_store_is_given_back(tmp_path):
+    assert artifacts.fetch("Qwen/Qwen2.5-0.5B-Instruct") == "Qwen/Qwen2.5-0.5B-Instruct"
+    assert artifacts.fetch(str(tmp_path)) == str(tmp_path)
+
+
+def test_one_command_holds_a_run(place):
+    with (
+        lease.held(place, lost=pytest.fail),
+        pytest.raises(ArtifactError, match="another minirec command works in"),
+        lease.held(place, lost=pytest.fail),
+    ):
+        pass
+    with lease.held(place, lost=pytest.fail):
+        pass
+
+
+def lease_of_another(folder, **changes):
+    other = lease._lease(host="elsewhere", user="somebody", pid=7, **changes)
+    storage.write_json(located(folder) / ".lock" / "000000004", other)
+
+
+def test_a_lease_of_another_machine_is_said_and_taken_over_when_it_expires(bucket_folder):
+    lease_of_another(bucket_folder, since=0.0, expires=time.time() + 100)
+    said = r"somebody on elsewhere, process 7, since 1970-01-01 00:00:00 UTC; .*until \d+-"
+    with pytest.raises(ArtifactError, match=said), lease.held(located(bucket_folder), lost=print):
+        pass
+    lease_of_another(bucket_folder, expires=time.time() - 1)
+    with lease.held(located(bucket_folder), lost=pytest.fail):
+        assert names(located(bucket_folder) / ".lock") == ["000000005"]
+
+
+def test_a_lease_is_renewed_and_its_loss_noticed(bucket_folder, monkeypatch):
+    monkeypatch.setattr(lease, "RENEWAL_S", 0.05)
+    lost = []
+    with lease.held(located(bucket_folder), lost=lambda: lost.append(1)):
+        (mine,) = (located(bucket_folder) / ".lock").glob("*")
+        before = storage.read_json(mine)["expires"]
+        wait(lambda: storage.read_json(mine)["expires"] > before)
+        storage.write_json(mine.parent / "999999999", {})
+        wait(lambda: lost)
+
+
+def wait(condition):
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_a_dead_process_of_this_machine_holds_nothing(bucket_folder):
+    process = multiprocessing.get_context("spawn").Process(target=int)
+    process.start()
+    process.join()
+    mine = lease._lease(pid=process.pid)
+    storage.write_json(located(bucket_folder) / ".lock" / "000000001", mine)
+    with lease.held(located(bucket_folder), lost=pytest.fail):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("ftp://host/folder", r"ftp:// is not known; give a folder, s3:// or gs://"),
+        ("s3://bucket", r"names no folder in a bucket; write s3://bucket/folder"),
+    ],
+)
+def test_an_address_that_cannot_be_meant(text, said):
+    with pytest.raises(ConfigError, match=said):
+        located(text)
+
+
+def test_a_missing_package_is_one_sentence(monkeypatch):
+    monkeypatch.setattr(remote.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"needs the package gcsfs; .*'minirec\[gcs\]'"):
+        located("gs://bucket/folder")
+
+
+def test_a_missing_bucket_is_one_sentence(object_store):
+    path = located("s3://not-there/runs/a")
+    with (
+        pytest.raises(ArtifactError, match="the bucket not-there does not exist"),
+        lease.held(path, lost=print),
+    ):
+        pass
+    assert "not-there" not in [b["Name"] for b in object_store.list_buckets()["Buckets"]]
+
+
+def test_missing_credentials_are_one_sentence(bucket_folder, monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    path = located(bucket_folder)
+    path.fs.clear_instance_cache()
+    with pytest.raises(ArtifactError, match="no valid credentials.*AWS_ACCESS_KEY_ID"):
+        artifacts.write_json(located(bucket_folder) / "x", 1)
+    path.fs.clear_instance_cache()
+
+
+def test_a_refused_write_is_one_sentence_and_leaves_nothing(bucket_folder, gate, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", gate.url)
+    located(bucket_folder).fs.clear_instance_cache()
+    path = located(bucket_folder)
+    gate.refuse("PUT", r"manifest\.json$")
+    with (
+        pytest.raises(ArtifactError, match=r"d/manifest\.json: the store refuses it \(.*enied\)"),
+        artifacts.atomic_dir(path / "d") as work,
+    ):
+        (work / "a").write_text("a")
+    assert names(path / "d") == ["a"]  # without its manifest nobody takes it
+    with pytest.raises(ArtifactError, match="missing or not complete"):
+        artifacts.fetch(str(path / "d"))
+    path.fs.clear_instance_cache()
+
+
+def test_a_store_that_fails_for_a_moment_is_asked_again(bucket_folder, gate, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", gate.url)
+    located(bucket_folder).fs.clear_instance_cache()
+    gate.refuse("PUT", "x", times=2, status=503)
+    artifacts.write_json(located(bucket_folder) / "x", 1)
+    assert gate.refused == 2
+    gate.refuse("PUT", "x", status=503)
+    with pytest.raises(ArtifactError, match="x: the store failed .*; what is finished there stays"):
+        artifacts.write_json(located(bucket_folder) / "x", 2)
+    assert artifacts.read_json(located(bucket_folder) / "x") == 1
+    located(bucket_folder).fs.clear_instance_cache()
