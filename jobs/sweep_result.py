@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+from rich import box
+from rich.markup import escape
 from rich.table import Column, Table
 
 from jobs.console import console
@@ -198,44 +200,52 @@ def _write_best(run: Run, config: Config, planned: list[Trial], setting: str) ->
 def _print(
     run: Run, rows: list[Row], points: list[front.Point], choice: front.Choice | None
 ) -> None:
-    table = Table(Column("trial", no_wrap=True), "state", title="Trials")
-    for name in ("steps", "rollouts", "seconds", "NDCG@10", "95% interval"):
-        table.add_column(name, justify="right")
-    for row in rows:
-        quality = row["valid_ndcg@10"]
-        table.add_row(
-            row["trial"],
-            row["cause"] or row["status"],
-            f"{row['steps']:,}",
-            f"{row['rollouts']:,}",
-            f"{row['seconds']:,.0f}",
-            "" if quality is None else f"{quality:.4f}",
-            "" if row["low"] is None else f"{row['low']:.4f} to {row['high']:.4f}",
-        )
-    console.print(table)
+    _table(
+        "Trials",
+        ("trial", "state"),
+        [
+            (
+                row["trial"],
+                row["cause"] or row["status"],
+                f"{row['rollouts']:,}",
+                f"{row['seconds']:,.0f}",
+                "" if row["valid_ndcg@10"] is None else f"{row['valid_ndcg@10']:.4f}",
+                "" if row["low"] is None else f"{row['low']:.3f}-{row['high']:.3f}",
+            )
+            for row in rows
+        ],
+    )
     if choice is None:
         console.print("sweep: no setting has finished with all its seeds, so there is no front")
         return
-    _print_points(points)
+    _table(
+        "Settings; * is on the Pareto front",
+        ("setting", "budget"),
+        [
+            (
+                p.setting,
+                f"{p.budget:,}",
+                f"{p.rollouts:,.0f}{' *' if p.front_rollouts else ''}",
+                f"{p.seconds:,.0f}{' *' if p.front_seconds else ''}",
+                f"{p.quality:.4f}",
+                f"{p.low:.3f}-{p.high:.3f}",
+            )
+            for p in sorted(points, key=lambda p: p.rollouts)
+        ],
+    )
     console.print(sweep_page.sentence(choice), markup=False)
     console.print(f"front: {run.path('sweep.html')}", markup=False)
     console.print(f"train it: minirec run --config {_shown(run.path('best.yaml'))}", markup=False)
 
 
-def _print_points(points: list[front.Point]) -> None:
-    table = Table(Column("setting", no_wrap=True), title="Settings; * is on the Pareto front")
-    for name in ("budget", "seeds", "rollouts", "seconds", "NDCG@10", "95% interval"):
-        table.add_column(name, justify="right")
-    for p in sorted(points, key=lambda p: p.rollouts):
-        table.add_row(
-            p.setting,
-            f"{p.budget:,}",
-            str(p.seeds),
-            f"{p.rollouts:,.0f}{' *' if p.front_rollouts else ''}",
-            f"{p.seconds:,.0f}{' *' if p.front_seconds else ''}",
-            f"{p.quality:.4f}",
-            f"{p.low:.4f} to {p.high:.4f}",
-        )
+def _table(title: str, first: tuple[str, str], rows: list[tuple[str, ...]]) -> None:
+    """Two columns of words, then cost and quality; fits into 80 columns with short names."""
+    words = (Column(first[0], no_wrap=True), Column(first[1], min_width=8))
+    table = Table(*words, title=title, box=box.SIMPLE, collapse_padding=True, pad_edge=False)
+    for name in ("rollouts", "seconds", "NDCG@10", "95%"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(escape, row))
     console.print(table)
 
 
