@@ -57,6 +57,7 @@ class GradientSpec:
     micro_batch: int
     seed: int
     threads: int
+    zero_stage: int = 0
 
 
 def gradient_loop(config: dict[str, GradientSpec]) -> None:
@@ -99,7 +100,7 @@ class GradientWorker:
         self.shared = policy.shares_prompts
         engine = zero_engine(
             policy,
-            stage=spec.training.zero_stage,
+            stage=spec.zero_stage,
             bfloat16=spec.model.dtype == "bfloat16",
             micro_batch=spec.micro_batch,
         )
@@ -116,7 +117,7 @@ class GradientWorker:
             scale_advantage=spec.training.scale_advantage,
         )
         # ZeRO 3 gathers weights from all workers in each pass, so all make the same number.
-        self.lockstep = spec.training.zero_stage == 3 and self.world > 1
+        self.lockstep = spec.zero_stage == 3 and self.world > 1
 
     def turn(self, shard: GradientShard | None) -> None:
         """Write the gradients of a shard; without one, only keep step with the others."""

@@ -1,98 +1,32 @@
-"""A pool of rollout engines: placement, deadlines, restart of a dead or hung engine, closing.
+"""A pool of rollout engines: who generates hands calls to it, and gets results in their order.
 
-Each engine is a plain Ray actor, so none outlives the driver. Ray restarts an engine that died
-and repeats the call it was on; a call that exceeds its deadline has its engine killed, which
-comes to the same. Results depend on the call alone, hence a repeated call gives the same bytes.
+Each engine is a Ray actor (`actors.roster`). Ray restarts an engine that died and repeats the call
+it was on; a call that exceeds its deadline has its engine killed, which comes to the same. While
+an engine is away, its call goes to another one. Results depend on the call alone, hence a
+repeated call gives the same bytes.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
-import signal
 import time
-from collections import deque
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray._private import state as ray_state
 from ray.exceptions import RayActorError, RayTaskError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.rollout import Adapter, Completion, EngineSpec, RolloutEngine, engine_environment
-from actors.transformers_engine import TransformersEngine
-from actors.vllm_engine import VllmEngine
-from minirec.artifacts import fetch
+from actors.causes import cause
+from actors.rollout import Adapter, Completion, EngineSpec
+from actors.roster import Call, Roster
 from minirec.errors import EngineError
 
-ENGINES = {"vllm": VllmEngine, "transformers": TransformersEngine}
 STATUS_S = 5.0  # an engine that cannot say within this time what it does is taken as hung
+REFRESH_S = 2.0  # between two looks for engines that were added
 ALIVE = 2  # ActorTableData.ActorState
-
-
-@dataclass(frozen=True)
-class Call:
-    """The arguments of one `RolloutEngine.generate`."""
-
-    prompts: list[list[int]]
-    n: int
-    seeds: list[int]
-    greedy: bool = False
-
-
-class _Engine:
-    """The actor. `status` has a thread of its own and answers while `generate` is busy."""
-
-    def __init__(self, engine: type[RolloutEngine], spec: EngineSpec) -> None:
-        self._now: tuple[str, float] | None = None
-        self._engine = engine(replace(spec, model=fetch(spec.model)))
-        self._adapter: tuple[Adapter, Adapter] | None = None  # the last one, and its local copy
-
-    def generate(self, key: str, call: Call, adapter: Adapter | None) -> list[list[Completion]]:
-        self._now = (key, time.monotonic())
-        try:
-            return self._engine.generate(
-                call.prompts,
-                n=call.n,
-                seeds=call.seeds,
-                greedy=call.greedy,
-                adapter=adapter and self._local(adapter),
-            )
-        finally:
-            self._now = None
-
-    def _local(self, adapter: Adapter) -> Adapter:
-        if self._adapter is None or self._adapter[0] != adapter:
-            self._adapter = (adapter, replace(adapter, path=fetch(adapter.path)))
-        return self._adapter[1]
-
-    def probe(self) -> dict[str, Any]:
-        return {**self._engine.probe(), **self.status()}
-
-    @ray.method(concurrency_group="status")
-    def status(self) -> dict[str, Any]:
-        """Process, node, and the call at work with the seconds it has taken."""
-        now = self._now
-        return {
-            "pid": os.getpid(),
-            "node": ray.get_runtime_context().get_node_id(),
-            "call": now[0] if now else None,
-            "seconds": time.monotonic() - now[1] if now else 0.0,
-        }
-
-
-@dataclass
-class _Running:
-    """A call that an engine has: its place among the results, and since when it is waited for."""
-
-    index: int
-    engine: int
-    key: str
-    since: float
-    kills: int = 0
 
 
 class PoolHandle:
@@ -100,15 +34,27 @@ class PoolHandle:
 
     def __init__(
         self,
-        actors: list[Any],
+        actors: dict[str, Any],
         *,
+        prefix: str,
         name: str,
+        least: int,
+        elastic: bool,
         deadline_s: float,
         start_deadline_s: float,
         max_restarts: int,
     ) -> None:
+        """Args:
+        actors: the engines of the moment by actor name, which starts with `prefix`.
+        name: of the kind of engine, for messages.
+        least: engines without which the pool gives up, after the starting deadline.
+        elastic: engines come and go; else one that is lost is an error at once.
+        """
         self._actors = actors
+        self._prefix = prefix
         self._name = name
+        self._least = least
+        self._elastic = elastic
         self._deadline_s = deadline_s
         self._start_deadline_s = start_deadline_s
         self._max_restarts = max_restarts
@@ -124,113 +70,246 @@ class PoolHandle:
         An engine gets its next call when it has finished the one before.
 
         Raises:
-            EngineError: an engine raised, died more often than `max_restarts`, or hung that often.
+            EngineError: an engine raised, died more often than `max_restarts`, hung that often,
+                or fewer engines than `least` came up within the starting deadline.
         """
-        waiting = deque(range(len(calls)))
-        free = self._idle_first()
-        running: dict[Any, _Running] = {}
-        results: list[Any] = [None] * len(calls)
-        while waiting or running:
-            while waiting and free:
-                index, engine = waiting.popleft(), free.popleft()
-                key = f"{os.getpid()}-{random.getrandbits(64):x}"
-                ref = self._actors[engine].generate.remote(key, calls[index], adapter)
-                running[ref] = _Running(index, engine, key, time.monotonic())
-            done, _ = ray.wait(list(running), timeout=min(1.0, self._deadline_s / 4))
-            for ref in done:
-                one = running.pop(ref)
-                results[one.index] = self._get(ref, one.engine, "a generate call")
-                free.append(one.engine)
-            for one in running.values():
-                if time.monotonic() - one.since > self._deadline_s:
-                    self._overdue(one)
-        return results
+        work = _Work(self, calls, adapter)
+        while work.waiting or work.running:
+            work.advance()
+        return work.results
 
     def probe(self) -> list[dict[str, Any]]:
         """A one-token generation on every engine, within the starting deadline."""
-        refs = [actor.probe.remote() for actor in self._actors]
+        refs = {name: actor.probe.remote() for name, actor in self._actors.items()}
         end = time.monotonic() + self._start_deadline_s
         answers = []
-        for engine, ref in enumerate(refs):
+        for engine, ref in refs.items():
             done, _ = ray.wait([ref], timeout=max(0.0, end - time.monotonic()))
             if not done:
                 raise EngineError(
                     f"{self._label(engine)} did not answer its first probe within "
                     f"{self._start_deadline_s:g} s; {_resources()}"
                 )
-            answers.append(self._get(ref, engine, "its first probe"))
+            try:
+                answers.append(self._get(ref, engine, "its first probe"))
+            except RayActorError as error:
+                raise self._died(engine, "its first probe", error) from error
         return answers
 
-    def _get(self, ref: Any, engine: int, awaited: str) -> Any:
+    def _refresh(self) -> None:
+        """Learn of engines that were added or dropped since."""
+        if not self._elastic:
+            return
+        names = {n for n in ray.util.list_named_actors() if n.startswith(self._prefix)}
+        for name in self._actors.keys() - names:
+            del self._actors[name]
+        for name in names - self._actors.keys():
+            try:
+                self._actors[name] = ray.get_actor(name)
+            except ValueError:  # gone between the two calls
+                continue
+
+    def _get(self, ref: Any, engine: str, awaited: str) -> Any:
         try:
             return ray.get(ref, timeout=60)
         except RayTaskError as error:
-            cause = error.cause
+            raised = error.cause
             raise EngineError(
-                f"{self._label(engine)} failed at {awaited}: {type(cause).__name__}: {cause}"
-            ) from error
-        except RayActorError as error:
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            raise EngineError(
-                f"{self._label(engine)} died at {awaited} and was restarted at most "
-                f"{self._max_restarts} times: {' | '.join(lines[-4:])}"
+                f"{self._label(engine)} failed at {awaited}: {type(raised).__name__}: {raised}"
             ) from error
 
-    def _overdue(self, one: _Running) -> None:
-        """Decide about an engine whose call is late: wait on, or kill it so that Ray restarts it.
+    def _died(self, engine: str, awaited: str, error: RayActorError) -> EngineError:
+        return EngineError(
+            f"{self._label(engine)} died at {awaited} and was restarted at most "
+            f"{self._max_restarts} times: {cause(error)}"
+        )
+
+    def _label(self, engine: str) -> str:
+        number = int(engine.removeprefix(self._prefix)) + 1
+        return f"engine {number} of {max(number, len(self._actors))} ({self._name})"
+
+
+@dataclass
+class _Running:
+    """A call that an engine has: its place among the results, and since when it is waited for."""
+
+    index: int
+    engine: str
+    since: float
+
+
+@dataclass
+class _Asked:
+    """An engine that was asked for its status and has not answered: it starts, or it hangs."""
+
+    engine: str
+    since: float
+
+
+class _Work:
+    """The state of one `PoolHandle.generate`."""
+
+    def __init__(self, pool: PoolHandle, calls: list[Call], adapter: Adapter | None) -> None:
+        self.pool = pool
+        self.calls = calls
+        self.adapter = adapter
+        self.waiting = deque(range(len(calls)))
+        self.running: dict[Any, _Running] = {}
+        self.results: list[Any] = [None] * len(calls)
+        self._free: deque[str] = deque()
+        self._asked: dict[Any, _Asked] = {}
+        self._lost: Counter[int] = Counter()  # times that a call lost its engine
+        self._kills: Counter[int] = Counter()  # engines killed because a call took too long
+        self._refreshed = time.monotonic()
+        self._enough = time.monotonic()
+        if calls:
+            self._meet()
+            ray.wait(list(self._asked), num_returns=len(self._asked), timeout=0.2)
+
+    def advance(self) -> None:
+        """Hand out calls, wait a moment for answers, and look after who does not answer."""
+        pool = self.pool
+        while self.waiting and self._free:
+            self._hand_out(self.waiting.popleft(), self._free.popleft())
+        pause = min(1.0, pool._deadline_s / 4)
+        refs = [*self.running, *self._asked]
+        if not refs:
+            time.sleep(pause)
+        elif ray.wait(refs, timeout=pause)[0]:
+            done, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
+            self._arrived([ref for ref in done if ref in self._asked])
+            for ref in [ref for ref in done if ref in self.running]:
+                self._finished(ref, self.running.pop(ref))
+        self._look_after()
+        if time.monotonic() - self._refreshed > REFRESH_S:
+            self._meet()
+        self._check_enough()
+
+    def _meet(self) -> None:
+        """Ask engines that have no part in this work yet for their status."""
+        self._refreshed = time.monotonic()
+        self.pool._refresh()
+        known = {one.engine for one in [*self.running.values(), *self._asked.values()]}
+        known.update(self._free)
+        new = [name for name in self.pool._actors if name not in known]
+        random.shuffle(new)
+        for name in new:
+            self._ask(name)
+
+    def _ask(self, engine: str) -> None:
+        ref = self.pool._actors[engine].status.remote()
+        self._asked[ref] = _Asked(engine, time.monotonic())
+
+    def _arrived(self, refs: list[Any]) -> None:
+        """Engines that live get calls: idle ones before those at work for somebody else."""
+        for ref in refs:
+            engine = self._asked.pop(ref).engine
+            try:
+                busy = self.pool._get(ref, engine, "its status")["call"] is not None
+            except RayActorError as error:
+                self._gone(engine, error, "its start")
+                continue
+            (self._free.append if busy else self._free.appendleft)(engine)
+
+    def _hand_out(self, index: int, engine: str) -> None:
+        actor = self.pool._actors.get(engine)
+        if actor is None:  # dropped since
+            self.waiting.appendleft(index)
+            return
+        key = f"{os.getpid()}-{random.getrandbits(64):x}"
+        ref = actor.generate.remote(key, self.calls[index], self.adapter)
+        self.running[ref] = _Running(index, engine, time.monotonic())
+
+    def _finished(self, ref: Any, one: _Running) -> None:
+        try:
+            answer = self.pool._get(ref, one.engine, "a generate call")
+        except RayActorError as error:
+            self._lost[one.index] += 1
+            if self._lost[one.index] > self.pool._max_restarts:
+                raise self.pool._died(one.engine, "a generate call", error) from error
+            self._gone(one.engine, error, "a generate call")
+            self.waiting.appendleft(one.index)
+            return
+        self.results[one.index] = answer
+        self._free.append(one.engine)
+
+    def _gone(self, engine: str, error: RayActorError, awaited: str) -> None:
+        """An engine has ended for good: an error, unless the cluster took it away."""
+        if not self.pool._elastic or error.actor_init_failed:
+            raise self.pool._died(engine, awaited, error) from error
+        self.pool._actors.pop(engine, None)
+
+    def _look_after(self) -> None:
+        now = time.monotonic()
+        for ref, one in list(self.running.items()):
+            if now - one.since > min(self.pool._deadline_s, STATUS_S):
+                self._late(ref, one)
+        for one in self._asked.values():
+            actor = self.pool._actors.get(one.engine)
+            if (
+                actor is not None
+                and now - one.since > self.pool._deadline_s
+                and actor._get_local_state() == ALIVE
+            ):
+                ray.kill(actor, no_restart=False)  # it hangs
+                one.since = now
+
+    def _late(self, ref: Any, one: _Running) -> None:
+        """Decide about a call that takes long: wait on, give it to another engine, or kill its own.
 
         The time counts from when the engine began the call, not from when it was handed over:
         another client's call may stand before it, or the engine may be starting again.
         """
-        actor = self._actors[one.engine]
-        waited = time.monotonic() - one.since
+        pool, waited = self.pool, time.monotonic() - one.since
+        actor = pool._actors.get(one.engine)
+        if actor is None:
+            return  # dropped; its call will fail in a moment
         # A private method, the only way to tell a hung engine from one that is starting.
         if actor._get_local_state() != ALIVE:
-            if waited > self._deadline_s + self._start_deadline_s:
+            if self._free or len(self.running) > 1:
+                self.waiting.appendleft(self.running.pop(ref).index)
+                self._ask(one.engine)
+            elif waited > pool._deadline_s + pool._start_deadline_s:
                 raise EngineError(
-                    f"{self._label(one.engine)} did not come back within {waited:.0f} s; "
+                    f"{pool._label(one.engine)} did not come back within {waited:.0f} s; "
                     f"{_resources()}"
                 )
             return
-        done, _ = ray.wait([ref := actor.status.remote()], timeout=STATUS_S)
+        if waited <= pool._deadline_s:
+            return
+        done, _ = ray.wait([status := actor.status.remote()], timeout=STATUS_S)
         if done:
-            status = self._get(ref, one.engine, "its status")
-            if status["seconds"] <= self._deadline_s:
-                one.since = time.monotonic() - status["seconds"]
+            seconds = pool._get(status, one.engine, "its status")["seconds"]
+            if seconds <= pool._deadline_s:
+                one.since = time.monotonic() - seconds
                 return
-        if one.kills == self._max_restarts:
+        if self._kills[one.index] == pool._max_restarts:
             raise EngineError(
-                f"{self._label(one.engine)} did not finish a generate call within "
-                f"{self._deadline_s:g} s, {one.kills + 1} times; raise rollout.deadline_s or "
-                "lower rollout.prompts_per_call"
+                f"{pool._label(one.engine)} did not finish a generate call within "
+                f"{pool._deadline_s:g} s, {pool._max_restarts + 1} times; raise "
+                "rollout.deadline_s or lower rollout.prompts_per_call"
             )
         ray.kill(actor, no_restart=False)
-        one.kills += 1
+        self._kills[one.index] += 1
         one.since = time.monotonic()
 
-    def _idle_first(self) -> deque[int]:
-        """Engines in the order in which to load them: idle before busy, else at random."""
-        order = list(range(len(self._actors)))
-        random.shuffle(order)
-        if len(order) > 1:
-            refs = {engine: self._actors[engine].status.remote() for engine in order}
-            done, _ = ray.wait(list(refs.values()), num_returns=len(refs), timeout=0.2)
-            idle = {
-                engine
-                for engine, ref in refs.items()
-                if ref in done and self._get(ref, engine, "its status")["call"] is None
-            }
-            order.sort(key=lambda engine: engine not in idle)
-        return deque(order)
-
-    def _label(self, engine: int) -> str:
-        return f"engine {engine + 1} of {len(self._actors)} ({self._name})"
+    def _check_enough(self) -> None:
+        """Give up when too few engines have been there for longer than one takes to start."""
+        pool, there = self.pool, len(self._free) + len(self.running)
+        if there >= pool._least:
+            self._enough = time.monotonic()
+        elif time.monotonic() - self._enough > pool._start_deadline_s:
+            raise EngineError(
+                f"{there} of at least {pool._least} engines ({pool._name}) came up within "
+                f"{pool._start_deadline_s:g} s (rollout.start_deadline_s); {_resources()}"
+            )
 
 
 class Pool:
     """The driver's side: starts the engines and ends them. A context manager."""
 
-    def __init__(self, handle: PoolHandle) -> None:
+    def __init__(self, roster: Roster, handle: PoolHandle) -> None:
+        self._roster = roster
         self._handle = handle
 
     @classmethod
@@ -240,6 +319,8 @@ class Pool:
         *,
         engine: str | type,
         engines: int,
+        least: int | None = None,
+        target: Callable[[], int] | None = None,
         cpus_per_engine: float = 1,
         gpus_per_engine: float = 0,
         deadline_s: float = 300,
@@ -249,27 +330,31 @@ class Pool:
     ) -> Pool:
         """Create the actors and return at once; `wait_ready` waits for them.
 
-        `engine` is a name of `ENGINES`, or the class of another `RolloutEngine`.
+        Args:
+            engine: a name of `actors.roster.ENGINES`, or the class of another `RolloutEngine`.
+            least: engines that must live; default: all.
+            target: how many engines there should be now; None: always `engines`.
         """
-        made = ENGINES[engine] if isinstance(engine, str) else engine
-        actor = ray.remote(concurrency_groups={"status": 1})(_Engine).options(
-            num_cpus=cpus_per_engine,
-            num_gpus=gpus_per_engine,
+        roster = Roster(
+            spec,
+            engine=engine,
+            engines=engines,
+            cpus=cpus_per_engine,
+            gpus=gpus_per_engine,
             max_restarts=max_restarts,
-            max_task_retries=-1,
-            max_concurrency=1,
-            scheduling_strategy="SPREAD",
-            runtime_env={"env_vars": engine_environment(spec)},
+            target=target,
         )
-        return cls(
-            PoolHandle(
-                [actor.remote(made, spec) for _ in range(engines)],
-                name=name or str(engine),
-                deadline_s=deadline_s,
-                start_deadline_s=start_deadline_s,
-                max_restarts=max_restarts,
-            )
+        handle = PoolHandle(
+            dict(roster.actors),
+            prefix=roster.prefix,
+            name=name or str(engine),
+            least=engines if least is None else least,
+            elastic=target is not None,
+            deadline_s=deadline_s,
+            start_deadline_s=start_deadline_s,
+            max_restarts=max_restarts,
         )
+        return cls(roster, handle)
 
     def wait_ready(self) -> Pool:
         """Block until every engine has generated a token.
@@ -286,50 +371,14 @@ class Pool:
 
     def close(self) -> None:
         """Kill the engines and return when their processes are gone."""
-        by_node: dict[str, list[int]] = {}
-        for actor in self._handle._actors:
-            # Ray's own table (private) knows the process of a hung or restarted engine too.
-            entry = ray_state.actors(actor._ray_actor_id.hex())
-            if entry.get("Pid"):
-                by_node.setdefault(entry["Address"]["NodeID"], []).append(entry["Pid"])
-            ray.kill(actor, no_restart=True)
-        waits = [
-            _end.options(
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)
-            ).remote(pids)
-            for node, pids in by_node.items()
-        ]
-        if waits:
-            ray.wait(waits, num_returns=len(waits), timeout=60)
-        self._handle._actors = []
+        self._roster.close()
+        self._handle._actors = {}
 
     def __enter__(self) -> Pool:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-@ray.remote(num_cpus=0)
-def _end(pids: list[int]) -> None:
-    """Return when the processes are gone from this node; SIGKILL those that Ray leaves too long."""
-    start = time.monotonic()
-    while any(os.path.exists(f"/proc/{pid}") for pid in pids):
-        waited = time.monotonic() - start
-        if waited > 15:  # a number that another process has taken, or a zombie
-            return
-        for pid in pids:
-            if waited > 5 and _is_engine(pid):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-        time.sleep(0.05)
-
-
-def _is_engine(pid: int) -> bool:
-    try:
-        return b"_Engine" in Path(f"/proc/{pid}/cmdline").read_bytes()  # the title that Ray gives
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def _resources() -> str:

@@ -10,7 +10,6 @@ from its own seed and from nothing else.
 from __future__ import annotations
 
 import importlib.util
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,6 +18,7 @@ from minirec.corpus.prompts import ANSWER
 from minirec.errors import ConfigError
 
 if TYPE_CHECKING:
+    from minirec.allocation import Shape
     from minirec.config import Config, RolloutConfig
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # the ranks that vLLM has kernels for
@@ -103,32 +103,25 @@ def resolve_engine(rollout: RolloutConfig) -> str:
     return "vllm" if importlib.util.find_spec("vllm") else "transformers"
 
 
-def resolve_adapter(rollout: RolloutConfig) -> str:
-    """``lora`` or ``merged``; auto merges on the CPU, where an active LoRA halves the speed."""
-    if rollout.adapter != "auto":
-        return rollout.adapter
-    return "lora" if rollout.gpus_per_engine else "merged"
+def resolve_adapter(config: Config) -> str:
+    """``lora`` or ``merged``; auto merges on the CPU, where an active LoRA halves the speed.
 
-
-def resolve_threads(config: Config) -> int:
-    """Threads of a CPU engine: its share of the cores.
-
-    The demo model gets one: measured, two threads are slower for it, and much slower when other
-    processes want the cores.
+    It follows from the settings alone, not from the cluster, since it changes last digits.
     """
-    if config.model.name == "demo":
-        return 1
-    return max(1, (os.cpu_count() or 1) // config.rollout.engines)
+    if config.rollout.adapter != "auto":
+        return config.rollout.adapter
+    return "lora" if config.resources.gpus_per_engine else "merged"
 
 
-def engine_spec(config: Config, model_path: str, max_model_len: int) -> EngineSpec:
-    """The engine of a run: `model_path` is the model's folder or hub name."""
+def engine_spec(config: Config, model_path: str, max_model_len: int, *, shape: Shape) -> EngineSpec:
+    """The engine of a run: `model_path` is the model's folder or hub name, `shape` what it gets."""
     rollout, model = config.rollout, config.model
-    adapter = resolve_adapter(rollout)
-    if adapter == "merged" and rollout.tensor_parallel > 1:
+    adapter = resolve_adapter(config)
+    tensor_parallel = max(1, int(shape.gpus))
+    if adapter == "merged" and tensor_parallel > 1:
         raise ConfigError(
-            f"rollout.adapter=merged cannot reach {rollout.tensor_parallel} tensor-parallel "
-            "workers; set rollout.adapter=lora or rollout.tensor_parallel=1"
+            f"rollout.adapter=merged cannot reach {tensor_parallel} tensor-parallel "
+            "workers; set rollout.adapter=lora or resources.gpus_per_engine=1"
         )
     if adapter == "lora" and model.lora_rank > LORA_RANKS[-1]:
         raise ConfigError(
@@ -147,9 +140,9 @@ def engine_spec(config: Config, model_path: str, max_model_len: int) -> EngineSp
         lora_rank=model.lora_rank,
         kv_cache_mib=rollout.kv_cache_mib,
         gpu_memory_utilization=rollout.gpu_memory_utilization,
-        tensor_parallel=rollout.tensor_parallel,
-        gpus=rollout.gpus_per_engine,
-        threads=resolve_threads(config),
+        tensor_parallel=tensor_parallel,
+        gpus=shape.gpus,
+        threads=shape.cpus,
     )
 
 

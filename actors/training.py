@@ -60,6 +60,7 @@ class TrainingSpec:
     prompts_per_call: int
     pool: PoolHandle
     threads: int
+    zero_stage: int = 0
 
 
 def adapter_at(path: str | Path) -> Adapter:
@@ -262,7 +263,7 @@ class Worker:
         # the number of backwards once more.
         weighted = (vectors * gradient[list(mine)]).sum() * weight * self.backwards
         self.engine.backward(weighted)
-        norm = self._gradient_norm() if not self.spec.training.zero_stage else None
+        norm = self._gradient_norm() if not self.spec.zero_stage else None
         self.engine.step()
         return norm if norm is not None else float(self.engine.get_global_grad_norm())
 
@@ -316,7 +317,7 @@ class Worker:
 
         policy: Policy = self.engine.module
         lora = [p for p in policy.parameters() if p.requires_grad]
-        sharded = self.spec.training.zero_stage == 3
+        sharded = self.spec.zero_stage == 3
         with deepspeed.zero.GatheredParameters(lora, enabled=sharded):
             if self.rank == 0:
                 with artifacts.atomic_dir(path) as folder:
@@ -412,7 +413,7 @@ def _deepspeed_engine(policy: Policy, spec: TrainingSpec, backwards: int) -> Any
     lora = [p for p in policy.parameters() if p.requires_grad]
     return zero_engine(
         policy,
-        stage=t.zero_stage,
+        stage=spec.zero_stage,
         bfloat16=spec.model.dtype == "bfloat16",
         micro_batch=t.prompts_per_micro_batch,
         optimizer=torch.optim.AdamW(lora, lr=t.learning_rate, weight_decay=t.weight_decay),

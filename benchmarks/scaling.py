@@ -93,7 +93,9 @@ def engines(
         ) as pool:
             pool.wait_ready()
             scoring = spec_of(run, pool, shard_size=shard_size, prompts_per_call=32)
-            score_shards([scoring], config, label="score", scorer=SleepingScorer)
+            score_shards(
+                [scoring], config, session.allocation, label="score", scorer=SleepingScorer
+            )
     calls = np.array(
         [json.loads(line) for file in log.glob("*.jsonl") for line in file.read_text().splitlines()]
     )
@@ -110,7 +112,7 @@ def engines(
 
 def scaled(engines: int, scorers: int) -> list[str]:
     """Overrides for the numbers of engines and scorers."""
-    return [f"rollout.engines={engines}", f"scoring.scorers={scorers}"]
+    return [f"resources.engines={engines}", f"resources.scorers={scorers}"]
 
 
 def write_interactions(folder: Path, rows: int) -> None:
@@ -177,7 +179,9 @@ def rows(count: int, folder: Path) -> dict[str, Any]:
         with Pool.start(engine, engine=SleepingEngine, engines=2, name="sleeping") as pool:
             spec = spec_of(run, pool, shard_size=2048, prompts_per_call=1024)
             with memory.phase("score"), timed(seconds, "score"):
-                score_shards([spec], config, label="score", scorer=SleepingScorer)
+                score_shards(
+                    [spec], config, session.allocation, label="score", scorer=SleepingScorer
+                )
                 tables = (part.to_pydict() for part in parts(spec, COLUMNS))
                 found = savings(tables, most=2, chance=0, band=(0, 1))
     prepared = next(row for row in run.costs() if row["stage"] == "prepare")

@@ -27,6 +27,7 @@ from scipy.stats import spearmanr
 
 from actors.rollout import engine_environment, engine_spec, resolve_engine
 from jobs.select import load_features
+from minirec.allocation import Shape
 from minirec.artifacts import Run, read_table
 from minirec.config import ScoringConfig
 from minirec.selection.learnability import chance_level
@@ -123,7 +124,7 @@ def _scorer(root: Path, folder: Path, shard_size: int) -> Any:
     config = load(root / "config.yaml")
     model = str(root / "model") if config.model.name == "demo" else config.model.name
     length = config.model.max_prompt_tokens + config.rollout.max_new_tokens + 8
-    engine = engine_spec(config, model, length)
+    engine = engine_spec(config, model, length, shape=Shape(cpus=1, gpus=0))
     os.environ.update(engine_environment(engine))
     from actors.scoring import ScoringSpec, ShardScorer
     from actors.training import adapter_at

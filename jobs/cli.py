@@ -44,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
             _table_arguments(command)
     text = "print what a run would do, without starting anything"
     _config_arguments(_command(commands, "plan", text))
+    _submit_arguments(commands)
     text = "recommend items for a history"
     one = _command(commands, "recommend", text)
     one.add_argument("--run", required=True, metavar="DIR", help="run directory")
@@ -87,6 +88,29 @@ def _table_arguments(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _submit_arguments(commands: argparse._SubParsersAction) -> None:
+    command = _command(commands, "submit", "send a command to a Ray cluster as a job")
+    command.add_argument("--address", required=True, metavar="URL", help="http://HOST:8265")
+    command.add_argument(
+        "--working-dir", default=".", metavar="DIR", help="folder that the job gets a copy of"
+    )
+    command.add_argument(
+        "--env",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="variable of this shell that the job gets too, e.g. HF_TOKEN; may be repeated",
+    )
+    command.add_argument("--follow", action="store_true", help="print the job's log to its end")
+    about = command.add_mutually_exclusive_group()
+    about.add_argument("--status", metavar="ID", help="print the state of a job")
+    about.add_argument("--logs", metavar="ID", help="print what a job has printed")
+    about.add_argument("--stop", metavar="ID", help="stop a job")
+    command.add_argument(
+        "words", nargs="*", metavar="-- COMMAND", help="e.g. -- run --config configs/demo.yaml"
+    )
+
+
 def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
@@ -109,10 +133,12 @@ def _budget(text: str) -> int | float:
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit status: 0 done, 1 failed, 2 wrong use, 130 interrupted."""
-    arguments = _parse(argv)
+    arguments = parse(argv)
     try:
         if arguments.command == "recommend":
             return _recommend(arguments)
+        if arguments.command == "submit":
+            return _submit(arguments)
         if getattr(arguments, "features", None) is not None:
             return _select_table(arguments)
         return _with_config(arguments)
@@ -147,7 +173,7 @@ def _run_dir(arguments: argparse.Namespace) -> str:
     return getattr(arguments, "run", "")
 
 
-def _parse(argv: list[str] | None) -> argparse.Namespace:
+def parse(argv: list[str] | None) -> argparse.Namespace:
     """Parse; overrides may stand anywhere after the command, also between options."""
     top = parser()
     arguments, rest = top.parse_known_args(argv)
@@ -181,11 +207,17 @@ def _with_config(arguments: argparse.Namespace) -> int:
     from minirec.settings import load
 
     config = load(arguments.config or _config_of_the_run(arguments), arguments.overrides)
+    from jobs.submit import check_shared, in_job
+
+    if in_job():
+        check_shared(config)
     from jobs.plan import plan
     from jobs.summary import print_plan, print_summary
 
     if arguments.command == "plan":
-        print_plan(plan(config))
+        from jobs.plan_costs import estimates
+
+        print_plan(plan(config) + estimates(config))
         return 0
     plan(config, again=arguments.overwrite)  # refuses what cannot work before anything starts
     if arguments.command == "sweep":
@@ -227,6 +259,29 @@ def _select_table(arguments: argparse.Namespace) -> int:
         say=lambda line: console.print(f"select: {line}", markup=False),
     )
     return 0
+
+
+def _submit(arguments: argparse.Namespace) -> int:
+    from jobs.submit import connect, follow, submit
+
+    about = arguments.status or arguments.logs or arguments.stop
+    if about:
+        client = connect(arguments.address)
+        if arguments.stop:
+            client.stop_job(about)
+        print(client.get_job_logs(about) if arguments.logs else client.get_job_status(about))
+        return 0
+    job = submit(
+        arguments.words,
+        address=arguments.address,
+        working_dir=arguments.working_dir,
+        variables=tuple(arguments.env),
+    )
+    print(f"job {job}: minirec submit --address {arguments.address} --logs|--status|--stop {job}")
+    if not arguments.follow:
+        return 0
+    done = follow(connect(arguments.address), job, lambda text: print(text, end="", flush=True))
+    return 0 if done else 1
 
 
 def _recommend(arguments: argparse.Namespace) -> int:

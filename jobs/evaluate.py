@@ -79,7 +79,7 @@ def _policy_ranks(
         for policy in config.evaluation.policies
         for split in splits
     }
-    score_shards(list(specs.values()), config, label="evaluate", say=run.say)
+    score_shards(list(specs.values()), config, session.allocation, label="evaluate", say=run.say)
     ranks: dict[str, dict[str, Any]] = {policy: {} for policy in config.evaluation.policies}
     for (policy, split), spec in specs.items():
         table = merged(spec)

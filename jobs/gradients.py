@@ -10,12 +10,10 @@ import numpy as np
 from jobs.model import base_model
 from jobs.score import merged, score_shards, scoring_spec
 from jobs.train import (
-    check_gpus,
     fit_or_explain,
     follow,
     rollout_settings,
     torch_trainer,
-    worker_threads,
 )
 from minirec.artifacts import (
     Cost,
@@ -46,7 +44,7 @@ def gradients(run: Run, config: Config, session: Session) -> bool:
         shards = _shards(run.path("features"), run.path("gradients"), split="train")
         if validation:
             spec = _validation(run, config, session)
-            score_shards([spec], config, label="validation", say=run.say)
+            score_shards([spec], config, session.allocation, label="validation", say=run.say)
             folder = run.path("gradients", "valid_gradients")
             shards += _shards(located(spec.output), folder, split="valid")
         _fit(run, config, session, shards)
@@ -127,8 +125,8 @@ def _fit(run: Run, config: Config, session: Session, shards: list[GradientShard]
     outputs = [located(shard.output) for shard in shards]
     if all(in_threads(lambda path: intact(path, check_table, say=run.say), outputs)):
         return
-    session.start_ray()
-    check_gpus(config, config.training)
+    session.make_room("train", engines=False)
+    workers, worker = session.allocation.training_workers, session.allocation.worker
     spec = GradientSpec(
         corpus=str(run.path("corpus")),
         shards=shards,
@@ -141,10 +139,17 @@ def _fit(run: Run, config: Config, session: Session, shards: list[GradientShard]
         dim=config.scoring.projection_dim,
         micro_batch=config.scoring.gradient_micro_batch,
         seed=config.seed,
-        threads=worker_threads(config.training),
+        threads=worker.cpus,
+        zero_stage=config.resources.zero_stage,
     )
     trainer = torch_trainer(
-        gradient_loop, spec, config.training, storage=run.path("ray"), name="gradients"
+        gradient_loop,
+        spec,
+        config.training,
+        workers=workers,
+        worker=worker,
+        storage=run.path("ray"),
+        name="gradients",
     )
     with follow("gradients", len(shards), lambda: (sum(p.exists() for p in outputs), "shards")):
         fit_or_explain(trainer, config.training)

@@ -6,6 +6,7 @@ import math
 
 from jobs.train import training_steps
 from jobs.trials import trials_of
+from minirec.allocation import Allocation, allocate, this_machine
 from minirec.artifacts import Run, read_json
 from minirec.config import Config, ScoringConfig, TrainingConfig
 from minirec.errors import ConfigError
@@ -39,16 +40,7 @@ def plan(config: Config, *, again: bool = False) -> list[Row]:
         ]
         rows += _training_rows("train", config, config.training, budget)
         rows += _sweep_rows(config, samples)
-    rows += [
-        ("resources", "rollout engines", f"{config.rollout.engines} x {_device(config)}"),
-        (
-            "resources",
-            "training workers",
-            f"{config.training.workers}, ZeRO {config.training.zero_stage}",
-        ),
-        ("resources", "memory, about", _memory(config)),
-    ]
-    return rows
+    return rows + _resource_rows(config)
 
 
 def check(config: Config, samples: int) -> None:
@@ -154,14 +146,29 @@ def _sweep_rows(config: Config, samples: int) -> list[Row]:
     ]
 
 
-def _device(config: Config) -> str:
-    gpus = config.rollout.gpus_per_engine
+def _resource_rows(config: Config) -> list[Row]:
+    """As on this machine; on a cluster ``auto`` depends on its nodes."""
+    r = config.resources
+    a = allocate(config, [this_machine()], local=True)
+    auto = " (auto, on this machine)"
+    where = "GPUs as there are" if r.gpus_per_engine == "auto" else _device(r.gpus_per_engine)
+    workers = max(a.training_workers, a.proxy_workers)
+    engines = f"{a.engines} x {where}{auto if r.engines == 'auto' else ''}"
+    trainers = f"{workers}, ZeRO {r.zero_stage}{auto if r.training_workers == 'auto' else ''}"
+    return [
+        ("resources", "rollout engines", engines),
+        ("resources", "training workers", trainers),
+        ("resources", "memory, about", _memory(a, workers)),
+    ]
+
+
+def _device(gpus: float) -> str:
     return f"{gpus:g} GPU" if gpus else "CPU"
 
 
-def _memory(config: Config) -> str:
+def _memory(a: Allocation, workers: int) -> str:
     """Sum over processes, from resident sizes measured on a CPU machine (docs/results.md)."""
     engine, worker, driver = 1.1, 1.0, 1.2
-    total = driver + 0.8 + config.rollout.engines * engine
-    total += max(config.training.workers, config.scoring.scorers) * worker
+    total = driver + 0.8 + a.engines * engine
+    total += max(workers, a.scorers) * worker
     return f"{total:.1f} GiB and the weights of the model in each process"

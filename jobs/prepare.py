@@ -190,7 +190,8 @@ def _downloaded(corpus: CorpusConfig) -> CorpusConfig:
             "corpus.download=true needs corpus.source=amazon, corpus.category (e.g. All_Beauty) "
             "and corpus.path, the folder to download to"
         )
-    ratings, metadata = download.download_category(corpus.category, corpus.path)
+    core = corpus.download if isinstance(corpus.download, str) else "0core"
+    ratings, metadata = download.download_category(corpus.category, corpus.path, core=core)
     names = {"ratings": str(ratings.absolute()), "metadata": str(metadata.absolute())}
     return corpus.model_copy(update=names)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import replace
 from pathlib import Path
 
 from jobs.console import quiet
+from minirec.allocation import Shape
 from minirec.artifacts import Run, fetch, read_array
 from minirec.config import Config
 from minirec.corpus.table import Catalogue, load_catalogue
@@ -81,8 +81,8 @@ def _rank(
     prompt = encoder.prompt([catalogue.titles[i] for i in history])
     length = config.model.max_prompt_tokens + config.rollout.max_new_tokens + 8
     # One prompt does not pay for starting vLLM; both engines give the same greedy completion.
-    spec = replace(engine_spec(config, path, length), gpus=float(torch.cuda.is_available()))
-    engine = TransformersEngine(spec)
+    shape = Shape(config.resources.cpus_per_engine, float(torch.cuda.is_available()))
+    engine = TransformersEngine(engine_spec(config, path, length, shape=shape))
     greedy = engine.generate([prompt], n=1, seeds=[0], greedy=True, adapter=adapter_at(adapter))
     said = greedy[0][0]
     policy = load_policy(path, config.model, encoder.tokenizer, adapter=adapter)

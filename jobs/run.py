@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from jobs.console import console, quiet
+from jobs.console import pulse, quiet, say
 from jobs.session import Session
 from minirec.artifacts import Run, atomic
 from minirec.config import Config
@@ -15,6 +15,7 @@ from minirec.lease import held
 from minirec.settings import dump
 
 STAGES = ("prepare", "proxy", "score", "gradients", "select", "train", "evaluate", "report")
+ON_RAY = ("proxy", "score", "gradients", "train", "evaluate")
 
 
 def stages(config: Config, names: tuple[str, ...], *, overwrite: bool = False) -> Run:
@@ -30,9 +31,11 @@ def stages(config: Config, names: tuple[str, ...], *, overwrite: bool = False) -
     alone = len(names) == 1
     names = stages_of(config, names)
     redo = names if overwrite and alone else ()
-    run = Run(config.run_dir, overwrite=overwrite, redo=redo, say=console.print)
+    run = Run(config.run_dir, overwrite=overwrite, redo=redo, say=say)
     quiet(config)
     with holding(run), Session(config) as session:
+        if any(run.done(name) is None for name in names if name in ON_RAY):
+            session.join_cluster()
         last = max(STAGES.index(name) for name in names)
         for name in STAGES[: last + 1]:
             run.checking = name not in names
@@ -40,7 +43,8 @@ def stages(config: Config, names: tuple[str, ...], *, overwrite: bool = False) -
                 continue
             if name == "gradients" and not config.selection.needs_lora_gradients and run.checking:
                 continue  # another selection has read them
-            _stage(name)(run, config, session)
+            with pulse(name):
+                _stage(name)(run, config, session)
             if not run.checking:
                 with atomic(run.path("config.yaml")) as file:
                     file.write(dump(config).encode())
@@ -63,7 +67,7 @@ def holding(run: Run) -> AbstractContextManager[None]:
     """Hold the run directory for this command, which is interrupted if another takes it over."""
 
     def lost() -> None:
-        console.print(f"another minirec command has taken over {run.root}; this one stops")
+        say(f"another minirec command has taken over {run.root}; this one stops")
         _thread.interrupt_main()
 
     return held(run.root, lost=lost)

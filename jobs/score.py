@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ import pyarrow as pa
 from jobs.console import bar
 from jobs.model import base_model, model_inputs
 from jobs.train import rollout_settings
+from minirec.allocation import Allocation
 from minirec.artifacts import (
     Cost,
     Run,
@@ -51,7 +51,7 @@ def score(run: Run, config: Config, session: Session) -> bool:
             adapter=run.path("proxy", "adapter"),
             scoring=config.scoring,
         )
-        score_shards([spec], config, label="score", say=run.say)
+        score_shards([spec], config, session.allocation, label="score", say=run.say)
         found = savings(
             (part.to_pydict() for part in parts(spec, COLUMNS)),
             most=config.scoring.stages[-1],
@@ -128,10 +128,10 @@ def scoring_spec(
         shard_size=config.scoring.shard_size,
         prompts_per_call=config.rollout.prompts_per_call,
         seed=config.seed,
-        pool=session.pool(model_path),
+        pool=session.pool(model_path, beside="score"),
         policy_adapter=None if adapter is None else adapter_at(adapter),
-        threads=max(1, (os.cpu_count() or 1) // (config.scoring.scorers + 1)),
-        device="cuda" if config.scoring.gpus_per_scorer else "cpu",
+        threads=session.allocation.scorer.cpus,
+        device="cuda" if session.allocation.scorer.gpus else "cpu",
         limit=limit,
     )
 
@@ -139,6 +139,7 @@ def scoring_spec(
 def score_shards(
     specs: list[ScoringSpec],
     config: Config,
+    allocation: Allocation,
     *,
     label: str,
     say: Callable[[str], None] = print,
@@ -152,6 +153,7 @@ def score_shards(
     import ray.data
     from ray.data.exceptions import ExecutionTimeoutError
 
+    from actors.causes import cause
     from actors.scoring import Scorer
 
     shards = [(number, shard) for number, spec in enumerate(specs) for shard in _shards(spec)]
@@ -174,11 +176,15 @@ def score_shards(
             scorer or Scorer,
             fn_constructor_args=(specs,),
             batch_size=1,
+            # With one as the least, the rest go on when a node leaves.
             compute=ray.data.ActorPoolStrategy(
-                size=min(config.scoring.scorers, len(missing)), max_tasks_in_flight_per_actor=2
+                min_size=1,
+                max_size=(most := min(allocation.scorers, len(missing))),
+                initial_size=most,
+                max_tasks_in_flight_per_actor=2,
             ),
-            num_cpus=1,
-            num_gpus=config.scoring.gpus_per_scorer or None,
+            num_cpus=allocation.scorer.cpus,
+            num_gpus=allocation.scorer.gpus or None,
         )
         try:
             for _ in results.iter_rows():
@@ -191,7 +197,7 @@ def score_shards(
             ) from error
         except ray.exceptions.RayError as error:
             raise EngineError(
-                f"{label} stopped after {done} of {len(shards)} shards: {_cause(error)}; "
+                f"{label} stopped after {done} of {len(shards)} shards: {cause(error)}; "
                 f"the same command does the missing shards"
             ) from error
 
@@ -204,12 +210,6 @@ def _has_item_table(spec: ScoringSpec, say: Callable[[str], None]) -> bool:
 def _shards(spec: ScoringSpec) -> range:
     samples = count_samples(located(spec.corpus), spec.split)
     return range(math.ceil(len(spec.rows(samples)) / spec.shard_size))
-
-
-def _cause(error: BaseException) -> str:
-    """The last line of an error from a worker, which names what happened there."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
 
 
 def parts(

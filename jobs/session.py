@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import signal
 import sys
+from dataclasses import replace
+from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from actors.pool import Pool, PoolHandle
 from actors.rollout import engine_spec, resolve_engine
-from jobs.console import without_stderr
+from jobs.console import console, without_stderr
+from minirec.allocation import Allocation, Node, allocate, engines_for, refusal, this_machine
 from minirec.config import Config
+from minirec.errors import ConfigError
+
+if TYPE_CHECKING:
+    from actors.cluster import Room
 
 
 class Session:
@@ -26,6 +34,8 @@ class Session:
         self._pool: Pool | None = None
         self._model: str | None = None
         self._started_ray = False
+        self._room: Room | None = None
+        self._allocation: Allocation | None = None
 
     def __enter__(self) -> Session:
         return self
@@ -38,53 +48,144 @@ class Session:
         import ray
 
         if ray.is_initialized():
+            self._allocation = self._allocation or self._fit_part()
             return
         # The driver of a job has a 3 s grace after SIGTERM; each stage can be resumed anyway.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if not os.environ.get("RAY_ADDRESS"):
+            self._allocation = self._fit_this_machine()
             options |= {
                 "address": "local",  # else a cluster that happens to run here is joined
-                "num_cpus": self._cpu_slots(),
+                "num_cpus": self._cpu_slots(self._allocation),
                 # Without it Ray Train does not see that a stopped trial is gone.
                 "include_dashboard": self.trials > 0,
                 "object_store_memory": 300 << 20,
             }
+        # Ray Train would start its workers again and again without end where there is no room.
+        os.environ.setdefault(
+            "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", f"{self.config.resources.wait_s:g}"
+        )
         with without_stderr():
             ray.init(**options)
         self._started_ray = True
+        if self._allocation is None:
+            self._allocation = self._fit_cluster()
+        console.print(self._allocation.sentence())
         _quiet_ray_data()
         # ray.init replaces a handler that was set before it.
         signal.signal(signal.SIGTERM, _stop)
 
-    def pool(self, model_path: str) -> PoolHandle:
-        """The pool for a model, started at the first call.
+    @property
+    def allocation(self) -> Allocation:
+        """How many engines, scorers and workers; starts Ray, since ``auto`` depends on it."""
+        self.start_ray()
+        assert self._allocation is not None
+        return self._allocation
+
+    def _fit_this_machine(self) -> Allocation:
+        """Processes take turns on the cores of this machine, but never on its GPUs.
+
+        Raises:
+            ConfigError: it has fewer GPUs than the run asks for.
+        """
+        import torch
+
+        machine = this_machine(gpus=torch.cuda.device_count())
+        found = allocate(self.config, [machine], local=True)
+        for stage in ("score", "proxy", "train"):
+            why = refusal(found.bundles(stage), [replace(machine, cpus=math.inf)])
+            if why:
+                raise ConfigError(f"{why}; lower the numbers under resources (0.5 shares a GPU)")
+        return found
+
+    def _fit_part(self) -> Allocation:
+        """One of each, unless numbers are given: somebody else has joined the cluster for many."""
+        import ray
+
+        gpus = ray.cluster_resources().get("GPU", 0.0)
+        return allocate(self.config, [Node("a part", 0, min(2.0, gpus))], local=False)
+
+    def _fit_cluster(self) -> Allocation:
+        """Fit what the nodes have, and refuse what they never can hold or see."""
+        from actors.cluster import Room, alive_nodes, check_shared
+
+        found = allocate(self.config, alive_nodes(), local=False)
+        self._room = Room(self.config.resources.wait_s)
+        for stage in ("score", "proxy", "train"):
+            self._room.refuse_impossible(found.bundles(stage))
+        if "://" not in self.config.run_dir:
+            check_shared(Path(self.config.run_dir).absolute())
+        return found
+
+    def make_room(self, beside: str, *, engines: bool = True) -> None:
+        """Wait until what stands `beside` the engines has room, and the engines to be started.
+
+        Args:
+            beside: ``score``, ``proxy`` or ``train``.
+            engines: whether the pool will be used.
+
+        Raises:
+            EngineError: a cluster had no room within ``resources.wait_s``.
+        """
+        a = self.allocation
+        if self._room is None:
+            return
+        held = [a.engine.bundle()] * a.engines_min if engines and self._pool else []
+        asked = a.bundles(beside, engines=None if engines and not held else 0)
+        self._room.wait(asked, held=held)
+
+    def join_cluster(self) -> None:
+        """Join the cluster of RAY_ADDRESS, if there is one, and refuse what it cannot hold.
+
+        A command does so first, so that nobody learns of it after an hour of other stages.
+        """
+        if os.environ.get("RAY_ADDRESS"):
+            self.start_ray()
+
+    def pool(self, model_path: str, *, beside: str) -> PoolHandle:
+        """The pool for a model, started at the first call, when there is room for what uses it.
 
         It does not wait for the engines: trainers and scorers start meanwhile, and their first
         call waits, with the pool's deadline.
         """
-        if self._pool is None or self._model != model_path:
-            self._start_pool(model_path)
-        assert self._pool is not None
+        if self._pool is not None and self._model != model_path:
+            self._pool.close()
+            self._pool = None
+        self.make_room(beside)
+        if self._pool is None:
+            self._pool = self._start_pool(model_path)
+            self._model = model_path
         return self._pool.handle()
 
-    def _start_pool(self, model_path: str) -> None:
-        self.start_ray()
-        if self._pool is not None:
-            self._pool.close()
-        c = self.config
+    def _start_pool(self, model_path: str) -> Pool:
+        c, a = self.config, self.allocation
         length = c.model.max_prompt_tokens + c.rollout.max_new_tokens + 8
-        self._pool = Pool.start(
-            engine_spec(c, model_path, length),
+        return Pool.start(
+            engine_spec(c, model_path, length, shape=a.engine),
             engine=resolve_engine(c.rollout),
-            engines=c.rollout.engines,
-            gpus_per_engine=c.rollout.gpus_per_engine,
+            engines=a.engines if self._room is None else self._engines_now(),
+            least=a.engines_min,
+            target=None if self._room is None else self._engines_now,
+            cpus_per_engine=a.engine.cpus,
+            gpus_per_engine=a.engine.gpus,
             deadline_s=c.rollout.deadline_s,
             start_deadline_s=c.rollout.start_deadline_s,
             max_restarts=c.rollout.max_restarts,
         )
-        self._model = model_path
+
+    def _engines_now(self) -> int:
+        """Engines that the nodes of this moment hold.
+
+        Where an autoscaler adds nodes, the most that were asked for: it adds what engines wait for.
+        """
+        from actors.cluster import alive_nodes
+
+        a = self.allocation
+        if self._room is not None and self._room.grows and math.isfinite(a.engines_max):
+            return int(a.engines_max)
+        return engines_for(a, alive_nodes())
 
     def close(self) -> None:
         """Stop engines and Ray; safe to call twice."""
@@ -92,18 +193,22 @@ class Session:
             with contextlib.suppress(Exception):  # Ray may be gone already
                 self._pool.close()
             self._pool = None
+        if self._room is not None:
+            with contextlib.suppress(Exception):
+                self._room.close()
+            self._room = None
         if self._started_ray:
             import ray
 
             ray.shutdown()
             self._started_ray = False
+            self._allocation = None
 
-    def _cpu_slots(self) -> int:
+    def _cpu_slots(self, a: Allocation) -> int:
         """Logical CPUs: engines and what works beside them take turns on the cores."""
-        c = self.config
-        workers = max(c.training.workers, c.proxy.training.workers)
-        beside = max(workers + c.scoring.scorers + 2, c.selection.shards)
-        each = c.rollout.engines + beside
+        workers = max(a.training_workers, a.proxy_workers) * a.worker.cpus
+        beside = max(workers + a.scorers * a.scorer.cpus + 2, self.config.selection.shards)
+        each = a.engines * a.engine.cpus + beside
         return max(os.cpu_count() or 1, each * max(1, self.trials))
 
 
@@ -116,4 +221,5 @@ def _quiet_ray_data() -> None:
 
     context = DataContext.get_current()
     context.enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # Its only errors are those of workers, with tracebacks; the command says their cause itself.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.console import console
+from jobs.console import console, pulse, say
 from jobs.gradients import gradient_inputs
 from jobs.plan import check
 from jobs.run import holding, stages
@@ -16,6 +16,7 @@ from jobs.session import Session
 from jobs.sweep_result import publish, read_rows, rows_of
 from jobs.train import in_thread, rollout_settings, without_runtime
 from jobs.trials import trials_of
+from minirec.allocation import Node, allocate
 from minirec.artifacts import Cost, Run, read_json, remove
 from minirec.config import Config
 from minirec.errors import EngineError
@@ -43,7 +44,7 @@ def sweep(config: Config, *, overwrite: bool = False) -> Run:
     """
     trials_of(config, 1)  # refuses before anything starts
     stages(config, SHARED, overwrite=overwrite)
-    run = Run(config.run_dir, overwrite=overwrite, say=console.print)
+    run = Run(config.run_dir, overwrite=overwrite, say=say)
     samples = int(read_json(run.path("corpus", "corpus.json"))["samples"]["train"])
     planned = trials_of(config, samples)
     for trial in planned:
@@ -68,7 +69,7 @@ def sweep(config: Config, *, overwrite: bool = False) -> Run:
             )
         publish(run, config, planned, rows, show=False)
 
-    with holding(run):
+    with holding(run), pulse("sweep"):
         ran = run.stage(
             "sweep",
             settings=_settings(config),
@@ -88,6 +89,7 @@ def _settings(config: Config) -> dict[str, Any]:
         "sweep": config.sweep.model_dump(mode="json", exclude={"max_concurrent", "tolerance"}),
         "selection": config.selection.model_dump(mode="json", exclude={"shards"}),
         "training": without_runtime(config.training.model_dump(mode="json")),
+        "resources": {"zero_stage": config.resources.zero_stage},
         "reward": config.reward.model_dump(mode="json"),
         "rollout": rollout_settings(config),
         "evaluation": {"bootstrap": config.evaluation.bootstrap},
@@ -98,19 +100,19 @@ def concurrent(config: Config, resources: dict[str, float]) -> int:
     """Trials at a time: each has engines, and training workers or scorers beside them.
 
     Args:
-        config: of the sweep.
-        resources: of the cluster; empty: the cores of this machine.
+        config: of the sweep; where its resources are ``auto``, a trial has one of each.
+        resources: of the cluster; without CPUs: the cores of this machine.
     """
     if config.sweep.max_concurrent != "auto":
         return config.sweep.max_concurrent
-    r, t, s = config.rollout, config.training, config.scoring
-    cpus = r.engines + max(t.workers, s.scorers)
-    gpus = r.engines * r.gpus_per_engine + max(
-        t.workers * t.gpus_per_worker, s.scorers * s.gpus_per_scorer
-    )
-    fit = [int(resources.get("CPU", os.cpu_count() or 1) // cpus)]
-    if gpus and "GPU" in resources:
-        fit.append(int(resources["GPU"] // gpus))
+    there = {"CPU": float(os.cpu_count() or 1), "GPU": 0.0} | resources
+    part = allocate(config, [Node("a trial", 0, min(2.0, there["GPU"]))], local=False)
+    fit = []
+    for kind in ("CPU", "GPU"):
+        bundles = [part.bundles(stage, engines=part.engines) for stage in ("train", "score")]
+        need = max(sum(bundle.get(kind, 0.0) for bundle in stage) for stage in bundles)
+        if need:
+            fit.append(int(there[kind] // need))
     return max(1, min(fit))
 
 

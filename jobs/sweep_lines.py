@@ -6,7 +6,7 @@ from typing import Any
 
 from ray.tune import Callback
 
-from jobs.console import console
+from jobs.console import say
 from jobs.trial import METRIC, PROGRESS
 
 
@@ -31,7 +31,7 @@ class Lines(Callback):
         name = trial.config["name"]
         self.ended.add(name)
         quality = f", validation NDCG@10 {last[METRIC]:.4f}" if METRIC in last else ""
-        console.print(f"  {len(self.ended)}/{self.trials} {name}: {how}{quality}", markup=False)
+        say(f"  {len(self.ended)}/{self.trials} {name}: {how}{quality}")
 
     def get_state(self) -> dict[str, Any]:
         """For Tune's checkpoint."""

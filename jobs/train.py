@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import random
 import threading
 from collections.abc import Callable, Iterator
@@ -15,7 +14,18 @@ from typing import TYPE_CHECKING, Any
 from actors.rollout import resolve_adapter, resolve_engine
 from jobs.console import bar
 from jobs.model import base_model, model_inputs
-from minirec.artifacts import Cost, Run, check_folder, intact, is_remote, read_table, remove
+from minirec.allocation import Shape
+from minirec.artifacts import (
+    Cost,
+    Run,
+    check_folder,
+    intact,
+    is_remote,
+    read_json,
+    read_table,
+    remove,
+    write_json,
+)
 from minirec.config import Config, TrainingConfig
 from minirec.corpus.table import SampleFile
 from minirec.errors import ArtifactError, ConfigError, EngineError
@@ -79,6 +89,7 @@ def _stage(
         settings={
             "seed": config.seed,
             {"train": "training"}.get(name, name): without_runtime(section),
+            "resources": {"zero_stage": config.resources.zero_stage},
             "model": config.model.model_dump(mode="json"),
             "reward": config.reward.model_dump(mode="json"),
             "rollout": rollout_settings(config),
@@ -98,7 +109,7 @@ def rollout_settings(config: Config) -> dict[str, Any]:
     r = config.rollout
     return {
         "engine": resolve_engine(r),
-        "adapter": resolve_adapter(r),
+        "adapter": resolve_adapter(config),
         "temperature": r.temperature,
         "max_new_tokens": r.max_new_tokens,
         "prompts_per_call": r.prompts_per_call,
@@ -111,7 +122,7 @@ def without_runtime(section: dict[str, Any]) -> dict[str, Any]:
     Staleness 0 and no validation are left out too: what was trained before there was a choice is
     the same.
     """
-    runtime = {"max_failures", "step_deadline_s", "gpus_per_worker"}
+    runtime = {"max_failures", "step_deadline_s"}
     if section.get("staleness") == 0:
         runtime.add("staleness")
     if section.get("validation_steps") is None:
@@ -137,6 +148,9 @@ def _fit(
     model_path = base_model(run, config)
     folder = run.path(name)
     steps = training_steps(training, len(order))
+    pool = session.pool(model_path, beside="proxy" if name == "proxy" else "train")
+    a = session.allocation
+    workers = a.proxy_workers if name == "proxy" else a.training_workers
     spec = TrainingSpec(
         corpus=str(run.path("corpus")),
         folder=str(folder),
@@ -149,13 +163,22 @@ def _fit(
         seed=config.seed,
         rollout_temperature=config.rollout.temperature,
         prompts_per_call=config.rollout.prompts_per_call,
-        pool=session.pool(model_path),
-        threads=worker_threads(training),
+        pool=pool,
+        threads=a.worker.cpus,
+        zero_stage=config.resources.zero_stage,
     )
     if not intact(folder / "adapter", check_folder, say=run.say):
-        check_gpus(config, training)
+        _check_checkpoints(folder, workers, spec.zero_stage)
         newest_checkpoint(folder, say=run.say)  # says what the workers then do not find
-        trainer = torch_trainer(train_loop, spec, spec.training, storage=run.path("ray"), name=name)
+        trainer = torch_trainer(
+            train_loop,
+            spec,
+            spec.training,
+            workers=workers,
+            worker=a.worker,
+            storage=run.path("ray"),
+            name=name,
+        )
         with follow(name, steps, lambda: _last_step(folder / "log.jsonl")):
             fit_or_explain(trainer, training)
     if not (folder / "adapter").exists():
@@ -178,15 +201,16 @@ def torch_trainer(
     spec: object,
     training: TrainingConfig,
     *,
+    workers: int,
+    worker: Shape,
     storage: Path,
     name: str,
 ) -> TorchTrainer:
-    """Workers of Ray Train that call ``loop({"spec": spec})``, as `training` says."""
+    """Workers of Ray Train that call ``loop({"spec": spec})``, with the deadlines of `training`."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    gpu = training.gpus_per_worker > 0
-    resources = {"CPU": 1.0} | ({"GPU": training.gpus_per_worker} if gpu else {})
+    gpu = worker.gpus > 0
     return TorchTrainer(
         loop,
         train_loop_config={"spec": spec},
@@ -194,12 +218,15 @@ def torch_trainer(
             backend="nccl" if gpu else "gloo", timeout_s=int(training.step_deadline_s)
         ),
         scaling_config=ScalingConfig(
-            num_workers=training.workers, use_gpu=gpu, resources_per_worker=resources
+            num_workers=workers, use_gpu=gpu, resources_per_worker=worker.bundle()
         ),
         run_config=RunConfig(
             name=name,
             **_storage(storage),
-            failure_config=FailureConfig(max_failures=training.max_failures),
+            # The second limit is that of starts without room, each of resources.wait_s.
+            failure_config=FailureConfig(
+                max_failures=training.max_failures, controller_failure_limit=training.max_failures
+            ),
         ),
     )
 
@@ -215,35 +242,32 @@ def _storage(folder: Path) -> dict[str, Any]:
     return {"storage_path": far.path, "storage_filesystem": pyarrow.fs.PyFileSystem(handler)}
 
 
-def check_gpus(config: Config, training: TrainingConfig) -> None:
-    """Refuse what Ray Train would wait for without end: the engines keep their GPUs."""
-    import ray
-
-    if os.environ.get("RAY_ADDRESS"):
-        return  # a cluster may grow
-    engines = config.rollout.engines * config.rollout.gpus_per_engine
-    workers = training.workers * training.gpus_per_worker
-    there = ray.cluster_resources().get("GPU", 0.0)
-    if engines + workers > there:
+def _check_checkpoints(folder: Path, workers: int, zero_stage: int) -> None:
+    """Refuse to go on from checkpoints that are sharded for another number of workers."""
+    path = folder / "workers.json"
+    before = read_json(path) if path.exists() else workers
+    if zero_stage and before != workers and any((folder / "checkpoints").glob("step-*")):
         raise ConfigError(
-            f"rollout engines ask for {engines:g} GPUs and training workers for {workers:g}, Ray "
-            f"has {there:g}; lower rollout.gpus_per_engine or gpus_per_worker (0.5 shares a GPU)"
+            f"the half-finished training in {folder} has checkpoints of {before} workers with ZeRO "
+            f"{zero_stage}, now there are {workers}; set resources.training_workers={before}, or "
+            f"delete {folder / 'checkpoints'} to begin again"
         )
+    write_json(path, workers)
 
 
 def fit_or_explain(trainer: TorchTrainer, training: TrainingConfig) -> None:
     """Train; a failure that restarts did not mend becomes one sentence with its cause."""
     from ray.train import TrainingFailedError
 
+    from actors.causes import cause
+
     try:
         in_thread(trainer.fit)
     except TrainingFailedError as error:
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        cause = lines[-1].strip() if lines else type(error).__name__
         raise EngineError(
-            f"a training worker failed and was not restarted any more: {cause}; the same command "
-            f"goes on from what is finished (a worker also ends when one step takes longer than "
-            f"step_deadline_s, {training.step_deadline_s:g} s)"
+            f"a training worker failed and was not restarted any more: {cause(error)}; the same "
+            f"command goes on from what is finished (a worker also ends when one step takes longer "
+            f"than step_deadline_s, {training.step_deadline_s:g} s)"
         ) from error
 
 
@@ -266,11 +290,6 @@ def in_thread(function: Callable[[], object]) -> None:
     thread.join()
     if raised:
         raise raised[0]
-
-
-def worker_threads(training: TrainingConfig) -> int:
-    """Threads of one of the workers, which share this machine."""
-    return max(1, (os.cpu_count() or 1) // training.workers)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -304,9 +323,9 @@ def follow(name: str, total: int, state: Callable[[], tuple[int, str]]) -> Itera
 
     def ask() -> None:
         while not stop.wait(0.5):
-            # A damaged log of a former attempt is replaced by the next step; a store that fails
-            # here says so where it matters.
-            with suppress(ArtifactError, OSError):
+            # A damaged log of a former attempt is replaced by the next step, and a store that
+            # fails here fails again where it matters.
+            with suppress(Exception):
                 done, text = state()
                 if done:
                     progress.update(done, text)

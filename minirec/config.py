@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
+from minirec.resources_config import ResourcesConfig
 from minirec.section import Section
 from minirec.sweep_config import SweepConfig
 
@@ -51,7 +52,9 @@ class CorpusConfig(Section):
         description="for source table: user, item, rating, time, title, text -> column of the file",
     )
     category: str | None = Field(None, description="name of the domain, words the prompts")
-    download: bool = Field(False, description="fetch the Amazon 2023 category if it is absent")
+    download: bool | Literal["5core"] = Field(
+        False, description="fetch the Amazon 2023 category; 5core: users and items with 5 events"
+    )
     start: str | None = Field(None, description="first day kept, YYYY-MM-DD, UTC")
     end: str | None = Field(None, description="first day no longer kept, YYYY-MM-DD, UTC")
     k_core: int = Field(1, ge=1, description="each user and item keeps at least this many events")
@@ -120,9 +123,6 @@ class RolloutConfig(Section):
     """The pool of rollout engines."""
 
     engine: Literal["auto", "vllm", "transformers"] = "auto"
-    engines: int = Field(1, ge=1, description="engines in the pool")
-    gpus_per_engine: float = Field(0, ge=0, description="0 runs the engine on the CPU")
-    tensor_parallel: int = Field(1, ge=1)
     adapter: Literal["auto", "lora", "merged"] = "auto"
     max_new_tokens: int = Field(24, ge=1)
     temperature: float = Field(1.0, gt=0)
@@ -183,9 +183,6 @@ class TrainingConfig(Section):
         "batch", description="candidates of the item loss; catalogue adds all others, detached"
     )
     item_refresh_steps: int = Field(1, ge=1, description="steps between encodings of the catalogue")
-    workers: int = Field(1, ge=1, description="Ray Train workers")
-    gpus_per_worker: float = Field(0, ge=0)
-    zero_stage: Literal[0, 1, 2, 3] = 0
     checkpoint_steps: int = Field(10, ge=1, description="steps between checkpoints")
     max_failures: int = Field(3, ge=0, description="restarts of the training workers")
     step_deadline_s: float = Field(900, gt=0, description="seconds that one step may take")
@@ -203,18 +200,22 @@ class TrainingConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> TrainingConfig:
-        per_round = self.workers * self.prompts_per_micro_batch
-        if self.prompts_per_step % per_round:
-            raise ValueError(
-                f"prompts_per_step {self.prompts_per_step} must be a multiple of workers x "
-                f"prompts_per_micro_batch = {per_round}; change one of the three"
-            )
+        self.check_workers(1)
         if self.checkpoint_steps % self.item_refresh_steps:
             raise ValueError(
                 f"checkpoint_steps {self.checkpoint_steps} must be a multiple of "
                 f"item_refresh_steps {self.item_refresh_steps}, so that a restart repeats the run"
             )
         return self
+
+    def check_workers(self, workers: int) -> None:
+        """Raise ValueError unless the workers share a step in whole micro-batches."""
+        per_round = workers * self.prompts_per_micro_batch
+        if self.prompts_per_step % per_round:
+            raise ValueError(
+                f"prompts_per_step {self.prompts_per_step} must be a multiple of workers x "
+                f"prompts_per_micro_batch = {per_round}; change one of the three"
+            )
 
 
 class ProxyTrainingConfig(TrainingConfig):
@@ -249,8 +250,6 @@ class ScoringConfig(Section):
         0.05, ge=0, le=1, description="share of the screened samples rolled out all the same"
     )
     shard_size: int = Field(64, ge=1, description="samples in one shard")
-    scorers: int = Field(1, ge=1, description="parallel scoring actors")
-    gpus_per_scorer: float = Field(0, ge=0)
     shard_deadline_s: float = Field(1800, gt=0, description="seconds without a finished shard")
     projection_dim: int = Field(
         4096, ge=1, description="numbers of a projected LoRA gradient, at most"
@@ -371,7 +370,7 @@ class Config(Section):
 
     run_dir: str = Field("runs/demo", description="a folder, s3://... or gs://...")
     seed: int = Field(42, ge=0)
-    preset: Literal["minirec", "paper"] = "minirec"
+    preset: Literal["minirec", "paper", "paper-amazon"] = "minirec"
     corpus: CorpusConfig = CorpusConfig()
     model: ModelConfig = ModelConfig()
     rollout: RolloutConfig = RolloutConfig()
@@ -382,15 +381,10 @@ class Config(Section):
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     sweep: SweepConfig = SweepConfig()
+    resources: ResourcesConfig = ResourcesConfig()
 
     @model_validator(mode="after")
     def _check(self) -> Config:
-        gpus = self.rollout.gpus_per_engine
-        if self.rollout.tensor_parallel > max(1, gpus):
-            raise ValueError(
-                f"rollout.tensor_parallel {self.rollout.tensor_parallel} exceeds "
-                f"rollout.gpus_per_engine {gpus:g}; raise gpus_per_engine or lower tensor_parallel"
-            )
         if self.selection.method == "less" and not self.scoring.validation_samples:
             raise ValueError(
                 "selection.method less compares with validation gradients; set "
@@ -403,4 +397,6 @@ class Config(Section):
                     f"{name}.step_deadline_s {training.step_deadline_s:g} must exceed "
                     f"rollout.deadline_s {self.rollout.deadline_s:g}: a step waits for its rollouts"
                 )
+            if self.resources.training_workers != "auto":
+                training.check_workers(self.resources.training_workers)
         return self

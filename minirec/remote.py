@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
+import logging
 import os
 import shutil
 import tempfile
@@ -65,6 +66,8 @@ def located(text: str | Path) -> Path:
         )
     from upath import UPath
 
+    # What it says while it tries again comes with tracebacks; the error itself is explained.
+    logging.getLogger(package).setLevel(logging.CRITICAL)
     path: Any = UPath(f"{scheme}://{bucket}/{prefix}", **options)
     return path
 
@@ -138,7 +141,11 @@ _LIBRARIES = {"botocore", "aiobotocore", "s3fs", "gcsfs", "fsspec", "google", "a
 def cache() -> Path:
     """Folder of this machine for local copies: MINIREC_CACHE, or one below the temporary folder."""
     default = Path(tempfile.gettempdir()) / f"minirec-cache-{os.getuid()}"
-    return Path(os.environ.get("MINIREC_CACHE") or default)
+    folder = Path(os.environ.get("MINIREC_CACHE") or default)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise ArtifactError(f"{folder} belongs to another user; set MINIREC_CACHE to a folder")
+    return folder
 
 
 def download(folder: Any, names: list[str], into: Path) -> None:

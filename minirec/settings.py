@@ -16,6 +16,7 @@ from minirec.config import Config
 from minirec.errors import ConfigError
 from minirec.remote import located
 
+RENAMED = {"workers": "training_workers", "tensor_parallel": "gpus_per_engine"}
 PRESETS = Path(__file__).parent / "presets"
 
 
@@ -133,7 +134,7 @@ def _advice(unknown: str) -> str:
     prefix = "".join(f"{parent}." for parent in parents)
     inside = [key.removeprefix(prefix) for key in keys if key.startswith(prefix)]
     names = sorted({key.split(".")[0] for key in inside})
-    meant = [key for key in keys if key.split(".")[-1] == leaf]
+    meant = [key for key in keys if key.split(".")[-1] == RENAMED.get(leaf, leaf)]
     meant += [prefix + near for near in difflib.get_close_matches(leaf, names, n=1)]
     if meant:
         return f"did you mean {meant[0]}?"

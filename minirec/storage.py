@@ -242,7 +242,8 @@ def check_folder(folder: Path) -> None:
         if remote.is_remote(folder):
             raise ArtifactError(f"{folder} is not complete: it has no {MANIFEST}; {AGAIN}")
         return
-    entries = read_record(folder / MANIFEST)["files"]
+    # The folder of a user, such as a model, may have a file of this name for other purposes.
+    entries = read_record(folder / MANIFEST).get("files", {})
     for problem in differences(folder, entries).values():
         raise ArtifactError(f"{problem}; {AGAIN}")
 

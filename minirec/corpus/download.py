@@ -68,12 +68,13 @@ CATEGORIES = (
 
 
 def download_category(
-    category: str, folder: str | Path, *, base_url: str = BASE_URL
+    category: str, folder: str | Path, *, core: str = "0core", base_url: str = BASE_URL
 ) -> tuple[Path, Path]:
     """Fetch ratings and catalogue of a category into `folder`, unless they are there.
 
     Args:
         category: name as on the dataset's page, with spaces or underscores.
+        core: ``0core`` for all ratings; ``5core`` for those of users and items with five.
 
     Returns:
         Paths of the ratings (.csv.gz) and of the catalogue (.jsonl.gz).
@@ -85,9 +86,8 @@ def download_category(
     name = category.strip().replace(" ", "_")
     if not re.fullmatch(r"\w+", name, flags=re.ASCII):
         raise CorpusError(f"corpus.category={category!r} is no category; use e.g. All_Beauty")
-    ratings = fetch(
-        f"{base_url}/benchmark/0core/rating_only/{name}.csv.gz", Path(folder) / f"{name}.csv.gz"
-    )
+    file = f"{name}.csv.gz" if core == "0core" else f"{name}.{core}.csv.gz"
+    ratings = fetch(f"{base_url}/benchmark/{core}/rating_only/{name}.csv.gz", Path(folder) / file)
     metadata = fetch(
         f"{base_url}/raw/meta_categories/meta_{name}.jsonl.gz",
         Path(folder) / f"meta_{name}.jsonl.gz",

@@ -42,13 +42,13 @@ def calls(count):
 
 
 def pids(pool):
-    actors = pool.handle()._actors
+    actors = pool.handle()._actors.values()
     return [answer["pid"] for answer in ray.get([actor.status.remote() for actor in actors])]
 
 
 def signal_when_busy(pool, engine, number):
     """Send a signal to the engine's process as soon as it is at work; returns the thread."""
-    actor, (pid,) = pool.handle()._actors[engine], [pids(pool)[engine]]
+    actor, pid = list(pool.handle()._actors.values())[engine], pids(pool)[engine]
 
     def send():
         while ray.get(actor.status.remote())["call"] is None:
@@ -122,6 +122,37 @@ def test_a_start_that_cannot_work(cluster, spec):
         pytest.raises(EngineError, match="died at its first probe.*/nowhere/model"),
     ):
         pool.wait_ready()
+
+
+def test_engines_come_and_go_while_calls_run(pool, spec):
+    """An engine that is added gets calls; the call of one that is dropped goes to another."""
+    expected, wanted = pool.handle().generate(calls(6)), [1]
+    with Pool.start(
+        spec, engine="transformers", engines=1, target=lambda: wanted[0], name="elastic"
+    ) as grown:
+        handle = pickle.loads(pickle.dumps(grown.handle()))
+        assert handle.generate(calls(2)) == expected[:2]
+        wanted[0] = 2
+        end = time.monotonic() + 60
+        while len(grown._roster.actors) < 2 and time.monotonic() < end:
+            time.sleep(0.1)
+        second = list(grown._roster.actors.values())[1]
+        busy = []
+
+        def shrink():
+            while ray.get(second.status.remote())["call"] is None:
+                time.sleep(0.002)
+            busy.append(True)
+            wanted[0] = 1
+
+        thread = threading.Thread(target=shrink)
+        thread.start()
+        assert handle.generate(calls(6) * 4) == expected * 4
+        thread.join()
+        while len(grown._roster.actors) > 1 and time.monotonic() < end + 60:
+            time.sleep(0.1)
+        assert busy and len(grown._roster.actors) == 1
+        assert handle.generate(calls(2)) == expected[:2] and len(handle) == 1
 
 
 def test_close_leaves_no_process_even_of_a_hung_engine(pool):

@@ -24,11 +24,12 @@ from actors.rollout import (
     engine_spec,
     resolve_adapter,
     resolve_engine,
-    resolve_threads,
 )
 from actors.transformers_engine import TransformersEngine
+from minirec.allocation import Shape
 from minirec.config import Config, RolloutConfig
 from minirec.errors import ConfigError, EngineError
+from minirec.resources_config import ResourcesConfig
 
 needs_vllm = pytest.mark.skipif(not importlib.util.find_spec("vllm"), reason="vLLM is absent")
 
@@ -159,16 +160,16 @@ def test_resolution():
     installed = "vllm" if importlib.util.find_spec("vllm") else "transformers"
     assert resolve_engine(RolloutConfig()) == installed
     assert resolve_engine(RolloutConfig(engine="transformers")) == "transformers"
-    assert resolve_adapter(RolloutConfig()) == "merged"
-    assert resolve_adapter(RolloutConfig(gpus_per_engine=1)) == "lora"
-    assert resolve_threads(Config()) == 1
+    assert resolve_adapter(Config()) == "merged"
+    assert resolve_adapter(Config(resources=ResourcesConfig(gpus_per_engine=1))) == "lora"
 
 
 def test_engine_spec_refuses_what_cannot_work():
-    two = RolloutConfig(gpus_per_engine=2, tensor_parallel=2, adapter="merged")
-    with pytest.raises(ConfigError, match="rollout.adapter=lora or rollout.tensor_parallel=1"):
-        engine_spec(Config(rollout=two), "model", 128)
-    assert engine_spec(Config(), "model", 128).model == "model"
+    merged = Config(rollout=RolloutConfig(adapter="merged"))
+    with pytest.raises(ConfigError, match="rollout.adapter=lora or resources.gpus_per_engine=1"):
+        engine_spec(merged, "model", 128, shape=Shape(1, 2))
+    shared = engine_spec(merged, "model", 128, shape=Shape(3, 0.5))
+    assert (shared.tensor_parallel, shared.threads, shared.gpus) == (1, 3, 0.5)
 
 
 @pytest.fixture(scope="module")
@@ -242,7 +243,7 @@ def test_vllm_killed_during_generate_gives_the_same_bytes(pools, adapters):
     call = Call(prompts(32, 220), n=8, seeds=[100 * i for i in range(32)])
     handle = pools["merged"]
     expected = handle.generate([call], adapters[0])
-    actor = handle._actors[0]
+    actor = next(iter(handle._actors.values()))
     pid = ray.get(actor.status.remote())["pid"]
 
     def kill_when_busy():

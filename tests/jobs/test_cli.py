@@ -33,7 +33,7 @@ def refused(capsys, *words):
         ("selection.budget=1000000", "exceeds the"),
         ("selection.groups=1000", "selection.groups 1000 exceeds the budget of"),
         ("training.steps=0", "training.steps=0"),
-        ("rollout.tensor_parallel=2", "exceeds rollout.gpus_per_engine 0"),
+        ("resources.gpus_per_engine=1.5", "nor a whole number of GPUs"),
     ],
 )
 @pytest.mark.parametrize("command", ["run", "plan"])

@@ -60,7 +60,7 @@ def test_training_goes_on_from_the_newest_undamaged_checkpoint(undisturbed, tmp_
     wait_for(lambda: steps_logged(run_dir, "policy") >= 5, process, "the fifth training step")
     process.kill()
     process.wait()
-    newest = sorted((run_dir / "policy" / "checkpoints").glob("step-*"))[-1]
+    newest = sorted((run_dir / "policy" / "checkpoints").glob("step-*/manifest.json"))[-1].parent
     flip(next(newest.glob("state/*model_states.pt")))
     said = finish(run_dir, "train").replace("\n", "")
     assert "model_states.pt is damaged" in said

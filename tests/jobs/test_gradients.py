@@ -86,8 +86,8 @@ def test_workers_micro_batches_and_a_restart_change_nothing(scored, tmp_path, ze
         "score",
         USED,
         FEW,
-        "training.workers=2",
-        f"training.zero_stage={zero_stage}",
+        "resources.training_workers=2",
+        f"resources.zero_stage={zero_stage}",
         "training.prompts_per_micro_batch=8",
         "scoring.gradient_micro_batch=3",
     )

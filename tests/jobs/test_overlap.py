@@ -84,8 +84,8 @@ def test_killed_and_resumed_equals_undisturbed(prepared, ahead, tmp_path):
 def test_two_workers_follow_the_same_curve(prepared, ahead, tmp_path):
     run_dir = tmp_path / "run"
     shutil.copytree(prepared, run_dir)
-    two = ("workers=2", "prompts_per_micro_batch=4", "zero_stage=2")
-    finish(run_dir, *AHEAD, *(f"proxy.training.{o}" for o in two))
+    two = ("resources.training_workers=2", "resources.zero_stage=2")
+    finish(run_dir, *AHEAD, "proxy.training.prompts_per_micro_batch=4", *two)
     pairs = list(zip(log(ahead), log(run_dir), strict=True))
     # As in test_train: the first step differs by rounding alone, later a rank may flip.
     first = (*CURVE, "grad_norm")

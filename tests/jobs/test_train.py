@@ -19,23 +19,21 @@ CURVE = ("reward", "token_loss", "item_loss")
 def proxy_log(base, run_dir, *overrides):
     """Log of a proxy that starts from the corpus and the model of `base`."""
     shutil.copytree(base, run_dir)
-    finish(
-        run_dir, "proxy", "--overwrite", *(f"proxy.training.{o}" for o in overrides), engine=ENGINE
-    )
+    finish(run_dir, "proxy", "--overwrite", *overrides, engine=ENGINE)
     return [json.loads(line) for line in (run_dir / "proxy" / "log.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.timeout(600)
 def test_two_workers_and_small_micro_batches_follow_the_same_curve(undisturbed, tmp_path):
-    short = ("steps=4", "checkpoint_steps=4")
+    short = ("proxy.training.steps=4", "proxy.training.checkpoint_steps=4")
     one = proxy_log(undisturbed, tmp_path / "one", *short)
     two = proxy_log(
         undisturbed,
         tmp_path / "two",
         *short,
-        "workers=2",
-        "prompts_per_micro_batch=4",
-        "zero_stage=2",
+        "proxy.training.prompts_per_micro_batch=4",
+        "resources.training_workers=2",
+        "resources.zero_stage=2",
     )
     assert len(one) == len(two) == 4
     # The first step differs by rounding alone. The norm is that of the whole gradient before

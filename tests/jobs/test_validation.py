@@ -33,8 +33,8 @@ def test_two_workers_with_sharded_weights_agree_with_the_evaluation(undisturbed,
     options = [
         "training.steps=4",
         "training.checkpoint_steps=4",
-        "training.workers=2",
-        "training.zero_stage=3",
+        "resources.training_workers=2",
+        "resources.zero_stage=3",
         "training.prompts_per_micro_batch=4",
         "training.validation_steps=3",
     ]

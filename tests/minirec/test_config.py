@@ -24,7 +24,7 @@ def test_file_preset_and_overrides_in_this_order(tmp_path):
 
 
 def test_one_setting_of_the_proxy_leaves_its_other_defaults():
-    assert settings.load(None, ["proxy.training.zero_stage=1"]).proxy.training.steps == 30
+    assert settings.load(None, ["proxy.training.max_failures=1"]).proxy.training.steps == 30
 
 
 def test_dump_can_be_loaded_again(tmp_path):
@@ -44,7 +44,16 @@ def test_dump_can_be_loaded_again(tmp_path):
         ("training.steps=0", "training.steps=0"),
         ("training.steps=many", "'many'"),
         ("training.prompts_per_step=7", "multiple of workers x prompts_per_micro_batch"),
-        ("rollout.tensor_parallel=2", "exceeds rollout.gpus_per_engine 0"),
+        ("resources.training_workers=3", "workers x prompts_per_micro_batch = 48"),
+        ("rollout.engines=2", "did you mean resources.engines?"),
+        ("training.workers=2", "did you mean resources.training_workers?"),
+        ("rollout.tensor_parallel=2", "did you mean resources.gpus_per_engine?"),
+        ("resources.engines=[3, 1]", "must rise: the fewest and the most engines"),
+        ("resources.engines=some", "'some' is neither a number of engines nor a pair"),
+        ("resources.engines=0", "0 is neither a number of engines nor a pair"),
+        ("resources.gpus_per_engine=1.5", "nor a whole number of GPUs"),
+        ("resources.gpus_per_worker=2", "one process computes on one GPU"),
+        ("resources.scorers=few", "resources.scorers"),
         ("corpus.source=amazon", "needs corpus.path"),
         ("corpus.split=[0.8,0.1,0.2]", "sum to 1"),
         ("preset=best", "choose one of minirec, paper"),

@@ -83,6 +83,14 @@ def test_a_category_is_two_files_fetched_once(server, tmp_path):
     assert sorted(p.suffix for p in tmp_path.iterdir()) == [".gz", ".gz", ".json", ".json"]
 
 
+def test_the_5core_is_another_file_beside_it(server, tmp_path):
+    base = url(server, "base")
+    download_category("All_Beauty", tmp_path, base_url=base)
+    ratings, _ = download_category("All_Beauty", tmp_path, core="5core", base_url=base)
+    assert ratings.name == "All_Beauty.5core.csv.gz"
+    assert server.asked[-1][0] == "/base/benchmark/5core/rating_only/All_Beauty.csv.gz"
+
+
 def test_a_broken_download_resumes(server, tmp_path):
     server.cut = 700_000
     with pytest.raises(CorpusError, match="run the same command again to resume"):

@@ -1,0 +1,47 @@
+"""What ended a task, an actor or a training worker, in one sentence, from Ray's long report."""
+
+from __future__ import annotations
+
+import re
+
+from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError, WorkerCrashedError
+
+RAISED = re.compile(r"^(?:\w+\.)*(\w*(?:Error|Exception|Interrupt|Exit|Warning)): *(.*)$")
+DEATHS = {"ActorDiedError", "RayActorError", "ActorUnavailableError", "WorkerCrashedError"}
+
+
+def cause(error: BaseException) -> str:
+    """Type and message of the exception that a worker raised, or how its process ended.
+
+    Ray's reports hold the traceback of the worker and end with the exception; for a process that
+    is gone without one, they hold pages on what may have been.
+    """
+    if isinstance(error, RayTaskError) and error.cause is not None:
+        return cause(error.cause) if isinstance(error.cause, Exception) else str(error.cause)
+    text = str(error)
+    if isinstance(error, OutOfMemoryError) or "node running low on memory" in text:
+        return _out_of_memory(text)
+    raised = [match for line in text.splitlines() if (match := RAISED.match(line.strip()))]
+    if raised and raised[-1][1] not in DEATHS:
+        return f"{raised[-1][1]}: {raised[-1][2]}"
+    if raised or isinstance(error, (RayActorError, WorkerCrashedError)):
+        return _death(text)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1]}" if lines else type(error).__name__
+
+
+def _death(text: str) -> str:
+    pid = re.search(r"(?:Worker PID|pid)[:=] *(\d+)", text)
+    process = f"its process {pid[1]}" if pid else "its process"
+    if "node" in text and re.search(r"node (?:has )?(?:died|was terminated|is dead)", text):
+        return f"{process} is gone with its node"
+    return (
+        f"{process} was killed or crashed without a word: SIGKILL, which the kernel also sends "
+        f"when memory runs out, or a crash such as SIGSEGV"
+    )
+
+
+def _out_of_memory(text: str) -> str:
+    used = re.search(r"([\d.]+ ?[GM]i?B) / ([\d.]+ ?[GM]i?B)", text)
+    numbers = f" ({used[1]} of {used[2]} were used)" if used else ""
+    return f"Ray killed its process, since the node ran out of memory{numbers}"

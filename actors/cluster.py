@@ -1,0 +1,165 @@
+"""What a Ray cluster has, whether a run fits it, and whether its nodes see the run directory."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import ray
+from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
+from ray.autoscaler.sdk import request_resources
+from ray.autoscaler.v2.sdk import get_cluster_status
+from ray.autoscaler.v2.utils import is_autoscaler_v2
+from ray.experimental.internal_kv import _internal_kv_get
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from minirec.allocation import Node, refusal
+from minirec.errors import ConfigError, EngineError
+
+Bundles = Sequence[dict[str, float]]
+PROBE_S = 60.0  # a node that cannot read a small file within this time is taken as blind
+
+
+def alive_nodes() -> list[Node]:
+    """The nodes of the cluster that live, with all that they have."""
+    return [
+        Node(
+            f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})",
+            node["Resources"].get("CPU", 0),
+            node["Resources"].get("GPU", 0),
+            node["Resources"].get("memory", 0) / 2**30,
+        )
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+
+
+def grows() -> bool:
+    """Whether an autoscaler works for the cluster, so that more nodes may come.
+
+    Ray does not say so itself; but nodes that it only watches are named after their id.
+    """
+    if is_autoscaler_v2():
+        status = get_cluster_status(ray.get_runtime_context().gcs_address)
+        names = {node.ray_node_type_name for node in [*status.active_nodes, *status.idle_nodes]}
+    else:
+        kept = _internal_kv_get(DEBUG_AUTOSCALING_STATUS)
+        report = json.loads(kept).get("autoscaler_report") if kept else None
+        report = report or {}
+        names = {*report.get("active_nodes", {}), *(report.get("idle_nodes") or {})}
+    return any(name and not name.startswith("node_") for name in names)
+
+
+class Room:
+    """Waits until the cluster has room, and asks the autoscaler for it where there is one."""
+
+    def __init__(self, wait_s: float) -> None:
+        self.grows = grows()
+        self._wait_s = wait_s
+
+    def refuse_impossible(self, bundles: Bundles) -> None:
+        """Refuse what a cluster that does not grow cannot hold even when nothing else runs.
+
+        Raises:
+            ConfigError: with both numbers.
+        """
+        why = None if self.grows else refusal(bundles, alive_nodes())
+        if why:
+            raise ConfigError(f"{why}; lower the numbers under resources, or enlarge the cluster")
+
+    def wait(self, bundles: Bundles, *, held: Bundles = ()) -> None:
+        """Return when all bundles have room at the same time.
+
+        The room is only looked for, not kept: a placement group takes it and gives it back.
+
+        Args:
+            bundles: what will be started next.
+            held: what the run has started before, for the autoscaler to keep.
+
+        Raises:
+            EngineError: there was no room within `wait_s`; says asked, free and total.
+        """
+        if self.grows:
+            request_resources(bundles=[*held, *bundles])
+        group = placement_group(list(bundles), strategy="PACK")
+        try:
+            if not group.wait(self._wait_s):
+                raise EngineError(
+                    f"the cluster had no room within {self._wait_s:g} s (resources.wait_s): "
+                    f"{_asked(bundles)}; wait for other jobs to end, or lower the numbers under "
+                    f"resources"
+                )
+        finally:
+            remove_placement_group(group)
+
+    def close(self) -> None:
+        """Take the request back from the autoscaler."""
+        if self.grows:
+            request_resources(bundles=[])
+
+
+def _asked(bundles: Bundles) -> str:
+    free, total = ray.available_resources(), ray.cluster_resources()
+    return ", ".join(
+        f"{name}: {asked:g} asked, {free.get(name, 0):g} free of {total.get(name, 0):g}"
+        for name in ("CPU", "GPU")
+        if (asked := sum(bundle.get(name, 0) for bundle in bundles))
+    )
+
+
+def check_shared(folder: Path) -> None:
+    """Refuse a run directory that some node of the cluster does not see.
+
+    Raises:
+        ConfigError: names the nodes.
+    """
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    token = secrets.token_hex(8)
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / f".probe-{token}"
+    probe.write_text(token)
+    try:
+        blind = _blind(nodes, probe, token)
+    finally:
+        probe.unlink()
+    if blind:
+        raise ConfigError(
+            f"run_dir {folder} is not seen by {', '.join(blind)}; choose a directory that every "
+            f"node mounts at the same place (NFS) or s3://BUCKET/FOLDER"
+        )
+
+
+def _blind(nodes: Sequence[dict], probe: Path, token: str) -> list[str]:
+    """Names of the nodes where the file does not hold the token."""
+    reads = {
+        _read.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        ).remote(str(probe)): node
+        for node in nodes
+    }
+    ray.wait(list(reads), num_returns=len(reads), timeout=PROBE_S)
+    still = {node["NodeID"] for node in ray.nodes() if node["Alive"]}  # one may have left meanwhile
+    return [
+        f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+        for ref, node in reads.items()
+        if node["NodeID"] in still and not _holds(ref, token)
+    ]
+
+
+def _holds(ref: ray.ObjectRef, token: str) -> bool:
+    done, _ = ray.wait([ref], timeout=0)
+    return bool(done) and ray.get(ref) == token
+
+
+@ray.remote(num_cpus=0)
+def _read(path: str) -> str | None:
+    end = time.monotonic() + 10  # NFS may show a new file a few seconds late
+    while time.monotonic() < end:
+        if Path(path).exists():
+            return Path(path).read_text()
+        time.sleep(0.2)
+    return None

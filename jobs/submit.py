@@ -1,0 +1,214 @@
+"""`minirec submit`: send a command to a Ray cluster as a job, through Ray's own client.
+
+The job runs on a copy of the working directory, so nothing that it writes there is kept: a run
+directory must lie on storage that all nodes share. No variable of the submitting shell reaches
+the job but those that are named.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from minirec.config import Config
+from minirec.errors import ConfigError, MiniRecError
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+EXCLUDES = (
+    ".git",
+    ".venv",
+    "venv",
+    "__pycache__",
+    "*.egg-info",
+    ".*_cache",
+    ".hypothesis",
+    "build",
+    "/data",
+    "/runs",
+)
+"""Patterns, as in a .gitignore, of what a job does not need; its own ignore files count too."""
+
+LIMIT_MIB = 100  # what the job server of Ray takes
+JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the driver of a job
+
+
+class JobError(MiniRecError):
+    """The job server does not answer, or refuses."""
+
+
+def connect(address: str) -> JobSubmissionClient:
+    """Client of the job server, the dashboard's address such as ``http://127.0.0.1:8265``.
+
+    Raises:
+        JobError: nothing answers there, or the token is missing or wrong.
+    """
+    from ray.exceptions import AuthenticationError
+    from ray.job_submission import JobSubmissionClient
+
+    try:
+        return JobSubmissionClient(address)
+    except AuthenticationError:
+        raise JobError(
+            f"{address} refuses the token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or "
+            f"RAY_AUTH_TOKEN_PATH to that of the cluster (`ray get-auth-token` there prints it)"
+        ) from None
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        cause = str(error).splitlines()[0].rstrip(".")
+        raise JobError(
+            f"no job server at {address} ({cause}); give the dashboard's address, and "
+            f"forward its port first (docs/cluster.md)"
+        ) from None
+
+
+def submit(
+    words: list[str],
+    *,
+    address: str,
+    working_dir: str | Path = ".",
+    variables: tuple[str, ...] = (),
+) -> str:
+    """Send ``minirec WORDS`` to a cluster; returns the id of the job.
+
+    Args:
+        words: e.g. ``["run", "--config", "configs/demo.yaml", "run_dir=/shared/demo"]``.
+        address: the dashboard's address.
+        working_dir: folder that is copied to the nodes, less `EXCLUDES`. If it holds the code of
+            this project, driver and workers run that; else both run what is installed.
+        variables: names of variables of this process that the job gets, such as ``HF_TOKEN``.
+            Whoever may open the dashboard can read their values.
+
+    Raises:
+        ConfigError: settings that cannot work, a relative run_dir, a variable that is not set.
+        JobError: the server does not answer, or the folder is too large.
+    """
+    folder = Path(working_dir)
+    check_command(words, folder)
+    unset = [name for name in variables if name not in os.environ]
+    if unset:
+        raise ConfigError(f"--env {unset[0]}: there is no such variable here; set it first")
+    check_size(folder)
+    return connect(address).submit_job(
+        entrypoint=shlex.join(["minirec", *words]),
+        runtime_env={
+            "working_dir": str(folder),
+            "excludes": list(EXCLUDES),
+            "env_vars": {name: os.environ[name] for name in variables},
+        },
+    )
+
+
+def check_command(words: list[str], working_dir: Path) -> None:
+    """Refuse here, before anything is sent, what the job would refuse.
+
+    Raises:
+        ConfigError: no command, settings that cannot work, or a relative run_dir.
+    """
+    from jobs.cli import parse
+    from minirec.settings import load
+
+    if not words:
+        raise ConfigError("there is nothing to submit; write the command after --, e.g. -- run")
+    arguments = parse(words)
+    if not hasattr(arguments, "overrides") or getattr(arguments, "features", None):
+        return
+    file = arguments.config
+    if file and (Path(file).is_absolute() or not (working_dir / file).is_file()):
+        raise ConfigError(
+            f"--config {file} is no file of the working directory {working_dir}, the only folder "
+            f"that the job sees; give a path inside it"
+        )
+    given = dict(word.split("=", 1) for word in arguments.overrides if "=" in word)
+    if not file and "run_dir" in given:
+        check_path("run_dir", given["run_dir"])  # its config.yaml is read there
+        return
+    check_shared(load(working_dir / file if file else None, arguments.overrides))
+
+
+def check_shared(config: Config) -> None:
+    """Refuse a folder that would be lost with the job's copy of the working directory.
+
+    Raises:
+        ConfigError: `run_dir` is relative, or `corpus.path` where a download goes to.
+    """
+    check_path("run_dir", config.run_dir)
+    if config.corpus.download and config.corpus.path:
+        check_path("corpus.path", config.corpus.path)
+
+
+def check_path(name: str, path: str) -> None:
+    """Raise ConfigError unless the path means the same on all nodes."""
+    if not os.path.isabs(path) and "://" not in path:
+        raise ConfigError(
+            f"{name}={path} is relative: in a job it would lie in a copy of the working directory "
+            f"and be lost; give an absolute path on storage that all nodes share, or s3://..."
+        )
+
+
+def in_job() -> bool:
+    """Whether this process is the driver of a submitted job."""
+    return JOB_CONFIG in os.environ
+
+
+def check_size(folder: Path, *, limit_mib: float = LIMIT_MIB) -> None:
+    """Refuse a folder that Ray would refuse after packing it.
+
+    Raises:
+        JobError: with its size and its largest entries; files are counted as they are, packed
+            they may be smaller.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"--working-dir {folder} is not a directory; give a folder")
+    sizes: dict[str, int] = {}
+    for path in _packed(folder):
+        top = path.relative_to(folder).parts[0]
+        sizes[top] = sizes.get(top, 0) + path.stat().st_size
+    total = sum(sizes.values()) / 2**20
+    if total > limit_mib:
+        largest = sorted(sizes, key=lambda name: -sizes[name])[:3]
+        named = ", ".join(f"{name} {sizes[name] / 2**20:.0f} MiB" for name in largest)
+        raise JobError(
+            f"{folder.absolute()} has {total:.0f} MiB and Ray takes {limit_mib:g} ({named}); name "
+            f"what the job does not need in {folder / '.rayignore'}, or give another --working-dir"
+        )
+
+
+def _packed(folder: Path) -> Iterator[Path]:
+    """The files that Ray packs: those that neither `EXCLUDES` nor the ignore files name."""
+    # Ray's own copy of the matcher that it packs with.
+    from ray._private.thirdparty.pathspec import PathSpec
+
+    lines = list(EXCLUDES)
+    for name in (".gitignore", ".rayignore"):
+        if (folder / name).is_file():
+            lines += (folder / name).read_text().splitlines()
+    spec = PathSpec.from_lines("gitwildmatch", lines)
+    for root, folders, files in os.walk(folder):
+        here = Path(root)
+        folders[:] = [f for f in folders if not spec.match_file(f"{_below(folder, here / f)}/")]
+        yield from (
+            here / f
+            for f in files
+            if not spec.match_file(_below(folder, here / f)) and (here / f).is_file()
+        )
+
+
+def _below(folder: Path, path: Path) -> str:
+    return str(path.relative_to(folder))
+
+
+def follow(client: JobSubmissionClient, job: str, say: Callable[[str], None]) -> bool:
+    """Pass on what the job prints until it ends; whether it succeeded."""
+    from ray.job_submission import JobStatus
+
+    async def tail() -> None:
+        async for text in client.tail_job_logs(job):
+            say(text)
+
+    asyncio.run(tail())
+    return client.get_job_status(job) == JobStatus.SUCCEEDED

@@ -1,0 +1,247 @@
+"""What a run with a real model takes: memory of each GPU and time, estimated before it starts.
+
+Pure arithmetic on the shapes of a decoder with grouped-query attention and a gated MLP, as Qwen2,
+Llama and Gemma have it. Memory is in bytes, time in seconds. Loads no torch.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+UTILISATION = 0.4
+"""Share of the published FLOPs that prefill and training reach."""
+BANDWIDTH_SHARE = 0.6
+"""Share of the published bandwidth that decoding reaches."""
+SEQUENCES = 256
+"""Sequences that vLLM decodes at once, at most (its max_num_seqs)."""
+CONTEXT = 2**30
+"""What CUDA, kernels and fragmentation take in each process."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a model, named as in its config.json."""
+
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    vocabulary: int
+    tied: bool = True
+    qkv_bias: bool = False
+    norms: int = 2
+
+    @property
+    def matrices(self) -> list[tuple[int, int]]:
+        """(in, out) of the linear layers of a block: q, k, v, o, gate, up, down."""
+        h, q, kv = self.hidden, self.heads * self.head_dim, self.kv_heads * self.head_dim
+        mlp = [(h, self.intermediate)] * 2 + [(self.intermediate, h)]
+        return [(h, q), (h, kv), (h, kv), (q, h), *mlp]
+
+    @property
+    def parameters(self) -> int:
+        """All weights, tied embeddings once."""
+        bias = self.head_dim * (self.heads + 2 * self.kv_heads) if self.qkv_bias else 0
+        block = sum(i * o for i, o in self.matrices) + bias + self.norms * self.hidden
+        tables = self.vocabulary * self.hidden * (1 if self.tied else 2)
+        return self.layers * block + tables + self.hidden
+
+    def lora_parameters(self, rank: int) -> int:
+        """Weights of LoRA matrices on all linear layers of the blocks."""
+        return self.layers * rank * sum(i + o for i, o in self.matrices)
+
+    def kv_bytes(self, width: int) -> int:
+        """Key-value cache of one token; `width` is the bytes of a number."""
+        return 2 * self.layers * self.kv_heads * self.head_dim * width
+
+    def activation_bytes(self, width: int) -> int:
+        """What backward needs of one token in all layers, without checkpointing.
+
+        The coefficients were read off autograd's saved tensors of Qwen2 (two norms in a layer)
+        and Gemma 2 (four) with LoRA on all linear layers; a test does so again.
+        """
+        q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        numbers = 4 * self.intermediate + 2 * kv + 2 * q + (2 + 2 * self.norms) * self.hidden
+        return self.layers * numbers * width
+
+
+KNOWN = {
+    "Qwen/Qwen2.5-0.5B-Instruct": Shape(24, 896, 14, 2, 64, 4864, 151_936, qkv_bias=True),
+    "Qwen/Qwen2.5-3B-Instruct": Shape(36, 2048, 16, 2, 128, 11_008, 151_936, qkv_bias=True),
+    "google/gemma-2-2b-it": Shape(26, 2304, 8, 4, 256, 9216, 256_000, norms=4),
+}
+"""The config.json published with each model of configs/, for machines that have not loaded it."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """Memory in GiB, bandwidth in GB/s, dense bfloat16 TFLOPs."""
+
+    memory_gib: float
+    bandwidth: float
+    tflops: float
+
+
+GPUS = {
+    "H200": Gpu(140, 4800, 989),
+    "H100": Gpu(79.5, 3350, 989),
+    "A100-80": Gpu(80, 2039, 312),
+    "L40S": Gpu(45, 864, 362),
+    "A10G": Gpu(22.5, 600, 70),
+    "L4": Gpu(22.5, 300, 121),
+}
+"""NVIDIA's data sheets, SXM where there is a choice, without sparsity; memory as nvidia-smi shows
+it."""
+
+
+def gpu_named(text: str) -> str | None:
+    """The key of `GPUS` that a product name such as ``NVIDIA A100-SXM4-80GB`` means."""
+    if "A100" in text:
+        return "A100-80" if "80" in text.replace("A100", "") else None
+    words = text.replace("-", " ").split()
+    return next((name for name in GPUS if name in words), None)
+
+
+def shape_of(model: str) -> Shape | None:
+    """The shape of a local folder, a model in the hub's cache, or a known one; else None."""
+    local = Path(model) / "config.json"
+    if not local.exists():
+        from huggingface_hub import try_to_load_from_cache
+
+        cached = None if Path(model).is_absolute() else try_to_load_from_cache(model, "config.json")
+        if not isinstance(cached, str):
+            return KNOWN.get(model)
+        local = Path(cached)
+    return read_shape(json.loads(local.read_text(encoding="utf-8")))
+
+
+def read_shape(config: dict[str, Any]) -> Shape | None:
+    """The shape in a config.json; None for a model of another build."""
+    kind = config.get("model_type")
+    if kind not in ("qwen2", "llama", "mistral", "gemma", "gemma2"):
+        return None
+    heads = config["num_attention_heads"]
+    return Shape(
+        layers=config["num_hidden_layers"],
+        hidden=config["hidden_size"],
+        heads=heads,
+        kv_heads=config.get("num_key_value_heads") or heads,
+        head_dim=config.get("head_dim") or config["hidden_size"] // heads,
+        intermediate=config["intermediate_size"],
+        vocabulary=config["vocab_size"],
+        tied=config.get("tie_word_embeddings", kind.startswith("gemma")),
+        qkv_bias=kind == "qwen2",
+        norms=4 if kind == "gemma2" else 2,
+    )
+
+
+def engine_memory(
+    shape: Shape, *, width: int, gpus: int, sequences: int, length: int, batched_tokens: int
+) -> dict[str, float]:
+    """Bytes that an engine needs on each of its GPUs, by part.
+
+    Args:
+        width: bytes of a number, 2 for bfloat16.
+        gpus: tensor-parallel GPUs; a share of a GPU counts as 1.
+        sequences: rollouts in flight; the cache is for these, at most `SEQUENCES`.
+        length: tokens of prompt and completion.
+        batched_tokens: tokens of the largest prefill, which vLLM reserves room for.
+    """
+    cache = min(sequences, SEQUENCES) * length * shape.kv_bytes(width)
+    forward = batched_tokens * (2 * shape.intermediate + 4 * shape.hidden) * width
+    return {
+        "weights": shape.parameters * width / gpus,
+        "KV cache": cache / gpus,
+        "prefill": forward / gpus,
+        "CUDA": CONTEXT,
+    }
+
+
+def trainer_memory(
+    shape: Shape,
+    *,
+    width: int,
+    rank: int,
+    workers: int,
+    zero_stage: int,
+    rollouts: int,
+    prompt: int,
+    completion: int,
+    items_at_once: int,
+    item: int,
+    items: int,
+) -> dict[str, float]:
+    """Bytes that a training worker needs on its GPU, by part.
+
+    ZeRO divides among the workers: the optimizer's states from stage 1, gradients from 2, weights
+    from 3. Logits take 12 bytes for each completion token and word: their log-softmax, its
+    gradient and one copy, in float32.
+
+    Args:
+        rollouts: sequences of a micro-batch, with `prompt` and `completion` tokens each.
+        items_at_once: items that a worker sends through backward at the end of a step.
+        item: tokens of an item.
+        items: size of the catalogue.
+    """
+    lora = shape.lora_parameters(rank)
+    states = lora * (12 if width == 2 else 8)  # Adam's two, and a float32 copy of bfloat16
+    losses = rollouts * (prompt + completion) * shape.activation_bytes(width)
+    losses += rollouts * completion * shape.vocabulary * 12
+    return {
+        "weights": shape.parameters * width / (workers if zero_stage == 3 else 1),
+        "LoRA and optimizer": lora * width
+        + lora * width / (workers if zero_stage >= 2 else 1)
+        + states / (workers if zero_stage >= 1 else 1),
+        "activations and logits": max(losses, items_at_once * item * shape.activation_bytes(width)),
+        "item table": items * shape.hidden * 4,
+        "CUDA": CONTEXT,
+    }
+
+
+def scorer_memory(shape: Shape, *, width: int, tokens: int, items: int) -> dict[str, float]:
+    """Bytes that a scorer needs: weights, one forward of `tokens`, and the item table."""
+    return {
+        "weights": shape.parameters * width,
+        "forward": tokens * (3 * shape.intermediate + 6 * shape.hidden) * width,
+        "item table": items * shape.hidden * 4,
+        "CUDA": CONTEXT,
+    }
+
+
+def forward_seconds(shape: Shape, tokens: float, *, gpu: Gpu, gpus: float) -> float:
+    """2 FLOPs for each weight and token, at `UTILISATION`."""
+    return 2 * shape.parameters * tokens / (gpu.tflops * 1e12 * UTILISATION * gpus)
+
+
+def training_seconds(shape: Shape, tokens: float, *, gpu: Gpu, gpus: float) -> float:
+    """4 FLOPs for each weight and token: frozen weights get no gradient of their own."""
+    return 2 * forward_seconds(shape, tokens, gpu=gpu, gpus=gpus)
+
+
+def generation_seconds(
+    shape: Shape,
+    rollouts: float,
+    *,
+    prompts: float,
+    prompt: int,
+    completion: int,
+    sequences: int,
+    width: int,
+    gpu: Gpu,
+    gpus: float,
+) -> float:
+    """Prefill of each prompt once, then decoding, which the bandwidth limits.
+
+    A decoding step reads the weights, and the keys and values of each sequence at its mean
+    length, and adds a token to each of the `sequences` in flight on one engine.
+    """
+    at_once = min(sequences, SEQUENCES)
+    cache = at_once * (prompt + completion / 2) * shape.kv_bytes(width)
+    step = (shape.parameters * width + cache) / (gpu.bandwidth * 1e9 * BANDWIDTH_SHARE)
+    decoding = rollouts * completion / at_once * step / gpus
+    return decoding + forward_seconds(shape, prompts * prompt, gpu=gpu, gpus=gpus)

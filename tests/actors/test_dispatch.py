@@ -1,0 +1,164 @@
+"""Who gets which call when engines start, leave, hang or join; engines and clock are stand-ins."""
+
+from types import SimpleNamespace
+
+import pytest
+from ray.exceptions import RayActorError
+
+from actors import pool as module
+from actors.pool import Call, PoolHandle
+from minirec.errors import EngineError
+
+ALIVE, RESTARTING = 2, 3
+CALLS = [Call([[i]], n=1, seeds=[i]) for i in range(4)]
+
+
+class Ref:
+    def __init__(self, ready, value):
+        self.ready, self.value = ready, value
+
+
+class Engine:
+    """Answers a call after `seconds`; `born` is when it comes up, `dies` when it is lost."""
+
+    def __init__(self, world, *, born=0.0, seconds=1.0, dies=None, busy=False):
+        self.world, self.born, self.seconds, self.dies, self.busy = world, born, seconds, dies, busy
+        self.calls, self.state = [], ALIVE
+        self.status = SimpleNamespace(remote=lambda: self.answer(0.0, {"call": busy or None}))
+        self.generate = SimpleNamespace(remote=self._generate)
+
+    def _generate(self, key, call, adapter):
+        self.calls.append(call.seeds[0])
+        return self.answer(self.seconds, call.prompts[0][0])
+
+    def answer(self, seconds, value):
+        ready = max(self.world.now, self.born) + seconds
+        if self.dies is not None and ready > self.dies:
+            ready, value = max(self.dies, self.world.now), RayActorError()
+        return Ref(ready, value)
+
+    def _get_local_state(self):
+        return self.state if self.world.now >= self.born else 1
+
+
+class World:
+    """Stands for the module `ray`, with a clock that runs while somebody waits."""
+
+    def __init__(self):
+        self.now, self.named, self.killed = 0.0, {}, []
+        self.util = SimpleNamespace(list_named_actors=lambda: list(self.named))
+
+    def wait(self, refs, *, num_returns=1, timeout=None):
+        if not any(ref.ready <= self.now for ref in refs):
+            self.now = min(self.now + timeout, min(ref.ready for ref in refs))
+        done = [ref for ref in refs if ref.ready <= self.now]
+        return done[:num_returns], []
+
+    def get(self, ref, timeout=None):
+        if isinstance(ref.value, Exception):
+            raise ref.value
+        return ref.value
+
+    def get_actor(self, name):
+        return self.named[name]
+
+    def kill(self, actor, no_restart):
+        self.killed.append(actor)
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+    def available_resources(self):
+        return {}
+
+    cluster_resources = available_resources
+
+
+@pytest.fixture
+def world(monkeypatch):
+    made = World()
+    monkeypatch.setattr(module, "ray", made)
+    clock = SimpleNamespace(monotonic=lambda: made.now, sleep=made.sleep)
+    monkeypatch.setattr(module, "time", clock)
+    return made
+
+
+def handle(world, engines, *, elastic=True, least=1):
+    world.named = {f"p-{i}": engine for i, engine in enumerate(engines)}
+    return PoolHandle(
+        dict(world.named),
+        prefix="p-",
+        name="test",
+        least=least,
+        elastic=elastic,
+        deadline_s=100,
+        start_deadline_s=50,
+        max_restarts=2,
+    )
+
+
+def test_an_engine_that_starts_late_gets_what_is_left(world):
+    early, late = Engine(world), Engine(world, born=2.5)
+    assert handle(world, [early, late]).generate(CALLS) == [0, 1, 2, 3]
+    assert (early.calls, late.calls) == ([0, 1, 2], [3])
+
+
+def test_idle_engines_come_before_busy_ones(world):
+    busy, idle = Engine(world, busy=True), Engine(world)
+    handle(world, [busy, idle]).generate(CALLS[:1])
+    assert (busy.calls, idle.calls) == ([], [0])
+
+
+def test_an_engine_that_joins_is_used(world):
+    first, second = Engine(world, seconds=10), Engine(world, born=15)
+    pool = handle(world, [first])
+    world.named["p-1"] = second
+    assert pool.generate(CALLS) == [0, 1, 2, 3]
+    assert second.calls and len(pool) == 2
+
+
+@pytest.mark.parametrize("elastic", [True, False])
+def test_the_call_of_a_lost_engine_goes_to_another(world, elastic):
+    stays, leaves = Engine(world, seconds=3), Engine(world, seconds=5, dies=4)
+    pool = handle(world, [stays, leaves], elastic=elastic)
+    if not elastic:
+        with pytest.raises(EngineError, match=r"engine 2 of 2 \(test\) died at a generate call"):
+            pool.generate(CALLS)
+        return
+    assert pool.generate(CALLS) == [0, 1, 2, 3]
+    assert len(leaves.calls) == 1 and sorted(stays.calls) == [0, 1, 2, 3]
+
+
+def test_the_call_of_an_engine_that_is_away_goes_to_another(world):
+    stays, away = Engine(world, seconds=1), Engine(world, seconds=1000)
+    away.state = RESTARTING
+    assert handle(world, [stays, away]).generate(CALLS) == [0, 1, 2, 3]
+    assert world.now < 20 and not world.killed
+
+
+def test_a_call_that_loses_every_engine_is_not_given_to_all_of_them(world):
+    engines = [Engine(world, dies=0) for _ in range(5)]
+    with pytest.raises(EngineError, match="died at a generate call"):
+        handle(world, engines).generate(CALLS[:1])
+    assert sum(len(engine.calls) for engine in engines) == 3  # max_restarts is 2
+
+
+def test_too_few_engines_are_waited_for_until_the_starting_deadline(world):
+    with pytest.raises(EngineError, match=r"0 of at least 1 engines \(test\) came up within 50 s"):
+        handle(world, [Engine(world, born=1000)]).generate(CALLS)
+    assert 50 < world.now < 55
+    with pytest.raises(EngineError, match=r"1 of at least 2 engines"):
+        engines = [Engine(world, seconds=10**6), Engine(world, born=10**6)]
+        handle(world, engines, least=2).generate(CALLS)
+
+
+def test_a_call_beyond_its_deadline_has_its_engine_killed(world):
+    hangs = Engine(world, seconds=10**6)
+    hangs.status = SimpleNamespace(remote=lambda: hangs.answer(0.0, {"call": "x", "seconds": 101}))
+    with pytest.raises(EngineError, match="did not finish a generate call within 100 s, 3 times"):
+        handle(world, [hangs], elastic=False).generate(CALLS[:1])
+    assert world.killed == [hangs, hangs]
+
+
+def test_no_calls(world):
+    assert handle(world, [Engine(world)]).generate([]) == []

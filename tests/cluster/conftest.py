@@ -1,0 +1,63 @@
+"""Ray clusters of several raylets on this machine; makes `small` importable."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from nodes import MARK, SAME, cluster_process, marked
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "jobs"))
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """Makes `Nodes`; ends them, and fails if a process of theirs or of the runs outlives it."""
+    token, folder = secrets.token_hex(16), tempfile.mkdtemp(prefix="mrc", dir="/tmp")
+    for name, value in {
+        MARK: token,
+        "RAY_TMPDIR": folder,  # else other programs here would join this cluster
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": token,
+        "OMP_NUM_THREADS": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    made = []
+
+    def start(*cpus: int):
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+        process = cluster_process()
+        made.append((process, None))
+        nodes = process.Nodes(*cpus)
+        made[-1] = (process, nodes)
+        monkeypatch.setenv("RAY_ADDRESS", nodes.address())
+        return nodes
+
+    yield start
+    for process, nodes in made:
+        if nodes is not None:
+            nodes.shutdown()
+        process.shutdown()
+    end = time.monotonic() + 20
+    while (left := marked(token)) and time.monotonic() < end:
+        time.sleep(0.5)
+    names = [" ".join(process.cmdline())[:80] for process in left]
+    for process in left:
+        process.kill()
+    shutil.rmtree(folder, ignore_errors=True)
+    assert not names, f"left behind: {names}"
+
+
+@pytest.fixture(scope="session")
+def single(tmp_path_factory):
+    """Directory of the run on one machine; not to be changed."""
+    from small import finish
+
+    run_dir = tmp_path_factory.mktemp("single") / "run"
+    finish(run_dir, "run", *SAME)
+    return run_dir

@@ -1,0 +1,71 @@
+"""What a cluster cannot give is refused with numbers; engines follow its nodes."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+import ray
+from small import command
+
+from actors.cluster import Room, _blind, alive_nodes, check_shared, grows
+from minirec.errors import ConfigError, EngineError
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+@ray.remote(num_cpus=1)
+class Holder:
+    def here(self):
+        return True
+
+
+def room_checks(folder):
+    """On a cluster of nodes with 0, 1 and 2 CPUs; in a process of its own, as `ClusterProcess`."""
+    ray.init(log_to_driver=False)
+    assert sorted(node.cpus for node in alive_nodes()) == [0, 1, 2]
+    assert not grows()
+    room = Room(wait_s=2)
+    cpu = {"CPU": 1.0}
+    with pytest.raises(ConfigError, match="asks for 4 CPUs, the cluster has 3; lower"):
+        room.refuse_impossible([cpu] * 4)
+    with pytest.raises(ConfigError, match="one process asks for 3 CPUs, the largest node has 2"):
+        room.refuse_impossible([{"CPU": 3.0}])
+    room.refuse_impossible([cpu] * 3)
+    room.wait([cpu] * 3)
+    holder = Holder.remote()
+    assert ray.get(holder.here.remote())
+    started = time.monotonic()
+    with pytest.raises(EngineError, match=r"within 2 s .*CPU: 3 asked, 2 free of 3; wait for"):
+        room.wait([cpu] * 3)
+    assert time.monotonic() - started < 30
+    room.wait([cpu] * 2)  # nothing of what was refused is held
+    ray.kill(holder)
+    check_shared(folder / "run")
+    assert list((folder / "run").iterdir()) == []
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    blind = _blind(nodes, Path("/nowhere/probe"), "x")
+    assert len(blind) == 3 and nodes[0]["NodeManagerHostname"] in blind[0]
+    ray.shutdown()
+
+
+@pytest.mark.timeout(300)
+def test_room(cluster, tmp_path):
+    cluster(1, 2)
+    with get_context("spawn").Pool(1) as process:
+        process.apply(room_checks, (tmp_path,))
+
+
+@pytest.mark.timeout(300)
+def test_the_command_refuses_before_anything_starts(cluster, tmp_path):
+    cluster(1, 2)
+    words = ("run", "resources.engines=3")
+    done = subprocess.run(command(tmp_path / "run", *words), capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == (
+        "minirec: the run asks for 4 CPUs, the cluster has 3; lower the numbers under resources, "
+        "or enlarge the cluster"
+    )

@@ -1,0 +1,33 @@
+"""What a log shows while nothing is finished."""
+
+import time
+
+from jobs import console
+
+
+def test_quarters_and_no_long_silence(capsys, monkeypatch):
+    monkeypatch.setattr(console, "PULSE_S", 0.2)
+    printed, deadline = "", time.monotonic() + 30
+    with console.pulse("score"), console.bar("score", 8) as progress:
+        progress.update(1, "shards")
+        progress.update(2, "shards")
+        while "worked" not in printed:
+            assert time.monotonic() < deadline, "no line for 30 s"
+            time.sleep(0.05)
+            printed += capsys.readouterr().out
+        progress.update(8, "shards")
+    printed += capsys.readouterr().out
+    lines = [line.strip() for line in printed.splitlines()]
+    quarters = [line for line in lines if "worked" not in line]
+    assert quarters == ["score: 2/8 shards", "score: 8/8 shards"]
+    pulse = next(line for line in lines if "worked" in line)
+    assert pulse.startswith("score has worked for") and pulse.endswith("s, score: 2/8 shards")
+
+
+def test_no_pulse_where_lines_come_often(capsys, monkeypatch):
+    monkeypatch.setattr(console, "PULSE_S", 2)
+    with console.pulse("train"):
+        for _ in range(25):
+            time.sleep(0.1)
+            console.say("a line")
+    assert "worked" not in capsys.readouterr().out

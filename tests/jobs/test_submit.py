@@ -1,0 +1,105 @@
+"""What `minirec submit` refuses before anything is sent, and what a job refuses."""
+
+import pytest
+
+from jobs import cli
+from jobs.submit import EXCLUDES, JOB_CONFIG, check_command, check_size, submit
+from minirec.errors import ConfigError, MiniRecError
+
+NOBODY = "http://127.0.0.1:9"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "run.yaml").write_text("seed: 1\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("words", "refusal"),
+    [
+        ([], "nothing to submit"),
+        (["run"], "run_dir=runs/demo is relative"),
+        (["run", "run_dir=runs/x"], "run_dir=runs/x is relative"),
+        (["train", "run_dir=runs/x"], "run_dir=runs/x is relative"),
+        (["run", "run_dir=/x", "selection.buget=3", "--config", "configs/run.yaml"], "selection.b"),
+        (["run", "--config", "other.yaml", "run_dir=/x"], "is no file of the working directory"),
+        (["run", "--config", "/etc/hosts", "run_dir=/x"], "is no file of the working directory"),
+        (
+            [
+                *("run", "--config", "configs/run.yaml", "run_dir=/x", "corpus.source=amazon"),
+                *("corpus.download=true", "corpus.path=data"),
+            ],
+            "corpus.path=data is relative",
+        ),
+    ],
+)
+def test_a_mistake_is_refused_here(folder, words, refusal):
+    with pytest.raises(ConfigError, match=refusal):
+        check_command(words, folder)
+
+
+@pytest.mark.parametrize("run_dir", ["/shared/run", "s3://bucket/run"])
+def test_shared_places_are_taken(folder, run_dir):
+    check_command(["run", "--config", "configs/run.yaml", f"run_dir={run_dir}"], folder)
+    check_command(["select", f"run_dir={run_dir}", "--overwrite"], folder)
+
+
+def test_a_job_refuses_a_relative_run_directory(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(JOB_CONFIG, "{}")
+    assert cli.main(["run"]) == 2
+    assert "run_dir=runs/demo is relative" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_name_of_the_variable_is_rays():
+    from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
+
+    assert JOB_CONFIG == RAY_JOB_CONFIG_JSON_ENV_VAR
+
+
+def test_a_large_folder_is_refused_with_what_is_large(folder):
+    (folder / "data").mkdir()
+    (folder / ".venv").mkdir()
+    (folder / "models").mkdir()
+    for name in ("data/a", ".venv/a", "models/a.bin", "kept.log"):
+        (folder / name).write_bytes(bytes(2 << 20))
+    with pytest.raises(MiniRecError, match=r"has 4 MiB and Ray takes 3 \(.*models 2 MiB"):
+        check_size(folder, limit_mib=3)
+    (folder / ".gitignore").write_text("*.log\n")
+    check_size(folder, limit_mib=3)
+    (folder / ".rayignore").write_text("models/\n")
+    check_size(folder, limit_mib=1)
+
+
+def test_ray_packs_what_was_counted(folder):
+    """Ray's own packing of the folder holds the files that `check_size` counts."""
+    from ray._private.runtime_env.packaging import create_package
+
+    for name in ("runs/x", "data/x", ".git/x", "build/x", "minirec/data/x", "a/__pycache__/x"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(bytes(1000))
+    import zipfile
+
+    from jobs.submit import _packed
+
+    target = folder.parent / f"{folder.name}.zip"
+    create_package(str(folder), target, include_gitignore=True, excludes=list(EXCLUDES))
+    packed = {name for name in zipfile.ZipFile(target).namelist() if not name.endswith("/")}
+    assert {str(path.relative_to(folder)) for path in _packed(folder)} == packed
+    assert packed == {"configs/run.yaml", "minirec/data/x"}
+
+
+def test_only_variables_that_are_there_are_passed(folder, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    with pytest.raises(ConfigError, match="no such variable"):
+        submit(["run", "run_dir=/x"], address=NOBODY, working_dir=folder, variables=("HF_TOKEN",))
+
+
+def test_nobody_answers(capsys, folder):
+    words = ["submit", "--address", NOBODY, "--working-dir", str(folder)]
+    assert cli.main([*words, "--", "run", "run_dir=/x"]) == 1
+    assert f"no job server at {NOBODY}" in capsys.readouterr().err
+    assert cli.main([*words, "--status", "job"]) == 1
