@@ -24,6 +24,8 @@ SMALLER = [
     *("training.steps=8", "training.prompts_per_step=16"),
     *("training.prompts_per_micro_batch=8", "training.checkpoint_steps=2"),
     "evaluation.bootstrap=50",
+    # The head of the test claims more CPUs than there are.
+    *("resources.engines=1", "resources.scorers=1", "resources.training_workers=1"),
 ]
 OF_A_RUN = ("ray::_Engine", "RayTrain", "TrainController", "Scorer", "jobs.cli", "bin/minirec")
 
