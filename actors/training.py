@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from actors.lookahead import Drawn, Lookahead
 from actors.pool import Call, PoolHandle
 from actors.rollout import Adapter
+from actors.validation import Validation, due
 from actors.zero import barrier, zero_engine
 from minirec import artifacts
 from minirec.config import ModelConfig, RewardConfig, TrainingConfig
@@ -37,6 +38,9 @@ from minirec.model.recommender import Encoder, Policy, item_table, trainable_pol
 from minirec.rl.reward import reward_function
 from minirec.rl.step import Group, Objective, losses, lr_factor
 from minirec.rng import seed_of
+
+STOP = "stop"
+"""Where this file is in the training's folder, it ends before its next step."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,9 @@ def train_loop(config: dict[str, TrainingSpec]) -> None:
     torch.set_num_threads(spec.threads)
     worker = Worker(spec)
     for step in range(worker.resume(), spec.steps):
+        if worker.told_to_stop():
+            faulthandler.cancel_dump_traceback_later()
+            return
         # A worker that hangs shows where, dies, and is started again by Ray Train.
         faulthandler.dump_traceback_later(spec.training.step_deadline_s, exit=True)
         worker.step(step)
@@ -121,9 +128,17 @@ class Worker:
         self.attempt = secrets.token_hex(4)
         # The newest adapter and the one before; None: the base weights.
         self.adapter: Adapter | None = None
+        self.validation: Validation | None = None
         self.behind: Adapter | None = None
         self.lookahead = Lookahead(spec.pool, self._calls, steps=spec.steps, staleness=t.staleness)
         self.log: list[dict[str, Any]] = []
+
+    def told_to_stop(self) -> bool:
+        """Whether the file is there; all workers get the answer of rank 0."""
+        box = [self.rank == 0 and (self.folder / STOP).exists()]
+        if self.world > 1:
+            dist.broadcast_object_list(box, src=0)
+        return box[0]
 
     def step(self, step: int) -> None:
         """One optimizer step on the global batch."""
@@ -152,9 +167,11 @@ class Worker:
                 sums[key] = sums.get(key, 0.0) + value
         norm = self._backward_items(batch_items, leaf)
         self._publish(step + 1)
+        validation = self._validate(step)
         self._write_log(
             step,
             sums,
+            **validation,
             groups=len(groups),
             tokens=tokens,
             grad_norm=norm,
@@ -254,6 +271,25 @@ class Worker:
         """Norm before clipping; DeepSpeed keeps it only from ZeRO stage 1 on."""
         gradients = [p.grad for p in self.engine.module.parameters() if p.grad is not None]
         return float(torch.nn.utils.get_total_norm(gradients))
+
+    def _validate(self, step: int) -> dict[str, Any]:
+        """What the log says of the policy after this step, where it is validated."""
+        spec = self.spec
+        if not due(step, steps=spec.steps, every=spec.training.validation_steps):
+            return {}
+        if self.validation is None:
+            self.validation = Validation(
+                SampleFile(artifacts.located(spec.corpus), "valid"),
+                training=spec.training,
+                seed=spec.seed,
+                encoder=self.encoder,
+                titles=self.titles,
+                items=self.items,
+                temperature=spec.model.temperature,
+                pool=spec.pool,
+                prompts_per_call=spec.prompts_per_call,
+            )
+        return self.validation.measure(self.engine, self.adapter)
 
     def _learning_rate(self, step: int) -> None:
         t = self.spec.training

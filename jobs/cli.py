@@ -19,6 +19,7 @@ STAGES = {
     "train": "train the policy on the subset",
     "evaluate": "rank valid and test over the full catalogue",
     "report": "write report.html",
+    "sweep": "search the budget: features once, then a trial for each combination of sweep.*",
 }
 
 
@@ -219,6 +220,11 @@ def _with_config(arguments: argparse.Namespace) -> int:
         print_plan(plan(config) + estimates(config))
         return 0
     plan(config, again=arguments.overwrite)  # refuses what cannot work before anything starts
+    if arguments.command == "sweep":
+        from jobs.sweep import sweep
+
+        print_summary(sweep(config, overwrite=arguments.overwrite), config)
+        return 0
     from jobs import run
 
     names = run.STAGES if arguments.command == "run" else (arguments.command,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,12 +22,15 @@ if TYPE_CHECKING:
 SPLITS = ("valid", "test")
 
 
-def evaluate(run: Run, config: Config, session: Session) -> bool:
-    """Ranks of the target under each policy -> ranks.parquet, evaluation.json."""
+def evaluate(run: Run, config: Config, session: Session, *, splits: Sequence[str] = SPLITS) -> bool:
+    """Ranks of the target under each policy -> ranks.parquet, evaluation.json.
+
+    A sweep leaves out the test split: nothing is chosen by it.
+    """
 
     def body(cost: Cost) -> None:
-        ranks = _policy_ranks(run, config, session, cost)
-        others, groups = _references(run)
+        ranks = _policy_ranks(run, config, session, cost, splits)
+        others, groups = _references(run, splits)
         ranks |= others
         write_table(run.path("ranks.parquet"), _table(run, ranks))
         summary = ranking.summarise(
@@ -47,6 +51,7 @@ def evaluate(run: Run, config: Config, session: Session) -> bool:
             "shard_size": config.scoring.shard_size,
             "model": config.model.model_dump(mode="json"),
             "rollout": rollout_settings(config),
+            **({} if tuple(splits) == SPLITS else {"splits": list(splits)}),
         },
         inputs=[*model_inputs(config), "proxy", "train"],
         outputs=["evaluation.json", "ranks.parquet", "evaluation"],
@@ -56,7 +61,7 @@ def evaluate(run: Run, config: Config, session: Session) -> bool:
 
 
 def _policy_ranks(
-    run: Run, config: Config, session: Session, cost: Cost
+    run: Run, config: Config, session: Session, cost: Cost, splits: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
     """Ranks by policy and split."""
     adapters = {"trained": run.path("policy", "adapter"), "proxy": run.path("proxy", "adapter")}
@@ -72,7 +77,7 @@ def _policy_ranks(
             scoring=None,
         )
         for policy in config.evaluation.policies
-        for split in SPLITS
+        for split in splits
     }
     score_shards(list(specs.values()), config, session.allocation, label="evaluate", say=run.say)
     ranks: dict[str, dict[str, Any]] = {policy: {} for policy in config.evaluation.policies}
@@ -84,7 +89,9 @@ def _policy_ranks(
     return ranks
 
 
-def _references(run: Run) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+def _references(
+    run: Run, splits: Sequence[str]
+) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
     """Ranks of the references, and the groups of the breakdown, both by split."""
     items = read_table(run.path("corpus", "items.parquet")).num_rows
     columns = read_table(run.path("corpus", "train.parquet")).to_pydict()
@@ -93,7 +100,7 @@ def _references(run: Run) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str
     )
     ranks: dict[str, dict[str, Any]] = {"popularity": {}, "cooccurrence": {}}
     groups = {}
-    for split in SPLITS:
+    for split in splits:
         columns = read_table(run.path("corpus", f"{split}.parquet")).to_pydict()
         sample = {"history": columns["history"], "target": columns["target"]}
         ranks["popularity"][split] = references.popularity_ranks(train, **sample)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from jobs.train import training_steps
+from jobs.trials import trials_of
 from minirec.allocation import Allocation, allocate, this_machine
 from minirec.artifacts import Run, read_json
 from minirec.config import Config, ScoringConfig, TrainingConfig
@@ -38,6 +39,7 @@ def plan(config: Config, *, again: bool = False) -> list[Row]:
             ("select", "budget", f"{about}{budget:,} in {_groups(config)}"),
         ]
         rows += _training_rows("train", config, config.training, budget)
+        rows += _sweep_rows(config, samples)
     return rows + _resource_rows(config)
 
 
@@ -115,6 +117,33 @@ def _gradient_rows(config: Config) -> list[Row]:
     s = config.scoring
     rollouts = s.validation_samples * (s.stages[-1] + 1)
     return [("gradients", "rollouts, at most", f"{rollouts:,} of validation samples")]
+
+
+def _sweep_rows(config: Config, samples: int) -> list[Row]:
+    """What the trials of a sweep would do, if none were stopped early."""
+    trials = trials_of(config, samples) if config.sweep.varies else []
+    for trial in trials:
+        check(trial.config, samples)
+    if not trials:
+        return []
+    counts = [trial.config.selection.count(samples) for trial in trials]
+    configs = [trial.config.training for trial in trials]
+    steps = [training_steps(t, count) for t, count in zip(configs, counts, strict=True)]
+    rollouts = sum(
+        n * t.prompts_per_step * t.rollouts_per_prompt for n, t in zip(steps, configs, strict=True)
+    )
+    checks = sum(
+        t.validation_samples * math.ceil(n / t.validation_steps)
+        for n, t in zip(steps, configs, strict=True)
+        if t.validation_steps
+    )
+    settings = len({trial.setting for trial in trials})
+    return [
+        ("sweep", "trials", f"{len(trials):,}: {settings:,} settings, each with its seeds"),
+        ("sweep", "budgets", ", ".join(f"{n:,}" for n in sorted(set(counts)))),
+        ("sweep", "optimizer steps, at most", f"{sum(steps):,}"),
+        ("sweep", "rollouts, at most", f"{rollouts:,}, and {checks:,} greedy ones to validate"),
+    ]
 
 
 def _resource_rows(config: Config) -> list[Row]:

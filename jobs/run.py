@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import importlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 from jobs.console import pulse, quiet, say
 from jobs.session import Session
@@ -32,12 +33,7 @@ def stages(config: Config, names: tuple[str, ...], *, overwrite: bool = False) -
     redo = names if overwrite and alone else ()
     run = Run(config.run_dir, overwrite=overwrite, redo=redo, say=say)
     quiet(config)
-
-    def lost() -> None:
-        say(f"another minirec command has taken over {run.root}; this one stops")
-        _thread.interrupt_main()
-
-    with held(run.root, lost=lost), Session(config) as session:
+    with holding(run), Session(config) as session:
         if any(run.done(name) is None for name in names if name in ON_RAY):
             session.join_cluster()
         last = max(STAGES.index(name) for name in names)
@@ -65,6 +61,16 @@ def stages_of(config: Config, names: tuple[str, ...]) -> tuple[str, ...]:
         return names
     wanted = "score" in names and config.selection.needs_lora_gradients
     return tuple(name for name in STAGES if (wanted if name == "gradients" else name in names))
+
+
+def holding(run: Run) -> AbstractContextManager[None]:
+    """Hold the run directory for this command, which is interrupted if another takes it over."""
+
+    def lost() -> None:
+        say(f"another minirec command has taken over {run.root}; this one stops")
+        _thread.interrupt_main()
+
+    return held(run.root, lost=lost)
 
 
 def _stage(name: str) -> Callable[[Run, Config, Session], object]:

@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 class Session:
     """Starts Ray and the engine pool when first needed; closes both at the end."""
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, *, trials: int = 0):
+        """`trials` of a sweep that work at a time share the cluster; 0: no sweep."""
         self.config = config
+        self.trials = trials
         self._pool: Pool | None = None
         self._model: str | None = None
         self._started_ray = False
@@ -57,7 +59,8 @@ class Session:
             options |= {
                 "address": "local",  # else a cluster that happens to run here is joined
                 "num_cpus": self._cpu_slots(self._allocation),
-                "include_dashboard": False,
+                # Without it Ray Train does not see that a stopped trial is gone.
+                "include_dashboard": self.trials > 0,
                 "object_store_memory": 300 << 20,
             }
         # Ray Train would start its workers again and again without end where there is no room.
@@ -205,7 +208,8 @@ class Session:
         """Logical CPUs: engines and what works beside them take turns on the cores."""
         workers = max(a.training_workers, a.proxy_workers) * a.worker.cpus
         beside = max(workers + a.scorers * a.scorer.cpus + 2, self.config.selection.shards)
-        return max(os.cpu_count() or 1, a.engines * a.engine.cpus + beside)
+        each = a.engines * a.engine.cpus + beside
+        return max(os.cpu_count() or 1, each * max(1, self.trials))
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:

@@ -88,7 +88,7 @@ def _stage(
         name,
         settings={
             "seed": config.seed,
-            {"train": "training"}.get(name, name): _without_runtime(section),
+            {"train": "training"}.get(name, name): without_runtime(section),
             "resources": {"zero_stage": config.resources.zero_stage},
             "model": config.model.model_dump(mode="json"),
             "reward": config.reward.model_dump(mode="json"),
@@ -116,16 +116,19 @@ def rollout_settings(config: Config) -> dict[str, Any]:
     }
 
 
-def _without_runtime(section: dict[str, Any]) -> dict[str, Any]:
+def without_runtime(section: dict[str, Any]) -> dict[str, Any]:
     """Training settings without those that a restart may change (deadlines, failures).
 
-    Staleness 0 is left out too: what was trained before there was a choice is the same.
+    Staleness 0 and no validation are left out too: what was trained before there was a choice is
+    the same.
     """
     runtime = {"max_failures", "step_deadline_s"}
     if section.get("staleness") == 0:
         runtime.add("staleness")
+    if section.get("validation_steps") is None:
+        runtime |= {"validation_steps", "validation_samples", "validation_seed"}
     return {
-        key: _without_runtime(value) if isinstance(value, dict) else value
+        key: without_runtime(value) if isinstance(value, dict) else value
         for key, value in section.items()
         if key not in runtime
     }
@@ -140,7 +143,7 @@ def _fit(
     training: TrainingConfig,
     order: list[int],
 ) -> None:
-    from actors.training import TrainingSpec, newest_checkpoint, train_loop
+    from actors.training import STOP, TrainingSpec, newest_checkpoint, train_loop
 
     model_path = base_model(run, config)
     folder = run.path(name)
@@ -178,12 +181,19 @@ def _fit(
         )
         with follow(name, steps, lambda: _last_step(folder / "log.jsonl")):
             fit_or_explain(trainer, training)
+    if not (folder / "adapter").exists():
+        raise EngineError(f"training was told to stop by {folder / STOP}")
     for leftover in ("checkpoints", "adapters"):
         remove(folder / leftover)
     log = read_log(folder / "log.jsonl")
-    cost.rollouts = sum(entry["rollouts"] for entry in log)
-    cost.generated_tokens = sum(entry["tokens"] for entry in log)
+    cost.rollouts = spent(log, "rollouts")
+    cost.generated_tokens = spent(log, "tokens")
     cost.optimizer_steps = steps
+
+
+def spent(log: list[dict[str, Any]], what: str) -> int:
+    """Rollouts or tokens of a training log, those of validation with them."""
+    return sum(entry[what] + entry.get(f"validation_{what}", 0) for entry in log)
 
 
 def torch_trainer(
@@ -252,7 +262,7 @@ def fit_or_explain(trainer: TorchTrainer, training: TrainingConfig) -> None:
     from actors.causes import cause
 
     try:
-        _in_thread(trainer.fit)
+        in_thread(trainer.fit)
     except TrainingFailedError as error:
         raise EngineError(
             f"a training worker failed and was not restarted any more: {cause(error)}; the same "
@@ -261,7 +271,7 @@ def fit_or_explain(trainer: TorchTrainer, training: TrainingConfig) -> None:
         ) from error
 
 
-def _in_thread(function: Callable[[], object]) -> None:
+def in_thread(function: Callable[[], object]) -> None:
     """Call a function in a daemon thread and wait for it.
 
     In the main thread Ray Train replaces the handler of Ctrl-C by one that ends the process with

@@ -90,6 +90,10 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+SHARED_STAGES = ("prepare", "model", "proxy", "score", "gradients")
+SHARED_FOLDERS = ("corpus", "model", "proxy", "features", "gradients")
+"""What a run with a `base` takes from there: all that its selection is made from."""
+
 SUMMED = ("seconds", "rollouts", "generated_tokens", "optimizer_steps")
 
 
@@ -121,12 +125,15 @@ class Run:
         overwrite: bool = False,
         redo: Collection[str] = (),
         say: Callable[[str], None] = print,
+        base: Run | None = None,
     ):
         """Args:
         root: the directory; it need not exist.
         overwrite: redo stages that were made with other settings.
         redo: stages to redo even if they are complete with the same settings.
         say: takes each line for the user.
+        base: a run whose corpus, proxy and features are used, which must be complete; this one
+            then has only what follows from a selection.
         """
         root = located(root)
         self.root = root if is_remote(root) else root.absolute()
@@ -134,15 +141,20 @@ class Run:
         self.redo = frozenset(redo)
         self.checking = False
         self.say = say
-        self.checked: set[str] = set()
+        self.base = base
+        self.checked: set[str] = set(SHARED_STAGES if base else ())
         self._said: set[str] = set()
 
     def path(self, *parts: str) -> Path:
-        """Path of an artifact below the run directory."""
+        """Path of an artifact below the run directory, or below that of the base."""
+        if self.base and parts and Path(parts[0]).parts[0] in SHARED_FOLDERS:
+            return self.base.path(*parts)
         return self.root.joinpath(*parts)
 
     def done(self, stage: str) -> dict[str, Any] | None:
         """Record of a finished stage, or None; a damaged one is said, and as if it were not."""
+        if self.base and stage in SHARED_STAGES:
+            return self.base.done(stage)
         return self._record(f"{stage}.json")
 
     def fingerprint(self, stage: str) -> str:

@@ -14,6 +14,7 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from minirec.resources_config import ResourcesConfig
 from minirec.section import Section
+from minirec.sweep_config import SweepConfig
 
 
 class DemoConfig(Section):
@@ -185,6 +186,17 @@ class TrainingConfig(Section):
     checkpoint_steps: int = Field(10, ge=1, description="steps between checkpoints")
     max_failures: int = Field(3, ge=0, description="restarts of the training workers")
     step_deadline_s: float = Field(900, gt=0, description="seconds that one step may take")
+    validation_steps: int | None = Field(
+        None,
+        ge=1,
+        description="steps between validations; the last step has one; null: none",
+    )
+    validation_samples: int = Field(
+        256, ge=1, description="validation samples that are drawn at random"
+    )
+    validation_seed: int | None = Field(
+        None, ge=0, description="of that draw; null: the seed of the run"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> TrainingConfig:
@@ -368,6 +380,7 @@ class Config(Section):
     selection: SelectionConfig = SelectionConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    sweep: SweepConfig = SweepConfig()
     resources: ResourcesConfig = ResourcesConfig()
 
     @model_validator(mode="after")

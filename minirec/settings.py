@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -44,6 +44,21 @@ def load(path: str | Path | None = None, overrides: list[str] | None = None) -> 
     merged = _merge(_read_yaml(file), given)
     try:
         return Config.model_validate(merged)
+    except ValidationError as error:
+        raise ConfigError(_explain(error)) from None
+
+
+def changed(config: Config, values: dict[str, Any]) -> Config:
+    """The config with other values for some dotted keys, validated as if it were read from a file.
+
+    Raises:
+        ConfigError: a value is refused.
+    """
+    tree = config.model_dump(mode="json")
+    for key, value in values.items():
+        _put(tree, key, value)
+    try:
+        return Config.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(_explain(error)) from None
 
@@ -90,10 +105,11 @@ def valid_keys(model: type[BaseModel] = Config, prefix: str = "") -> list[str]:
     """Every dotted key of the config."""
     keys = []
     for name, field in model.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            keys += valid_keys(kind, f"{prefix}{name}.")
-        else:
+        kinds = (field.annotation, *get_args(field.annotation))  # a section may also be null
+        sections = [k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)]
+        for section in sections:
+            keys += valid_keys(section, f"{prefix}{name}.")
+        if not sections or len(kinds) > 1:
             keys.append(prefix + name)
     return keys
 

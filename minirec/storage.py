@@ -128,7 +128,11 @@ def append(path: Path, line: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically."""
     with atomic(path) as file:
-        file.write(json.dumps(value, indent=2, sort_keys=True, default=str).encode() + b"\n")
+        file.write(_json(value))
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, indent=2, sort_keys=True, default=str).encode() + b"\n"
 
 
 def read_json(path: Path) -> Any:
@@ -146,20 +150,31 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
+FORMER = {"fingerprint", "settings", "inputs"}
+"""All keys of a stage's record before there were digests."""
+
+
 def write_record(path: Path, record: dict[str, Any]) -> None:
     """Write a JSON object atomically, with its own digest."""
     write_json(path, {**record, "digest": digest(record)})
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Read what `write_record` wrote, without the digest; one of a former version has none.
+    """Read what `write_record` wrote, without the digest; a former version wrote none.
 
     Raises:
-        ArtifactError: the file is missing, is no JSON object, or has another digest.
+        ArtifactError: the file is missing, is not what `write_record` writes, or has another
+            digest.
     """
     record = read_json(path)
-    if not isinstance(record, dict) or record.pop("digest", None) not in (None, digest(record)):
-        raise ArtifactError(f"{path} is damaged: its digest is that of another content; {AGAIN}")
+    if isinstance(record, dict) and record.keys() == FORMER:
+        return record
+    # Byte for byte, since a key that is not quite "digest" would be none.
+    whole = isinstance(record, dict) and path.read_bytes() == _json(record)
+    if not whole or record.pop("digest", None) != digest(record):
+        raise ArtifactError(
+            f"{path} is damaged: its digest is missing or that of another content; {AGAIN}"
+        )
     return record
 
 

@@ -124,3 +124,33 @@ def gradients(dim: int) -> pa.Schema:
     return pa.schema(
         [("sample_id", pa.int64()), ("gradient", pa.list_(pa.float32(), dim))], metadata=_META
     )
+
+
+SWEEP = pa.schema(
+    [
+        ("trial", pa.string()),
+        ("setting", pa.string()),
+        ("budget", pa.int64()),
+        ("alpha", pa.float64()),
+        ("groups", pa.int64()),
+        ("learnability", pa.string()),
+        ("seed", pa.int64()),
+        ("status", pa.string()),
+        ("cause", pa.string()),
+        ("steps", pa.int64()),
+        ("own_rollouts", pa.int64()),
+        ("own_seconds", pa.float64()),
+        ("rollouts", pa.int64()),
+        ("seconds", pa.float64()),
+        ("valid_ndcg@10", pa.float64()),
+        ("low", pa.float64()),
+        ("high", pa.float64()),
+        ("front_rollouts", pa.bool_()),
+        ("front_seconds", pa.bool_()),
+    ],
+    metadata=_META,
+)
+"""A trial of a sweep: finished, stopped (early) or failed. Its own cost is that of selection and
+training; the total adds what all trials share. NDCG@10 is that of the final adapter on the whole
+validation split, with a 95% interval over samples, or of the last validation if it was stopped.
+The front is that of settings, whose seeds are averaged."""

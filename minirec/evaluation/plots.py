@@ -115,6 +115,41 @@ def bars(ax: Axes, names: Sequence[str], values: Numbers, *, title: str, xlabel:
     ax.set(title=title, xlabel=xlabel)
 
 
+def front(
+    ax: Axes,
+    cost: Numbers,
+    mean: Numbers,
+    low: Numbers,
+    high: Numbers,
+    on_front: Sequence[bool],
+    *,
+    title: str,
+    xlabel: str,
+) -> None:
+    """Cost against quality with its intervals; a stepped line joins the points of the front."""
+    cost, mean, low, high = (np.asarray(x, dtype=np.float64) for x in (cost, mean, low, high))
+    best = np.asarray(on_front, dtype=bool)
+    error = np.maximum([mean - low, high - mean], 0)
+    for rows, colour, label in ((~best, CORPUS, "other settings"), (best, KEPT, "Pareto front")):
+        if rows.any():
+            ax.errorbar(
+                cost[rows],
+                mean[rows],
+                yerr=error[:, rows],
+                fmt="o",
+                color=colour,
+                label=label,
+                markersize=4,
+                capsize=2,
+                linewidth=0.9,
+            )
+    order = np.flatnonzero(best)[np.argsort(cost[best], kind="stable")]
+    ax.step(cost[order], mean[order], where="post", color=KEPT, linewidth=1.2)
+    ax.set(title=title, xlabel=xlabel, ylabel="validation NDCG@10")
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=5))
+    ax.legend(fontsize=8)
+
+
 def _style(ax: Axes) -> None:
     ax.set_facecolor("none")
     ax.spines[["top", "right"]].set_visible(False)

@@ -61,6 +61,10 @@ class Head:
         """What the job has printed."""
         return str(self._get(f"/api/jobs/{job}/logs")["logs"])
 
+    def stop(self, job: str) -> None:
+        """What `ray job stop` asks the job server for; the command itself takes seconds to load."""
+        self._get(f"/api/jobs/{job}/stop", method="POST")
+
     def placement_groups(self) -> list[str]:
         """States of the placement groups that are not removed."""
         answer = self._get("/api/v0/placement_groups?limit=100")
@@ -78,10 +82,10 @@ class Head:
                 continue
         return found
 
-    def _get(self, path: str) -> dict:
+    def _get(self, path: str, method: str = "GET") -> dict:
         token = Path(self.environment["RAY_AUTH_TOKEN_PATH"]).read_text()
         request = urllib.request.Request(
-            self.url + path, headers={"Authorization": f"Bearer {token}"}
+            self.url + path, method=method, headers={"Authorization": f"Bearer {token}"}
         )
         with urllib.request.urlopen(request, timeout=30) as answer:
             return json.load(answer)
