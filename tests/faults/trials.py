@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from small import command, descendants, start
 
 TITLES = {
-    "engine": "ray::_Engine",
+    "engine": ":_Engine",
     "scorer": "Scorer)",
     "worker": "ray::RayTrainWorker",
     "raylet": "core/src/ray/raylet/raylet",
