@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import _thread
 import importlib
+import signal
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
@@ -64,11 +65,17 @@ def stages_of(config: Config, names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def holding(run: Run) -> AbstractContextManager[None]:
-    """Hold the run directory for this command, which is interrupted if another takes it over."""
+    """Hold the run directory for this command, which is interrupted if it loses its lease."""
 
-    def lost() -> None:
-        say(f"another minirec command has taken over {run.root}; this one stops")
-        _thread.interrupt_main()
+    main = threading.main_thread().ident
+    assert main is not None
+    # A command that a shell script puts into the background is born deaf to SIGINT.
+    deaf = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+
+    def lost(reason: str) -> None:
+        say(f"{reason}; this command stops")
+        # A real signal, since nothing less wakes a main thread that waits for another one.
+        signal.pthread_kill(main, signal.SIGTERM if deaf else signal.SIGINT)
 
     return held(run.root, lost=lost)
 

@@ -29,12 +29,13 @@ EXPIRY_S = 300.0
 
 
 @contextlib.contextmanager
-def held(root: Path, *, lost: Callable[[], None]) -> Iterator[None]:
+def held(root: Path, *, lost: Callable[[str], None]) -> Iterator[None]:
     """Hold a run directory for this process; a file lock goes with it, however it ends.
 
     Args:
         root: the run directory, which is made if it is not there.
-        lost: called from a thread if another command has taken over a lease.
+        lost: called from a thread, with the reason, if another command has taken over a lease, or
+            may do so because it could not be renewed.
 
     Raises:
         ArtifactError: another command holds it; the message says who, and since when.
@@ -126,30 +127,47 @@ def _create(path: Any, lease: dict[str, Any]) -> bool:
 
 
 @contextlib.contextmanager
-def _renewed(mine: Path, lost: Callable[[], None]) -> Iterator[None]:
+def _renewed(mine: Path, lost: Callable[[str], None]) -> Iterator[None]:
     """Renew the lease from a thread, and release it at the end."""
     lease = read_json(mine)
-    stop = threading.Event()
-    taken = threading.Event()
+    root = mine.parent.parent
+    stop, gone, one = threading.Event(), threading.Event(), threading.Lock()
+    renewed = time.monotonic()
 
     def renew() -> None:
-        while not stop.wait(RENEWAL_S):
-            # A store that fails now is asked again; only another lease says that this one is lost.
+        nonlocal renewed
+        while not stop.wait(RENEWAL_S) and not gone.is_set():
+            # A store that fails now is asked again, until the lease has expired.
             with contextlib.suppress(Exception):
                 if _leases(mine.parent)[-1].name != mine.name:
-                    taken.set()
-                    lost()
+                    give_up(f"another minirec command has taken over {root}")
                     return
-                write_json(mine, lease | {"expires": time.time() + EXPIRY_S})
+                asked, now = time.monotonic(), time.time()
+                write_json(mine, lease | {"expires": now + EXPIRY_S})
+                renewed = asked
 
-    thread = threading.Thread(target=renew, daemon=True)
-    thread.start()
+    def watch() -> None:
+        """Of its own, since a store that does not answer holds up a renewal for minutes."""
+        while (left := renewed + EXPIRY_S - time.monotonic()) > 0:
+            if stop.wait(left) or gone.is_set():
+                return
+        give_up(f"{root} could not be reached for {EXPIRY_S:g} s, so another command may take over")
+
+    def give_up(reason: str) -> None:
+        with one:
+            if not gone.is_set():
+                gone.set()
+                lost(reason)
+
+    renewal = threading.Thread(target=renew, daemon=True)
+    renewal.start()
+    threading.Thread(target=watch, daemon=True).start()
     try:
         yield
     finally:
         stop.set()
-        thread.join()
-        if not taken.is_set():
+        renewal.join(RENEWAL_S)
+        if not (gone.is_set() or renewal.is_alive()):
             # What happened inside matters more than a store that fails now: the lease expires.
             with contextlib.suppress(Exception):
                 write_json(mine, lease | {"released": True})

@@ -216,12 +216,29 @@ def test_a_lease_of_another_machine_is_said_and_taken_over_when_it_expires(bucke
 def test_a_lease_is_renewed_and_its_loss_noticed(bucket_folder, monkeypatch):
     monkeypatch.setattr(lease, "RENEWAL_S", 0.05)
     lost = []
-    with lease.held(located(bucket_folder), lost=lambda: lost.append(1)):
+    with lease.held(located(bucket_folder), lost=lost.append):
         (mine,) = (located(bucket_folder) / ".lock").glob("*")
         before = storage.read_json(mine)["expires"]
         wait(lambda: storage.read_json(mine)["expires"] > before)
         storage.write_json(mine.parent / "999999999", {})
         wait(lambda: lost)
+    assert lost == [f"another minirec command has taken over {bucket_folder}"]
+
+
+def test_a_lease_that_cannot_be_renewed_is_given_up(bucket_folder, monkeypatch):
+    monkeypatch.setattr(lease, "RENEWAL_S", 0.05)
+    monkeypatch.setattr(lease, "EXPIRY_S", 0.5)
+
+    def fail(path, value):
+        raise OSError("the store does not answer")
+
+    lost = []
+    with lease.held(located(bucket_folder), lost=lost.append):
+        monkeypatch.setattr(lease, "write_json", fail)
+        wait(lambda: lost)
+    assert lost == [
+        f"{bucket_folder} could not be reached for 0.5 s, so another command may take over"
+    ]
 
 
 def wait(condition):
