@@ -76,11 +76,20 @@ def _leases(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: path.name)
 
 
+def _here() -> dict[str, str]:
+    """Where a pid means one process; containers may share a hostname, and boots a namespace."""
+    return {
+        "host": platform.node(),
+        "boot": Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+        "pid_namespace": os.readlink("/proc/self/ns/pid"),
+    }
+
+
 def _lease(**changes: Any) -> dict[str, Any]:
     now = time.time()
     return {
         "user": getpass.getuser(),
-        "host": platform.node(),
+        **_here(),
         "pid": os.getpid(),
         "since": now,
         "expires": now + EXPIRY_S,
@@ -93,7 +102,7 @@ def _refuse_if_held(lease: Path, folder: Path) -> None:
         holder = read_json(lease)
     except ArtifactError:
         return  # gone or damaged: the next number decides
-    here = holder["host"] == platform.node()
+    here = holder.items() >= _here().items()
     dead = here and not Path(f"/proc/{holder['pid']}").exists()
     if holder["released"] or dead or holder["expires"] < time.time():
         return

@@ -248,13 +248,27 @@ def wait(condition):
         time.sleep(0.02)
 
 
-def test_a_dead_process_of_this_machine_holds_nothing(bucket_folder):
+def lease_of_a_dead_process(folder, **changes):
     process = multiprocessing.get_context("spawn").Process(target=int)
     process.start()
     process.join()
-    mine = lease._lease(pid=process.pid)
-    storage.write_json(located(bucket_folder) / ".lock" / "000000001", mine)
+    mine = lease._lease(pid=process.pid, **changes)
+    storage.write_json(located(folder) / ".lock" / "000000001", mine)
+
+
+def test_a_dead_process_of_this_machine_holds_nothing(bucket_folder):
+    lease_of_a_dead_process(bucket_folder)
     with lease.held(located(bucket_folder), lost=pytest.fail):
+        pass
+
+
+@pytest.mark.parametrize("other", [{"boot": "another"}, {"pid_namespace": "pid:[1]"}])
+def test_a_pid_of_another_container_with_this_hostname_says_nothing(bucket_folder, other):
+    lease_of_a_dead_process(bucket_folder, **other)
+    with (
+        pytest.raises(ArtifactError, match="another minirec command works in"),
+        lease.held(located(bucket_folder), lost=pytest.fail),
+    ):
         pass
 
 
