@@ -242,6 +242,24 @@ def write_manifest(folder: Path, files: Files) -> None:
     write_record(folder / MANIFEST, {"files": files})
 
 
+def manifest(folder: Path) -> Files | None:
+    """What the ``manifest.json`` of a directory lists; None if it has none.
+
+    The folder of a user, such as a model, may have a file of this name for other purposes.
+
+    Raises:
+        ArtifactError: the manifest is damaged.
+    """
+    path = folder / MANIFEST
+    if not path.exists():
+        return None
+    record = read_json(path)
+    if not isinstance(record, dict) or not record.keys() & {"digest", "files"}:
+        return None
+    files: Files = read_record(path)["files"]
+    return files
+
+
 def check_folder(folder: Path) -> None:
     """Compare a directory with its manifest.
 
@@ -251,21 +269,20 @@ def check_folder(folder: Path) -> None:
     Raises:
         ArtifactError: the directory is missing or incomplete, or a file of it is gone or damaged.
     """
-    if not (folder / MANIFEST).exists():
+    files = manifest(folder)
+    if files is None:
         if not folder.is_dir():
             raise ArtifactError(f"{folder} is missing; run the stage that makes it")
         if remote.is_remote(folder):
             raise ArtifactError(f"{folder} is not complete: it has no {MANIFEST}; {AGAIN}")
         return
-    # The folder of a user, such as a model, may have a file of this name for other purposes.
-    entries = read_record(folder / MANIFEST).get("files", {})
-    for problem in differences(folder, entries).values():
+    for problem in differences(folder, files).values():
         raise ArtifactError(f"{problem}; {AGAIN}")
 
 
 def check_published(folder: Path) -> None:
     """As `check_folder`, for a directory that is not complete without its manifest."""
-    if folder.is_dir() and not (folder / MANIFEST).exists():
+    if folder.is_dir() and manifest(folder) is None:
         raise ArtifactError(f"{folder} is not complete: it has no {MANIFEST}; {AGAIN}")
     check_folder(folder)
 
@@ -286,16 +303,16 @@ def fetch(text: str) -> str:
             check_folder(Path(text))
         return text
     folder = remote.located(text)
-    if not (folder / MANIFEST).exists():
+    files = manifest(folder)
+    if files is None:
         raise ArtifactError(f"{folder} is missing or not complete; run the stage that makes it")
-    record = read_record(folder / MANIFEST)
-    copy = remote.place_of_copy(folder, digest(record), group=folder.parent)
-    if not intact(copy, check_folder, say=lambda line: None):
+    copy = remote.place_of_copy(folder, digest(files), group=folder.parent)
+    if not intact(copy, check_published, say=lambda line: None):
         copy.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(dir=copy.parent, prefix="."))
         try:
-            remote.download(folder, [*record["files"], MANIFEST], work)
-            check_folder(work)
+            remote.download(folder, [*files, MANIFEST], work)
+            check_published(work)
             with contextlib.suppress(FileExistsError, OSError):  # another process was faster
                 os.rename(work, copy)
         finally:

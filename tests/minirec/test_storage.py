@@ -156,6 +156,9 @@ def test_copies_are_verified_and_few(bucket_folder):
         copy = located(artifacts.fetch(str(folder / f"v{version}")))
         assert (copy / "weights").read_text() == str(version)
     assert len(list(copy.parent.iterdir())) == remote.KEPT
+    (copy / "manifest.json").unlink()  # a copy that is half removed
+    (copy / "weights").unlink()
+    assert (located(artifacts.fetch(str(folder / "v3"))) / "weights").read_text() == "3"
     (copy / "weights").write_text("x")  # damage on this machine
     assert (located(artifacts.fetch(str(folder / "v3"))) / "weights").read_text() == "3"
     # The same name with another content is another copy.
@@ -185,6 +188,24 @@ def test_several_processes_fetch_the_same_folder(bucket_folder):
 def test_what_is_no_folder_of_a_store_is_given_back(tmp_path):
     assert artifacts.fetch("Qwen/Qwen2.5-0.5B-Instruct") == "Qwen/Qwen2.5-0.5B-Instruct"
     assert artifacts.fetch(str(tmp_path)) == str(tmp_path)
+
+
+@pytest.mark.parametrize("content", [{"name": "a model", "version": 2}, [1, 2]])
+def test_a_user_may_have_a_manifest_of_his_own(tmp_path, content):
+    artifacts.write_json(tmp_path / "manifest.json", content)
+    assert artifacts.fetch(str(tmp_path)) == str(tmp_path)
+    with pytest.raises(ArtifactError, match="it has no manifest.json"):
+        artifacts.check_published(tmp_path)
+
+
+@pytest.mark.parametrize("lost", ["digest", "files"])
+def test_a_manifest_without_one_of_its_keys_is_damaged(tmp_path, lost):
+    with artifacts.atomic_dir(tmp_path / "d") as work:
+        (work / "a").write_text("a")
+    path = tmp_path / "d" / "manifest.json"
+    path.write_text(path.read_text().replace(f'"{lost}"', '"other"'))
+    with pytest.raises(ArtifactError, match="manifest.json is damaged"):
+        artifacts.fetch(str(tmp_path / "d"))
 
 
 def test_one_command_holds_a_run(place):
