@@ -43,6 +43,7 @@ from minirec.storage import (
     read_json,
     read_record,
     remove,
+    remove_leftovers,
     write_json,
     write_manifest,
     write_record,
@@ -214,6 +215,8 @@ class Run:
             self.path("stages", f"{name}.json").unlink()
             for part in damaged if shards else outputs:
                 remove(self.path(part))
+        for output in outputs:
+            remove_leftovers(self.path(output))
         begun = {"fingerprint": fingerprint, **content}
         write_record(self.path("stages", f"{name}.begun.json"), begun)
         cost = Cost(name)

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -100,7 +101,10 @@ def _listed(folder: Path) -> Files:
 
 
 def remove(path: Path) -> None:
-    """Delete a file or a directory with all that is in it; nothing if it is not there."""
+    """Delete a file or a directory with all that is in it; nothing if it is not there.
+
+    A local directory gets a hidden name first: half of one never has the name of a whole one.
+    """
     if remote.is_remote(path):
         far: Any = path
         with remote.explained(path):
@@ -108,9 +112,29 @@ def remove(path: Path) -> None:
             if far.exists():
                 far.fs.rm(far.path, recursive=True)
     elif path.is_dir():
-        shutil.rmtree(path)
+        doomed = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        with contextlib.suppress(FileNotFoundError):  # another process was faster
+            os.replace(path, doomed)
+        shutil.rmtree(doomed)
     else:
         path.unlink(missing_ok=True)
+
+
+HIDDEN = re.compile(r"\..+\.[a-z0-9_]{8}")
+"""The names that `tempfile` gives, here with the prefix ``.NAME.``."""
+
+
+def remove_leftovers(path: Path) -> None:
+    """Delete what killed writers of `path`, or of anything in it, have left under hidden names.
+
+    No writer may be at work there. On an object store there is nothing of the kind.
+    """
+    if remote.is_remote(path) or not path.parent.is_dir():
+        return
+    beside = [p for p in path.parent.iterdir() if p.name.startswith(f".{path.name}.")]
+    for found in [*beside, *path.rglob(".*")]:
+        if HIDDEN.fullmatch(found.name):
+            shutil.rmtree(found) if found.is_dir() else found.unlink(missing_ok=True)
 
 
 def append(path: Path, line: str) -> None:
@@ -188,18 +212,24 @@ def file_entry(path: Path) -> dict[str, Any]:
 def file_entries(path: Path, *, below: Path) -> Files:
     """Entries of a file, or of all files in a directory, by their paths below `below`.
 
-    Those on an object store also have its ``etag``, with which the store tells versions apart.
+    Hidden ones are left out: they belong to writers at work, or to none. Those on an object store
+    also have its ``etag``, with which the store tells versions apart.
     """
     if remote.is_remote(path):
         base = str(path)[len(str(below)) + 1 :]
-        listed = remote.files(path)
+        listed = {n: info for n, info in remote.files(path).items() if not _hidden(n)}
         names = [f"{base}/{name}" if name else base for name in listed]
         sums = in_threads(lambda name: file_entry(below / name), names)
         pairs = zip(listed.values(), sums, strict=True)
         return dict(zip(names, ({**info, **entry} for info, entry in pairs), strict=True))
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    found = [path] if path.is_file() else sorted(path.rglob("*"))
+    files = [p for p in found if p.is_file() and not _hidden(p.relative_to(path).as_posix())]
     names = [file.relative_to(below).as_posix() for file in files]
     return dict(zip(names, in_threads(file_entry, files), strict=True))
+
+
+def _hidden(name: str) -> bool:
+    return any(part.startswith(".") and part != "." for part in name.split("/"))
 
 
 def in_threads(function: Callable[[T], R], values: Iterable[T]) -> list[R]:

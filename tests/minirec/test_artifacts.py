@@ -178,6 +178,23 @@ def test_of_a_stage_in_shards_only_the_damaged_file_is_made_again(tmp_path, cont
     assert sharded(quiet(tmp_path), made) is False
 
 
+def test_what_killed_writers_left_is_removed_and_not_recorded(tmp_path):
+    root = tmp_path / ".runs"  # hidden itself, which says nothing of what is in it
+    beside = [root / f".parts.{n * 8}" for n in "ab"]
+    for folder in beside:
+        folder.mkdir(parents=True)
+        (folder / "part-0").touch()
+    (root / "parts").mkdir()
+    (root / "parts" / ".part-0.1234abc_").touch()
+    (root / "parts" / ".lock").touch()
+    (root / ".other.12345678").touch()  # of something that is no output of this stage
+    assert sharded(quiet(root), []) is True
+    assert sorted(p.name for p in root.iterdir() if p.name.startswith(".")) == [".other.12345678"]
+    assert sorted(p.name for p in (root / "parts").iterdir())[:2] == [".lock", "part-0"]
+    files = artifacts.read_json(root / "stages" / "s.json")["files"]
+    assert sorted(files) == list(SHARDS)
+
+
 def test_a_damaged_output_is_removed_and_made_again(tmp_path):
     calls = []
     make(quiet(tmp_path), 1, calls)

@@ -1,6 +1,7 @@
 """The same operations on a local folder and on an object store."""
 
 import multiprocessing
+import os
 import time
 
 import numpy as np
@@ -74,6 +75,36 @@ def test_a_directory_replaces_the_former_one(place):
     artifacts.remove(place / "d")
     assert not (place / "d").exists()
     artifacts.remove(place / "d")
+
+
+def _remove(path, steps):
+    """Delete a directory, and end as if killed at its `steps`-th file."""
+    unlink = os.unlink
+
+    def killed(*args, **options):
+        nonlocal steps
+        steps -= 1
+        if not steps:
+            os._exit(9)
+        unlink(*args, **options)
+
+    os.unlink = killed
+    artifacts.remove(path)
+
+
+def test_a_removal_that_was_killed_leaves_no_half_directory(tmp_path):
+    path = tmp_path / "run" / "d"
+    with artifacts.atomic_dir(path) as work:
+        for name in "abc":
+            (work / name).write_text(name)
+    process = multiprocessing.get_context("fork").Process(target=_remove, args=(path, 2))
+    process.start()
+    process.join()
+    assert process.exitcode == 9
+    assert not path.exists()
+    assert len(names(tmp_path)) == 3  # under a hidden name
+    storage.remove_leftovers(path)
+    assert names(tmp_path) == []
 
 
 def test_a_folder_that_several_fill_is_complete_with_its_manifest(place, tmp_path):
