@@ -13,7 +13,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -163,8 +163,14 @@ def place_of_copy(path: Any, version: str, *, group: Any) -> Path:
     return cache() / beside / f"{path.name}-{version}"
 
 
-def local_file(path: Any) -> Path:
-    """A copy on this machine of the present version of an object; it is not verified."""
+def local_file(path: Any, check: Callable[[Path], object]) -> Path:
+    """A copy on this machine of the present version of an object, or a local file as it is.
+
+    A copy that does not pass `check` is replaced by a new one.
+
+    Raises:
+        ArtifactError: what is in the store does not pass the check, as `check` says it.
+    """
     if not is_remote(path):
         return path
     with explained(path):
@@ -172,13 +178,23 @@ def local_file(path: Any) -> Path:
     etag = str(info.get("ETag") or info.get("etag") or info["size"]).strip('"')
     version = hashlib.sha256(etag.encode()).hexdigest()[:16]
     copy = place_of_copy(path, version, group=path)
-    if not copy.exists() or copy.stat().st_size != info["size"]:
+    if not _passes(copy, check):
         copy.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=copy.parent, prefix=".") as work:
             download(path.parent, [path.name], Path(work))
             os.replace(Path(work) / path.name, copy)
+        check(copy)
     prune(copy)
     return copy
+
+
+def _passes(copy: Path, check: Callable[[Path], object]) -> bool:
+    if not copy.exists():
+        return False
+    with contextlib.suppress(ArtifactError):
+        check(copy)
+        return True
+    return False
 
 
 def prune(copy: Path) -> None:

@@ -109,8 +109,8 @@ def load_samples(corpus: Path, split: str) -> list[Sample]:
 def _open(path: Path, *, check: bool) -> pq.ParquetFile:
     if not path.exists():
         raise ArtifactError(f"{path} is missing; run `minirec prepare` first")
-    file = local_file(path)
-    if check:
+    file = local_file(path, check_table)
+    if check and file is path:
         check_table(file)
     return pq.ParquetFile(file)
 

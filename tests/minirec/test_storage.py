@@ -198,6 +198,20 @@ def test_copies_are_verified_and_few(bucket_folder):
     assert (located(artifacts.fetch(str(folder / "v3"))) / "weights").read_text() == "new"
 
 
+def test_a_damaged_copy_of_a_file_is_fetched_again(bucket_folder):
+    path = located(bucket_folder) / "t.parquet"
+    artifacts.write_table(path, TABLE)
+    copy = artifacts.local_file(path, artifacts.check_table)
+    whole = path.read_bytes()
+    for damage in (whole[:-1], whole[:9] + bytes([whole[9] ^ 1]) + whole[10:]):
+        copy.write_bytes(damage)
+        assert artifacts.local_file(path, artifacts.check_table) == copy
+        assert copy.read_bytes() == whole
+    overwrite(path, damage)
+    with pytest.raises(ArtifactError, match="is damaged"):
+        artifacts.local_file(path, artifacts.check_table)
+
+
 def _fetch(text, box):
     box.put((located(artifacts.fetch(text)) / "weights").read_bytes())
 
