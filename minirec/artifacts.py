@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import resource
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -219,15 +220,8 @@ class Run:
             remove_leftovers(self.path(output))
         begun = {"fingerprint": fingerprint, **content}
         write_record(self.path("stages", f"{name}.begun.json"), begun)
-        cost = Cost(name)
-        started = time.monotonic()
-        try:
+        with self._recorded_cost(name) as cost:
             body(cost)
-            cost.finished = True
-        finally:
-            cost.seconds = round(time.monotonic() - started, 3)
-            cost.peak_memory_mib = peak_memory_mib()
-            self._record_cost(cost)
         record = {**begun, "files": self._files(outputs)}
         write_record(self.path("stages", f"{name}.json"), record)
         self.checked.add(name)
@@ -318,8 +312,25 @@ class Run:
                 remove(self.path(output))
         return record
 
-    def _record_cost(self, cost: Cost) -> None:
-        append(self.path("costs.jsonl"), json.dumps(cost.__dict__) + "\n")
+    @contextmanager
+    def _recorded_cost(self, stage: str) -> Iterator[Cost]:
+        """The cost of an attempt, which is written at its end, also if it fails."""
+        cost = Cost(stage)
+        started = time.monotonic()
+
+        def record() -> None:
+            cost.seconds = round(time.monotonic() - started, 3)
+            cost.peak_memory_mib = peak_memory_mib()
+            append(self.path("costs.jsonl"), json.dumps(cost.__dict__) + "\n")
+
+        try:
+            yield cost
+        except BaseException:
+            with suppress(Exception):  # the error of the stage is what the user needs
+                record()
+            raise
+        cost.finished = True
+        record()
 
     def _difference(self, name: str, record: dict[str, Any], now: dict[str, Any]) -> str:
         before = record["settings"]

@@ -138,15 +138,23 @@ def remove_leftovers(path: Path) -> None:
 
 
 def append(path: Path, line: str) -> None:
-    """Add a line to a file that only the holder of the run directory writes."""
+    """Add a line to a file that only the holder of the run directory writes.
+
+    A last line that a killed writer left without its end stays a line of its own.
+    """
     if remote.is_remote(path):
         before = path.read_bytes() if path.exists() else b""
         with atomic(path) as file:
-            file.write(before + line.encode())
+            file.write(before + _break(before[-1:]) + line.encode())
     else:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as text:
-            text.write(line)
+        with path.open("a+b") as end:
+            end.seek(max(0, end.tell() - 1))
+            end.write(_break(end.read(1)) + line.encode())
+
+
+def _break(last: bytes) -> bytes:
+    return b"" if last in (b"", b"\n") else b"\n"
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -242,6 +242,12 @@ def test_a_damaged_line_of_costs_is_left_out(tmp_path):
     assert "costs.jsonl line 2 is damaged" in lines[0]
 
 
+def test_a_failure_is_not_hidden_by_that_of_its_cost(tmp_path):
+    (tmp_path / "costs.jsonl").mkdir()
+    with pytest.raises(RuntimeError):
+        broken_stage(quiet(tmp_path), 1, leaves=True)
+
+
 def test_records_of_a_former_version_hold(tmp_path):
     calls = []
     make(quiet(tmp_path), 1, calls)

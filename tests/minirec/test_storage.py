@@ -165,6 +165,19 @@ def test_costs_of_attempts_add_up(place):
     assert row["rollouts"] == 14
 
 
+def test_a_torn_line_of_costs_swallows_no_other(place):
+    said = []
+    run = Run(str(place), say=said.append)
+    make(run, 1, [])
+    overwrite(place / "costs.jsonl", (place / "costs.jsonl").read_bytes() + b'{"stage": "s", "fi')
+    artifacts.remove(place / "parts")
+    make(run, 1, [])
+    make(run, 1, [])
+    (row,) = run.costs()
+    assert row["rollouts"] == 14
+    assert len((place / "costs.jsonl").read_bytes().splitlines()) == 3
+
+
 def test_a_copied_run_is_not_damaged(bucket_folder, tmp_path):
     """With other etags, or none, the hashes decide."""
     make(Run(bucket_folder), 1, [])
