@@ -151,8 +151,15 @@ def _fit(run: Run, config: Config, session: Session, shards: list[GradientShard]
         storage=run.path("ray"),
         name="gradients",
     )
-    with follow("gradients", len(shards), lambda: (sum(p.exists() for p in outputs), "shards")):
+    folder = run.path("gradients")
+    with follow("gradients", len(shards), lambda: (_there(outputs, folder), "shards"), at=folder):
         fit_or_explain(trainer, config.training)
+
+
+def _there(outputs: list[Path], folder: Path) -> int:
+    """How many of the files are there, by one listing of the folder that holds all of them."""
+    found = {str(path) for path in folder.rglob("part-*.parquet")}
+    return sum(str(path) in found for path in outputs)
 
 
 def _dimension(shard: GradientShard) -> int:

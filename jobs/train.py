@@ -179,7 +179,7 @@ def _fit(
             storage=run.path("ray"),
             name=name,
         )
-        with follow(name, steps, lambda: _last_step(folder / "log.jsonl")):
+        with follow(name, steps, lambda: _last_step(folder / "log.jsonl"), at=folder):
             fit_or_explain(trainer, training)
     if not (folder / "adapter").exists():
         raise EngineError(f"training was told to stop by {folder / STOP}")
@@ -317,12 +317,18 @@ def _last_step(log: Path) -> tuple[int, str]:
 
 
 @contextmanager
-def follow(name: str, total: int, state: Callable[[], tuple[int, str]]) -> Iterator[None]:
-    """A bar that asks twice a second for the number of steps done and a word about them."""
+def follow(
+    name: str, total: int, state: Callable[[], tuple[int, str]], *, at: Path
+) -> Iterator[None]:
+    """A bar that asks for the number of steps done and a word about them, which it reads `at`.
+
+    Twice a second; each 10 s of an object store, where each question is paid for.
+    """
+    every_s = 10.0 if is_remote(at) else 0.5
     stop = threading.Event()
 
     def ask() -> None:
-        while not stop.wait(0.5):
+        while not stop.wait(every_s):
             # A damaged log of a former attempt is replaced by the next step, and a store that
             # fails here fails again where it matters.
             with suppress(Exception):

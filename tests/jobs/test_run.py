@@ -1,12 +1,13 @@
-"""Holding a run directory."""
+"""Holding a run directory, and following what is made in it."""
 
 import threading
 import time
 
 import pytest
 
+from jobs.gradients import _there
 from jobs.run import holding
-from jobs.train import in_thread
+from jobs.train import follow, in_thread
 from minirec import lease
 from minirec.artifacts import Run, located, write_json
 
@@ -20,3 +21,31 @@ def test_a_lost_lease_wakes_a_command_that_waits_for_a_thread(bucket_folder, mon
         in_thread(lambda: training.wait(60))
     assert time.monotonic() - started < 50
     training.set()
+
+
+def test_finished_shards_are_counted_with_one_listing(bucket_folder, monkeypatch):
+    client = pytest.importorskip("aiobotocore.client").AioBaseClient
+    folder = located(bucket_folder) / "gradients"
+    outputs = [folder / f"part-{n}.parquet" for n in range(3)]
+    outputs += [folder / "valid_gradients" / "part-0.parquet"]
+    for path in (outputs[0], outputs[3], folder / "valid" / "part-1.parquet"):
+        path.write_bytes(b"x")
+    asked, call = [], client._make_api_call
+
+    async def counted(self, operation, *args):
+        asked.append(operation)
+        return await call(self, operation, *args)
+
+    monkeypatch.setattr(client, "_make_api_call", counted)
+    assert _there(outputs, folder) == 2
+    assert asked == ["ListObjectsV2"]
+
+
+def test_a_store_is_not_asked_twice_a_second(bucket_folder, tmp_path):
+    asked = {}
+    for folder in (tmp_path, located(bucket_folder)):
+        times = asked[str(folder)] = []
+        with follow("work", 2, lambda times=times: (len(times), times.append(1) or ""), at=folder):
+            time.sleep(2)
+    assert asked[str(tmp_path)]
+    assert not asked[bucket_folder]
