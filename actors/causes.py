@@ -7,6 +7,8 @@ import re
 from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError, WorkerCrashedError
 
 RAISED = re.compile(r"^(?:\w+\.)*(\w*(?:Error|Exception|Interrupt|Exit|Warning)): *(.*)$")
+RETRIED = re.compile(r"\nFailed to .* attempts \(total backoff")
+"""Where Ray Data's own advice begins, which it appends to the message of any exception."""
 DEATHS = {"ActorDiedError", "RayActorError", "ActorUnavailableError", "WorkerCrashedError"}
 
 
@@ -18,7 +20,7 @@ def cause(error: BaseException) -> str:
     """
     if isinstance(error, RayTaskError) and error.cause is not None:
         return cause(error.cause) if isinstance(error.cause, Exception) else str(error.cause)
-    text = str(error)
+    text = RETRIED.split(str(error))[0]
     if isinstance(error, OutOfMemoryError) or "node running low on memory" in text:
         return _out_of_memory(text)
     raised = [match for line in text.splitlines() if (match := RAISED.match(line.strip()))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -221,6 +222,8 @@ def _with_config(arguments: argparse.Namespace) -> int:
         return 0
     plan(config, again=arguments.overwrite)  # refuses what cannot work before anything starts
     if arguments.command == "sweep":
+        # Before ray is imported: else Tune's thread starts a Ray of its own after Ctrl-C.
+        os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
         from jobs.sweep import sweep
 
         print_summary(sweep(config, overwrite=arguments.overwrite), config)

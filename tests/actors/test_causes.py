@@ -47,3 +47,12 @@ def test_a_killed_process_is_called_killed():
 def test_lack_of_memory_is_named():
     found = cause(OutOfMemoryError(MEMORY))
     assert "ran out of memory (22.1GB of 23.0GB were used)" in found
+
+
+def test_advice_of_ray_data_is_left_out():
+    said = (
+        "part-2.parquet: the store refuses it\n"
+        "Failed to map batch after 1/1 attempts (total backoff 0.0s).\n"
+        "To change retry attempts, configure `DataContext`."
+    )
+    assert cause(OSError(said)) == "OSError: part-2.parquet: the store refuses it"
