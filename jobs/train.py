@@ -327,14 +327,17 @@ def follow(
     every_s = 10.0 if is_remote(at) else 0.5
     stop = threading.Event()
 
+    def show() -> None:
+        # A damaged log of a former attempt is replaced by the next step, and a store that
+        # fails here fails again where it matters.
+        with suppress(Exception):
+            done, text = state()
+            if done:
+                progress.update(done, text)
+
     def ask() -> None:
         while not stop.wait(every_s):
-            # A damaged log of a former attempt is replaced by the next step, and a store that
-            # fails here fails again where it matters.
-            with suppress(Exception):
-                done, text = state()
-                if done:
-                    progress.update(done, text)
+            show()
 
     with bar(name, total) as progress:
         thread = threading.Thread(target=ask, daemon=True)
@@ -344,3 +347,4 @@ def follow(
         finally:
             stop.set()
             thread.join()
+        show()  # the last steps

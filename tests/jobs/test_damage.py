@@ -28,6 +28,7 @@ def flip(path):
     path.write_bytes(data)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_damage_to_every_stage_is_found_and_mended(undisturbed, tmp_path):
     run_dir = tmp_path / "run"
@@ -50,6 +51,7 @@ def test_damage_to_every_stage_is_found_and_mended(undisturbed, tmp_path):
     assert "skipped" in finish(run_dir, "score")
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_training_goes_on_from_the_newest_undamaged_checkpoint(undisturbed, tmp_path):
     run_dir = tmp_path / "run"

@@ -47,5 +47,5 @@ def test_a_store_is_not_asked_twice_a_second(bucket_folder, tmp_path):
         times = asked[str(folder)] = []
         with follow("work", 2, lambda times=times: (len(times), times.append(1) or ""), at=folder):
             time.sleep(2)
-    assert asked[str(tmp_path)]
-    assert not asked[bucket_folder]
+    assert len(asked[str(tmp_path)]) > 1
+    assert len(asked[bucket_folder]) == 1  # at the end
