@@ -279,7 +279,10 @@ class _Work:
             return
         done, _ = ray.wait([status := actor.status.remote()], timeout=STATUS_S)
         if done:
-            seconds = pool._get(status, one.engine, "its status")["seconds"]
+            try:
+                seconds = pool._get(status, one.engine, "its status")["seconds"]
+            except RayActorError:
+                return  # it has just died; its call fails next, or is tried again
             if seconds <= pool._deadline_s:
                 one.since = time.monotonic() - seconds
                 return

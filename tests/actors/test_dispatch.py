@@ -160,5 +160,14 @@ def test_a_call_beyond_its_deadline_has_its_engine_killed(world):
     assert world.killed == [hangs, hangs]
 
 
+def test_an_engine_that_dies_when_asked_why_its_call_takes_long(world):
+    stays, dies = Engine(world, seconds=1), Engine(world, seconds=200, dies=150)
+    dies.status = SimpleNamespace(
+        remote=lambda: Ref(world.now, RayActorError() if world.now > 50 else {"call": None})
+    )
+    assert handle(world, [stays, dies]).generate(CALLS) == [0, 1, 2, 3]
+    assert sorted(stays.calls) == [0, 1, 2, 3] and len(dies.calls) == 1 and not world.killed
+
+
 def test_no_calls(world):
     assert handle(world, [Engine(world)]).generate([]) == []
