@@ -8,8 +8,8 @@ repeated call gives the same bytes.
 
 from __future__ import annotations
 
-import os
 import random
+import secrets
 import time
 from collections import Counter, deque
 from collections.abc import Callable
@@ -131,11 +131,15 @@ class PoolHandle:
 
 @dataclass
 class _Running:
-    """A call that an engine has: its place among the results, and since when it is waited for."""
+    """A call that an engine has: its place among the results, and since when it is waited for.
+
+    The engine's status names the call by its `key`.
+    """
 
     index: int
     engine: str
     since: float
+    key: str
 
 
 @dataclass
@@ -216,9 +220,9 @@ class _Work:
         if actor is None:  # dropped since
             self.waiting.appendleft(index)
             return
-        key = f"{os.getpid()}-{random.getrandbits(64):x}"
+        key = secrets.token_hex(8)
         ref = actor.generate.remote(key, self.calls[index], self.adapter)
-        self.running[ref] = _Running(index, engine, time.monotonic())
+        self.running[ref] = _Running(index, engine, time.monotonic(), key)
 
     def _finished(self, ref: Any, one: _Running) -> None:
         try:
@@ -278,22 +282,24 @@ class _Work:
         if waited <= pool._deadline_s:
             return
         done, _ = ray.wait([status := actor.status.remote()], timeout=STATUS_S)
+        own = True
         if done:
             try:
-                seconds = pool._get(status, one.engine, "its status")["seconds"]
+                answer = pool._get(status, one.engine, "its status")
             except RayActorError:
                 return  # it has just died; its call fails next, or is tried again
-            if seconds <= pool._deadline_s:
-                one.since = time.monotonic() - seconds
+            if answer["seconds"] <= pool._deadline_s:
+                one.since = time.monotonic() - answer["seconds"]
                 return
-        if self._kills[one.index] == pool._max_restarts:
+            own = answer["call"] == one.key
+        if own and self._kills[one.index] == pool._max_restarts:
             raise EngineError(
                 f"{pool._label(one.engine)} did not finish a generate call within "
                 f"{pool._deadline_s:g} s, {pool._max_restarts + 1} times; raise "
                 "rollout.deadline_s or lower rollout.prompts_per_call"
             )
         ray.kill(actor, no_restart=False)
-        self._kills[one.index] += 1
+        self._kills[one.index] += own  # another client's call that hung is not this one's fault
         one.since = time.monotonic()
 
     def _check_enough(self) -> None:
