@@ -8,6 +8,7 @@ repeated call gives the same bytes.
 
 from __future__ import annotations
 
+import contextlib
 import random
 import secrets
 import time
@@ -97,17 +98,22 @@ class PoolHandle:
         return answers
 
     def _refresh(self) -> None:
-        """Learn of engines that were added or dropped since."""
+        """Learn of engines that were added or dropped since.
+
+        The dict is replaced, never changed: another thread may be reading it.
+        """
         if not self._elastic:
             return
         names = {n for n in ray.util.list_named_actors() if n.startswith(self._prefix)}
-        for name in self._actors.keys() - names:
-            del self._actors[name]
-        for name in names - self._actors.keys():
-            try:
-                self._actors[name] = ray.get_actor(name)
-            except ValueError:  # gone between the two calls
-                continue
+        known = self._actors
+        found = {name: actor for name, actor in known.items() if name in names}
+        for name in names - known.keys():
+            with contextlib.suppress(ValueError):  # gone between the two calls
+                found[name] = ray.get_actor(name)
+        self._actors = found
+
+    def _drop(self, engine: str) -> None:
+        self._actors = {name: actor for name, actor in self._actors.items() if name != engine}
 
     def _get(self, ref: Any, engine: str, awaited: str) -> Any:
         try:
@@ -201,8 +207,9 @@ class _Work:
             self._ask(name)
 
     def _ask(self, engine: str) -> None:
-        ref = self.pool._actors[engine].status.remote()
-        self._asked[ref] = _Asked(engine, time.monotonic())
+        actor = self.pool._actors.get(engine)
+        if actor is not None:  # else dropped since, maybe by another thread
+            self._asked[actor.status.remote()] = _Asked(engine, time.monotonic())
 
     def _arrived(self, refs: list[Any]) -> None:
         """Engines that live get calls: idle ones before those at work for somebody else."""
@@ -241,7 +248,7 @@ class _Work:
         """An engine has ended for good: an error, unless the cluster took it away."""
         if not self.pool._elastic or error.actor_init_failed:
             raise self.pool._died(engine, awaited, error) from error
-        self.pool._actors.pop(engine, None)
+        self.pool._drop(engine)
 
     def _look_after(self) -> None:
         now = time.monotonic()

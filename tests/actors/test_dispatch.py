@@ -61,6 +61,8 @@ class World:
         return ref.value
 
     def get_actor(self, name):
+        if name not in self.named:
+            raise ValueError(name)
         return self.named[name]
 
     def kill(self, actor, no_restart):
@@ -180,6 +182,21 @@ def test_another_clients_call_that_hangs_does_not_count_against_the_own(world):
     )
     assert handle(world, [shared], elastic=False).generate(CALLS[:1]) == [0]
     assert world.killed == [shared] * 4
+
+
+def test_the_engines_can_be_read_while_they_are_refreshed(world):
+    """As by a second thread; one engine has left, one has joined, one is gone when looked up."""
+    pool = handle(world, [Engine(world), Engine(world)])
+    read = iter(pool._actors)
+    next(read)
+    stays, joins = world.named["p-0"], Engine(world)
+    world.named = {"p-0": stays, "p-2": joins}
+    world.util.list_named_actors = lambda: ["p-0", "p-2", "p-3", "another-1"]
+    pool._refresh()
+    assert list(read) == ["p-1"]
+    assert pool._actors == {"p-0": stays, "p-2": joins}
+    pool._drop("p-1")
+    assert len(pool) == 2
 
 
 def test_no_calls(world):
