@@ -159,7 +159,10 @@ def _holds(ref: ray.ObjectRef, token: str) -> bool:
 def _read(path: str) -> str | None:
     end = time.monotonic() + 10  # NFS may show a new file a few seconds late
     while time.monotonic() < end:
-        if Path(path).exists():
+        try:
             return Path(path).read_text()
-        time.sleep(0.2)
+        except FileNotFoundError:
+            time.sleep(0.2)
+        except OSError:  # this node may not read it, or its mount is broken
+            return None
     return None
