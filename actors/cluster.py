@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import time
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 import ray
 from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
 from ray.autoscaler.sdk import request_resources
+from ray.autoscaler.v2.schema import ClusterStatus
 from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.autoscaler.v2.utils import is_autoscaler_v2
 from ray.experimental.internal_kv import _internal_kv_get
@@ -21,6 +23,7 @@ from minirec.allocation import Node, refusal
 from minirec.errors import ConfigError, EngineError
 
 Bundles = Sequence[dict[str, float]]
+STATUS_S = 10.0  # an autoscaler tells its status some seconds after the cluster has started
 PROBE_S = 60.0  # a node that cannot read a small file within this time is taken as blind
 
 
@@ -38,28 +41,47 @@ def alive_nodes() -> list[Node]:
     ]
 
 
-def grows() -> bool:
-    """Whether an autoscaler works for the cluster, so that more nodes may come.
+def grows() -> bool | None:
+    """Whether an autoscaler works for the cluster, so that nodes may come; None: not known yet.
 
     Ray does not say so itself; but nodes that it only watches are named after their id.
     """
     if is_autoscaler_v2():
-        status = get_cluster_status(ray.get_runtime_context().gcs_address)
-        names = {node.ray_node_type_name for node in [*status.active_nodes, *status.idle_nodes]}
-    else:
-        kept = _internal_kv_get(DEBUG_AUTOSCALING_STATUS)
-        report = json.loads(kept).get("autoscaler_report") if kept else None
-        report = report or {}
-        names = {*report.get("active_nodes", {}), *(report.get("idle_nodes") or {})}
-    return any(name and not name.startswith("node_") for name in names)
+        return owned(types_v2(get_cluster_status(ray.get_runtime_context().gcs_address)))
+    return owned(types_v1(_internal_kv_get(DEBUG_AUTOSCALING_STATUS)))
+
+
+def types_v1(kept: bytes | None) -> set[str]:
+    """The types of the nodes in the status that Ray's first autoscaler keeps as JSON."""
+    report = (json.loads(kept).get("autoscaler_report") if kept else None) or {}
+    return {*report.get("active_nodes", {}), *(report.get("idle_nodes") or {})}
+
+
+def types_v2(status: ClusterStatus) -> set[str]:
+    """The same of its second one."""
+    return {node.ray_node_type_name for node in [*status.active_nodes, *status.idle_nodes]}
+
+
+def owned(types: set[str]) -> bool | None:
+    """Whether an autoscaler gave some node its type; None where there is none to judge by."""
+    if not types:
+        return None
+    return not all(re.fullmatch("node_[0-9a-f]{56}", name) for name in types)
 
 
 class Room:
     """Waits until the cluster has room, and asks the autoscaler for it where there is one."""
 
     def __init__(self, wait_s: float) -> None:
-        self.grows = grows()
+        self._grows = grows()
         self._wait_s = wait_s
+
+    @property
+    def grows(self) -> bool:
+        """Whether nodes may come; asked again until the autoscaler has told its status."""
+        if self._grows is None:
+            self._grows = grows()
+        return bool(self._grows)
 
     def refuse_impossible(self, bundles: Bundles) -> None:
         """Refuse what a cluster that does not grow cannot hold even when nothing else runs.
@@ -67,8 +89,11 @@ class Room:
         Raises:
             ConfigError: with both numbers.
         """
-        why = None if self.grows else refusal(bundles, alive_nodes())
-        if why:
+        why = refusal(bundles, alive_nodes())
+        end = time.monotonic() + STATUS_S
+        while why and not self.grows and self._grows is None and time.monotonic() < end:
+            time.sleep(0.5)
+        if why and not self.grows:
             raise ConfigError(f"{why}; lower the numbers under resources, or enlarge the cluster")
 
     def wait(self, bundles: Bundles, *, held: Bundles = ()) -> None:

@@ -1,8 +1,78 @@
 """The parts of a cluster's checks that need no cluster."""
 
+import json
 import time
+from dataclasses import asdict
+from types import SimpleNamespace
+
+import pytest
+from ray.autoscaler._private.autoscaler import AutoscalerSummary
+from ray.autoscaler._private.util import format_readonly_node_type
+from ray.autoscaler.v2.schema import Stats
+from ray.autoscaler.v2.utils import ClusterStatusParser
+from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
 
 from actors import cluster
+from minirec.allocation import Node
+from minirec.errors import ConfigError
+
+ID = "0123456789abcdef" * 3 + "01234567"
+WATCHED = format_readonly_node_type(ID)  # a node that Ray knows, but has not launched
+
+
+def status_v1(active, idle):
+    """As the monitor of Ray's first autoscaler writes it."""
+    summary = AutoscalerSummary(active, idle, [], {}, [])
+    return json.dumps({"autoscaler_report": asdict(summary), "time": 1.0}).encode()
+
+
+@pytest.mark.parametrize(
+    ("kept", "grows"),
+    [
+        (None, None),
+        (json.dumps({"load_metrics_report": {}, "time": 1.0}).encode(), None),
+        (status_v1({}, None), None),
+        (status_v1({WATCHED: 1}, None), False),
+        (status_v1({WATCHED: 1}, {format_readonly_node_type("f" * 56): 1}), False),
+        (status_v1({"ray.head.default": 1}, None), True),
+        (status_v1({}, {"node_small": 2}), True),
+        (status_v1({WATCHED: 1}, {"ray.worker.default": 1}), True),
+    ],
+)
+def test_the_first_autoscaler_is_known_by_its_status(kept, grows):
+    assert cluster.owned(cluster.types_v1(kept)) is grows
+
+
+@pytest.mark.parametrize(
+    ("types", "grows"), [([], None), (["", ""], False), (["head"], True), (["", "gpu"], True)]
+)
+def test_the_second_autoscaler_is_known_by_its_status(types, grows):
+    reply = GetClusterStatusReply()
+    for i, name in enumerate(types):
+        reply.cluster_resource_state.node_states.add(
+            node_id=bytes([i]) * 28, ray_node_type_name=name, status=i % 2 + 1
+        )
+    status = ClusterStatusParser.from_get_cluster_status_reply(reply, stats=Stats())
+    assert cluster.owned(cluster.types_v2(status)) is grows
+
+
+@pytest.mark.parametrize(("later", "refused"), [(True, False), (False, True), (None, True)])
+def test_nothing_is_refused_before_the_autoscaler_has_spoken(monkeypatch, later, refused):
+    clock = SimpleNamespace(now=0.0)
+    clock.monotonic = lambda: clock.now
+    clock.sleep = lambda seconds: setattr(clock, "now", clock.now + seconds)
+    monkeypatch.setattr(cluster, "time", clock)
+    monkeypatch.setattr(cluster, "alive_nodes", lambda: [Node("a", 2)])
+    monkeypatch.setattr(cluster, "grows", lambda: None if clock.now < 4 else later)
+    room = cluster.Room(wait_s=1)
+    room.refuse_impossible([{"CPU": 2.0}])
+    assert clock.now == 0
+    if refused:
+        with pytest.raises(ConfigError, match="asks for 3 CPUs, the cluster has 2"):
+            room.refuse_impossible([{"CPU": 3.0}])
+    else:
+        room.refuse_impossible([{"CPU": 3.0}])
+    assert clock.now == (10 if later is None else 4)
 
 
 def test_a_probe_that_cannot_be_read_makes_the_node_blind_at_once(tmp_path):
