@@ -72,9 +72,15 @@ def owned(types: set[str]) -> bool | None:
 class Room:
     """Waits until the cluster has room, and asks the autoscaler for it where there is one."""
 
-    def __init__(self, wait_s: float) -> None:
+    def __init__(self, wait_s: float, *, requests: bool = True) -> None:
+        """Args:
+        wait_s: the longest wait.
+        requests: whether the autoscaler is asked ahead for what comes. It keeps one request for
+            the whole cluster, so of several trials none may: it adds what they wait for.
+        """
         self._grows = grows()
         self._wait_s = wait_s
+        self._requests = requests
 
     @property
     def grows(self) -> bool:
@@ -108,7 +114,7 @@ class Room:
         Raises:
             EngineError: there was no room within `wait_s`; says asked, free and total.
         """
-        if self.grows:
+        if self._requests and self.grows:
             request_resources(bundles=[*held, *bundles])
         group = placement_group(list(bundles), strategy="PACK")
         try:
@@ -123,7 +129,7 @@ class Room:
 
     def close(self) -> None:
         """Take the request back from the autoscaler."""
-        if self.grows:
+        if self._requests and self.grows:
             request_resources(bundles=[])
 
 

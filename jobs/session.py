@@ -27,10 +27,14 @@ if TYPE_CHECKING:
 class Session:
     """Starts Ray and the engine pool when first needed; closes both at the end."""
 
-    def __init__(self, config: Config, *, trials: int = 0):
-        """`trials` of a sweep that work at a time share the cluster; 0: no sweep."""
+    def __init__(self, config: Config, *, trials: int = 0, on_cluster: bool = False):
+        """Args:
+        trials: of a sweep, that work at a time on this machine; 0: no sweep.
+        on_cluster: the caller, a trial, works where others do, and waits for its room.
+        """
         self.config = config
         self.trials = trials
+        self._on_cluster = on_cluster
         self._pool: Pool | None = None
         self._model: str | None = None
         self._started_ray = False
@@ -47,12 +51,11 @@ class Session:
         """Join the cluster of RAY_ADDRESS, or start a local one for this process."""
         import ray
 
+        if self._allocation is None:
+            self._set_up_train()
         if ray.is_initialized():
             self._allocation = self._allocation or self._fit_part()
             return
-        # The driver of a job has a 3 s grace after SIGTERM; each stage can be resumed anyway.
-        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-        os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if not os.environ.get("RAY_ADDRESS"):
             self._allocation = self._fit_this_machine()
@@ -63,10 +66,6 @@ class Session:
                 "include_dashboard": self.trials > 0,
                 "object_store_memory": 300 << 20,
             }
-        # Ray Train would start its workers again and again without end where there is no room.
-        os.environ.setdefault(
-            "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", f"{self.config.resources.wait_s:g}"
-        )
         with without_stderr():
             ray.init(**options)
         self._started_ray = True
@@ -76,6 +75,16 @@ class Session:
         _quiet_ray_data()
         # ray.init replaces a handler that was set before it.
         signal.signal(signal.SIGTERM, _stop)
+
+    def _set_up_train(self) -> None:
+        """What Ray Train reads in the process that starts a training, a trial of a sweep too."""
+        # The driver of a job has a 3 s grace after SIGTERM; each stage can be resumed anyway.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+        os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+        # Ray Train would start its workers again and again without end where there is no room.
+        os.environ.setdefault(
+            "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", f"{self.config.resources.wait_s:g}"
+        )
 
     @property
     def allocation(self) -> Allocation:
@@ -104,8 +113,13 @@ class Session:
         """One of each, unless numbers are given: somebody else has joined the cluster for many."""
         import ray
 
+        from actors.cluster import Room
+
         gpus = ray.cluster_resources().get("GPU", 0.0)
-        return allocate(self.config, [Node("a part", 0, min(2.0, gpus))], local=False)
+        found = allocate(self.config, [Node("a part", 0, min(2.0, gpus))], local=False)
+        if self._on_cluster:
+            self._room = Room(self.config.resources.wait_s, requests=False)
+        return replace(found, engines_max=found.engines)
 
     def _fit_cluster(self) -> Allocation:
         """Fit what the nodes have, and refuse what they never can hold or see."""

@@ -50,7 +50,7 @@ def test_the_second_autoscaler_is_known_by_its_status(types, grows):
     reply = GetClusterStatusReply()
     for i, name in enumerate(types):
         reply.cluster_resource_state.node_states.add(
-            node_id=bytes([i]) * 28, ray_node_type_name=name, status=i % 2 + 1
+            node_id=bytes([i]) * 28, ray_node_type_name=name, status=(1, 3)[i % 2]  # running, idle
         )
     status = ClusterStatusParser.from_get_cluster_status_reply(reply, stats=Stats())
     assert cluster.owned(cluster.types_v2(status)) is grows
