@@ -6,10 +6,12 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import ray
+from ray._private import state as ray_state
 from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
 from ray.autoscaler.sdk import request_resources
 from ray.autoscaler.v2.schema import ClusterStatus
@@ -19,7 +21,7 @@ from ray.experimental.internal_kv import _internal_kv_get
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from minirec.allocation import Node, refusal
+from minirec.allocation import Node, Shape, refusal
 from minirec.errors import ConfigError, EngineError
 
 Bundles = Sequence[dict[str, float]]
@@ -35,6 +37,7 @@ def alive_nodes() -> list[Node]:
             node["Resources"].get("CPU", 0),
             node["Resources"].get("GPU", 0),
             node["Resources"].get("memory", 0) / 2**30,
+            node["NodeID"],
         )
         for node in ray.nodes()
         if node["Alive"]
@@ -81,6 +84,7 @@ class Room:
         self._grows = grows()
         self._wait_s = wait_s
         self._requests = requests
+        self._others: dict[str, tuple[float, float]] = {}
 
     @property
     def grows(self) -> bool:
@@ -88,6 +92,28 @@ class Room:
         if self._grows is None:
             self._grows = grows()
         return bool(self._grows)
+
+    def nodes(self, engine: Shape, here: Mapping[str, int]) -> list[Node]:
+        """The nodes that live, less what other jobs use of them.
+
+        What the run itself has beside its engines looks like another job's, but it comes and
+        goes: the least ever seen is taken. First asked before the run has anything.
+
+        Args:
+            engine: what each engine takes.
+            here: engines at work by the id of their node.
+        """
+        free = ray_state.available_resources_per_node()
+        found = []
+        for node in alive_nodes():
+            there, engines = free.get(node.id, {}), here.get(node.id, 0)
+            cpus = node.cpus - there.get("CPU", 0.0) - engines * engine.cpus
+            gpus = node.gpus - there.get("GPU", 0.0) - engines * engine.gpus
+            seen = self._others.get(node.id, (node.cpus, node.gpus))
+            others = min(seen[0], max(0, round(cpus, 4))), min(seen[1], max(0, round(gpus, 4)))
+            self._others[node.id] = others
+            found.append(replace(node, cpus=node.cpus - others[0], gpus=node.gpus - others[1]))
+        return found
 
     def refuse_impossible(self, bundles: Bundles) -> None:
         """Refuse what a cluster that does not grow cannot hold even when nothing else runs.

@@ -13,7 +13,6 @@ import random
 import secrets
 import time
 from collections import Counter, deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +21,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from actors.causes import cause
 from actors.rollout import Adapter, Completion, EngineSpec
-from actors.roster import Call, Roster
+from actors.roster import Call, Roster, Target
 from minirec.errors import EngineError
 
 STATUS_S = 5.0  # an engine that cannot say within this time what it does is taken as hung
@@ -336,7 +335,7 @@ class Pool:
         engine: str | type,
         engines: int,
         least: int | None = None,
-        target: Callable[[], int] | None = None,
+        target: Target | None = None,
         cpus_per_engine: float = 1,
         gpus_per_engine: float = 0,
         deadline_s: float = 300,
@@ -349,7 +348,7 @@ class Pool:
         Args:
             engine: a name of `actors.roster.ENGINES`, or the class of another `RolloutEngine`.
             least: engines that must live; default: all.
-            target: how many engines there should be now; None: always `engines`.
+            target: the engines that there should be; None: always `engines`.
         """
         roster = Roster(
             spec,

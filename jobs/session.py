@@ -8,6 +8,7 @@ import math
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -16,7 +17,15 @@ from typing import TYPE_CHECKING, Any
 from actors.pool import Pool, PoolHandle
 from actors.rollout import engine_spec, resolve_engine
 from jobs.console import console, without_stderr
-from minirec.allocation import Allocation, Node, allocate, engines_for, refusal, this_machine
+from minirec.allocation import (
+    Allocation,
+    Node,
+    allocate,
+    engine_places,
+    engines_for,
+    refusal,
+    this_machine,
+)
 from minirec.config import Config
 from minirec.errors import ConfigError
 
@@ -131,7 +140,7 @@ class Session:
             self._room.refuse_impossible(found.bundles(stage))
         if "://" not in self.config.run_dir:
             check_shared(Path(self.config.run_dir).absolute())
-        return found
+        return replace(found, engines=engines_for(found, self._room.nodes(found.engine, {})))
 
     def make_room(self, beside: str, *, engines: bool = True) -> None:
         """Wait until what stands `beside` the engines has room, and the engines to be started.
@@ -179,7 +188,7 @@ class Session:
         return Pool.start(
             engine_spec(c, model_path, length, shape=a.engine),
             engine=resolve_engine(c.rollout),
-            engines=a.engines if self._room is None else self._engines_now(),
+            engines=a.engines,
             least=a.engines_min,
             target=None if self._room is None else self._engines_now,
             cpus_per_engine=a.engine.cpus,
@@ -189,17 +198,20 @@ class Session:
             max_restarts=c.rollout.max_restarts,
         )
 
-    def _engines_now(self) -> int:
-        """Engines that the nodes of this moment hold.
+    def _engines_now(self, here: Mapping[str, int]) -> list[str]:
+        """A node for each engine that the nodes of this moment hold; empty for any node.
 
         Where an autoscaler adds nodes, the most that were asked for: it adds what engines wait for.
-        """
-        from actors.cluster import alive_nodes
 
-        a = self.allocation
-        if self._room is not None and self._room.grows and math.isfinite(a.engines_max):
-            return int(a.engines_max)
-        return engines_for(a, alive_nodes())
+        Args:
+            here: engines at work by the id of their node.
+        """
+        a, room = self.allocation, self._room
+        assert room is not None
+        places = engine_places(a, room.nodes(a.engine, here))
+        if room.grows and math.isfinite(a.engines_max):
+            places += [""] * (int(a.engines_max) - len(places))
+        return places
 
     def close(self) -> None:
         """Stop engines and Ray; safe to call twice."""

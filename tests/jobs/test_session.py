@@ -23,7 +23,9 @@ def joined(monkeypatch):
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 16.0})
     monkeypatch.setattr(cluster, "grows", lambda: True)
     monkeypatch.setattr(cluster, "request_resources", lambda bundles: pytest.fail("asked ahead"))
-    monkeypatch.setattr(cluster, "placement_group", lambda bundles, strategy: Group(waited, bundles))
+    monkeypatch.setattr(
+        cluster, "placement_group", lambda bundles, strategy: Group(waited, bundles)
+    )
     monkeypatch.setattr(cluster, "remove_placement_group", lambda group: None)
     return waited
 
