@@ -9,6 +9,7 @@ repeated call gives the same bytes.
 from __future__ import annotations
 
 import contextlib
+import copy
 import random
 import secrets
 import time
@@ -77,6 +78,10 @@ class PoolHandle:
         while work.waiting or work.running:
             work.advance()
         return work.results
+
+    def of_ones_own(self) -> PoolHandle:
+        """Another handle for the same engines, for another thread."""
+        return copy.copy(self)
 
     def probe(self) -> list[dict[str, Any]]:
         """A one-token generation on every engine, within the starting deadline."""

@@ -72,7 +72,10 @@ def room_checks(folder):
         room.wait([cpu] * 3)
     assert time.monotonic() - started < 30
     room.wait([cpu] * 2)  # nothing of what was refused is held
-    assert sorted(node.cpus for node in room.nodes(Shape(1, 0), {})) in ([0, 0, 2], [0, 1, 1])
+    left = [[0, 0, 2], [0, 1, 1]]  # which node the holder took; Ray's figures are a little late
+    while (cpus := sorted(n.cpus for n in room.nodes(Shape(1, 0), {}))) not in left:
+        assert time.monotonic() - started < 30, cpus
+        time.sleep(0.2)
     ray.kill(holder)
     engines_stand_where_they_are_wanted()
     check_shared(folder / "run")

@@ -21,6 +21,7 @@ def joined(monkeypatch):
     waited = []
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 16.0})
+    monkeypatch.setattr(cluster.Room, "nodes", lambda self, engine, here: [])
     monkeypatch.setattr(cluster, "grows", lambda: True)
     monkeypatch.setattr(cluster, "request_resources", lambda bundles: pytest.fail("asked ahead"))
     monkeypatch.setattr(
