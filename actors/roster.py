@@ -182,7 +182,8 @@ class Roster:
         for name, entry in entries.items():
             if entry["State"] == "ALIVE":
                 self._nodes[name] = entry["Address"]["NodeID"]
-                here.update({name} if self._nodes[name] in alive else ())
+                if self._nodes[name] in alive:
+                    here.add(name)
             elif entry["State"] == "DEAD" and self._nodes[name] not in {"", *alive}:
                 del self.actors[name]
         wanted = target(Counter(self._nodes[name] for name in here))

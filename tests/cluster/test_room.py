@@ -26,16 +26,16 @@ class Holder:
         return True
 
 
-class Idle:
-    def __init__(self, spec):
-        pass
-
-
 def engines_stand_where_they_are_wanted():
     """Two on the larger node, though the other one has room; then one of them leaves."""
+
+    class Idle:  # defined here, so that Ray sends it whole
+        def __init__(self, spec):
+            pass
+
     (large,) = [node.id for node in alive_nodes() if node.cpus == 2]
     wanted = [large, large]
-    spec = EngineSpec(model="/", max_model_len=8)
+    spec = EngineSpec(model="none", max_model_len=8)
     roster = Roster(
         spec, engine=Idle, engines=0, cpus=1, gpus=0, max_restarts=0, target=lambda here: wanted
     )
