@@ -8,12 +8,12 @@ repeated call gives the same bytes.
 
 from __future__ import annotations
 
+import contextlib
 import copy
-import os
 import random
+import secrets
 import time
 from collections import Counter, deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from actors.causes import cause
 from actors.rollout import Adapter, Completion, EngineSpec
-from actors.roster import Call, Roster
+from actors.roster import Call, Roster, Target
 from minirec.errors import EngineError
 
 STATUS_S = 5.0  # an engine that cannot say within this time what it does is taken as hung
@@ -80,10 +80,8 @@ class PoolHandle:
         return work.results
 
     def of_ones_own(self) -> PoolHandle:
-        """Another handle for the same engines: a handle serves one thread at a time."""
-        own = copy.copy(self)
-        own._actors = dict(self._actors)
-        return own
+        """Another handle for the same engines, for another thread."""
+        return copy.copy(self)
 
     def probe(self) -> list[dict[str, Any]]:
         """A one-token generation on every engine, within the starting deadline."""
@@ -104,17 +102,22 @@ class PoolHandle:
         return answers
 
     def _refresh(self) -> None:
-        """Learn of engines that were added or dropped since."""
+        """Learn of engines that were added or dropped since.
+
+        The dict is replaced, never changed: another thread may be reading it.
+        """
         if not self._elastic:
             return
         names = {n for n in ray.util.list_named_actors() if n.startswith(self._prefix)}
-        for name in self._actors.keys() - names:
-            del self._actors[name]
-        for name in names - self._actors.keys():
-            try:
-                self._actors[name] = ray.get_actor(name)
-            except ValueError:  # gone between the two calls
-                continue
+        known = self._actors
+        found = {name: actor for name, actor in known.items() if name in names}
+        for name in names - known.keys():
+            with contextlib.suppress(ValueError):  # gone between the two calls
+                found[name] = ray.get_actor(name)
+        self._actors = found
+
+    def _drop(self, engine: str) -> None:
+        self._actors = {name: actor for name, actor in self._actors.items() if name != engine}
 
     def _get(self, ref: Any, engine: str, awaited: str) -> Any:
         try:
@@ -138,11 +141,15 @@ class PoolHandle:
 
 @dataclass
 class _Running:
-    """A call that an engine has: its place among the results, and since when it is waited for."""
+    """A call that an engine has: its place among the results, and since when it is waited for.
+
+    The engine's status names the call by its `key`.
+    """
 
     index: int
     engine: str
     since: float
+    key: str
 
 
 @dataclass
@@ -204,8 +211,9 @@ class _Work:
             self._ask(name)
 
     def _ask(self, engine: str) -> None:
-        ref = self.pool._actors[engine].status.remote()
-        self._asked[ref] = _Asked(engine, time.monotonic())
+        actor = self.pool._actors.get(engine)
+        if actor is not None:  # else dropped since, maybe by another thread
+            self._asked[actor.status.remote()] = _Asked(engine, time.monotonic())
 
     def _arrived(self, refs: list[Any]) -> None:
         """Engines that live get calls: idle ones before those at work for somebody else."""
@@ -223,9 +231,9 @@ class _Work:
         if actor is None:  # dropped since
             self.waiting.appendleft(index)
             return
-        key = f"{os.getpid()}-{random.getrandbits(64):x}"
+        key = secrets.token_hex(8)
         ref = actor.generate.remote(key, self.calls[index], self.adapter)
-        self.running[ref] = _Running(index, engine, time.monotonic())
+        self.running[ref] = _Running(index, engine, time.monotonic(), key)
 
     def _finished(self, ref: Any, one: _Running) -> None:
         try:
@@ -244,7 +252,7 @@ class _Work:
         """An engine has ended for good: an error, unless the cluster took it away."""
         if not self.pool._elastic or error.actor_init_failed:
             raise self.pool._died(engine, awaited, error) from error
-        self.pool._actors.pop(engine, None)
+        self.pool._drop(engine)
 
     def _look_after(self) -> None:
         now = time.monotonic()
@@ -285,19 +293,24 @@ class _Work:
         if waited <= pool._deadline_s:
             return
         done, _ = ray.wait([status := actor.status.remote()], timeout=STATUS_S)
+        own = True
         if done:
-            seconds = pool._get(status, one.engine, "its status")["seconds"]
-            if seconds <= pool._deadline_s:
-                one.since = time.monotonic() - seconds
+            try:
+                answer = pool._get(status, one.engine, "its status")
+            except RayActorError:
+                return  # it has just died; its call fails next, or is tried again
+            if answer["seconds"] <= pool._deadline_s:
+                one.since = time.monotonic() - answer["seconds"]
                 return
-        if self._kills[one.index] == pool._max_restarts:
+            own = answer["call"] == one.key
+        if own and self._kills[one.index] == pool._max_restarts:
             raise EngineError(
                 f"{pool._label(one.engine)} did not finish a generate call within "
                 f"{pool._deadline_s:g} s, {pool._max_restarts + 1} times; raise "
                 "rollout.deadline_s or lower rollout.prompts_per_call"
             )
         ray.kill(actor, no_restart=False)
-        self._kills[one.index] += 1
+        self._kills[one.index] += own  # another client's call that hung is not this one's fault
         one.since = time.monotonic()
 
     def _check_enough(self) -> None:
@@ -327,7 +340,7 @@ class Pool:
         engine: str | type,
         engines: int,
         least: int | None = None,
-        target: Callable[[], int] | None = None,
+        target: Target | None = None,
         cpus_per_engine: float = 1,
         gpus_per_engine: float = 0,
         deadline_s: float = 300,
@@ -340,7 +353,7 @@ class Pool:
         Args:
             engine: a name of `actors.roster.ENGINES`, or the class of another `RolloutEngine`.
             least: engines that must live; default: all.
-            target: how many engines there should be now; None: always `engines`.
+            target: the engines that there should be; None: always `engines`.
         """
         roster = Roster(
             spec,

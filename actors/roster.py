@@ -13,7 +13,8 @@ import secrets
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,26 @@ class _Engine:
         }
 
 
+Target = Callable[[Mapping[str, int]], list[str]]
+"""From engines at work by node id: a node id for each engine wanted; empty means any node."""
+
+
+def match(nodes: Mapping[str, str], wanted: list[str]) -> tuple[set[str], list[str]]:
+    """The engines that stand where they are wanted, and the places without one.
+
+    Args:
+        nodes: of the engines, the eldest first.
+        wanted: as `Target` gives it.
+    """
+    left, placed = Counter(wanted), set()
+    for name, node in nodes.items():
+        place = node if left[node] else ""
+        if left[place]:
+            left[place] -= 1
+            placed.add(name)
+    return placed, list(left.elements())
+
+
 class Roster:
     """The driver's list of engines; a thread keeps their number at what the cluster has room for.
 
@@ -99,16 +120,16 @@ class Roster:
         cpus: float,
         gpus: float,
         max_restarts: int,
-        target: Callable[[], int] | None = None,
+        target: Target | None = None,
     ) -> None:
         """Create the engines and return at once.
 
         Args:
             spec: of every engine.
             engine: a name of `ENGINES`, or the class of another `RolloutEngine`.
-            engines: how many at first.
+            engines: how many, without a `target`.
             cpus, gpus: of one engine.
-            target: how many there should be now, asked every few seconds; None: always `engines`.
+            target: the engines that there should be, asked every few seconds.
         """
         self.prefix = f"minirec-{secrets.token_hex(4)}-"
         self.actors: dict[str, Any] = {}
@@ -121,53 +142,60 @@ class Roster:
             "max_restarts": max_restarts,
             "max_task_retries": -1,
             "max_concurrency": 1,
-            "scheduling_strategy": "SPREAD",
             "runtime_env": {"env_vars": engine_environment(spec)},
         }
         self._arguments = (ENGINES[engine] if isinstance(engine, str) else engine, spec)
-        for _ in range(engines):
-            self._add()
+        for node in target({}) if target else [""] * engines:
+            self._add(node)
         self._target = target
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._keep, daemon=True)
         if target is not None:
             self._thread.start()
 
-    def _add(self) -> None:
+    def _add(self, node: str) -> None:
         name = f"{self.prefix}{self._made}"
         self._made += 1
-        self.actors[name] = self._actor.options(name=name, **self._options).remote(*self._arguments)
+        self._nodes[name] = node
+        # Where it was counted, else it may take the room of the trainer.
+        place = NodeAffinitySchedulingStrategy(node, soft=True) if node else "SPREAD"
+        options = {"name": name, "scheduling_strategy": place, **self._options}
+        self.actors[name] = self._actor.options(**options).remote(*self._arguments)
 
     def _keep(self) -> None:
         assert self._target is not None
         while not self._stop.wait(TICK_S):
             try:
-                self.fit(self._target())
+                self.fit(self._target)
             except Exception as error:  # the cluster may be gone or busy; the next look tells
                 logging.getLogger(__name__).warning("engines were not counted: %s", error)
 
-    def fit(self, target: int) -> None:
-        """Add or drop engines until there are `target`; those without a place go first.
+    def fit(self, target: Target) -> None:
+        """Add or drop engines until there are as many as `target` says; the misplaced go first.
 
         An engine that ended for good through its own fault still counts: another one would end
         the same way. One that ended with its node is replaced.
         """
         entries = {name: ray_state.actors(a._ray_actor_id.hex()) for name, a in self.actors.items()}
         alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        here = set()
         for name, entry in entries.items():
             if entry["State"] == "ALIVE":
                 self._nodes[name] = entry["Address"]["NodeID"]
-            elif entry["State"] == "DEAD" and self._nodes.get(name, "") not in {"", *alive}:
+                if self._nodes[name] in alive:
+                    here.add(name)
+            elif entry["State"] == "DEAD" and self._nodes[name] not in {"", *alive}:
                 del self.actors[name]
-        while len(self.actors) < target:
-            self._add()
+        wanted = target(Counter(self._nodes[name] for name in here))
+        placed, left = match({name: self._nodes[name] for name in self.actors}, wanted)
+        while len(self.actors) < len(wanted):
+            self._add(left.pop(0))
 
-        def last(name: str) -> tuple[bool, int]:
-            here = entries[name]["State"] == "ALIVE" and self._nodes[name] in alive
-            return not here, int(name.removeprefix(self.prefix))
+        def last(name: str) -> tuple[bool, bool, int]:
+            return name not in here, name not in placed, int(name.removeprefix(self.prefix))
 
         listed = [name for name in self.actors if name in entries]
-        for name in sorted(listed, key=last, reverse=True)[: len(self.actors) - target]:
+        for name in sorted(listed, key=last, reverse=True)[: len(self.actors) - len(wanted)]:
             ray.kill(self.actors.pop(name), no_restart=True)
 
     def close(self) -> None:

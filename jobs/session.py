@@ -8,6 +8,7 @@ import math
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -16,7 +17,15 @@ from typing import TYPE_CHECKING, Any
 from actors.pool import Pool, PoolHandle
 from actors.rollout import engine_spec, resolve_engine
 from jobs.console import console, without_stderr
-from minirec.allocation import Allocation, Node, allocate, engines_for, refusal, this_machine
+from minirec.allocation import (
+    Allocation,
+    Node,
+    allocate,
+    engine_places,
+    engines_for,
+    refusal,
+    this_machine,
+)
 from minirec.config import Config
 from minirec.errors import ConfigError
 
@@ -27,10 +36,14 @@ if TYPE_CHECKING:
 class Session:
     """Starts Ray and the engine pool when first needed; closes both at the end."""
 
-    def __init__(self, config: Config, *, trials: int = 0):
-        """`trials` of a sweep that work at a time share the cluster; 0: no sweep."""
+    def __init__(self, config: Config, *, trials: int = 0, on_cluster: bool = False):
+        """Args:
+        trials: of a sweep, that work at a time on this machine; 0: no sweep.
+        on_cluster: the caller, a trial, works where others do, and waits for its room.
+        """
         self.config = config
         self.trials = trials
+        self._on_cluster = on_cluster
         self._pool: Pool | None = None
         self._model: str | None = None
         self._started_ray = False
@@ -47,12 +60,11 @@ class Session:
         """Join the cluster of RAY_ADDRESS, or start a local one for this process."""
         import ray
 
+        if self._allocation is None:
+            self._set_up_train()
         if ray.is_initialized():
             self._allocation = self._allocation or self._fit_part()
             return
-        # The driver of a job has a 3 s grace after SIGTERM; each stage can be resumed anyway.
-        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-        os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if not os.environ.get("RAY_ADDRESS"):
             self._allocation = self._fit_this_machine()
@@ -63,10 +75,6 @@ class Session:
                 "include_dashboard": self.trials > 0,
                 "object_store_memory": 300 << 20,
             }
-        # Ray Train would start its workers again and again without end where there is no room.
-        os.environ.setdefault(
-            "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", f"{self.config.resources.wait_s:g}"
-        )
         with without_stderr():
             ray.init(**options)
         self._started_ray = True
@@ -76,6 +84,16 @@ class Session:
         _quiet_ray_data()
         # ray.init replaces a handler that was set before it.
         signal.signal(signal.SIGTERM, _stop)
+
+    def _set_up_train(self) -> None:
+        """What Ray Train reads in the process that starts a training, a trial of a sweep too."""
+        # The driver of a job has a 3 s grace after SIGTERM; each stage can be resumed anyway.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+        os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+        # Ray Train would start its workers again and again without end where there is no room.
+        os.environ.setdefault(
+            "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", f"{self.config.resources.wait_s:g}"
+        )
 
     @property
     def allocation(self) -> Allocation:
@@ -104,8 +122,14 @@ class Session:
         """One of each, unless numbers are given: somebody else has joined the cluster for many."""
         import ray
 
+        from actors.cluster import Room
+
         gpus = ray.cluster_resources().get("GPU", 0.0)
-        return allocate(self.config, [Node("a part", 0, min(2.0, gpus))], local=False)
+        found = allocate(self.config, [Node("a part", 0, min(2.0, gpus))], local=False)
+        if self._on_cluster:
+            self._room = Room(self.config.resources.wait_s, requests=False)
+            self._room.nodes(found.engine, {})  # before it has anything
+        return replace(found, engines_max=found.engines)
 
     def _fit_cluster(self) -> Allocation:
         """Fit what the nodes have, and refuse what they never can hold or see."""
@@ -117,7 +141,7 @@ class Session:
             self._room.refuse_impossible(found.bundles(stage))
         if "://" not in self.config.run_dir:
             check_shared(Path(self.config.run_dir).absolute())
-        return found
+        return replace(found, engines=engines_for(found, self._room.nodes(found.engine, {})))
 
     def make_room(self, beside: str, *, engines: bool = True) -> None:
         """Wait until what stands `beside` the engines has room, and the engines to be started.
@@ -170,7 +194,7 @@ class Session:
         return Pool.start(
             engine_spec(c, model_path, length, shape=a.engine),
             engine=resolve_engine(c.rollout),
-            engines=a.engines if self._room is None else self._engines_now(),
+            engines=a.engines,
             least=a.engines_min,
             target=None if self._room is None else self._engines_now,
             cpus_per_engine=a.engine.cpus,
@@ -180,17 +204,20 @@ class Session:
             max_restarts=c.rollout.max_restarts,
         )
 
-    def _engines_now(self) -> int:
-        """Engines that the nodes of this moment hold.
+    def _engines_now(self, here: Mapping[str, int]) -> list[str]:
+        """A node for each engine that the nodes of this moment hold; empty for any node.
 
         Where an autoscaler adds nodes, the most that were asked for: it adds what engines wait for.
-        """
-        from actors.cluster import alive_nodes
 
-        a = self.allocation
-        if self._room is not None and self._room.grows and math.isfinite(a.engines_max):
-            return int(a.engines_max)
-        return engines_for(a, alive_nodes())
+        Args:
+            here: engines at work by the id of their node.
+        """
+        a, room = self.allocation, self._room
+        assert room is not None
+        places = engine_places(a, room.nodes(a.engine, here))
+        if room.grows and math.isfinite(a.engines_max):
+            places += [""] * (int(a.engines_max) - len(places))
+        return places
 
     def close(self) -> None:
         """Stop engines and Ray; safe to call twice."""

@@ -101,7 +101,7 @@ def concurrent(config: Config, resources: dict[str, float]) -> int:
 
     Args:
         config: of the sweep; where its resources are ``auto``, a trial has one of each.
-        resources: of the cluster; without CPUs: the cores of this machine.
+        resources: that are free in the cluster; without CPUs: the cores of this machine.
     """
     if config.sweep.max_concurrent != "auto":
         return config.sweep.max_concurrent
@@ -120,10 +120,12 @@ def _tune(run: Run, config: Config, planned: list[Trial]) -> ResultGrid:
     """Run or go on with the trials; returns when each has finished, was stopped or failed."""
     import ray
 
-    cluster = ray.cluster_resources()
+    free = ray.available_resources()
     if not os.environ.get("RAY_ADDRESS"):
-        cluster.pop("CPU")  # slots, of which a local Ray is told more than there are cores
-    tuner = _tuner(run, config, planned, at_a_time=concurrent(config, cluster))
+        free.pop("CPU", 0)  # slots, of which a local Ray is told more than there are cores
+    elif "CPU" not in free:
+        free["CPU"] = 0.0  # Ray leaves out what is used up
+    tuner = _tuner(run, config, planned, at_a_time=concurrent(config, free))
     found: list[ResultGrid] = []
     in_thread(lambda: found.append(tuner.fit()))
     return found[0]
@@ -140,7 +142,13 @@ def _tuner(run: Run, config: Config, planned: list[Trial], *, at_a_time: int) ->
     # A trial itself needs no CPU: its engines and workers do, and on two CPUs they need both.
     bundle = tune.PlacementGroupFactory([{"memory": 1 << 20}])
     trainable = tune.with_resources(
-        tune.with_parameters(TrialRun, trials=by_name, base=str(run.root)), bundle
+        tune.with_parameters(
+            TrialRun,
+            trials=by_name,
+            base=str(run.root),
+            on_cluster=bool(os.environ.get("RAY_ADDRESS")),
+        ),
+        bundle,
     )
     state = run.path("tune")
     if _restorable(state):

@@ -32,15 +32,18 @@ class TrialRun(tune.Trainable):
     there are several on a machine. The CPUs would be lost to the next trial.
     """
 
-    def setup(self, config: dict[str, str], *, trials: dict[str, Trial], base: str) -> None:
+    def setup(
+        self, config: dict[str, str], *, trials: dict[str, Trial], base: str, on_cluster: bool
+    ) -> None:
         """Args:
         config: ``name`` of the trial.
         trials: by name.
         base: run directory with the features.
+        on_cluster: not in a Ray of this command's own, which has room for its trials.
         """
         self.settings = trials[config["name"]].config
         self.run = Run(self.settings.run_dir, base=Run(base))
-        self.session = Session(self.settings)
+        self.session = Session(self.settings, on_cluster=on_cluster)
         self.stop_file = self.run.path("policy", STOP)
         self.stop_file.unlink(missing_ok=True)
         self.reported: set[float] = set()

@@ -19,12 +19,13 @@ MEMORY_PER_PROCESS_GIB = 2.0  # an engine or scorer on the CPU with a small mode
 
 @dataclass(frozen=True)
 class Node:
-    """A machine: logical CPUs, GPUs, memory in GiB."""
+    """A machine: logical CPUs, GPUs, memory in GiB, and the id that its cluster gives it."""
 
     name: str
     cpus: float
     gpus: float = 0
     memory_gib: float = math.inf
+    id: str = ""
 
 
 @dataclass(frozen=True)
@@ -121,18 +122,32 @@ def allocate(config: Config, nodes: Sequence[Node], *, local: bool) -> Allocatio
 
 def engines_for(allocation: Allocation, nodes: Sequence[Node]) -> int:
     """Engines that these nodes hold beside the scorers or workers, within their bounds."""
+    room = sum(_rooms(allocation, nodes))
+    return int(min(max(room, allocation.engines_min), allocation.engines_max))
+
+
+def engine_places(allocation: Allocation, nodes: Sequence[Node]) -> list[str]:
+    """The id of a node for each of `engines_for`, by turns; empty for those beyond the room."""
+    rooms = enumerate(_rooms(allocation, nodes))
+    turns = sorted((turn, i) for i, room in rooms for turn in range(room))
+    count = engines_for(allocation, nodes)
+    return ([nodes[i].id for _, i in turns] + [""] * count)[:count]
+
+
+def _rooms(allocation: Allocation, nodes: Sequence[Node]) -> list[int]:
+    """Engines that each node holds beside the scorers or workers."""
     a = allocation
     workers = _placed(nodes, a.worker, max(a.training_workers, a.proxy_workers))
     scorers = _placed(nodes, a.scorer, a.scorers)
-    room = 0
+    rooms = []
     for node, working, scoring in zip(nodes, workers, scorers, strict=True):
         cpus = node.cpus - max(working * a.worker.cpus, scoring * a.scorer.cpus)
         gpus = node.gpus - max(working * a.worker.gpus, scoring * a.scorer.gpus)
         if not a.engine.gpus:
             beside = max(working, scoring)
             cpus = min(cpus, node.memory_gib // MEMORY_PER_PROCESS_GIB - beside)
-        room += _copies(replace(node, cpus=cpus, gpus=gpus), a.engine)
-    return int(min(max(room, a.engines_min), a.engines_max))
+        rooms.append(_copies(replace(node, cpus=cpus, gpus=gpus), a.engine))
+    return rooms
 
 
 def refusal(bundles: Sequence[dict[str, float]], nodes: Sequence[Node]) -> str | None:

@@ -23,12 +23,13 @@ class Engine:
 
     def __init__(self, world, *, born=0.0, seconds=1.0, dies=None, busy=False):
         self.world, self.born, self.seconds, self.dies, self.busy = world, born, seconds, dies, busy
-        self.calls, self.state = [], ALIVE
+        self.calls, self.state, self.key = [], ALIVE, None
         self.status = SimpleNamespace(remote=lambda: self.answer(0.0, {"call": busy or None}))
         self.generate = SimpleNamespace(remote=self._generate)
 
     def _generate(self, key, call, adapter):
         self.calls.append(call.seeds[0])
+        self.key = key
         return self.answer(self.seconds, call.prompts[0][0])
 
     def answer(self, seconds, value):
@@ -60,6 +61,8 @@ class World:
         return ref.value
 
     def get_actor(self, name):
+        if name not in self.named:
+            raise ValueError(name)
         return self.named[name]
 
     def kill(self, actor, no_restart):
@@ -154,10 +157,46 @@ def test_too_few_engines_are_waited_for_until_the_starting_deadline(world):
 
 def test_a_call_beyond_its_deadline_has_its_engine_killed(world):
     hangs = Engine(world, seconds=10**6)
-    hangs.status = SimpleNamespace(remote=lambda: hangs.answer(0.0, {"call": "x", "seconds": 101}))
+    hangs.status = SimpleNamespace(
+        remote=lambda: hangs.answer(0.0, {"call": hangs.key, "seconds": 101})
+    )
     with pytest.raises(EngineError, match="did not finish a generate call within 100 s, 3 times"):
         handle(world, [hangs], elastic=False).generate(CALLS[:1])
     assert world.killed == [hangs, hangs]
+
+
+def test_an_engine_that_dies_when_asked_why_its_call_takes_long(world):
+    stays, dies = Engine(world, seconds=1), Engine(world, seconds=200, dies=150)
+    dies.status = SimpleNamespace(
+        remote=lambda: Ref(world.now, RayActorError() if world.now > 50 else {"call": None})
+    )
+    assert handle(world, [stays, dies]).generate(CALLS) == [0, 1, 2, 3]
+    assert sorted(stays.calls) == [0, 1, 2, 3] and len(dies.calls) == 1 and not world.killed
+
+
+def test_another_clients_call_that_hangs_does_not_count_against_the_own(world):
+    """The engine is killed four times, with a limit of two, before it comes to the own call."""
+    shared = Engine(world, seconds=450)
+    shared.status = SimpleNamespace(
+        remote=lambda: shared.answer(0.0, {"call": "another", "seconds": 101})
+    )
+    assert handle(world, [shared], elastic=False).generate(CALLS[:1]) == [0]
+    assert world.killed == [shared] * 4
+
+
+def test_the_engines_can_be_read_while_they_are_refreshed(world):
+    """As by a second thread; one engine has left, one has joined, one is gone when looked up."""
+    pool = handle(world, [Engine(world), Engine(world)])
+    read = iter(pool._actors)
+    next(read)
+    stays, joins = world.named["p-0"], Engine(world)
+    world.named = {"p-0": stays, "p-2": joins}
+    world.util.list_named_actors = lambda: ["p-0", "p-2", "p-3", "another-1"]
+    pool._refresh()
+    assert list(read) == ["p-1"]
+    assert pool._actors == {"p-0": stays, "p-2": joins}
+    pool._drop("p-1")
+    assert len(pool) == 2
 
 
 def test_no_calls(world):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from minirec.allocation import Node, Shape, allocate, engines_for, refusal
+from minirec.allocation import Node, Shape, allocate, engine_places, engines_for, refusal
 from minirec.config import TrainingConfig
 from minirec.errors import ConfigError
 from minirec.settings import load
@@ -101,6 +101,26 @@ def test_engines_follow_the_nodes_within_their_bounds():
     assert engines_for(found, [Node("a", 1)]) == 2
     fixed = allocate(load(overrides=["resources.engines=3"]), nodes, local=False)
     assert engines_for(fixed, nodes[:1]) == engines_for(fixed, nodes) == 3
+
+
+def test_engines_stand_where_they_were_counted():
+    nodes = [Node("a", 16, id="A"), Node("b", 16, id="B")]
+    one = ["training.prompts_per_step=16", "proxy.training.prompts_per_step=16"]
+    found = allocate(load(overrides=[*one, "resources.cpus_per_worker=8"]), nodes, local=False)
+    places = engine_places(found, nodes)
+    # The worker's 8 CPUs are free on one node; by turns as far as both have room.
+    assert (found.engines, places.count("A"), places.count("B")) == (24, 8, 16)
+    assert places[:4] == ["A", "B", "A", "B"] and set(places[16:]) == {"B"}
+
+
+def test_engines_leave_alone_what_others_use():
+    found = allocate(load(), [Node("a", 8, id="A")], local=False)
+    assert (found.engines, found.scorers, found.training_workers) == (6, 2, 2)
+    assert engine_places(found, [Node("a", 5, id="A")]) == ["A"] * 3
+    # Some engines must be there, even if nothing says where.
+    assert engine_places(found, [Node("a", 0, id="A")]) == [""]
+    fixed = allocate(load(overrides=["resources.engines=4"]), [Node("a", 8)], local=False)
+    assert engine_places(fixed, [Node("a", 5, id="A")]) == ["A", "A", "A", ""]
 
 
 def test_what_runs_at_once():
