@@ -155,7 +155,8 @@ def _fault(
         _wait(lambda: process.poll() is not None, "the command to end", process)
         size = filler.stat().st_size
         filler.unlink()
-        return f"filled the disk with {size:,} bytes {after}"
+        # A command that needed no more of it had written everything.
+        return f"filled the disk with {size:,} bytes {after}" if process.returncode else None
     if trial.kind == "store":
         assert place.gate is not None
         place.gate.refuse("PUT", r"/(features|proxy|policy|stages)/")
