@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from jobs.submit import EXCLUDES
+from minirec.settings import load
 
 ROOT = Path(__file__).parents[1]
 KUBERAY = {
@@ -112,6 +113,9 @@ def test_the_job_runs_a_config_that_is_there():
     assert program == "minirec"
     inside = [word.removeprefix("/opt/minirec/") for word in words]
     check_command(inside, ROOT)
+    # A GPU node may need that long: its machine starts, then pulls an image of many GiB.
+    config = load(ROOT / inside[inside.index("--config") + 1], [w for w in inside if "=" in w])
+    assert config.resources.wait_s == config.rollout.start_deadline_s == 1800
 
 
 def test_versions_are_those_of_the_locks():
