@@ -60,6 +60,8 @@ def test_the_launcher_file_fits_rays_schema():
     assert "--num-cpus=0" in head
     assert all("RAY_AUTH_MODE=token" in command for command in (head, worker))
     assert "dashboard-host" not in head, "the dashboard stays on 127.0.0.1"
+    install = next(command for command in config["setup_commands"] if "apt-get install" in command)
+    assert {"gcc", "python3-dev"} <= set(install.split()), "Triton compiles on the workers"
 
 
 def test_rays_schema_refuses_a_slip():
