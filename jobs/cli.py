@@ -238,6 +238,10 @@ def _with_config(arguments: argparse.Namespace) -> int:
 
 def _select_table(arguments: argparse.Namespace) -> int:
     """Without the stages: this path loads neither torch nor ray."""
+    from jobs.submit import check_table, in_job
+
+    if in_job():
+        check_table(arguments.features, arguments.out)
     for word in arguments.overrides:
         key = word.partition("=")[0]
         known = key in ("seed", "preset") or key.startswith("selection.")

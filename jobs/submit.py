@@ -107,7 +107,7 @@ def check_command(words: list[str], working_dir: Path) -> None:
     """Refuse here, before anything is sent, what the job would refuse.
 
     Raises:
-        ConfigError: no command, settings that cannot work, or a relative run_dir.
+        ConfigError: no command, settings that cannot work, or a path that a job would not find.
     """
     from jobs.cli import parse
     from minirec.settings import load
@@ -115,7 +115,9 @@ def check_command(words: list[str], working_dir: Path) -> None:
     if not words:
         raise ConfigError("there is nothing to submit; write the command after --, e.g. -- run")
     arguments = parse(words)
-    if not hasattr(arguments, "overrides") or getattr(arguments, "features", None):
+    if arguments.command == "recommend":
+        check_path("--run", arguments.run)
+    if not hasattr(arguments, "overrides"):
         return
     file = arguments.config
     if file and (Path(file).is_absolute() or not (working_dir / file).is_file()):
@@ -123,6 +125,9 @@ def check_command(words: list[str], working_dir: Path) -> None:
             f"--config {file} is no file of the working directory {working_dir}, the only folder "
             f"that the job sees; give a path inside it"
         )
+    if getattr(arguments, "features", None) is not None:
+        check_table(arguments.features, arguments.out)
+        return
     given = dict(word.split("=", 1) for word in arguments.overrides if "=" in word)
     if not file and "run_dir" in given:
         check_path("run_dir", given["run_dir"])  # its config.yaml is read there
@@ -141,12 +146,27 @@ def check_shared(config: Config) -> None:
         check_path("corpus.path", config.corpus.path)
 
 
-def check_path(name: str, path: str) -> None:
+def check_table(features: str, out: str | None) -> None:
+    """Refuse what `select --features` would not find in a job, or would lose with it.
+
+    Raises:
+        ConfigError: the table or the folder for the result is no absolute path.
+    """
+    for name, path in {"--features": features, "--out": out or "."}.items():
+        if "://" in path:
+            raise ConfigError(
+                f"{name} {path}: select --features works on files, not on an object store; give an "
+                f"absolute path on storage that all nodes share"
+            )
+        check_path(name, path, other="")
+
+
+def check_path(name: str, path: str, *, other: str = ", or s3://...") -> None:
     """Raise ConfigError unless the path means the same on all nodes."""
     if not os.path.isabs(path) and "://" not in path:
         raise ConfigError(
             f"{name}={path} is relative: in a job it would lie in a copy of the working directory "
-            f"and be lost; give an absolute path on storage that all nodes share, or s3://..."
+            f"and be lost; give an absolute path on storage that all nodes share{other}"
         )
 
 

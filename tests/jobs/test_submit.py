@@ -33,6 +33,10 @@ def folder(tmp_path):
             ],
             "corpus.path=data is relative",
         ),
+        (["select", "--features", "f.parquet", "--out", "/x"], "--features=f.parquet is relative"),
+        (["select", "--features", "/x/f.parquet"], "--out=. is relative"),
+        (["select", "--features", "/x/f.parquet", "--out", "s3://b/x"], "not on an object"),
+        (["recommend", "--run", "runs/x", "--history", "A"], "--run=runs/x is relative"),
     ],
 )
 def test_a_mistake_is_refused_here(folder, words, refusal):
@@ -44,6 +48,8 @@ def test_a_mistake_is_refused_here(folder, words, refusal):
 def test_shared_places_are_taken(folder, run_dir):
     check_command(["run", "--config", "configs/run.yaml", f"run_dir={run_dir}"], folder)
     check_command(["select", f"run_dir={run_dir}", "--overwrite"], folder)
+    check_command(["recommend", "--run", run_dir, "--history", "A"], folder)
+    check_command(["select", "--features", "/shared/f.parquet", "--out", "/shared/out"], folder)
 
 
 def test_a_job_refuses_a_relative_run_directory(capsys, monkeypatch, tmp_path):
@@ -51,6 +57,8 @@ def test_a_job_refuses_a_relative_run_directory(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv(JOB_CONFIG, "{}")
     assert cli.main(["run"]) == 2
     assert "run_dir=runs/demo is relative" in capsys.readouterr().err
+    assert cli.main(["select", "--features", str(tmp_path / "f.parquet")]) == 2
+    assert "--out=. is relative" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
