@@ -163,14 +163,17 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run_dir(arguments: argparse.Namespace) -> str:
-    """The run directory as far as the command line names it; else that of the config file."""
+    """The run directory, for the sentence of an error; empty where the settings are no good."""
     for word in reversed(getattr(arguments, "overrides", [])):
         if word.startswith("run_dir="):
             return word.partition("=")[2]
     if getattr(arguments, "config", None):
         from minirec.settings import load
 
-        return load(arguments.config).run_dir
+        try:
+            return load(arguments.config, arguments.overrides).run_dir
+        except ConfigError:
+            return ""
     return getattr(arguments, "run", "")
 
 
