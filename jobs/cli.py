@@ -272,15 +272,12 @@ def _select_table(arguments: argparse.Namespace) -> int:
 
 
 def _submit(arguments: argparse.Namespace) -> int:
-    from jobs.submit import connect, follow, submit
+    from jobs.submit import ask, follow, submit
 
-    about = arguments.status or arguments.logs or arguments.stop
-    if about:
-        client = connect(arguments.address)
-        if arguments.stop:
-            client.stop_job(about)
-        print(client.get_job_logs(about) if arguments.logs else client.get_job_status(about))
-        return 0
+    for what in ("status", "logs", "stop"):
+        if about := getattr(arguments, what):
+            print(ask(what, about, address=arguments.address))
+            return 0
     job = submit(
         arguments.words,
         address=arguments.address,
@@ -290,7 +287,7 @@ def _submit(arguments: argparse.Namespace) -> int:
     print(f"job {job}: minirec submit --address {arguments.address} --logs|--status|--stop {job}")
     if not arguments.follow:
         return 0
-    done = follow(connect(arguments.address), job, lambda text: print(text, end="", flush=True))
+    done = follow(job, address=arguments.address, say=lambda text: print(text, end="", flush=True))
     return 0 if done else 1
 
 

@@ -11,6 +11,7 @@ import asyncio
 import os
 import shlex
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,22 +49,29 @@ def connect(address: str) -> JobSubmissionClient:
     Raises:
         JobError: nothing answers there, or the token is missing or wrong.
     """
-    from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
-    try:
+    with _explained(address, "give the dashboard's address, and forward its port first"):
         return JobSubmissionClient(address)
+
+
+@contextmanager
+def _explained(address: str, remedy: str) -> Iterator[None]:
+    """Turn what Ray's client raises into a `JobError` of one sentence, which ends in `remedy`."""
+    from aiohttp import ClientError
+    from ray.exceptions import AuthenticationError
+
+    try:
+        yield
     except AuthenticationError:
         raise JobError(
             f"{address} refuses the token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or "
             f"RAY_AUTH_TOKEN_PATH to that of the cluster (`ray get-auth-token` there prints it)"
         ) from None
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        cause = str(error).splitlines()[0].rstrip(".")
-        raise JobError(
-            f"no job server at {address} ({cause}); give the dashboard's address, and "
-            f"forward its port first (docs/cluster.md)"
-        ) from None
+    except (ClientError, OSError, RuntimeError, ValueError) as error:
+        # Of requests, aiohttp, and the client itself; one for an answer such as 404.
+        cause = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+        raise JobError(f"job server at {address}: {cause}; {remedy} (docs/cluster.md)") from None
 
 
 def submit(
@@ -93,14 +101,18 @@ def submit(
     if unset:
         raise ConfigError(f"--env {unset[0]}: there is no such variable here; set it first")
     check_size(folder)
-    return connect(address).submit_job(
-        entrypoint=shlex.join(["minirec", *words]),
-        runtime_env={
-            "working_dir": str(folder),
-            "excludes": list(EXCLUDES),
-            "env_vars": {name: os.environ[name] for name in variables},
-        },
-    )
+    client = connect(address)
+    with _explained(
+        address, f"see with `ray job list --address {address}` whether the job is there"
+    ):
+        return client.submit_job(
+            entrypoint=shlex.join(["minirec", *words]),
+            runtime_env={
+                "working_dir": str(folder),
+                "excludes": list(EXCLUDES),
+                "env_vars": {name: os.environ[name] for name in variables},
+            },
+        )
 
 
 def check_command(words: list[str], working_dir: Path) -> None:
@@ -222,13 +234,35 @@ def _below(folder: Path, path: Path) -> str:
     return str(path.relative_to(folder))
 
 
-def follow(client: JobSubmissionClient, job: str, say: Callable[[str], None]) -> bool:
-    """Pass on what the job prints until it ends; whether it succeeded."""
-    from ray.job_submission import JobStatus
+def ask(what: str, job: str, *, address: str) -> str:
+    """The ``status`` or the ``logs`` of a job, or ``stop`` it, which gives its status.
+
+    Raises:
+        JobError: the server does not answer, or knows no such job.
+    """
+    client = connect(address)
+    with _explained(address, f"`ray job list --address {address}` names the jobs"):
+        if what == "stop":
+            client.stop_job(job)
+        return client.get_job_logs(job) if what == "logs" else str(client.get_job_status(job))
+
+
+def follow(job: str, *, address: str, say: Callable[[str], None]) -> bool:
+    """Pass on what the job prints until it ends; whether it succeeded.
+
+    Raises:
+        JobError: the log has ended and the job has not: the connection was lost, say.
+    """
+    client = connect(address)
+    on = f"see how it goes on with `minirec submit --address {address} --status|--logs {job}`"
 
     async def tail() -> None:
         async for text in client.tail_job_logs(job):
             say(text)
 
-    asyncio.run(tail())
-    return client.get_job_status(job) == JobStatus.SUCCEEDED
+    with _explained(address, f"this ends only the view of job {job}; {on}"):
+        asyncio.run(tail())
+        status = client.get_job_status(job)
+    if not status.is_terminal():
+        raise JobError(f"the log of job {job} has ended, but the job is {status}; {on}")
+    return status == "SUCCEEDED"
