@@ -8,7 +8,7 @@ TRIALS ?= 56
 VENV_BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test quick faults check format lock clean
+.PHONY: help install demo test long quick faults check format lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,8 +19,11 @@ install: ## make .venv from the locks (GPU lock where nvidia-smi works, else CPU
 demo: install ## the whole pipeline on the demo corpus, without a GPU or a download
 	$(VENV_BIN)/minirec run --config configs/demo.yaml $(ARGS)
 
-test: install ## all tests
-	$(VENV_BIN)/python -m pytest $(ARGS)
+test: install ## all tests but the long ones
+	$(VENV_BIN)/python -m pytest -m "not long" $(ARGS)
+
+long: install ## the tests that take minutes each: kills at every stage, nodes, a search
+	$(VENV_BIN)/python -m pytest -m long $(ARGS)
 
 quick: install ## the tests that start no engine and take seconds
 	$(VENV_BIN)/python -m pytest -m "not slow and not ray and not vllm and not gpu" $(ARGS)

@@ -8,6 +8,7 @@ repeated call gives the same bytes.
 
 from __future__ import annotations
 
+import copy
 import os
 import random
 import time
@@ -77,6 +78,12 @@ class PoolHandle:
         while work.waiting or work.running:
             work.advance()
         return work.results
+
+    def of_ones_own(self) -> PoolHandle:
+        """Another handle for the same engines: a handle serves one thread at a time."""
+        own = copy.copy(self)
+        own._actors = dict(self._actors)
+        return own
 
     def probe(self) -> list[dict[str, Any]]:
         """A one-token generation on every engine, within the starting deadline."""

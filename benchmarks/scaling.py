@@ -50,7 +50,7 @@ def spec_of(run: Run, pool: Pool, *, shard_size: int, prompts_per_call: int) -> 
         corpus=str(run.path("corpus")),
         split="train",
         output=str(run.path("features")),
-        item_table="",
+        item_table=str(run.path("features", "item_table.npy")),
         model_path="",
         model=ModelConfig(),
         reward=RewardConfig(),

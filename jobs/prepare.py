@@ -83,6 +83,7 @@ def _body(run: Run, config: Config, session: Session, cost: Cost) -> None:
     else:
         located = sources.locate(_downloaded(corpus))
         session.start_ray()
+        session.wait_for_room([{"CPU": 1}])
         beside = run.root.with_name(f"{run.root.name}-rejected.parquet")
         made = in_task(_from_files, located, corpus, folder, beside)
     summary = made.summary
@@ -110,13 +111,14 @@ class Made:
 def in_task(function: Callable[..., Made], *arguments: object) -> Made:
     """Call it in a Ray task: the machine of the driver may be small, and need not hold a corpus.
 
-    An error of the corpus reaches the caller as itself.
+    An error of the corpus reaches the caller as itself. The task takes no CPU of its own: those
+    are for the tasks that read the files for it.
     """
     import ray
     from ray.exceptions import RayTaskError
 
     try:
-        return ray.get(ray.remote(function).remote(*arguments))
+        return ray.get(ray.remote(num_cpus=0)(function).remote(*arguments))
     except RayTaskError as error:
         if isinstance(error.cause, MiniRecError):
             raise error.cause from None

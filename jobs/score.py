@@ -160,10 +160,12 @@ def score_shards(
     shards = [(number, shard) for number, spec in enumerate(specs) for shard in _shards(spec)]
     files = [specs[number].part(shard) for number, shard in shards]
     there = in_threads(lambda file: intact(file, check_table, say=say), files)
+    # A damaged table of item vectors is removed here, whichever shards are missing.
+    tables = {table: _has_item_table(table, say) for table in {spec.item_table for spec in specs}}
     missing = [
         {"spec": number, "shard": shard}
         for (number, shard), done in zip(shards, there, strict=True)
-        if not done or (shard == 0 and not _has_item_table(specs[number], say))
+        if not done or (shard == 0 and not tables[specs[number].item_table])
     ]
     done = len(shards) - len(missing)
     context = ray.data.DataContext.get_current()
@@ -203,9 +205,9 @@ def score_shards(
             ) from error
 
 
-def _has_item_table(spec: ScoringSpec, say: Callable[[str], None]) -> bool:
+def _has_item_table(path: str, say: Callable[[str], None]) -> bool:
     """Whether the item vectors are there; else a scorer makes them when it does a shard."""
-    return intact(located(spec.item_table), check_array, say=say)
+    return intact(located(path), check_array, say=say)
 
 
 def _shards(spec: ScoringSpec) -> range:

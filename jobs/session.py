@@ -21,7 +21,7 @@ from minirec.config import Config
 from minirec.errors import ConfigError
 
 if TYPE_CHECKING:
-    from actors.cluster import Room
+    from actors.cluster import Bundles, Room
 
 
 class Session:
@@ -135,6 +135,11 @@ class Session:
         held = [a.engine.bundle()] * a.engines_min if engines and self._pool else []
         asked = a.bundles(beside, engines=None if engines and not held else 0)
         self._room.wait(asked, held=held)
+
+    def wait_for_room(self, bundles: Bundles) -> None:
+        """Wait until a cluster has room for these bundles; raises as `make_room`."""
+        if self._room is not None:
+            self._room.wait(bundles)
 
     def join_cluster(self) -> None:
         """Join the cluster of RAY_ADDRESS, if there is one, and refuse what it cannot hold.

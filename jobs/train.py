@@ -321,14 +321,17 @@ def follow(name: str, total: int, state: Callable[[], tuple[int, str]]) -> Itera
     """A bar that asks twice a second for the number of steps done and a word about them."""
     stop = threading.Event()
 
+    def show() -> None:
+        # A damaged log of a former attempt is replaced by the next step, and a store that
+        # fails here fails again where it matters.
+        with suppress(Exception):
+            done, text = state()
+            if done:
+                progress.update(done, text)
+
     def ask() -> None:
         while not stop.wait(0.5):
-            # A damaged log of a former attempt is replaced by the next step, and a store that
-            # fails here fails again where it matters.
-            with suppress(Exception):
-                done, text = state()
-                if done:
-                    progress.update(done, text)
+            show()
 
     with bar(name, total) as progress:
         thread = threading.Thread(target=ask, daemon=True)
@@ -338,3 +341,4 @@ def follow(name: str, total: int, state: Callable[[], tuple[int, str]]) -> Itera
         finally:
             stop.set()
             thread.join()
+        show()  # the last steps

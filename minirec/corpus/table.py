@@ -57,6 +57,7 @@ class SampleFile:
         sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         self._starts = np.cumsum([0, *sizes])
         self._held: tuple[int, pa.Table] | None = None
+        self._ids: np.ndarray | None = None
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -75,7 +76,9 @@ class SampleFile:
         Raises:
             ArtifactError: one is not in the file.
         """
-        there = read_table(self.path, ["sample_id"])["sample_id"].to_numpy()
+        if self._ids is None:
+            self._ids = self._file.read(columns=["sample_id"])["sample_id"].to_numpy()
+        there = self._ids
         rows = np.flatnonzero(np.isin(there, list(sample_ids)))
         if len(rows) != len(set(sample_ids)):
             lost = sorted(set(sample_ids) - set(there[rows].tolist()))

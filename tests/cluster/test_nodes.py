@@ -51,6 +51,7 @@ def test_three_nodes_equal_one(single, cluster, tmp_path):
     assert_same(run_dir, single, "policy/adapter/adapter_model.safetensors", "ranks.parquet")
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_nodes_leave_and_join_during_score(single, cluster, tmp_path):
     nodes = cluster(2, 2)
@@ -65,6 +66,7 @@ def test_nodes_leave_and_join_during_score(single, cluster, tmp_path):
     assert_same(run_dir, single)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_node_that_dies_during_train(single, cluster, tmp_path):
     nodes = cluster(2, 2)
@@ -81,6 +83,7 @@ def test_a_node_that_dies_during_train(single, cluster, tmp_path):
     assert_same(run_dir, single, "policy/adapter/adapter_model.safetensors")
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_the_same_command_goes_on_after_the_head_was_restarted(single, cluster, tmp_path):
     nodes = cluster(2, 2)

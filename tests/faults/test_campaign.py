@@ -1,39 +1,62 @@
 """Seeded trials: something breaks at a random moment, the same command again makes the same bytes.
 
-MINIREC_TRIALS says how many; `make faults` makes 56.
+MINIREC_TRIALS says how many, from the seed MINIREC_SEED on; `make faults` makes 56.
 """
 
 from __future__ import annotations
 
 import os
 import subprocess
+from dataclasses import replace
 
 import pytest
-from trials import Trial, again, assert_equal, disturb, mount, prepared
+from trials import Place, Trial, again, assert_equal, disturb, mount, prepared
+
+from minirec.artifacts import located
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-FIRST, COUNT = (
-    int(os.environ.get(f"MINIREC_{name}", n)) for name, n in (("SEED", 0), ("TRIALS", 5))
-)
+FIRST = int(os.environ.get("MINIREC_SEED", 0))
+COUNT = int(os.environ.get("MINIREC_TRIALS", 5))
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("seed", range(FIRST, FIRST + COUNT))
-def test_trial(seed, undisturbed, tmp_path):
+def test_trial(seed, undisturbed, tmp_path, request, monkeypatch):
     trial = Trial.of(seed)
-    run_dir = tmp_path / "run"
-    run_dir.mkdir()
-    if trial.kind == "disk" and not mount(run_dir, "64m"):
+    local = tmp_path / "run"
+    local.mkdir()
+    if trial.kind == "disk" and not mount(local, "64m"):
         pytest.skip("a file system of limited size needs the right to mount one")
     try:
-        prepared(undisturbed, run_dir, trial)
-        done = disturb(trial, run_dir)
+        for attempt in range(4):
+            prepared(undisturbed, local, trial)
+            place = Place(local, local)
+            if trial.kind == "store":
+                place = stored(local, attempt, request, monkeypatch)
+            done = disturb(trial, place)
+            if done:
+                break
+            trial = replace(trial, delay=trial.delay / 3)  # the command was quicker
+        assert done, "nothing was disturbed"
         print(f"trial {seed}: {trial.command}: {done}")
-        printed = again(trial, run_dir)
+        printed = again(trial, place)
         if trial.kind == "corrupt":
             assert "damaged" in printed, printed[-3000:]
-        assert_equal(run_dir, undisturbed)
+        if trial.kind == "store":
+            local = tmp_path / "fetched"
+            place.run_dir.fs.get(place.run_dir.path, str(local), recursive=True)
+        assert_equal(local, undisturbed)
     finally:
         if trial.kind == "disk":
-            subprocess.run(["umount", "--lazy", str(run_dir)], check=True, timeout=60)
+            subprocess.run(["umount", "--lazy", str(local)], check=True, timeout=60)
+
+
+def stored(local, attempt, request, monkeypatch):
+    """The prepared run directory on the object store, behind a gate."""
+    gate = request.getfixturevalue("gate")
+    address = f"{request.getfixturevalue('bucket_folder')}-{attempt}"
+    folder = located(address)
+    folder.fs.put(str(local), folder.path, recursive=True)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", gate.url)
+    return Place(folder, local, (f"run_dir={address}",), gate)

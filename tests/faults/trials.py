@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pyarrow.parquet as pq
@@ -23,7 +24,7 @@ TITLES = {
     "raylet": "core/src/ray/raylet/raylet",
 }
 """Faults that kill a process, by what its command line holds; `driver` is the command itself."""
-KINDS = ("driver", *TITLES, "disk", "corrupt")
+KINDS = ("driver", "engine", "worker", "corrupt", "store", "scorer", "raylet", "disk")
 STAGES = {"run": (), "score": ("model", "proxy"), "train": ("model", "proxy", "score", "select")}
 """Commands, and the stages after `prepare` that are finished before they start."""
 OUTPUTS = {
@@ -36,7 +37,18 @@ OUTPUTS = {
     "report": ("report.html",),
 }
 LATEST_S = 12.0
+STEPS = 8  # of the small run's training
 DEADLINE_S = 300.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a trial's run is: a folder, or an address on the object store behind a gate."""
+
+    run_dir: Path
+    beside: Path
+    words: tuple[str, ...] = ()
+    gate: Any = None
 
 
 @dataclass(frozen=True)
@@ -50,7 +62,7 @@ class Trial:
 
     @classmethod
     def of(cls, seed: int) -> Trial:
-        """The kinds come in turn, so that a campaign of n trials has n / 7 of each."""
+        """The kinds come in turn, so that a campaign of n trials has n / 8 of each."""
         draw = random.Random(seed)
         kind = KINDS[seed % len(KINDS)]
         commands = {"scorer": ["score"], "worker": ["train"]}.get(kind, ["score", "train"])
@@ -59,7 +71,9 @@ class Trial:
 
 
 def prepared(undisturbed: Path, run_dir: Path, trial: Trial) -> None:
-    """A run directory in which the stages before the trial's command are finished."""
+    """Make the run directory one in which the stages before the trial's command are finished."""
+    for old in run_dir.iterdir():
+        shutil.rmtree(old) if old.is_dir() else old.unlink()
     shutil.copytree(undisturbed, run_dir, dirs_exist_ok=True)
     for stage, outputs in OUTPUTS.items():
         if stage in STAGES[trial.command]:
@@ -71,15 +85,15 @@ def prepared(undisturbed: Path, run_dir: Path, trial: Trial) -> None:
             record.unlink()
 
 
-def disturb(trial: Trial, run_dir: Path) -> str:
+def disturb(trial: Trial, place: Place) -> str | None:
     """Start the command, let the fault happen, wait until all of its processes are gone.
 
-    Returns what was done, for the log of the campaign.
+    Returns what was done, for the log of the campaign; None if the command was quicker.
     """
-    process = start(run_dir, trial.command)
+    process = start(place.beside, trial.command, *place.words)
     family: set[psutil.Process] = set()
     try:
-        done = _fault(trial, run_dir, process, family)
+        done = _fault(trial, place, process, family)
         _wait(lambda: process.poll() is not None, "the command to end", process)
     finally:
         if process.poll() is None:
@@ -89,17 +103,20 @@ def disturb(trial: Trial, run_dir: Path) -> str:
     ours = [one for one in family if one.is_running() and not one.name().endswith("Agent")]
     _, alive = psutil.wait_procs(ours, timeout=60)
     assert not alive, f"left after the command: {alive}"
-    if trial.kind == "corrupt":
-        done = _corrupt(trial, run_dir)
-    return f"{done}; exit {process.returncode}"
+    if done and trial.kind == "corrupt":
+        done = _corrupt(trial, place.run_dir)
+    return f"{done}; exit {process.returncode}" if done else None
 
 
-def again(trial: Trial, run_dir: Path) -> str:
+def again(trial: Trial, place: Place) -> str:
     """The same command; after scoring the selection too. Returns what was printed."""
     printed = ""
     for word in (trial.command, *(["select"] if trial.command == "score" else [])):
         result = subprocess.run(
-            command(run_dir, word), capture_output=True, text=True, timeout=DEADLINE_S
+            command(place.beside, word, *place.words),
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
         )
         printed += result.stdout + result.stderr
         assert result.returncode == 0, f"{word} ended with {result.returncode}: {printed[-3000:]}"
@@ -116,37 +133,49 @@ def assert_equal(run_dir: Path, undisturbed: Path) -> None:
     names = ["scores.parquet", "selection.parquet"]
     if (run_dir / "stages" / "train.json").exists():
         names.append("policy/adapter/adapter_model.safetensors")
+        log = (run_dir / "policy" / "log.jsonl").read_text()
+        assert len(log.splitlines()) == STEPS, "a step is lost or doubled"
     for name in names:
         assert (run_dir / name).read_bytes() == (undisturbed / name).read_bytes(), name
 
 
 def _fault(
-    trial: Trial, run_dir: Path, process: subprocess.Popen[bytes], family: set[psutil.Process]
-) -> str:
+    trial: Trial, place: Place, process: subprocess.Popen[bytes], family: set[psutil.Process]
+) -> str | None:
     if trial.kind in TITLES:
         return _kill_one(trial, process, family)
-    _wait(lambda: bool(_finished(trial, run_dir)), "the first output", process)
+    _wait(lambda: bool(_finished(trial, place.run_dir)), "the first output", process)
     _pause(trial.delay / 2, process, family)
+    if process.poll() is not None:
+        return None
+    after = f"{trial.delay / 2:.1f} s after the first output"
     if trial.kind == "disk":
-        filler = run_dir / "filler"
+        filler = place.run_dir / "filler"
         _fill(filler)
         _wait(lambda: process.poll() is not None, "the command to end", process)
         size = filler.stat().st_size
         filler.unlink()
-        return f"filled the disk with {size:,} bytes"
-    if process.poll() is None:
-        process.send_signal(signal.SIGKILL)
-    return f"killed the driver {trial.delay / 2:.1f} s after its first output"
+        return f"filled the disk with {size:,} bytes {after}"
+    if trial.kind == "store":
+        assert place.gate is not None
+        place.gate.refuse("PUT", r"/(features|proxy|policy|stages)/")
+        _wait(lambda: process.poll() is not None, "the command to end", process)
+        refused, place.gate.rule = place.gate.refused, None
+        return f"the store refused {refused} writes {after}" if refused else None
+    process.send_signal(signal.SIGKILL)
+    return f"killed the driver {after}"
 
 
-def _kill_one(trial: Trial, process: subprocess.Popen[bytes], family: set[psutil.Process]) -> str:
+def _kill_one(
+    trial: Trial, process: subprocess.Popen[bytes], family: set[psutil.Process]
+) -> str | None:
     """SIGKILL for a random process of the kind, `delay` seconds after the first one was seen."""
     title = TITLES[trial.kind]
     _wait(lambda: bool(descendants(process, title)), f"a {trial.kind}", process)
     _pause(trial.delay, process, family)
     found = descendants(process, title) if process.poll() is None else []
     if not found:
-        return f"no {trial.kind} any more after {trial.delay:.1f} s"
+        return None
     victim = random.Random(trial.seed).choice(sorted(found, key=lambda one: one.pid))
     victim.kill()
     return f"killed the {trial.kind} after {trial.delay:.1f} s"

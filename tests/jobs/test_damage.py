@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 
+import psutil
 import pytest
-from small import finish, start, steps_logged, wait_for
+from small import descendants, finish, start, steps_logged, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -28,6 +29,7 @@ def flip(path):
     path.write_bytes(data)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_damage_to_every_stage_is_found_and_mended(undisturbed, tmp_path):
     run_dir = tmp_path / "run"
@@ -50,6 +52,7 @@ def test_damage_to_every_stage_is_found_and_mended(undisturbed, tmp_path):
     assert "skipped" in finish(run_dir, "score")
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_training_goes_on_from_the_newest_undamaged_checkpoint(undisturbed, tmp_path):
     run_dir = tmp_path / "run"
@@ -58,8 +61,10 @@ def test_training_goes_on_from_the_newest_undamaged_checkpoint(undisturbed, tmp_
     (run_dir / "stages" / "train.json").unlink()
     process = start(run_dir, "train")
     wait_for(lambda: steps_logged(run_dir, "policy") >= 5, process, "the fifth training step")
+    workers = descendants(process, "RayTrainWorker")
     process.kill()
     process.wait()
+    assert not psutil.wait_procs(workers, timeout=60)[1]  # one may write another checkpoint
     newest = sorted((run_dir / "policy" / "checkpoints").glob("step-*/manifest.json"))[-1].parent
     flip(next(newest.glob("state/*model_states.pt")))
     said = finish(run_dir, "train").replace("\n", "")

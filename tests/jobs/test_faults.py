@@ -52,6 +52,7 @@ def assert_same(run_dir, other):
         assert (run_dir / name).read_bytes() == (other / name).read_bytes(), name
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_kill_the_driver_at_each_long_stage(undisturbed, tmp_path):
     """kill -9 of the driver during prepare, proxy, score, train and evaluate."""
@@ -82,6 +83,7 @@ def test_kill_the_driver_at_each_long_stage(undisturbed, tmp_path):
     assert left["train"]["policy"][:4] == end["policy"][:4]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_kill_an_engine_and_a_training_worker(undisturbed, tmp_path):
     run_dir = tmp_path / "run"

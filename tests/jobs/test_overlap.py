@@ -80,6 +80,7 @@ def test_killed_and_resumed_equals_undisturbed(prepared, ahead, tmp_path):
     assert adapter(run_dir) == adapter(ahead)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_two_workers_follow_the_same_curve(prepared, ahead, tmp_path):
     run_dir = tmp_path / "run"
@@ -96,6 +97,7 @@ def test_two_workers_follow_the_same_curve(prepared, ahead, tmp_path):
         assert [two[k] for k in CURVE] == pytest.approx([one[k] for k in CURVE], rel=0.1, abs=5e-3)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_a_second_run_gives_the_same_bytes(prepared, ahead, tmp_path):
     run_dir = tmp_path / "run"

@@ -65,6 +65,7 @@ def best(run_dir):
     return {**yaml.safe_load((run_dir / "best.yaml").read_text()), "run_dir": None}
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1500)
 def test_killed_and_restored(undisturbed, tmp_path):
     whole, run_dir = tmp_path / "whole", tmp_path / "killed"
