@@ -163,14 +163,17 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run_dir(arguments: argparse.Namespace) -> str:
-    """The run directory as far as the command line names it; else that of the config file."""
+    """The run directory, for the sentence of an error; empty where the settings are no good."""
     for word in reversed(getattr(arguments, "overrides", [])):
         if word.startswith("run_dir="):
             return word.partition("=")[2]
     if getattr(arguments, "config", None):
         from minirec.settings import load
 
-        return load(arguments.config).run_dir
+        try:
+            return load(arguments.config, arguments.overrides).run_dir
+        except ConfigError:
+            return ""
     return getattr(arguments, "run", "")
 
 
@@ -238,6 +241,10 @@ def _with_config(arguments: argparse.Namespace) -> int:
 
 def _select_table(arguments: argparse.Namespace) -> int:
     """Without the stages: this path loads neither torch nor ray."""
+    from jobs.submit import check_table, in_job
+
+    if in_job():
+        check_table(arguments.features, arguments.out)
     for word in arguments.overrides:
         key = word.partition("=")[0]
         known = key in ("seed", "preset") or key.startswith("selection.")
@@ -265,15 +272,12 @@ def _select_table(arguments: argparse.Namespace) -> int:
 
 
 def _submit(arguments: argparse.Namespace) -> int:
-    from jobs.submit import connect, follow, submit
+    from jobs.submit import ask, follow, submit
 
-    about = arguments.status or arguments.logs or arguments.stop
-    if about:
-        client = connect(arguments.address)
-        if arguments.stop:
-            client.stop_job(about)
-        print(client.get_job_logs(about) if arguments.logs else client.get_job_status(about))
-        return 0
+    for what in ("status", "logs", "stop"):
+        if about := getattr(arguments, what):
+            print(ask(what, about, address=arguments.address))
+            return 0
     job = submit(
         arguments.words,
         address=arguments.address,
@@ -283,7 +287,7 @@ def _submit(arguments: argparse.Namespace) -> int:
     print(f"job {job}: minirec submit --address {arguments.address} --logs|--status|--stop {job}")
     if not arguments.follow:
         return 0
-    done = follow(connect(arguments.address), job, lambda text: print(text, end="", flush=True))
+    done = follow(job, address=arguments.address, say=lambda text: print(text, end="", flush=True))
     return 0 if done else 1
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 from jobs.model import base_model, model_inputs
 from jobs.score import merged, score_shards, scoring_spec
 from jobs.train import rollout_settings
-from minirec.artifacts import Cost, Run, read_table, write_json, write_table
+from minirec.artifacts import Cost, Run, each_file, read_table, write_json, write_table
 from minirec.config import Config
 from minirec.corpus import schema
 from minirec.evaluation import ranking, references
@@ -56,7 +56,7 @@ def evaluate(run: Run, config: Config, session: Session, *, splits: Sequence[str
         inputs=[*model_inputs(config), "proxy", "train"],
         outputs=["evaluation.json", "ranks.parquet", "evaluation"],
         body=body,
-        shards=True,
+        part_of=each_file,
     )
 
 

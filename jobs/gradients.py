@@ -19,6 +19,7 @@ from minirec.artifacts import (
     Cost,
     Run,
     check_table,
+    each_file,
     in_threads,
     intact,
     located,
@@ -76,7 +77,7 @@ def gradients(run: Run, config: Config, session: Session) -> bool:
         inputs=["score"],
         outputs=["gradients"],
         body=body,
-        shards=True,
+        part_of=each_file,
     )
 
 

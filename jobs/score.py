@@ -18,6 +18,7 @@ from minirec.artifacts import (
     Run,
     check_array,
     check_table,
+    each_file,
     in_threads,
     intact,
     located,
@@ -75,7 +76,7 @@ def score(run: Run, config: Config, session: Session) -> bool:
         inputs=[*model_inputs(config), "proxy"],
         outputs=["features"],
         body=body,
-        shards=True,
+        part_of=each_file,
     )
 
 

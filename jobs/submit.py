@@ -11,6 +11,7 @@ import asyncio
 import os
 import shlex
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,22 +49,29 @@ def connect(address: str) -> JobSubmissionClient:
     Raises:
         JobError: nothing answers there, or the token is missing or wrong.
     """
-    from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
-    try:
+    with _explained(address, "give the dashboard's address, and forward its port first"):
         return JobSubmissionClient(address)
+
+
+@contextmanager
+def _explained(address: str, remedy: str) -> Iterator[None]:
+    """Turn what Ray's client raises into a `JobError` of one sentence, which ends in `remedy`."""
+    from aiohttp import ClientError
+    from ray.exceptions import AuthenticationError
+
+    try:
+        yield
     except AuthenticationError:
         raise JobError(
             f"{address} refuses the token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or "
             f"RAY_AUTH_TOKEN_PATH to that of the cluster (`ray get-auth-token` there prints it)"
         ) from None
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        cause = str(error).splitlines()[0].rstrip(".")
-        raise JobError(
-            f"no job server at {address} ({cause}); give the dashboard's address, and "
-            f"forward its port first (docs/cluster.md)"
-        ) from None
+    except (ClientError, OSError, RuntimeError, ValueError) as error:
+        # Of requests, aiohttp, and the client itself; one for an answer such as 404.
+        cause = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+        raise JobError(f"job server at {address}: {cause}; {remedy} (docs/cluster.md)") from None
 
 
 def submit(
@@ -93,21 +101,25 @@ def submit(
     if unset:
         raise ConfigError(f"--env {unset[0]}: there is no such variable here; set it first")
     check_size(folder)
-    return connect(address).submit_job(
-        entrypoint=shlex.join(["minirec", *words]),
-        runtime_env={
-            "working_dir": str(folder),
-            "excludes": list(EXCLUDES),
-            "env_vars": {name: os.environ[name] for name in variables},
-        },
-    )
+    client = connect(address)
+    with _explained(
+        address, f"see with `ray job list --address {address}` whether the job is there"
+    ):
+        return client.submit_job(
+            entrypoint=shlex.join(["minirec", *words]),
+            runtime_env={
+                "working_dir": str(folder),
+                "excludes": list(EXCLUDES),
+                "env_vars": {name: os.environ[name] for name in variables},
+            },
+        )
 
 
 def check_command(words: list[str], working_dir: Path) -> None:
     """Refuse here, before anything is sent, what the job would refuse.
 
     Raises:
-        ConfigError: no command, settings that cannot work, or a relative run_dir.
+        ConfigError: no command, settings that cannot work, or a path that a job would not find.
     """
     from jobs.cli import parse
     from minirec.settings import load
@@ -115,7 +127,9 @@ def check_command(words: list[str], working_dir: Path) -> None:
     if not words:
         raise ConfigError("there is nothing to submit; write the command after --, e.g. -- run")
     arguments = parse(words)
-    if not hasattr(arguments, "overrides") or getattr(arguments, "features", None):
+    if arguments.command == "recommend":
+        check_path("--run", arguments.run)
+    if not hasattr(arguments, "overrides"):
         return
     file = arguments.config
     if file and (Path(file).is_absolute() or not (working_dir / file).is_file()):
@@ -123,6 +137,9 @@ def check_command(words: list[str], working_dir: Path) -> None:
             f"--config {file} is no file of the working directory {working_dir}, the only folder "
             f"that the job sees; give a path inside it"
         )
+    if getattr(arguments, "features", None) is not None:
+        check_table(arguments.features, arguments.out)
+        return
     given = dict(word.split("=", 1) for word in arguments.overrides if "=" in word)
     if not file and "run_dir" in given:
         check_path("run_dir", given["run_dir"])  # its config.yaml is read there
@@ -141,12 +158,27 @@ def check_shared(config: Config) -> None:
         check_path("corpus.path", config.corpus.path)
 
 
-def check_path(name: str, path: str) -> None:
+def check_table(features: str, out: str | None) -> None:
+    """Refuse what `select --features` would not find in a job, or would lose with it.
+
+    Raises:
+        ConfigError: the table or the folder for the result is no absolute path.
+    """
+    for name, path in {"--features": features, "--out": out or "."}.items():
+        if "://" in path:
+            raise ConfigError(
+                f"{name} {path}: select --features works on files, not on an object store; give an "
+                f"absolute path on storage that all nodes share"
+            )
+        check_path(name, path, other="")
+
+
+def check_path(name: str, path: str, *, other: str = ", or s3://...") -> None:
     """Raise ConfigError unless the path means the same on all nodes."""
     if not os.path.isabs(path) and "://" not in path:
         raise ConfigError(
             f"{name}={path} is relative: in a job it would lie in a copy of the working directory "
-            f"and be lost; give an absolute path on storage that all nodes share, or s3://..."
+            f"and be lost; give an absolute path on storage that all nodes share{other}"
         )
 
 
@@ -202,13 +234,35 @@ def _below(folder: Path, path: Path) -> str:
     return str(path.relative_to(folder))
 
 
-def follow(client: JobSubmissionClient, job: str, say: Callable[[str], None]) -> bool:
-    """Pass on what the job prints until it ends; whether it succeeded."""
-    from ray.job_submission import JobStatus
+def ask(what: str, job: str, *, address: str) -> str:
+    """The ``status`` or the ``logs`` of a job, or ``stop`` it, which gives its status.
+
+    Raises:
+        JobError: the server does not answer, or knows no such job.
+    """
+    client = connect(address)
+    with _explained(address, f"`ray job list --address {address}` names the jobs"):
+        if what == "stop":
+            client.stop_job(job)
+        return client.get_job_logs(job) if what == "logs" else str(client.get_job_status(job))
+
+
+def follow(job: str, *, address: str, say: Callable[[str], None]) -> bool:
+    """Pass on what the job prints until it ends; whether it succeeded.
+
+    Raises:
+        JobError: the log has ended and the job has not: the connection was lost, say.
+    """
+    client = connect(address)
+    on = f"see how it goes on with `minirec submit --address {address} --status|--logs {job}`"
 
     async def tail() -> None:
         async for text in client.tail_job_logs(job):
             say(text)
 
-    asyncio.run(tail())
-    return client.get_job_status(job) == JobStatus.SUCCEEDED
+    with _explained(address, f"this ends only the view of job {job}; {on}"):
+        asyncio.run(tail())
+        status = client.get_job_status(job)
+    if not status.is_terminal():
+        raise JobError(f"the log of job {job} has ended, but the job is {status}; {on}")
+    return status == "SUCCEEDED"

@@ -13,7 +13,7 @@ from jobs.gradients import gradient_inputs
 from jobs.plan import check
 from jobs.run import holding, stages
 from jobs.session import Session
-from jobs.sweep_result import publish, read_rows, rows_of
+from jobs.sweep_result import publish, read_rows, rows_of, write_rows
 from jobs.train import in_thread, rollout_settings, without_runtime
 from jobs.trials import trials_of
 from minirec.allocation import Node, allocate
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ray.tune import ResultGrid, Tuner
 
 SHARED = ("prepare", "proxy", "score")
+STATE = ("trials", "tune")  # of Tune, until the sweep has finished; it goes with the trials
 TUNE_SETTINGS = {
     "TUNE_GLOBAL_CHECKPOINT_S": "1",  # its state is saved each second
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the trials have logs of their own
@@ -58,6 +59,7 @@ def sweep(config: Config, *, overwrite: bool = False) -> Run:
             session.start_ray()
             results = _tune(run, config, planned)
             rows = rows_of(results, planned, run, samples=samples)
+        write_rows(run, config, planned, rows)
         cost.rollouts = sum(row["own_rollouts"] for row in rows)
         cost.optimizer_steps = sum(row["steps"] for row in rows)
         failed = [row["trial"] for row in rows if row["status"] == "failed"]
@@ -67,19 +69,26 @@ def sweep(config: Config, *, overwrite: bool = False) -> Run:
                 f"{len(failed)} of {len(rows)} trials failed, for the causes in the table; the "
                 f"same command tries them again"
             )
-        publish(run, config, planned, rows, show=False)
+        # A later start, after damage to a trial, must not take that trial as finished.
+        remove(run.path(*STATE))
 
     with holding(run), pulse("sweep"):
         ran = run.stage(
             "sweep",
             settings=_settings(config),
             inputs=["prepare", "proxy", "score", *gradient_inputs(config)],
-            outputs=["trials", "tune", "sweep.parquet"],
+            outputs=["trials", "sweep.parquet"],
             body=body,
+            part_of=trial_of,
         )
-        # Again where nothing ran: the tolerance may be another.
+        # Also where nothing ran: the tolerance may be another.
         publish(run, config, planned, read_rows(run), again=not ran)
     return run
+
+
+def trial_of(path: str) -> str:
+    """The folder of the trial that a file belongs to, or the file itself; below the run."""
+    return "/".join(path.split("/")[:2])
 
 
 def _settings(config: Config) -> dict[str, Any]:
@@ -150,7 +159,7 @@ def _tuner(run: Run, config: Config, planned: list[Trial], *, at_a_time: int) ->
         ),
         bundle,
     )
-    state = run.path("tune")
+    state = run.path(*STATE)
     if _restorable(state):
         console.print("sweep: goes on with the trials that are not finished")
         return tune.Tuner.restore(str(state), trainable=trainable, resume_unfinished=True)

@@ -101,40 +101,40 @@ def read_rows(run: Run) -> list[Row]:
     return read_table(run.path("sweep.parquet")).to_pylist()
 
 
+def write_rows(run: Run, config: Config, planned: list[Trial], rows: list[Row]) -> None:
+    """Write sweep.parquet, with the intervals and the fronts, which `rows` get too."""
+    outcomes, draws = _outcomes(run, planned, rows), _draws(config)
+    _complete(rows, front.points(outcomes, **draws), run, planned, draws)
+    write_table(run.path("sweep.parquet"), pa.Table.from_pylist(rows, schema=schema.SWEEP))
+
+
 def publish(
-    run: Run,
-    config: Config,
-    planned: list[Trial],
-    rows: list[Row],
-    *,
-    show: bool = True,
-    again: bool = False,
+    run: Run, config: Config, planned: list[Trial], rows: list[Row], *, again: bool = False
 ) -> None:
-    """Write sweep.parquet, sweep.html and best.yaml, and show the result.
+    """Write sweep.html and best.yaml, and show the result.
 
     Args:
         run: the directory of the sweep.
         config: of the sweep.
         planned: all trials.
-        rows: theirs.
-        show: print the tables.
+        rows: theirs, as in sweep.parquet.
         again: nothing ran this time; say so.
     """
-    outcomes = _outcomes(run, planned, rows)
-    draws = {"resamples": config.evaluation.bootstrap, "seed": config.seed}
+    outcomes, draws = _outcomes(run, planned, rows), _draws(config)
     points = front.points(outcomes, **draws)
     choice = front.choose(outcomes, tolerance=config.sweep.tolerance, **draws) if points else None
-    _complete(rows, outcomes, points, run, planned, draws)
-    write_table(run.path("sweep.parquet"), pa.Table.from_pylist(rows, schema=schema.SWEEP))
     page = sweep_page.render(run.root.name, rows=rows, points=points, choice=choice)
     with atomic(run.path("sweep.html")) as file:
         file.write(page.encode())
     if choice:
         _write_best(run, config, planned, choice.setting)
-    if show:
-        if again:
-            console.print("sweep: every trial has finished or was stopped before; nothing to do")
-        _print(run, rows, points, choice)
+    if again:
+        console.print("sweep: every trial has finished or was stopped before; nothing to do")
+    _print(run, rows, points, choice)
+
+
+def _draws(config: Config) -> dict[str, int]:
+    return {"resamples": config.evaluation.bootstrap, "seed": config.seed}
 
 
 def _ndcg(run: Run, trial: Trial) -> np.ndarray:
@@ -169,7 +169,6 @@ def _outcomes(run: Run, planned: list[Trial], rows: list[Row]) -> list[front.Out
 
 def _complete(
     rows: list[Row],
-    outcomes: list[front.Outcome],
     points: list[front.Point],
     run: Run,
     planned: list[Trial],

@@ -60,6 +60,7 @@ __all__ = [
     "check_published",
     "check_table",
     "digest",
+    "each_file",
     "fetch",
     "flatten",
     "in_threads",
@@ -95,6 +96,12 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 SHARED_STAGES = ("prepare", "model", "proxy", "score", "gradients")
 SHARED_FOLDERS = ("corpus", "model", "proxy", "features", "gradients")
 """What a run with a `base` takes from there: all that its selection is made from."""
+
+
+def each_file(path: str) -> str:
+    """`part_of` of a stage that makes every file by itself."""
+    return path
+
 
 SUMMED = ("seconds", "rollouts", "generated_tokens", "optimizer_steps")
 
@@ -176,7 +183,7 @@ class Run:
         inputs: list[str],
         outputs: list[str],
         body: Callable[[Cost], None],
-        shards: bool = False,
+        part_of: Callable[[str], str] | None = None,
     ) -> bool:
         """Run `body` unless the stage is complete, undamaged, with the same settings and inputs.
 
@@ -185,8 +192,9 @@ class Run:
             inputs: names of the stages that are read.
             outputs: paths below the run directory that the body makes.
             body: makes the outputs and fills the cost record.
-            shards: the body makes each file that is missing, so of a finished stage only damaged
-                files are made again; else all of it.
+            part_of: the body makes each part that is missing, so of a finished stage only the
+                damaged parts are made again. It gives the path of the part that a file belongs
+                to, see `each_file`. None: all of the stage is made again.
 
         Returns:
             True if the body ran, False if the stage was skipped.
@@ -214,7 +222,7 @@ class Run:
                 self.checked.add(name)
                 return False
             self.path("stages", f"{name}.json").unlink()
-            for part in damaged if shards else outputs:
+            for part in {part_of(name) for name in damaged} if part_of else outputs:
                 remove(self.path(part))
         for output in outputs:
             remove_leftovers(self.path(output))

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from jobs.submit import EXCLUDES
+from minirec.settings import load
 
 ROOT = Path(__file__).parents[1]
 KUBERAY = {
@@ -59,6 +60,8 @@ def test_the_launcher_file_fits_rays_schema():
     assert "--num-cpus=0" in head
     assert all("RAY_AUTH_MODE=token" in command for command in (head, worker))
     assert "dashboard-host" not in head, "the dashboard stays on 127.0.0.1"
+    install = next(command for command in config["setup_commands"] if "apt-get install" in command)
+    assert {"gcc", "python3-dev"} <= set(install.split()), "Triton compiles on the workers"
 
 
 def test_rays_schema_refuses_a_slip():
@@ -112,6 +115,9 @@ def test_the_job_runs_a_config_that_is_there():
     assert program == "minirec"
     inside = [word.removeprefix("/opt/minirec/") for word in words]
     check_command(inside, ROOT)
+    # A GPU node may need that long: its machine starts, then pulls an image of many GiB.
+    config = load(ROOT / inside[inside.index("--config") + 1], [w for w in inside if "=" in w])
+    assert config.resources.wait_s == config.rollout.start_deadline_s == 1800
 
 
 def test_versions_are_those_of_the_locks():

@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from nodes import MARK, SAME, NodesProcess, marked
+from marked import MARK, marked
+from nodes import SAME, NodesProcess
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "jobs"))
 

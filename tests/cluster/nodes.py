@@ -8,7 +8,6 @@ from multiprocessing import get_context
 
 import psutil
 
-MARK = "MINIREC_TEST_CLUSTER"
 # A worker of the local run would otherwise have all cores, and other last digits.
 SAME = ("corpus.demo.users=160", "resources.cpus_per_worker=1")
 
@@ -128,20 +127,6 @@ def titles(node) -> list[str]:
     for process in family(node):
         try:
             found.append(" ".join(process.cmdline()))
-        except psutil.Error:
-            continue
-    return found
-
-
-def marked(token: str) -> list[psutil.Process]:
-    """Processes that were started by this test, however often they changed their parent."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            # Python's own tracker of shared memory stays as long as pytest.
-            own = "multiprocessing.resource_tracker" in " ".join(process.cmdline())
-            if not own and process.environ().get(MARK) == token:
-                found.append(process)
         except psutil.Error:
             continue
     return found

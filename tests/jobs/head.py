@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from marked import MARK, marked
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -72,12 +73,15 @@ class Head:
         return [group["state"] for group in groups if group["state"] != "REMOVED"]
 
     def processes(self, *titles: str) -> list[psutil.Process]:
-        """Processes of the cluster whose title holds one of the words."""
+        """Processes of the cluster and its jobs whose title holds one of the words.
+
+        Also those that have lost their parent.
+        """
         found = []
-        for child in psutil.Process(self.process.pid).children(recursive=True):
+        for process in marked(self.environment[MARK]):
             try:
-                if any(title in " ".join(child.cmdline()) for title in titles):
-                    found.append(child)
+                if any(title in " ".join(process.cmdline()) for title in titles):
+                    found.append(process)
             except psutil.Error:
                 continue
         return found
@@ -114,6 +118,7 @@ def running_head(folder: Path, *, cpus: int = 8) -> Iterator[Head]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         "OMP_NUM_THREADS": "1",
+        MARK: secrets.token_hex(16),
     }
     environment.pop("PYTHONPATH", None)  # a job must find its code by itself
     options = {
@@ -137,15 +142,14 @@ def running_head(folder: Path, *, cpus: int = 8) -> Iterator[Head]:
             start_new_session=True,
         )
     head = Head(f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{gcs}", environment, process)
-    children: list[psutil.Process] = []
     try:
         _wait_until_it_answers(head, folder / "head.log")
         yield head
     finally:
-        children = psutil.Process(process.pid).children(recursive=True)
+        started = marked(environment[MARK])
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=60)
-        _, alive = psutil.wait_procs(children, timeout=30)
+        _, alive = psutil.wait_procs(started, timeout=30)
         for child in alive:
             child.kill()
         shutil.rmtree(short, ignore_errors=True)

@@ -207,3 +207,12 @@ def test_titles_with_commas_are_found(history, found):
 def test_titles_that_are_not_there(history, words):
     with pytest.raises(ConfigError, match=words):
         find_titles(history, CATALOGUE)
+
+
+def test_the_run_directory_for_a_sentence_is_that_of_the_whole_command(tmp_path):
+    """Of a config file that only the overrides make valid; none where it stays invalid."""
+    file = tmp_path / "run.yaml"
+    file.write_text("run_dir: s3://bucket/run\ntraining: {steps: -1}\n")
+    words = ["train", "--config", str(file)]
+    assert cli._run_dir(cli.parse([*words, "training.steps=5"])) == "s3://bucket/run"
+    assert cli._run_dir(cli.parse(words)) == ""

@@ -1,9 +1,13 @@
 """What `minirec submit` refuses before anything is sent, and what a job refuses."""
 
+import asyncio
+import threading
+
 import pytest
+from aiohttp import web
 
 from jobs import cli
-from jobs.submit import EXCLUDES, JOB_CONFIG, check_command, check_size, submit
+from jobs.submit import EXCLUDES, JOB_CONFIG, check_command, check_size, follow, submit
 from minirec.errors import ConfigError, MiniRecError
 
 NOBODY = "http://127.0.0.1:9"
@@ -33,6 +37,10 @@ def folder(tmp_path):
             ],
             "corpus.path=data is relative",
         ),
+        (["select", "--features", "f.parquet", "--out", "/x"], "--features=f.parquet is relative"),
+        (["select", "--features", "/x/f.parquet"], "--out=. is relative"),
+        (["select", "--features", "/x/f.parquet", "--out", "s3://b/x"], "not on an object"),
+        (["recommend", "--run", "runs/x", "--history", "A"], "--run=runs/x is relative"),
     ],
 )
 def test_a_mistake_is_refused_here(folder, words, refusal):
@@ -44,6 +52,8 @@ def test_a_mistake_is_refused_here(folder, words, refusal):
 def test_shared_places_are_taken(folder, run_dir):
     check_command(["run", "--config", "configs/run.yaml", f"run_dir={run_dir}"], folder)
     check_command(["select", f"run_dir={run_dir}", "--overwrite"], folder)
+    check_command(["recommend", "--run", run_dir, "--history", "A"], folder)
+    check_command(["select", "--features", "/shared/f.parquet", "--out", "/shared/out"], folder)
 
 
 def test_a_job_refuses_a_relative_run_directory(capsys, monkeypatch, tmp_path):
@@ -51,6 +61,8 @@ def test_a_job_refuses_a_relative_run_directory(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv(JOB_CONFIG, "{}")
     assert cli.main(["run"]) == 2
     assert "run_dir=runs/demo is relative" in capsys.readouterr().err
+    assert cli.main(["select", "--features", str(tmp_path / "f.parquet")]) == 2
+    assert "--out=. is relative" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
@@ -101,5 +113,85 @@ def test_only_variables_that_are_there_are_passed(folder, monkeypatch):
 def test_nobody_answers(capsys, folder):
     words = ["submit", "--address", NOBODY, "--working-dir", str(folder)]
     assert cli.main([*words, "--", "run", "run_dir=/x"]) == 1
-    assert f"no job server at {NOBODY}" in capsys.readouterr().err
+    assert f"job server at {NOBODY}: Failed to connect" in capsys.readouterr().err
     assert cli.main([*words, "--status", "job"]) == 1
+
+
+class JobServer:
+    """Answers as Ray's job server does, for one job that runs; its log ends as `lost` says."""
+
+    def __init__(self):
+        self.lost, self.status = False, "RUNNING"
+        routes = {
+            "/api/version": self.version,
+            "/api/jobs/{job}": self.job,
+            "/api/jobs/{job}/logs/tail": self.tail,
+        }
+        app = web.Application()
+        app.add_routes([web.get(path, handler) for path, handler in routes.items()])
+        self.app, self.ready = app, threading.Event()
+        threading.Thread(target=asyncio.run, args=(self.serve(),), daemon=True).start()
+        assert self.ready.wait(30)
+
+    async def serve(self):
+        self.loop, self.end = asyncio.get_running_loop(), asyncio.Event()
+        runner = web.AppRunner(self.app)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        self.ready.set()
+        await self.end.wait()
+        await runner.cleanup()
+
+    async def version(self, request):
+        return web.json_response({"ray_version": "2.60.0"})
+
+    async def job(self, request):
+        name = request.match_info["job"]
+        if name != "job1":
+            return web.Response(status=404, text=f"Job {name} does not exist")
+        details = {"type": "SUBMISSION", "entrypoint": "minirec", "status": self.status}
+        return web.json_response(details)
+
+    async def tail(self, request):
+        log = web.WebSocketResponse()
+        await log.prepare(request)
+        await log.send_str("score: 1/20 shards\n")
+        if self.lost:
+            request.transport.abort()
+        await log.close()
+        return log
+
+
+@pytest.fixture
+def server():
+    running = JobServer()
+    yield running
+    running.loop.call_soon_threadsafe(running.end.set)
+
+
+def test_a_job_that_is_not_there(server, capsys):
+    assert cli.main(["submit", "--address", server.url, "--status", "TYPO"]) == 1
+    said = capsys.readouterr().err
+    assert "404: Job TYPO does not exist; `ray job list --address" in said
+    assert cli.main(["submit", "--address", server.url, "--status", "job1"]) == 0
+    assert capsys.readouterr().out == "RUNNING\n"
+
+
+@pytest.mark.parametrize(
+    ("lost", "cause"), [(False, "but the job is RUNNING"), (True, "closed unexpectedly")]
+)
+def test_a_log_that_ends_before_the_job(server, lost, cause):
+    server.lost, said = lost, []
+    with pytest.raises(
+        MiniRecError, match=rf"{cause}.*--address {server.url} --status\|--logs job1"
+    ):
+        follow("job1", address=server.url, say=said.append)
+    assert said == ["score: 1/20 shards\n"]
+
+
+@pytest.mark.parametrize(("status", "done"), [("SUCCEEDED", True), ("STOPPED", False)])
+def test_a_log_that_ends_with_the_job(server, status, done):
+    server.status = status
+    assert follow("job1", address=server.url, say=print) is done

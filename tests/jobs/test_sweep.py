@@ -106,3 +106,22 @@ def test_killed_and_restored(undisturbed, tmp_path):
     other = subprocess.run([*words, "sweep.alpha=[0]"], capture_output=True, text=True, timeout=60)
     assert other.returncode == 1
     assert "sweep.alpha" in other.stderr
+
+
+@pytest.mark.timeout(900)
+def test_damage_to_a_trial_makes_that_trial_again(undisturbed, tmp_path):
+    run_dir = tmp_path / "run"
+    shutil.copytree(undisturbed, run_dir)
+    words = ("sweep", "sweep.budget=[0.25, 0.1]", "training.steps=2", "sweep.asha=null")
+    finish(run_dir, *words)
+    adapters = [
+        run_dir / "trials" / f"budget-{budget}_seed-7" / "policy/adapter/adapter_model.safetensors"
+        for budget in (0.1, 0.25)
+    ]
+    kept, damaged = adapters
+    before, rows = [path.stat().st_mtime_ns for path in adapters], without_times(run_dir)
+    damaged.write_bytes(b"")
+    assert "adapter_model.safetensorsisdamaged" in "".join(finish(run_dir, *words).split())
+    assert kept.stat().st_mtime_ns == before[0] and damaged.stat().st_mtime_ns > before[1]
+    assert without_times(run_dir) == rows
+    assert "nothing to do" in finish(run_dir, *words)

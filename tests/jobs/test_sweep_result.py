@@ -9,8 +9,8 @@ import pytest
 
 from jobs.cli import main
 from jobs.plan import plan
-from jobs.sweep import concurrent
-from jobs.sweep_result import publish, read_rows, shared_cost
+from jobs.sweep import concurrent, trial_of
+from jobs.sweep_result import publish, read_rows, shared_cost, write_rows
 from jobs.trials import trials_of
 from minirec.artifacts import Run, write_table
 from minirec.corpus import schema
@@ -115,6 +115,7 @@ def published(tmp_path, capsys):
     write_ranks(large, [1, 1])
     write_ranks(large2, [1, 11])
     run = Run(tmp_path / "run")
+    write_rows(run, config, planned, rows)
     publish(run, config, planned, rows)
     return config, run, capsys.readouterr().out
 
@@ -159,11 +160,46 @@ def test_the_page_shows_causes_as_text(published):
     assert page.count("<svg") == 2
 
 
+def test_showing_the_result_again_leaves_the_table(published):
+    """It is an output with a checksum; another tolerance changes the recommendation alone."""
+    config, run, _ = published
+    table, page = run.path("sweep.parquet"), run.path("sweep.html")
+    before, first = (table.stat().st_mtime_ns, table.read_bytes()), page.stat().st_mtime_ns
+    other = config_of(run.root.parent, "sweep.tolerance=0.5")
+    publish(run, other, trials_of(other, 1000), read_rows(run), again=True)
+    assert (table.stat().st_mtime_ns, table.read_bytes()) == before
+    assert page.stat().st_mtime_ns > first
+
+
+def test_damage_to_a_trial_removes_that_trial_alone(tmp_path):
+    run, found = Run(tmp_path / "run", say=lambda line: None), []
+    files = ("trials/a/stages/train.json", "trials/a/policy/log", "trials/b/policy/log", "table")
+
+    def body(cost):
+        found.append({name for name in files if run.path(name).exists()})
+        for name in files:
+            run.path(name).parent.mkdir(parents=True, exist_ok=True)
+            run.path(name).write_text(name)
+
+    def sweep():
+        outputs = ["trials", "table"]
+        run.stage("sweep", settings={}, inputs=[], outputs=outputs, body=body, part_of=trial_of)
+
+    sweep()
+    run.path("trials/a/policy/log").write_text("x")
+    sweep()
+    run.path("table").write_text("x")
+    sweep()
+    assert found == [set(), {"trials/b/policy/log", "table"}, {*files} - {"table"}]
+
+
 def test_without_a_complete_setting_there_is_no_front(tmp_path, capsys):
     config = config_of(tmp_path, "sweep.budget=[10]", "sweep.seeds=[1]")
     planned = trials_of(config, 1000)
     run = Run(tmp_path / "run")
-    publish(run, config, planned, [row(planned[0], "stopped", rollouts=150, seconds=12.0)])
+    rows = [row(planned[0], "stopped", rollouts=150, seconds=12.0)]
+    write_rows(run, config, planned, rows)
+    publish(run, config, planned, rows)
     assert "there is no front" in capsys.readouterr().out
     assert not run.path("best.yaml").exists()
     assert run.path("sweep.html").exists()

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from minirec import artifacts
-from minirec.artifacts import Run
+from minirec.artifacts import Run, each_file
 from minirec.errors import ArtifactError
 
 
@@ -154,7 +154,7 @@ def sharded(run, made):
                 with artifacts.atomic(run.path(name)) as file:
                     file.write(content)
 
-    return run.stage("s", settings={}, inputs=[], outputs=["parts"], body=body, shards=True)
+    return run.stage("s", settings={}, inputs=[], outputs=["parts"], body=body, part_of=each_file)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from minirec import artifacts, lease, remote, storage
-from minirec.artifacts import Run, located
+from minirec.artifacts import Run, each_file, located
 from minirec.errors import ArtifactError, ConfigError
 
 TABLE = pa.table({"sample_id": [1, 2], "text": ["a", "b"]})
@@ -134,7 +134,7 @@ def make(run, value, made):
                 artifacts.write_json(run.path(name), value)
 
     return run.stage(
-        "s", settings={"v": value}, inputs=[], outputs=["parts"], body=body, shards=True
+        "s", settings={"v": value}, inputs=[], outputs=["parts"], body=body, part_of=each_file
     )
 
 
