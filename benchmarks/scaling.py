@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import shutil
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -132,6 +134,13 @@ def write_interactions(folder: Path, rows: int) -> None:
     (folder / "items.csv").write_text("item,title\n" + "".join(lines))
 
 
+def alone(function: Callable[..., Any], *arguments: object) -> Any:
+    """Call it in a process of its own, whose memory is gone afterwards."""
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn) as process:
+        return process.submit(function, *arguments).result()
+
+
 class Memory:
     """Resident MiB of this process (without what it shares), sampled; one list of each phase."""
 
@@ -166,7 +175,7 @@ class Memory:
 
 def rows(count: int, folder: Path) -> dict[str, Any]:
     """One table through prepare and score."""
-    write_interactions(folder / "data", count)
+    alone(write_interactions, folder / "data", count)
     run = Run(folder / "run", say=print)
     settings = ["corpus.source=table", f"corpus.path={folder / 'data'}", "corpus.max_rejected=0.5"]
     config = load(None, [f"run_dir={run.root}", *settings, *scaled(2, 2)])
@@ -264,7 +273,8 @@ def main() -> None:
         ]
     else:
         results = [
-            in_folder(lambda folder, n=n: rows(n, folder), arguments.folder) for n in arguments.rows
+            in_folder(lambda folder, n=n: alone(rows, n, folder), arguments.folder)
+            for n in arguments.rows
         ]
         if arguments.plot:
             plot(results, arguments.plot)

@@ -150,7 +150,13 @@ def main(argv: list[str] | None = None) -> int:
         print(f"minirec: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("minirec: interrupted; the same command goes on from here", file=sys.stderr)
+        # Of a job only the view has ended: the same command would submit another.
+        how = (
+            "the job goes on"
+            if arguments.command == "submit"
+            else "the same command goes on from here"
+        )
+        print(f"minirec: interrupted; {how}", file=sys.stderr)
         return 130
     except Exception as error:
         problem = explain(error, _run_dir(arguments))

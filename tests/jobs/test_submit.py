@@ -195,3 +195,12 @@ def test_a_log_that_ends_before_the_job(server, lost, cause):
 def test_a_log_that_ends_with_the_job(server, status, done):
     server.status = status
     assert follow("job1", address=server.url, say=print) is done
+
+
+def test_an_interruption_ends_only_the_view_of_a_job(monkeypatch, capsys):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_submit", interrupted)
+    assert cli.main(["submit", "--address", NOBODY, "--logs", "x"]) == 130
+    assert "the job goes on" in capsys.readouterr().err
