@@ -1,11 +1,13 @@
-"""Settings of all tests, and an object store."""
+"""Settings of all tests, a small run, and an object store; makes `small` importable."""
 
 import http.client
 import http.server
 import os
 import re
 import secrets
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -13,6 +15,17 @@ from hypothesis import settings
 # A busy machine is no fault of the code: pytest's own timeout is the limit.
 settings.register_profile("minirec", deadline=None)
 settings.load_profile("minirec")
+sys.path.insert(0, str(Path(__file__).parent / "jobs"))
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory):
+    """Directory of a small run that nothing interrupted; not to be changed."""
+    from small import finish
+
+    run_dir = tmp_path_factory.mktemp("undisturbed") / "run"
+    finish(run_dir)
+    return run_dir
 
 
 @pytest.fixture(scope="session")

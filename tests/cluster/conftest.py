@@ -1,19 +1,15 @@
-"""Ray clusters of several raylets on this machine; makes `small` importable."""
+"""Ray clusters of several raylets on this machine."""
 
 from __future__ import annotations
 
 import secrets
 import shutil
-import sys
 import tempfile
 import time
-from pathlib import Path
 
 import pytest
 from marked import MARK, marked
 from nodes import SAME, NodesProcess
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "jobs"))
 
 
 @pytest.fixture

@@ -54,6 +54,7 @@ def test_a_place_that_cannot_be_is_one_sentence(object_store, capsys, run_dir, s
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(900)

@@ -60,6 +60,7 @@ def test_rollouts_are_one_update_old(prepared, ahead, tmp_path):
     assert min(seconds) >= 0, "without staleness training waits for all of the rollouts"
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_killed_and_resumed_equals_undisturbed(prepared, ahead, tmp_path):
     """First the training worker, which the driver restarts, then the driver."""

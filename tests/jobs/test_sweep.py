@@ -108,6 +108,7 @@ def test_killed_and_restored(undisturbed, tmp_path):
     assert "sweep.alpha" in other.stderr
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_damage_to_a_trial_makes_that_trial_again(undisturbed, tmp_path):
     run_dir = tmp_path / "run"

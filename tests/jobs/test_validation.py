@@ -24,6 +24,7 @@ def test_the_draw_is_fixed_by_its_seed_and_keeps_the_order():
     assert drawn(10, count=50, seed=1) == list(range(10))
 
 
+@pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.slow
 def test_two_workers_with_sharded_weights_agree_with_the_evaluation(undisturbed, tmp_path):
