@@ -98,7 +98,6 @@ def _settings(config: Config) -> dict[str, Any]:
         "sweep": config.sweep.model_dump(mode="json", exclude={"max_concurrent", "tolerance"}),
         "selection": config.selection.model_dump(mode="json", exclude={"shards"}),
         "training": without_runtime(config.training.model_dump(mode="json")),
-        "resources": {"zero_stage": config.resources.zero_stage},
         "reward": config.reward.model_dump(mode="json"),
         "rollout": rollout_settings(config),
         "evaluation": {"bootstrap": config.evaluation.bootstrap},

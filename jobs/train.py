@@ -89,7 +89,6 @@ def _stage(
         settings={
             "seed": config.seed,
             {"train": "training"}.get(name, name): without_runtime(section),
-            "resources": {"zero_stage": config.resources.zero_stage},
             "model": config.model.model_dump(mode="json"),
             "reward": config.reward.model_dump(mode="json"),
             "rollout": rollout_settings(config),
@@ -243,16 +242,23 @@ def _storage(folder: Path) -> dict[str, Any]:
 
 
 def _check_checkpoints(folder: Path, workers: int, zero_stage: int) -> None:
-    """Refuse to go on from checkpoints that are sharded for another number of workers."""
+    """Refuse to go on from checkpoints that are sharded in another way.
+
+    ZeRO shards memory and leaves the arithmetic as it is, so it is in no fingerprint.
+    """
     path = folder / "workers.json"
-    before = read_json(path) if path.exists() else workers
-    if zero_stage and before != workers and any((folder / "checkpoints").glob("step-*")):
+    now = {"workers": workers, "zero_stage": zero_stage}
+    before = read_json(path) if path.exists() else now
+    same = before["zero_stage"] == zero_stage and (not zero_stage or before["workers"] == workers)
+    if not same and any((folder / "checkpoints").glob("step-*")):
         raise ConfigError(
-            f"the half-finished training in {folder} has checkpoints of {before} workers with ZeRO "
-            f"{zero_stage}, now there are {workers}; set resources.training_workers={before}, or "
-            f"delete {folder / 'checkpoints'} to begin again"
+            f"the half-finished training in {folder} has checkpoints of {before['workers']} "
+            f"workers with ZeRO {before['zero_stage']}, now there are {workers} with ZeRO "
+            f"{zero_stage}; set resources.training_workers={before['workers']} and "
+            f"resources.zero_stage={before['zero_stage']}, or delete {folder / 'checkpoints'} to "
+            f"begin again"
         )
-    write_json(path, workers)
+    write_json(path, now)
 
 
 def fit_or_explain(trainer: TorchTrainer, training: TrainingConfig) -> None:

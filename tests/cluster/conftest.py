@@ -52,5 +52,7 @@ def single(tmp_path_factory):
     from small import finish
 
     run_dir = tmp_path_factory.mktemp("single") / "run"
-    finish(run_dir, "run", *SAME)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")  # as `cluster`: novelty has digits of the threads
+        finish(run_dir, "run", *SAME)
     return run_dir

@@ -70,7 +70,7 @@ def test_a_job_finishes_and_its_log_shows_the_way(head, finished):
         assert shown in log
     assert head.placement_groups() == []
     # Each stage is a job too; what is finished is known.
-    job = head.submit("select", f"run_dir={run_dir}", "selection.groups=2", "--overwrite")
+    job = head.submit("select", f"run_dir={run_dir}", "--overwrite")
     ended(head, job, "SUCCEEDED", within=120)
 
 
