@@ -33,6 +33,9 @@ class RayIsThere:
     def start_ray(self):
         pass
 
+    def wait_for_room(self, bundles):
+        pass
+
 
 def prepare(run, config):
     return stage.prepare(run, config, RayIsThere())
