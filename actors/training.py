@@ -15,9 +15,7 @@ import faulthandler
 import json
 import secrets
 import shutil
-import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
+from actors.checkpoints import newest_checkpoint, save_checkpoint
 from actors.lookahead import Drawn, Lookahead
 from actors.pool import Call, PoolHandle
 from actors.rollout import Adapter
@@ -346,28 +345,17 @@ class Worker:
             file.write(lines.encode())
 
     def checkpoint(self, step: int) -> None:
-        """Save weights and optimizer, each rank its files; then rank 0 writes the manifest."""
-        final = self.folder / "checkpoints" / f"step-{step:06d}"
-        if self.rank == 0:
-            artifacts.remove(final)
-        barrier()
-        with tempfile.TemporaryDirectory() as folder:
-            work = Path(folder)
+        """Save weights, optimizer and log."""
+
+        def fill(work: Path) -> None:
             self.engine.save_checkpoint(str(work), tag="state", exclude_frozen_parameters=True)
             if self.rank == 0:
                 artifacts.write_json(work / "log.json", self.log)
                 if self.spec.training.staleness and self.behind:
                     # The rollouts of `step` are being drawn with it; a restart draws them again.
                     shutil.copytree(artifacts.fetch(self.behind.path), work / "behind")
-            files = artifacts.publish(work, final)
-        if self.world > 1:
-            parts: list[Any] = [None] * self.world
-            dist.all_gather_object(parts, files)
-            files = {name: entry for part in parts for name, entry in part.items()}
-        if self.rank == 0:
-            artifacts.write_manifest(final, files)
-            for old in sorted(final.parent.glob("step-*"))[:-2]:
-                artifacts.remove(old)
+
+        save_checkpoint(self.folder, step, fill)
 
     def resume(self) -> int:
         """Load the newest undamaged checkpoint; returns the step to go on with."""
@@ -398,14 +386,6 @@ class Worker:
         """Write the final adapter, which tells a restarted driver that training is through."""
         self._save_adapter(self.folder / "adapter")
         barrier()
-
-
-def newest_checkpoint(folder: Path, *, say: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint that its manifest confirms; others are said and removed."""
-    for checkpoint in sorted((folder / "checkpoints").glob("step-*"), reverse=True):
-        if artifacts.intact(checkpoint, artifacts.check_published, say=say):
-            return checkpoint
-    return None
 
 
 def _deepspeed_engine(policy: Policy, spec: TrainingSpec, backwards: int) -> Any:

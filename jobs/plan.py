@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
+from jobs.sweep_plan import trials_of
 from jobs.train import training_steps
-from jobs.trials import trials_of
 from minirec.allocation import Allocation, allocate, this_machine
 from minirec.artifacts import Run, read_json
 from minirec.config import Config, ScoringConfig, TrainingConfig

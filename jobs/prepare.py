@@ -111,14 +111,14 @@ class Made:
 def in_task(function: Callable[..., Made], *arguments: object) -> Made:
     """Call it in a Ray task: the machine of the driver may be small, and need not hold a corpus.
 
-    An error of the corpus reaches the caller as itself. The task takes no CPU of its own: those
-    are for the tasks that read the files for it.
+    An error of the corpus reaches the caller as itself. The task leaves the CPUs to those that
+    read the files for it; it asks for a little, since a head that offers none is to get no work.
     """
     import ray
     from ray.exceptions import RayTaskError
 
     try:
-        return ray.get(ray.remote(num_cpus=0)(function).remote(*arguments))
+        return ray.get(ray.remote(num_cpus=0.01)(function).remote(*arguments))
     except RayTaskError as error:
         if isinstance(error.cause, MiniRecError):
             raise error.cause from None
@@ -222,7 +222,7 @@ def read_with_ray(specs: list[FileSpec]) -> pa.Table:
             lambda batch: parse(batch, by_path),
             batch_size=None,
             batch_format="pyarrow",
-            num_cpus=0.75,
+            num_cpus=0.7,
         )
     )
     dataset.context.target_max_block_size = 2 * BLOCK_BYTES

@@ -13,9 +13,9 @@ from jobs.gradients import gradient_inputs
 from jobs.plan import check
 from jobs.run import holding, stages
 from jobs.session import Session
+from jobs.sweep_plan import trials_of
 from jobs.sweep_result import publish, read_rows, rows_of, write_rows
 from jobs.train import in_thread, rollout_settings, without_runtime
-from jobs.trials import trials_of
 from minirec.allocation import Node, allocate
 from minirec.artifacts import Cost, Run, read_json, remove
 from minirec.config import Config
@@ -143,7 +143,7 @@ def _tuner(run: Run, config: Config, planned: list[Trial], *, at_a_time: int) ->
     from ray import tune
 
     from jobs.sweep_lines import Lines
-    from jobs.trial import METRIC, PROGRESS, Asha, TrialRun
+    from jobs.sweep_trial import METRIC, PROGRESS, Asha, TrialRun
 
     by_name = {trial.name: trial for trial in planned}
     asha = config.sweep.asha

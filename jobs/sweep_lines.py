@@ -7,7 +7,7 @@ from typing import Any
 from ray.tune import Callback
 
 from jobs.console import say
-from jobs.trial import METRIC, PROGRESS
+from jobs.sweep_trial import METRIC, PROGRESS
 
 
 class Lines(Callback):

@@ -142,7 +142,8 @@ def _fit(
     training: TrainingConfig,
     order: list[int],
 ) -> None:
-    from actors.training import STOP, TrainingSpec, newest_checkpoint, train_loop
+    from actors.checkpoints import newest_checkpoint
+    from actors.training import STOP, TrainingSpec, train_loop
 
     model_path = base_model(run, config)
     folder = run.path(name)

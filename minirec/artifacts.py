@@ -25,7 +25,7 @@ from minirec.checked import (
     write_array,
     write_table,
 )
-from minirec.errors import ArtifactError
+from minirec.errors import ArtifactError, DamageError
 from minirec.remote import is_remote, local_file, located
 from minirec.storage import (
     Files,
@@ -300,7 +300,7 @@ class Run:
             return None
         try:
             return read_record(path)
-        except ArtifactError:
+        except DamageError:
             if name not in self._said:
                 self.say(f"{path} is damaged; what it stands for is compared and made anew")
                 self._said.add(name)

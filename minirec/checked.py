@@ -19,9 +19,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from minirec.errors import ArtifactError
-from minirec.remote import explain, is_remote
-from minirec.storage import AGAIN, atomic
+from minirec.errors import DamageError
+from minirec.remote import is_remote
+from minirec.storage import AGAIN, atomic, reading
 
 ROW_GROUP = 65_536
 """Rows in a row group, so that a reader can take a table in slices."""
@@ -82,17 +82,14 @@ def check_table(path: Path) -> None:
 @contextmanager
 def _opened(path: Path) -> Iterator[pa.NativeFile]:
     """The file, compared with its checksum; what a reader finds wrong in it names the file too."""
-    try:
-        with compared(path) as file:
-            yield file
-    except FileNotFoundError:
-        raise ArtifactError(f"{path} is missing; run the stage that makes it") from None
-    except PermissionError:
-        raise ArtifactError(
-            f"{path} may not be read by this user; change its permissions"
-        ) from None
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-        raise ArtifactError(f"{path} is damaged ({error}); {AGAIN}") from None
+    with reading(path):
+        try:
+            with compared(path) as file:
+                yield file
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:  # the system's, not Arrow's
+                raise
+            raise DamageError(f"{path} is damaged ({error}); {AGAIN}") from None
 
 
 @contextmanager
@@ -110,12 +107,8 @@ def compared(path: Path) -> Iterator[pa.NativeFile]:
 def _native(path: Path) -> pa.NativeFile:
     if not is_remote(path):
         return pa.OSFile(str(path))
-    try:
+    with reading(path):
         return pa.BufferReader(path.read_bytes())
-    except FileNotFoundError:
-        raise
-    except Exception as error:
-        raise ArtifactError(explain(error, str(path)) or f"{path}: {error}") from error
 
 
 def _place(file: BinaryIO | pa.NativeFile) -> int | None:
@@ -150,7 +143,7 @@ def _sha256(file: BinaryIO | pa.NativeFile, place: int) -> str:
 
 def _compare(path: Path, found: str, written: bytes) -> None:
     if found.encode() != written:
-        raise ArtifactError(
+        raise DamageError(
             f"{path} is damaged: the sha256 of its content is {found[:12]}..., "
             f"{written[:12].decode('ascii', 'replace')}... was written; {AGAIN}"
         )
@@ -179,10 +172,8 @@ def check_array(path: Path) -> None:
 
 def read_array(path: Path) -> np.ndarray:
     """Read what `write_array` wrote; `ArtifactError` if the file is missing or damaged."""
-    try:
+    with reading(path):
         data = path.read_bytes()
-    except FileNotFoundError:
-        raise ArtifactError(f"{path} is missing; run the stage that makes it") from None
     trailer = TRAILER.fullmatch(data[-TRAILER_BYTES:])
     if trailer:
         _compare(path, hashlib.sha256(data[:-TRAILER_BYTES]).hexdigest(), trailer[1])
@@ -190,7 +181,7 @@ def read_array(path: Path) -> np.ndarray:
     try:
         array: Any = np.load(buffer, allow_pickle=False)
     except Exception as error:  # a damaged header raises whatever its parser does
-        raise ArtifactError(f"{path} is damaged ({error}); {AGAIN}") from None
+        raise DamageError(f"{path} is damaged ({error}); {AGAIN}") from None
     if not trailer and buffer.tell() != len(data):
-        raise ArtifactError(f"{path} is damaged: its checksum is not readable; {AGAIN}")
+        raise DamageError(f"{path} is damaged: its checksum is not readable; {AGAIN}")
     return array

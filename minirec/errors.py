@@ -17,6 +17,14 @@ class ArtifactError(MiniRecError):
     """An artifact that is missing, damaged, or was made with other settings."""
 
 
+class DamageError(ArtifactError):
+    """An artifact that is gone, or whose bytes are not those that were written.
+
+    What could not be read for another reason, such as a store that refuses it, is not damaged:
+    only what raises this is removed and made again.
+    """
+
+
 class FeatureError(MiniRecError, ValueError):
     """Features that lack what a selection method needs."""
 

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from minirec.errors import ArtifactError
+from minirec.errors import ArtifactError, DamageError
 from minirec.remote import explained, is_remote
 from minirec.storage import read_json, write_json
 
@@ -100,7 +100,7 @@ def _lease(**changes: Any) -> dict[str, Any]:
 def _refuse_if_held(lease: Path, folder: Path) -> None:
     try:
         holder = read_json(lease)
-    except ArtifactError:
+    except DamageError:
         return  # gone or damaged: the next number decides
     here = holder.items() >= _here().items()
     dead = here and not Path(f"/proc/{holder['pid']}").exists()

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from minirec.errors import ArtifactError, ConfigError, MiniRecError
+from minirec.errors import ArtifactError, ConfigError, DamageError, MiniRecError
 
 KEPT = 2
 """Local copies of the children of one folder, e.g. of published adapters."""
@@ -191,7 +191,7 @@ def local_file(path: Any, check: Callable[[Path], object]) -> Path:
 def _passes(copy: Path, check: Callable[[Path], object]) -> bool:
     if not copy.exists():
         return False
-    with contextlib.suppress(ArtifactError):
+    with contextlib.suppress(DamageError):
         check(copy)
         return True
     return False

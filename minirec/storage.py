@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from minirec import remote
-from minirec.errors import ArtifactError
+from minirec.errors import ArtifactError, DamageError, MiniRecError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -167,14 +167,40 @@ def _json(value: Any) -> bytes:
     return json.dumps(value, indent=2, sort_keys=True, default=str).encode() + b"\n"
 
 
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what keeps a file from being read into an `ArtifactError` that names it.
+
+    Only a missing file is a `DamageError`: of another nobody knows yet what it holds.
+    """
+    try:
+        yield
+    except MiniRecError:
+        raise
+    except FileNotFoundError:
+        raise DamageError(f"{path} is missing; run the stage that makes it") from None
+    except Exception as error:
+        if remote.is_remote(path):
+            problem = remote.explain(error, str(path))
+        elif isinstance(error, OSError) and error.errno is not None:
+            problem = (
+                f"{path} cannot be read ({os.strerror(error.errno)}); mend that and run the same "
+                f"command again, or delete it, so that it is made again"
+            )
+        else:
+            problem = None
+        if problem is None:
+            raise
+        raise ArtifactError(problem) from error
+
+
 def read_json(path: Path) -> Any:
     """Read JSON; an `ArtifactError` names the file if it is missing or damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ArtifactError(f"{path} is missing; run the stage that makes it") from None
+        with reading(path):
+            return json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
-        raise ArtifactError(f"{path} is not JSON; delete it and run the command again") from None
+        raise DamageError(f"{path} is not JSON; delete it and run the command again") from None
 
 
 def digest(value: Any) -> str:
@@ -204,7 +230,7 @@ def read_record(path: Path) -> dict[str, Any]:
     # Byte for byte, since a key that is not quite "digest" would be none.
     whole = isinstance(record, dict) and path.read_bytes() == _json(record)
     if not whole or record.pop("digest", None) != digest(record):
-        raise ArtifactError(
+        raise DamageError(
             f"{path} is damaged: its digest is missing or that of another content; {AGAIN}"
         )
     return record
@@ -212,7 +238,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 def file_entry(path: Path) -> dict[str, Any]:
     """``bytes`` and ``sha256`` of a file."""
-    with path.open("rb") as file:
+    with reading(path), path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
         return {"bytes": file.tell(), "sha256": found}
 
@@ -312,16 +338,16 @@ def check_folder(folder: Path) -> None:
         if not folder.is_dir():
             raise ArtifactError(f"{folder} is missing; run the stage that makes it")
         if remote.is_remote(folder):
-            raise ArtifactError(f"{folder} is not complete: it has no {MANIFEST}; {AGAIN}")
+            raise DamageError(f"{folder} is not complete: it has no {MANIFEST}; {AGAIN}")
         return
     for problem in differences(folder, files).values():
-        raise ArtifactError(f"{problem}; {AGAIN}")
+        raise DamageError(f"{problem}; {AGAIN}")
 
 
 def check_published(folder: Path) -> None:
     """As `check_folder`, for a directory that is not complete without its manifest."""
     if folder.is_dir() and manifest(folder) is None:
-        raise ArtifactError(f"{folder} is not complete: it has no {MANIFEST}; {AGAIN}")
+        raise DamageError(f"{folder} is not complete: it has no {MANIFEST}; {AGAIN}")
     check_folder(folder)
 
 
@@ -360,12 +386,16 @@ def fetch(text: str) -> str:
 
 
 def intact(path: Path, check: Callable[[Path], object], *, say: Callable[[str], None]) -> bool:
-    """Whether `path` is there and passes its check; what does not is said and removed."""
+    """Whether `path` is there and passes its check; what is damaged is said and removed.
+
+    Raises:
+        ArtifactError: it could not be read, so that nobody knows whether it is damaged.
+    """
     if not path.exists():
         return False
     try:
         check(path)
-    except ArtifactError as error:
+    except DamageError as error:
         say(f"{error}".partition(";")[0] + "; it is made again")
         remove(path)
         return False

@@ -108,11 +108,18 @@ class Gate:
 
 
 @pytest.fixture
-def gate(object_store):
-    """The object store behind a proxy that can refuse requests."""
+def gate(object_store, monkeypatch):
+    """The object store behind a proxy that can refuse requests; all requests go through it."""
+    from s3fs import S3FileSystem
+
     gate = Gate(os.environ["AWS_ENDPOINT_URL"])
-    yield gate
+    with monkeypatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", gate.url)
+        S3FileSystem.clear_instance_cache()  # they keep the address that they began with
+        yield gate
+    S3FileSystem.clear_instance_cache()
     gate.server.shutdown()
+    gate.server.server_close()
 
 
 @pytest.fixture

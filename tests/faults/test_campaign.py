@@ -22,7 +22,7 @@ COUNT = int(os.environ.get("MINIREC_TRIALS", 5))
 
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("seed", range(FIRST, FIRST + COUNT))
-def test_trial(seed, undisturbed, tmp_path, request, monkeypatch):
+def test_trial(seed, undisturbed, tmp_path, request):
     trial = Trial.of(seed)
     local = tmp_path / "run"
     local.mkdir()
@@ -33,7 +33,7 @@ def test_trial(seed, undisturbed, tmp_path, request, monkeypatch):
             prepared(undisturbed, local, trial)
             place = Place(local, local)
             if trial.kind == "store":
-                place = stored(local, attempt, request, monkeypatch)
+                place = stored(local, attempt, request)
             done = disturb(trial, place)
             if done:
                 break
@@ -52,11 +52,10 @@ def test_trial(seed, undisturbed, tmp_path, request, monkeypatch):
             subprocess.run(["umount", "--lazy", str(local)], check=True, timeout=60)
 
 
-def stored(local, attempt, request, monkeypatch):
+def stored(local, attempt, request):
     """The prepared run directory on the object store, behind a gate."""
     gate = request.getfixturevalue("gate")
     address = f"{request.getfixturevalue('bucket_folder')}-{attempt}"
     folder = located(address)
     folder.fs.put(str(local), folder.path, recursive=True)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", gate.url)
     return Place(folder, local, (f"run_dir={address}",), gate)

@@ -10,8 +10,8 @@ import pytest
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import TrialScheduler
 
-from jobs.trial import METRIC, PROGRESS, Asha, reports
-from jobs.trials import trials_of
+from jobs.sweep_plan import trials_of
+from jobs.sweep_trial import METRIC, PROGRESS, Asha, reports
 from minirec.artifacts import Run, write_table
 from minirec.settings import load
 

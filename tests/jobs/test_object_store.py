@@ -58,8 +58,7 @@ def test_a_place_that_cannot_be_is_one_sentence(object_store, capsys, run_dir, s
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_run_on_an_object_store(undisturbed, bucket_folder, gate, tmp_path, monkeypatch):
-    monkeypatch.setenv("AWS_ENDPOINT_URL", gate.url)
+def test_a_run_on_an_object_store(undisturbed, bucket_folder, gate, tmp_path):
     gate.refuse("PUT", r"/features/part-000002\.parquet$")
     refused = run(tmp_path, bucket_folder, "score")
     assert refused.returncode == 1, refused.stdout[-2000:] + refused.stderr[-2000:]

@@ -10,8 +10,8 @@ import pytest
 from jobs.cli import main
 from jobs.plan import plan
 from jobs.sweep import concurrent, trial_of
+from jobs.sweep_plan import trials_of
 from jobs.sweep_result import publish, read_rows, shared_cost, write_rows
-from jobs.trials import trials_of
 from minirec.artifacts import Run, write_table
 from minirec.corpus import schema
 from minirec.errors import ConfigError

@@ -1,15 +1,14 @@
 """The same operations on a local folder and on an object store."""
 
-import json
+import errno
 import multiprocessing
 import os
-import time
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from minirec import artifacts, lease, remote, storage
+from minirec import artifacts, checked, lease, remote, storage
 from minirec.artifacts import Run, each_file, located
 from minirec.errors import ArtifactError, ConfigError
 
@@ -267,96 +266,6 @@ def test_a_manifest_without_one_of_its_keys_is_damaged(tmp_path, lost):
         artifacts.fetch(str(tmp_path / "d"))
 
 
-def test_one_command_holds_a_run(place):
-    with (
-        lease.held(place, lost=pytest.fail),
-        pytest.raises(ArtifactError, match="another minirec command works in"),
-        lease.held(place, lost=pytest.fail),
-    ):
-        pass
-    with lease.held(place, lost=pytest.fail):
-        pass
-
-
-def lease_of_another(folder, **changes):
-    other = lease._lease(host="elsewhere", user="somebody", pid=7, **changes)
-    storage.write_json(located(folder) / ".lock" / "000000004", other)
-
-
-def test_a_lease_of_another_machine_is_said_and_taken_over_when_it_expires(bucket_folder):
-    lease_of_another(bucket_folder, since=0.0, expires=time.time() + 100)
-    said = r"somebody on elsewhere, process 7, since 1970-01-01 00:00:00 UTC; .*until \d+-"
-    with pytest.raises(ArtifactError, match=said), lease.held(located(bucket_folder), lost=print):
-        pass
-    lease_of_another(bucket_folder, expires=time.time() - 1)
-    with lease.held(located(bucket_folder), lost=pytest.fail):
-        assert names(located(bucket_folder) / ".lock") == ["000000005"]
-
-
-def test_a_lease_is_renewed_and_its_loss_noticed(bucket_folder, monkeypatch):
-    monkeypatch.setattr(lease, "RENEWAL_S", 0.05)
-    lost = []
-    with lease.held(located(bucket_folder), lost=lost.append):
-        (mine,) = (located(bucket_folder) / ".lock").glob("*")
-
-        def expires():
-            # In one request: a lease that is renewed between two of one reader is an error of s3fs.
-            return json.loads(mine.fs.cat_file(mine.path))["expires"]
-
-        before = expires()
-        wait(lambda: expires() > before)
-        storage.write_json(mine.parent / "999999999", {})
-        wait(lambda: lost)
-    assert lost == [f"another minirec command has taken over {bucket_folder}"]
-
-
-def test_a_lease_that_cannot_be_renewed_is_given_up(bucket_folder, monkeypatch):
-    monkeypatch.setattr(lease, "RENEWAL_S", 0.05)
-    monkeypatch.setattr(lease, "EXPIRY_S", 0.5)
-
-    def fail(path, value):
-        raise OSError("the store does not answer")
-
-    lost = []
-    with lease.held(located(bucket_folder), lost=lost.append):
-        monkeypatch.setattr(lease, "write_json", fail)
-        wait(lambda: lost)
-    assert lost == [
-        f"{bucket_folder} could not be reached for 0.5 s, so another command may take over"
-    ]
-
-
-def wait(condition):
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
-def lease_of_a_dead_process(folder, **changes):
-    process = multiprocessing.get_context("spawn").Process(target=int)
-    process.start()
-    process.join()
-    mine = lease._lease(pid=process.pid, **changes)
-    storage.write_json(located(folder) / ".lock" / "000000001", mine)
-
-
-def test_a_dead_process_of_this_machine_holds_nothing(bucket_folder):
-    lease_of_a_dead_process(bucket_folder)
-    with lease.held(located(bucket_folder), lost=pytest.fail):
-        pass
-
-
-@pytest.mark.parametrize("other", [{"boot": "another"}, {"pid_namespace": "pid:[1]"}])
-def test_a_pid_of_another_container_with_this_hostname_says_nothing(bucket_folder, other):
-    lease_of_a_dead_process(bucket_folder, **other)
-    with (
-        pytest.raises(ArtifactError, match="another minirec command works in"),
-        lease.held(located(bucket_folder), lost=pytest.fail),
-    ):
-        pass
-
-
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -398,9 +307,7 @@ def test_missing_credentials_are_one_sentence(bucket_folder, monkeypatch):
     path.fs.clear_instance_cache()
 
 
-def test_a_refused_write_is_one_sentence_and_leaves_nothing(bucket_folder, gate, monkeypatch):
-    monkeypatch.setenv("AWS_ENDPOINT_URL", gate.url)
-    located(bucket_folder).fs.clear_instance_cache()
+def test_a_refused_write_is_one_sentence_and_leaves_nothing(bucket_folder, gate):
     path = located(bucket_folder)
     gate.refuse("PUT", r"manifest\.json$")
     with (
@@ -411,12 +318,9 @@ def test_a_refused_write_is_one_sentence_and_leaves_nothing(bucket_folder, gate,
     assert names(path / "d") == ["a"]  # without its manifest nobody takes it
     with pytest.raises(ArtifactError, match="missing or not complete"):
         artifacts.fetch(str(path / "d"))
-    path.fs.clear_instance_cache()
 
 
-def test_a_store_that_fails_for_a_moment_is_asked_again(bucket_folder, gate, monkeypatch):
-    monkeypatch.setenv("AWS_ENDPOINT_URL", gate.url)
-    located(bucket_folder).fs.clear_instance_cache()
+def test_a_store_that_fails_for_a_moment_is_asked_again(bucket_folder, gate):
     gate.refuse("PUT", "x", times=2, status=503)
     artifacts.write_json(located(bucket_folder) / "x", 1)
     assert gate.refused == 2
@@ -424,4 +328,28 @@ def test_a_store_that_fails_for_a_moment_is_asked_again(bucket_folder, gate, mon
     with pytest.raises(ArtifactError, match="x: the store failed .*; what is finished there stays"):
         artifacts.write_json(located(bucket_folder) / "x", 2)
     assert artifacts.read_json(located(bucket_folder) / "x") == 1
-    located(bucket_folder).fs.clear_instance_cache()
+
+
+def test_a_store_that_refuses_to_read_costs_no_finished_file(bucket_folder, gate):
+    """What cannot be compared is not damaged: nothing is removed, and the reason is said."""
+    path = located(bucket_folder) / "t.parquet"
+    artifacts.write_table(path, TABLE)
+    gate.refuse("GET", r"t\.parquet$")
+    with pytest.raises(ArtifactError, match=r"t\.parquet: the store refuses it"):
+        artifacts.intact(path, artifacts.check_table, say=pytest.fail)
+    gate.rule = None
+    assert artifacts.intact(path, artifacts.check_table, say=pytest.fail)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE, errno.EACCES])
+def test_a_system_that_cannot_read_costs_no_finished_file(tmp_path, monkeypatch, number):
+    path = tmp_path / "t.parquet"
+    artifacts.write_table(path, TABLE)
+
+    def fails(name):
+        raise OSError(number, os.strerror(number), name)
+
+    monkeypatch.setattr(checked.pa, "OSFile", fails)
+    with pytest.raises(ArtifactError, match=r"t\.parquet cannot be read"):
+        artifacts.intact(path, artifacts.check_table, say=pytest.fail)
+    assert path.exists()
