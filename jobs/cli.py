@@ -46,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
     text = "print what a run would do, without starting anything"
     _config_arguments(_command(commands, "plan", text))
     _submit_arguments(commands)
+    _export_arguments(commands)
     text = "recommend items for a history"
     one = _command(commands, "recommend", text)
     one.add_argument("--run", required=True, metavar="DIR", help="run directory")
@@ -112,6 +113,25 @@ def _submit_arguments(commands: argparse._SubParsersAction) -> None:
     )
 
 
+def _export_arguments(commands: argparse._SubParsersAction) -> None:
+    text = "hand over the ordered subset, or the policy, as other software reads it"
+    command = _command(commands, "export", text)
+    command.add_argument("--run", required=True, metavar="DIR", help="run directory")
+    command.add_argument(
+        "--to",
+        required=True,
+        choices=("jsonl", "trl", "verl", "openrlhf", "adapter", "merged"),
+        help="the subset with a reward function, or the policy: as peft adapter, or merged",
+    )
+    command.add_argument("--out", required=True, metavar="FOLDER", help="folder to write")
+    command.add_argument(
+        "--policy",
+        choices=("proxy", "trained"),
+        help="whose weights; default: trained for adapter and merged, else proxy",
+    )
+    command.add_argument("--overwrite", action="store_true", help="replace the folder")
+
+
 def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
@@ -140,6 +160,8 @@ def main(argv: list[str] | None = None) -> int:
             return _recommend(arguments)
         if arguments.command == "submit":
             return _submit(arguments)
+        if arguments.command == "export":
+            return _export(arguments)
         if getattr(arguments, "features", None) is not None:
             return _select_table(arguments)
         return _with_config(arguments)
@@ -305,6 +327,19 @@ def _recommend(arguments: argparse.Namespace) -> int:
         raise ArtifactError(f"{arguments.run} is not a directory; give the run_dir of a run")
     analysis, items = recommend(arguments.run, arguments.history, top=arguments.top)
     print_recommendation(analysis, items)
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from jobs.export import export
+
+    export(
+        arguments.run,
+        arguments.to,
+        Path(arguments.out),
+        policy=arguments.policy,
+        overwrite=arguments.overwrite,
+    )
     return 0
 
 

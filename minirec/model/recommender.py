@@ -49,12 +49,21 @@ class Encoder:
         Raises:
             ConfigError: not even the last title fits into ``model.max_prompt_tokens``.
         """
+        return self._fitting(titles)[1]
+
+    def words(self, titles: Sequence[str]) -> str:
+        """What the user says in the prompt for a history, without chat template."""
+        return self._say(self._fitting(titles)[0])
+
+    def _fitting(self, titles: Sequence[str]) -> tuple[list[str], list[int]]:
+        """The titles that fit into a prompt, and its token ids."""
         limit = self.config.max_prompt_tokens
         shown = [self.cut(title, self.config.max_item_tokens) for title in titles]
         while True:
-            ids = self._render(shown)
+            text = self.text(self._say(shown))
+            ids = list(self.tokenizer.encode(text, add_special_tokens=False))
             if len(ids) <= limit:
-                return ids
+                return shown, ids
             if len(shown) <= 1:
                 raise ConfigError(
                     f"a prompt with one title takes {len(ids)} tokens; raise "
@@ -63,14 +72,25 @@ class Encoder:
             excess = (len(ids) - limit) * len(shown) // len(ids)
             shown = shown[max(1, excess) :]
 
-    def _render(self, titles: Sequence[str]) -> list[int]:
-        if getattr(self.tokenizer, "chat_template", None):
-            message = prompts.instruction(titles, category=self.category)
-            text = self.tokenizer.apply_chat_template(
-                [{"role": "user", "content": message}], tokenize=False, add_generation_prompt=True
-            )
-            return list(self.tokenizer.encode(text, add_special_tokens=False))
-        return list(self.tokenizer.encode(prompts.plain(titles), add_special_tokens=False))
+    @property
+    def has_template(self) -> bool:
+        """Whether the model reads chats."""
+        return bool(getattr(self.tokenizer, "chat_template", None))
+
+    def _say(self, titles: Sequence[str]) -> str:
+        if self.has_template:
+            return prompts.instruction(titles, category=self.category)
+        return prompts.plain(titles)
+
+    def text(self, words: str) -> str:
+        """The prompt in which a user says `words`, as the model reads it."""
+        if not self.has_template:
+            return words
+        chat = [{"role": "user", "content": words}]
+        text: str = self.tokenizer.apply_chat_template(
+            chat, tokenize=False, add_generation_prompt=True
+        )
+        return text
 
     def item(self, title: str, text: str) -> list[int]:
         """Token ids of an item, cut to ``model.max_item_tokens``, with the answer marker."""

@@ -1,0 +1,102 @@
+"""Recommendations with transformers alone, from a folder that `minirec export` has written.
+
+    python recommender.py "Title one" "Title two"
+
+The folder holds the policy (merged, or an adapter with the name of its base), ``items.npy`` with
+its unit vectors of all items, ``items.jsonl`` with their titles, and ``recommender.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from minirec.corpus import prompts
+
+
+class Recommender:
+    """A policy that writes an analysis of a history and ranks all items after it."""
+
+    def __init__(self, folder: str | Path):
+        """`folder` is that of this file."""
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        folder = Path(folder)
+        self.settings = json.loads((folder / "recommender.json").read_text())
+        base, trust = self.settings["base"], self.settings["trust_remote_code"]
+        path = folder / base if base and (folder / base).is_dir() else base or folder
+        self.tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust)
+        lm: Any = AutoModelForCausalLM.from_pretrained(path, trust_remote_code=trust)
+        if base:
+            from peft import PeftModel
+
+            lm = PeftModel.from_pretrained(lm, str(folder)).merge_and_unload()
+        self.lm = lm.eval().requires_grad_(False)
+        self.items = torch.from_numpy(np.load(folder / "items.npy"))
+        lines = (folder / "items.jsonl").read_text(encoding="utf-8").splitlines()
+        self.titles = [json.loads(line)["title"] for line in lines]
+
+    def rank(self, history: Sequence[int], *, top: int) -> list[tuple[int, float]]:
+        """Item ids and cosines of the `top` items; `history` holds item ids, oldest first."""
+        prompt = self._prompt([self.titles[i] for i in history])
+        ids = torch.tensor([prompt])
+        written = self.lm.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            max_new_tokens=self.settings["max_new_tokens"],
+            stop_strings=[prompts.ANSWER],
+            tokenizer=self.tokenizer,
+        )[0, len(prompt) :].tolist()
+        end = self.tokenizer.eos_token_id
+        written = written[: written.index(end)] if end in written else written
+        if not self.tokenizer.decode(written).rstrip().endswith(prompts.ANSWER):
+            written += self.tokenizer.encode(prompts.ANSWER, add_special_tokens=False)
+        states = self.lm.base_model(input_ids=torch.tensor([prompt + written])).last_hidden_state
+        cosines = self.items @ F.normalize(states[0, -1].float(), dim=-1)
+        cosines[torch.tensor(sorted(set(history)))] = -torch.inf
+        best = cosines.topk(top)
+        return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+
+    def _prompt(self, titles: Sequence[str]) -> list[int]:
+        """Token ids of the prompt; the oldest titles go first where they do not fit."""
+        shown = [self._cut(prompts.neutralise(title)) for title in titles]
+        while True:
+            ids = self._encode(shown)
+            if len(ids) <= self.settings["max_prompt_tokens"] or len(shown) == 1:
+                return ids
+            excess = (len(ids) - self.settings["max_prompt_tokens"]) * len(shown) // len(ids)
+            shown = shown[max(1, excess) :]
+
+    def _encode(self, titles: Sequence[str]) -> list[int]:
+        text = prompts.plain(titles)
+        if getattr(self.tokenizer, "chat_template", None):
+            words = prompts.instruction(titles, category=self.settings["category"])
+            text = self.tokenizer.apply_chat_template(
+                [{"role": "user", "content": words}], tokenize=False, add_generation_prompt=True
+            )
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def _cut(self, title: str) -> str:
+        ids = self.tokenizer.encode(title, add_special_tokens=False)
+        limit = self.settings["max_item_tokens"]
+        return title if len(ids) <= limit else self.tokenizer.decode(ids[:limit]).strip("\ufffd")
+
+
+def main() -> None:
+    """Print ten items for the titles of a history."""
+    recommender = Recommender(Path(__file__).resolve().parent)
+    history = [recommender.titles.index(title) for title in sys.argv[1:]]
+    for item, cosine in recommender.rank(history, top=10):
+        print(f"{cosine:.3f}  {recommender.titles[item]}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""Reward of a completion: how well a frozen policy ranks the user's next item after reading it.
+
+`minirec export` puts this file beside the data. It needs torch, transformers and numpy, nothing of
+minirec, and reads what lies beside it: ``scorer/`` (the policy, merged), ``items.npy`` (its unit
+vectors of all items) and ``reward.json``. The formula is that of arXiv 2505.16994: with h the
+hidden state at ``<answer>``, items are ranked by their cosine with h, those of the history left
+out; the reward is (1 - b) NDCG@m + b p(target), or what ``reward.json`` names.
+
+Functions for TRL (`reward`), verl (`compute_score`) and OpenRLHF (`reward_func`).
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ANSWER = "<answer>"
+BATCH = 16
+_lock = threading.Lock()
+_scorers: dict[Path, Scorer] = {}
+
+
+class Scorer:
+    """The frozen policy with its item vectors."""
+
+    def __init__(self, folder: Path):
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        self.settings = json.loads((folder / "reward.json").read_text())
+        trust = self.settings["trust_remote_code"]
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        path = folder / "scorer"
+        self.tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust)
+        model = AutoModelForCausalLM.from_pretrained(path, trust_remote_code=trust)
+        self.lm: Any = model.eval().requires_grad_(False).to(self.device)
+        self.items = torch.from_numpy(np.load(folder / "items.npy")).to(self.device)
+
+    def rewards(
+        self,
+        prompts: Sequence[str],
+        completions: Sequence[str],
+        *,
+        histories: Sequence[Sequence[int]],
+        targets: Sequence[int],
+    ) -> list[float]:
+        """A reward for each of B completions.
+
+        Args:
+            prompts: B texts as the model reads them, chat template included.
+            completions: B texts; what follows the first ``<answer>`` does not count.
+            histories: item ids of each, which are left out of the ranking.
+            targets: item id of each.
+        """
+        sequences = [self._tokens(p, c) for p, c in zip(prompts, completions, strict=True)]
+        found: list[float] = []
+        with _lock, torch.no_grad():
+            for start in range(0, len(sequences), BATCH):
+                part = slice(start, start + BATCH)
+                hidden = self._hidden(sequences[part])
+                scores = F.normalize(hidden, dim=-1) @ self.items.T / self.settings["temperature"]
+                found += self._reward(scores, histories[part], targets[part])
+        return found
+
+    def _tokens(self, prompt: str, completion: str) -> list[int]:
+        text = completion.partition(ANSWER)[0]
+        pieces = (prompt, text, ANSWER)
+        return [t for p in pieces for t in self.tokenizer.encode(p, add_special_tokens=False)]
+
+    def _hidden(self, sequences: list[list[int]]) -> Tensor:
+        """Last hidden state (B, d) float32; padding on the right changes nothing to its left."""
+        length = max(map(len, sequences))
+        pad = self.tokenizer.pad_token_id or 0
+        ids = torch.tensor([s + [pad] * (length - len(s)) for s in sequences])
+        mask = torch.tensor([[1] * len(s) + [0] * (length - len(s)) for s in sequences])
+        states = self.lm.base_model(
+            input_ids=ids.to(self.device), attention_mask=mask.to(self.device)
+        ).last_hidden_state
+        return states[torch.arange(len(sequences)), mask.sum(1) - 1].float()
+
+    def _reward(
+        self, scores: Tensor, histories: Sequence[Sequence[int]], targets: Sequence[int]
+    ) -> list[float]:
+        at = torch.tensor([int(t) for t in targets], device=self.device)[:, None]
+        mine = scores.gather(1, at)
+        for row, history in enumerate(histories):
+            scores[row, torch.tensor([int(i) for i in history], dtype=torch.int64)] = -torch.inf
+        scores.scatter_(1, at, mine)
+        rank = (scores >= mine).sum(1)  # ties count against the target
+        inside = rank <= self.settings["cutoff"]
+        name, b = self.settings["name"], self.settings["softmax_weight"]
+        if name == "reciprocal_rank":
+            reward = inside / rank
+        elif name.startswith("hit@"):
+            reward = (rank <= int(name[4:])).float()
+        else:
+            reward = inside / torch.log2(rank + 1.0)
+            if name == "ndcg_softmax":
+                reward = (1 - b) * reward + b * torch.softmax(scores, 1).gather(1, at)[:, 0]
+        return reward.tolist()
+
+
+def scorer(folder: Path | None = None) -> Scorer:
+    """The scorer of a folder, by default that of this file, loaded once."""
+    folder = folder or Path(__file__).resolve().parent
+    with _lock:
+        if folder not in _scorers:
+            _scorers[folder] = Scorer(folder)
+        return _scorers[folder]
+
+
+def reward(
+    prompts: Sequence[Any],
+    completions: Sequence[Any],
+    prompt_text: Sequence[str],
+    history: Sequence[Sequence[int]],
+    target: Sequence[int],
+    **_: Any,
+) -> list[float]:
+    """For TRL: ``GRPOTrainer(reward_funcs=reward)``; the columns come from the data set."""
+    texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
+    return scorer().rewards(prompt_text, texts, histories=history, targets=target)
+
+
+def compute_score(
+    data_source: str, solution_str: str, ground_truth: int, extra_info: dict[str, Any], **_: Any
+) -> float:
+    """For verl: ``reward.custom_reward_function.path=reward.py``."""
+    (found,) = scorer().rewards(
+        [extra_info["prompt_text"]],
+        [solution_str],
+        histories=[extra_info["history"]],
+        targets=[ground_truth],
+    )
+    return found
+
+
+def reward_func(
+    queries: Sequence[str], prompts: Sequence[str], labels: Sequence[str], **_: Any
+) -> dict[str, Any]:
+    """For OpenRLHF: ``--reward.remote_url reward.py``; a query is a prompt and its completion."""
+    facts = [json.loads(label) for label in labels]
+    texts = []
+    for query, prompt in zip(queries, prompts, strict=True):
+        there, completion = query.rpartition(prompt)[1:]
+        if not there:
+            raise ValueError(f"the query does not hold its prompt {prompt[:80]!r}")
+        texts.append(completion)
+    found = torch.tensor(
+        scorer().rewards(
+            prompts,
+            texts,
+            histories=[fact["history"] for fact in facts],
+            targets=[fact["target"] for fact in facts],
+        )
+    )
+    return {"rewards": found, "scores": found, "extra_logs": {"reward": found}}
