@@ -1,5 +1,6 @@
 """Holding a run directory, and following what is made in it."""
 
+import signal
 import threading
 import time
 
@@ -12,6 +13,15 @@ from minirec import lease
 from minirec.artifacts import Run, located, write_json
 
 
+@pytest.fixture
+def interruptible():
+    """Tests that a script has put into the background are born deaf to SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_a_lost_lease_wakes_a_command_that_waits_for_a_thread(bucket_folder, monkeypatch):
     monkeypatch.setattr(lease, "RENEWAL_S", 0.05)
     training = threading.Event()
