@@ -28,7 +28,7 @@ from actors.checkpoints import newest_checkpoint, save_checkpoint
 from actors.lookahead import Drawn, Lookahead
 from actors.pool import Call, PoolHandle
 from actors.rollout import Adapter
-from actors.validation import Validation, due
+from actors.validation import Validation, best_step, due, exhausted
 from actors.zero import barrier, zero_engine
 from minirec import artifacts
 from minirec.config import ModelConfig, RewardConfig, TrainingConfig
@@ -73,6 +73,8 @@ def train_loop(config: dict[str, TrainingSpec]) -> None:
     torch.set_num_threads(spec.threads)
     worker = Worker(spec)
     for step in range(worker.resume(), spec.steps):
+        if exhausted(worker.log, spec.training.patience):
+            break
         if worker.told_to_stop():
             faulthandler.cancel_dump_traceback_later()
             return
@@ -178,6 +180,8 @@ class Worker:
             seconds=round(time.monotonic() - started, 3),
             **times,
         )
+        if validation and self.spec.training.patience and best_step(self.log) == step:
+            self._save_adapter(self._best(step))
 
     def _samples(self, step: int) -> list[tuple[int, Sample]]:
         """Position in the curriculum and sample of each prompt of the global batch."""
@@ -384,8 +388,18 @@ class Worker:
 
     def finish(self) -> None:
         """Write the final adapter, which tells a restarted driver that training is through."""
-        self._save_adapter(self.folder / "adapter")
+        if self.spec.training.patience is None:
+            self._save_adapter(self.folder / "adapter")
+        elif self.rank == 0:
+            best = best_step(self.log)
+            assert best is not None  # the last step has a validation
+            with artifacts.atomic_dir(self.folder / "adapter") as adapter:
+                source = artifacts.fetch(str(self._best(best)))
+                shutil.copytree(source, adapter, dirs_exist_ok=True)
         barrier()
+
+    def _best(self, step: int) -> Path:
+        return self.folder / "best" / f"step-{step:06d}"
 
 
 def _deepspeed_engine(policy: Policy, spec: TrainingSpec, backwards: int) -> Any:

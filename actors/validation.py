@@ -33,6 +33,25 @@ def drawn(total: int, *, count: int, seed: int) -> list[int]:
     )
 
 
+METRIC = f"valid_ndcg@{CUTOFF}"
+
+
+def best_step(log: Sequence[dict[str, Any]]) -> int | None:
+    """The step of the best validation in a training log, the first of equals; None: none yet."""
+    measured = [entry for entry in log if METRIC in entry]
+    if not measured:
+        return None
+    return int(max(measured, key=lambda entry: (entry[METRIC], -entry["step"]))["step"])
+
+
+def exhausted(log: Sequence[dict[str, Any]], patience: int | None) -> bool:
+    """Whether the last `patience` validations were no better than one before them."""
+    measured = [entry["step"] for entry in log if METRIC in entry]
+    if patience is None or len(measured) <= patience:
+        return False
+    return best_step(log) not in measured[-patience:]
+
+
 class Validation:
     """The validation samples of one worker. Every worker calls it at the same steps."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ STAGES = {
     "evaluate": "rank valid and test over the full catalogue",
     "report": "write report.html",
     "sweep": "search the budget: features once, then a trial for each combination of sweep.*",
+    "compare": "compare selection methods at equal cost, over budgets and seeds of compare.*",
 }
 
 
@@ -252,12 +254,12 @@ def _with_config(arguments: argparse.Namespace) -> int:
         print_plan(plan(config) + estimates(config))
         return 0
     plan(config, again=arguments.overwrite)  # refuses what cannot work before anything starts
-    if arguments.command == "sweep":
+    if arguments.command in ("sweep", "compare"):
         # Before ray is imported: else Tune's thread starts a Ray of its own after Ctrl-C.
         os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
-        from jobs.sweep import sweep
-
-        print_summary(sweep(config, overwrite=arguments.overwrite), config)
+        module = importlib.import_module(f"jobs.{arguments.command}")
+        trials = getattr(module, arguments.command)
+        print_summary(trials(config, overwrite=arguments.overwrite), config)
         return 0
     from jobs import run
 

@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import logging
-import os
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from jobs.console import console, pulse, say
+from jobs.console import pulse, say
 from jobs.gradients import gradient_inputs
 from jobs.plan import check
 from jobs.run import holding, stages
-from jobs.session import Session
 from jobs.sweep_plan import trials_of
 from jobs.sweep_result import publish, read_rows, rows_of, write_rows
-from jobs.train import in_thread, rollout_settings, without_runtime
-from minirec.allocation import Node, allocate
-from minirec.artifacts import Cost, Run, read_json, remove
+from jobs.train import rollout_settings, without_runtime
+from jobs.tuning import forget, run_trials
+from minirec.artifacts import Cost, Run, read_json
 from minirec.config import Config
 from minirec.errors import EngineError
-from minirec.sweep import Trial
-
-if TYPE_CHECKING:
-    from ray.tune import ResultGrid, Tuner
 
 SHARED = ("prepare", "proxy", "score")
-STATE = ("trials", "tune")  # of Tune, until the sweep has finished; it goes with the trials
-TUNE_SETTINGS = {
-    "TUNE_GLOBAL_CHECKPOINT_S": "1",  # its state is saved each second
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the trials have logs of their own
-    "RAY_AIR_NEW_OUTPUT": "0",  # which prints a table even when told to be quiet
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a relative model.name is below the directory of the command
-}
 
 
 def sweep(config: Config, *, overwrite: bool = False) -> Run:
@@ -51,14 +35,11 @@ def sweep(config: Config, *, overwrite: bool = False) -> Run:
     for trial in planned:
         check(trial.config, samples)
 
+    options = config.sweep
+
     def body(cost: Cost) -> None:
-        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # causes stand in the table
-        for name, value in TUNE_SETTINGS.items():
-            os.environ.setdefault(name, value)
-        with Session(config, trials=concurrent(config, {})) as session:
-            session.start_ray()
-            results = _tune(run, config, planned)
-            rows = rows_of(results, planned, run, samples=samples)
+        results = run_trials(run, config, planned, limit=options.max_concurrent, asha=options.asha)
+        rows = rows_of(results, planned, run, samples=samples)
         write_rows(run, config, planned, rows)
         cost.rollouts = sum(row["own_rollouts"] for row in rows)
         cost.optimizer_steps = sum(row["steps"] for row in rows)
@@ -69,8 +50,7 @@ def sweep(config: Config, *, overwrite: bool = False) -> Run:
                 f"{len(failed)} of {len(rows)} trials failed, for the causes in the table; the "
                 f"same command tries them again"
             )
-        # A later start, after damage to a trial, must not take that trial as finished.
-        remove(run.path(*STATE))
+        forget(run)
 
     with holding(run), pulse("sweep"):
         ran = run.stage(
@@ -102,108 +82,3 @@ def _settings(config: Config) -> dict[str, Any]:
         "rollout": rollout_settings(config),
         "evaluation": {"bootstrap": config.evaluation.bootstrap},
     }
-
-
-def concurrent(config: Config, resources: dict[str, float]) -> int:
-    """Trials at a time: each has engines, and training workers or scorers beside them.
-
-    Args:
-        config: of the sweep; where its resources are ``auto``, a trial has one of each.
-        resources: that are free in the cluster; without CPUs: the cores of this machine.
-    """
-    if config.sweep.max_concurrent != "auto":
-        return config.sweep.max_concurrent
-    there = {"CPU": float(os.cpu_count() or 1), "GPU": 0.0} | resources
-    part = allocate(config, [Node("a trial", 0, min(2.0, there["GPU"]))], local=False)
-    fit = []
-    for kind in ("CPU", "GPU"):
-        bundles = [part.bundles(stage, engines=part.engines) for stage in ("train", "score")]
-        need = max(sum(bundle.get(kind, 0.0) for bundle in stage) for stage in bundles)
-        if need:
-            fit.append(int(there[kind] // need))
-    return max(1, min(fit))
-
-
-def _tune(run: Run, config: Config, planned: list[Trial]) -> ResultGrid:
-    """Run or go on with the trials; returns when each has finished, was stopped or failed."""
-    import ray
-
-    free = ray.available_resources()
-    if not os.environ.get("RAY_ADDRESS"):
-        free.pop("CPU", 0)  # slots, of which a local Ray is told more than there are cores
-    elif "CPU" not in free:
-        free["CPU"] = 0.0  # Ray leaves out what is used up
-    tuner = _tuner(run, config, planned, at_a_time=concurrent(config, free))
-    found: list[ResultGrid] = []
-    in_thread(lambda: found.append(tuner.fit()))
-    return found[0]
-
-
-def _tuner(run: Run, config: Config, planned: list[Trial], *, at_a_time: int) -> Tuner:
-    from ray import tune
-
-    from jobs.sweep_lines import Lines
-    from jobs.sweep_trial import METRIC, PROGRESS, Asha, TrialRun
-
-    by_name = {trial.name: trial for trial in planned}
-    asha = config.sweep.asha
-    # A trial itself needs no CPU: its engines and workers do, and on two CPUs they need both.
-    bundle = tune.PlacementGroupFactory([{"memory": 1 << 20}])
-    trainable = tune.with_resources(
-        tune.with_parameters(
-            TrialRun,
-            trials=by_name,
-            base=str(run.root),
-            on_cluster=bool(os.environ.get("RAY_ADDRESS")),
-        ),
-        bundle,
-    )
-    state = run.path(*STATE)
-    if _restorable(state):
-        console.print("sweep: goes on with the trials that are not finished")
-        return tune.Tuner.restore(str(state), trainable=trainable, resume_unfinished=True)
-    remove(state)
-    scheduler = asha and Asha(
-        by_name,
-        str(run.root),
-        time_attr=PROGRESS,
-        max_t=1.0,
-        grace_period=asha.grace_fraction,
-        reduction_factor=asha.reduction_factor,
-        stop_last_trials=False,
-    )
-    return tune.Tuner(
-        trainable,
-        param_space={"name": tune.grid_search(list(by_name))},
-        tune_config=tune.TuneConfig(
-            metric=METRIC,
-            mode="max",
-            scheduler=scheduler,
-            max_concurrent_trials=at_a_time,
-            trial_dirname_creator=lambda trial: trial.config["name"],
-        ),
-        run_config=tune.RunConfig(
-            name=state.name,
-            storage_path=str(state.parent),
-            verbose=0,
-            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            callbacks=[Lines(len(planned))],
-        ),
-    )
-
-
-def _restorable(state: Path) -> bool:
-    """Whether Tune's state can be gone on with; it writes its files in place, so one may be cut.
-
-    Not with a failed trial: one that is tried again does not count among the trials at a time, and
-    two on the CPUs of one wait for each other. A new start over the same folders takes what is
-    finished there.
-    """
-    newest = max(state.glob("experiment_state-*.json"), default=None)
-    if newest is None or not (state / "tuner.pkl").exists():
-        return False
-    try:
-        found = json.loads(newest.read_text())["trial_data"]
-        return all(json.loads(trial)["status"] != "ERROR" for trial, _ in found)
-    except ValueError:
-        return False

@@ -55,7 +55,7 @@ def _row(trial: Trial, result: Any, base: Run, *, budget: int) -> Row:
         "learnability": selection.learnability,
         "seed": trial.config.seed,
         "status": status,
-        "cause": _cause(result.error) if result.error else None,
+        "cause": failure(result.error) if result.error else None,
         "steps": own["steps"],
         "own_rollouts": own["rollouts"],
         "own_seconds": own["seconds"],
@@ -89,7 +89,7 @@ def shared_cost(base: Run, config: Config) -> dict[str, Any]:
     return {name: sum(cost[name] for cost in costs) for name in ("rollouts", "seconds")}
 
 
-def _cause(error: BaseException) -> str:
+def failure(error: BaseException) -> str:
     """The last line of what a trial raised, without the class of our own errors."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     last = lines[-1] if lines else type(error).__name__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ray import tune
@@ -11,6 +12,7 @@ from ray.tune.result import DONE
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
 
 from actors.training import STOP
+from actors.validation import METRIC
 from jobs.evaluate import evaluate
 from jobs.select import select
 from jobs.session import Session
@@ -19,7 +21,6 @@ from minirec.artifacts import Run, read_json, read_table
 from minirec.config import Config
 from minirec.sweep import Trial
 
-METRIC = "valid_ndcg@10"
 PROGRESS = "progress"
 POLL_S = 0.5
 
@@ -33,15 +34,22 @@ class TrialRun(tune.Trainable):
     """
 
     def setup(
-        self, config: dict[str, str], *, trials: dict[str, Trial], base: str, on_cluster: bool
+        self,
+        config: dict[str, str],
+        *,
+        trials: Mapping[str, Trial],
+        base: str,
+        on_cluster: bool,
+        splits: Sequence[str],
     ) -> None:
         """Args:
         config: ``name`` of the trial.
         trials: by name.
         base: run directory with the features.
         on_cluster: not in a Ray of this command's own, which has room for its trials.
+        splits: that are ranked at the end, valid among them.
         """
-        self.settings = trials[config["name"]].config
+        self.settings, self.splits = trials[config["name"]].config, splits
         self.run = Run(self.settings.run_dir, base=Run(base))
         self.session = Session(self.settings, on_cluster=on_cluster)
         self.stop_file = self.run.path("policy", STOP)
@@ -81,7 +89,7 @@ class TrialRun(tune.Trainable):
         try:
             select(self.run, self.settings, self.session)
             train(self.run, self.settings, self.session)
-            evaluate(self.run, self.settings, self.session, splits=("valid",))
+            evaluate(self.run, self.settings, self.session, splits=self.splits)
         except BaseException as error:
             self.error = error
 
@@ -116,7 +124,7 @@ class Asha(FIFOScheduler):
     sweep stops.
     """
 
-    def __init__(self, trials: dict[str, Trial], base: str, **settings: Any):
+    def __init__(self, trials: Mapping[str, Trial], base: str, **settings: Any):
         """`settings` are those of `AsyncHyperBandScheduler`."""
         super().__init__()
         self.trials, self.base = trials, base

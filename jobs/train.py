@@ -124,6 +124,8 @@ def without_runtime(section: dict[str, Any]) -> dict[str, Any]:
     runtime = {"max_failures", "step_deadline_s"}
     if section.get("staleness") == 0:
         runtime.add("staleness")
+    if section.get("patience") is None:
+        runtime.add("patience")
     if section.get("validation_steps") is None:
         runtime |= {"validation_steps", "validation_samples", "validation_seed"}
     return {
@@ -183,12 +185,12 @@ def _fit(
             fit_or_explain(trainer, training)
     if not (folder / "adapter").exists():
         raise EngineError(f"training was told to stop by {folder / STOP}")
-    for leftover in ("checkpoints", "adapters"):
+    for leftover in ("checkpoints", "adapters", "best"):
         remove(folder / leftover)
     log = read_log(folder / "log.jsonl")
     cost.rollouts = spent(log, "rollouts")
     cost.generated_tokens = spent(log, "tokens")
-    cost.optimizer_steps = steps
+    cost.optimizer_steps = len(log)
 
 
 def spent(log: list[dict[str, Any]], what: str) -> int:

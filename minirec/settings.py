@@ -36,16 +36,24 @@ def load(path: str | Path | None = None, overrides: list[str] | None = None) -> 
             _put(given, key, yaml.safe_load(value))
         except yaml.YAMLError:
             raise ConfigError(f"override {override!r}: the value is not YAML") from None
-    preset = given.get("preset", "minirec")
-    file = PRESETS / f"{preset}.yaml"
-    if not file.exists():
-        names = sorted(p.stem for p in PRESETS.glob("*.yaml"))
-        raise ConfigError(f"preset {preset!r} is unknown; choose one of {', '.join(names)}")
-    merged = _merge(_read_yaml(file), given)
+    merged = _merge(preset_values(given.get("preset", "minirec")), given)
     try:
         return Config.model_validate(merged)
     except ValidationError as error:
         raise ConfigError(_explain(error)) from None
+
+
+def preset_values(preset: str) -> dict[str, Any]:
+    """What a preset sets, as a tree.
+
+    Raises:
+        ConfigError: there is none of this name.
+    """
+    file = PRESETS / f"{preset}.yaml"
+    if not file.exists():
+        names = sorted(p.stem for p in PRESETS.glob("*.yaml"))
+        raise ConfigError(f"preset {preset!r} is unknown; choose one of {', '.join(names)}")
+    return _read_yaml(file)
 
 
 def changed(config: Config, values: dict[str, Any]) -> Config:

@@ -126,6 +126,40 @@ def gradients(dim: int) -> pa.Schema:
     )
 
 
+COMPARISON = pa.schema(
+    [
+        ("trial", pa.string()),
+        ("method", pa.string()),
+        ("table", pa.string()),
+        ("budget", pa.float64()),
+        ("samples", pa.int64()),
+        ("seed", pa.int64()),
+        ("status", pa.string()),
+        ("cause", pa.string()),
+        ("steps", pa.int64()),
+        ("own_rollouts", pa.int64()),
+        ("own_seconds", pa.float64()),
+        ("rollouts", pa.int64()),
+        ("seconds", pa.float64()),
+        ("dead_groups", pa.float64()),
+        ("valid_ndcg@10", pa.float64()),
+        ("test_ndcg@10", pa.float64()),
+        ("best_valid_ndcg@10", pa.float64()),
+        ("reached_step", pa.int64()),
+        ("reached_samples", pa.int64()),
+        ("reached_rollouts", pa.int64()),
+        ("reached_seconds", pa.float64()),
+    ],
+    metadata=_META,
+)
+"""A trial of a comparison: finished or failed. `table` is steps or epochs, empty for full data.
+
+Own cost is that of selection and training, the total adds what the method needs: proxy, scoring,
+gradients. Rollouts of validations are not counted, their seconds are. `best_valid` is over the
+validations during training, on a part of the split; `reached` is the total cost up to the first of
+them that reaches the goal, null if none does.
+"""
+
 SWEEP = pa.schema(
     [
         ("trial", pa.string()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
 from collections.abc import Callable, Sequence
 from html import escape
@@ -148,6 +149,35 @@ def front(
     ax.set(title=title, xlabel=xlabel, ylabel="validation NDCG@10")
     ax.xaxis.set_major_locator(MaxNLocator(nbins=5))
     ax.legend(fontsize=8)
+
+
+MARKERS = "os^vDPX*<>hp"
+
+
+def lines(
+    ax: Axes,
+    series: dict[str, tuple[Numbers, Numbers]],
+    shown: Sequence[str],
+    *,
+    title: str,
+    xlabel: str,
+    ylabel: str,
+) -> None:
+    """A line with markers of its own for each name; those of `shown` in strong colours."""
+    for marker, (name, (x, y)) in zip(itertools.cycle(MARKERS), series.items(), strict=False):
+        first = bool(shown) and name == shown[0]
+        ax.plot(
+            x,
+            y,
+            color=KEPT if first else INK if name in shown else CORPUS,
+            linewidth=1.8 if first else 1.0,
+            marker=marker,
+            markersize=3.5,
+            label=name,
+        )
+    ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=5))
+    ax.legend(fontsize=6, ncols=2)
 
 
 def _style(ax: Axes) -> None:

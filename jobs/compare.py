@@ -1,0 +1,88 @@
+"""`minirec compare`: selection methods at equal cost, over budgets and seeds (Ray Tune)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jobs.compare_result import publish, read_rows, rows_of, write_rows
+from jobs.console import pulse, say
+from jobs.plan import check
+from jobs.run import holding, stages
+from jobs.sweep import trial_of
+from jobs.train import rollout_settings, without_runtime
+from jobs.tuning import forget, run_trials
+from minirec.artifacts import Cost, Run, read_json
+from minirec.comparison import contenders
+from minirec.config import Config
+from minirec.errors import EngineError
+
+FOLDER = "comparison"
+SHARED = ("prepare", "proxy", "score")
+
+
+def compare(config: Config, *, overwrite: bool = False) -> Run:
+    """Features once, then every trial; writes comparison.parquet and comparison.html.
+
+    Raises:
+        ConfigError: nothing to compare, or a value that is refused.
+        ArtifactError: the directory holds a comparison with other settings.
+        EngineError: trials failed; the others are finished, and the result is written.
+    """
+    run = Run(config.run_dir, overwrite=overwrite, say=say)
+    planned = contenders(config, folder=run.path(FOLDER))  # refuses before anything starts
+    shared = [*SHARED]
+    if any(trial.config.selection.needs_lora_gradients for trial in planned):
+        shared.append("gradients")
+    stages(config, SHARED, overwrite=overwrite)
+    if "gradients" in shared:
+        stages(config, ("gradients",))
+    samples = int(read_json(run.path("corpus", "corpus.json"))["samples"]["train"])
+    for trial in planned:
+        check(trial.config, samples)
+
+    def body(cost: Cost) -> None:
+        results = run_trials(
+            run,
+            config,
+            planned,
+            limit=config.compare.max_concurrent,
+            folder=FOLDER,
+            splits=("valid", "test"),
+        )
+        rows = rows_of(results, planned, run, config, samples=samples)
+        write_rows(run, rows)
+        cost.rollouts = sum(row["own_rollouts"] for row in rows)
+        cost.optimizer_steps = sum(row["steps"] for row in rows)
+        failed = [row["trial"] for row in rows if row["status"] == "failed"]
+        if failed:
+            publish(run, config, planned, rows)
+            raise EngineError(
+                f"{len(failed)} of {len(rows)} trials failed, for the causes in the table; the "
+                f"same command tries them again"
+            )
+        forget(run, FOLDER)
+
+    with holding(run), pulse("compare"):
+        run.stage(
+            "compare",
+            settings=_settings(config),
+            inputs=shared,
+            outputs=[FOLDER, "comparison.parquet"],
+            body=body,
+            part_of=trial_of,
+        )
+        publish(run, config, planned, read_rows(run))
+    return run
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    """What the trials depend on; not how many work at a time."""
+    return {
+        "seed": config.seed,
+        "compare": config.compare.model_dump(mode="json", exclude={"max_concurrent"}),
+        "selection": config.selection.model_dump(mode="json", exclude={"shards"}),
+        "training": without_runtime(config.training.model_dump(mode="json")),
+        "reward": config.reward.model_dump(mode="json"),
+        "rollout": rollout_settings(config),
+        "evaluation": {"bootstrap": config.evaluation.bootstrap},
+    }

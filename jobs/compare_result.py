@@ -1,0 +1,176 @@
+"""What a comparison found: comparison.parquet, comparison.html and the tables on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from rich import box
+from rich.table import Table
+
+from jobs.console import console
+from jobs.sweep_result import failure
+from jobs.train import read_log
+from minirec.artifacts import Run, atomic, read_table, write_table
+from minirec.comparison import FREE, FULL, Contender
+from minirec.config import Config
+from minirec.corpus import schema
+from minirec.evaluation import comparison_page
+from minirec.evaluation.ranking import per_sample
+from minirec.evaluation.standings import Curve, Race, Trained, race, reached
+
+if TYPE_CHECKING:
+    from ray.tune import ResultGrid
+
+METRIC = "valid_ndcg@10"
+Row = dict[str, Any]
+
+
+def rows_of(
+    results: ResultGrid, planned: Sequence[Contender], run: Run, config: Config, *, samples: int
+) -> list[Row]:
+    """A row of `schema.COMPARISON` for each trial, in planned order."""
+    by_name = {Path(result.path).name: result for result in results}
+    curves = {t.name: curve(run, t, samples=samples) for t in planned}
+    best = [max(c.ndcg) for t in planned if t.method == FULL and (c := curves[t.name]).ndcg]
+    goal = config.compare.reach * float(np.mean(best)) if best else None
+    return [
+        _row(trial, by_name[trial.name].error, run, curves[trial.name], goal, samples=samples)
+        for trial in planned
+    ]
+
+
+def _row(
+    trial: Contender,
+    error: BaseException | None,
+    run: Run,
+    found: Curve,
+    goal: float | None,
+    *,
+    samples: int,
+) -> Row:
+    there = reached(found, goal=goal) if goal is not None else None
+    log = read_log(_own(run, trial).path("policy", "log.jsonl"))
+    return {
+        "trial": trial.name,
+        "method": trial.method,
+        "table": trial.table,
+        "budget": trial.budget,
+        "samples": trial.config.selection.count(samples),
+        "seed": trial.config.seed,
+        "status": "failed" if error else "finished",
+        "cause": failure(error) if error else None,
+        "steps": len(log),
+        "own_rollouts": found.own_rollouts,
+        "own_seconds": found.own_seconds,
+        "rollouts": found.charged_rollouts + found.own_rollouts,
+        "seconds": found.charged_seconds + found.own_seconds,
+        "dead_groups": float(np.mean([e["dead_groups"] for e in log])) if log else None,
+        "valid_ndcg@10": None if error else float(ndcg(run, trial, "valid").mean()),
+        "test_ndcg@10": None if error else float(ndcg(run, trial, "test").mean()),
+        "best_valid_ndcg@10": max(found.ndcg, default=None),
+        "reached_step": there and there.step,
+        "reached_samples": there and there.samples,
+        "reached_rollouts": there and there.rollouts,
+        "reached_seconds": there and there.seconds,
+    }
+
+
+def _own(run: Run, trial: Contender) -> Run:
+    return Run(trial.config.run_dir, base=run)
+
+
+def curve(run: Run, trial: Contender, *, samples: int) -> Curve:
+    """Validations during the training of a trial, with all that was spent before each.
+
+    Validations are charged to nobody: a training of one's own needs none.
+    """
+    own, training = _own(run, trial), trial.config.training
+    log = read_log(own.path("policy", "log.jsonl"))
+    rollouts = np.cumsum([entry["rollouts"] for entry in log], dtype=np.int64)
+    step_seconds = [entry["seconds"] - entry.get("validation_seconds", 0.0) for entry in log]
+    stages = {cost["stage"]: cost["seconds"] for cost in own.costs()}
+    validation = sum(entry.get("validation_seconds", 0.0) for entry in log)
+    start = max(0.0, stages.get("train", 0.0) - validation - sum(step_seconds))
+    start += stages.get("select", 0.0)
+    seconds = np.cumsum(step_seconds) + start
+    charged = charge(run, trial)
+    at = [i for i, entry in enumerate(log) if METRIC in entry]
+    chosen = trial.config.selection.count(samples)
+    return Curve(
+        ndcg=[log[i][METRIC] for i in at],
+        steps=[i + 1 for i in at],
+        samples=[min(chosen, (i + 1) * training.prompts_per_step) for i in at],
+        rollouts=[charged["rollouts"] + int(rollouts[i]) for i in at],
+        seconds=[charged["seconds"] + float(seconds[i]) for i in at],
+        own_rollouts=int(rollouts[-1]) if log else 0,
+        own_seconds=float(seconds[-1]) if log else start,
+        charged_rollouts=charged["rollouts"],
+        charged_seconds=charged["seconds"],
+    )
+
+
+def charge(run: Run, trial: Contender) -> dict[str, Any]:
+    """Rollouts and seconds of the stages whose output the method looks at."""
+    read = {"proxy", "score"} if trial.method not in FREE else set()
+    if trial.config.selection.needs_lora_gradients:
+        read.add("gradients")
+    costs = [cost for cost in run.costs() if cost["stage"] in read]
+    return {name: sum(cost[name] for cost in costs) for name in ("rollouts", "seconds")}
+
+
+def ndcg(run: Run, trial: Contender, split: str) -> np.ndarray:
+    """(N,) NDCG@10 of the final adapter on a split, in the order of its file."""
+    ranks = read_table(_own(run, trial).path("ranks.parquet")).to_pandas()
+    mine = ranks[(ranks["policy"] == "trained") & (ranks["split"] == split)]
+    return per_sample(mine["rank"].to_numpy())["ndcg@10"]
+
+
+def read_rows(run: Run) -> list[Row]:
+    """The rows of comparison.parquet."""
+    return read_table(run.path("comparison.parquet")).to_pylist()
+
+
+def write_rows(run: Run, rows: list[Row]) -> None:
+    """Write comparison.parquet."""
+    table = pa.Table.from_pylist(rows, schema=schema.COMPARISON)
+    write_table(run.path("comparison.parquet"), table)
+
+
+def publish(run: Run, config: Config, planned: Sequence[Contender], rows: list[Row]) -> None:
+    """Write comparison.html and show the result."""
+    trained = [
+        Trained(row, ndcg(run, trial, "test"), curve(run, trial, samples=row["samples"]))
+        for trial, row in zip(planned, rows, strict=True)
+        if row["status"] == "finished"
+    ]
+    races = [
+        race(trained, table=table, resamples=config.evaluation.bootstrap, seed=config.seed)
+        for table in dict.fromkeys(row["table"] for row in rows if row["table"])
+    ]
+    page = comparison_page.render(run.root.name, races=races, rows=rows, reach=config.compare.reach)
+    with atomic(run.path("comparison.html")) as file:
+        file.write(page.encode())
+    for one in races:
+        _print(one, config)
+    console.print(f"comparison: {run.path('comparison.html')}", markup=False)
+
+
+def _print(one: Race, config: Config) -> None:
+    table = Table(
+        title=f"Test NDCG@10 at equal {one.table}; cost to {config.compare.reach:.0%} of full data",
+        box=box.SIMPLE,
+        collapse_padding=True,
+        pad_edge=False,
+    )
+    table.add_column("method", no_wrap=True)
+    columns = ["samples", "NDCG@10", "95%"]
+    columns += [f"- {name}" for name in one.references] + ["rollouts", "seconds"]
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    for place in one.places:
+        table.add_row(*comparison_page.cells(place, one.references))
+    console.print(table)

@@ -1,0 +1,181 @@
+"""Trials in Ray Tune: each selects, trains and evaluates in a folder of its own."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from jobs.console import console
+from jobs.session import Session
+from jobs.train import in_thread
+from minirec.allocation import Node, allocate
+from minirec.artifacts import Run, remove
+from minirec.config import Config
+from minirec.sweep import Trial
+from minirec.sweep_config import AshaConfig
+
+if TYPE_CHECKING:
+    from ray.tune import ResultGrid, Tuner
+
+Limit = int | Literal["auto"]
+STATE = "tune"  # folder of Tune's state beside the trials, until all have finished
+TUNE_SETTINGS = {
+    "TUNE_GLOBAL_CHECKPOINT_S": "1",  # its state is saved each second
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the trials have logs of their own
+    "RAY_AIR_NEW_OUTPUT": "0",  # which prints a table even when told to be quiet
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a relative model.name is below the directory of the command
+}
+
+
+def run_trials(
+    run: Run,
+    config: Config,
+    planned: Sequence[Trial],
+    *,
+    limit: Limit,
+    folder: str = "trials",
+    asha: AshaConfig | None = None,
+    splits: Sequence[str] = ("valid",),
+) -> ResultGrid:
+    """Run or go on with the trials; returns when each has finished, was stopped or failed.
+
+    Args:
+        run: with the features that they share.
+        config: of all trials.
+        planned: the trials.
+        limit: trials at a time; auto: as many as there is room for.
+        folder: below the run, in which each trial has one of its name.
+        asha: None: no trial is stopped early.
+        splits: that are ranked at the end of a trial, valid among them.
+    """
+    import ray
+
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # causes stand in the table
+    for name, value in TUNE_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    with Session(config, trials=concurrent(config, {}, limit=limit)) as session:
+        session.start_ray()
+        free = ray.available_resources()
+        if not os.environ.get("RAY_ADDRESS"):
+            free.pop("CPU", 0)  # slots, of which a local Ray is told more than there are cores
+        elif "CPU" not in free:
+            free["CPU"] = 0.0  # Ray leaves out what is used up
+        at_a_time = concurrent(config, free, limit=limit)
+        tuner = _tuner(
+            run,
+            planned,
+            state=run.path(folder, STATE),
+            at_a_time=at_a_time,
+            asha=asha,
+            splits=splits,
+        )
+        found: list[ResultGrid] = []
+        in_thread(lambda: found.append(tuner.fit()))
+    return found[0]
+
+
+def forget(run: Run, folder: str = "trials") -> None:
+    """Delete Tune's state: a later start must not take a trial that was damaged as finished."""
+    remove(run.path(folder, STATE))
+
+
+def concurrent(config: Config, resources: dict[str, float], *, limit: Limit) -> int:
+    """Trials at a time: each has engines, and training workers or scorers beside them.
+
+    Args:
+        config: of all trials; where its resources are ``auto``, a trial has one of each.
+        resources: that are free in the cluster; without CPUs: the cores of this machine.
+        limit: a number is taken as it is.
+    """
+    if limit != "auto":
+        return limit
+    there = {"CPU": float(os.cpu_count() or 1), "GPU": 0.0} | resources
+    part = allocate(config, [Node("a trial", 0, min(2.0, there["GPU"]))], local=False)
+    fit = []
+    for kind in ("CPU", "GPU"):
+        bundles = [part.bundles(stage, engines=part.engines) for stage in ("train", "score")]
+        need = max(sum(bundle.get(kind, 0.0) for bundle in stage) for stage in bundles)
+        if need:
+            fit.append(int(there[kind] // need))
+    return max(1, min(fit))
+
+
+def _tuner(
+    run: Run,
+    planned: Sequence[Trial],
+    *,
+    state: Path,
+    at_a_time: int,
+    asha: AshaConfig | None,
+    splits: Sequence[str],
+) -> Tuner:
+    from ray import tune
+
+    from jobs.sweep_lines import Lines
+    from jobs.sweep_trial import METRIC, PROGRESS, Asha, TrialRun
+
+    by_name = {trial.name: trial for trial in planned}
+    # A trial itself needs no CPU: its engines and workers do, and on two CPUs they need both.
+    bundle = tune.PlacementGroupFactory([{"memory": 1 << 20}])
+    trainable = tune.with_resources(
+        tune.with_parameters(
+            TrialRun,
+            trials=by_name,
+            base=str(run.root),
+            on_cluster=bool(os.environ.get("RAY_ADDRESS")),
+            splits=splits,
+        ),
+        bundle,
+    )
+    if _restorable(state):
+        console.print("goes on with the trials that are not finished")
+        return tune.Tuner.restore(str(state), trainable=trainable, resume_unfinished=True)
+    remove(state)
+    scheduler = asha and Asha(
+        by_name,
+        str(run.root),
+        time_attr=PROGRESS,
+        max_t=1.0,
+        grace_period=asha.grace_fraction,
+        reduction_factor=asha.reduction_factor,
+        stop_last_trials=False,
+    )
+    return tune.Tuner(
+        trainable,
+        param_space={"name": tune.grid_search(list(by_name))},
+        tune_config=tune.TuneConfig(
+            metric=METRIC,
+            mode="max",
+            scheduler=scheduler,
+            max_concurrent_trials=at_a_time,
+            trial_dirname_creator=lambda trial: trial.config["name"],
+        ),
+        run_config=tune.RunConfig(
+            name=state.name,
+            storage_path=str(state.parent),
+            verbose=0,
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            callbacks=[Lines(len(planned))],
+        ),
+    )
+
+
+def _restorable(state: Path) -> bool:
+    """Whether Tune's state can be gone on with; it writes its files in place, so one may be cut.
+
+    Not with a failed trial: one that is tried again does not count among the trials at a time, and
+    two on the CPUs of one wait for each other. A new start over the same folders takes what is
+    finished there.
+    """
+    newest = max(state.glob("experiment_state-*.json"), default=None)
+    if newest is None or not (state / "tuner.pkl").exists():
+        return False
+    try:
+        found = json.loads(newest.read_text())["trial_data"]
+        return all(json.loads(trial)["status"] != "ERROR" for trial, _ in found)
+    except ValueError:
+        return False

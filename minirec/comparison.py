@@ -1,0 +1,109 @@
+"""The trials of a comparison: what each method trains on, at equal steps or at equal epochs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from minirec.config import Config
+from minirec.errors import ConfigError
+from minirec.settings import changed, preset_values
+from minirec.sweep import Trial
+
+FULL = "full"
+EQUAL_STEPS, EQUAL_EPOCHS = "steps", "epochs"
+FREE = {"random", FULL}
+"""Methods that look at no reward: nothing is charged to them but their own training."""
+PRESETS = ("minirec", "paper")
+
+
+@dataclass(frozen=True)
+class Contender(Trial):
+    """A method at a budget with a seed; `table` is `EQUAL_STEPS` or `EQUAL_EPOCHS`.
+
+    Full data has no table: its training ends by itself. `setting` names all but the seed.
+    """
+
+    method: str
+    table: str
+    budget: float | int | None
+
+
+def contenders(config: Config, *, folder: Path) -> list[Contender]:
+    """All trials of a comparison, those of full data first.
+
+    Args:
+        config: of the comparison.
+        folder: each trial gets a folder below, with the name of the trial.
+
+    Raises:
+        ConfigError: no method, no table, or a value that a setting refuses.
+    """
+    c = config.compare
+    tables = [(EQUAL_STEPS, c.steps), (EQUAL_EPOCHS, c.epochs)]
+    tables = [(table, length) for table, length in tables if length is not None]
+    if not c.methods or not tables:
+        raise ConfigError(
+            "compare has nothing to compare; give compare.methods, e.g. '[random, minirec]', and "
+            "compare.steps or compare.epochs"
+        )
+    found = [_full(config, seed, folder) for seed in c.seeds] if c.full_steps else []
+    for table, length in tables:
+        for method in c.methods:
+            for budget in c.budgets:
+                for seed in c.seeds:
+                    setting = f"{method}_{table}_budget-{budget}"
+                    values = {
+                        **selection_of(method),
+                        "selection.budget": budget,
+                        "training.steps": length if table == EQUAL_STEPS else None,
+                        "training.epochs": length if table == EQUAL_EPOCHS else 1.0,
+                    }
+                    trial = _config(config, f"{setting}_seed-{seed}", seed, folder, values)
+                    found.append(
+                        Contender(Path(trial.run_dir).name, setting, trial, method, table, budget)
+                    )
+    return found
+
+
+def selection_of(method: str) -> dict[str, Any]:
+    """Dotted settings of the selection that a method stands for.
+
+    The paper's selection is that of its preset; a baseline chooses, and is trained in the order
+    of the config, as ours is.
+    """
+    if method in PRESETS:
+        values = preset_values(method)["selection"]
+        return {"selection.method": "value"} | {f"selection.{k}": v for k, v in values.items()}
+    return {"selection.method": method}
+
+
+def _full(config: Config, seed: int, folder: Path) -> Contender:
+    values = {
+        "selection.method": FULL,
+        "training.steps": config.compare.full_steps,
+        "training.patience": config.compare.patience,
+        # What ends by itself cannot know when its rate is to reach 0.
+        "training.lr_schedule": "constant",
+    }
+    trial = _config(config, f"{FULL}_seed-{seed}", seed, folder, values)
+    return Contender(Path(trial.run_dir).name, FULL, trial, FULL, "", None)
+
+
+def _config(config: Config, name: str, seed: int, folder: Path, values: dict[str, Any]) -> Config:
+    # Validation samples are those of the comparison's seed, so that trials compare.
+    draw = config.training.validation_seed
+    return changed(
+        config,
+        {
+            "run_dir": str(folder / name),
+            "seed": seed,
+            "training.validation_steps": config.compare.validation_steps,
+            "training.validation_seed": config.seed if draw is None else draw,
+            "evaluation.policies": ["trained"],
+            "sweep": {},
+            "compare": {},
+            **values,
+        },
+    )

@@ -1,0 +1,128 @@
+"""One self-contained HTML page about a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+
+from minirec.evaluation import plots
+from minirec.evaluation.paired import Difference
+from minirec.evaluation.standings import Place, Race
+
+SHOWN = ("minirec", "random", "paper", "full")
+"""Methods whose lines stand out in the plots."""
+
+
+def render(
+    name: str, *, races: Sequence[Race], rows: Sequence[dict[str, Any]], reach: float
+) -> str:
+    """The page as HTML that needs no network.
+
+    Args:
+        name: of the run directory.
+        races: one for each table.
+        rows: trials, as in `minirec.corpus.schema.COMPARISON`.
+        reach: share of the full-data quality that was the goal.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(cells=cells, headings=headings)
+    return environment.get_template("comparison.html.j2").render(
+        name=name,
+        races=[(race, [Markup(svg) for svg in _plots(race)]) for race in races],
+        rows=rows,
+        reach=reach,
+    )
+
+
+def headings(references: Sequence[str]) -> list[str]:
+    """Of the columns of `cells`."""
+    against = [f"minus {name}" for name in references]
+    return ["method", "samples", "NDCG@10", "95% interval", *against, "rollouts", "seconds"]
+
+
+def cells(place: Place, references: Sequence[str]) -> list[str]:
+    """A row of the table: quality, differences (* where p after Holm is below 0.05), cost."""
+    s = place.standing
+    cost = [_share(place, place.share_rollouts), _share(place, place.share_seconds)]
+    return [
+        place.method,
+        f"{place.samples:,}",
+        f"{s.mean:.4f}",
+        f"{s.low:.3f}-{s.high:.3f}",
+        *(_difference(place.differences[name]) for name in references),
+        *cost,
+    ]
+
+
+def _difference(d: Difference | None) -> str:
+    return "" if d is None else f"{d.mean:+.4f}{'*' if d.p_holm < 0.05 else ' '}"
+
+
+def _share(place: Place, share: float | None) -> str:
+    if share is None:
+        return "-"
+    seeds = "" if place.reached == place.seeds else f" ({place.reached}/{place.seeds})"
+    return f"{share:.0%}{seeds}"
+
+
+def _plots(race: Race) -> list[str]:
+    by_method: dict[str, list[Place]] = {}
+    for place in race.places:
+        by_method.setdefault(place.method, []).append(place)
+    quality = {
+        method: ([p.samples for p in places], [p.standing.mean for p in places])
+        for method, places in by_method.items()
+        if method != "full"
+    }
+    largest = max((p.samples for p in race.places if p.method != "full"), default=0)
+    learning = {
+        place.method: _mean_curve(place)
+        for place in race.places
+        if place.samples == largest or place.method == "full"
+    }
+    return [
+        plots.draw(
+            f"quality-{race.table}",
+            f"Test NDCG@10 of each method by samples selected, at equal {race.table}",
+            partial(
+                plots.lines,
+                series=quality,
+                shown=SHOWN,
+                title=f"Quality at equal {race.table}",
+                xlabel="samples selected",
+                ylabel="test NDCG@10",
+            ),
+        ),
+        plots.draw(
+            f"learning-{race.table}",
+            f"Validation NDCG@10 by all rollouts spent, {largest:,} samples and full data",
+            partial(
+                plots.lines,
+                series=learning,
+                shown=SHOWN,
+                title=f"Learning, {largest:,} samples",
+                xlabel="rollouts, those of scoring included",
+                ylabel="validation NDCG@10",
+            ),
+        ),
+    ]
+
+
+def _mean_curve(place: Place) -> tuple[list[float], list[float]]:
+    """Mean over seeds of rollouts and NDCG@10, as far as all seeds were trained."""
+    length = min(len(curve.ndcg) for curve in place.curves)
+    rollouts = np.mean([curve.rollouts[:length] for curve in place.curves], axis=0)
+    ndcg = np.mean([curve.ndcg[:length] for curve in place.curves], axis=0)
+    return rollouts.tolist(), ndcg.tolist()
