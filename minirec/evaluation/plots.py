@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
 import matplotlib
@@ -156,7 +156,7 @@ MARKERS = "os^vDPX*<>hp"
 
 def lines(
     ax: Axes,
-    series: dict[str, tuple[Numbers, Numbers]],
+    series: Mapping[str, tuple[Numbers, Numbers]],
     shown: Sequence[str],
     *,
     title: str,

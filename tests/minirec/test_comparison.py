@@ -1,0 +1,147 @@
+"""What a comparison trains, and how it is judged, by hand-computed cases."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minirec.comparison import contenders
+from minirec.errors import ConfigError
+from minirec.evaluation import comparison_page
+from minirec.evaluation.paired import differences, holm
+from minirec.evaluation.standings import Curve, Reached, Trained, race, reached
+from minirec.settings import load
+
+DRAWS = {"resamples": 200, "seed": 3}
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_a_constant_difference_has_no_spread_and_none_is_not_significant():
+    noise = np.random.default_rng(0).random((3, 40))
+    found = differences({"more": noise + 0.5, "same": noise}, noise, **DRAWS)
+    more, same = found["more"], found["same"]
+    assert [more.mean, more.low, more.high] == pytest.approx([0.5] * 3)
+    assert more.p == pytest.approx(2 / 201)
+    assert more.p_holm == pytest.approx(4 / 201)
+    assert (same.mean, same.low, same.high, same.p_holm) == (0, 0, 0, 1)
+    with pytest.raises(ValueError, match=r"short has shape \(2, 40\); expected \(3, 40\)"):
+        differences({"short": noise[:2]}, noise, **DRAWS)
+
+
+def curve(*ndcg, charged=100):
+    count = range(1, len(ndcg) + 1)
+    return Curve(
+        ndcg=list(ndcg),
+        steps=[5 * i for i in count],
+        samples=[min(30, 10 * i) for i in count],
+        rollouts=[charged + 20 * i for i in count],
+        seconds=[charged / 10 + i for i in count],
+        own_rollouts=20 * len(ndcg),
+        own_seconds=float(len(ndcg)),
+        charged_rollouts=charged,
+        charged_seconds=charged / 10,
+    )
+
+
+def test_the_first_validation_that_is_good_enough_counts():
+    found = curve(0.1, 0.3, 0.2, 0.4)
+    assert reached(found, goal=0.3) == Reached(step=10, samples=20, rollouts=140, seconds=12.0)
+    assert reached(found, goal=0.5) is None
+
+
+def trained(method, seed, ndcg, *, samples=30, there=None, table="steps"):
+    row = {"method": method, "table": table, "samples": samples, "seed": seed, "rollouts": 400}
+    row |= {"seconds": 40.0, "valid_ndcg@10": float(np.mean(ndcg)), "reached_step": there and 1}
+    row |= {"reached_samples": there and 20, "reached_rollouts": there, "reached_seconds": there}
+    return Trained(row, np.array(ndcg, dtype=float), curve(0.1, 0.2))
+
+
+def small_race():
+    full = {"samples": 300, "table": ""}
+    return race(
+        [
+            trained("random", 2, [0.0, 1.0]),
+            trained("random", 1, [0.0, 0.0]),
+            trained("minirec", 1, [0.5, 0.5], there=100),
+            trained("minirec", 2, [0.5, 1.5]),
+            trained("minirec", 1, [9.0, 9.0], table="epochs"),
+            trained("full", 1, [1.0, 1.0], **full),
+            trained("full", 2, [1.0, 1.0], **full),
+        ],
+        table="steps",
+        **DRAWS,
+    )
+
+
+def test_places_by_quality_with_full_data_last():
+    found = small_race()
+    assert [p.method for p in found.places] == ["minirec", "random", "full"]
+    assert found.references == ["random", "full"]
+    ours = found.places[0]
+    assert ours.standing.mean == 0.75  # not that of the other table
+    # Seed by seed: [0.5, 0.5] - [0, 0] and [0.5, 1.5] - [0, 1].
+    versus = ours.differences["random"]
+    assert [versus.mean, versus.low, versus.high] == pytest.approx([0.5] * 3)
+    assert found.places[1].differences["random"] is None
+    assert ours.differences["full"].mean == pytest.approx(-0.25)
+    assert (ours.reached, ours.seeds, ours.share_rollouts) == (1, 2, 0.25)
+    assert found.places[1].share_rollouts is None
+
+
+def test_the_page_has_every_row_and_escapes():
+    found = small_race()
+    row = dict.fromkeys(
+        ("steps", "rollouts", "seconds", "samples", "dead_groups", "valid_ndcg@10", "test_ndcg@10")
+    )
+    rows = [{"trial": "<b>x</b>", "status": "failed", "cause": "<script>", **row}]
+    page = comparison_page.render("demo", races=[found], rows=rows, reach=0.95)
+    assert "<script>" not in page and "&lt;script&gt;" in page
+    assert "<td>+0.5000*</td>" in page
+    assert "<td>25% (1/2)</td>" in page
+
+
+def compared(*words):
+    return contenders(load(None, ["run_dir=r", *words]), folder=Path("r/comparison"))
+
+
+def test_every_method_at_every_budget_and_seed_and_full_data_once():
+    found = compared(
+        "compare.methods=[random, paper]", "compare.budgets=[0.1, 20]", "compare.seeds=[1, 2]"
+    )
+    assert len(found) == 2 + 2 * 2 * 2
+    assert len({trial.name for trial in found}) == len(found)
+    full, first = found[0].config, found[2].config
+    assert (full.selection.method, full.training.patience, full.training.steps) == ("full", 5, 600)
+    assert (first.selection.method, first.selection.budget, first.seed) == ("random", 0.1, 1)
+    assert first.training.steps == 60
+    paper = found[-1].config
+    assert (paper.selection.method, paper.selection.lift, paper.selection.sigma) == (
+        "value",
+        False,
+        None,
+    )
+    assert paper.run_dir == "r/comparison/paper_steps_budget-20_seed-2"
+    # All validate on the same samples.
+    assert {trial.config.training.validation_seed for trial in found} == {42}
+
+
+def test_epochs_make_a_table_of_their_own():
+    found = compared(
+        "compare.methods=[kmeans]",
+        "compare.epochs=2",
+        "compare.full_steps=null",
+        "compare.seeds=[1]",
+    )
+    assert [trial.table for trial in found] == ["steps"] * 4 + ["epochs"] * 4
+    assert found[-1].config.training.steps is None
+    assert found[-1].config.training.epochs == 2
+
+
+def test_nothing_to_compare_is_one_sentence():
+    with pytest.raises(ConfigError, match="give compare.methods"):
+        compared()
