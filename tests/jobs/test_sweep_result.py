@@ -9,9 +9,10 @@ import pytest
 
 from jobs.cli import main
 from jobs.plan import plan
-from jobs.sweep import concurrent, trial_of
+from jobs.sweep import trial_of
 from jobs.sweep_plan import trials_of
 from jobs.sweep_result import publish, read_rows, shared_cost, write_rows
+from jobs.tuning import concurrent
 from minirec.artifacts import Run, write_table
 from minirec.corpus import schema
 from minirec.errors import ConfigError
@@ -53,10 +54,10 @@ def test_a_sweep_over_nothing_is_refused(tmp_path, capsys):
 
 def test_trials_at_a_time(tmp_path):
     config = config_of(tmp_path)
-    assert concurrent(config, {"CPU": 2.0}) == 1
-    assert concurrent(config, {"CPU": 1.0}) == 1
-    assert concurrent(config, {"CPU": 9.0}) == 4
-    assert concurrent(config_of(tmp_path, "sweep.max_concurrent=3"), {"CPU": 2.0}) == 3
+    assert concurrent(config, {"CPU": 2.0}, limit="auto") == 1
+    assert concurrent(config, {"CPU": 1.0}, limit="auto") == 1
+    assert concurrent(config, {"CPU": 9.0}, limit="auto") == 4
+    assert concurrent(config, {"CPU": 2.0}, limit=3) == 3
 
 
 def row(trial, status, *, rollouts, seconds, quality=None, cause=None):
