@@ -69,7 +69,7 @@ def test_dump_can_be_loaded_again(tmp_path):
         ("evaluation.cutoffs=[0]", "cutoffs"),
         ("model.demo.heads=3", "multiple of twice the heads"),
         ("selection.unheard_of=1", "selection has alpha, budget"),
-        ("zzz=1", "the config has corpus, evaluation"),
+        ("zzz=1", "the config has compare, corpus, evaluation"),
     ],
 )
 def test_refusals_name_the_key_and_the_way_out(override, words):
