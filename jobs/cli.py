@@ -49,11 +49,7 @@ def parser() -> argparse.ArgumentParser:
     _config_arguments(_command(commands, "plan", text))
     _submit_arguments(commands)
     _export_arguments(commands)
-    text = "recommend items for a history"
-    one = _command(commands, "recommend", text)
-    one.add_argument("--run", required=True, metavar="DIR", help="run directory")
-    one.add_argument("--history", required=True, help="titles, oldest first, with commas between")
-    one.add_argument("--top", type=_positive, default=10, help="how many items (default 10)")
+    _recommend_arguments(commands)
     return top
 
 
@@ -132,6 +128,28 @@ def _export_arguments(commands: argparse._SubParsersAction) -> None:
         help="whose weights; default: trained for adapter and merged, else proxy",
     )
     command.add_argument("--overwrite", action="store_true", help="replace the folder")
+
+
+def _recommend_arguments(commands: argparse._SubParsersAction) -> None:
+    one = _command(commands, "recommend", "recommend items for a history, or for a file of users")
+    one.add_argument("--run", required=True, metavar="DIR", help="run directory")
+    whom = one.add_mutually_exclusive_group(required=True)
+    whom.add_argument("--history", help="titles, oldest first, with commas between")
+    whom.add_argument(
+        "--users",
+        metavar="FILE",
+        help=".parquet or .jsonl with user and history, a list of item keys, oldest first",
+    )
+    one.add_argument("--out", metavar="FILE", help=".parquet or .jsonl, for --users")
+    one.add_argument(
+        "--items",
+        metavar="FILE",
+        help="new items for --users: .parquet or .jsonl with key, title and maybe text",
+    )
+    one.add_argument("--top", type=_positive, default=10, help="how many items (default 10)")
+    one.add_argument(
+        "--no-analysis", action="store_true", help="rank at once, without a written analysis"
+    )
 
 
 def _positive(text: str) -> int:
@@ -216,6 +234,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         top.error(f"unrecognized arguments: {' '.join(strange or rest)}")
     if rest:
         arguments.overrides += rest
+    if arguments.command == "recommend":
+        if (arguments.users is None) != (arguments.out is None):
+            top.error("--users and --out belong together")
+        if arguments.items and arguments.users is None:
+            top.error("--items needs --users")
     if arguments.command == "select" and arguments.features is None:
         for name in ("budget", "out", "chance"):
             if getattr(arguments, name) is not None:
@@ -327,7 +350,21 @@ def _recommend(arguments: argparse.Namespace) -> int:
 
     if not located(arguments.run).is_dir():
         raise ArtifactError(f"{arguments.run} is not a directory; give the run_dir of a run")
-    analysis, items = recommend(arguments.run, arguments.history, top=arguments.top)
+    if arguments.users:
+        from jobs.recommend_files import recommend_files
+
+        recommend_files(
+            arguments.run,
+            Path(arguments.users),
+            Path(arguments.out),
+            items=Path(arguments.items) if arguments.items else None,
+            top=arguments.top,
+            analysis=not arguments.no_analysis,
+        )
+        return 0
+    analysis, items = recommend(
+        arguments.run, arguments.history, top=arguments.top, analysis=not arguments.no_analysis
+    )
     print_recommendation(analysis, items)
     return 0
 

@@ -3,37 +3,66 @@
 from __future__ import annotations
 
 import difflib
+import os
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jobs.console import quiet
-from minirec.allocation import Shape
-from minirec.artifacts import Run, fetch, read_array
+from minirec.artifacts import Run
 from minirec.config import Config
 from minirec.corpus.table import Catalogue, load_catalogue
 from minirec.errors import ArtifactError, ConfigError
 from minirec.settings import load
 
+if TYPE_CHECKING:
+    from actors.recommending import RecommenderSpec
 
-def recommend(run_dir: str, history: str, *, top: int) -> tuple[str, list[tuple[str, float]]]:
+NewItems = tuple[tuple[str, str, str], ...]
+
+
+def recommend(
+    run_dir: str, history: str, *, top: int, analysis: bool = True
+) -> tuple[str, list[tuple[str, float]]]:
     """The analysis and the `top` items with their cosine, items of the history left out.
 
     Args:
         history: titles separated by commas, oldest first. A title that itself holds commas is
             found as long as it is written as in the catalogue.
+        top: how many items.
+        analysis: off: nothing is written before the items are ranked.
 
     Raises:
         ConfigError: a title is not in the catalogue (the nearest ones are named).
         ArtifactError: the run has no trained policy.
+    """
+    run, config = trained_run(run_dir)
+    items = find_titles(history, load_catalogue(run.path("corpus")))
+    quiet(config)
+    import torch
+
+    from actors.recommending import Recommender
+
+    spec = recommender_spec(run, config, analysis=analysis, threads=os.cpu_count() or 1)
+    spec = replace(spec, gpus=float(torch.cuda.is_available()))
+    recommender = Recommender(spec)
+    (found,) = recommender.recommend([items], top=[top])
+    named = [recommender.titles[i] for i in found.items]
+    return found.analysis, list(zip(named, found.cosines, strict=True))
+
+
+def trained_run(run_dir: str) -> tuple[Run, Config]:
+    """A run with a trained policy, and its settings.
+
+    Raises:
+        ArtifactError: it is no run directory, or nothing is trained.
     """
     run = Run(run_dir)
     if not run.path("config.yaml").exists():
         raise ArtifactError(f"{run.root} is no run directory; give the run_dir of `minirec run`")
     if run.done("train") is None:
         raise ArtifactError(f"{run.root} has no trained policy; run `minirec train` first")
-    config = load(run.path("config.yaml"))
-    catalogue = load_catalogue(run.path("corpus"))
-    items = find_titles(history, catalogue)
-    return _rank(run, config, catalogue, items, top)
+    return run, load(run.path("config.yaml"))
 
 
 def find_titles(history: str, catalogue: Catalogue) -> list[int]:
@@ -63,40 +92,26 @@ def find_titles(history: str, catalogue: Catalogue) -> list[int]:
     return found
 
 
-def _rank(
-    run: Run, config: Config, catalogue: Catalogue, history: list[int], top: int
-) -> tuple[str, list[tuple[str, float]]]:
-    quiet(config)
-    import torch
+def recommender_spec(
+    run: Run, config: Config, *, analysis: bool, new_items: NewItems = (), threads: int = 1
+) -> RecommenderSpec:
+    """What a recommender of this run reads.
 
-    from actors.rollout import engine_spec
-    from actors.training import adapter_at
-    from actors.transformers_engine import TransformersEngine
-    from minirec.model.recommender import Encoder, load_policy
-    from minirec.rl.reward import item_scores
+    Raises:
+        ArtifactError: the trained policy was not evaluated, so its item vectors are missing.
+    """
+    from actors.recommending import RecommenderSpec
 
-    name = str(run.path("model")) if config.model.name == "demo" else config.model.name
-    path, adapter = fetch(name), fetch(str(run.path("policy", "adapter")))
-    encoder = Encoder.load(path, config.model, category=catalogue.category)
-    prompt = encoder.prompt([catalogue.titles[i] for i in history])
-    length = config.model.max_prompt_tokens + config.rollout.max_new_tokens + 8
-    # One prompt does not pay for starting vLLM; both engines give the same greedy completion.
-    shape = Shape(config.resources.cpus_per_engine, float(torch.cuda.is_available()))
-    engine = TransformersEngine(engine_spec(config, path, length, shape=shape))
-    greedy = engine.generate([prompt], n=1, seeds=[0], greedy=True, adapter=adapter_at(adapter))
-    said = greedy[0][0]
-    policy = load_policy(path, config.model, encoder.tokenizer, adapter=adapter)
-    with torch.no_grad():
-        hidden = policy([prompt + encoder.finish(said.token_ids, stopped=said.stopped)])[0]
-    table = torch.from_numpy(read_array(_item_table(run)))
-    cosines = item_scores(hidden, items=table, temperature=1.0)[0]
-    cosines[torch.tensor(sorted(set(history)))] = -torch.inf
-    best = cosines.topk(min(top, len(catalogue) - len(set(history))))
-    named = [
-        (catalogue.titles[i], round(v, 4))
-        for v, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)
-    ]
-    return said.text, named
+    return RecommenderSpec(
+        corpus=str(run.path("corpus")),
+        model=str(run.path("model")) if config.model.name == "demo" else config.model.name,
+        adapter=str(run.path("policy", "adapter")),
+        vectors=str(_item_table(run)),
+        config=config,
+        analysis=analysis,
+        new_items=new_items,
+        threads=threads,
+    )
 
 
 def _item_table(run: Run) -> Path:
