@@ -38,6 +38,7 @@ def ended(process, run_dir):
     return log.read_text()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_three_nodes_equal_one(single, cluster, tmp_path):
     """From an empty directory; the head has no CPU, so the driver's node runs nothing."""

@@ -23,6 +23,7 @@ def contents(run_dir):
     return {path.name: path.read_bytes() for path in paths}
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_a_cheaper_scoring_is_resumed_to_the_same_bytes(undisturbed, tmp_path):
     run_dir = tmp_path / "run"

@@ -74,6 +74,7 @@ def test_a_job_finishes_and_its_log_shows_the_way(head, finished):
     ended(head, job, "SUCCEEDED", within=120)
 
 
+@pytest.mark.long
 def test_a_stopped_job_leaves_nothing(head, finished, tmp_path):
     """Once in `score`, once in `train`."""
     run_dir = tmp_path / "run"

@@ -47,6 +47,7 @@ def ahead(prepared, tmp_path_factory):
     return run_dir
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_rollouts_are_one_update_old(prepared, ahead, tmp_path):
     shutil.copytree(prepared, tmp_path / "run")
