@@ -8,168 +8,9 @@ import os
 import sys
 from pathlib import Path
 
+from jobs.arguments import parse
 from minirec.errors import ArtifactError, ConfigError, MiniRecError
 from minirec.remote import explain, located
-
-STAGES = {
-    "run": "all stages in order; what is finished is skipped",
-    "prepare": "read interactions and catalogue, make samples",
-    "proxy": "train the proxy policy on a small random subset",
-    "score": "roll out and score every training sample",
-    "gradients": "projected LoRA gradients; `score` makes them where the selection uses them",
-    "select": "choose and order the subset",
-    "train": "train the policy on the subset",
-    "evaluate": "rank valid and test over the full catalogue",
-    "report": "write report.html",
-    "sweep": "search the budget: features once, then a trial for each combination of sweep.*",
-    "compare": "compare selection methods at equal cost, over budgets and seeds of compare.*",
-}
-
-
-def parser() -> argparse.ArgumentParser:
-    """The parser of the command line."""
-    top = argparse.ArgumentParser(
-        prog="minirec",
-        description="Find the small, ordered subset of interactions worth reinforcing, and train "
-        "an LLM recommender on it (arXiv 2602.04278).",
-        allow_abbrev=False,
-    )
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, text in STAGES.items():
-        command = _command(commands, name, text)
-        _config_arguments(command)
-        command.add_argument(
-            "--overwrite",
-            action="store_true",
-            help="redo what was made with other settings; a single stage is redone anyway",
-        )
-        if name == "select":
-            _table_arguments(command)
-    text = "print what a run would do, without starting anything"
-    _config_arguments(_command(commands, "plan", text))
-    _submit_arguments(commands)
-    _export_arguments(commands)
-    _recommend_arguments(commands)
-    return top
-
-
-def _command(commands: argparse._SubParsersAction, name: str, text: str) -> argparse.ArgumentParser:
-    # Without abbreviations: --overwrit is a slip, not an order.
-    return commands.add_parser(name, help=text, description=text, allow_abbrev=False)
-
-
-def _config_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--config", metavar="FILE", help="YAML file; see configs/")
-    command.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="e.g. selection.budget=0.2"
-    )
-
-
-def _table_arguments(command: argparse.ArgumentParser) -> None:
-    table = command.add_argument_group(
-        "without a run",
-        "Choose from a bare table of sample_id and rewards, ndcg, hits, embedding, hvp, gradient, "
-        "el2n, as far as there are: .parquet, .jsonl, .npz or a folder of Parquet parts. "
-        "key=value then takes selection.*, seed and preset.",
-    )
-    table.add_argument("--features", metavar="TABLE", help="file or folder to choose from")
-    table.add_argument(
-        "--budget", type=_budget, metavar="K", help="samples, or a share below 1 (default 0.1)"
-    )
-    table.add_argument(
-        "--out", metavar="FOLDER", help="where selection.parquet and scores.parquet go (default .)"
-    )
-    table.add_argument(
-        "--chance",
-        type=float,
-        metavar="C",
-        help="NDCG, or reward where there is none, of a policy that knows nothing (default 0); "
-        "`minirec select` of a run prints that of its catalogue",
-    )
-
-
-def _submit_arguments(commands: argparse._SubParsersAction) -> None:
-    command = _command(commands, "submit", "send a command to a Ray cluster as a job")
-    command.add_argument("--address", required=True, metavar="URL", help="http://HOST:8265")
-    command.add_argument(
-        "--working-dir", default=".", metavar="DIR", help="folder that the job gets a copy of"
-    )
-    command.add_argument(
-        "--env",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="variable of this shell that the job gets too, e.g. HF_TOKEN; may be repeated",
-    )
-    command.add_argument("--follow", action="store_true", help="print the job's log to its end")
-    about = command.add_mutually_exclusive_group()
-    about.add_argument("--status", metavar="ID", help="print the state of a job")
-    about.add_argument("--logs", metavar="ID", help="print what a job has printed")
-    about.add_argument("--stop", metavar="ID", help="stop a job")
-    command.add_argument(
-        "words", nargs="*", metavar="-- COMMAND", help="e.g. -- run --config configs/demo.yaml"
-    )
-
-
-def _export_arguments(commands: argparse._SubParsersAction) -> None:
-    text = "hand over the ordered subset, or the policy, as other software reads it"
-    command = _command(commands, "export", text)
-    command.add_argument("--run", required=True, metavar="DIR", help="run directory")
-    command.add_argument(
-        "--to",
-        required=True,
-        choices=("jsonl", "trl", "verl", "openrlhf", "adapter", "merged"),
-        help="the subset with a reward function, or the policy: as peft adapter, or merged",
-    )
-    command.add_argument("--out", required=True, metavar="FOLDER", help="folder to write")
-    command.add_argument(
-        "--policy",
-        choices=("proxy", "trained"),
-        help="whose weights; default: trained for adapter and merged, else proxy",
-    )
-    command.add_argument("--overwrite", action="store_true", help="replace the folder")
-
-
-def _recommend_arguments(commands: argparse._SubParsersAction) -> None:
-    one = _command(commands, "recommend", "recommend items for a history, or for a file of users")
-    one.add_argument("--run", required=True, metavar="DIR", help="run directory")
-    whom = one.add_mutually_exclusive_group(required=True)
-    whom.add_argument("--history", help="titles, oldest first, with commas between")
-    whom.add_argument(
-        "--users",
-        metavar="FILE",
-        help=".parquet or .jsonl with user and history, a list of item keys, oldest first",
-    )
-    one.add_argument("--out", metavar="FILE", help=".parquet or .jsonl, for --users")
-    one.add_argument(
-        "--items",
-        metavar="FILE",
-        help="new items for --users: .parquet or .jsonl with key, title and maybe text",
-    )
-    one.add_argument("--top", type=_positive, default=10, help="how many items (default 10)")
-    one.add_argument(
-        "--no-analysis", action="store_true", help="rank at once, without a written analysis"
-    )
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return int(text)
-
-
-def _budget(text: str) -> int | float:
-    if text.isdigit() and int(text) > 0:
-        return int(text)
-    try:
-        share = float(text)
-    except ValueError:
-        share = 0.0
-    if not 0 < share < 1:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is neither a number of samples nor a share below 1; write 500 or 0.1"
-        )
-    return share
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -182,6 +23,8 @@ def main(argv: list[str] | None = None) -> int:
             return _submit(arguments)
         if arguments.command == "export":
             return _export(arguments)
+        if arguments.command == "serve":
+            return _serve(arguments)
         if getattr(arguments, "features", None) is not None:
             return _select_table(arguments)
         return _with_config(arguments)
@@ -223,27 +66,6 @@ def _run_dir(arguments: argparse.Namespace) -> str:
         except ConfigError:
             return ""
     return getattr(arguments, "run", "")
-
-
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Parse; overrides may stand anywhere after the command, also between options."""
-    top = parser()
-    arguments, rest = top.parse_known_args(argv)
-    strange = [word for word in rest if word.startswith("-") or "=" not in word]
-    if strange or (rest and not hasattr(arguments, "overrides")):
-        top.error(f"unrecognized arguments: {' '.join(strange or rest)}")
-    if rest:
-        arguments.overrides += rest
-    if arguments.command == "recommend":
-        if (arguments.users is None) != (arguments.out is None):
-            top.error("--users and --out belong together")
-        if arguments.items and arguments.users is None:
-            top.error("--items needs --users")
-    if arguments.command == "select" and arguments.features is None:
-        for name in ("budget", "out", "chance"):
-            if getattr(arguments, name) is not None:
-                top.error(f"--{name} needs --features")
-    return arguments
 
 
 def _config_of_the_run(arguments: argparse.Namespace) -> Path | None:
@@ -378,6 +200,20 @@ def _export(arguments: argparse.Namespace) -> int:
         Path(arguments.out),
         policy=arguments.policy,
         overwrite=arguments.overwrite,
+    )
+    return 0
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from jobs.serve import serve
+
+    serve(
+        arguments.run,
+        host=arguments.host,
+        port=arguments.port,
+        replicas=arguments.replicas,
+        queue=arguments.queue,
+        analysis=not arguments.no_analysis,
     )
     return 0
 

@@ -1,0 +1,102 @@
+"""The trained policy behind HTTP."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from jobs.recommend import recommend
+from minirec.artifacts import read_table
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def served(undisturbed):
+    """Address of a server that writes an analysis for each answer; one request may wait."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = ["serve", "--run", str(undisturbed), "--port", str(port), "--queue", "1"]
+    command = [sys.executable, "-m", "jobs.cli", *words]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    address = f"http://127.0.0.1:{port}"
+    end = time.monotonic() + 180
+    while True:
+        assert process.poll() is None, process.stdout.read().decode()[-3000:]
+        assert time.monotonic() < end, "the server did not start"
+        if ask(f"{address}/readyz")[0] == 200:
+            break
+        time.sleep(0.5)
+    yield address
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 0
+
+
+def ask(address, body=None):
+    """Status and JSON of an answer; status 0 if there is none."""
+    data = None if body is None else json.dumps(body).encode()
+    headers = {"Content-Type": "application/json"}
+    try:
+        with urllib.request.urlopen(
+            urllib.request.Request(address, data, headers), timeout=60
+        ) as answer:
+            return answer.status, json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        text = error.read()
+        return error.code, json.loads(text) if text.startswith(b"{") else text.decode()
+    except OSError:
+        return 0, None
+
+
+def test_the_answer_is_that_of_the_command(undisturbed, served):
+    table = read_table(undisturbed / "corpus" / "items.parquet").to_pydict()
+    status, answer = ask(f"{served}/recommend", {"history": table["key"][:3], "top": 5})
+    assert status == 200
+    titles = ", ".join(table["title"][:3])
+    analysis, expected = recommend(str(undisturbed), titles, top=5)
+    assert [item["title"] for item in answer["items"]] == [title for title, _ in expected]
+    assert answer["analysis"] == analysis
+    assert not {item["key"] for item in answer["items"]} & set(table["key"][:3])
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"history": ["nothing"]}, "no item has the key 'nothing'"),
+        ({"history": []}, "at least 1 item"),
+        ({"history": "item00001"}, "valid list"),
+        ({"history": ["item00001"], "top": 0}, "greater than or equal to 1"),
+        ({"history": ["item00001"], "tpo": 3}, "Extra inputs"),
+        ({}, "Field required"),
+    ],
+)
+def test_bad_input_is_a_4xx_that_says_what(served, body, said):
+    status, answer = ask(f"{served}/recommend", body)
+    assert status == 422
+    assert said in json.dumps(answer)
+
+
+def test_it_describes_itself_and_its_health(served):
+    assert ask(f"{served}/healthz") == (200, {"status": "ok"})
+    status, description = ask(f"{served}/openapi.json")
+    assert status == 200
+    assert "post" in description["paths"]["/recommend"]
+
+
+def test_too_many_requests_are_turned_away_and_the_others_answered(undisturbed, served):
+    keys = read_table(undisturbed / "corpus" / "items.parquet")["key"].to_pylist()
+    bodies = [{"history": [keys[i % len(keys)]]} for i in range(200)]
+    with ThreadPoolExecutor(200) as threads:
+        found = list(threads.map(lambda body: ask(f"{served}/recommend", body)[0], bodies))
+    assert set(found) == {200, 503}
+    assert ask(f"{served}/recommend", bodies[0])[0] == 200
