@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from jobs.sweep_plan import trials_of
+from jobs.tracking import check as check_trackers
 from jobs.train import training_steps
 from minirec.allocation import Allocation, allocate, this_machine
 from minirec.artifacts import Run, read_json
@@ -20,6 +21,7 @@ def plan(config: Config, *, again: bool = False) -> list[Row]:
     Sizes are exact after `prepare`; before, or if it may be done `again`, the demo corpus is
     estimated from its settings and other sources are left open.
     """
+    check_trackers(config)
     samples, exact = _samples(config, again)
     about = "" if exact else "about "
     rows: list[Row] = [("prepare", "training samples", f"{about}{samples:,}" if samples else "?")]

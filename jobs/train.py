@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from actors.rollout import resolve_adapter, resolve_engine
 from jobs.console import bar
 from jobs.model import base_model, model_inputs
+from jobs.tracking import tracking
 from minirec.allocation import Shape
 from minirec.artifacts import (
     Cost,
@@ -181,8 +182,15 @@ def _fit(
             storage=run.path("ray"),
             name=name,
         )
-        with follow(name, steps, lambda: _last_step(folder / "log.jsonl"), at=folder):
-            fit_or_explain(trainer, training)
+        with tracking(run, config, name) as tracked:
+
+            def state() -> tuple[int, str]:
+                log = read_log(folder / "log.jsonl")
+                tracked.update(log)
+                return _last_step(log)
+
+            with follow(name, steps, state, at=folder):
+                fit_or_explain(trainer, training)
     if not (folder / "adapter").exists():
         raise EngineError(f"training was told to stop by {folder / STOP}")
     for leftover in ("checkpoints", "adapters", "best"):
@@ -317,12 +325,11 @@ def read_log(path: Path) -> list[dict[str, Any]]:
         ) from None
 
 
-def _last_step(log: Path) -> tuple[int, str]:
+def _last_step(log: list[dict[str, Any]]) -> tuple[int, str]:
     """Steps in a training log, which rank 0 replaces at each step, and the last reward."""
-    entries = read_log(log)
-    if not entries:
+    if not log:
         return 0, ""
-    return entries[-1]["step"] + 1, f"reward {entries[-1]['reward']:.3f}"
+    return log[-1]["step"] + 1, f"reward {log[-1]['reward']:.3f}"
 
 
 @contextmanager

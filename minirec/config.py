@@ -16,6 +16,7 @@ from minirec.compare_config import CompareConfig
 from minirec.resources_config import ResourcesConfig
 from minirec.section import Section
 from minirec.sweep_config import SweepConfig
+from minirec.tracking_config import TrackingConfig
 from minirec.training_config import ProxyTrainingConfig, TrainingConfig
 
 
@@ -314,6 +315,7 @@ class Config(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     sweep: SweepConfig = SweepConfig()
     compare: CompareConfig = CompareConfig()
+    tracking: TrackingConfig = TrackingConfig()
     resources: ResourcesConfig = ResourcesConfig()
 
     @model_validator(mode="after")

@@ -1,0 +1,90 @@
+"""Figures of a training where people look at them, read back with each library's own reader."""
+
+from __future__ import annotations
+
+import pytest
+
+from jobs import tracking
+from jobs.plan import plan
+from minirec.artifacts import Run
+from minirec.errors import ConfigError
+from minirec.settings import load
+
+LOG = [{"step": i, "reward": 0.1 * i, "valid_ndcg@10": 0.5} for i in range(3)]
+
+
+def sent(tmp_path, *words):
+    """A log that grows, as the driver sees it, sent to the trackers of the settings."""
+    run = Run(tmp_path / "run")
+    config = load(None, [f"run_dir={run.root}", *words])
+    run.root.mkdir(exist_ok=True)
+    with tracking.tracking(run, config, "policy") as tracked:
+        for end in (0, 2, 2, 3):
+            tracked.update(LOG[:end])
+    return run
+
+
+def test_tensorboard_is_the_default_and_a_new_attempt_starts_anew(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for _ in range(2):
+        run = sent(tmp_path)
+    found = EventAccumulator(str(run.path("tensorboard", "policy")))
+    found.Reload()
+    assert [event.step for event in found.Scalars("reward")] == [0, 1, 2]
+    assert found.Scalars("reward")[2].value == pytest.approx(0.2)
+
+
+def test_mlflow_gets_each_step_once_and_the_settings(tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    place = (tmp_path / "mlruns").as_uri()
+    sent(tmp_path, f"tracking.mlflow={place}", "tracking.tensorboard=false")
+    client = mlflow.MlflowClient(place)
+    experiment = client.get_experiment_by_name("minirec").experiment_id
+    (run,) = client.search_runs([experiment])
+    assert [m.step for m in client.get_metric_history(run.info.run_id, "valid_ndcg_at_10")] == [
+        0,
+        1,
+        2,
+    ]
+    assert run.data.params["selection.budget"] == "0.1"
+    assert run.info.status == "FINISHED"
+
+
+def test_wandb_offline_writes_below_the_run(tmp_path):
+    pytest.importorskip("wandb")
+    run = sent(tmp_path, "tracking.wandb=offline", "tracking.tensorboard=false")
+    (folder,) = run.path("wandb").glob("offline-run-*")
+    (file,) = folder.glob("*.wandb")
+    assert b"valid_ndcg@10" in file.read_bytes()
+
+
+def test_a_tracker_that_fails_is_said_once_and_costs_nothing(tmp_path, capsys):
+    class Broken:
+        def log(self, step, figures):
+            raise OSError("the server is gone")
+
+    other = []
+
+    class Working:
+        def log(self, step, figures):
+            other.append(step)
+
+    tracked = tracking.Tracking([Broken(), Working()])
+    tracked.update(LOG)
+    assert other == [0, 1, 2]
+    printed = " ".join(capsys.readouterr().out.split())
+    assert printed.count("Broken has failed (the server is gone)") == 1
+
+
+def test_a_missing_package_is_said_before_anything_starts(tmp_path, monkeypatch):
+    monkeypatch.setattr(tracking.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="needs the package mlflow"):
+        plan(load(None, [f"run_dir={tmp_path}", "tracking.mlflow=x"]))
+
+
+def test_a_server_that_cannot_be_used_is_one_sentence(tmp_path):
+    pytest.importorskip("mlflow")
+    with pytest.raises(ConfigError, match=r"tracking.mlflow=nonsense://x cannot be used"):
+        sent(tmp_path, "tracking.mlflow=nonsense://x")
