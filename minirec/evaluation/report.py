@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 from functools import partial
@@ -19,7 +21,7 @@ from minirec.artifacts import Run, located, read_json, read_table
 from minirec.config import ScoringConfig
 from minirec.errors import ArtifactError
 from minirec.evaluation import plots
-from minirec.evaluation.samples import examples, frame
+from minirec.evaluation.samples import examples, frame, listed
 from minirec.selection import screening
 from minirec.selection.learnability import chance_level
 
@@ -60,6 +62,8 @@ def render(run_root: Path) -> str:
         lstrip_blocks=True,
     )
     page = environment.get_template("report.html.j2")
+    script = (Path(__file__).parent / "samples.js").read_text(encoding="utf-8")
+    selection = config.get("selection", {})
     return page.render(
         name=root.name,
         config=yaml.safe_dump(config, sort_keys=False),
@@ -68,7 +72,10 @@ def render(run_root: Path) -> str:
         quality=_quality(evaluation),
         paired=_paired(evaluation),
         breakdown=_breakdown(evaluation),
-        examples=examples(tables, data, config.get("selection", {})),
+        examples=examples(tables, data, selection),
+        listed=listed(tables, data, selection),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         planted=_planted(data, tables["labels"]),
         costs=costs,
         charged=_charged(costs),

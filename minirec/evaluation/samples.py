@@ -116,10 +116,7 @@ def examples(
 
     `selection` holds the settings of that section.
     """
-    method, min_lift = selection.get("method", "value"), selection.get("min_lift")
-    best = data.loc[data["learnability"].idxmax(), "mean_reward"]
-    lowest = data.loc[data["kept"], "value"].min()
-    why = data.apply(cause, axis=1, method=method, min_lift=min_lift, best=best, lowest_kept=lowest)
+    why = _causes(data, selection)
     kept = data[data["kept"]].sort_values("rank")
     places = np.unique(np.linspace(0, len(kept) - 1, 4).round().astype(int))
     shown_kept = [_example(tables, kept.iloc[i], "kept") for i in places]
@@ -131,6 +128,48 @@ def examples(
             _example(tables, group.iloc[i], str(name)) for i in range(min(2, len(group)))
         ]
     return {"kept": shown_kept, "dropped": shown_dropped, "causes": causes}
+
+
+def _causes(data: pd.DataFrame, selection: dict[str, Any]) -> pd.Series:
+    method, min_lift = selection.get("method", "value"), selection.get("min_lift")
+    best = data.loc[data["learnability"].idxmax(), "mean_reward"]
+    lowest = data.loc[data["kept"], "value"].min()
+    return data.apply(
+        cause, axis=1, method=method, min_lift=min_lift, best=best, lowest_kept=lowest
+    )
+
+
+LISTED = 4000
+"""Samples in the table of the report, which a browser holds as a whole."""
+
+
+def listed(
+    tables: dict[str, Any], data: pd.DataFrame, selection: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Samples for the searchable table: the first kept ones, and others at random."""
+    kept = data[data["kept"]].sort_values("rank").head(LISTED // 2)
+    others = data[~data["kept"]]
+    shown = pd.concat([kept, others.sample(min(len(others), LISTED - len(kept)), random_state=0)])
+    why = _causes(data, selection).loc[shown.index]
+    return [_listed(tables, shown.iloc[i], str(why.iloc[i])) for i in range(len(shown))]
+
+
+def _listed(tables: dict[str, Any], row: pd.Series, why: str) -> dict[str, Any]:
+    sample, title = tables["train"].loc[row.name], tables["titles"]
+    scores = ("learnability", "representativeness", "value")
+    return {
+        "id": int(row.name),
+        "order": None if pd.isna(row["rank"]) else int(row["rank"]) + 1,
+        "why": why,
+        "reason": reason(row, why),
+        "label": tables["labels"].get(int(row.name), ""),
+        "history": [title.get(int(i), f"item {i}") for i in sample["history"]],
+        "target": title.get(int(sample["target"]), f"item {sample['target']}"),
+        "reward": round(float(row["mean_reward"]), 4),
+        **{name: None if pd.isna(row[name]) else round(float(row[name]), 4) for name in scores},
+        "rewards": [round(float(r), 4) for r in row["rewards"]],
+        "completions": list(row["completions"]),
+    }
 
 
 def _example(tables: dict[str, Any], row: pd.Series, why: str) -> dict[str, Any]:
