@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import itertools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -51,6 +52,16 @@ def draw(name: str, label: str, paint: Callable[[Axes], None]) -> str:
     return _inline(buffer.getvalue(), name, label)
 
 
+TIP = "tip:"
+"""Starts the id of what a browser is to describe while the pointer is over it."""
+
+
+def tips(ax: Axes, x: Numbers, y: Numbers, texts: Iterable[str]) -> None:
+    """Hardly visible dots over the points of a plot, each with a text for the pointer."""
+    for a, b, text in zip(x, y, texts, strict=True):
+        ax.plot([a], [b], "o", color=INK, markersize=8, alpha=0.01, gid=TIP + text)
+
+
 def histogram(
     ax: Axes, corpus: Numbers, kept: Numbers, *, title: str, xlabel: str, bins: int = 24
 ) -> None:
@@ -59,8 +70,10 @@ def histogram(
     edges = np.histogram_bin_edges(both, bins=bins)
     cuts = edges.tolist()
     shares = [np.full(len(values), 100 / max(1, len(values))) for values in (corpus, kept)]
-    ax.hist(corpus, bins=cuts, weights=shares[0], color=CORPUS, alpha=0.55, label="corpus")
-    ax.hist(
+    drawn: Any = ax.hist(
+        corpus, bins=cuts, weights=shares[0], color=CORPUS, alpha=0.55, label="corpus"
+    )
+    outline: Any = ax.hist(
         kept,
         bins=cuts,
         weights=shares[1],
@@ -69,6 +82,8 @@ def histogram(
         linewidth=1.8,
         label="selection",
     )
+    for patch, low, high, a, b in zip(drawn[2], cuts, cuts[1:], drawn[0], outline[0], strict=False):
+        patch.set_gid(f"{TIP}{low:.3g} to {high:.3g}: {a:.1f}% of corpus, {b:.1f}% of selection")
     ax.set(title=title, xlabel=xlabel, ylabel="% of samples")
     ax.legend(fontsize=8)
 
@@ -91,6 +106,7 @@ def curve(ax: Axes, steps: Numbers, values: Numbers, *, title: str) -> None:
     padded = np.concatenate([np.full(width - 1, values[0]), values])
     mean = np.convolve(padded, np.ones(width) / width, mode="valid")
     ax.plot(steps, mean, color=KEPT, linewidth=1.8)
+    tips(ax, steps, values, [f"step {s}: {v:.4f}" for s, v in zip(steps, values, strict=True)])
     ax.set(title=title, xlabel="optimizer step")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 
@@ -103,6 +119,8 @@ def intervals(
     place = np.arange(len(names))[::-1]
     error = np.maximum([mean - low, high - mean], 0)
     ax.errorbar(mean, place, xerr=error, fmt="o", color=KEPT, capsize=3)
+    rows = zip(names, mean, low, high, strict=True)
+    tips(ax, mean, place, [f"{n}: {m:.4f} ({a:.4f} to {b:.4f})" for n, m, a, b in rows])
     ax.set_yticks(place, names)
     ax.set(title=title, ylim=(-0.6, len(names) - 0.4))
     ax.set_xlim(left=0)
@@ -111,7 +129,9 @@ def intervals(
 def bars(ax: Axes, names: Sequence[str], values: Numbers, *, title: str, xlabel: str) -> None:
     """Horizontal bars, first name on top."""
     place = np.arange(len(names))[::-1]
-    ax.barh(place, values, color=CORPUS, height=0.6)
+    drawn = ax.barh(place, values, color=CORPUS, height=0.6)
+    for patch, name, value in zip(drawn, names, values, strict=True):
+        patch.set_gid(f"{TIP}{name}: {value:,.1f} {xlabel}")
     ax.set_yticks(place, names)
     ax.set(title=title, xlabel=xlabel)
 
@@ -146,6 +166,9 @@ def front(
             )
     order = np.flatnonzero(best)[np.argsort(cost[best], kind="stable")]
     ax.step(cost[order], mean[order], where="post", color=KEPT, linewidth=1.2)
+    found = zip(cost, mean, low, high, strict=True)
+    said = [f"{c:,.0f} {xlabel}: {m:.4f} ({a:.4f} to {b:.4f})" for c, m, a, b in found]
+    tips(ax, cost, mean, said)
     ax.set(title=title, xlabel=xlabel, ylabel="validation NDCG@10")
     ax.xaxis.set_major_locator(MaxNLocator(nbins=5))
     ax.legend(fontsize=8)
@@ -175,6 +198,7 @@ def lines(
             markersize=3.5,
             label=name,
         )
+        tips(ax, x, y, [f"{name}, {a:,.0f}: {b:.4f}" for a, b in zip(x, y, strict=True)])
     ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
     ax.xaxis.set_major_locator(MaxNLocator(nbins=5))
     ax.legend(fontsize=6, ncols=2)
@@ -200,6 +224,7 @@ def _inline(svg: str, name: str, label: str) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
     svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.S)
     svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg).replace("xlink:href", "href")
+    svg = re.sub(rf'<g id="{TIP}([^"]*)">', r"<g><title>\1</title>", svg)
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = svg.replace("url(#", f"url(#{name}-").replace('href="#', f'href="#{name}-')
     svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font: \1px system-ui, sans-serif", svg)
