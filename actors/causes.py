@@ -9,6 +9,7 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError, Worker
 RAISED = re.compile(r"^(?:\w+\.)*(\w*(?:Error|Exception|Interrupt|Exit|Warning)): *(.*)$")
 RETRIED = re.compile(r"\nFailed to .* attempts \(total backoff")
 """Where Ray Data's own advice begins, which it appends to the message of any exception."""
+WITH_NODE = "is gone with its node"
 DEATHS = {"ActorDiedError", "RayActorError", "ActorUnavailableError", "WorkerCrashedError"}
 
 
@@ -32,11 +33,16 @@ def cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[-1]}" if lines else type(error).__name__
 
 
+def taken_away(error: RayActorError) -> bool:
+    """Whether an actor ended with its node, or because its owner let it go."""
+    return "ray.kill" in str(error) or cause(error).endswith(WITH_NODE)
+
+
 def _death(text: str) -> str:
     pid = re.search(r"(?:Worker PID|pid)[:=] *(\d+)", text)
     process = f"its process {pid[1]}" if pid else "its process"
     if "node" in text and re.search(r"node (?:has )?(?:died|was terminated|is dead)", text):
-        return f"{process} is gone with its node"
+        return f"{process} {WITH_NODE}"
     return (
         f"{process} was killed or crashed without a word: SIGKILL, which the kernel also sends "
         f"when memory runs out, or a crash such as SIGSEGV"

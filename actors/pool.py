@@ -20,13 +20,14 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from actors.causes import cause
+from actors.causes import cause, taken_away
 from actors.rollout import Adapter, Completion, EngineSpec
 from actors.roster import Call, Roster, Target
 from minirec.errors import EngineError
 
 STATUS_S = 5.0  # an engine that cannot say within this time what it does is taken as hung
 REFRESH_S = 2.0  # between two looks for engines that were added
+NODE_S = 30.0  # Ray may take so long to see that a process was lost with its node
 ALIVE = 2  # ActorTableData.ActorState
 
 
@@ -98,20 +99,19 @@ class PoolHandle:
             try:
                 answers.append(self._get(ref, engine, "its first probe"))
             except RayActorError as error:
-                raise self._died(engine, "its first probe", error) from error
+                raise self._died(engine, "at its first probe", error) from error
         return answers
 
     def _refresh(self) -> None:
-        """Learn of engines that were added or dropped since.
+        """Learn of engines that were added since; one that has ended says why when it is asked.
 
         The dict is replaced, never changed: another thread may be reading it.
         """
         if not self._elastic:
             return
         names = {n for n in ray.util.list_named_actors() if n.startswith(self._prefix)}
-        known = self._actors
-        found = {name: actor for name, actor in known.items() if name in names}
-        for name in names - known.keys():
+        found = dict(self._actors)
+        for name in names - found.keys():
             with contextlib.suppress(ValueError):  # gone between the two calls
                 found[name] = ray.get_actor(name)
         self._actors = found
@@ -128,9 +128,10 @@ class PoolHandle:
                 f"{self._label(engine)} failed at {awaited}: {type(raised).__name__}: {raised}"
             ) from error
 
-    def _died(self, engine: str, awaited: str, error: RayActorError) -> EngineError:
+    def _died(self, engine: str, when: str, error: RayActorError) -> EngineError:
+        when = "at its start" if error.actor_init_failed else when
         return EngineError(
-            f"{self._label(engine)} died at {awaited} and was restarted at most "
+            f"{self._label(engine)} died {when} and was restarted at most "
             f"{self._max_restarts} times: {cause(error)}"
         )
 
@@ -176,8 +177,10 @@ class _Work:
         self._kills: Counter[int] = Counter()  # engines killed because a call took too long
         self._refreshed = time.monotonic()
         self._enough = time.monotonic()
+        self._fault: EngineError | None = None  # of the last engine that ended by itself
         if calls:
             self._meet()
+        if self._asked:
             ray.wait(list(self._asked), num_returns=len(self._asked), timeout=0.2)
 
     def advance(self) -> None:
@@ -222,7 +225,7 @@ class _Work:
             try:
                 busy = self.pool._get(ref, engine, "its status")["call"] is not None
             except RayActorError as error:
-                self._gone(engine, error, "its start")
+                self._gone(engine, error, "between two calls")
                 continue
             (self._free.append if busy else self._free.appendleft)(engine)
 
@@ -241,18 +244,21 @@ class _Work:
         except RayActorError as error:
             self._lost[one.index] += 1
             if self._lost[one.index] > self.pool._max_restarts:
-                raise self.pool._died(one.engine, "a generate call", error) from error
-            self._gone(one.engine, error, "a generate call")
+                raise self.pool._died(one.engine, "at a generate call", error) from error
+            self._gone(one.engine, error, "at a generate call")
             self.waiting.appendleft(one.index)
             return
         self.results[one.index] = answer
         self._free.append(one.engine)
 
-    def _gone(self, engine: str, error: RayActorError, awaited: str) -> None:
-        """An engine has ended for good: an error, unless the cluster took it away."""
+    def _gone(self, engine: str, error: RayActorError, when: str) -> None:
+        """An engine has ended for good: an error, unless the cluster may have taken it away."""
+        died = self.pool._died(engine, when, error)
         if not self.pool._elastic or error.actor_init_failed:
-            raise self.pool._died(engine, awaited, error) from error
+            raise died from error
         self.pool._drop(engine)
+        if not taken_away(error):
+            self._fault = died
 
     def _look_after(self) -> None:
         now = time.monotonic()
@@ -314,12 +320,17 @@ class _Work:
         one.since = time.monotonic()
 
     def _check_enough(self) -> None:
-        """Give up when too few engines have been there for longer than one takes to start."""
+        """Give up when too few engines have been there for longer than one takes to start.
+
+        Sooner where the last one ended by itself and none is starting: nobody replaces it.
+        """
         pool, there = self.pool, len(self._free) + len(self.running)
+        nobody = self._fault is not None and not there and not self._asked
+        limit = min(NODE_S, pool._start_deadline_s) if nobody else pool._start_deadline_s
         if there >= pool._least:
             self._enough = time.monotonic()
-        elif time.monotonic() - self._enough > pool._start_deadline_s:
-            raise EngineError(
+        elif time.monotonic() - self._enough > limit:
+            raise self._fault or EngineError(
                 f"{there} of at least {pool._least} engines ({pool._name}) came up within "
                 f"{pool._start_deadline_s:g} s (rollout.start_deadline_s); {_resources()}"
             )

@@ -24,6 +24,7 @@ class Engine:
     def __init__(self, world, *, born=0.0, seconds=1.0, dies=None, busy=False):
         self.world, self.born, self.seconds, self.dies, self.busy = world, born, seconds, dies, busy
         self.calls, self.state, self.key = [], ALIVE, None
+        self.reason = "The actor died unexpectedly before finishing this task."
         self.status = SimpleNamespace(remote=lambda: self.answer(0.0, {"call": busy or None}))
         self.generate = SimpleNamespace(remote=self._generate)
 
@@ -35,7 +36,7 @@ class Engine:
     def answer(self, seconds, value):
         ready = max(self.world.now, self.born) + seconds
         if self.dies is not None and ready > self.dies:
-            ready, value = max(self.dies, self.world.now), RayActorError()
+            ready, value = max(self.dies, self.world.now), RayActorError(error_msg=self.reason)
         return Ref(ready, value)
 
     def _get_local_state(self):
@@ -47,7 +48,10 @@ class World:
 
     def __init__(self):
         self.now, self.named, self.killed = 0.0, {}, []
-        self.util = SimpleNamespace(list_named_actors=lambda: list(self.named))
+        self.util = SimpleNamespace(list_named_actors=self.alive)
+
+    def alive(self):
+        return [n for n, e in self.named.items() if e.dies is None or e.dies > self.now]
 
     def wait(self, refs, *, num_returns=1, timeout=None):
         if not any(ref.ready <= self.now for ref in refs):
@@ -146,6 +150,35 @@ def test_a_call_that_loses_every_engine_is_not_given_to_all_of_them(world):
     assert sum(len(engine.calls) for engine in engines) == 3  # max_restarts is 2
 
 
+def test_an_engine_that_died_by_itself_is_the_cause_and_not_waited_for(world):
+    """The roster makes no other one: it would end the same way."""
+    pool = handle(world, [Engine(world, seconds=1, dies=1.5)])
+    pool._start_deadline_s = 300
+    with pytest.raises(EngineError, match=r"engine 1 of 1 \(test\) died at a generate call"):
+        pool.generate(CALLS)
+    assert 30 < world.now < 40
+
+
+def test_an_engine_that_died_between_two_steps_is_the_cause(world):
+    pool = handle(world, [Engine(world, dies=5)])
+    pool._start_deadline_s = 300
+    assert pool.generate(CALLS[:1]) == [0]
+    world.now = 10
+    with pytest.raises(EngineError, match=r"engine 1 of 1 \(test\) died between two calls"):
+        pool.generate(CALLS[:1])
+    assert 40 < world.now < 50
+
+
+def test_an_engine_that_was_taken_away_is_waited_for(world):
+    leaves, joins = Engine(world, seconds=1, dies=1.5), Engine(world, born=100)
+    leaves.reason = "The actor is dead because it was killed by `ray.kill`."
+    pool = handle(world, [leaves])
+    world.named["p-1"] = joins
+    pool._start_deadline_s = 300
+    assert pool.generate(CALLS) == [0, 1, 2, 3]
+    assert world.now > 100
+
+
 def test_too_few_engines_are_waited_for_until_the_starting_deadline(world):
     with pytest.raises(EngineError, match=r"0 of at least 1 engines \(test\) came up within 50 s"):
         handle(world, [Engine(world, born=1000)]).generate(CALLS)
@@ -194,7 +227,8 @@ def test_the_engines_can_be_read_while_they_are_refreshed(world):
     world.util.list_named_actors = lambda: ["p-0", "p-2", "p-3", "another-1"]
     pool._refresh()
     assert list(read) == ["p-1"]
-    assert pool._actors == {"p-0": stays, "p-2": joins}
+    assert pool._actors.keys() == {"p-0", "p-1", "p-2"}  # p-1 says why it left when it is asked
+    assert (pool._actors["p-0"], pool._actors["p-2"]) == (stays, joins)
     pool._drop("p-1")
     assert len(pool) == 2
 
