@@ -9,6 +9,7 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError, Worker
 RAISED = re.compile(r"^(?:\w+\.)*(\w*(?:Error|Exception|Interrupt|Exit|Warning)): *(.*)$")
 RETRIED = re.compile(r"\nFailed to .* attempts \(total backoff")
 """Where Ray Data's own advice begins, which it appends to the message of any exception."""
+ACTOR_DIED = ("The actor is dead because", "The actor died")
 WITH_NODE = "is gone with its node"
 DEATHS = {"ActorDiedError", "RayActorError", "ActorUnavailableError", "WorkerCrashedError"}
 
@@ -25,7 +26,9 @@ def cause(error: BaseException) -> str:
     if isinstance(error, OutOfMemoryError) or "node running low on memory" in text:
         return _out_of_memory(text)
     raised = [match for line in text.splitlines() if (match := RAISED.match(line.strip()))]
-    if raised and raised[-1][1] not in DEATHS:
+    # Ray Train reports the death of a worker under its own name.
+    died = raised and (raised[-1][1] in DEATHS or raised[-1][2].startswith(ACTOR_DIED))
+    if raised and not died:
         return f"{raised[-1][1]}: {raised[-1][2]}"
     if raised or isinstance(error, (RayActorError, WorkerCrashedError)):
         return _death(text)

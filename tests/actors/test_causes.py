@@ -44,6 +44,11 @@ def test_a_killed_process_is_called_killed():
     assert cause(RuntimeError(TRAINING_KILLED)).startswith("its process 32227 was killed")
 
 
+def test_a_death_that_ray_train_reports_under_its_own_name_is_called_killed():
+    line = "WorkerGroupError: The actor is dead because its worker process has died. Worker PID: 77"
+    assert cause(RuntimeError(line)).startswith("its process 77 was killed or crashed")
+
+
 def test_lack_of_memory_is_named():
     found = cause(OutOfMemoryError(MEMORY))
     assert "ran out of memory (22.1GB of 23.0GB were used)" in found

@@ -119,7 +119,7 @@ def test_a_start_that_cannot_work(cluster, spec):
     nowhere = EngineSpec(model="/nowhere/model", max_model_len=64)
     with (
         Pool.start(nowhere, engine="transformers", engines=1) as pool,
-        pytest.raises(EngineError, match="died at its first probe.*/nowhere/model"),
+        pytest.raises(EngineError, match="died at its start.*/nowhere/model"),
     ):
         pool.wait_ready()
 
