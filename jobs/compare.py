@@ -15,6 +15,7 @@ from minirec.artifacts import Cost, Run, read_json
 from minirec.comparison import contenders
 from minirec.config import Config
 from minirec.errors import EngineError
+from minirec.settings import changed
 
 FOLDER = "comparison"
 SHARED = ("prepare", "proxy", "score")
@@ -33,9 +34,10 @@ def compare(config: Config, *, overwrite: bool = False) -> Run:
     shared = [*SHARED]
     if any(trial.config.selection.needs_lora_gradients for trial in planned):
         shared.append("gradients")
-    stages(config, SHARED, overwrite=overwrite)
-    if "gradients" in shared:
-        stages(config, ("gradients",))
+    less = any(trial.config.selection.method == "less" for trial in planned)
+    # So that gradients come with scoring, and with them those of validation samples.
+    made = changed(config, {"selection.method": "less"}) if less else config
+    stages(made, SHARED, overwrite=overwrite)
     samples = int(read_json(run.path("corpus", "corpus.json"))["samples"]["train"])
     for trial in planned:
         check(trial.config, samples)

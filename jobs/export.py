@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from jobs.console import quiet, say
-from minirec.artifacts import Run, atomic_dir, fetch, read_json, read_table
+from minirec.artifacts import Run, atomic_dir, fetch, is_remote, read_json, read_table
 from minirec.config import Config
 from minirec.corpus import prompts
 from minirec.corpus.table import Catalogue, SampleFile, load_catalogue
 from minirec.errors import ArtifactError, ConfigError
 from minirec.settings import load
+from minirec.storage import MANIFEST
 
 if TYPE_CHECKING:
     from minirec.model.recommender import Encoder, Policy
@@ -47,6 +48,8 @@ def export(
     config = load(run.path("config.yaml"))
     if out.exists() and not overwrite:
         raise ArtifactError(f"{out} is there; give another --out, or --overwrite")
+    if out.exists() and not (out / MANIFEST).exists() or _inside(run, out):
+        raise ArtifactError(f"{out} is no former export, so it is not replaced; give another --out")
     name: PolicyName = policy or ("trained" if to in POLICIES else "proxy")
     needed = [STAGE[name]] + ([] if to in POLICIES else ["select"])
     for stage in needed:
@@ -62,6 +65,11 @@ def export(
         else:
             _subset(folder, source, to)
     say(f"export: {out} holds {to}")
+
+
+def _inside(run: Run, out: Path) -> bool:
+    """Whether the folder is that of the run, or holds it."""
+    return not is_remote(run.root) and run.root.resolve().is_relative_to(out.resolve())
 
 
 class _Source:
@@ -164,11 +172,20 @@ def _policy(folder: Path, source: _Source, to: str) -> None:
     code = code.replace("from minirec.corpus import prompts", "import prompts")
     (folder / "recommender.py").write_text(code, encoding="utf-8")
     shutil.copy(str(prompts.__file__), folder / "prompts.py")
-    path = source.run.path("evaluation.json")
-    found: dict[str, Any] | None = read_json(path) if path.exists() else None
-    shown = found if found and source.name in found["policies"] else None
-    card = cards.model_card(config, to=to, base=base, evaluation=shown)
+    card = cards.model_card(
+        config, to=to, base=base, policy=source.name, evaluation=_evaluation(source)
+    )
     (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def _evaluation(source: _Source) -> dict[str, Any] | None:
+    """Figures of these weights by split; None if they were not evaluated."""
+    run, stage = source.run, STAGE[source.name]
+    record = run.done("evaluate")
+    if record is None or record["inputs"].get(stage) != run.fingerprint(stage):
+        return None
+    found: dict[str, Any] = read_json(run.path("evaluation.json"))["policies"]
+    return found.get(source.name)
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

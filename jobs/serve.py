@@ -30,7 +30,8 @@ def serve(run_dir: str, *, host: str, port: int, replicas: int, queue: int, anal
 
     Raises:
         ArtifactError: the run has no trained policy.
-        EngineError: the port is taken, or a replica did not start.
+        EngineError: the port is taken, a replica did not start, or the cluster's Ray Serve has
+            another application.
     """
     run, config = trained_run(run_dir)
     quiet(config)
@@ -48,12 +49,17 @@ def _until_told(spec: RecommenderSpec, host: str, port: int, replicas: int, queu
     from actors.serving import application
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    if there := sorted(serve.status().applications):
+        raise EngineError(
+            f"Ray Serve of this cluster serves {there[0]!r} already, whose address and end it would "
+            f"share; give RAY_ADDRESS of another cluster, or none for one of its own"
+        )
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
     try:
         serve.start(http_options={"host": host, "port": port})
         serve.run(application(spec, replicas=replicas, queue=queue))
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stop.set())
         say(f"serve: http://{host}:{port}/recommend answers; /openapi.json describes it")
         stop.wait()
         say("serve: closing")

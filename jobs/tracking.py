@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol
 
 from jobs.console import say
-from minirec.artifacts import Run, digest, flatten, is_remote, remove
+from minirec.artifacts import Run, flatten, is_remote, remove
 from minirec.config import Config
 from minirec.errors import ConfigError
 
@@ -78,8 +78,15 @@ def tracking(run: Run, config: Config, stage: str) -> Iterator[Tracking]:
             if on:
                 trackers.append(_started(name, on, lambda made=made: made(run, config, stage)))
         for tracker in trackers:
-            closing.callback(tracker.close)
+            closing.callback(_closed, tracker)
         yield Tracking(trackers)
+
+
+def _closed(tracker: Tracker) -> None:
+    try:
+        tracker.close()
+    except Exception as error:  # as in `Tracking.update`
+        say(f"tracking: {type(tracker).__name__} could not be closed ({error})")
 
 
 def _started(name: str, value: str, make: Callable[[], Tracker]) -> Tracker:
@@ -143,19 +150,16 @@ class Mlflow:
 
 
 class WeightsAndBiases:
-    """A run of Weights & Biases, the same one for every attempt at a stage."""
+    """A run of Weights & Biases for each attempt at a stage."""
 
     def __init__(self, run: Run, config: Config, stage: str):
         import wandb
 
-        place = str(run.root)
         self.run = wandb.init(
             project=config.tracking.project,
             name=f"{run.root.name}/{stage}",
-            id=digest([place, stage]),
-            resume="allow",
             mode=config.tracking.wandb,
-            dir=None if is_remote(run.root) else place,
+            dir=None if is_remote(run.root) else str(run.root),
             config=config.model_dump(mode="json"),
             settings=wandb.Settings(silent=True),
         )

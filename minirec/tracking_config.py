@@ -14,7 +14,7 @@ class TrackingConfig(Section):
 
     tensorboard: bool = Field(True, description="event files below run_dir/tensorboard")
     mlflow: str | None = Field(
-        None, description="tracking URI, e.g. http://host:5000 or a folder; null: off"
+        None, description="tracking URI, e.g. http://host:5000 or sqlite:///mlflow.db; null: off"
     )
     wandb: Literal["online", "offline"] | None = Field(
         None, description="Weights & Biases; offline writes below run_dir/wandb; null: off"

@@ -111,8 +111,11 @@ def race(trained: Sequence[Trained], *, table: str, resamples: int, seed: int) -
     full = next((key for key in groups if key[1] == "full"), None)
     names = {method for _, method in groups}
     references = [name for name in REFERENCES if name in names]
+    seeds = {key: sorted(one.row["seed"] for one in group) for key, group in groups.items()}
+    most = max(map(len, seeds.values()), default=0)
+    whole = {key: values for key, values in ndcg.items() if len(seeds[key]) == most}
     against = {
-        name: _against(name, ndcg, full, resamples=resamples, seed=seed) for name in references
+        name: _against(name, whole, full, resamples=resamples, seed=seed) for name in references
     }
     places = [
         _place(
@@ -138,7 +141,10 @@ def _against(
     resamples: int,
     seed: int,
 ) -> dict[tuple[int, str], Difference]:
-    """Differences from a reference, by samples and method; Holm's correction is over all."""
+    """Differences from a reference, by samples and method; Holm's correction is over all.
+
+    `ndcg` leaves out where a seed has failed: what is left would not be paired.
+    """
     named: dict[str, tuple[int, str]] = {}
     shifted: dict[str, np.ndarray] = {}
     zero = None
@@ -146,8 +152,6 @@ def _against(
         reference = full if name == "full" else (key[0], name)
         if reference is None or reference == key or reference not in ndcg:
             continue
-        if ndcg[reference].shape != values.shape:
-            continue  # a seed has failed
         zero = np.zeros_like(values)
         named[str(key)] = key
         shifted[str(key)] = values - ndcg[reference]

@@ -22,7 +22,6 @@ trainer = GRPOTrainer(
     args=GRPOConfig(
         shuffle_dataset=False,
         max_completion_length={new_tokens},
-        generation_kwargs={{"stop_strings": ["<answer>"]}},
     ),
 )
 trainer.train()
@@ -60,12 +59,22 @@ shuffling.
 The reward of a completion is `{config.reward.name}`: how high the target ranks among all items
 after the completion, as the frozen policy in `scorer/` ({policy}) sees it. In MiniRec itself the
 policy that is trained ranks; here it is frozen, since a trainer of text hands over no hidden
-states. Stop generation at `<answer>`; what follows it does not count.
+states. What follows `<answer>` does not count: where your trainer can stop there, let it, to save
+tokens.
 """
 
 
-def model_card(config: Config, *, to: str, base: str, evaluation: dict[str, Any] | None) -> str:
-    """README of an exported policy, with front matter as the Hugging Face hub reads it."""
+def model_card(
+    config: Config, *, to: str, base: str, policy: str, evaluation: dict[str, Any] | None
+) -> str:
+    """README of an exported policy, with front matter as the Hugging Face hub reads it.
+
+    `evaluation` is that of ``evaluation.json`` for this policy, by split; None: not evaluated.
+    """
+    what = {
+        "trained": "Trained on the most useful interactions",
+        "proxy": "The proxy policy, trained on a small random subset",
+    }[policy]
     library = "peft" if to == "adapter" else "transformers"
     head = {"library_name": library, "tags": ["recommendation", "grpo", "lora", "minirec"]}
     if base != "base":
@@ -76,8 +85,8 @@ def model_card(config: Config, *, to: str, base: str, evaluation: dict[str, Any]
 ---
 # LLM recommender
 
-Trained by MiniRec (arXiv 2602.04278) on the most useful interactions of {config.corpus.source}
-{config.corpus.category or ""}: the policy writes a short analysis of a history, ends it with
+{what} of {config.corpus.source} {config.corpus.category or ""} by MiniRec
+(arXiv 2602.04278): the policy writes a short analysis of a history, ends it with
 `<answer>`, and its hidden state there is compared with the vectors of all items.
 
     python recommender.py "Title one" "Title two"
@@ -100,7 +109,7 @@ def _figures(evaluation: dict[str, Any] | None) -> str:
     if evaluation is None:
         return ""
     lines = ["", "| split | metric | mean | 95% interval |", "|---|---|---|---|"]
-    for split, metrics in evaluation["policies"]["trained"].items():
+    for split, metrics in evaluation.items():
         for name in ("ndcg@10", "hr@10", "mrr"):
             m = metrics.get(name)
             if m:

@@ -40,8 +40,8 @@ class Recommender:
             lm = PeftModel.from_pretrained(lm, str(folder)).merge_and_unload()
         self.lm = lm.eval().requires_grad_(False)
         self.items = torch.from_numpy(np.load(folder / "items.npy"))
-        lines = (folder / "items.jsonl").read_text(encoding="utf-8").splitlines()
-        self.titles = [json.loads(line)["title"] for line in lines]
+        with (folder / "items.jsonl").open(encoding="utf-8") as lines:
+            self.titles = [json.loads(line)["title"] for line in lines]
 
     def rank(self, history: Sequence[int], *, top: int) -> list[tuple[int, float]]:
         """Item ids and cosines of the `top` items; `history` holds item ids, oldest first."""

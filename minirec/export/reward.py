@@ -71,6 +71,8 @@ class Scorer:
 
     def _tokens(self, prompt: str, completion: str) -> list[int]:
         text = completion.partition(ANSWER)[0]
+        for end in filter(None, (self.tokenizer.eos_token, self.tokenizer.pad_token)):
+            text = text.partition(end)[0]
         pieces = (prompt, text, ANSWER)
         return [t for p in pieces for t in self.tokenizer.encode(p, add_special_tokens=False)]
 

@@ -226,6 +226,13 @@ def test_a_slip_is_one_sentence(undisturbed, exported, tmp_path, capsys):
     words = ["export", "--to", "jsonl", "--out", str(exported("jsonl")), "--run"]
     assert main([*words, str(undisturbed)]) == 1
     assert "is there; give another --out, or --overwrite" in capsys.readouterr().err
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    for folder in (mine, undisturbed, undisturbed.parent):
+        words[4] = str(folder)
+        assert main([*words, str(undisturbed), "--overwrite"]) == 1
+        assert "is no former export, so it is not replaced" in capsys.readouterr().err
+    assert mine.is_dir() and (undisturbed / "selection.parquet").exists()
     assert main([*words[:-1], "--overwrite", "--run", str(tmp_path)]) == 1
     assert "is no run directory" in capsys.readouterr().err
 

@@ -93,6 +93,22 @@ def test_places_by_quality_with_full_data_last():
     assert found.places[1].share_rollouts is None
 
 
+def test_where_a_seed_has_failed_there_is_no_difference():
+    found = race(
+        [
+            trained("random", 1, [0.0, 0.0]),
+            trained("random", 3, [0.0, 1.0]),
+            trained("minirec", 2, [0.5, 0.5]),
+            *(trained("kmeans", seed, [0.5, 0.5]) for seed in (1, 2, 3)),
+            trained("random", 1, [0.0, 0.0], samples=60),
+            trained("minirec", 1, [0.5, 0.5], samples=60),
+        ],
+        table="steps",
+        **DRAWS,
+    )
+    assert [place.differences["random"] for place in found.places] == [None] * 5
+
+
 def test_the_page_has_every_row_and_escapes():
     found = small_race()
     row = dict.fromkeys(
