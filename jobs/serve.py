@@ -51,8 +51,8 @@ def _until_told(spec: RecommenderSpec, host: str, port: int, replicas: int, queu
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     if there := sorted(serve.status().applications):
         raise EngineError(
-            f"Ray Serve of this cluster serves {there[0]!r} already, whose address and end it would "
-            f"share; give RAY_ADDRESS of another cluster, or none for one of its own"
+            f"Ray Serve of this cluster serves {there[0]!r} already, whose address and end it "
+            f"would share; give RAY_ADDRESS of another cluster, or none for one of its own"
         )
     stop = threading.Event()
     try:
