@@ -142,9 +142,7 @@ def _advice(unknown: str) -> str:
     prefix = "".join(f"{parent}." for parent in parents)
     inside = [key.removeprefix(prefix) for key in keys if key.startswith(prefix)]
     names = sorted({key.split(".")[0] for key in inside})
-    # A slip of a letter in the right section, then the same name elsewhere, then what is alike.
-    meant = [prefix + near for near in difflib.get_close_matches(leaf, names, n=1, cutoff=0.85)]
-    meant += [key for key in keys if key.split(".")[-1] == RENAMED.get(leaf, leaf)]
+    meant = [key for key in keys if key.split(".")[-1] == RENAMED.get(leaf, leaf)]
     meant += [prefix + near for near in difflib.get_close_matches(leaf, names, n=1)]
     if meant:
         return f"did you mean {meant[0]}?"
