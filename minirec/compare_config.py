@@ -30,7 +30,9 @@ class CompareConfig(Section):
     methods: tuple[Method, ...] = Field(
         (), description="minirec and paper: selection of that preset; else of selection.method"
     )
-    budgets: tuple[float | int, ...] = Field((0.05, 0.1, 0.2, 0.4), min_length=1)
+    budget: tuple[float | int, ...] = Field(
+        (0.05, 0.1, 0.2, 0.4), min_length=1, description="of selection.budget"
+    )
     seeds: tuple[NonNegativeInt, ...] = Field(
         (1, 2, 3), min_length=1, description="of selection and training; features are shared"
     )
@@ -52,7 +54,7 @@ class CompareConfig(Section):
     )
     max_concurrent: PositiveInt | Literal["auto"] = Field("auto", description="trials at a time")
 
-    @field_validator("methods", "budgets", "seeds", mode="before")
+    @field_validator("methods", "budget", "seeds", mode="before")
     @classmethod
     def _list(cls, values: Any) -> Any:
         if not isinstance(values, (list, tuple)):

@@ -51,7 +51,7 @@ def contenders(config: Config, *, folder: Path) -> list[Contender]:
     found = [_full(config, seed, folder) for seed in c.seeds] if c.full_steps else []
     for table, length in tables:
         for method in c.methods:
-            for budget in c.budgets:
+            for budget in c.budget:
                 for seed in c.seeds:
                     setting = f"{method}_{table}_budget-{budget}"
                     values = {

@@ -127,7 +127,7 @@ def compared(*words):
 
 def test_every_method_at_every_budget_and_seed_and_full_data_once():
     found = compared(
-        "compare.methods=[random, paper]", "compare.budgets=[0.1, 20]", "compare.seeds=[1, 2]"
+        "compare.methods=[random, paper]", "compare.budget=[0.1, 20]", "compare.seeds=[1, 2]"
     )
     assert len(found) == 2 + 2 * 2 * 2
     assert len({trial.name for trial in found}) == len(found)
