@@ -8,7 +8,7 @@ TRIALS ?= 56
 VENV_BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test long quick faults check format lock clean
+.PHONY: help install demo compare test long quick faults check format lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,6 +18,9 @@ install: ## make .venv from the locks (GPU lock where nvidia-smi works, else CPU
 
 demo: install ## the whole pipeline on the demo corpus, without a GPU or a download
 	$(VENV_BIN)/minirec run --config configs/demo.yaml $(ARGS)
+
+compare: install ## selection methods against each other on the demo corpus, a quarter of an hour
+	$(VENV_BIN)/minirec compare --config configs/compare-demo.yaml $(ARGS)
 
 test: install ## all tests but the long ones
 	$(VENV_BIN)/python -m pytest -m "not long" $(ARGS)

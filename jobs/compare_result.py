@@ -11,6 +11,7 @@ import pyarrow as pa
 from rich import box
 from rich.table import Table
 
+from jobs.compare_diagnostics import gains, ndcg, own, shared_by_budget, utility
 from jobs.console import console
 from jobs.sweep_result import failure
 from jobs.train import read_log
@@ -19,7 +20,6 @@ from minirec.comparison import FREE, FULL, Contender
 from minirec.config import Config
 from minirec.corpus import schema
 from minirec.evaluation import comparison_page
-from minirec.evaluation.ranking import per_sample
 from minirec.evaluation.standings import Curve, Race, Trained, race, reached
 
 if TYPE_CHECKING:
@@ -34,12 +34,13 @@ def rows_of(
 ) -> list[Row]:
     """A row of `schema.COMPARISON` for each trial, in planned order."""
     by_name = {Path(result.path).name: result for result in results}
-    curves = {t.name: curve(run, t, samples=samples) for t in planned}
+    chosen = {t.name: t.config.selection.count(samples) for t in planned}
+    curves = {t.name: curve(run, t, chosen=chosen[t.name]) for t in planned}
     best = [max(c.ndcg) for t in planned if t.method == FULL and (c := curves[t.name]).ndcg]
     goal = config.compare.reach * float(np.mean(best)) if best else None
     return [
-        _row(trial, by_name[trial.name].error, run, curves[trial.name], goal, samples=samples)
-        for trial in planned
+        _row(t, by_name[t.name].error, run, curves[t.name], goal, chosen=chosen[t.name])
+        for t in planned
     ]
 
 
@@ -50,16 +51,17 @@ def _row(
     found: Curve,
     goal: float | None,
     *,
-    samples: int,
+    chosen: int,
 ) -> Row:
     there = reached(found, goal=goal) if goal is not None else None
-    log = read_log(_own(run, trial).path("policy", "log.jsonl"))
+    kept, dropped = (None, None) if error else gains(run, trial)
+    log = read_log(own(run, trial).path("policy", "log.jsonl"))
     return {
         "trial": trial.name,
         "method": trial.method,
         "table": trial.table,
         "budget": trial.budget,
-        "samples": trial.config.selection.count(samples),
+        "samples": chosen,
         "seed": trial.config.seed,
         "status": "failed" if error else "finished",
         "cause": failure(error) if error else None,
@@ -69,6 +71,8 @@ def _row(
         "rollouts": found.charged_rollouts + found.own_rollouts,
         "seconds": found.charged_seconds + found.own_seconds,
         "dead_groups": float(np.mean([e["dead_groups"] for e in log])) if log else None,
+        "gain_kept": kept,
+        "gain_dropped": dropped,
         "valid_ndcg@10": None if error else float(ndcg(run, trial, "valid").mean()),
         "test_ndcg@10": None if error else float(ndcg(run, trial, "test").mean()),
         "best_valid_ndcg@10": max(found.ndcg, default=None),
@@ -79,27 +83,22 @@ def _row(
     }
 
 
-def _own(run: Run, trial: Contender) -> Run:
-    return Run(trial.config.run_dir, base=run)
-
-
-def curve(run: Run, trial: Contender, *, samples: int) -> Curve:
-    """Validations during the training of a trial, with all that was spent before each.
+def curve(run: Run, trial: Contender, *, chosen: int) -> Curve:
+    """Validations during the training on `chosen` samples, with all that was spent before each.
 
     Validations are charged to nobody: a training of one's own needs none.
     """
-    own, training = _own(run, trial), trial.config.training
-    log = read_log(own.path("policy", "log.jsonl"))
+    trained, training = own(run, trial), trial.config.training
+    log = read_log(trained.path("policy", "log.jsonl"))
     rollouts = np.cumsum([entry["rollouts"] for entry in log], dtype=np.int64)
     step_seconds = [entry["seconds"] - entry.get("validation_seconds", 0.0) for entry in log]
-    stages = {cost["stage"]: cost["seconds"] for cost in own.costs()}
+    stages = {cost["stage"]: cost["seconds"] for cost in trained.costs()}
     validation = sum(entry.get("validation_seconds", 0.0) for entry in log)
     start = max(0.0, stages.get("train", 0.0) - validation - sum(step_seconds))
     start += stages.get("select", 0.0)
     seconds = np.cumsum(step_seconds) + start
     charged = charge(run, trial)
     at = [i for i, entry in enumerate(log) if METRIC in entry]
-    chosen = trial.config.selection.count(samples)
     return Curve(
         ndcg=[log[i][METRIC] for i in at],
         steps=[i + 1 for i in at],
@@ -122,13 +121,6 @@ def charge(run: Run, trial: Contender) -> dict[str, Any]:
     return {name: sum(cost[name] for cost in costs) for name in ("rollouts", "seconds")}
 
 
-def ndcg(run: Run, trial: Contender, split: str) -> np.ndarray:
-    """(N,) NDCG@10 of the final adapter on a split, in the order of its file."""
-    ranks = read_table(_own(run, trial).path("ranks.parquet")).to_pandas()
-    mine = ranks[(ranks["policy"] == "trained") & (ranks["split"] == split)]
-    return per_sample(mine["rank"].to_numpy())["ndcg@10"]
-
-
 def read_rows(run: Run) -> list[Row]:
     """The rows of comparison.parquet."""
     return read_table(run.path("comparison.parquet")).to_pylist()
@@ -142,16 +134,27 @@ def write_rows(run: Run, rows: list[Row]) -> None:
 
 def publish(run: Run, config: Config, planned: Sequence[Contender], rows: list[Row]) -> None:
     """Write comparison.html and show the result."""
-    trained = [
-        Trained(row, ndcg(run, trial, "test"), curve(run, trial, samples=row["samples"]))
+    finished = [
+        (trial, row)
         for trial, row in zip(planned, rows, strict=True)
         if row["status"] == "finished"
+    ]
+    trained = [
+        Trained(row, ndcg(run, trial, "test"), curve(run, trial, chosen=row["samples"]))
+        for trial, row in finished
     ]
     races = [
         race(trained, table=table, resamples=config.evaluation.bootstrap, seed=config.seed)
         for table in dict.fromkeys(row["table"] for row in rows if row["table"])
     ]
-    page = comparison_page.render(run.root.name, races=races, rows=rows, reach=config.compare.reach)
+    page = comparison_page.render(
+        run.root.name,
+        races=races,
+        rows=rows,
+        reach=config.compare.reach,
+        overlap=shared_by_budget(run, [trial for trial, _ in finished]),
+        foretold=utility(run, config, [trial for trial, _ in finished]),
+    )
     with atomic(run.path("comparison.html")) as file:
         file.write(page.encode())
     for one in races:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 
 from jobs.model import base_model, model_inputs
@@ -20,21 +19,23 @@ if TYPE_CHECKING:
     from jobs.session import Session
 
 SPLITS = ("valid", "test")
+ByName = dict[str, Any]
 
 
 def evaluate(run: Run, config: Config, session: Session, *, splits: Sequence[str] = SPLITS) -> bool:
     """Ranks of the target under each policy -> ranks.parquet, evaluation.json.
 
-    A sweep leaves out the test split: nothing is chosen by it.
+    A sweep leaves out the test split: nothing is chosen by it. Ranks of samples of train are in
+    ranks.parquet only.
     """
 
     def body(cost: Cost) -> None:
-        ranks = _policy_ranks(run, config, session, cost, splits)
+        ranks, ids = _policy_ranks(run, config, session, cost, splits)
         others, groups = _references(run, splits)
         ranks |= others
-        write_table(run.path("ranks.parquet"), _table(run, ranks))
+        write_table(run.path("ranks.parquet"), _table(ranks, ids))
         summary = ranking.summarise(
-            ranks,
+            {policy: _only(by_split, splits) for policy, by_split in ranks.items()},
             groups=groups,
             cutoffs=config.evaluation.cutoffs,
             bootstrap=config.evaluation.bootstrap,
@@ -47,7 +48,7 @@ def evaluate(run: Run, config: Config, session: Session, *, splits: Sequence[str
         "evaluate",
         settings={
             "seed": config.seed,
-            "evaluation": config.evaluation.model_dump(mode="json"),
+            "evaluation": _settings(config),
             "shard_size": config.scoring.shard_size,
             "model": config.model.model_dump(mode="json"),
             "rollout": rollout_settings(config),
@@ -60,10 +61,23 @@ def evaluate(run: Run, config: Config, session: Session, *, splits: Sequence[str
     )
 
 
+def _settings(config: Config) -> dict[str, Any]:
+    """Without samples of train where there are none: what was made before is the same."""
+    none = {"train_samples"} if config.evaluation.train_samples is None else None
+    return config.evaluation.model_dump(mode="json", exclude=none)
+
+
+def _only(by_split: ByName, splits: Sequence[str]) -> ByName:
+    return {split: values for split, values in by_split.items() if split in splits}
+
+
 def _policy_ranks(
     run: Run, config: Config, session: Session, cost: Cost, splits: Sequence[str]
-) -> dict[str, dict[str, Any]]:
-    """Ranks by policy and split."""
+) -> tuple[dict[str, ByName], ByName]:
+    """Ranks by policy and split, and the sample_ids by split."""
+    asked = [(policy, split) for policy in config.evaluation.policies for split in splits]
+    if config.evaluation.train_samples:
+        asked += [("base", "train"), ("trained", "train")]
     adapters = {"trained": run.path("policy", "adapter"), "proxy": run.path("proxy", "adapter")}
     specs = {
         (policy, split): scoring_spec(
@@ -75,30 +89,31 @@ def _policy_ranks(
             item_table=f"evaluation/{policy}.npy",
             adapter=adapters.get(policy),
             scoring=None,
+            limit=config.evaluation.train_samples if split == "train" else None,
         )
-        for policy in config.evaluation.policies
-        for split in splits
+        for policy, split in asked
     }
     score_shards(list(specs.values()), config, session.allocation, label="evaluate", say=run.say)
-    ranks: dict[str, dict[str, Any]] = {policy: {} for policy in config.evaluation.policies}
+    ranks: dict[str, ByName] = {policy: {} for policy, _ in asked}
+    ids: ByName = {
+        split: read_table(run.path("corpus", f"{split}.parquet"))["sample_id"] for split in splits
+    }
     for (policy, split), spec in specs.items():
         table = merged(spec)
-        ranks[policy][split] = table["rank"].to_numpy()
+        ranks[policy][split], ids[split] = table["rank"].to_numpy(), table["sample_id"]
         cost.rollouts += table.num_rows
         cost.generated_tokens += sum(table["rollout_tokens"].to_pylist())
-    return ranks
+    return ranks, ids
 
 
-def _references(
-    run: Run, splits: Sequence[str]
-) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+def _references(run: Run, splits: Sequence[str]) -> tuple[dict[str, ByName], dict[str, ByName]]:
     """Ranks of the references, and the groups of the breakdown, both by split."""
     items = read_table(run.path("corpus", "items.parquet")).num_rows
     columns = read_table(run.path("corpus", "train.parquet")).to_pydict()
     train = references.interactions(
         columns["user"], history=columns["history"], target=columns["target"], items=items
     )
-    ranks: dict[str, dict[str, Any]] = {"popularity": {}, "cooccurrence": {}}
+    ranks: dict[str, ByName] = {"popularity": {}, "cooccurrence": {}}
     groups = {}
     for split in splits:
         columns = read_table(run.path("corpus", f"{split}.parquet")).to_pydict()
@@ -109,15 +124,14 @@ def _references(
     return ranks, groups
 
 
-def _table(run: Run, ranks: dict[str, dict[str, np.ndarray]]) -> pa.Table:
+def _table(ranks: dict[str, ByName], ids: ByName) -> pa.Table:
     parts = []
     for policy, by_split in ranks.items():
         for split, values in by_split.items():
-            ids = read_table(run.path("corpus", f"{split}.parquet"))["sample_id"]
             columns = {
                 "policy": pa.array([policy] * len(values)),
                 "split": pa.array([split] * len(values)),
-                "sample_id": ids.combine_chunks(),
+                "sample_id": ids[split].combine_chunks(),
                 "rank": pa.array(values, pa.int32()),
             }
             parts.append(pa.table(columns, schema=schema.RANKS))

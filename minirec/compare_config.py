@@ -48,6 +48,9 @@ class CompareConfig(Section):
     patience: PositiveInt = Field(
         5, description="validations without a better one that stop the training on full data"
     )
+    train_samples: PositiveInt | None = Field(
+        256, description="of train, ranked before and after: what kept and dropped ones gained"
+    )
     validation_steps: PositiveInt = Field(10, description="steps between validations")
     reach: float = Field(
         0.95, gt=0, le=1, description="share of the best full-data NDCG@10 that is to be reached"

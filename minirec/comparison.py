@@ -102,6 +102,7 @@ def _config(config: Config, name: str, seed: int, folder: Path, values: dict[str
             "training.validation_steps": config.compare.validation_steps,
             "training.validation_seed": config.seed if draw is None else draw,
             "evaluation.policies": ["trained"],
+            "evaluation.train_samples": config.compare.train_samples,
             "sweep": {},
             "compare": {},
             **values,

@@ -296,6 +296,9 @@ class EvaluationConfig(Section):
     cutoffs: tuple[PositiveInt, ...] = Field((5, 10, 20, 50), min_length=1)
     bootstrap: int = Field(1000, ge=1, description="resamples of the confidence intervals")
     policies: tuple[Literal["base", "proxy", "trained"], ...] = ("base", "trained")
+    train_samples: PositiveInt | None = Field(
+        None, description="samples of train that base and trained policy rank too, drawn by seed"
+    )
 
 
 class Config(Section):

@@ -142,6 +142,8 @@ COMPARISON = pa.schema(
         ("rollouts", pa.int64()),
         ("seconds", pa.float64()),
         ("dead_groups", pa.float64()),
+        ("gain_kept", pa.float64()),
+        ("gain_dropped", pa.float64()),
         ("valid_ndcg@10", pa.float64()),
         ("test_ndcg@10", pa.float64()),
         ("best_valid_ndcg@10", pa.float64()),

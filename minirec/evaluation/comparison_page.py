@@ -12,6 +12,7 @@ import numpy as np
 from markupsafe import Markup
 
 from minirec.evaluation import plots
+from minirec.evaluation.diagnostics import Foretold, Overlaps
 from minirec.evaluation.paired import Difference
 from minirec.evaluation.standings import Place, Race
 
@@ -20,7 +21,13 @@ SHOWN = ("minirec", "random", "paper", "full")
 
 
 def render(
-    name: str, *, races: Sequence[Race], rows: Sequence[dict[str, Any]], reach: float
+    name: str,
+    *,
+    races: Sequence[Race],
+    rows: Sequence[dict[str, Any]],
+    reach: float,
+    overlap: Sequence[tuple[int, Overlaps]] = (),
+    foretold: Sequence[tuple[str, int, Foretold]] = (),
 ) -> str:
     """The page as HTML that needs no network.
 
@@ -29,6 +36,8 @@ def render(
         races: one for each table.
         rows: trials, as in `minirec.corpus.schema.COMPARISON`.
         reach: share of the full-data quality that was the goal.
+        overlap: number of samples selected, and what each pair of methods shares.
+        foretold: name of a score, samples selected, and how well it foretells quality.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -43,7 +52,16 @@ def render(
         races=[(race, [Markup(svg) for svg in _plots(race)]) for race in races],
         rows=rows,
         reach=reach,
+        overlap=[(samples, _matrix(found)) for samples, found in overlap],
+        foretold=foretold,
     )
+
+
+def _matrix(found: Overlaps) -> tuple[list[str], list[list[str]]]:
+    """Names, and a row of shares for each."""
+    names = list(dict.fromkeys(one for one, _ in found))
+    share = {pair: "–" if value is None else f"{value:.0%}" for pair, value in found.items()}
+    return names, [[share[one, other] for other in names] for one in names]
 
 
 def headings(references: Sequence[str]) -> list[str]:
@@ -88,9 +106,12 @@ def _plots(race: Race) -> list[str]:
     }
     largest = max((p.samples for p in race.places if p.method != "full"), default=0)
     learning = {
-        place.method: _mean_curve(place)
-        for place in race.places
-        if place.samples == largest or place.method == "full"
+        spent: {
+            place.method: _mean_curve(place, spent)
+            for place in race.places
+            if place.samples == largest or place.method == "full"
+        }
+        for spent in ("steps", "rollouts")
     }
     return [
         plots.draw(
@@ -105,24 +126,30 @@ def _plots(race: Race) -> list[str]:
                 ylabel="test NDCG@10",
             ),
         ),
-        plots.draw(
-            f"learning-{race.table}",
-            f"Validation NDCG@10 by all rollouts spent, {largest:,} samples and full data",
-            partial(
-                plots.lines,
-                series=learning,
-                shown=SHOWN,
-                title=f"Learning, {largest:,} samples",
-                xlabel="rollouts, those of scoring included",
-                ylabel="validation NDCG@10",
-            ),
+        *(
+            plots.draw(
+                f"learning-{spent}-{race.table}",
+                f"Validation NDCG@10 by {xlabel}, {largest:,} samples and full data",
+                partial(
+                    plots.lines,
+                    series=learning[spent],
+                    shown=SHOWN,
+                    title=f"Learning, {largest:,} samples",
+                    xlabel=xlabel,
+                    ylabel="validation NDCG@10",
+                ),
+            )
+            for spent, xlabel in (
+                ("steps", "optimizer steps"),
+                ("rollouts", "rollouts, those of scoring included"),
+            )
         ),
     ]
 
 
-def _mean_curve(place: Place) -> tuple[list[float], list[float]]:
-    """Mean over seeds of rollouts and NDCG@10, as far as all seeds were trained."""
+def _mean_curve(place: Place, spent: str) -> tuple[list[float], list[float]]:
+    """Mean over seeds of what was spent and of NDCG@10, as far as all seeds were trained."""
     length = min(len(curve.ndcg) for curve in place.curves)
-    rollouts = np.mean([curve.rollouts[:length] for curve in place.curves], axis=0)
+    cost = np.mean([getattr(curve, spent)[:length] for curve in place.curves], axis=0)
     ndcg = np.mean([curve.ndcg[:length] for curve in place.curves], axis=0)
-    return rollouts.tolist(), ndcg.tolist()
+    return cost.tolist(), ndcg.tolist()

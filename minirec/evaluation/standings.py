@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +68,8 @@ class Place:
     differences: by reference, None where the reference is missing or is the method itself.
     reached: seeds that reached the goal; share_rollouts, share_seconds: medians over them of the
     cost until then, as a share of the whole cost of full data; None: no seed did.
+    dead_groups: share of training groups without signal. gain_kept, gain_dropped: NDCG@10 of
+    trained minus base policy on samples of train that were selected, and on the others.
     """
 
     method: str
@@ -82,6 +84,9 @@ class Place:
     share_seconds: float | None
     rollouts: float
     seconds: float
+    dead_groups: float | None
+    gain_kept: float | None
+    gain_dropped: float | None
     curves: list[Curve]
 
 
@@ -193,5 +198,13 @@ def _place(
         share_seconds=share("seconds"),
         rollouts=float(np.mean([row["rollouts"] for row in rows])),
         seconds=float(np.mean([row["seconds"] for row in rows])),
+        dead_groups=_mean(row["dead_groups"] for row in rows),
+        gain_kept=_mean(row["gain_kept"] for row in rows),
+        gain_dropped=_mean(row["gain_dropped"] for row in rows),
         curves=[one.curve for one in group],
     )
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    there = [value for value in values if value is not None]
+    return float(np.mean(there)) if there else None

@@ -8,6 +8,7 @@ import pytest
 from minirec.comparison import contenders
 from minirec.errors import ConfigError
 from minirec.evaluation import comparison_page
+from minirec.evaluation.diagnostics import Foretold
 from minirec.evaluation.paired import differences, holm
 from minirec.evaluation.standings import Curve, Reached, Trained, race, reached
 from minirec.settings import load
@@ -57,6 +58,7 @@ def test_the_first_validation_that_is_good_enough_counts():
 def trained(method, seed, ndcg, *, samples=30, there=None, table="steps"):
     row = {"method": method, "table": table, "samples": samples, "seed": seed, "rollouts": 400}
     row |= {"seconds": 40.0, "valid_ndcg@10": float(np.mean(ndcg)), "reached_step": there and 1}
+    row |= {"dead_groups": 0.5, "gain_kept": 0.25, "gain_dropped": None}
     row |= {"reached_samples": there and 20, "reached_rollouts": there, "reached_seconds": there}
     return Trained(row, np.array(ndcg, dtype=float), curve(0.1, 0.2))
 
@@ -115,7 +117,17 @@ def test_the_page_has_every_row_and_escapes():
         ("steps", "rollouts", "seconds", "samples", "dead_groups", "valid_ndcg@10", "test_ndcg@10")
     )
     rows = [{"trial": "<b>x</b>", "status": "failed", "cause": "<script>", **row}]
-    page = comparison_page.render("demo", races=[found], rows=rows, reach=0.95)
+    page = comparison_page.render(
+        "demo",
+        races=[found],
+        rows=rows,
+        reach=0.95,
+        overlap=[(30, {("<i>", "<i>"): None, ("<i>", "b"): 0.5, ("b", "<i>"): 0.5, ("b", "b"): 1})],
+        foretold=[("value", 30, Foretold(0.5, -0.25, 0.75, 32))],
+    )
+    assert '<th scope="row">&lt;i&gt;</th><td>–</td><td>50%</td>' in page
+    assert "<td>+0.50</td><td>-0.25 to +0.75</td><td>32</td>" in page
+    assert "<td>0.5000</td><td>0.2500</td><td>–</td>" in page  # dead groups and gains
     assert "<script>" not in page and "&lt;script&gt;" in page
     assert "<td>+0.5000*</td>" in page
     assert "<td>25% (1/2)</td>" in page
@@ -161,3 +173,7 @@ def test_epochs_make_a_table_of_their_own():
 def test_nothing_to_compare_is_one_sentence():
     with pytest.raises(ConfigError, match="give compare.methods"):
         compared()
+
+
+def test_trials_rank_samples_of_train_too():
+    assert compared("compare.methods=[random]")[0].config.evaluation.train_samples == 256
