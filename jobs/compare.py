@@ -18,6 +18,7 @@ from minirec.errors import EngineError
 from minirec.settings import changed
 
 FOLDER = "comparison"
+GRID = {"methods", "budget", "seeds"}
 SHARED = ("prepare", "proxy", "score")
 
 
@@ -31,9 +32,6 @@ def compare(config: Config, *, overwrite: bool = False) -> Run:
     """
     run = Run(config.run_dir, overwrite=overwrite, say=say)
     planned = contenders(config, folder=run.path(FOLDER))  # refuses before anything starts
-    shared = [*SHARED]
-    if any(trial.config.selection.needs_lora_gradients for trial in planned):
-        shared.append("gradients")
     less = any(trial.config.selection.method == "less" for trial in planned)
     # So that gradients come with scoring, and with them those of validation samples.
     made = changed(config, {"selection.method": "less"}) if less else config
@@ -41,6 +39,11 @@ def compare(config: Config, *, overwrite: bool = False) -> Run:
     samples = int(read_json(run.path("corpus", "corpus.json"))["samples"]["train"])
     for trial in planned:
         check(trial.config, samples)
+
+    if run.done("compare") and not overwrite:
+        names = {row["trial"] for row in read_rows(run)}
+        if names != {trial.name for trial in planned}:
+            run.reopen("compare")  # for other methods, budgets or seeds; finished trials stay
 
     def body(cost: Cost) -> None:
         results = run_trials(
@@ -68,7 +71,7 @@ def compare(config: Config, *, overwrite: bool = False) -> Run:
         run.stage(
             "compare",
             settings=_settings(config),
-            inputs=shared,
+            inputs=[*SHARED],
             outputs=[FOLDER, "comparison.parquet"],
             body=body,
             part_of=trial_of,
@@ -78,10 +81,10 @@ def compare(config: Config, *, overwrite: bool = False) -> Run:
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    """What the trials depend on; not how many work at a time."""
+    """What the trials depend on; not which there are, or how many work at a time."""
     return {
         "seed": config.seed,
-        "compare": config.compare.model_dump(mode="json", exclude={"max_concurrent"}),
+        "compare": config.compare.model_dump(mode="json", exclude=GRID | {"max_concurrent"}),
         "selection": config.selection.model_dump(mode="json", exclude={"shards"}),
         "training": without_runtime(config.training.model_dump(mode="json")),
         "reward": config.reward.model_dump(mode="json"),

@@ -28,7 +28,8 @@ POLL_S = 0.5
 class TrialRun(tune.Trainable):
     """Trainable whose steps are the validations of the training, and the evaluation at its end.
 
-    Not a function: Tune does not wait for a function that it stops, and when its process ends,
+    Tune hands it one trial after the other; the engines stay up between them. Not a function:
+    Tune does not wait for a function that it stops, and when its process ends,
     Ray Train leaves the workers' placement group to a helper, which cannot find its cluster where
     there are several on a machine. The CPUs would be lost to the next trial.
     """
@@ -49,9 +50,21 @@ class TrialRun(tune.Trainable):
         on_cluster: not in a Ray of this command's own, which has room for its trials.
         splits: that are ranked at the end, valid among them.
         """
-        self.settings, self.splits = trials[config["name"]].config, splits
-        self.run = Run(self.settings.run_dir, base=Run(base))
-        self.session = Session(self.settings, on_cluster=on_cluster)
+        self.trials, self.base, self.splits = trials, Run(base), splits
+        self.session = Session(trials[config["name"]].config, on_cluster=on_cluster)
+        self._begin(config["name"])
+
+    def reset_config(self, new_config: dict[str, str]) -> bool:
+        """Go on with another trial, after one that has finished or was stopped."""
+        self._end()
+        if self.thread.is_alive():
+            return False
+        self._begin(new_config["name"])
+        return True
+
+    def _begin(self, name: str) -> None:
+        self.settings = self.trials[name].config
+        self.run = Run(self.settings.run_dir, base=self.base)
         self.stop_file = self.run.path("policy", STOP)
         self.stop_file.unlink(missing_ok=True)
         self.reported: set[float] = set()
@@ -76,14 +89,18 @@ class TrialRun(tune.Trainable):
         return {PROGRESS: 1.0, METRIC: found["ndcg@10"]["mean"], "finished": True, DONE: True}
 
     def cleanup(self) -> None:
-        """Tune waits for it, also when ASHA has stopped the trial: the training ends its workers
-        and their placement group before its next step, then the engines are closed.
+        """Tune waits for it: the trial ends, then the engines are closed."""
+        self._end()
+        self.session.close()
+
+    def _end(self) -> None:
+        """Of a trial that ASHA has stopped, the training ends its workers and their placement
+        group before its next step.
         """
         if self.thread.is_alive():
             self.stop_file.parent.mkdir(parents=True, exist_ok=True)
             self.stop_file.touch()
             self.thread.join(self.settings.training.step_deadline_s)
-        self.session.close()
 
     def _stages(self) -> None:
         try:

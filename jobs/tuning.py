@@ -13,8 +13,9 @@ from jobs.console import console
 from jobs.session import Session
 from jobs.train import in_thread
 from minirec.allocation import Node, allocate
-from minirec.artifacts import Run, remove
+from minirec.artifacts import Run, read_json, remove, write_json
 from minirec.config import Config
+from minirec.errors import ArtifactError
 from minirec.sweep import Trial
 from minirec.sweep_config import AshaConfig
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 Limit = int | Literal["auto"]
 STATE = "tune"  # folder of Tune's state beside the trials, until all have finished
+PLANNED = "planned.json"  # names of the trials that this state is about
 TUNE_SETTINGS = {
     "TUNE_GLOBAL_CHECKPOINT_S": "1",  # its state is saved each second
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the trials have logs of their own
@@ -131,10 +133,11 @@ def _tuner(
         ),
         bundle,
     )
-    if _restorable(state):
+    if _restorable(state, list(by_name)):
         console.print("goes on with the trials that are not finished")
         return tune.Tuner.restore(str(state), trainable=trainable, resume_unfinished=True)
     remove(state)
+    write_json(state / PLANNED, list(by_name))
     scheduler = asha and Asha(
         by_name,
         str(run.root),
@@ -152,6 +155,7 @@ def _tuner(
             mode="max",
             scheduler=scheduler,
             max_concurrent_trials=at_a_time,
+            reuse_actors=True,
             trial_dirname_creator=lambda trial: trial.config["name"],
         ),
         run_config=tune.RunConfig(
@@ -164,9 +168,10 @@ def _tuner(
     )
 
 
-def _restorable(state: Path) -> bool:
+def _restorable(state: Path, planned: list[str]) -> bool:
     """Whether Tune's state can be gone on with; it writes its files in place, so one may be cut.
 
+    Not where other trials are planned now: Tune goes on with those that it knows.
     Not with a failed trial: one that is tried again does not count among the trials at a time, and
     two on the CPUs of one wait for each other. A new start over the same folders takes what is
     finished there.
@@ -175,7 +180,9 @@ def _restorable(state: Path) -> bool:
     if newest is None or not (state / "tuner.pkl").exists():
         return False
     try:
+        if read_json(state / PLANNED) != planned:
+            return False
         found = json.loads(newest.read_text())["trial_data"]
         return all(json.loads(trial)["status"] != "ERROR" for trial, _ in found)
-    except ValueError:
+    except (ValueError, ArtifactError):
         return False

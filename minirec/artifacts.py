@@ -246,6 +246,10 @@ class Run:
         with atomic(self.path("costs.jsonl")) as file:
             file.write("".join(json.dumps(attempt) + "\n" for attempt in kept).encode())
 
+    def reopen(self, name: str) -> None:
+        """Take a finished stage as one that was cut short: what it has made stays."""
+        self.path("stages", f"{name}.json").unlink(missing_ok=True)
+
     def costs(self) -> list[dict[str, Any]]:
         """Cost of each stage: sums over its attempts, the peak for memory.
 

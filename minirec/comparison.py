@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ class Contender(Trial):
 
 
 def contenders(config: Config, *, folder: Path) -> list[Contender]:
-    """All trials of a comparison, those of full data first.
+    """All trials of a comparison, seed by seed, so that one that is cut short has whole seeds.
 
     Args:
         config: of the comparison.
@@ -48,22 +49,21 @@ def contenders(config: Config, *, folder: Path) -> list[Contender]:
             "compare has nothing to compare; give compare.methods, e.g. '[random, minirec]', and "
             "compare.steps or compare.epochs"
         )
-    found = [_full(config, seed, folder) for seed in c.seeds] if c.full_steps else []
-    for table, length in tables:
-        for method in c.methods:
-            for budget in c.budget:
-                for seed in c.seeds:
-                    setting = f"{method}_{table}_budget-{budget}"
-                    values = {
-                        **selection_of(method),
-                        "selection.budget": budget,
-                        "training.steps": length if table == EQUAL_STEPS else None,
-                        "training.epochs": length if table == EQUAL_EPOCHS else 1.0,
-                    }
-                    trial = _config(config, f"{setting}_seed-{seed}", seed, folder, values)
-                    found.append(
-                        Contender(Path(trial.run_dir).name, setting, trial, method, table, budget)
-                    )
+    found = []
+    for seed in c.seeds:
+        if c.full_steps:
+            found.append(_full(config, seed, folder))
+        for (table, length), method, budget in itertools.product(tables, c.methods, c.budget):
+            setting = f"{method}_{table}_budget-{budget}"
+            values = {
+                **selection_of(method),
+                "selection.budget": budget,
+                "training.steps": length if table == EQUAL_STEPS else None,
+                "training.epochs": length if table == EQUAL_EPOCHS else 1.0,
+            }
+            trial = _config(config, f"{setting}_seed-{seed}", seed, folder, values)
+            name = Path(trial.run_dir).name
+            found.append(Contender(name, setting, trial, method, table, budget))
     return found
 
 

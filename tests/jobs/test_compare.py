@@ -166,4 +166,10 @@ def test_killed_and_gone_on_with(undisturbed, tmp_path):
     assert (first / "costs.jsonl").read_bytes() == done, "a finished trial ran again"
     assert quality(killed) == quality(whole)
     assert all(row["gain_dropped"] is not None for row in quality(whole))
-    assert "nothing to do" in finish(killed, *COMPARE)
+    assert "compare: finished before, skipped" in finish(killed, *COMPARE)
+
+    more = "compare.methods=[random, minirec, top_reward]"
+    finish(killed, *COMPARE, more)
+    assert (first / "costs.jsonl").read_bytes() == done, "a finished trial ran again"
+    assert [row for row in quality(killed) if "top_reward" not in row["trial"]] == quality(whole)
+    assert len(quality(killed)) == 4

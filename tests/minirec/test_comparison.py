@@ -143,7 +143,8 @@ def test_every_method_at_every_budget_and_seed_and_full_data_once():
     )
     assert len(found) == 2 + 2 * 2 * 2
     assert len({trial.name for trial in found}) == len(found)
-    full, first = found[0].config, found[2].config
+    full, first = found[0].config, found[1].config
+    assert [trial.config.seed for trial in found] == [1] * 5 + [2] * 5
     assert (full.selection.method, full.training.patience, full.training.steps) == ("full", 5, 600)
     assert (first.selection.method, first.selection.budget, first.seed) == ("random", 0.1, 1)
     assert first.training.steps == 60
