@@ -60,6 +60,7 @@ class TrainingSpec:
     pool: PoolHandle
     threads: int
     zero_stage: int = 0
+    start: str | None = None  # adapter to go on with
 
 
 def adapter_at(path: str | Path) -> Adapter:
@@ -111,6 +112,7 @@ class Worker:
             self.encoder.tokenizer,
             rollout_temperature=spec.rollout_temperature,
             seed=spec.seed,
+            adapter=spec.start and artifacts.fetch(spec.start),
         )
         self.objective = Objective(
             training=spec.training,
@@ -128,7 +130,7 @@ class Worker:
         # An engine keeps what it has loaded from a path; on a GPU, a repeated step differs.
         self.attempt = secrets.token_hex(4)
         # The newest adapter and the one before; None: the base weights.
-        self.adapter: Adapter | None = None
+        self.adapter: Adapter | None = adapter_at(spec.start) if spec.start else None
         self.validation: Validation | None = None
         self.behind: Adapter | None = None
         self.lookahead = Lookahead(spec.pool, self._calls, steps=spec.steps, staleness=t.staleness)

@@ -166,14 +166,13 @@ def _print(one: Race, config: Config) -> None:
     table = Table(
         title=f"Test NDCG@10 at equal {one.table}; cost to {config.compare.reach:.0%} of full data",
         box=box.SIMPLE,
-        collapse_padding=True,
-        pad_edge=False,
+        show_edge=False,
+        padding=0,
     )
-    table.add_column("method", no_wrap=True)
-    columns = ["samples", "NDCG@10", "95%"]
-    columns += [f"- {name}" for name in one.references] + ["rollouts", "seconds"]
-    for name in columns:
-        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("method")
+    columns = ["samples", "NDCG", "95%", *(f"-{name}" for name in one.references)]
+    for name in [*columns, "rollouts", "seconds"]:  # a row fits into 80 columns
+        table.add_column(name, justify="right")
     for place in one.places:
         table.add_row(*comparison_page.cells(place, one.references))
     console.print(table)

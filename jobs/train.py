@@ -73,7 +73,8 @@ def train(run: Run, config: Config, session: Session) -> bool:
         order = read_table(run.path("selection.parquet")).sort_by("rank")["sample_id"].to_pylist()
         _fit(run, config, session, cost, "policy", config.training, order)
 
-    return _stage(run, config, "train", config.training.model_dump(mode="json"), ["select"], body)
+    inputs = ["select"] + (["proxy"] if config.training.start == "proxy" else [])
+    return _stage(run, config, "train", config.training.model_dump(mode="json"), inputs, body)
 
 
 def _stage(
@@ -119,10 +120,12 @@ def rollout_settings(config: Config) -> dict[str, Any]:
 def without_runtime(section: dict[str, Any]) -> dict[str, Any]:
     """Training settings without those that a restart may change (deadlines, failures).
 
-    Staleness 0 and no validation are left out too: what was trained before there was a choice is
-    the same.
+    A start from the base, staleness 0 and no validation are left out too: what was trained before
+    there was a choice is the same.
     """
     runtime = {"max_failures", "step_deadline_s"}
+    if section.get("start") == "base":
+        runtime.add("start")
     if section.get("staleness") == 0:
         runtime.add("staleness")
     if section.get("patience") is None:
@@ -167,6 +170,7 @@ def _fit(
         rollout_temperature=config.rollout.temperature,
         prompts_per_call=config.rollout.prompts_per_call,
         pool=pool,
+        start=str(run.path("proxy", "adapter")) if training.start == "proxy" else None,
         threads=a.worker.cpus,
         zero_stage=config.resources.zero_stage,
     )

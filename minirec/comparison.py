@@ -57,6 +57,7 @@ def contenders(config: Config, *, folder: Path) -> list[Contender]:
             setting = f"{method}_{table}_budget-{budget}"
             values = {
                 **selection_of(method),
+                "training.start": config.training.start if method == "minirec" else "base",
                 "selection.budget": budget,
                 "training.steps": length if table == EQUAL_STEPS else None,
                 "training.epochs": length if table == EQUAL_EPOCHS else 1.0,
@@ -82,6 +83,7 @@ def selection_of(method: str) -> dict[str, Any]:
 def _full(config: Config, seed: int, folder: Path) -> Contender:
     values = {
         "selection.method": FULL,
+        "training.start": "base",
         "training.steps": config.compare.full_steps,
         "training.patience": config.compare.patience,
         # What ends by itself cannot know when its rate is to reach 0.

@@ -12,6 +12,9 @@ from minirec.section import Section
 class TrainingConfig(Section):
     """Curriculum GRPO (method, section 7). Also the settings of the proxy."""
 
+    start: Literal["base", "proxy"] = Field(
+        "base", description="proxy: go on with the proxy's adapter, so that its steps count too"
+    )
     steps: int | None = Field(None, ge=1, description="optimizer steps; default: from epochs")
     epochs: float = Field(1.0, gt=0, description="passes over the selection if steps is not set")
     prompts_per_step: int = Field(32, ge=1)
@@ -88,4 +91,5 @@ class TrainingConfig(Section):
 class ProxyTrainingConfig(TrainingConfig):
     """As `training`, with a number of steps that does not follow from the subset."""
 
+    start: Literal["base"] = "base"
     steps: int | None = Field(30, ge=1, description="optimizer steps; null: from epochs")

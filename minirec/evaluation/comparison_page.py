@@ -77,7 +77,7 @@ def cells(place: Place, references: Sequence[str]) -> list[str]:
     return [
         place.method,
         f"{place.samples:,}",
-        f"{s.mean:.4f}",
+        f"{s.mean:.3f}",
         f"{s.low:.3f}-{s.high:.3f}",
         *(_difference(place.differences[name]) for name in references),
         *cost,
@@ -85,7 +85,7 @@ def cells(place: Place, references: Sequence[str]) -> list[str]:
 
 
 def _difference(d: Difference | None) -> str:
-    return "" if d is None else f"{d.mean:+.4f}{'*' if d.p_holm < 0.05 else ' '}"
+    return "" if d is None else f"{d.mean:+.3f}{'*' if d.p_holm < 0.05 else ' '}"
 
 
 def _share(place: Place, share: float | None) -> str:

@@ -254,11 +254,22 @@ def load_policy(
 
 
 def trainable_policy(
-    path: str, config: ModelConfig, tokenizer: Any, *, rollout_temperature: float, seed: int
+    path: str,
+    config: ModelConfig,
+    tokenizer: Any,
+    *,
+    rollout_temperature: float,
+    seed: int,
+    adapter: str | Path | None = None,
 ) -> Policy:
-    """A policy with a fresh LoRA adapter; `seed` fixes its initial weights."""
-    from peft import LoraConfig, get_peft_model
+    """A policy with a LoRA adapter: the one in a folder, or a fresh one, whose initial weights
+    `seed` fixes.
+    """
+    from peft import LoraConfig, PeftModel, get_peft_model
 
+    if adapter is not None:
+        lm = PeftModel.from_pretrained(load_lm(path, config), str(adapter), is_trainable=True)
+        return Policy(lm, pad_id=pad_id(tokenizer), temperature=rollout_temperature)
     torch.manual_seed(seed)
     targets = config.lora_targets
     lora = LoraConfig(

@@ -7,6 +7,8 @@ import json
 import shutil
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from small import finish
 
 pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.slow]
@@ -47,3 +49,19 @@ def test_two_workers_and_small_micro_batches_follow_the_same_curve(undisturbed, 
     assert one[-1]["item_loss"] != pytest.approx(one[0]["item_loss"], rel=1e-3)
     # Token log-probabilities of the trainer are those that the engine sampled with.
     assert max(entry["abs_log_ratio"] for entry in one) < 1e-4
+
+
+def test_training_goes_on_with_the_proxy(undisturbed, tmp_path):
+    run_dir = tmp_path / "run"
+    shutil.copytree(undisturbed, run_dir)
+    still = ("training.steps=1", "training.learning_rate=1e-9")
+    finish(run_dir, "train", "--overwrite", "training.start=proxy", *still)
+    proxy, trained = (
+        load_file(run_dir / folder / "adapter" / "adapter_model.safetensors")
+        for folder in ("proxy", "policy")
+    )
+    assert any(proxy[name].abs().max() > 1e-3 for name in proxy if "lora_B" in name)
+    assert all(torch.allclose(trained[name], proxy[name], atol=1e-6) for name in proxy)
+    # The engine drew with it too.
+    entry = json.loads((run_dir / "policy" / "log.jsonl").read_text())
+    assert entry["abs_log_ratio"] < 1e-4

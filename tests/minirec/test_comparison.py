@@ -129,7 +129,7 @@ def test_the_page_has_every_row_and_escapes():
     assert "<td>+0.50</td><td>-0.25 to +0.75</td><td>32</td>" in page
     assert "<td>0.5000</td><td>0.2500</td><td>–</td>" in page  # dead groups and gains
     assert "<script>" not in page and "&lt;script&gt;" in page
-    assert "<td>+0.5000*</td>" in page
+    assert "<td>+0.500*</td>" in page
     assert "<td>25% (1/2)</td>" in page
 
 
