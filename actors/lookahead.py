@@ -3,7 +3,8 @@
 With staleness 0 the pool is asked when a step begins, and training waits. With staleness 1 the
 rollouts of step s + 1 are asked for before step s trains, with the adapter of that moment, so the
 engines work while the step trains, and each policy learns from rollouts that are one update old.
-Those of the first step have no older adapter: steps 0 and 1 are both drawn with the base weights.
+Those of the first step have no older adapter: steps 0 and 1 are both drawn with the weights that
+training starts from.
 """
 
 from __future__ import annotations

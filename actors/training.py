@@ -131,8 +131,8 @@ class Worker:
         self.attempt = secrets.token_hex(4)
         # The newest adapter and the one before; None: the base weights.
         self.adapter: Adapter | None = adapter_at(spec.start) if spec.start else None
+        self.behind = self.adapter
         self.validation: Validation | None = None
-        self.behind: Adapter | None = None
         self.lookahead = Lookahead(spec.pool, self._calls, steps=spec.steps, staleness=t.staleness)
         self.log: list[dict[str, Any]] = []
 

@@ -32,6 +32,9 @@ def compare(config: Config, *, overwrite: bool = False) -> Run:
     """
     run = Run(config.run_dir, overwrite=overwrite, say=say)
     planned = contenders(config, folder=run.path(FOLDER))  # refuses before anything starts
+    shared = [*SHARED]
+    if any(trial.config.selection.needs_lora_gradients for trial in planned):
+        shared.append("gradients")
     less = any(trial.config.selection.method == "less" for trial in planned)
     # So that gradients come with scoring, and with them those of validation samples.
     made = changed(config, {"selection.method": "less"}) if less else config
@@ -40,10 +43,9 @@ def compare(config: Config, *, overwrite: bool = False) -> Run:
     for trial in planned:
         check(trial.config, samples)
 
-    if run.done("compare") and not overwrite:
-        names = {row["trial"] for row in read_rows(run)}
-        if names != {trial.name for trial in planned}:
-            run.reopen("compare")  # for other methods, budgets or seeds; finished trials stay
+    def known_trials() -> set[str]:
+        there = run.path("comparison.parquet").exists()
+        return {row["trial"] for row in read_rows(run)} if there else set()
 
     def body(cost: Cost) -> None:
         results = run_trials(
@@ -54,10 +56,12 @@ def compare(config: Config, *, overwrite: bool = False) -> Run:
             folder=FOLDER,
             splits=("valid", "test"),
         )
+        known = known_trials()
         rows = rows_of(results, planned, run, config, samples=samples)
         write_rows(run, rows)
-        cost.rollouts = sum(row["own_rollouts"] for row in rows)
-        cost.optimizer_steps = sum(row["steps"] for row in rows)
+        new = [row for row in rows if row["trial"] not in known]  # costs of attempts add up
+        cost.rollouts = sum(row["own_rollouts"] for row in new)
+        cost.optimizer_steps = sum(row["steps"] for row in new)
         failed = [row["trial"] for row in rows if row["status"] == "failed"]
         if failed:
             publish(run, config, planned, rows)
@@ -71,10 +75,11 @@ def compare(config: Config, *, overwrite: bool = False) -> Run:
         run.stage(
             "compare",
             settings=_settings(config),
-            inputs=[*SHARED],
+            inputs=shared,
             outputs=[FOLDER, "comparison.parquet"],
             body=body,
             part_of=trial_of,
+            outgrown=lambda: not {trial.name for trial in planned} <= known_trials(),
         )
         publish(run, config, planned, read_rows(run))
     return run

@@ -11,6 +11,7 @@ from jobs.select import load_features
 from minirec.artifacts import Run, read_table
 from minirec.comparison import PRESETS, Contender, selection_of
 from minirec.config import Config
+from minirec.errors import ConfigError, FeatureError
 from minirec.evaluation.diagnostics import (
     LEAST_RUNS,
     Foretold,
@@ -39,7 +40,7 @@ def selected(run: Run, trial: Contender) -> Ids:
 
 
 def ndcg(run: Run, trial: Contender, split: str, *, policy: str = "trained") -> NDArray[np.float64]:
-    """(N,) NDCG@10 of a policy on a split, in the order of its file; (0,) if it was not ranked."""
+    """(N,) NDCG@10 of a policy on a split, in the order of its file."""
     return _ranked(run, trial, split, policy)[1]
 
 
@@ -50,7 +51,12 @@ def _ranked(run: Run, trial: Contender, split: str, policy: str) -> tuple[Ids, N
 
 
 def gains(run: Run, trial: Contender) -> tuple[float | None, float | None]:
-    """Mean NDCG@10 of the trained minus the base policy on samples of train, kept and dropped."""
+    """Mean NDCG@10 of the trained minus the base policy on samples of train, kept and dropped.
+
+    None where there is no such sample.
+    """
+    if trial.config.evaluation.train_samples is None:
+        return None, None
     ids, after = _ranked(run, trial, "train", "trained")
     gain = after - ndcg(run, trial, "train", policy="base")
     kept = np.isin(ids, selected(run, trial))
@@ -104,15 +110,18 @@ def utility(
 
 def _scores(run: Run, config: Config) -> tuple[Ids, dict[str, NDArray[np.float64]]]:
     """sample_ids in rising order, and the scores of both presets by name."""
-    features = load_features(run)
+    features = load_features(run, lora=any(run.path("gradients").glob("part-*.parquet")))
     items = read_table(run.path("corpus", "items.parquet"), ["item_id"]).num_rows
     chance = chance_level(items, cutoff=config.reward.cutoff)
     scores = {"mean reward": features.mean_reward}
     for preset in PRESETS:
         settings = changed(config, selection_of(preset)).selection
-        if not settings.needs_lora_gradients:
+        try:
             columns, _ = score_samples(features, settings, chance=chance, say=_unsaid)
-            scores |= {f"{name} of {preset}": columns[name] for name in SCORES}
+        except (ConfigError, FeatureError) as error:
+            run.say(f"compare: no scores of {preset} to judge: {error}")
+            continue
+        scores |= {f"{name} of {preset}": columns[name] for name in SCORES}
     return features.sample_id, scores
 
 

@@ -15,7 +15,7 @@ from jobs.compare_diagnostics import gains, ndcg, own, shared_by_budget, utility
 from jobs.console import console
 from jobs.sweep_result import failure
 from jobs.train import read_log
-from minirec.artifacts import Run, atomic, read_table, write_table
+from minirec.artifacts import Run, atomic, read_json, read_table, write_table
 from minirec.comparison import FREE, FULL, Contender
 from minirec.config import Config
 from minirec.corpus import schema
@@ -134,24 +134,23 @@ def write_rows(run: Run, rows: list[Row]) -> None:
 
 def publish(run: Run, config: Config, planned: Sequence[Contender], rows: list[Row]) -> None:
     """Write comparison.html and show the result."""
-    finished = [
-        (trial, row)
-        for trial, row in zip(planned, rows, strict=True)
-        if row["status"] == "finished"
-    ]
+    by_name = {row["trial"]: row for row in rows}
+    found = [(trial, by_name[trial.name]) for trial in planned]
+    finished = [(trial, row) for trial, row in found if row["status"] == "finished"]
     trained = [
         Trained(row, ndcg(run, trial, "test"), curve(run, trial, chosen=row["samples"]))
         for trial, row in finished
     ]
     races = [
         race(trained, table=table, resamples=config.evaluation.bootstrap, seed=config.seed)
-        for table in dict.fromkeys(row["table"] for row in rows if row["table"])
+        for table in dict.fromkeys(trial.table for trial in planned if trial.table)
     ]
     page = comparison_page.render(
         run.root.name,
         races=races,
-        rows=rows,
+        rows=[row for _, row in found],
         reach=config.compare.reach,
+        samples=int(read_json(run.path("corpus", "corpus.json"))["samples"]["train"]),
         overlap=shared_by_budget(run, [trial for trial, _ in finished]),
         foretold=utility(run, config, [trial for trial, _ in finished]),
     )

@@ -14,6 +14,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
 from actors.training import STOP
 from actors.validation import METRIC
 from jobs.evaluate import evaluate
+from jobs.model import base_model
 from jobs.select import select
 from jobs.session import Session
 from jobs.train import read_log, spent, train, training_steps
@@ -51,25 +52,28 @@ class TrialRun(tune.Trainable):
         splits: that are ranked at the end, valid among them.
         """
         self.trials, self.base, self.splits = trials, Run(base), splits
-        self.session = Session(trials[config["name"]].config, on_cluster=on_cluster)
+        self.on_cluster = on_cluster
+        self.session: Session | None = None
         self._begin(config["name"])
 
     def reset_config(self, new_config: dict[str, str]) -> bool:
         """Go on with another trial, after one that has finished or was stopped."""
         self._end()
-        if self.thread.is_alive():
-            return False
+        if self.thread.is_alive():  # hangs in an engine or a worker
+            self._close()
         self._begin(new_config["name"])
         return True
 
     def _begin(self, name: str) -> None:
         self.settings = self.trials[name].config
+        self.session = self.session or Session(self.settings, on_cluster=self.on_cluster)
         self.run = Run(self.settings.run_dir, base=self.base)
         self.stop_file = self.run.path("policy", STOP)
         self.stop_file.unlink(missing_ok=True)
         self.reported: set[float] = set()
         self.error: BaseException | None = None
-        self.thread = threading.Thread(target=self._stages, daemon=True)
+        work = (self.run, self.settings, self.session)
+        self.thread = threading.Thread(target=self._stages, args=work, daemon=True)
         self.thread.start()
 
     def step(self) -> dict[str, Any]:
@@ -91,7 +95,12 @@ class TrialRun(tune.Trainable):
     def cleanup(self) -> None:
         """Tune waits for it: the trial ends, then the engines are closed."""
         self._end()
-        self.session.close()
+        self._close()
+
+    def _close(self) -> None:
+        if self.session is not None:
+            self.session.close()
+            self.session = None
 
     def _end(self) -> None:
         """Of a trial that ASHA has stopped, the training ends its workers and their placement
@@ -102,13 +111,16 @@ class TrialRun(tune.Trainable):
             self.stop_file.touch()
             self.thread.join(self.settings.training.step_deadline_s)
 
-    def _stages(self) -> None:
+    def _stages(self, run: Run, config: Config, session: Session) -> None:
         try:
-            select(self.run, self.settings, self.session)
-            train(self.run, self.settings, self.session)
-            evaluate(self.run, self.settings, self.session, splits=self.splits)
+            # Engines start before the first trial: no trial is charged with it.
+            session.pool(base_model(run, config), beside="train").probe()
+            select(run, config, session)
+            train(run, config, session)
+            evaluate(run, config, session, splits=self.splits)
         except BaseException as error:
-            self.error = error
+            if run is self.run:  # not a thread that was given up
+                self.error = error
 
 
 def reports(run: Run, config: Config) -> list[dict[str, Any]]:

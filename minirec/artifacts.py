@@ -184,6 +184,7 @@ class Run:
         outputs: list[str],
         body: Callable[[Cost], None],
         part_of: Callable[[str], str] | None = None,
+        outgrown: Callable[[], bool] | None = None,
     ) -> bool:
         """Run `body` unless the stage is complete, undamaged, with the same settings and inputs.
 
@@ -195,6 +196,8 @@ class Run:
             part_of: the body makes each part that is missing, so of a finished stage only the
                 damaged parts are made again. It gives the path of the part that a file belongs
                 to, see `each_file`. None: all of the stage is made again.
+            outgrown: asked of a finished stage: whether the body has more to make now. What is
+                there stays.
 
         Returns:
             True if the body ran, False if the stage was skipped.
@@ -217,7 +220,7 @@ class Run:
             self.remove(name, outputs)
         if done := self.done(name):
             damaged = self._damaged(name, outputs, done.get("files", {}))
-            if not damaged:
+            if not damaged and not (outgrown and outgrown()):
                 self.say(f"{name}: finished before, skipped")
                 self.checked.add(name)
                 return False
@@ -245,10 +248,6 @@ class Run:
         kept = [attempt for attempt in self._attempts() if attempt["stage"] != name]
         with atomic(self.path("costs.jsonl")) as file:
             file.write("".join(json.dumps(attempt) + "\n" for attempt in kept).encode())
-
-    def reopen(self, name: str) -> None:
-        """Take a finished stage as one that was cut short: what it has made stays."""
-        self.path("stages", f"{name}.json").unlink(missing_ok=True)
 
     def costs(self) -> list[dict[str, Any]]:
         """Cost of each stage: sums over its attempts, the peak for memory.

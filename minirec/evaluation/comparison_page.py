@@ -26,6 +26,7 @@ def render(
     races: Sequence[Race],
     rows: Sequence[dict[str, Any]],
     reach: float,
+    samples: int,
     overlap: Sequence[tuple[int, Overlaps]] = (),
     foretold: Sequence[tuple[str, int, Foretold]] = (),
 ) -> str:
@@ -36,6 +37,7 @@ def render(
         races: one for each table.
         rows: trials, as in `minirec.corpus.schema.COMPARISON`.
         reach: share of the full-data quality that was the goal.
+        samples: of the train split.
         overlap: number of samples selected, and what each pair of methods shares.
         foretold: name of a score, samples selected, and how well it foretells quality.
     """
@@ -52,7 +54,8 @@ def render(
         races=[(race, [Markup(svg) for svg in _plots(race)]) for race in races],
         rows=rows,
         reach=reach,
-        overlap=[(samples, _matrix(found)) for samples, found in overlap],
+        samples=samples,
+        overlap=[(chosen, _matrix(found)) for chosen, found in overlap],
         foretold=foretold,
     )
 

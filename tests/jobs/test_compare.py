@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from small import finish, start, steps_logged, wait_for
 
+from jobs import compare_diagnostics, compare_result
 from jobs.compare_diagnostics import gains, shared_by_budget
 from jobs.compare_result import curve, read_rows, rows_of
-from minirec.artifacts import Run, write_table
+from jobs.tuning import PLANNED, _restorable
+from minirec.artifacts import Run, write_json, write_table
 from minirec.comparison import contenders
 from minirec.corpus import schema
-from minirec.settings import load
+from minirec.selection.features import Features
+from minirec.settings import changed, load
 
 COST = {"finished": True, "generated_tokens": 0, "optimizer_steps": 0, "peak_memory_mib": 1.0}
 
@@ -37,7 +41,7 @@ def spend(folder, **stages):
     (folder / "costs.jsonl").write_text("".join(line + "\n" for line in lines))
 
 
-def finished_trial(run, trial, *, ids, valid):
+def finished_trial(run, trial, *, ids, valid, test=(1, 11)):
     """Write what a trial leaves: 4 steps of 10 rollouts and 2 s, a validation of 1 s in every
     second; 12 s of training in all, 3 s of selection.
     """
@@ -49,7 +53,7 @@ def finished_trial(run, trial, *, ids, valid):
     own.path("policy").mkdir(parents=True)
     own.path("policy", "log.jsonl").write_text("".join(json.dumps(e) + "\n" for e in log))
     pq.write_table(pa.table({"sample_id": ids}), own.path("selection.parquet"))
-    ranks = {("trained", "valid"): [1, 2], ("trained", "test"): [1, 11]}
+    ranks = {("trained", "valid"): [1, 2], ("trained", "test"): list(test)}
     ranks |= {("base", "train"): [11, 1, 11, 2], ("trained", "train"): [1, 1, 2, 2]}
     rows = [
         {"policy": policy, "split": split, "sample_id": i, "rank": rank}
@@ -67,6 +71,7 @@ def compared(tmp_path):
     config = load(None, [f"run_dir={tmp_path / 'run'}", *words])
     run = Run(config.run_dir)
     spend(run.root, prepare=(1.0, 0), proxy=(20.0, 300), score=(30.0, 700), gradients=(7.0, 0))
+    write_json(run.path("corpus", "corpus.json"), {"samples": {"train": 4}})
     planned = contenders(config, folder=run.path("comparison"))
     for trial, valid in zip(planned, ([0.2, 0.4], [0.1, 0.2], [0.39, 0.1]), strict=True):
         finished_trial(run, trial, ids=[0, 3], valid=valid)
@@ -114,6 +119,64 @@ def test_gains_of_kept_and_dropped_and_shared_selections(compared):
 
 
 NAMES = ("random", "minirec")
+
+
+def test_other_order_of_methods_same_rows(compared, monkeypatch):
+    run, config, planned = compared
+    for trial, test in zip(planned, ([1, 1], [11, 11], [2, 2]), strict=True):
+        shutil.rmtree(trial.config.run_dir)
+        finished_trial(run, trial, ids=[0, 3], valid=[0.1, 0.2], test=test)
+    rows = rows_of([Result(t.config.run_dir) for t in planned], planned, run, config, samples=4)
+    found = []
+    monkeypatch.setattr(compare_result, "race", lambda trained, **_: found.extend(trained))
+    monkeypatch.setattr(compare_result, "_print", lambda *_: None)
+    monkeypatch.setattr(compare_result.comparison_page, "render", lambda *_, **__: "")
+    compare_result.publish(run, config, planned[::-1], rows)
+    assert [one.row["method"] for one in found] == ["minirec", "random", "full"]
+    assert [one.ndcg.mean() for one in found] == [one.row["test_ndcg@10"] for one in found]
+
+
+def test_without_samples_of_train_there_are_no_gains(compared):
+    run, config, _ = compared
+    none = changed(config, {"compare.train_samples": None})
+    trial = contenders(none, folder=run.path("comparison"))[1]
+    assert gains(run, trial) == (None, None)
+
+
+def test_scores_are_judged_by_ten_random_selections(tmp_path, monkeypatch):
+    words = ["compare.methods=[random]", "compare.budget=[2]", "compare.full_steps=null"]
+    seeds = f"compare.seeds={list(range(10))}"
+    config = load(None, [f"run_dir={tmp_path / 'run'}", *words, seeds])
+    run = Run(config.run_dir)
+    write_table(run.path("corpus", "items.parquet"), pa.table({"item_id": range(20)}))
+    # Sample i has reward i / 4; the seeds select {0, 1} or {2, 3}, and the latter train better.
+    features = Features(
+        sample_id=np.arange(4),
+        mean_reward=np.arange(4) / 4,
+        rollouts=np.full(4, 4),
+        hits=np.full(4, 2),
+        screened=np.zeros(4, bool),
+    )
+    monkeypatch.setattr(compare_diagnostics, "load_features", lambda *_, **__: features)
+    planned = contenders(config, folder=run.path("comparison"))
+    for trial in planned:
+        good = trial.config.seed % 2
+        ids, test = ([2, 3], [1, 1]) if good else ([0, 1], [11, 11])
+        finished_trial(run, trial, ids=ids, valid=[0.1, 0.2], test=test)
+    found = {name: one for name, _, one in compare_diagnostics.utility(run, config, planned)}
+    assert found["mean reward, equal steps"].correlation == pytest.approx(1.0)
+    assert found["mean reward, equal steps"].runs == 10
+    assert compare_diagnostics.utility(run, config, planned[:9]) == []
+
+
+def test_a_state_of_other_trials_is_not_gone_on_with(tmp_path):
+    (tmp_path / "tuner.pkl").touch()
+    (tmp_path / "experiment_state-1.json").write_text('{"trial_data": []}')
+    write_json(tmp_path / PLANNED, ["a", "b"])
+    assert _restorable(tmp_path, ["a", "b"])
+    assert not _restorable(tmp_path, ["a", "b", "c"])
+    (tmp_path / PLANNED).unlink()
+    assert not _restorable(tmp_path, ["a", "b"])
 
 
 def test_a_failed_trial_has_its_cause_and_no_quality(compared):
@@ -168,6 +231,10 @@ def test_killed_and_gone_on_with(undisturbed, tmp_path):
     assert quality(killed) == quality(whole)
     assert all(row["gain_dropped"] is not None for row in quality(whole) if row["trial"] != FULL)
     assert "compare: finished before, skipped" in finish(killed, *COMPARE)
+
+    assert "compare: finished before, skipped" in finish(
+        killed, *COMPARE, "compare.methods=[minirec, random]"
+    )
 
     more = "compare.methods=[random, minirec, top_reward]"
     finish(killed, *COMPARE, more)

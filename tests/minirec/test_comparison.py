@@ -122,10 +122,12 @@ def test_the_page_has_every_row_and_escapes():
         races=[found],
         rows=rows,
         reach=0.95,
+        samples=300,
         overlap=[(30, {("<i>", "<i>"): None, ("<i>", "b"): 0.5, ("b", "<i>"): 0.5, ("b", "b"): 1})],
         foretold=[("value", 30, Foretold(0.5, -0.25, 0.75, 32))],
     )
     assert '<th scope="row">&lt;i&gt;</th><td>–</td><td>50%</td>' in page
+    assert "Random ones share 10% on average." in page
     assert "<td>+0.50</td><td>-0.25 to +0.75</td><td>32</td>" in page
     assert "<td>0.5000</td><td>0.2500</td><td>–</td>" in page  # dead groups and gains
     assert "<script>" not in page and "&lt;script&gt;" in page
@@ -174,6 +176,12 @@ def test_epochs_make_a_table_of_their_own():
 def test_nothing_to_compare_is_one_sentence():
     with pytest.raises(ConfigError, match="give compare.methods"):
         compared()
+
+
+def test_only_minirec_goes_on_with_the_proxy():
+    found = compared("compare.methods=[random, paper, minirec]", "training.start=proxy")
+    starts = {trial.method: trial.config.training.start for trial in found}
+    assert starts == {"full": "base", "random": "base", "paper": "base", "minirec": "proxy"}
 
 
 def test_trials_rank_samples_of_train_too():
