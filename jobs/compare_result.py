@@ -169,7 +169,7 @@ def _print(one: Race, config: Config) -> None:
         padding=0,
     )
     table.add_column("method")
-    columns = ["samples", "NDCG", "95%", *(f"-{name}" for name in one.references)]
+    columns = ["kept", "NDCG", "95%", *(f"-{name}" for name in one.references)]
     for name in [*columns, "rollouts", "seconds"]:  # a row fits into 80 columns
         table.add_column(name, justify="right")
     for place in one.places:

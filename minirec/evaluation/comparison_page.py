@@ -76,14 +76,16 @@ def headings(references: Sequence[str]) -> list[str]:
 def cells(place: Place, references: Sequence[str]) -> list[str]:
     """A row of the table: quality, differences (* where p after Holm is below 0.05), cost."""
     s = place.standing
-    cost = [_share(place, place.share_rollouts), _share(place, place.share_seconds)]
+    all_seeds = place.reached in (0, place.seeds)
+    seeds = "" if all_seeds else f" ({place.reached}/{place.seeds})"
     return [
         place.method,
         f"{place.samples:,}",
         f"{s.mean:.3f}",
         f"{s.low:.3f}-{s.high:.3f}",
         *(_difference(place.differences[name]) for name in references),
-        *cost,
+        _share(place.share_rollouts) + seeds,
+        _share(place.share_seconds),
     ]
 
 
@@ -91,11 +93,8 @@ def _difference(d: Difference | None) -> str:
     return "" if d is None else f"{d.mean:+.3f}{'*' if d.p_holm < 0.05 else ' '}"
 
 
-def _share(place: Place, share: float | None) -> str:
-    if share is None:
-        return "-"
-    seeds = "" if place.reached == place.seeds else f" ({place.reached}/{place.seeds})"
-    return f"{share:.0%}{seeds}"
+def _share(share: float | None) -> str:
+    return "-" if share is None else f"{share:.0%}"
 
 
 def _plots(race: Race) -> list[str]:
