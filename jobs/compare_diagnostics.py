@@ -110,7 +110,8 @@ def utility(
 
 def _scores(run: Run, config: Config) -> tuple[Ids, dict[str, NDArray[np.float64]]]:
     """sample_ids in rising order, and the scores of both presets by name."""
-    features = load_features(run, lora=any(run.path("gradients").glob("part-*.parquet")))
+    lora = any(run.path("gradients").glob("part-*.parquet"))
+    features = load_features(run, config.scoring, lora=lora)
     items = read_table(run.path("corpus", "items.parquet"), ["item_id"]).num_rows
     chance = chance_level(items, cutoff=config.reward.cutoff)
     scores = {"mean reward": features.mean_reward}

@@ -30,13 +30,14 @@ def plan(config: Config, *, again: bool = False) -> list[Row]:
     rows += _training_rows("proxy", config, config.proxy.training, config.proxy.samples)
     if samples:
         check(config, samples)
-        rollouts = samples * (config.scoring.stages[-1] + 1)
+        scored = config.scoring.count(samples)
+        rollouts = scored * (config.scoring.stages[-1] + 1)
         budget = config.selection.count(samples)
         rows += [
             ("score", _rollouts_of(config.scoring), f"{about}{rollouts:,} {_each(config.scoring)}"),
-            *([] if again else _rollouts_made(Run(config.run_dir), samples)),
+            *([] if again else _rollouts_made(Run(config.run_dir), scored)),
             ("score", "tokens, at most", f"{about}{rollouts * config.rollout.max_new_tokens:,}"),
-            ("score", "shards", f"{about}{math.ceil(samples / config.scoring.shard_size):,}"),
+            ("score", "shards", f"{about}{math.ceil(scored / config.scoring.shard_size):,}"),
             *_gradient_rows(config),
             ("select", "budget", f"{about}{budget:,} in {_groups(config)}"),
         ]
@@ -46,19 +47,29 @@ def plan(config: Config, *, again: bool = False) -> list[Row]:
 
 
 def check(config: Config, samples: int) -> None:
-    """Refuse a budget above the corpus and more groups than samples.
+    """Refuse a budget above the samples, more groups than samples, an order without rewards.
 
     Raises:
-        ConfigError: with both numbers.
+        ConfigError: with the numbers.
     """
-    budget = config.selection.count(samples)
-    if budget > samples:
+    s = config.selection
+    budget, scored = s.count(samples), config.scoring.count(samples)
+    if s.method == "full":
+        if scored < samples and s.curriculum != "shuffled":
+            raise ConfigError(
+                f"selection.curriculum {s.curriculum} orders by reward, which is known of {scored} "
+                f"of {samples} training samples (scoring.samples); write "
+                f"selection.curriculum=shuffled"
+            )
+    elif budget > scored:
+        fewer = "scored " if scored < samples else ""
         raise ConfigError(
-            f"selection.budget {budget} exceeds the {samples} training samples; lower the budget"
+            f"selection.budget {budget} exceeds the {scored} {fewer}training samples; lower the "
+            f"budget{' or raise scoring.samples' if fewer else ''}"
         )
-    if config.selection.curriculum == "grouped" and config.selection.groups > budget:
+    if s.curriculum == "grouped" and s.groups > budget:
         raise ConfigError(
-            f"selection.groups {config.selection.groups} exceeds the budget of {budget} samples; "
+            f"selection.groups {s.groups} exceeds the budget of {budget} samples; "
             f"lower groups or raise selection.budget"
         )
 

@@ -179,7 +179,8 @@ class _Hours:
         }
 
     def _scoring(self) -> dict[str, float]:
-        scoring, samples = self.config.scoring, self.corpus.train
+        scoring = self.config.scoring
+        samples = scoring.count(self.corpus.train)
         rollouts = samples * (scoring.stages[-1] + 1)  # and a greedy one
         tokens = rollouts * self._length + self._item_tokens
         gpus = self.use.scorers * (self.use.scorer_gpus or 1)

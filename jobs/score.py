@@ -51,6 +51,7 @@ def score(run: Run, config: Config, session: Session) -> bool:
             item_table="features/item_table.npy",
             adapter=run.path("proxy", "adapter"),
             scoring=config.scoring,
+            limit=_limit(run, config),
         )
         score_shards([spec], config, session.allocation, label="score", say=run.say)
         found = savings(
@@ -60,6 +61,9 @@ def score(run: Run, config: Config, session: Session) -> bool:
             band=config.scoring.screen_band,
         )
         cost.rollouts, cost.generated_tokens = found.rollouts, found.tokens
+        if spec.limit is not None:
+            cost.extra = {"samples": found.samples}
+            run.say(f"score: {found.samples:,} samples, drawn at random from the train split")
         if found.rollouts < found.full:
             run.say(f"score: {found.sentence()}")
 
@@ -92,7 +96,16 @@ def _settings(scoring: ScoringConfig) -> dict[str, Any]:
         settings |= {"control": scoring.control}
     if len(scoring.stages) > 1:
         settings["doubt"] = scoring.doubt
+    if scoring.samples is not None:
+        settings["samples"] = scoring.samples
     return settings
+
+
+def _limit(run: Run, config: Config) -> int | None:
+    """How many train samples are scored; None: all."""
+    if config.scoring.samples is None:
+        return None
+    return config.scoring.count(count_samples(run.path("corpus"), "train"))
 
 
 def _items(run: Run) -> int:

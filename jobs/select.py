@@ -11,14 +11,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from jobs.gradients import gradient_inputs
+from jobs.plan import check
 from minirec.artifacts import Cost, Run, read_array, read_table, write_table
-from minirec.config import Config, SelectionConfig
+from minirec.config import Config, ScoringConfig, SelectionConfig
 from minirec.corpus import schema
 from minirec.errors import ArtifactError
-from minirec.selection.diversity import maxmin
+from minirec.selection.diversity import MaxMin, maxmin
 from minirec.selection.features import Features
 from minirec.selection.learnability import chance_level
-from minirec.selection.pipeline import Diversity, ordered, pick, score_samples
+from minirec.selection.pipeline import Diversity, ordered, pick, score_samples, with_unscored
 from minirec.selection.summary import summary
 from minirec.selection.tables import read_features
 
@@ -62,8 +63,12 @@ def _body(run: Run, config: Config, cost: Cost, diversity: Diversity) -> None:
     def say(line: str) -> None:
         run.say(f"select: {line}")
 
-    settings = config.selection
-    features = load_features(run, lora=settings.needs_lora_gradients)
+    train = _train_ids(run)
+    check(config, len(train))
+    # The budget is a share of the corpus, not of what is scored of it.
+    budget = config.selection.count(len(train))
+    settings = config.selection.model_copy(update={"budget": budget})
+    features = load_features(run, config.scoring, lora=settings.needs_lora_gradients)
     items = read_table(run.path("corpus", "items.parquet"), ["item_id"]).num_rows
     chance = chance_level(items, cutoff=config.reward.cutoff)
     say(f"chance level {chance!r}, the NDCG of a policy that knows nothing")
@@ -78,35 +83,47 @@ def _body(run: Run, config: Config, cost: Cost, diversity: Diversity) -> None:
         diversity=diversity,
     )
     write_table(run.path("scores.parquet"), pa.table(scores, schema=schema.SCORES))
-    write_table(run.path("selection.parquet"), ordered(scores, picks, settings, seed=config.seed))
-    cost.extra = {"samples": len(features), "pool": len(pool), "selected": len(picks.indices)}
     for line in summary(features, scores, picks.indices, pool):
         say(line)
-    _say_planted(run, features.sample_id, picks.indices)
+    if settings.method == "full":
+        scores = with_unscored(scores, train)
+        picks = MaxMin(np.arange(len(train)), np.full(len(train), np.nan))
+    selection = ordered(scores, picks, settings, seed=config.seed)
+    write_table(run.path("selection.parquet"), selection)
+    cost.extra = {"samples": len(features), "pool": len(pool), "selected": len(picks.indices)}
+    _say_planted(run, train, selection["sample_id"].to_numpy())
 
 
-def load_features(run: Run, *, lora: bool = False) -> Features:
+def _train_ids(run: Run) -> NDArray[np.int64]:
+    """sample_ids of the train split, rising."""
+    path = run.path("corpus", "train.parquet")
+    return np.sort(read_table(path, ["sample_id"])["sample_id"].to_numpy())
+
+
+def load_features(run: Run, scoring: ScoringConfig, *, lora: bool = False) -> Features:
     """All feature shards, sorted by sample_id and complete.
 
     Args:
         run: a run whose samples are scored.
+        scoring: its settings.
         lora: take projected LoRA gradients, not those of the head.
 
     Raises:
         ArtifactError: no shard, a bad value, a sample twice, other samples than in
-            ``train.parquet``, or no LoRA gradients.
+            ``train.parquet``, more or fewer than the settings have scored, or no LoRA gradients.
     """
     folder = run.path("features")
     if not any(folder.glob("part-*.parquet")):
         raise ArtifactError(f"{folder} holds no part; run `minirec score` first")
     features = read_features(folder)
-    ids = features.sample_id
-    train = np.sort(read_table(run.path("corpus", "train.parquet"))["sample_id"].to_numpy())
-    if not np.array_equal(ids, train):
-        odd = np.setxor1d(ids, train)
+    ids, train = features.sample_id, _train_ids(run)
+    wanted = scoring.count(len(train))
+    odd = np.setdiff1d(ids, train)
+    if len(ids) != wanted or len(odd):
+        unknown = f", {len(odd)} of them unknown, first sample {odd[0]}" if len(odd) else ""
         raise ArtifactError(
-            f"{folder} has {len(ids)} samples and train.parquet {len(train)}; they "
-            f"differ in {len(odd)}, first sample {odd[0]}; run `minirec score --overwrite`"
+            f"{folder} has {len(ids)} samples{unknown}; expected {wanted} of the {len(train)} in "
+            f"train.parquet; run `minirec score --overwrite`"
         )
     return _with_lora(run, features) if lora else features
 
@@ -135,10 +152,10 @@ def _with_lora(run: Run, features: Features) -> Features:
     return replace(features, lora_gradient=gradient, validation_gradient=validation)
 
 
-def _say_planted(run: Run, ids: NDArray[np.int64], chosen: NDArray[np.int64]) -> None:
+def _say_planted(run: Run, corpus: NDArray[np.int64], chosen: NDArray[np.int64]) -> None:
     truth = run.path("corpus", "truth.parquet")
     if truth.exists():
-        for label, before, after in planted_shares(read_table(truth), ids, ids[chosen]):
+        for label, before, after in planted_shares(read_table(truth), corpus, chosen):
             run.say(
                 f"select: planted {label}: {before:.1%} of the corpus, {after:.1%} of the selection"
             )

@@ -15,7 +15,8 @@ from minirec.sweep import Trial
 FULL = "full"
 EQUAL_STEPS, EQUAL_EPOCHS = "steps", "epochs"
 FREE = {"random", FULL}
-"""Methods that look at no reward: nothing is charged to them but their own training."""
+"""Methods that look at no reward: nothing is charged to them but their own training, for which
+their samples are shuffled."""
 PRESETS = ("minirec", "paper")
 
 
@@ -57,6 +58,7 @@ def contenders(config: Config, *, folder: Path) -> list[Contender]:
             setting = f"{method}_{table}_budget-{budget}"
             values = {
                 **selection_of(method),
+                **({"selection.curriculum": "shuffled"} if method in FREE else {}),
                 "training.start": config.training.start if method == "minirec" else "base",
                 "selection.budget": budget,
                 "training.steps": length if table == EQUAL_STEPS else None,
@@ -72,7 +74,7 @@ def selection_of(method: str) -> dict[str, Any]:
     """Dotted settings of the selection that a method stands for.
 
     The paper's selection is that of its preset; a baseline chooses, and is trained in the order
-    of the config, as ours is.
+    of the config, as ours is, unless it is one of `FREE`.
     """
     if method in PRESETS:
         values = preset_values(method)["selection"]
@@ -83,6 +85,7 @@ def selection_of(method: str) -> dict[str, Any]:
 def _full(config: Config, seed: int, folder: Path) -> Contender:
     values = {
         "selection.method": FULL,
+        "selection.curriculum": "shuffled",
         "training.start": "base",
         "training.steps": config.compare.full_steps,
         "training.patience": config.compare.patience,

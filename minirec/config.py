@@ -164,9 +164,34 @@ class ProxyConfig(Section):
     training: ProxyTrainingConfig = ProxyTrainingConfig()
 
 
+def _share_or_count(name: str, value: Any) -> Any:
+    """A number of samples, or a share of the corpus below 1, as it was written."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(
+            f"{name} {value!r} is neither a number of samples nor a share below 1; write 500, "
+            f"or 0.1 for a tenth of the corpus"
+        )
+    if isinstance(value, float) and value >= 1:
+        raise ValueError(
+            f"{name} {value} is neither a share below 1 nor a whole number of samples; "
+            f"write {int(value)}, or 0.5 for half the corpus"
+        )
+    return value
+
+
+def _count(value: int | float, samples: int) -> int:
+    return value if isinstance(value, int) else max(1, round(value * samples))
+
+
 class ScoringConfig(Section):
     """Rollouts, rewards and head features of the train split."""
 
+    samples: int | float | None = Field(
+        None,
+        gt=0,
+        description="samples (1, 2, ...) or share of the corpus (below 1) that is scored, drawn "
+        "at random; null: all",
+    )
     rollouts: PositiveInt | tuple[PositiveInt, PositiveInt] = Field(
         4, description="rollouts per sample, G; [2, 4]: two first, up to four where in doubt"
     )
@@ -191,6 +216,11 @@ class ScoringConfig(Section):
     validation_samples: int = Field(
         256, ge=0, description="validation samples whose mean gradient `less` compares with"
     )
+
+    @field_validator("samples", mode="before")
+    @classmethod
+    def _samples(cls, samples: Any) -> Any:
+        return None if samples is None else _share_or_count("samples", samples)
 
     @field_validator("rollouts", mode="before")
     @classmethod
@@ -223,6 +253,10 @@ class ScoringConfig(Section):
     def stages(self) -> tuple[int, ...]:
         """Rollouts of a sample after each stage, rising."""
         return self.rollouts if isinstance(self.rollouts, tuple) else (self.rollouts,)
+
+    def count(self, samples: int) -> int:
+        """Samples that are scored of a corpus of `samples`."""
+        return samples if self.samples is None else min(samples, _count(self.samples, samples))
 
 
 class SelectionConfig(Section):
@@ -264,17 +298,7 @@ class SelectionConfig(Section):
     @field_validator("budget", mode="before")
     @classmethod
     def _budget(cls, budget: Any) -> Any:
-        if isinstance(budget, bool) or not isinstance(budget, (int, float)):
-            raise ValueError(
-                f"budget {budget!r} is neither a number of samples nor a share below 1; write 500, "
-                f"or 0.1 for a tenth of the corpus"
-            )
-        if isinstance(budget, float) and budget >= 1:
-            raise ValueError(
-                f"budget {budget} is neither a share below 1 nor a whole number of samples; "
-                f"write {int(budget)}, or 0.5 for half the corpus"
-            )
-        return budget
+        return _share_or_count("budget", budget)
 
     @property
     def needs_lora_gradients(self) -> bool:
@@ -283,11 +307,7 @@ class SelectionConfig(Section):
 
     def count(self, samples: int) -> int:
         """Samples that are chosen from a corpus of `samples`; `full` takes all of them."""
-        if self.method == "full":
-            return samples
-        if isinstance(self.budget, int):
-            return self.budget
-        return max(1, round(self.budget * samples))
+        return samples if self.method == "full" else _count(self.budget, samples)
 
 
 class EvaluationConfig(Section):

@@ -141,6 +141,17 @@ def ordered(scores: Scores, picks: MaxMin, settings: SelectionConfig, *, seed: i
     )
 
 
+def with_unscored(scores: Scores, sample_id: NDArray[np.int64]) -> Scores:
+    """The scores of N ascending samples, NaN for those that have none."""
+    rows = np.searchsorted(sample_id, scores["sample_id"])
+    found: Scores = {"sample_id": sample_id}
+    for name, values in scores.items():
+        if name != "sample_id":
+            found[name] = np.full(len(sample_id), np.nan)
+            found[name][rows] = values
+    return found
+
+
 def _gaussian(features: Features, reward: Floats, settings: SelectionConfig) -> Floats:
     return learnability.gaussian(reward, mu=settings.mu, sigma=settings.sigma)
 
@@ -210,7 +221,7 @@ def _pool(settings: SelectionConfig, lift: Floats, *, say: Say) -> NDArray[np.in
     budget = settings.count(count)
     if budget > count:
         raise ConfigError(
-            f"selection.budget {budget} exceeds the {count} samples of the corpus; lower it"
+            f"selection.budget {budget} exceeds the {count} samples with scores; lower it"
         )
     if settings.curriculum == "grouped" and settings.groups > budget:
         raise ConfigError(

@@ -190,7 +190,7 @@ def test_a_budget_above_the_samples_with_enough_lift_takes_the_next_best(tmp_pat
     assert any(
         "of 160 samples reach selection.min_lift 0.4; the budget is filled" in s for s in said
     )
-    features = load_features(run)
+    features = load_features(run, Config().scoring)
     ndcg = features.mean_ndcg
     best = features.sample_id[np.argsort(-ndcg, kind="stable")[:100]]
     chosen = read_table(run.path("selection.parquet"))["sample_id"].to_pylist()
@@ -200,7 +200,7 @@ def test_a_budget_above_the_samples_with_enough_lift_takes_the_next_best(tmp_pat
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"budget": 161}, "budget 161 exceeds the 160 samples"),
+        ({"budget": 161}, "budget 161 exceeds the 160 training samples"),
         ({"budget": 3}, "groups 4 exceeds the 3 selected"),
     ],
 )

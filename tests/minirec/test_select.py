@@ -29,7 +29,7 @@ def write_gradients(run: Run, gradient: np.ndarray, goal: np.ndarray) -> None:
 
 
 def test_hits_are_those_of_the_shards(tmp_path):
-    found = load_features(make_run(tmp_path / "run"))
+    found = load_features(make_run(tmp_path / "run"), Config().scoring)
     assert set(found.rollouts.tolist()) == {4} and not found.screened.any()
     # The shards of `make_run` count NDCG above 0.4.
     ndcg = np.stack(read_table(tmp_path / "run/features/part-00001.parquet")["ndcg"].to_numpy())
@@ -55,7 +55,7 @@ def test_shards_of_a_screened_run(tmp_path):
         }.items():
             table = table.set_column(table.schema.get_field_index(name), name, values)
         write_table(path, table)
-    found = load_features(run)
+    found = load_features(run, Config().scoring)
     assert found.screened.tolist() == [False, True] * (SAMPLES // 2)
     assert set(found.mean_reward[1::2]) == {0.125} and set(found.mean_ndcg[1::2]) == {0.25}
     assert found.rollouts.tolist() == [4, 0] * (SAMPLES // 2)
