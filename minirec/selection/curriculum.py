@@ -61,14 +61,9 @@ def hard_to_easy(
 def shuffled(
     sample_ids: ArrayLike, *, mean_reward: ArrayLike, groups: int = 1, seed: int = 42
 ) -> Ids:
-    """Shuffled only: the control without a curriculum; `groups` is not used."""
+    """Shuffled only: the control without a curriculum; neither rewards nor `groups` are used."""
     ids = unique("sample_ids", sample_ids)
-    return grouped(
-        ids,
-        mean_reward=np.zeros_like(finite("mean_reward", mean_reward, rows=len(ids))),
-        groups=1,
-        seed=seed,
-    )
+    return grouped(ids, mean_reward=np.zeros(len(ids)), groups=1, seed=seed)
 
 
 def group_numbers(count: int, *, groups: int) -> NDArray[np.int32]:

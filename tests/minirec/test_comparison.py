@@ -184,5 +184,16 @@ def test_only_minirec_goes_on_with_the_proxy():
     assert starts == {"full": "base", "random": "base", "paper": "base", "minirec": "proxy"}
 
 
+def test_what_is_charged_no_reward_is_not_ordered_by_it():
+    found = compared("compare.methods=[random, top_reward, paper]")
+    order = {trial.method: trial.config.selection.curriculum for trial in found}
+    assert order == {
+        "full": "shuffled",
+        "random": "shuffled",
+        "top_reward": "grouped",
+        "paper": "grouped",
+    }
+
+
 def test_trials_rank_samples_of_train_too():
     assert compared("compare.methods=[random]")[0].config.evaluation.train_samples == 256

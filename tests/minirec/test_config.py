@@ -100,6 +100,15 @@ def test_budget_counts_and_shares():
     assert selection(0.0001).count(1000) == 1
 
 
+def test_a_part_of_the_corpus_is_scored():
+    def scored(samples):
+        return settings.load(None, [f"scoring.samples={samples}"]).scoring.count(1000)
+
+    assert [scored(s) for s in ("null", 100, 2000, 0.25)] == [1000, 100, 1000, 250]
+    with pytest.raises(ConfigError, match=r"scoring.samples: samples 1.0 .* or 0.5 for half"):
+        scored(1.0)
+
+
 def test_config_loads_neither_torch_nor_ray():
     code = "import sys, minirec.config; print(*{'torch', 'ray', 'transformers'} & set(sys.modules))"
     result = subprocess.run(

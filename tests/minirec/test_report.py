@@ -201,7 +201,7 @@ def test_a_budget_above_the_samples_with_enough_lift_takes_the_next_best(tmp_pat
     ("settings", "message"),
     [
         ({"budget": 161}, "budget 161 exceeds the 160 training samples"),
-        ({"budget": 3}, "groups 4 exceeds the 3 selected"),
+        ({"budget": 3}, "groups 4 exceeds the budget of 3 samples"),
     ],
 )
 def test_select_refuses_impossible_settings(tmp_path, settings, message):
@@ -216,7 +216,7 @@ def test_select_refuses_missing_and_doubled_samples(tmp_path):
     part = run.path("features", "part-00001.parquet")
     whole = part.read_bytes()
     part.unlink()
-    with pytest.raises(ArtifactError, match="80 samples and train.parquet 160"):
+    with pytest.raises(ArtifactError, match="80 samples; expected 160 of the 160 in"):
         select(run, config())
     part.write_bytes(whole)
     run.path("features", "part-00002.parquet").write_bytes(whole)

@@ -10,8 +10,8 @@ from test_report import SAMPLES, config, make_run
 from jobs.select import load_features, select
 from jobs.select_table import select_table
 from minirec.artifacts import Run, read_table, write_table
-from minirec.config import Config
-from minirec.errors import ArtifactError
+from minirec.config import Config, ScoringConfig
+from minirec.errors import ArtifactError, ConfigError
 from minirec.selection.learnability import chance_level
 
 
@@ -63,6 +63,43 @@ def test_shards_of_a_screened_run(tmp_path):
     run.say = said.append
     select(run, config(budget=20, learnability="hit_variance"))
     assert any("screened and not rolled out: 50% of all" in line for line in said)
+
+
+def test_of_a_corpus_that_is_scored_in_part(tmp_path):
+    """60 of 160 samples: the budget is a share of the corpus, and only scored ones are chosen."""
+    run = make_run(tmp_path / "run")
+    part = run.path("features", "part-00001.parquet")
+    write_table(part, read_table(part).slice(20))
+    run.path("features", "part-00000.parquet").unlink()
+    partly = ScoringConfig(samples=60)
+    scored = load_features(run, partly).sample_id.tolist()
+    assert scored == list(range(40, 160, 2))
+    settings = config(budget=0.25).model_copy(update={"scoring": partly})
+    select(run, settings)
+    chosen = read_table(run.path("selection.parquet"))["sample_id"].to_pylist()
+    assert len(chosen) == 40 and set(chosen) <= set(scored)
+    assert read_table(run.path("scores.parquet"))["sample_id"].to_pylist() == scored
+
+    full = config(method="full", curriculum="shuffled").model_copy(update={"scoring": partly})
+    select(Run(run.root, overwrite=True, say=lambda _: None), full)
+    table = read_table(run.path("selection.parquet")).to_pandas().set_index("sample_id")
+    assert sorted(table.index) == list(range(0, 2 * SAMPLES, 2))
+    assert table["value"].notna()[scored].all() and table["value"].notna().sum() == 60
+
+
+@pytest.mark.parametrize(
+    ("selection", "scoring", "error", "message"),
+    [
+        ({"budget": 61}, 60, ConfigError, "budget 61 exceeds the 60 scored training samples"),
+        ({"method": "full"}, 60, ConfigError, "grouped orders by reward, which is known of 60 of"),
+        ({}, 0.5, ArtifactError, "has 160 samples; expected 80 of the 160 in train.parquet"),
+    ],
+)
+def test_scores_that_do_not_fit_the_settings(tmp_path, selection, scoring, error, message):
+    run = make_run(tmp_path / "run")
+    partly = {"scoring": ScoringConfig(samples=scoring)}
+    with pytest.raises(error, match=message):
+        select(run, config(**selection).model_copy(update=partly))
 
 
 def test_lora_gradients_are_read_where_the_settings_ask(tmp_path):
