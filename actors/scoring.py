@@ -75,7 +75,9 @@ class ScoringSpec:
         """Rows of the split's file, which holds `samples`, that are scored; rising."""
         if self.limit is None or self.limit >= samples:
             return range(samples)
-        draw = random.Random(seed_of(self.seed, self.split, "limit"))
+        # Samples that are ranked are drawn apart from those that may be selected.
+        word = "limit" if self.scoring is None else "scored"
+        draw = random.Random(seed_of(self.seed, self.split, word))
         return sorted(draw.sample(range(samples), self.limit))
 
     def part(self, shard: int) -> Path:

@@ -12,7 +12,7 @@ from jobs.sweep import trial_of
 from jobs.train import rollout_settings, without_runtime
 from jobs.tuning import forget, run_trials
 from minirec.artifacts import Cost, Run, read_json
-from minirec.comparison import contenders
+from minirec.comparison import FREE_ORDER, contenders
 from minirec.config import Config
 from minirec.errors import EngineError
 from minirec.settings import changed
@@ -89,6 +89,7 @@ def _settings(config: Config) -> dict[str, Any]:
     """What the trials depend on; not which there are, or how many work at a time."""
     return {
         "seed": config.seed,
+        "order_of_free": FREE_ORDER,
         "compare": config.compare.model_dump(mode="json", exclude=GRID | {"max_concurrent"}),
         "selection": config.selection.model_dump(mode="json", exclude={"shards"}),
         "training": without_runtime(config.training.model_dump(mode="json")),

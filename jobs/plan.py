@@ -35,7 +35,7 @@ def plan(config: Config, *, again: bool = False) -> list[Row]:
         budget = config.selection.count(samples)
         rows += [
             ("score", _rollouts_of(config.scoring), f"{about}{rollouts:,} {_each(config.scoring)}"),
-            *([] if again else _rollouts_made(Run(config.run_dir), scored)),
+            *([] if again else _rollouts_made(Run(config.run_dir), samples)),
             ("score", "tokens, at most", f"{about}{rollouts * config.rollout.max_new_tokens:,}"),
             ("score", "shards", f"{about}{math.ceil(scored / config.scoring.shard_size):,}"),
             *_gradient_rows(config),
@@ -103,7 +103,8 @@ def _rollouts_made(run: Run, samples: int) -> list[Row]:
     if record is None:
         return []
     setting = record["settings"]["scoring.rollouts"]
-    full = samples * (1 + (setting[-1] if isinstance(setting, list) else setting))
+    scored = ScoringConfig(samples=record["settings"].get("scoring.samples")).count(samples)
+    full = scored * (1 + (setting[-1] if isinstance(setting, list) else setting))
     made = sum(row["rollouts"] for row in run.costs() if row["stage"] == "score")
     return [("score", "rollouts made", f"{made:,} of {full:,}")] if made < full else []
 

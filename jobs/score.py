@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 def score(run: Run, config: Config, session: Session) -> bool:
-    """Rollouts, rewards and head features of every training sample -> features/part-*.parquet."""
+    """Rollouts, rewards and head features of training samples -> features/part-*.parquet."""
 
     def body(cost: Cost) -> None:
         if not any(run.path("features").glob("part-*.parquet")):
@@ -61,9 +61,10 @@ def score(run: Run, config: Config, session: Session) -> bool:
             band=config.scoring.screen_band,
         )
         cost.rollouts, cost.generated_tokens = found.rollouts, found.tokens
-        if spec.limit is not None:
+        samples = count_samples(run.path("corpus"), "train")
+        if found.samples < samples:
             cost.extra = {"samples": found.samples}
-            run.say(f"score: {found.samples:,} samples, drawn at random from the train split")
+            run.say(f"score: {found.samples:,} of {samples:,} training samples, drawn at random")
         if found.rollouts < found.full:
             run.say(f"score: {found.sentence()}")
 

@@ -83,6 +83,8 @@ def _body(run: Run, config: Config, cost: Cost, diversity: Diversity) -> None:
         diversity=diversity,
     )
     write_table(run.path("scores.parquet"), pa.table(scores, schema=schema.SCORES))
+    if len(features) < len(train):
+        say(f"{len(features):,} of {len(train):,} training samples are scored, and told of here")
     for line in summary(features, scores, picks.indices, pool):
         say(line)
     if settings.method == "full":
@@ -90,7 +92,7 @@ def _body(run: Run, config: Config, cost: Cost, diversity: Diversity) -> None:
         picks = MaxMin(np.arange(len(train)), np.full(len(train), np.nan))
     selection = ordered(scores, picks, settings, seed=config.seed)
     write_table(run.path("selection.parquet"), selection)
-    cost.extra = {"samples": len(features), "pool": len(pool), "selected": len(picks.indices)}
+    cost.extra = {"samples": len(features), "pool": len(pool), "selected": selection.num_rows}
     _say_planted(run, train, selection["sample_id"].to_numpy())
 
 

@@ -15,8 +15,9 @@ from minirec.sweep import Trial
 FULL = "full"
 EQUAL_STEPS, EQUAL_EPOCHS = "steps", "epochs"
 FREE = {"random", FULL}
-"""Methods that look at no reward: nothing is charged to them but their own training, for which
-their samples are shuffled."""
+"""Methods that look at no reward: nothing is charged to them but their own training."""
+FREE_ORDER = "shuffled"
+"""Their curriculum, for the same reason."""
 PRESETS = ("minirec", "paper")
 
 
@@ -58,7 +59,7 @@ def contenders(config: Config, *, folder: Path) -> list[Contender]:
             setting = f"{method}_{table}_budget-{budget}"
             values = {
                 **selection_of(method),
-                **({"selection.curriculum": "shuffled"} if method in FREE else {}),
+                **({"selection.curriculum": FREE_ORDER} if method in FREE else {}),
                 "training.start": config.training.start if method == "minirec" else "base",
                 "selection.budget": budget,
                 "training.steps": length if table == EQUAL_STEPS else None,
@@ -85,7 +86,7 @@ def selection_of(method: str) -> dict[str, Any]:
 def _full(config: Config, seed: int, folder: Path) -> Contender:
     values = {
         "selection.method": FULL,
-        "selection.curriculum": "shuffled",
+        "selection.curriculum": FREE_ORDER,
         "training.start": "base",
         "training.steps": config.compare.full_steps,
         "training.patience": config.compare.patience,

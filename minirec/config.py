@@ -220,6 +220,8 @@ class ScoringConfig(Section):
     @field_validator("samples", mode="before")
     @classmethod
     def _samples(cls, samples: Any) -> Any:
+        if samples == 1 and isinstance(samples, float):
+            raise ValueError("samples 1.0 is no share below 1; write null for the whole corpus")
         return None if samples is None else _share_or_count("samples", samples)
 
     @field_validator("rollouts", mode="before")
@@ -347,6 +349,12 @@ class Config(Section):
             raise ValueError(
                 "selection.method less compares with validation gradients; set "
                 "scoring.validation_samples above 0"
+            )
+        budget, scored = self.selection.budget, self.scoring.samples
+        if type(budget) is type(scored) and budget > scored and self.selection.method != "full":
+            raise ValueError(
+                f"selection.budget {budget} exceeds scoring.samples {scored}, of which it is "
+                f"chosen; lower the one or raise the other"
             )
         both = {"training": self.training, "proxy.training": self.proxy.training}
         for name, training in both.items():

@@ -76,7 +76,7 @@ def render(run_root: Path) -> str:
         listed=listed(tables, data, selection),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        planted=_planted(data, tables["labels"]),
+        planted=_planted(tables),
         costs=costs,
         charged=_charged(costs),
         sides=_sides(root, config),
@@ -141,9 +141,10 @@ def _facts(
         if split in splits
     ]
     return {
-        "samples": len(data),
-        "kept": int(kept.sum()),
-        "share": float(kept.mean()),
+        "samples": len(tables["train"]),
+        "scored": len(data),
+        "kept": len(tables["selection"]),
+        "share": len(tables["selection"]) / len(tables["train"]),
         "dead": float(dead.mean()),
         "dead_kept": float(dead[kept].mean()),
         "chance": tables["chance"],
@@ -214,16 +215,18 @@ def _breakdown(evaluation: dict[str, Any]) -> dict[str, Any]:
     return {"policies": [POLICIES.get(n, n) for n in names], "rows": [r for r in rows if r[1]]}
 
 
-def _planted(data: pd.DataFrame, labels: dict[int, str]) -> list[dict[str, Any]]:
+def _planted(tables: dict[str, Any]) -> list[dict[str, Any]]:
+    labels, corpus = tables["labels"], tables["train"].index
     if not labels:
         return []
-    label = pd.Series([labels.get(int(i), "unlabelled") for i in data.index], index=data.index)
+    label = pd.Series([labels.get(int(i), "unlabelled") for i in corpus], index=corpus)
+    kept = corpus.isin(tables["selection"]["sample_id"])
     return [
         {
             "label": name,
             "count": int((label == name).sum()),
             "corpus": float((label == name).mean()),
-            "selection": float((label[data["kept"]] == name).mean()),
+            "selection": float((label[kept] == name).mean()),
         }
         for name in sorted(label.unique())
     ]

@@ -86,6 +86,15 @@ def scorer(tmp_path_factory):
     )
 
 
+def test_what_is_scored_and_what_is_ranked_are_drawn_apart(scorer):
+    """Else samples that are ranked to judge a selection would be those it was chosen from."""
+    part = replace(scorer.spec, limit=400)
+    ranked = replace(part, scoring=None)
+    assert part.rows(1000) == part.rows(1000) == sorted(set(part.rows(1000)))
+    # 160 of 400 by chance, with a standard deviation of 7.6.
+    assert 120 < len(set(part.rows(1000)) & set(ranked.rows(1000))) < 200
+
+
 def scored(scorer, samples=None, **scoring):
     """Rows of the samples, by default of all."""
     scorer.spec = replace(scorer.spec, scoring=ScoringConfig(**scoring))

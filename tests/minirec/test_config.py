@@ -105,8 +105,13 @@ def test_a_part_of_the_corpus_is_scored():
         return settings.load(None, [f"scoring.samples={samples}"]).scoring.count(1000)
 
     assert [scored(s) for s in ("null", 100, 2000, 0.25)] == [1000, 100, 1000, 250]
-    with pytest.raises(ConfigError, match=r"scoring.samples: samples 1.0 .* or 0.5 for half"):
+    with pytest.raises(ConfigError, match=r"samples 1.0 is no share below 1; write null"):
         scored(1.0)
+    for budget, samples in ((0.5, 0.4), (50, 40)):
+        words = [f"selection.budget={budget}", f"scoring.samples={samples}"]
+        with pytest.raises(ConfigError, match=f"budget {budget} exceeds scoring.samples {samples}"):
+            settings.load(None, words)
+        assert settings.load(None, [*words, "selection.method=full"])
 
 
 def test_config_loads_neither_torch_nor_ray():

@@ -12,6 +12,7 @@ from jobs.select_table import select_table
 from minirec.artifacts import Run, read_table, write_table
 from minirec.config import Config, ScoringConfig
 from minirec.errors import ArtifactError, ConfigError
+from minirec.evaluation.report import render
 from minirec.selection.learnability import chance_level
 
 
@@ -85,6 +86,19 @@ def test_of_a_corpus_that_is_scored_in_part(tmp_path):
     table = read_table(run.path("selection.parquet")).to_pandas().set_index("sample_id")
     assert sorted(table.index) == list(range(0, 2 * SAMPLES, 2))
     assert table["value"].notna()[scored].all() and table["value"].notna().sum() == 60
+
+
+def test_a_report_of_a_corpus_that_is_scored_in_part(tmp_path):
+    run = make_run(tmp_path / "run")
+    part = run.path("features", "part-00001.parquet")
+    write_table(part, read_table(part).slice(20))
+    run.path("features", "part-00000.parquet").unlink()
+    select(run, config(budget=40).model_copy(update={"scoring": ScoringConfig(samples=60)}))
+    html = " ".join(render(run.root).split())
+    assert "Of 160 training interactions, 40 (25.0%) were kept" in html
+    assert "60 of the 160 training interactions were scored, drawn at random" in html
+    # A third of the corpus is of each planted kind.
+    assert "<td>trivial</td><td>53</td><td>33.1%</td>" in html
 
 
 @pytest.mark.parametrize(
