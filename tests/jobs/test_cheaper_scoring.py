@@ -57,6 +57,9 @@ def test_a_cheaper_scoring_is_resumed_to_the_same_bytes(undisturbed, tmp_path):
     assert parts[0].stat().st_mtime_ns == kept
 
     partly = (*CHEAP, "scoring.samples=0.5")
+    with pytest.raises(AssertionError, match=r"scoring\.samples"):
+        finish(run_dir, "score", *partly)
+    assert contents(run_dir) == first
     finish(run_dir, "score", *partly, "--overwrite")
     finish(run_dir, "select", *partly, "--overwrite")
     half = pq.read_table(run_dir / "scores.parquet")["sample_id"].to_pylist()
@@ -70,3 +73,11 @@ def test_a_cheaper_scoring_is_resumed_to_the_same_bytes(undisturbed, tmp_path):
             assert row == {name: full[name] for name in row}, (
                 "it depends on which others are scored"
             )
+
+    less = (*partly, "selection.method=less", "scoring.validation_samples=8")
+    finish(run_dir, "gradients", *less)
+    found = [pq.read_table(part) for part in sorted((run_dir / "gradients").glob("part-*"))]
+    assert sorted(pa.concat_tables(found)["sample_id"].to_pylist()) == sorted(half)
+    finish(run_dir, "select", *less, "--overwrite")
+    chosen = pq.read_table(run_dir / "selection.parquet")["sample_id"].to_pylist()
+    assert chosen and set(chosen) <= set(half)

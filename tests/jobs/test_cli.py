@@ -120,6 +120,17 @@ def test_plan_bounds_cheaper_scoring_and_shows_what_it_needed(tmp_path):
     assert rows["score", "rollouts made"] == "1,234 of 5,000"
 
 
+def test_plan_counts_the_part_that_is_scored(tmp_path):
+    write_json(tmp_path / "corpus" / "corpus.json", {"samples": {"train": 1000}})
+    words = [f"run_dir={tmp_path}", "scoring.samples=0.4", "scoring.rollouts=3"]
+    rows = {(stage, what): value for stage, what, value in plan(load(overrides=words))}
+    assert rows["score", "rollouts"] == "1,600 (3 and a greedy one)"
+    assert rows["score", "shards"] == "7"
+    assert rows["select", "budget"] == "100 in 4 groups", "a share is one of the whole corpus"
+    with pytest.raises(ConfigError, match="500 exceeds the 400 scored training samples"):
+        plan(load(overrides=[*words, "selection.budget=500"]))
+
+
 def test_plan_counts_validation_rollouts_only_where_they_are_used():
     def rollouts(*overrides):
         return [
