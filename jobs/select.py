@@ -127,16 +127,7 @@ def load_features(run: Run, scoring: ScoringConfig, *, lora: bool = False) -> Fe
             f"{folder} has {len(ids)} samples{unknown}; expected {wanted} of the {len(train)} in "
             f"train.parquet; run `minirec score --overwrite`"
         )
-    features = replace(features, target=_targets(run, ids))
     return _with_lora(run, features) if lora else features
-
-
-def _targets(run: Run, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(N,) target items of training samples with rising ids."""
-    table = read_table(run.path("corpus", "train.parquet"), ["sample_id", "target"])
-    table = table.sort_by("sample_id")
-    rows = np.searchsorted(table["sample_id"].to_numpy(), ids)
-    return table["target"].to_numpy()[rows]
 
 
 def _with_lora(run: Run, features: Features) -> Features:

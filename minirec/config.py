@@ -288,9 +288,6 @@ class SelectionConfig(Section):
     min_lift: float | None = Field(
         None, description="samples with a lower mean lift are not selected"
     )
-    per_target: int | None = Field(
-        None, ge=1, description="samples with one target at most, the best by value; null: any"
-    )
     alpha: float = Field(1.0, ge=0, description="weight of learnability")
     fusion: Literal["sum", "rank"] = "sum"
     directions: Literal["head_hvp", "head_gradient", "lora_projected"] = Field(

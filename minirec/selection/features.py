@@ -27,7 +27,6 @@ class Features:
     rollout_gradient: (N, d) float, head gradients of the rollouts, weighted by their advantages.
     el2n: (N,) float64, length of the error of the softmax over the catalogue.
     validation_gradient: (d',) float, mean LoRA gradient of the validation samples.
-    target: (N,) int64, the target item.
     screened: (N,) bool, True where the sample was screened and not rolled out.
     """
 
@@ -44,7 +43,6 @@ class Features:
     rollout_gradient: NDArray[np.floating] | None = None
     el2n: Floats | None = None
     validation_gradient: NDArray[np.floating] | None = None
-    target: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         rows = len(self.sample_id)

@@ -18,7 +18,7 @@ from minirec.selection.curriculum import CURRICULA, group_numbers
 from minirec.selection.diversity import MaxMin, maxmin
 from minirec.selection.features import Features
 from minirec.selection.representativeness import alignment
-from minirec.selection.value import best_per_target, combine, normalised_rank
+from minirec.selection.value import combine, normalised_rank
 
 Say = Callable[[str], None]
 """Takes a line for the user."""
@@ -70,7 +70,6 @@ def score_samples(
             f"{reward.max():g}, set selection.mu=null and selection.sigma=null to fit the "
             f"Gaussian to them"
         )
-    pool = _spread_targets(features, value, pool, settings, say=say)
     scores = {
         "sample_id": features.sample_id,
         "mean_reward": features.mean_reward,
@@ -240,30 +239,3 @@ def _pool(settings: SelectionConfig, lift: Floats, *, say: Say) -> NDArray[np.in
         f"budget is filled up with the next best"
     )
     return np.sort(np.argsort(-lift, kind="stable")[:budget])
-
-
-def _spread_targets(
-    features: Features,
-    value: Floats,
-    pool: NDArray[np.int64],
-    settings: SelectionConfig,
-    *,
-    say: Say,
-) -> NDArray[np.int64]:
-    """The rows of the pool that ``selection.per_target`` leaves, at least as many as the budget."""
-    most = settings.per_target
-    if most is None or settings.method != "value":
-        return pool
-    if features.target is None:
-        say("no targets: selection.per_target has no effect")
-        return pool
-    target = features.target[pool]
-    budget = settings.count(len(features))
-    left = pool[best_per_target(value[pool], target, most=most, least=budget)]
-    found = int(np.unique(features.target[left], return_counts=True)[1].max())
-    raised = f", {found} where {most} would not fill the budget" if found > most else ""
-    say(
-        f"{len(left):,} of {len(pool):,} samples are the best of their target, of "
-        f"{len(np.unique(target)):,} targets{raised}"
-    )
-    return left

@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from minirec.selection.checks import Floats, nonnegative
-
-Ids = NDArray[np.int64]
 
 
 def combine(
@@ -45,26 +43,6 @@ def combine(
     if fusion == "rank":
         return (alpha * normalised_rank(first) + normalised_rank(second)) / (alpha + 1)
     raise ValueError(f"fusion is {fusion!r}; expected 'sum' or 'rank'")
-
-
-def best_per_target(value: Floats, target: NDArray[np.int64], *, most: int, least: int) -> Ids:
-    """The rows with the highest value of each target.
-
-    Args:
-        value: (N,) q.
-        target: (N,) target items.
-        most: rows of one target at most, 1 or more.
-        least: rows that are needed, at most N; `most` is raised until there are as many.
-
-    Returns:
-        Rising rows. Of equal values the lower row goes first.
-    """
-    order = np.lexsort((-value, target))
-    first = np.flatnonzero(np.r_[True, np.diff(target[order]) != 0])
-    place = np.empty(len(order), dtype=np.int64)
-    place[order] = np.arange(len(order)) - np.repeat(first, np.diff(np.r_[first, len(order)]))
-    quota = max(most, int(np.sort(place)[least - 1]) + 1)
-    return np.flatnonzero(place < quota)
 
 
 def normalised_rank(values: ArrayLike) -> Floats:
