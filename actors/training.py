@@ -4,9 +4,6 @@ One step: the order gives the next prompts; the pool rolls out G completions of 
 adapter of the last step, or of the one before (`actors.lookahead`); one forward gives token
 log-probabilities and hidden states, hence rewards, advantages and both losses; backward; optimizer
 step; the adapter is published.
-
-The gradient of the batch's item vectors is collected over all micro-batches and workers first and
-sent through the item encoder once, so neither changes the result.
 """
 
 from __future__ import annotations
@@ -22,9 +19,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 
 from actors.checkpoints import newest_checkpoint, save_checkpoint
+from actors.items import ItemSide
 from actors.lookahead import Drawn, Lookahead
 from actors.pool import Call, PoolHandle
 from actors.rollout import Adapter
@@ -33,7 +30,7 @@ from actors.zero import barrier, zero_engine
 from minirec import artifacts
 from minirec.config import ModelConfig, RewardConfig, TrainingConfig
 from minirec.corpus.table import Sample, SampleFile, load_catalogue
-from minirec.model.recommender import Encoder, Policy, item_table, trainable_policy
+from minirec.model.recommender import Encoder, Policy, trainable_policy
 from minirec.rl.reward import reward_function
 from minirec.rl.step import Group, Objective, losses, lr_factor
 from minirec.rng import seed_of
@@ -124,9 +121,10 @@ class Worker:
         self.micro_batches = t.prompts_per_step // (self.world * t.prompts_per_micro_batch)
         # One backward per micro-batch and one through the item encoder.
         self.backwards = self.micro_batches + 1
+        self.shares_prompts = policy.shares_prompts
         self.engine = _deepspeed_engine(policy, spec, self.backwards)
         self.device = self.engine.device
-        self.table: torch.Tensor | None = None
+        self.item_side = ItemSide(self.engine, self.items, t, seed=spec.seed)
         # An engine keeps what it has loaded from a path; on a GPU, a repeated step differs.
         self.attempt = secrets.token_hex(4)
         # The newest adapter and the one before; None: the base weights.
@@ -148,9 +146,7 @@ class Worker:
         started = time.monotonic()
         self._learning_rate(step)
         groups, times = self._roll_out(step)
-        batch_items = torch.tensor(sorted({g.target for g in groups}), device=self.device)
-        table = self._refreshed_table(step, batch_items)
-        leaf = table[batch_items].clone().requires_grad_(True)
+        candidates = self.item_side.candidates(step, (g.target for g in groups))
         tokens = sum(sum(g.generated) for g in groups)
         scale = self.world * self.backwards  # cancels DeepSpeed's two averages
         sums: dict[str, float] = {}
@@ -159,16 +155,18 @@ class Worker:
                 self.engine,
                 micro,
                 objective=self.objective,
-                table=table,
-                batch_items=batch_items,
-                batch_vectors=leaf,
+                table=candidates.table,
+                batch_items=candidates.ids,
+                batch_vectors=candidates.vectors,
+                shared=self.shares_prompts,
             )
             loss = part.token / tokens + part.item / len(groups)
             self.engine.backward(loss * scale)
             self.engine.step()
             for key, value in part.sums.items():
                 sums[key] = sums.get(key, 0.0) + value
-        norm = self._backward_items(batch_items, leaf)
+        self.item_side.backward(candidates, backwards=self.backwards)
+        norm = self._optimizer_step()
         self._publish(step + 1)
         validation = self._validate(step)
         self._write_log(
@@ -241,39 +239,14 @@ class Worker:
         size = self.spec.training.prompts_per_micro_batch
         return [mine[i : i + size] for i in range(0, len(mine), size)]
 
-    @torch.no_grad()
-    def _refreshed_table(self, step: int, batch_items: torch.Tensor) -> torch.Tensor:
-        """Item table; rows of the batch are always those of the current policy."""
-        if self.table is None or step % self.spec.training.item_refresh_steps == 0:
-            self.table = item_table(self.engine, self.items)
-        else:
-            ids = batch_items.tolist()
-            self.table[batch_items] = item_table(self.engine, [self.items[i] for i in ids])
-        return self.table
-
-    def _backward_items(self, batch_items: torch.Tensor, leaf: torch.Tensor) -> float:
-        """Send the collected gradient of the item vectors through the item encoder, and step.
-
-        Returns the norm of the whole gradient.
-        """
-        gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
-        if self.world > 1:
-            dist.all_reduce(gradient)
-        # Every rank runs a backward, also one with no item of its own (more ranks than items).
-        mine = range(self.rank, len(batch_items), self.world) or range(1)
-        weight = 1.0 if self.rank < len(batch_items) else 0.0
-        ids = batch_items.tolist()
-        vectors = F.normalize(self.engine([self.items[ids[i]] for i in mine])[0], dim=-1)
-        # The gradient carries the factor for the average over ranks; each backward divides by
-        # the number of backwards once more.
-        weighted = (vectors * gradient[list(mine)]).sum() * weight * self.backwards
-        self.engine.backward(weighted)
+    def _optimizer_step(self) -> float:
+        """Step with the gradient of all backwards; returns its norm before clipping."""
         norm = self._gradient_norm() if not self.spec.zero_stage else None
         self.engine.step()
         return norm if norm is not None else float(self.engine.get_global_grad_norm())
 
     def _gradient_norm(self) -> float:
-        """Norm before clipping; DeepSpeed keeps it only from ZeRO stage 1 on."""
+        """DeepSpeed keeps it only from ZeRO stage 1 on."""
         gradients = [p.grad for p in self.engine.module.parameters() if p.grad is not None]
         return float(torch.nn.utils.get_total_norm(gradients))
 

@@ -131,7 +131,9 @@ def memory(config: Config, shape: Shape, use: Processes, items: int) -> dict[str
             rollouts=t.prompts_per_micro_batch * t.rollouts_per_prompt,
             prompt=m.max_prompt_tokens,
             completion=r.max_new_tokens,
-            items_at_once=math.ceil(t.prompts_per_step / use.workers),
+            items_at_once=math.ceil(
+                min(items, t.prompts_per_step + t.item_negatives) / use.workers
+            ),
             item=m.max_item_tokens,
             items=items,
         )

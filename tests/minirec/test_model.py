@@ -15,6 +15,7 @@ from minirec.corpus import prompts
 from minirec.errors import ConfigError
 from minirec.model import demo
 from minirec.model.recommender import Encoder, Policy, item_table, load_policy, trainable_policy
+from minirec.model.shared_prompt import saves
 from minirec.rl.reward import RewardConfig, reward_function
 from minirec.rl.step import Group, Objective, losses
 
@@ -158,7 +159,7 @@ def _groups(policy, encoder):
     return groups
 
 
-def _gradient(policy, groups, table, training, parts):
+def _gradient(policy, groups, table, training, parts, shared=False):
     from minirec.config import TrainingConfig
 
     objective = Objective(
@@ -174,7 +175,13 @@ def _gradient(policy, groups, table, training, parts):
     total = 0.0
     for part in parts:
         result = losses(
-            policy, part, objective=objective, table=table, batch_items=ids, batch_vectors=leaf
+            policy,
+            part,
+            objective=objective,
+            table=table,
+            batch_items=ids,
+            batch_vectors=leaf,
+            shared=shared,
         )
         (result.token + result.item).backward()
         total += result.token.item() + result.item.item()
@@ -206,6 +213,45 @@ def test_micro_batches_add_up_to_the_whole_batch(folder, encoder, candidates):
     assert torch.allclose(whole[1], parts[1], atol=1e-5)
     assert torch.allclose(whole[2], parts[2], atol=1e-5)
     assert whole[1].abs().max() > 0
+
+
+def test_a_prompt_read_once_for_its_rollouts_changes_no_loss_and_no_gradient(folder, encoder):
+    policy = trainable_policy(folder, CONFIG, encoder.tokenizer, rollout_temperature=1.0, seed=3)
+    groups = _groups(policy, encoder)
+    with torch.no_grad():
+        table = item_table(policy, [encoder.item(t, "") for t in TITLES])
+    packed = []
+
+    def spied(sequences, starts=None, rollouts=None):
+        packed.append(rollouts)
+        return policy(sequences, starts, rollouts)
+
+    spied.parameters = policy.parameters
+    apart = _gradient(spied, groups, table, None, [groups])
+    together = _gradient(spied, groups, table, None, [groups], shared=True)
+    assert packed == [None, [2, 2]]
+    assert apart[0] == pytest.approx(together[0], rel=1e-5)
+    assert torch.allclose(apart[1], together[1], atol=1e-5)
+    assert torch.allclose(apart[2], together[2], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "prompt, completions, packs",
+    [
+        # Alone 2 x 12 tokens and 2 x 144 pairs; packed 14 tokens and 196 pairs.
+        (10, [2, 2], True),
+        # Alone 4 x 8 tokens and 4 x 64 = 256 pairs; packed 26 tokens, but 676 pairs.
+        (2, [6, 6, 6, 6], False),
+        # One rollout is the same row, so nothing is saved.
+        (10, [2], False),
+        # Alone 2 x 30 tokens with padding; packed 32.
+        (1, [29, 2], True),
+    ],
+)
+def test_prompts_are_shared_where_that_is_less_work(prompt, completions, packs):
+    sequences = [[7] * (prompt + count) for count in completions]
+    starts = [prompt] * len(completions)
+    assert saves(sequences, starts, [len(completions)]) is packs
 
 
 def test_token_loss_raises_the_better_rollout(folder, encoder):

@@ -1,0 +1,88 @@
+"""The item side of a training step: the table, the candidates of the item loss, their gradient.
+
+The gradient of the candidates' vectors is collected over all micro-batches and workers first and
+sent through the item encoder once, so neither changes the result.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from minirec.config import TrainingConfig
+from minirec.model.recommender import item_table
+from minirec.rng import seed_of
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Items that compete in the item loss of a step.
+
+    ids (U,) int64, rising; table (V, d), whose rows of these items are those of the current policy;
+    vectors (U, d) these rows as a leaf, which collects the gradient.
+    """
+
+    ids: Tensor
+    table: Tensor
+    vectors: Tensor
+
+
+class ItemSide:
+    """Encodes the catalogue for one training worker."""
+
+    def __init__(
+        self, engine: Any, items: Sequence[Sequence[int]], training: TrainingConfig, *, seed: int
+    ):
+        """Args:
+        engine: DeepSpeed engine around the policy.
+        items: V token lists (`Encoder.item`).
+        training: negatives, and steps between encodings of the whole catalogue.
+        seed: of the run, for the draw of the negatives.
+        """
+        self.engine, self.items, self.training, self.seed = engine, items, training, seed
+        self.rank, self.world = dist.get_rank(), dist.get_world_size()
+        self._table: Tensor | None = None
+
+    def candidates(self, step: int, targets: Iterable[int]) -> Candidates:
+        """The targets of the global batch and the negatives of this step."""
+        drawn = random.Random(seed_of(self.seed, "negatives", step)).sample(
+            range(len(self.items)), min(self.training.item_negatives, len(self.items))
+        )
+        ids = torch.tensor(sorted({*targets, *drawn}), device=self.engine.device)
+        table = self._refreshed(step, ids)
+        return Candidates(ids, table, table[ids].clone().requires_grad_(True))
+
+    @torch.no_grad()
+    def _refreshed(self, step: int, ids: Tensor) -> Tensor:
+        if self._table is None or step % self.training.item_refresh_steps == 0:
+            self._table = item_table(self.engine, self.items)
+        else:
+            self._table[ids] = item_table(self.engine, [self.items[i] for i in ids.tolist()])
+        return self._table
+
+    def backward(self, candidates: Candidates, *, backwards: int) -> None:
+        """Send the collected gradient through the item encoder.
+
+        Args:
+            candidates: after the backwards of all micro-batches.
+            backwards: over which DeepSpeed averages the gradient of a step, this one with them.
+        """
+        collected = candidates.vectors.grad
+        gradient = torch.zeros_like(candidates.vectors) if collected is None else collected
+        if self.world > 1:
+            dist.all_reduce(gradient)
+        # Every rank runs a backward, also one with no item of its own (more ranks than items).
+        ids = candidates.ids.tolist()
+        mine = range(self.rank, len(ids), self.world) or range(1)
+        weight = 1.0 if self.rank < len(ids) else 0.0
+        vectors = F.normalize(self.engine([self.items[ids[i]] for i in mine])[0], dim=-1)
+        # The gradient carries the factor for the average over ranks; each backward divides by
+        # the number of backwards once more.
+        self.engine.backward((vectors * gradient[list(mine)]).sum() * weight * backwards)

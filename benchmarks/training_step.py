@@ -1,0 +1,110 @@
+"""Forward and backward of a training step: prompts read once for all their rollouts, or each time.
+
+.venv/bin/python benchmarks/training_step.py [REPEATS]
+
+The model is a random Qwen2 with LoRA, the tokens are random; a row of the table is a shape of the
+micro-batch. Seconds are medians over REPEATS passes (default 7) of each kind, which take turns.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from statistics import median
+
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from minirec.config import RewardConfig, TrainingConfig
+from minirec.model.recommender import Policy
+from minirec.model.shared_prompt import saves
+from minirec.rl.reward import reward_function
+from minirec.rl.step import Group, Objective, losses
+
+VOCABULARY, ITEMS = 1500, 300
+# name, hidden size, layers, prompts, rollouts of each, tokens of a prompt and of a completion
+SHAPES = [
+    ("demo", 128, 2, 32, 4, 30, 10),
+    ("demo, 2 rollouts", 128, 2, 32, 2, 30, 10),
+    ("10M, as the recipes", 384, 6, 4, 4, 512, 32),
+    ("10M, 8 rollouts", 384, 6, 2, 8, 512, 32),
+    ("10M, long completions", 384, 6, 4, 4, 64, 256),
+]
+
+
+def policy(hidden: int, layers: int) -> Policy:
+    """A random model with LoRA on all linear layers."""
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=VOCABULARY,
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+    )
+    lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+    return Policy(get_peft_model(Qwen2ForCausalLM(config), lora), pad_id=0)
+
+
+def batch(prompts: int, rollouts: int, prompt: int, completion: int) -> list[Group]:
+    """Random groups, each with the target of its number."""
+
+    def words(count: int) -> list[int]:
+        return torch.randint(1, VOCABULARY, (count,)).tolist()
+
+    return [
+        Group(
+            prompt=words(prompt),
+            completions=[words(completion) for _ in range(rollouts)],
+            generated=[completion] * rollouts,
+            rollout_logprobs=[[-7.0] * completion] * rollouts,
+            history=[],
+            target=number,
+        )
+        for number in range(prompts)
+    ]
+
+
+def seconds(model: Policy, groups: list[Group], table: torch.Tensor, *, shared: bool) -> float:
+    """Of one forward and backward."""
+    objective = Objective(TrainingConfig(), 0.02, 1000, reward_function(RewardConfig()))
+    ids = torch.arange(len(groups))
+    started = time.perf_counter()
+    found = losses(
+        model,
+        groups,
+        objective=objective,
+        table=table,
+        batch_items=ids,
+        batch_vectors=table[ids].clone().requires_grad_(True),
+        shared=shared,
+    )
+    (found.token + found.item).backward()
+    return time.perf_counter() - started
+
+
+def main(repeats: int = 7) -> None:
+    """Print a row for each shape."""
+    print(f"{'shape':24}{'shared':>8}{'apart, s':>10}{'shared, s':>10}{'ratio':>7}")
+    for name, hidden, layers, *sizes in SHAPES:
+        model, groups = policy(hidden, layers), batch(*sizes)
+        table = torch.nn.functional.normalize(torch.randn(ITEMS, hidden), dim=-1)
+        sequences = [g.prompt + c for g in groups for c in g.completions]
+        starts = [len(g.prompt) for g in groups for _ in g.completions]
+        does = saves(sequences, starts, [sizes[1]] * sizes[0])
+        taken: dict[bool, list[float]] = {False: [], True: []}
+        for _ in range(repeats + 1):  # the first warms up
+            for shared, times in taken.items():
+                times.append(seconds(model, groups, table, shared=shared))
+        apart, together = (median(times[1:]) for times in taken.values())
+        print(
+            f"{name:24}{'yes' if does else 'no':>8}{apart:10.3f}{together:10.3f}"
+            f"{apart / together:7.2f}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))

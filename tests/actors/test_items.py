@@ -1,0 +1,83 @@
+"""The item side of a training step: candidates, their vectors, and where their gradient goes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+
+from actors.items import ItemSide
+from minirec.config import TrainingConfig
+
+ITEMS = [[1, 5], [2, 5], [3, 5], [4, 5]]
+
+
+class Engine:
+    """Stands for DeepSpeed: vectors by the first token of an item."""
+
+    device = torch.device("cpu")
+
+    def __init__(self):
+        self.weight = torch.arange(1.0, 11.0).view(5, 2).requires_grad_(True)
+        self.encoded = 0
+
+    def __call__(self, sequences):
+        self.encoded += len(sequences)
+        return self.weight[[tokens[0] for tokens in sequences]], None
+
+    def backward(self, loss):
+        loss.backward()
+
+
+@pytest.fixture
+def alone():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def side(engine, **training):
+    return ItemSide(engine, ITEMS, TrainingConfig(**training), seed=3)
+
+
+def test_targets_compete_and_random_negatives_with_them(alone):
+    plain = side(Engine()).candidates(0, [2, 0, 2])
+    assert plain.ids.tolist() == [0, 2]
+    drawn = [side(Engine(), item_negatives=2).candidates(step, [3]).ids for step in range(20)]
+    assert all(3 in ids and 2 <= len(ids) <= 3 for ids in drawn)
+    assert len({tuple(ids.tolist()) for ids in drawn}) > 1, "each step draws anew"
+    again = side(Engine(), item_negatives=2).candidates(7, [3]).ids
+    assert again.tolist() == drawn[7].tolist(), "a restart draws the same"
+    assert side(Engine(), item_negatives=99).candidates(0, [1]).ids.tolist() == [0, 1, 2, 3]
+
+
+def test_rows_of_candidates_are_always_those_of_the_policy(alone):
+    engine = Engine()
+    items = side(engine, item_refresh_steps=2)
+    old = items.candidates(0, [1]).table.clone()
+    with torch.no_grad():
+        engine.weight += torch.tensor([5.0, 0.0])
+    new = F.normalize(engine.weight[1:], dim=-1)
+    engine.encoded = 0
+    found = items.candidates(1, [1])
+    assert engine.encoded == 1
+    assert torch.allclose(found.vectors, new[[1]])
+    assert torch.equal(found.table[[0, 2, 3]], old[[0, 2, 3]])
+    assert torch.allclose(items.candidates(2, [1]).table, new)
+
+
+def test_the_gradient_is_that_of_encoding_inside_the_loss(alone):
+    def loss(vectors):
+        return (vectors @ torch.tensor([0.3, -2.0])).exp().sum()
+
+    engine = Engine()
+    items = side(engine)
+    found = items.candidates(0, [0, 3])
+    for _ in range(2):  # two micro-batches
+        loss(found.vectors).backward()
+    items.backward(found, backwards=1)
+    direct = Engine()
+    (2 * loss(F.normalize(direct([ITEMS[0], ITEMS[3]])[0], dim=-1))).backward()
+    assert torch.allclose(engine.weight.grad, direct.weight.grad)
+    assert engine.weight.grad.abs().max() > 0
