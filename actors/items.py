@@ -6,7 +6,6 @@ sent through the item encoder once, so neither changes the result.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +15,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from minirec.config import TrainingConfig
 from minirec.model.recommender import item_table
-from minirec.rng import seed_of
 
 
 @dataclass(frozen=True)
@@ -37,31 +34,25 @@ class Candidates:
 class ItemSide:
     """Encodes the catalogue for one training worker."""
 
-    def __init__(
-        self, engine: Any, items: Sequence[Sequence[int]], training: TrainingConfig, *, seed: int
-    ):
+    def __init__(self, engine: Any, items: Sequence[Sequence[int]], *, refresh_steps: int):
         """Args:
         engine: DeepSpeed engine around the policy.
         items: V token lists (`Encoder.item`).
-        training: negatives, and steps between encodings of the whole catalogue.
-        seed: of the run, for the draw of the negatives.
+        refresh_steps: steps between encodings of the whole catalogue.
         """
-        self.engine, self.items, self.training, self.seed = engine, items, training, seed
+        self.engine, self.items, self.refresh_steps = engine, items, refresh_steps
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self._table: Tensor | None = None
 
     def candidates(self, step: int, targets: Iterable[int]) -> Candidates:
-        """The targets of the global batch and the negatives of this step."""
-        drawn = random.Random(seed_of(self.seed, "negatives", step)).sample(
-            range(len(self.items)), min(self.training.item_negatives, len(self.items))
-        )
-        ids = torch.tensor(sorted({*targets, *drawn}), device=self.engine.device)
+        """The distinct targets of the global batch."""
+        ids = torch.tensor(sorted(set(targets)), device=self.engine.device)
         table = self._refreshed(step, ids)
         return Candidates(ids, table, table[ids].clone().requires_grad_(True))
 
     @torch.no_grad()
     def _refreshed(self, step: int, ids: Tensor) -> Tensor:
-        if self._table is None or step % self.training.item_refresh_steps == 0:
+        if self._table is None or step % self.refresh_steps == 0:
             self._table = item_table(self.engine, self.items)
         else:
             self._table[ids] = item_table(self.engine, [self.items[i] for i in ids.tolist()])

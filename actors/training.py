@@ -124,7 +124,7 @@ class Worker:
         self.shares_prompts = policy.shares_prompts
         self.engine = _deepspeed_engine(policy, spec, self.backwards)
         self.device = self.engine.device
-        self.item_side = ItemSide(self.engine, self.items, t, seed=spec.seed)
+        self.item_side = ItemSide(self.engine, self.items, refresh_steps=t.item_refresh_steps)
         # An engine keeps what it has loaded from a path; on a GPU, a repeated step differs.
         self.attempt = secrets.token_hex(4)
         # The newest adapter and the one before; None: the base weights.

@@ -97,7 +97,8 @@ def cost_rows(config: Config, use: Processes, corpus: Corpus | None, gpu: str | 
     guess = "" if corpus else f"; {ASSUMED:,} training samples and items, until prepare counts them"
     assumed = (
         f"prompts of {config.model.max_prompt_tokens} and completions of "
-        f"{config.rollout.max_new_tokens} tokens, the most; {costs.UTILISATION:.0%} of the FLOPs, "
+        f"{config.rollout.max_new_tokens} tokens, the most; prompts read with each rollout in "
+        f"training; {costs.UTILISATION:.0%} of the FLOPs, "
         f"{costs.BANDWIDTH_SHARE:.0%} of the bandwidth; one process where resources say auto"
         f"{guess}"
     )
@@ -131,9 +132,7 @@ def memory(config: Config, shape: Shape, use: Processes, items: int) -> dict[str
             rollouts=t.prompts_per_micro_batch * t.rollouts_per_prompt,
             prompt=m.max_prompt_tokens,
             completion=r.max_new_tokens,
-            items_at_once=math.ceil(
-                min(items, t.prompts_per_step + t.item_negatives) / use.workers
-            ),
+            items_at_once=math.ceil(min(items, t.prompts_per_step) / use.workers),
             item=m.max_item_tokens,
             items=items,
         )

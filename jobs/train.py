@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from jobs.session import Session
 
 
-ABSENT = {"start": "base", "staleness": 0, "patience": None, "item_negatives": 0}
+ABSENT = {"start": "base", "staleness": 0, "patience": None}
 """Settings that came later, with the value at which they change nothing."""
 
 

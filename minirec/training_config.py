@@ -40,9 +40,6 @@ class TrainingConfig(Section):
     item_candidates: Literal["batch", "catalogue"] = Field(
         "batch", description="candidates of the item loss; catalogue adds all others, detached"
     )
-    item_negatives: int = Field(
-        0, ge=0, description="random items that join the candidates of a step, with gradient"
-    )
     item_refresh_steps: int = Field(1, ge=1, description="steps between encodings of the catalogue")
     checkpoint_steps: int = Field(10, ge=1, description="steps between checkpoints")
     max_failures: int = Field(3, ge=0, description="restarts of the training workers")
