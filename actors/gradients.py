@@ -97,7 +97,7 @@ class GradientWorker:
             merge=False,
             rollout_temperature=spec.rollout_temperature,
         )
-        self.shared = policy.shares_prompts
+        self.sharing = policy.sharing
         engine = zero_engine(
             policy,
             stage=spec.zero_stage,
@@ -131,7 +131,7 @@ class GradientWorker:
             self.projector,
             scored,
             loss=self.loss,
-            shared=self.shared,
+            sharing=self.sharing,
             micro_batch=self.spec.micro_batch,
         )
         if shard is None:
@@ -176,6 +176,4 @@ class GradientWorker:
         answer = self.encoder.answer_ids
         idle = ScoredGroup(answer, [answer, answer], [1, 1], [0.0, 1.0], [], 0)
         for _ in range(int(most) - own):
-            block_gradients(
-                self.forward, self.projector, [idle], loss=self.loss, shared=self.shared
-            )
+            block_gradients(self.forward, self.projector, [idle], loss=self.loss, shared=False)

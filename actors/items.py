@@ -20,10 +20,11 @@ from minirec.model.recommender import item_table
 
 @dataclass(frozen=True)
 class Candidates:
-    """Items that compete in the item loss of a step.
+    """The distinct targets of a step, whose vectors carry gradient.
 
-    ids (U,) int64, rising; table (V, d), whose rows of these items are those of the current policy;
-    vectors (U, d) these rows as a leaf, which collects the gradient.
+    ids (U,) int64; vectors (U, d) float32, a leaf that collects the gradient; table (V, d) float32
+    without gradient, whose rows of these items are those of the current policy. It is valid until
+    the next call of `ItemSide.candidates`.
     """
 
     ids: Tensor
@@ -32,7 +33,10 @@ class Candidates:
 
 
 class ItemSide:
-    """Encodes the catalogue for one training worker."""
+    """Encodes the catalogue for one training worker, and takes the items' gradient back.
+
+    Both methods make passes of the model, so all workers call them at the same steps.
+    """
 
     def __init__(self, engine: Any, items: Sequence[Sequence[int]], *, refresh_steps: int):
         """Args:
@@ -45,7 +49,12 @@ class ItemSide:
         self._table: Tensor | None = None
 
     def candidates(self, step: int, targets: Iterable[int]) -> Candidates:
-        """The distinct targets of the global batch."""
+        """The items of a step.
+
+        Args:
+            step: with `refresh_steps` it says whether the whole catalogue is encoded.
+            targets: of the global batch, the same on all workers.
+        """
         ids = torch.tensor(sorted(set(targets)), device=self.engine.device)
         table = self._refreshed(step, ids)
         return Candidates(ids, table, table[ids].clone().requires_grad_(True))
@@ -59,10 +68,10 @@ class ItemSide:
         return self._table
 
     def backward(self, candidates: Candidates, *, backwards: int) -> None:
-        """Send the collected gradient through the item encoder.
+        """Send the collected gradient through the item encoder, as the last backward of a step.
 
         Args:
-            candidates: after the backwards of all micro-batches.
+            candidates: of this step.
             backwards: over which DeepSpeed averages the gradient of a step, this one with them.
         """
         collected = candidates.vectors.grad

@@ -121,9 +121,8 @@ class Worker:
         self.micro_batches = t.prompts_per_step // (self.world * t.prompts_per_micro_batch)
         # One backward per micro-batch and one through the item encoder.
         self.backwards = self.micro_batches + 1
-        self.shares_prompts = policy.shares_prompts
+        self.sharing = policy.sharing
         self.engine = _deepspeed_engine(policy, spec, self.backwards)
-        self.device = self.engine.device
         self.item_side = ItemSide(self.engine, self.items, refresh_steps=t.item_refresh_steps)
         # An engine keeps what it has loaded from a path; on a GPU, a repeated step differs.
         self.attempt = secrets.token_hex(4)
@@ -158,7 +157,7 @@ class Worker:
                 table=candidates.table,
                 batch_items=candidates.ids,
                 batch_vectors=candidates.vectors,
-                shared=self.shares_prompts,
+                sharing=self.sharing,
             )
             loss = part.token / tokens + part.item / len(groups)
             self.engine.backward(loss * scale)

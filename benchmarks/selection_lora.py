@@ -102,7 +102,8 @@ def measure(repeats: int = 5) -> dict[str, float]:
 
     def projected(shared: bool) -> None:
         weights(False)
-        gradients(model, projector, samples, loss=loss, shared=shared, micro_batch=MICRO_BATCH)
+        sharing = model.sharing if shared else None
+        gradients(model, projector, samples, loss=loss, sharing=sharing, micro_batch=MICRO_BATCH)
 
     runs: dict[str, Callable[[], None]] = {
         "plain": lambda: plain(MICRO_BATCH, False),

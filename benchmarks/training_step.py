@@ -3,7 +3,8 @@
 .venv/bin/python benchmarks/training_step.py [REPEATS]
 
 The model is a random Qwen2 with LoRA, the tokens are random; a row of the table is a shape of the
-micro-batch. Seconds are medians over REPEATS passes (default 7) of each kind, which take turns.
+micro-batch. "packs" says what training would do, which is right where the ratio is above 1. Seconds are medians over REPEATS passes (default 7) of each kind, which
+take turns.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from minirec.config import RewardConfig, TrainingConfig
 from minirec.model.recommender import Policy
-from minirec.model.shared_prompt import saves
+from minirec.model.shared_prompt import Sharing
 from minirec.rl.reward import reward_function
 from minirec.rl.step import Group, Objective, losses
 
@@ -27,9 +28,12 @@ VOCABULARY, ITEMS = 1500, 300
 SHAPES = [
     ("demo", 128, 2, 32, 4, 30, 10),
     ("demo, 2 rollouts", 128, 2, 32, 2, 30, 10),
+    ("demo, long completions", 128, 2, 32, 4, 8, 200),
     ("10M, as the recipes", 384, 6, 4, 4, 512, 32),
     ("10M, 8 rollouts", 384, 6, 2, 8, 512, 32),
-    ("10M, long completions", 384, 6, 4, 4, 64, 256),
+    ("10M, equal lengths", 384, 6, 2, 8, 128, 128),
+    ("10M, long completions", 384, 6, 2, 4, 64, 512),
+    ("a block of 0.5B", 896, 1, 1, 8, 256, 128),
 ]
 
 
@@ -67,7 +71,15 @@ def batch(prompts: int, rollouts: int, prompt: int, completion: int) -> list[Gro
     ]
 
 
-def seconds(model: Policy, groups: list[Group], table: torch.Tensor, *, shared: bool) -> float:
+class Always(Sharing):
+    """Packs also where it does not pay."""
+
+    def saves(self, *_: object) -> bool:
+        """Yes."""
+        return True
+
+
+def seconds(model: Policy, groups: list[Group], table: torch.Tensor, *, packed: bool) -> float:
     """Of one forward and backward."""
     objective = Objective(TrainingConfig(), 0.02, 1000, reward_function(RewardConfig()))
     ids = torch.arange(len(groups))
@@ -79,7 +91,7 @@ def seconds(model: Policy, groups: list[Group], table: torch.Tensor, *, shared: 
         table=table,
         batch_items=ids,
         batch_vectors=table[ids].clone().requires_grad_(True),
-        shared=shared,
+        sharing=Always(0) if packed else None,
     )
     (found.token + found.item).backward()
     return time.perf_counter() - started
@@ -87,20 +99,21 @@ def seconds(model: Policy, groups: list[Group], table: torch.Tensor, *, shared: 
 
 def main(repeats: int = 7) -> None:
     """Print a row for each shape."""
-    print(f"{'shape':24}{'shared':>8}{'apart, s':>10}{'shared, s':>10}{'ratio':>7}")
+    print(f"{'shape':24}{'packs':>8}{'apart, s':>10}{'packed, s':>10}{'ratio':>7}")
     for name, hidden, layers, *sizes in SHAPES:
         model, groups = policy(hidden, layers), batch(*sizes)
         table = torch.nn.functional.normalize(torch.randn(ITEMS, hidden), dim=-1)
         sequences = [g.prompt + c for g in groups for c in g.completions]
         starts = [len(g.prompt) for g in groups for _ in g.completions]
-        does = saves(sequences, starts, [sizes[1]] * sizes[0])
+        assert model.sharing is not None
+        packs = model.sharing.saves(sequences, starts, [sizes[1]] * sizes[0])
         taken: dict[bool, list[float]] = {False: [], True: []}
         for _ in range(repeats + 1):  # the first warms up
-            for shared, times in taken.items():
-                times.append(seconds(model, groups, table, shared=shared))
+            for packed, times in taken.items():
+                times.append(seconds(model, groups, table, packed=packed))
         apart, together = (median(times[1:]) for times in taken.values())
         print(
-            f"{name:24}{'yes' if does else 'no':>8}{apart:10.3f}{together:10.3f}"
+            f"{name:24}{'yes' if packs else 'no':>8}{apart:10.3f}{together:10.3f}"
             f"{apart / together:7.2f}",
             flush=True,
         )

@@ -37,10 +37,6 @@ if TYPE_CHECKING:
     from jobs.session import Session
 
 
-ABSENT = {"start": "base", "staleness": 0, "patience": None}
-"""Settings that came later, with the value at which they change nothing."""
-
-
 def training_steps(training: TrainingConfig, samples: int) -> int:
     """Optimizer steps for a selection of `samples`."""
     if training.steps is not None:
@@ -124,11 +120,12 @@ def rollout_settings(config: Config) -> dict[str, Any]:
 def without_runtime(section: dict[str, Any]) -> dict[str, Any]:
     """Training settings without those that a restart may change (deadlines, failures).
 
-    `ABSENT` and no validation are left out too: what was trained before there was a choice is the
-    same.
+    A start from the base, staleness 0 and no validation are left out too: what was trained before
+    there was a choice is the same.
     """
     runtime = {"max_failures", "step_deadline_s"}
-    runtime |= {key for key, off in ABSENT.items() if section.get(key) == off}
+    former = {"start": "base", "staleness": 0, "patience": None}
+    runtime |= {key for key, value in former.items() if section.get(key) == value}
     if section.get("validation_steps") is None:
         runtime |= {"validation_steps", "validation_samples", "validation_seed"}
     return {

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from minirec.config import ModelConfig
 from minirec.corpus import prompts
 from minirec.errors import ConfigError
-from minirec.model import shared_prompt
+from minirec.model.shared_prompt import Sharing, pack
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -127,7 +127,7 @@ class Policy(nn.Module):
             starts: position of the first completion token per sequence (>= 1); None: only the
                 hidden states are wanted.
             rollouts: sizes of consecutive groups of sequences with one prompt each, which is then
-                read once; only where `shares_prompts`.
+                read once; only where there is `sharing`.
 
         Returns:
             hidden (B, d) float32 at the last token; token log-probabilities (sum of completion
@@ -161,14 +161,14 @@ class Policy(nn.Module):
         return next(self.lm.parameters()).device
 
     @property
-    def shares_prompts(self) -> bool:
-        """Whether `forward` takes `rollouts`."""
-        return shared_prompt.shares_prompts(self.causal)
+    def sharing(self) -> Sharing | None:
+        """Where `forward` had better get `rollouts`; None: it takes none."""
+        return Sharing.of(self.causal)
 
     def _shared(
         self, sequences: Sequence[Sequence[int]], starts: Sequence[int], rollouts: Sequence[int]
     ) -> tuple[Tensor, Tensor]:
-        packed = shared_prompt.pack(
+        packed = pack(
             sequences,
             starts,
             rollouts,

@@ -18,29 +18,50 @@ from torch import Tensor
 ARCHITECTURES = frozenset({"qwen2", "qwen3", "llama"})
 
 
-def shares_prompts(causal: Any) -> bool:
-    """Whether a causal LM can take such sequences: known to, full attention, and explicit masks."""
-    config = causal.config
-    kinds = getattr(config, "layer_types", None) or ["full_attention"]
-    return (
-        config.model_type in ARCHITECTURES
-        and config._attn_implementation in ("sdpa", "eager")
-        and set(kinds) == {"full_attention"}
-    )
+@dataclass(frozen=True)
+class Sharing:
+    """Where packed groups are less work for a model that can take them.
 
-
-def saves(
-    sequences: Sequence[Sequence[int]], starts: Sequence[int], rollouts: Sequence[int]
-) -> bool:
-    """Whether packed groups are less work: fewer tokens, and no more pairs for attention.
-
-    Both are counted with the padding. Long completions of a short prompt are better read alone,
-    since packed ones stand in one row, where attention grows with the square of all their lengths.
+    `pairs_per_token` is what a token costs in the linear layers of a block, counted in pairs of
+    query and key: hundreds for tiny models, thousands for large ones.
     """
-    packed = _width(sequences, starts, _slices(rollouts))
-    alone = max(map(len, sequences))
-    tokens = len(rollouts) * packed, len(sequences) * alone
-    return tokens[0] < tokens[1] and tokens[0] * packed <= tokens[1] * alone
+
+    pairs_per_token: float
+
+    @classmethod
+    def of(cls, causal: Any) -> Sharing | None:
+        """For a causal LM; None where it needs separate sequences.
+
+        Known to take packed ones: `ARCHITECTURES` with full attention and explicit masks.
+        """
+        config = causal.config
+        kinds = getattr(config, "layer_types", None) or ["full_attention"]
+        if not (
+            config.model_type in ARCHITECTURES
+            and config._attn_implementation in ("sdpa", "eager")
+            and set(kinds) == {"full_attention"}
+        ):
+            return None
+        size, heads = config.hidden_size, config.num_attention_heads
+        head = getattr(config, "head_dim", None) or size // heads
+        query, key = heads * head, config.num_key_value_heads * head
+        weights = size * (2 * query + 2 * key + 3 * config.intermediate_size)
+        # 2 FLOPs for each weight and token; 4 for each pair and number of a query.
+        return cls(weights / (2 * query))
+
+    def saves(
+        self, sequences: Sequence[Sequence[int]], starts: Sequence[int], rollouts: Sequence[int]
+    ) -> bool:
+        """Whether the groups are less work packed, padding counted; arguments as for `pack`.
+
+        Attention grows with the square of a row, and a packed row holds all completions of its
+        group, so long completions of a short prompt are better read alone.
+        """
+        packed = self._work(len(rollouts), _width(sequences, starts, _slices(rollouts)))
+        return packed < self._work(len(sequences), max(map(len, sequences)))
+
+    def _work(self, rows: int, width: int) -> float:
+        return rows * width * (self.pairs_per_token + width)
 
 
 @dataclass(frozen=True)

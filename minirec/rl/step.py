@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from minirec.config import TrainingConfig
-from minirec.model.shared_prompt import saves
+from minirec.model.shared_prompt import Sharing
 from minirec.rl import grpo
 from minirec.rl.reward import RewardFunction, history_mask, item_scores, rank_target
 
@@ -66,26 +66,25 @@ def losses(
     table: Tensor,
     batch_items: Tensor,
     batch_vectors: Tensor,
-    shared: bool = False,
+    sharing: Sharing | None = None,
 ) -> Losses:
     """Forward a micro-batch, reward its rollouts, return both losses.
 
     Args:
         forward: `Policy.forward` or an engine around it.
         table: (V, d) item table of the current policy, no gradient.
-        batch_items: (U,) rising ids of the items that compete with gradient; the distinct
-            targets of the global batch are among them.
+        batch_items: (U,) ids of the distinct targets in the global batch.
         batch_vectors: (U, d) their unit-norm vectors, with gradient.
-        shared: `forward` can read a prompt once for all its rollouts (`Policy.shares_prompts`),
-            and does so where that is less work; it changes the speed only.
+        sharing: says where a prompt is read once for all its rollouts (`Policy.sharing`), which
+            changes rounding only; None: nowhere.
     """
     t = objective.training
     count = len(groups[0].completions)
     sequences = [g.prompt + c for g in groups for c in g.completions]
     starts = [len(g.prompt) for g in groups for _ in g.completions]
     rollouts = [count] * len(groups)
-    together = shared and saves(sequences, starts, rollouts)
-    hidden, logprobs = forward(sequences, starts, rollouts if together else None)
+    packed = sharing is not None and sharing.saves(sequences, starts, rollouts)
+    hidden, logprobs = forward(sequences, starts, rollouts if packed else None)
     assert logprobs is not None
     device = hidden.device
     target = torch.tensor([g.target for g in groups], device=device)

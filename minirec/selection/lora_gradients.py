@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from minirec.model.shared_prompt import Sharing
 from minirec.rl import grpo
 from minirec.rl.reward import history_mask
 from minirec.rl.step import Forward
@@ -60,13 +61,10 @@ class SampleLoss:
         """Sum of the losses of the groups; a scalar with gradient. Each has a rollout or more.
 
         Args:
-            shared: each prompt is read once for all its rollouts (`Policy.shares_prompts`).
+            shared: each prompt is read once for all its rollouts, which changes rounding only.
         """
-        hidden, logprobs = forward(
-            [g.prompt + c for g in groups for c in g.completions],
-            [len(g.prompt) for g in groups for _ in g.completions],
-            [len(g.completions) for g in groups] if shared else None,
-        )
+        sequences, starts, rollouts = _laid_out(groups)
+        hidden, logprobs = forward(sequences, starts, rollouts if shared else None)
         assert logprobs is not None
         advantages = [self.advantages(g) for g in groups]
         weights = _token_weights(groups, advantages).to(logprobs)
@@ -93,6 +91,15 @@ class SampleLoss:
             clip=grpo.Clip(),
         )
         return loss
+
+
+def _laid_out(groups: Sequence[ScoredGroup]) -> tuple[list[list[int]], list[int], list[int]]:
+    """The arguments of a forward pass: sequences, their starts, and the sizes of the groups."""
+    return (
+        [g.prompt + c for g in groups for c in g.completions],
+        [len(g.prompt) for g in groups for _ in g.completions],
+        [len(g.completions) for g in groups],
+    )
 
 
 def _token_weights(groups: Sequence[ScoredGroup], advantages: list[Tensor]) -> Tensor:
@@ -134,7 +141,7 @@ def block_gradients(
 
     Args:
         forward: `Policy.forward`, or an engine around it, of the model of `projector`.
-        shared: see `SampleLoss`; it changes the speed only.
+        shared: see `SampleLoss`.
     """
     owner = [i for i, group in enumerate(groups) for _ in group.completions]
     rows = torch.tensor(range(len(groups)) if shared else owner, device=loss.table.device)
@@ -151,17 +158,20 @@ def gradients(
     groups: Sequence[ScoredGroup],
     *,
     loss: SampleLoss,
-    shared: bool,
+    sharing: Sharing | None,
     micro_batch: int,
 ) -> Tensor:
     """Projected gradients (N, dim) float32 of N groups, on the CPU; 0 for dead groups.
 
     Each is that of the sum of the loss over the group's rollouts, whatever the micro-batch.
+
+    Args:
+        sharing: says where prompts are shared (`Policy.sharing`); None: nowhere.
     """
     found = torch.zeros(len(groups), projector.dim)
     for rows in blocks(groups, loss=loss, micro_batch=micro_batch):
-        part = block_gradients(
-            forward, projector, [groups[i] for i in rows], loss=loss, shared=shared
-        )
+        block = [groups[i] for i in rows]
+        shared = sharing is not None and sharing.saves(*_laid_out(block))
+        part = block_gradients(forward, projector, block, loss=loss, shared=shared)
         found[rows] = part.float().cpu()
     return found

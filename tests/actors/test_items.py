@@ -17,16 +17,17 @@ class Engine:
 
     device = torch.device("cpu")
 
-    def __init__(self):
+    def __init__(self, backwards=1):
         self.weight = torch.arange(1.0, 11.0).view(5, 2).requires_grad_(True)
         self.encoded = 0
+        self.backwards = backwards
 
     def __call__(self, sequences):
         self.encoded += len(sequences)
         return self.weight[[tokens[0] for tokens in sequences]], None
 
     def backward(self, loss):
-        loss.backward()
+        (loss / self.backwards).backward()
 
 
 @pytest.fixture
@@ -59,17 +60,25 @@ def test_rows_of_candidates_are_always_those_of_the_policy(alone):
     assert torch.allclose(items.candidates(2, [1]).table, new)
 
 
-def test_the_gradient_is_that_of_encoding_inside_the_loss(alone):
-    def loss(vectors):
-        return (vectors @ torch.tensor([0.3, -2.0])).exp().sum()
+def loss(vectors):
+    return (vectors @ torch.tensor([0.3, -2.0])).exp().sum()
 
-    engine = Engine()
-    items = side(engine)
-    found = items.candidates(0, [0, 3])
-    for _ in range(2):  # two micro-batches
-        loss(found.vectors).backward()
-    items.backward(found, backwards=1)
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_the_gradient_is_that_of_encoding_inside_the_loss(alone, monkeypatch, workers):
+    """With three workers, the last one has none of the two items."""
+    found = []
+    for rank in range(workers):
+        engine = Engine(backwards=3)
+        items = side(engine)
+        items.rank, items.world = rank, workers
+        monkeypatch.setattr(dist, "all_reduce", lambda gradient: None)  # that of all is here
+        candidates = items.candidates(0, [0, 3])
+        for _ in range(2):  # micro-batches
+            loss(candidates.vectors).backward()
+        items.backward(candidates, backwards=3)
+        found.append(engine.weight.grad)
     direct = Engine()
     (2 * loss(F.normalize(direct([ITEMS[0], ITEMS[3]])[0], dim=-1))).backward()
-    assert torch.allclose(engine.weight.grad, direct.weight.grad)
-    assert engine.weight.grad.abs().max() > 0
+    assert torch.allclose(sum(found), direct.weight.grad)
+    assert [bool(gradient.any()) for gradient in found] == [True, True, False][:workers]

@@ -15,7 +15,7 @@ from minirec.corpus import prompts
 from minirec.errors import ConfigError
 from minirec.model import demo
 from minirec.model.recommender import Encoder, Policy, item_table, load_policy, trainable_policy
-from minirec.model.shared_prompt import saves
+from minirec.model.shared_prompt import Sharing
 from minirec.rl.reward import RewardConfig, reward_function
 from minirec.rl.step import Group, Objective, losses
 
@@ -159,7 +159,7 @@ def _groups(policy, encoder):
     return groups
 
 
-def _gradient(policy, groups, table, training, parts, shared=False):
+def _gradient(policy, groups, table, training, parts, sharing=None):
     from minirec.config import TrainingConfig
 
     objective = Objective(
@@ -181,7 +181,7 @@ def _gradient(policy, groups, table, training, parts, shared=False):
             table=table,
             batch_items=ids,
             batch_vectors=leaf,
-            shared=shared,
+            sharing=sharing,
         )
         (result.token + result.item).backward()
         total += result.token.item() + result.item.item()
@@ -228,7 +228,7 @@ def test_a_prompt_read_once_for_its_rollouts_changes_no_loss_and_no_gradient(fol
 
     spied.parameters = policy.parameters
     apart = _gradient(spied, groups, table, None, [groups])
-    together = _gradient(spied, groups, table, None, [groups], shared=True)
+    together = _gradient(spied, groups, table, None, [groups], sharing=policy.sharing)
     assert packed == [None, [2, 2]]
     assert apart[0] == pytest.approx(together[0], rel=1e-5)
     assert torch.allclose(apart[1], together[1], atol=1e-5)
@@ -238,20 +238,36 @@ def test_a_prompt_read_once_for_its_rollouts_changes_no_loss_and_no_gradient(fol
 @pytest.mark.parametrize(
     "prompt, completions, packs",
     [
-        # Alone 2 x 12 tokens and 2 x 144 pairs; packed 14 tokens and 196 pairs.
-        (10, [2, 2], True),
-        # Alone 4 x 8 tokens and 4 x 64 = 256 pairs; packed 26 tokens, but 676 pairs.
-        (2, [6, 6, 6, 6], False),
+        # A token counts as 10 pairs. Alone 2 x 12 tokens, packed 14: 2 x 12 x 22 against 14 x 24.
+        (10, [[2, 2]], True),
+        # 4 x 8 x 18 = 576 alone, 26 x 36 = 936 packed: fewer tokens, but far more pairs.
+        (2, [[6, 6, 6, 6]], False),
+        # 4 x 12 x 22 = 1,056 alone, 24 x 34 = 816 packed: more pairs, and yet less work.
+        (8, [[4, 4, 4, 4]], True),
         # One rollout is the same row, so nothing is saved.
-        (10, [2], False),
-        # Alone 2 x 30 tokens with padding; packed 32.
-        (1, [29, 2], True),
+        (10, [[2]], False),
+        # 2 x 30 x 40 alone, since the short one is padded; 32 x 42 packed.
+        (1, [[29, 2]], True),
+        # 5 x 30 x 40 = 6,000 alone; a long group pads the short ones: 3 x 60 x 70 = 12,600 packed.
+        (2, [[28, 28, 2], [2], [2]], False),
     ],
 )
 def test_prompts_are_shared_where_that_is_less_work(prompt, completions, packs):
-    sequences = [[7] * (prompt + count) for count in completions]
-    starts = [prompt] * len(completions)
-    assert saves(sequences, starts, [len(completions)]) is packs
+    sequences = [[7] * (prompt + count) for group in completions for count in group]
+    starts = [prompt] * len(sequences)
+    sizes = [len(group) for group in completions]
+    assert Sharing(pairs_per_token=10).saves(sequences, starts, sizes) is packs
+
+
+def test_what_a_token_costs_in_pairs_follows_from_the_sizes_of_the_model():
+    shape = dict(hidden_size=8, intermediate_size=16, num_hidden_layers=3, vocab_size=50)
+    config = transformers.Qwen2Config(**shape, num_attention_heads=4, num_key_value_heads=2)
+    model = transformers.Qwen2ForCausalLM(config)
+    # Of a block: q and o 8 x 8, k and v 8 x 4, three matrices 8 x 16; a pair has 2 x 8 products.
+    assert Sharing.of(model) == Sharing((2 * 64 + 2 * 32 + 3 * 128) / 16)
+    block = model.model.layers[0]
+    weights = sum(w.numel() for w in block.parameters() if w.dim() == 2)
+    assert Sharing.of(model).pairs_per_token == weights / 16
 
 
 def test_token_loss_raises_the_better_rollout(folder, encoder):

@@ -178,7 +178,7 @@ def _projected(matrix, gradient):
 @pytest.mark.parametrize("kind", MODELS)
 def test_a_shared_prompt_changes_nothing(kind):
     model, loss, some = policy(kind=kind), sample_loss(), groups()
-    assert model.shares_prompts
+    assert model.sharing is not None
     sequences = [g.prompt + c for g in some for c in g.completions]
     starts = [len(g.prompt) for g in some for _ in g.completions]
     apart = model(sequences, starts)
@@ -197,22 +197,24 @@ def test_sequences_with_different_prompts_are_not_taken_for_a_group():
 
 def test_a_model_with_a_window_does_not_share_prompts():
     config = Qwen2Config(**SHAPE, use_sliding_window=True, sliding_window=4, max_window_layers=0)
-    assert not Policy(Qwen2ForCausalLM(config), pad_id=0).shares_prompts
+    assert Policy(Qwen2ForCausalLM(config), pad_id=0).sharing is None
 
 
 def test_neighbours_order_and_micro_batch_change_nothing():
     model, loss, some = policy(torch.float32), sample_loss(torch.float32), groups(9)
     projector = Projector(model.lm, dim=1000, seed=1)
 
-    def found(them, micro_batch, shared=True):
-        return gradients(model, projector, them, loss=loss, shared=shared, micro_batch=micro_batch)
+    def found(them, micro_batch, sharing=model.sharing):
+        return gradients(
+            model, projector, them, loss=loss, sharing=sharing, micro_batch=micro_batch
+        )
 
     base = found(some, 9)
     for micro_batch in (1, 2, 4):
         assert distance(found(some, micro_batch), base) < 1e-5
     assert distance(found(some[::-1], 4).flip(0), base) < 1e-5
     assert distance(found(some[3:5], 2), base[3:5]) < 1e-5
-    assert distance(found(some, 4, shared=False), base) < 1e-5
+    assert distance(found(some, 4, sharing=None), base) < 1e-5
 
 
 def test_dead_and_empty_groups_have_no_gradient():
@@ -223,7 +225,7 @@ def test_dead_and_empty_groups_have_no_gradient():
     them = [dead, some[0], empty, some[1]]
     assert [sorted(rows) for rows in blocks(them, loss=loss, micro_batch=8)] == [[1, 3]]
     projector = Projector(model.lm, dim=1000, seed=1)
-    found = gradients(model, projector, them, loss=loss, shared=True, micro_batch=8)
+    found = gradients(model, projector, them, loss=loss, sharing=model.sharing, micro_batch=8)
     assert not found[0].any() and not found[2].any()
     assert found[1].any() and found[3].any()
 
