@@ -3,8 +3,8 @@
 .venv/bin/python benchmarks/training_step.py [REPEATS]
 
 The model is a random Qwen2 with LoRA, the tokens are random; a row of the table is a shape of the
-micro-batch. "packs" says what training would do, which is right where the ratio is above 1. Seconds are medians over REPEATS passes (default 7) of each kind, which
-take turns.
+micro-batch. "packs" says what training would do, which is right where the ratio is above 1. Seconds
+are medians over REPEATS passes (default 7) of each kind, which take turns.
 """
 
 from __future__ import annotations

@@ -97,8 +97,8 @@ def cost_rows(config: Config, use: Processes, corpus: Corpus | None, gpu: str | 
     guess = "" if corpus else f"; {ASSUMED:,} training samples and items, until prepare counts them"
     assumed = (
         f"prompts of {config.model.max_prompt_tokens} and completions of "
-        f"{config.rollout.max_new_tokens} tokens, the most, though training reads "
-        f"a prompt once for its rollouts where that is less work; {costs.UTILISATION:.0%} of the FLOPs, "
+        f"{config.rollout.max_new_tokens} tokens, the most, though training reads a prompt "
+        f"once for its rollouts where that is less work; {costs.UTILISATION:.0%} of the FLOPs, "
         f"{costs.BANDWIDTH_SHARE:.0%} of the bandwidth; one process where resources say auto"
         f"{guess}"
     )
