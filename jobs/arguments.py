@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-STAGES = {
+COMMANDS = {
     "run": "all stages in order; what is finished is skipped",
     "prepare": "read interactions and catalogue, make samples",
     "proxy": "train the proxy policy on a small random subset",
@@ -28,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, text in STAGES.items():
+    for name, text in COMMANDS.items():
         command = _command(commands, name, text)
         _config_arguments(command)
         command.add_argument(
@@ -197,5 +197,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     if arguments.command == "select" and arguments.features is None:
         for name in ("budget", "out", "chance"):
             if getattr(arguments, name) is not None:
-                top.error(f"--{name} needs --features")
+                run = "; of a run, write selection.budget=N" if name == "budget" else ""
+                top.error(f"--{name} needs --features{run}")
     return arguments

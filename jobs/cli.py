@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from jobs.arguments import parse
-from minirec.errors import ArtifactError, ConfigError, MiniRecError
+from minirec.errors import ConfigError, MiniRecError
 from minirec.remote import explain, located
 
 
@@ -104,13 +104,13 @@ def _with_config(arguments: argparse.Namespace) -> int:
         os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
         module = importlib.import_module(f"jobs.{arguments.command}")
         trials = getattr(module, arguments.command)
-        print_summary(trials(config, overwrite=arguments.overwrite), config)
+        print_summary(trials(config, overwrite=arguments.overwrite))
         return 0
     from jobs import run
 
     names = run.STAGES if arguments.command == "run" else (arguments.command,)
     finished = run.stages(config, names, overwrite=arguments.overwrite)
-    print_summary(finished, config)
+    print_summary(finished)
     return 0
 
 
@@ -170,8 +170,6 @@ def _recommend(arguments: argparse.Namespace) -> int:
     from jobs.recommend import recommend
     from jobs.summary import print_recommendation
 
-    if not located(arguments.run).is_dir():
-        raise ArtifactError(f"{arguments.run} is not a directory; give the run_dir of a run")
     if arguments.users:
         from jobs.recommend_files import recommend_files
 

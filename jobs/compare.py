@@ -6,14 +6,15 @@ from typing import Any
 
 from jobs.compare_result import publish, read_rows, rows_of, write_rows
 from jobs.console import pulse, say
-from jobs.plan import check
+from jobs.plan import check_trials
 from jobs.run import holding, stages
 from jobs.sweep import trial_of
 from jobs.train import rollout_settings, without_runtime
 from jobs.tuning import forget, run_trials
-from minirec.artifacts import Cost, Run, read_json
+from minirec.artifacts import Cost, Run
 from minirec.comparison import FREE_ORDER, contenders
 from minirec.config import Config
+from minirec.corpus.table import count_samples
 from minirec.errors import EngineError
 from minirec.settings import changed
 
@@ -38,10 +39,8 @@ def compare(config: Config, *, overwrite: bool = False) -> Run:
     less = any(trial.config.selection.method == "less" for trial in planned)
     # So that gradients come with scoring, and with them those of validation samples.
     made = changed(config, {"selection.method": "less"}) if less else config
-    stages(made, SHARED, overwrite=overwrite)
-    samples = int(read_json(run.path("corpus", "corpus.json"))["samples"]["train"])
-    for trial in planned:
-        check(trial.config, samples)
+    stages(made, SHARED, overwrite=overwrite, check=lambda n: check_trials(planned, n))
+    samples = count_samples(run.path("corpus"), "train")
 
     def known_trials() -> set[str]:
         there = run.path("comparison.parquet").exists()

@@ -115,8 +115,7 @@ def _subset(folder: Path, source: _Source, to: str) -> None:
     if ":" in config.reward.name:
         raise ConfigError(
             f"reward.name={config.reward.name} is a function of your own, which an export cannot "
-            f"carry; export with --to jsonl from a run with ndcg_softmax, ndcg, reciprocal_rank "
-            f"or hit@K"
+            f"carry; export from a run with ndcg_softmax, ndcg, reciprocal_rank or hit@K"
         )
     order = read_table(source.run.path("selection.parquet")).sort_by("rank")["sample_id"]
     ids = order.to_pylist()

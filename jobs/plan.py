@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from jobs.sweep_plan import trials_of
 from jobs.tracking import check as check_trackers
 from jobs.train import training_steps
 from minirec.allocation import Allocation, allocate, this_machine
 from minirec.artifacts import Run, read_json
+from minirec.comparison import contenders
 from minirec.config import Config, ScoringConfig, TrainingConfig
 from minirec.errors import ConfigError
+from minirec.sweep import Trial
 
 Row = tuple[str, str, str]
 
@@ -42,7 +45,11 @@ def plan(config: Config, *, again: bool = False) -> list[Row]:
             ("select", "budget", f"{about}{budget:,} in {_groups(config)}"),
         ]
         rows += _training_rows("train", config, config.training, budget)
-        rows += _sweep_rows(config, samples)
+        if config.sweep.varies:
+            rows += _trial_rows("sweep", trials_of(config, samples), samples)
+        if config.compare.methods:
+            folder = Run(config.run_dir).path("comparison")
+            rows += _trial_rows("compare", contenders(config, folder=folder), samples)
     return rows + _resource_rows(config)
 
 
@@ -133,13 +140,15 @@ def _gradient_rows(config: Config) -> list[Row]:
     return [("gradients", "rollouts, at most", f"{rollouts:,} of validation samples")]
 
 
-def _sweep_rows(config: Config, samples: int) -> list[Row]:
-    """What the trials of a sweep would do, if none were stopped early."""
-    trials = trials_of(config, samples) if config.sweep.varies else []
+def check_trials(trials: Sequence[Trial], samples: int) -> None:
+    """Refuse trials of a sweep or comparison that cannot work; raises as `check`."""
     for trial in trials:
         check(trial.config, samples)
-    if not trials:
-        return []
+
+
+def _trial_rows(kind: str, trials: Sequence[Trial], samples: int) -> list[Row]:
+    """What the trials of a sweep or comparison would do, if none were stopped early."""
+    check_trials(trials, samples)
     counts = [trial.config.selection.count(samples) for trial in trials]
     configs = [trial.config.training for trial in trials]
     steps = [training_steps(t, count) for t, count in zip(configs, counts, strict=True)]
@@ -153,10 +162,10 @@ def _sweep_rows(config: Config, samples: int) -> list[Row]:
     )
     settings = len({trial.setting for trial in trials})
     return [
-        ("sweep", "trials", f"{len(trials):,}: {settings:,} settings, each with its seeds"),
-        ("sweep", "budgets", ", ".join(f"{n:,}" for n in sorted(set(counts)))),
-        ("sweep", "optimizer steps, at most", f"{sum(steps):,}"),
-        ("sweep", "rollouts, at most", f"{rollouts:,}, and {checks:,} greedy ones to validate"),
+        (kind, "trials", f"{len(trials):,}: {settings:,} settings, each with its seeds"),
+        (kind, "budgets", ", ".join(f"{n:,}" for n in sorted(set(counts)))),
+        (kind, "optimizer steps, at most", f"{sum(steps):,}"),
+        (kind, "rollouts, at most", f"{rollouts:,}, and {checks:,} greedy ones to validate"),
     ]
 
 
@@ -172,7 +181,7 @@ def _resource_rows(config: Config) -> list[Row]:
     return [
         ("resources", "rollout engines", engines),
         ("resources", "training workers", trainers),
-        ("resources", "memory, about", _memory(a, workers)),
+        ("resources", "memory, at least", _memory(a, workers)),
     ]
 
 
@@ -181,7 +190,7 @@ def _device(gpus: float) -> str:
 
 
 def _memory(a: Allocation, workers: int) -> str:
-    """Sum over processes, from resident sizes measured on a CPU machine (docs/results.md)."""
+    """Sum over processes that have just started, from resident sizes on a CPU machine."""
     engine, worker, driver = 1.1, 1.0, 1.2
     total = driver + 0.8 + a.engines * engine
     total += max(workers, a.scorers) * worker

@@ -61,7 +61,9 @@ def trained_run(run_dir: str) -> tuple[Run, Config]:
     if not run.path("config.yaml").exists():
         raise ArtifactError(f"{run.root} is no run directory; give the run_dir of `minirec run`")
     if run.done("train") is None:
-        raise ArtifactError(f"{run.root} has no trained policy; run `minirec train` first")
+        raise ArtifactError(
+            f"{run.root} has no trained policy; run `minirec train run_dir={run_dir}` first"
+        )
     return run, load(run.path("config.yaml"))
 
 

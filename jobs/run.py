@@ -12,6 +12,7 @@ from jobs.console import pulse, quiet, say
 from jobs.session import Session
 from minirec.artifacts import Run, atomic
 from minirec.config import Config
+from minirec.corpus.table import count_samples
 from minirec.lease import held
 from minirec.settings import dump
 
@@ -19,11 +20,21 @@ STAGES = ("prepare", "proxy", "score", "gradients", "select", "train", "evaluate
 ON_RAY = ("proxy", "score", "gradients", "train", "evaluate")
 
 
-def stages(config: Config, names: tuple[str, ...], *, overwrite: bool = False) -> Run:
+def stages(
+    config: Config,
+    names: tuple[str, ...],
+    *,
+    overwrite: bool = False,
+    check: Callable[[int], object] | None = None,
+) -> Run:
     """Run the named stages of a run directory in the given order.
 
     Stages before them that are not named are compared with the settings: what they were made
     with must not differ from what the run directory then says.
+
+    Args:
+        check: called with the number of training samples as soon as it is known, so that what
+            cannot work is refused before the long stages.
 
     Raises:
         ArtifactError: another command works in the directory, a stage was made with other
@@ -46,6 +57,8 @@ def stages(config: Config, names: tuple[str, ...], *, overwrite: bool = False) -
                 continue  # another selection has read them
             with pulse(name):
                 _stage(name)(run, config, session)
+            if check is not None and name == "prepare":
+                check(count_samples(run.path("corpus"), "train"))
             if not run.checking:
                 with atomic(run.path("config.yaml")) as file:
                     file.write(dump(config).encode())

@@ -127,8 +127,10 @@ def check_command(words: list[str], working_dir: Path) -> None:
     if not words:
         raise ConfigError("there is nothing to submit; write the command after --, e.g. -- run")
     arguments = parse(words)
-    if arguments.command == "recommend":
-        check_path("--run", arguments.run)
+    if arguments.command in ("recommend", "export", "serve"):
+        for option in ("run", "users", "items", "out"):
+            if path := getattr(arguments, option, None):
+                check_path(f"--{option}", path)
     if not hasattr(arguments, "overrides"):
         return
     file = arguments.config

@@ -6,7 +6,6 @@ from rich.table import Table
 
 from jobs.console import console
 from minirec.artifacts import Run, read_json
-from minirec.config import Config
 
 
 def print_plan(rows: list[tuple[str, str, str]]) -> None:
@@ -19,7 +18,7 @@ def print_plan(rows: list[tuple[str, str, str]]) -> None:
     console.print(table)
 
 
-def print_summary(run: Run, config: Config) -> None:
+def print_summary(run: Run) -> None:
     """Cost by stage and, once evaluated, quality."""
     costs = run.costs()
     if costs:

@@ -6,14 +6,15 @@ from typing import Any
 
 from jobs.console import pulse, say
 from jobs.gradients import gradient_inputs
-from jobs.plan import check
+from jobs.plan import check_trials
 from jobs.run import holding, stages
 from jobs.sweep_plan import trials_of
 from jobs.sweep_result import publish, read_rows, rows_of, write_rows
 from jobs.train import rollout_settings, without_runtime
 from jobs.tuning import forget, run_trials
-from minirec.artifacts import Cost, Run, read_json
+from minirec.artifacts import Cost, Run
 from minirec.config import Config
+from minirec.corpus.table import count_samples
 from minirec.errors import EngineError
 
 SHARED = ("prepare", "proxy", "score")
@@ -28,13 +29,15 @@ def sweep(config: Config, *, overwrite: bool = False) -> Run:
         EngineError: trials failed; the others are finished, and the result is written.
     """
     trials_of(config, 1)  # refuses before anything starts
-    stages(config, SHARED, overwrite=overwrite)
+    stages(
+        config,
+        SHARED,
+        overwrite=overwrite,
+        check=lambda n: check_trials(trials_of(config, n), n),
+    )
     run = Run(config.run_dir, overwrite=overwrite, say=say)
-    samples = int(read_json(run.path("corpus", "corpus.json"))["samples"]["train"])
+    samples = count_samples(run.path("corpus"), "train")
     planned = trials_of(config, samples)
-    for trial in planned:
-        check(trial.config, samples)
-
     options = config.sweep
 
     def body(cost: Cost) -> None:

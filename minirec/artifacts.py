@@ -171,7 +171,7 @@ class Run:
         record = self.done(stage)
         if record is None:
             raise ArtifactError(
-                f"stage {stage} has not finished in {self.root}; run `minirec {stage}` first"
+                f"stage {stage} has not finished in {self.root}; run `minirec {stage}` on it first"
             )
         return str(record["fingerprint"])
 

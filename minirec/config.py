@@ -7,7 +7,7 @@ torch nor ray, so that a typo is answered at once.
 from __future__ import annotations
 
 import re
-from datetime import date
+from datetime import date, datetime
 from typing import Any, Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
@@ -72,8 +72,12 @@ class CorpusConfig(Section):
     @field_validator("start", "end", mode="before")
     @classmethod
     def _day(cls, day: Any) -> Any:
-        # YAML reads 2020-01-31 as a date.
-        return day.isoformat()[:10] if isinstance(day, date) else day
+        if isinstance(day, date):  # as YAML reads 2020-01-31
+            return day.isoformat()[:10]
+        try:
+            return day if day is None else datetime.strptime(day, "%Y-%m-%d").date().isoformat()
+        except (TypeError, ValueError):
+            raise ValueError(f"{day!r} is not a date; write YYYY-MM-DD") from None
 
     @model_validator(mode="after")
     def _check(self) -> CorpusConfig:
@@ -83,6 +87,14 @@ class CorpusConfig(Section):
             raise ValueError(f"source {self.source} needs corpus.path or corpus.ratings")
         if self.rating_range[0] >= self.rating_range[1]:
             raise ValueError(f"rating_range {self.rating_range} must rise")
+        if self.start and self.end and self.start >= self.end:
+            raise ValueError(f"start {self.start} is not before end {self.end}; swap or mend them")
+        if self.source == "demo" and (self.columns or self.download):
+            given = "columns" if self.columns else "download"
+            raise ValueError(
+                f"{given} has no effect with source demo, which is generated; name the source of "
+                f"your files or leave {given} out"
+            )
         return self
 
 
@@ -317,7 +329,9 @@ class EvaluationConfig(Section):
 
     cutoffs: tuple[PositiveInt, ...] = Field((5, 10, 20, 50), min_length=1)
     bootstrap: int = Field(1000, ge=1, description="resamples of the confidence intervals")
-    policies: tuple[Literal["base", "proxy", "trained"], ...] = ("base", "trained")
+    policies: tuple[Literal["base", "proxy", "trained"], ...] = Field(
+        ("base", "trained"), min_length=1
+    )
     train_samples: PositiveInt | None = Field(
         None, description="samples of train that base and trained policy rank too, drawn by seed"
     )

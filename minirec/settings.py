@@ -36,6 +36,8 @@ def load(path: str | Path | None = None, overrides: list[str] | None = None) -> 
             _put(given, key, yaml.safe_load(value))
         except yaml.YAMLError:
             raise ConfigError(f"override {override!r}: the value is not YAML") from None
+        except ValueError as error:  # a date that YAML knows and the calendar does not
+            raise ConfigError(f"override {override!r}: {error}") from None
     merged = _merge(preset_values(given.get("preset", "minirec")), given)
     try:
         return Config.model_validate(merged)
@@ -80,11 +82,15 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"config {path} cannot be read: {error.strerror}") from None
+        raise ConfigError(
+            f"config {path} cannot be read: {error.strerror}; give the path of a YAML file"
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         where = getattr(error, "problem_mark", None)
         line = f" at line {where.line + 1}" if where else ""
         raise ConfigError(f"config {path} is not valid YAML{line}; mend the file") from None
+    except ValueError as error:  # a date that YAML knows and the calendar does not
+        raise ConfigError(f"config {path} has a wrong date: {error}; mend the file") from None
     if data is None:
         return {}
     if not isinstance(data, dict):
@@ -132,7 +138,9 @@ def _explain(error: ValidationError) -> str:
         key = key.rpartition(".")[0]  # below a setting is the kind that pydantic tried
     if not key or first["type"] == "value_error":
         return f"{key}: {message}" if key else message
-    return f"{key}={first['input']!r} is refused: {message.lower()}"
+    if first["type"] == "model_type":
+        return f"{key}={first['input']!r} is refused: it is a section; {_advice(f'{key}.')}"
+    return f"{key}={first['input']!r} is refused: {message[:1].lower()}{message[1:]}"
 
 
 def _advice(unknown: str) -> str:

@@ -157,7 +157,7 @@ COMPARISON = pa.schema(
 """A trial of a comparison: finished or failed. `table` is steps or epochs, empty for full data.
 
 Own cost is that of selection and training, the total adds what the method needs: proxy, scoring,
-gradients. Rollouts of validations are not counted, their seconds are. `best_valid` is over the
+gradients. Neither rollouts nor seconds of validations are counted. `best_valid` is over the
 validations during training, on a part of the split; `reached` is the total cost up to the first of
 them that reaches the goal, null if none does.
 """

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from minirec.config import CorpusConfig
 from minirec.corpus.schema import SAMPLES
-from minirec.errors import ConfigError, CorpusError
+from minirec.errors import CorpusError
 
 
 @dataclass(frozen=True)
@@ -98,13 +98,9 @@ def k_core(user: np.ndarray, item: np.ndarray, *, k: int) -> np.ndarray:
     return mask
 
 
-def day_ms(day: str, *, key: str) -> int:
-    """``YYYY-MM-DD`` -> ms of its start in UTC; `ConfigError` names the key of a wrong date."""
-    try:
-        date = datetime.strptime(day, "%Y-%m-%d").replace(tzinfo=UTC)
-    except ValueError:
-        raise ConfigError(f"{key}={day!r} is not a date; write YYYY-MM-DD") from None
-    return round(date.timestamp() * 1000)
+def day_ms(day: str) -> int:
+    """``YYYY-MM-DD`` -> ms of its start in UTC."""
+    return round(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp() * 1000)
 
 
 def filter_events(events: Events, corpus: CorpusConfig) -> np.ndarray:
@@ -117,8 +113,8 @@ def filter_events(events: Events, corpus: CorpusConfig) -> np.ndarray:
         raise CorpusError("no usable event; check the interactions file")
     keep = np.arange(len(events))
     if corpus.start or corpus.end:
-        low = day_ms(corpus.start, key="corpus.start") if corpus.start else np.iinfo(np.int64).min
-        high = day_ms(corpus.end, key="corpus.end") if corpus.end else np.iinfo(np.int64).max
+        low = day_ms(corpus.start) if corpus.start else np.iinfo(np.int64).min
+        high = day_ms(corpus.end) if corpus.end else np.iinfo(np.int64).max
         keep = keep[(events.time >= low) & (events.time < high)]
         if not len(keep):
             first, last = _day(events.time.min()), _day(events.time.max())

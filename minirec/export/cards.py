@@ -72,7 +72,8 @@ def model_card(
     `evaluation` is that of ``evaluation.json`` for this policy, by split; None: not evaluated.
     """
     what = {
-        "trained": "Trained on the most useful interactions",
+        "trained": f"Trained on a subset (`selection.method={config.selection.method}`, budget "
+        f"{config.selection.budget})",
         "proxy": "The proxy policy, trained on a small random subset",
     }[policy]
     library = "peft" if to == "adapter" else "transformers"

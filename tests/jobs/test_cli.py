@@ -64,12 +64,10 @@ def test_an_unknown_option_is_refused(capsys):
 
 
 def test_recommend_without_a_run(capsys, tmp_path):
-    for folder, words in [
-        (tmp_path / "none", "is not a directory"),
-        (tmp_path, "no run directory"),
-    ]:
+    for folder in (tmp_path / "none", tmp_path):
         assert cli.main(["recommend", "--run", str(folder), "--history", "A"]) == 1
-        assert words in capsys.readouterr().err
+        assert "is no run directory" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
 
 
 def test_help_loads_no_library_that_takes_a_second():
@@ -129,6 +127,15 @@ def test_plan_counts_the_part_that_is_scored(tmp_path):
     assert rows["select", "budget"] == "100 in 4 groups", "a share is one of the whole corpus"
     with pytest.raises(ConfigError, match="500 exceeds the 400 scored training samples"):
         plan(load(overrides=[*words, "selection.budget=500"]))
+
+
+def test_plan_counts_the_trials_of_a_comparison(tmp_path, capsys):
+    two = ["compare.methods=[random, minirec]", "compare.budget=[10, 20]", "compare.seeds=[1]"]
+    words = [f"run_dir={tmp_path}", *two, "compare.steps=5", "compare.full_steps=7"]
+    found = {what: value for stage, what, value in plan(load(None, words)) if stage == "compare"}
+    assert found["trials"].startswith("5: 5 settings")
+    assert found["optimizer steps, at most"] == "27"  # 2 methods x 2 budgets x 5, and full
+    assert "budget 99999 exceeds" in refused(capsys, "plan", *words, "compare.budget=[99999]")
 
 
 def test_plan_counts_validation_rollouts_only_where_they_are_used():

@@ -107,5 +107,5 @@ def test_select_asks_for_gradients_where_it_uses_them(scored, tmp_path):
     run_dir = tmp_path / "run"
     shutil.copytree(scored, run_dir)
     (run_dir / "stages" / "gradients.json").unlink()
-    with pytest.raises(AssertionError, match="run `minirec gradients` first"):
+    with pytest.raises(AssertionError, match="run `minirec gradients` on it first"):
         finish(run_dir, "select", "selection.method=less", FEW, "--overwrite")

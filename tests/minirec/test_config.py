@@ -56,6 +56,13 @@ def test_dump_can_be_loaded_again(tmp_path):
         ("resources.scorers=few", "resources.scorers"),
         ("corpus.source=amazon", "needs corpus.path"),
         ("corpus.split=[0.8,0.1,0.2]", "sum to 1"),
+        ("corpus.end=soon", "corpus.end: 'soon' is not a date; write YYYY-MM-DD"),
+        ("corpus.start=20240101", "20240101 is not a date"),
+        ("corpus.start=2024-13-45", "month must be in 1..12"),
+        ("corpus.columns={user: buyer}", "columns has no effect with source demo"),
+        ("resources.gpu=A100", "'A100-80'"),
+        ("selection=3", "it is a section; selection has alpha, budget"),
+        ("evaluation.policies=[]", "evaluation.policies=[] is refused"),
         ("preset=best", "choose one of minirec, paper"),
         ("training", "write key=value"),
         ("training.learning_rate=.nan", "learning_rate"),
@@ -126,3 +133,13 @@ def test_less_needs_validation_samples():
     words = refused("selection.method=less", "scoring.validation_samples=0")
     assert "scoring.validation_samples" in words
     settings.load(None, ["scoring.validation_samples=0"])
+
+
+def test_a_window_runs_forward(tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_text("corpus: {start: 2024-02-01, end: 2024-01-01}")
+    with pytest.raises(ConfigError, match="start 2024-02-01 is not before end 2024-01-01"):
+        settings.load(file)
+    file.write_text("corpus: {start: 2024-13-01}")
+    with pytest.raises(ConfigError, match="wrong date: month must be in 1..12"):
+        settings.load(file)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from minirec.config import CorpusConfig
 from minirec.corpus.schema import SAMPLES
 from minirec.corpus.split import Events, encode, k_core, make_samples, split_sizes
-from minirec.errors import ConfigError, CorpusError
+from minirec.errors import CorpusError
 
 DAY = 86_400_000
 
@@ -128,11 +128,6 @@ def test_what_cannot_become_samples(rows, settings, words):
         make_samples(events_of(rows), config(**settings))
     for word in words:
         assert word in str(error.value)
-
-
-def test_a_wrong_date_names_its_key():
-    with pytest.raises(ConfigError, match="corpus.end='soon' is not a date"):
-        make_samples(events_of(HAND), config(end="soon"))
 
 
 PAIRS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=60)
