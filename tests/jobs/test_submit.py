@@ -41,6 +41,9 @@ def folder(tmp_path):
         (["select", "--features", "/x/f.parquet"], "--out=. is relative"),
         (["select", "--features", "/x/f.parquet", "--out", "s3://b/x"], "not on an object"),
         (["recommend", "--run", "runs/x", "--history", "A"], "--run=runs/x is relative"),
+        (["recommend", "--run", "/x", "--users", "/u", "--out", "o"], "--out=o is relative"),
+        (["export", "--run", "/x", "--to", "trl", "--out", "o"], "--out=o is relative"),
+        (["serve", "--run", "runs/x"], "--run=runs/x is relative"),
     ],
 )
 def test_a_mistake_is_refused_here(folder, words, refusal):
