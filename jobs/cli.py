@@ -98,7 +98,8 @@ def _with_config(arguments: argparse.Namespace) -> int:
 
         print_plan(plan(config) + estimates(config))
         return 0
-    plan(config, again=arguments.overwrite)  # refuses what cannot work before anything starts
+    # Refuses what cannot work before anything starts.
+    plan(config, again=arguments.overwrite, trials={arguments.command})
     if arguments.command in ("sweep", "compare"):
         # Before ray is imported: else Tune's thread starts a Ray of its own after Ctrl-C.
         os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from jobs.sweep_plan import trials_of
 from jobs.tracking import check as check_trackers
@@ -18,11 +18,17 @@ from minirec.sweep import Trial
 Row = tuple[str, str, str]
 
 
-def plan(config: Config, *, again: bool = False) -> list[Row]:
+TRIALS = ("sweep", "compare")
+
+
+def plan(config: Config, *, again: bool = False, trials: Collection[str] = TRIALS) -> list[Row]:
     """Rows (stage, quantity, value). Refuses what cannot work.
 
     Sizes are exact after `prepare`; before, or if it may be done `again`, the demo corpus is
     estimated from its settings and other sources are left open.
+
+    Args:
+        trials: the commands of `TRIALS` whose trials are planned too.
     """
     check_trackers(config)
     samples, exact = _samples(config, again)
@@ -41,13 +47,13 @@ def plan(config: Config, *, again: bool = False) -> list[Row]:
             *([] if again else _rollouts_made(Run(config.run_dir), samples)),
             ("score", "tokens, at most", f"{about}{rollouts * config.rollout.max_new_tokens:,}"),
             ("score", "shards", f"{about}{math.ceil(scored / config.scoring.shard_size):,}"),
-            *_gradient_rows(config),
+            *_gradient_rows(config, compared="compare" in trials),
             ("select", "budget", f"{about}{budget:,} in {_groups(config)}"),
         ]
         rows += _training_rows("train", config, config.training, budget)
-        if config.sweep.varies:
+        if "sweep" in trials and config.sweep.varies:
             rows += _trial_rows("sweep", trials_of(config, samples), samples)
-        if config.compare.methods:
+        if "compare" in trials and config.compare.methods:
             folder = Run(config.run_dir).path("comparison")
             rows += _trial_rows("compare", contenders(config, folder=folder), samples)
     return rows + _resource_rows(config)
@@ -132,8 +138,9 @@ def _training_rows(stage: str, config: Config, training: TrainingConfig, samples
     ]
 
 
-def _gradient_rows(config: Config) -> list[Row]:
-    if config.selection.method != "less":
+def _gradient_rows(config: Config, *, compared: bool) -> list[Row]:
+    methods = {config.selection.method, *(config.compare.methods if compared else ())}
+    if "less" not in methods:
         return []
     s = config.scoring
     rollouts = s.validation_samples * (s.stages[-1] + 1)
@@ -143,7 +150,10 @@ def _gradient_rows(config: Config) -> list[Row]:
 def check_trials(trials: Sequence[Trial], samples: int) -> None:
     """Refuse trials of a sweep or comparison that cannot work; raises as `check`."""
     for trial in trials:
-        check(trial.config, samples)
+        try:
+            check(trial.config, samples)
+        except ConfigError as error:
+            raise ConfigError(f"trial {trial.name}: {error}") from None
 
 
 def _trial_rows(kind: str, trials: Sequence[Trial], samples: int) -> list[Row]:

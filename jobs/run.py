@@ -57,11 +57,11 @@ def stages(
                 continue  # another selection has read them
             with pulse(name):
                 _stage(name)(run, config, session)
-            if check is not None and name == "prepare":
-                check(count_samples(run.path("corpus"), "train"))
             if not run.checking:
                 with atomic(run.path("config.yaml")) as file:
                     file.write(dump(config).encode())
+            if check is not None and name == "prepare":
+                check(count_samples(run.path("corpus"), "train"))
     run.checking = False
     return run
 

@@ -128,9 +128,12 @@ def check_command(words: list[str], working_dir: Path) -> None:
         raise ConfigError("there is nothing to submit; write the command after --, e.g. -- run")
     arguments = parse(words)
     if arguments.command in ("recommend", "export", "serve"):
-        for option in ("run", "users", "items", "out"):
-            if path := getattr(arguments, option, None):
-                check_path(f"--{option}", path)
+        check_path("--run", arguments.run)
+        for option in ("users", "items", "out"):
+            path = getattr(arguments, option, None)
+            copied = path and option != "out" and (working_dir / path).is_file()
+            if path and not copied:
+                check_local(f"--{option}", path, what=arguments.command)
     if not hasattr(arguments, "overrides"):
         return
     file = arguments.config
@@ -167,12 +170,17 @@ def check_table(features: str, out: str | None) -> None:
         ConfigError: the table or the folder for the result is no absolute path.
     """
     for name, path in {"--features": features, "--out": out or "."}.items():
-        if "://" in path:
-            raise ConfigError(
-                f"{name} {path}: select --features works on files, not on an object store; give an "
-                f"absolute path on storage that all nodes share"
-            )
-        check_path(name, path, other="")
+        check_local(name, path, what="select --features")
+
+
+def check_local(name: str, path: str, *, what: str) -> None:
+    """Raise ConfigError unless the path is that of a file or folder on storage of all nodes."""
+    if "://" in path:
+        raise ConfigError(
+            f"{name} {path}: {what} works on files, not on an object store; give an absolute path "
+            f"on storage that all nodes share"
+        )
+    check_path(name, path, other="")
 
 
 def check_path(name: str, path: str, *, other: str = ", or s3://...") -> None:

@@ -89,11 +89,12 @@ class CorpusConfig(Section):
             raise ValueError(f"rating_range {self.rating_range} must rise")
         if self.start and self.end and self.start >= self.end:
             raise ValueError(f"start {self.start} is not before end {self.end}; swap or mend them")
-        if self.source == "demo" and (self.columns or self.download):
-            given = "columns" if self.columns else "download"
+        files = ("path", "ratings", "metadata", "columns", "download")
+        given = [name for name in files if getattr(self, name)]
+        if self.source == "demo" and given:
             raise ValueError(
-                f"{given} has no effect with source demo, which is generated; name the source of "
-                f"your files or leave {given} out"
+                f"{given[0]} has no effect with source demo, which is generated; name the source "
+                f"of your files or leave {given[0]} out"
             )
         return self
 

@@ -71,9 +71,11 @@ def model_card(
 
     `evaluation` is that of ``evaluation.json`` for this policy, by split; None: not evaluated.
     """
+    method = config.selection.method
     what = {
-        "trained": f"Trained on a subset (`selection.method={config.selection.method}`, budget "
-        f"{config.selection.budget})",
+        "trained": "Trained on all interactions"
+        if method == "full"
+        else f"Trained on the interactions that `selection.method={method}` chose",
         "proxy": "The proxy policy, trained on a small random subset",
     }[policy]
     library = "peft" if to == "adapter" else "transformers"

@@ -72,12 +72,14 @@ def test_the_gradient_is_that_of_encoding_inside_the_loss(alone, monkeypatch, wo
         engine = Engine(backwards=3)
         items = side(engine)
         items.rank, items.world = rank, workers
-        monkeypatch.setattr(dist, "all_reduce", lambda gradient: None)  # that of all is here
+        reduced: list[torch.Tensor] = []
+        monkeypatch.setattr(dist, "all_reduce", reduced.append)  # the gradient of all is here
         candidates = items.candidates(0, [0, 3])
         for _ in range(2):  # micro-batches
             loss(candidates.vectors).backward()
         items.backward(candidates, backwards=3)
         found.append(engine.weight.grad)
+        assert len(reduced) == (workers > 1)
     direct = Engine()
     (2 * loss(F.normalize(direct([ITEMS[0], ITEMS[3]])[0], dim=-1))).backward()
     assert torch.allclose(sum(found), direct.weight.grad)

@@ -1,11 +1,12 @@
 """What a user meets before anything starts: help, plans, refusals."""
 
+import importlib
 import subprocess
 import sys
 
 import pytest
 
-from jobs import cli
+from jobs import cli, run
 from jobs.gradients import validation_samples
 from jobs.plan import plan
 from jobs.recommend import find_titles
@@ -136,6 +137,43 @@ def test_plan_counts_the_trials_of_a_comparison(tmp_path, capsys):
     assert found["trials"].startswith("5: 5 settings")
     assert found["optimizer steps, at most"] == "27"  # 2 methods x 2 budgets x 5, and full
     assert "budget 99999 exceeds" in refused(capsys, "plan", *words, "compare.budget=[99999]")
+
+
+def test_trials_count_only_for_the_commands_that_run_them(tmp_path, capsys):
+    wrong = [f"run_dir={tmp_path}", "compare.methods=[minirec]", "compare.budget=[99999]"]
+    config = load(None, wrong)
+    assert plan(config, trials={"train"})
+    with pytest.raises(ConfigError, match="trial minirec_steps.*: selection.budget 99999 exceeds"):
+        plan(config, trials={"compare"})
+
+
+@pytest.mark.parametrize("command", ["compare", "sweep"])
+def test_trials_are_checked_once_the_samples_are_counted(tmp_path, monkeypatch, command):
+    """The size of a corpus of files is known only after `prepare`."""
+    module = importlib.import_module(f"jobs.{command}")
+
+    def prepared(config, names, *, overwrite, check):
+        check(100)
+
+    monkeypatch.setattr(module, "stages", prepared)
+    words = [f"run_dir={tmp_path}", f"{command}.budget=[99, 101]"]
+    words += ["compare.methods=[random]"] if command == "compare" else []
+    with pytest.raises(ConfigError, match="selection.budget 101 exceeds the 100 training samples"):
+        getattr(module, command)(load(None, words))
+
+
+def test_what_is_refused_after_prepare_runs_nothing_long(tmp_path, monkeypatch):
+    ran = []
+    monkeypatch.setattr(run, "_stage", lambda name: lambda *_: ran.append(name))
+    monkeypatch.setattr(run, "count_samples", lambda folder, split: 7)
+
+    def refuse(samples):
+        raise ConfigError(f"{samples} samples are too few")
+
+    with pytest.raises(ConfigError, match="7 samples are too few"):
+        run.stages(load(None, [f"run_dir={tmp_path}"]), ("prepare", "proxy"), check=refuse)
+    assert ran == ["prepare"]
+    assert (tmp_path / "config.yaml").exists(), "the next command there takes these settings"
 
 
 def test_plan_counts_validation_rollouts_only_where_they_are_used():

@@ -43,6 +43,8 @@ def folder(tmp_path):
         (["recommend", "--run", "runs/x", "--history", "A"], "--run=runs/x is relative"),
         (["recommend", "--run", "/x", "--users", "/u", "--out", "o"], "--out=o is relative"),
         (["export", "--run", "/x", "--to", "trl", "--out", "o"], "--out=o is relative"),
+        (["export", "--run", "/x", "--to", "trl", "--out", "s3://b/o"], "not on an object"),
+        (["recommend", "--run", "/x", "--users", "u.jsonl", "--out", "/o"], "--users=u.jsonl is"),
         (["serve", "--run", "runs/x"], "--run=runs/x is relative"),
     ],
 )
@@ -57,6 +59,8 @@ def test_shared_places_are_taken(folder, run_dir):
     check_command(["select", f"run_dir={run_dir}", "--overwrite"], folder)
     check_command(["recommend", "--run", run_dir, "--history", "A"], folder)
     check_command(["select", "--features", "/shared/f.parquet", "--out", "/shared/out"], folder)
+    users = ["--users", "configs/run.yaml", "--out", "/shared/out.jsonl"]
+    check_command(["recommend", "--run", run_dir, *users], folder)  # travels with the folder
 
 
 def test_a_job_refuses_a_relative_run_directory(capsys, monkeypatch, tmp_path):

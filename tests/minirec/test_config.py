@@ -59,6 +59,7 @@ def test_dump_can_be_loaded_again(tmp_path):
         ("corpus.end=soon", "corpus.end: 'soon' is not a date; write YYYY-MM-DD"),
         ("corpus.start=20240101", "20240101 is not a date"),
         ("corpus.start=2024-13-45", "month must be in 1..12"),
+        ("corpus.path=my/data", "path has no effect with source demo"),
         ("corpus.columns={user: buyer}", "columns has no effect with source demo"),
         ("resources.gpu=A100", "'A100-80'"),
         ("selection=3", "it is a section; selection has alpha, budget"),

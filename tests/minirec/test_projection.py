@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -215,6 +216,21 @@ def test_neighbours_order_and_micro_batch_change_nothing():
     assert distance(found(some[::-1], 4).flip(0), base) < 1e-5
     assert distance(found(some[3:5], 2), base[3:5]) < 1e-5
     assert distance(found(some, 4, sharing=None), base) < 1e-5
+
+
+@pytest.mark.parametrize("packs", [True, False])
+def test_gradients_share_prompts_where_that_is_less_work(packs):
+    model, loss, some = policy(torch.float32), sample_loss(torch.float32), groups(3)
+    given = []
+
+    def spied(sequences, starts, rollouts):
+        given.append(rollouts)
+        return model(sequences, starts, rollouts)
+
+    sharing = SimpleNamespace(saves=lambda *shape: packs)
+    projector = Projector(model.lm, dim=1000, seed=1)
+    gradients(spied, projector, some, loss=loss, sharing=sharing, micro_batch=8)
+    assert [rollouts is not None for rollouts in given] == [packs]
 
 
 def test_dead_and_empty_groups_have_no_gradient():
