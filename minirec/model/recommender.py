@@ -180,9 +180,9 @@ class Policy(nn.Module):
             input_ids=packed.ids, attention_mask=packed.mask, position_ids=packed.positions
         ).last_hidden_state.flatten(0, 1)
         hidden = _at_least_float32(states[packed.last])
-        # The end of a prompt predicts the first token of each of its rollouts. Gradients of a row that
-        # is taken several times are added up: by `[]` in any order on the CPU, so that bytes would
-        # differ between runs, by `index_select` in this one.
+        # The end of a prompt predicts the first token of each of its rollouts. On the CPU the
+        # gradients of a row that is taken several times are added up in any order by `[]`, so
+        # that bytes would differ between runs, and in this one by `index_select`.
         return hidden, self._logprobs(states.index_select(0, packed.predicts), packed.targets)
 
     def _logprobs(self, states: Tensor, targets: Tensor) -> Tensor:
