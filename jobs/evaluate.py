@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from jobs.model import base_model, model_inputs
-from jobs.score import merged, score_shards, scoring_spec
+from jobs.score import merged, score_on_kept, score_shards, scoring_spec
 from jobs.train import rollout_settings
 from minirec.artifacts import Cost, Run, each_file, read_table, write_json, write_table
 from minirec.config import Config
@@ -93,7 +93,10 @@ def _policy_ranks(
         )
         for policy, split in asked
     }
-    score_shards(list(specs.values()), config, session.allocation, label="evaluate", say=run.say)
+    if session.kept is None:
+        score_shards([*specs.values()], config, session.allocation, label="evaluate", say=run.say)
+    else:
+        score_on_kept([*specs.values()], run, config, session)
     ranks: dict[str, ByName] = {policy: {} for policy, _ in asked}
     ids: ByName = {
         split: read_table(run.path("corpus", f"{split}.parquet"))["sample_id"] for split in splits

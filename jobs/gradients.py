@@ -9,12 +9,8 @@ import numpy as np
 
 from jobs.model import base_model
 from jobs.score import merged, score_shards, scoring_spec
-from jobs.train import (
-    fit_or_explain,
-    follow,
-    rollout_settings,
-    torch_trainer,
-)
+from jobs.train import follow, rollout_settings
+from jobs.workers import Team, fit
 from minirec.artifacts import (
     Cost,
     Run,
@@ -143,18 +139,10 @@ def _fit(run: Run, config: Config, session: Session, shards: list[GradientShard]
         threads=worker.cpus,
         zero_stage=config.resources.zero_stage,
     )
-    trainer = torch_trainer(
-        gradient_loop,
-        spec,
-        config.training,
-        workers=workers,
-        worker=worker,
-        storage=run.path("ray"),
-        name="gradients",
-    )
     folder = run.path("gradients")
     with follow("gradients", len(shards), lambda: (_there(outputs, folder), "shards"), at=folder):
-        fit_or_explain(trainer, config.training)
+        team = Team(config.training, workers, worker, run.path("ray"), "gradients")
+        fit(session, gradient_loop, spec, team)
 
 
 def _there(outputs: list[Path], folder: Path) -> int:

@@ -12,6 +12,7 @@ import pyarrow as pa
 from jobs.console import bar
 from jobs.model import base_model, model_inputs
 from jobs.train import rollout_settings
+from jobs.workers import Team, fit
 from minirec.allocation import Allocation
 from minirec.artifacts import (
     Cost,
@@ -171,32 +172,24 @@ def score_shards(
     from actors.causes import cause
     from actors.scoring import Scorer
 
-    shards = [(number, shard) for number, spec in enumerate(specs) for shard in _shards(spec)]
-    files = [specs[number].part(shard) for number, shard in shards]
-    there = in_threads(lambda file: intact(file, check_table, say=say), files)
-    # A damaged table of item vectors is removed here, whichever shards are missing.
-    tables = {table: _has_item_table(table, say) for table in {spec.item_table for spec in specs}}
-    missing = [
-        {"spec": number, "shard": shard}
-        for (number, shard), done in zip(shards, there, strict=True)
-        if not done or (shard == 0 and not tables[specs[number].item_table])
-    ]
-    done = len(shards) - len(missing)
+    missing, total = _missing(specs, say)
+    done = total - len(missing)
     context = ray.data.DataContext.get_current()
     context.raise_original_map_exception = True  # else the cause is lost in a wrapper
     context.execution_no_progress_timeout_s = config.scoring.shard_deadline_s
-    with bar(label, len(shards)) as progress:
+    with bar(label, total) as progress:
         progress.update(done, "shards")
         if not missing:
             return
-        results = ray.data.from_items(missing, override_num_blocks=len(missing)).map_batches(
+        rows = [{"spec": number, "shard": shard} for number, shard in missing]
+        results = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             scorer or Scorer,
             fn_constructor_args=(specs,),
             batch_size=1,
             # With one as the least, the rest go on when a node leaves.
             compute=ray.data.ActorPoolStrategy(
                 min_size=1,
-                max_size=(most := min(allocation.scorers, len(missing))),
+                max_size=(most := min(allocation.scorers, len(rows))),
                 initial_size=most,
                 max_tasks_in_flight_per_actor=2,
             ),
@@ -210,13 +203,42 @@ def score_shards(
         except ExecutionTimeoutError as error:
             raise EngineError(
                 f"{label} finished no shard in {config.scoring.shard_deadline_s:g} s, after {done} "
-                f"of {len(shards)}; raise scoring.shard_deadline_s or lower scoring.shard_size"
+                f"of {total}; raise scoring.shard_deadline_s or lower scoring.shard_size"
             ) from error
         except ray.exceptions.RayError as error:
             raise EngineError(
-                f"{label} stopped after {done} of {len(shards)} shards: {cause(error)}; "
+                f"{label} stopped after {done} of {total} shards: {cause(error)}; "
                 f"the same command does the missing shards"
             ) from error
+
+
+def score_on_kept(specs: list[ScoringSpec], run: Run, config: Config, session: Session) -> None:
+    """`score_shards` by the training workers that the session keeps."""
+    from actors.scoring import ShardsSpec, score_loop
+
+    missing, _ = _missing(specs, run.say)
+    if missing:
+        a = session.allocation
+        team = Team(config.training, a.training_workers, a.worker, run.path("ray"), "evaluate")
+        work = ShardsSpec(specs, missing, config.scoring.shard_deadline_s)
+        fit(session, score_loop, work, team)
+
+
+def _missing(
+    specs: list[ScoringSpec], say: Callable[[str], None]
+) -> tuple[list[tuple[int, int]], int]:
+    """Number of the spec and shard of each shard without an undamaged file, and of how many."""
+    shards = [(number, shard) for number, spec in enumerate(specs) for shard in _shards(spec)]
+    files = [specs[number].part(shard) for number, shard in shards]
+    there = in_threads(lambda file: intact(file, check_table, say=say), files)
+    # A damaged table of item vectors is removed here, whichever shards are missing.
+    tables = {table: _has_item_table(table, say) for table in {spec.item_table for spec in specs}}
+    missing = [
+        (number, shard)
+        for (number, shard), done in zip(shards, there, strict=True)
+        if not done or (shard == 0 and not tables[specs[number].item_table])
+    ]
+    return missing, len(shards)
 
 
 def _has_item_table(path: str, say: Callable[[str], None]) -> bool:

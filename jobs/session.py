@@ -1,4 +1,4 @@
-"""What the stages of one command share: Ray, and a pool of engines that stays up between stages."""
+"""What the stages of one command share: Ray, and engines that stay up between stages."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from actors.pool import Pool, PoolHandle
 from actors.rollout import engine_spec, resolve_engine
 from jobs.console import console, without_stderr
+from jobs.workers import KeptWorkers
 from minirec.allocation import (
     Allocation,
     Node,
@@ -36,14 +37,23 @@ if TYPE_CHECKING:
 class Session:
     """Starts Ray and the engine pool when first needed; closes both at the end."""
 
-    def __init__(self, config: Config, *, trials: int = 0, on_cluster: bool = False):
+    def __init__(
+        self,
+        config: Config,
+        *,
+        trials: int = 0,
+        on_cluster: bool = False,
+        keep_workers: bool = False,
+    ):
         """Args:
         trials: of a sweep, that work at a time on this machine; 0: no sweep.
         on_cluster: the caller, a trial, works where others do, and waits for its room.
+        keep_workers: trainings and evaluations share training workers that stay up between them.
         """
         self.config = config
         self.trials = trials
         self._on_cluster = on_cluster
+        self.kept = KeptWorkers() if keep_workers else None
         self._pool: Pool | None = None
         self._model: str | None = None
         self._started_ray = False
@@ -220,7 +230,10 @@ class Session:
         return places
 
     def close(self) -> None:
-        """Stop engines and Ray; safe to call twice."""
+        """Stop workers, engines and Ray; safe to call twice."""
+        if self.kept is not None:
+            with contextlib.suppress(Exception):  # Ray may be gone already
+                self.kept.close()
         if self._pool is not None:
             with contextlib.suppress(Exception):  # Ray may be gone already
                 self._pool.close()

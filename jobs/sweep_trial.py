@@ -18,6 +18,7 @@ from jobs.model import base_model
 from jobs.select import select
 from jobs.session import Session
 from jobs.train import read_log, spent, train, training_steps
+from jobs.workers import Team
 from minirec.artifacts import Run, read_json, read_table
 from minirec.config import Config
 from minirec.sweep import Trial
@@ -29,10 +30,11 @@ POLL_S = 0.5
 class TrialRun(tune.Trainable):
     """Trainable whose steps are the validations of the training, and the evaluation at its end.
 
-    Tune hands it one trial after the other; the engines stay up between them. Not a function:
-    Tune does not wait for a function that it stops, and when its process ends,
-    Ray Train leaves the workers' placement group to a helper, which cannot find its cluster where
-    there are several on a machine. The CPUs would be lost to the next trial.
+    Tune hands it one trial after the other; engines and workers stay up between them.
+
+    Not a function: Tune does not wait for a function that it stops, and when its process ends, Ray
+    Train leaves the workers' placement group to a helper, which cannot find its cluster where there
+    are several on a machine. The CPUs would be lost to the next trial.
     """
 
     def setup(
@@ -66,7 +68,10 @@ class TrialRun(tune.Trainable):
 
     def _begin(self, name: str) -> None:
         self.settings = self.trials[name].config
-        self.session = self.session or Session(self.settings, on_cluster=self.on_cluster)
+        # On a cluster, what a trial keeps others wait for.
+        self.session = self.session or Session(
+            self.settings, on_cluster=self.on_cluster, keep_workers=not self.on_cluster
+        )
         self.run = Run(self.settings.run_dir, base=self.base)
         self.stop_file = self.run.path("policy", STOP)
         self.stop_file.unlink(missing_ok=True)
@@ -113,8 +118,12 @@ class TrialRun(tune.Trainable):
 
     def _stages(self, run: Run, config: Config, session: Session) -> None:
         try:
-            # Engines start before the first trial: no trial is charged with it.
+            # Engines and workers start before the first trial: no trial is charged with it.
             session.pool(base_model(run, config), beside="train").probe()
+            if session.kept is not None:
+                a = session.allocation
+                team = Team(config.training, a.training_workers, a.worker, run.path("ray"), "kept")
+                session.kept.start(team)
             select(run, config, session)
             train(run, config, session)
             evaluate(run, config, session, splits=self.splits)

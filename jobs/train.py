@@ -15,7 +15,7 @@ from actors.rollout import resolve_adapter, resolve_engine
 from jobs.console import bar
 from jobs.model import base_model, model_inputs
 from jobs.tracking import tracking
-from minirec.allocation import Shape
+from jobs.workers import Team, fit
 from minirec.artifacts import (
     Cost,
     Run,
@@ -32,8 +32,6 @@ from minirec.corpus.table import SampleFile
 from minirec.errors import ArtifactError, ConfigError, EngineError
 
 if TYPE_CHECKING:
-    from ray.train.torch import TorchTrainer
-
     from jobs.session import Session
 
 
@@ -173,15 +171,6 @@ def _fit(
     if not intact(folder / "adapter", check_folder, say=run.say):
         _check_checkpoints(folder, workers, spec.zero_stage)
         newest_checkpoint(folder, say=run.say)  # says what the workers then do not find
-        trainer = torch_trainer(
-            train_loop,
-            spec,
-            spec.training,
-            workers=workers,
-            worker=a.worker,
-            storage=run.path("ray"),
-            name=name,
-        )
         with tracking(run, config, name) as tracked:
 
             def state() -> tuple[int, str]:
@@ -190,7 +179,8 @@ def _fit(
                 return _last_step(log)
 
             with follow(name, steps, state, at=folder):
-                fit_or_explain(trainer, training)
+                team = Team(spec.training, workers, a.worker, run.path("ray"), name)
+                fit(session, train_loop, spec, team)
     if not (folder / "adapter").exists():
         raise EngineError(f"training was told to stop by {folder / STOP}")
     for leftover in ("checkpoints", "adapters", "best"):
@@ -204,52 +194,6 @@ def _fit(
 def spent(log: list[dict[str, Any]], what: str) -> int:
     """Rollouts or tokens of a training log, those of validation with them."""
     return sum(entry[what] + entry.get(f"validation_{what}", 0) for entry in log)
-
-
-def torch_trainer(
-    loop: Callable[[dict[str, Any]], None],
-    spec: object,
-    training: TrainingConfig,
-    *,
-    workers: int,
-    worker: Shape,
-    storage: Path,
-    name: str,
-) -> TorchTrainer:
-    """Workers of Ray Train that call ``loop({"spec": spec})``, with the deadlines of `training`."""
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-
-    gpu = worker.gpus > 0
-    return TorchTrainer(
-        loop,
-        train_loop_config={"spec": spec},
-        torch_config=TorchConfig(
-            backend="nccl" if gpu else "gloo", timeout_s=int(training.step_deadline_s)
-        ),
-        scaling_config=ScalingConfig(
-            num_workers=workers, use_gpu=gpu, resources_per_worker=worker.bundle()
-        ),
-        run_config=RunConfig(
-            name=name,
-            **_storage(storage),
-            # The second limit is that of starts without room, each of resources.wait_s.
-            failure_config=FailureConfig(
-                max_failures=training.max_failures, controller_failure_limit=training.max_failures
-            ),
-        ),
-    )
-
-
-def _storage(folder: Path) -> dict[str, Any]:
-    """Where Ray Train writes: with the same file system as everything else of the run."""
-    if not is_remote(folder):
-        return {"storage_path": str(folder)}
-    import pyarrow.fs
-
-    far: Any = folder
-    handler = pyarrow.fs.FSSpecHandler(far.fs)
-    return {"storage_path": far.path, "storage_filesystem": pyarrow.fs.PyFileSystem(handler)}
 
 
 def _check_checkpoints(folder: Path, workers: int, zero_stage: int) -> None:
@@ -270,43 +214,6 @@ def _check_checkpoints(folder: Path, workers: int, zero_stage: int) -> None:
             f"begin again"
         )
     write_json(path, now)
-
-
-def fit_or_explain(trainer: TorchTrainer, training: TrainingConfig) -> None:
-    """Train; a failure that restarts did not mend becomes one sentence with its cause."""
-    from ray.train import TrainingFailedError
-
-    from actors.causes import cause
-
-    try:
-        in_thread(trainer.fit)
-    except TrainingFailedError as error:
-        raise EngineError(
-            f"a training worker failed and was not restarted any more: {cause(error)}; the same "
-            f"command goes on from what is finished (a worker also ends when one step takes longer "
-            f"than step_deadline_s, {training.step_deadline_s:g} s)"
-        ) from error
-
-
-def in_thread(function: Callable[[], object]) -> None:
-    """Call a function in a daemon thread and wait for it.
-
-    In the main thread Ray Train replaces the handler of Ctrl-C by one that ends the process with
-    no word; from here, the interruption reaches the command, which closes what it started.
-    """
-    raised: list[BaseException] = []
-
-    def call() -> None:
-        try:
-            function()
-        except BaseException as error:
-            raised.append(error)
-
-    thread = threading.Thread(target=call, daemon=True)
-    thread.start()
-    thread.join()
-    if raised:
-        raise raised[0]
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from jobs.console import console
 from jobs.session import Session
-from jobs.train import in_thread
+from jobs.workers import in_thread
 from minirec.allocation import Node, allocate
 from minirec.artifacts import Run, read_json, remove, write_json
 from minirec.config import Config

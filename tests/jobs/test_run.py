@@ -8,7 +8,8 @@ import pytest
 
 from jobs.gradients import _there
 from jobs.run import holding
-from jobs.train import follow, in_thread
+from jobs.train import follow
+from jobs.workers import in_thread
 from minirec import lease
 from minirec.artifacts import Run, located, write_json
 
