@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from jobs.console import console
 from jobs.session import Session
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Limit = int | Literal["auto"]
 STATE = "tune"  # folder of Tune's state beside the trials, until all have finished
-PLANNED = "planned.json"  # names of the trials that this state is about
+PLANNED = "planned.json"  # the trials that this state is about, and how many work at a time
 TUNE_SETTINGS = {
     "TUNE_GLOBAL_CHECKPOINT_S": "1",  # its state is saved each second
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the trials have logs of their own
@@ -133,11 +133,12 @@ def _tuner(
         ),
         bundle,
     )
-    if _restorable(state, list(by_name)):
+    plan = {"trials": list(by_name), "at_a_time": at_a_time}
+    if _restorable(state, plan):
         console.print("goes on with the trials that are not finished")
         return tune.Tuner.restore(str(state), trainable=trainable, resume_unfinished=True)
     remove(state)
-    write_json(state / PLANNED, list(by_name))
+    write_json(state / PLANNED, plan)
     scheduler = asha and Asha(
         by_name,
         str(run.root),
@@ -168,10 +169,10 @@ def _tuner(
     )
 
 
-def _restorable(state: Path, planned: list[str]) -> bool:
+def _restorable(state: Path, plan: dict[str, Any]) -> bool:
     """Whether Tune's state can be gone on with; it writes its files in place, so one may be cut.
 
-    Not where other trials are planned now: Tune goes on with those that it knows.
+    Not where the plan was another: Tune goes on with the trials that it knows, as many at a time.
     Not with a failed trial: one that is tried again does not count among the trials at a time, and
     two on the CPUs of one wait for each other. A new start over the same folders takes what is
     finished there.
@@ -180,7 +181,7 @@ def _restorable(state: Path, planned: list[str]) -> bool:
     if newest is None or not (state / "tuner.pkl").exists():
         return False
     try:
-        if read_json(state / PLANNED) != planned:
+        if read_json(state / PLANNED) != plan:
             return False
         found = json.loads(newest.read_text())["trial_data"]
         return all(json.loads(trial)["status"] != "ERROR" for trial, _ in found)

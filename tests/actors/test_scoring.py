@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 from tiny_model import build_model
 
+from actors import scoring
 from actors.rollout import EngineSpec
 from actors.scoring import ScoringSpec, ShardScorer
 from actors.transformers_engine import TransformersEngine
@@ -224,3 +225,22 @@ def test_a_shard_is_written_with_the_same_bytes_again(scorer, screen):
         scorer.write(1)
         contents.append(scorer.spec.part(1).read_bytes())
     assert contents[0] == contents[1]
+
+
+def test_training_workers_share_the_shards(monkeypatch):
+    written = []
+
+    class Recorder:
+        def __init__(self, specs):
+            assert specs == ["spec"]
+
+        def write(self, number, shard):
+            written.append((number, shard))
+
+    monkeypatch.setattr(scoring, "Scorer", Recorder)
+    monkeypatch.setattr(scoring.dist, "get_world_size", lambda: 2)
+    shards = [(0, 0), (0, 1), (1, 0)]
+    for rank in (0, 1):
+        monkeypatch.setattr(scoring.dist, "get_rank", lambda rank=rank: rank)
+        scoring.score_loop({"spec": scoring.ShardsSpec(["spec"], shards, deadline_s=60)})
+    assert written == [(0, 0), (1, 0), (0, 1)]

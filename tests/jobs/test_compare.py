@@ -169,14 +169,16 @@ def test_scores_are_judged_by_ten_random_selections(tmp_path, monkeypatch):
     assert compare_diagnostics.utility(run, config, planned[:9]) == []
 
 
-def test_a_state_of_other_trials_is_not_gone_on_with(tmp_path):
+def test_a_state_of_another_plan_is_not_gone_on_with(tmp_path):
     (tmp_path / "tuner.pkl").touch()
     (tmp_path / "experiment_state-1.json").write_text('{"trial_data": []}')
-    write_json(tmp_path / PLANNED, ["a", "b"])
-    assert _restorable(tmp_path, ["a", "b"])
-    assert not _restorable(tmp_path, ["a", "b", "c"])
+    plan = {"trials": ["a", "b"], "at_a_time": 1}
+    write_json(tmp_path / PLANNED, plan)
+    assert _restorable(tmp_path, plan)
+    assert not _restorable(tmp_path, plan | {"trials": ["a", "b", "c"]})
+    assert not _restorable(tmp_path, plan | {"at_a_time": 2})
     (tmp_path / PLANNED).unlink()
-    assert not _restorable(tmp_path, ["a", "b"])
+    assert not _restorable(tmp_path, plan)
 
 
 def test_a_failed_trial_has_its_cause_and_no_quality(compared):

@@ -1,0 +1,84 @@
+"""Workers of Ray Train that stay up: one process for many pieces, through deaths and failures."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from jobs.workers import KeptWorkers, Team
+from minirec.allocation import Shape
+from minirec.config import TrainingConfig
+from minirec.errors import EngineError
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(400)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def local_ray():
+    import ray
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+        ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+        yield
+        ray.shutdown()
+
+
+@pytest.fixture
+def kept():
+    workers = KeptWorkers()
+    yield workers
+    workers.close()
+
+
+def team(folder: Path, *, count: int, max_failures: int) -> Team:
+    training = TrainingConfig(max_failures=max_failures, step_deadline_s=60)
+    return Team(training, count, Shape(cpus=1, gpus=0), folder / "ray", "kept")
+
+
+def signing(folder: Path, *, fails: bool = False, dies: bool = False):
+    """A loop that leaves a file named for the worker's rank and process.
+
+    It raises, or its worker 1 dies at the first attempt.
+    """
+
+    def loop(argument):  # inside, so that it travels whole
+        import torch.distributed as dist
+
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{dist.get_rank()}-{os.getpid()}").write_text(argument["spec"])
+        if fails:
+            raise ValueError("no such flavour")
+        if dies and dist.get_rank() == 1 and len(list(folder.glob("1-*"))) == 1:
+            os._exit(1)
+
+    return loop
+
+
+def signed(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_one_process_does_all_pieces_until_it_dies(kept, tmp_path):
+    kept.start(team(tmp_path, count=2, max_failures=1))
+    for piece in ("a", "b", "c", "d"):
+        kept.do(signing(tmp_path / piece, dies=piece == "c"), {"spec": piece})
+    first, second, torn, last = (signed(tmp_path / piece) for piece in "abcd")
+    assert first == second
+    assert {name[0] for name in first} == {"0", "1"}
+    assert first < torn, "a piece that one did not finish is done again by all"
+    assert last == torn - first
+    assert {path.read_text() for path in (tmp_path / "d").iterdir()} == {"d"}
+
+
+def test_a_failure_has_its_cause_and_the_next_piece_new_workers(kept, tmp_path):
+    workers = team(tmp_path, count=1, max_failures=0)
+    kept.start(workers)
+    with pytest.raises(EngineError, match="ValueError: no such flavour; the same command"):
+        kept.do(signing(tmp_path / "a", fails=True), {"spec": "a"})
+    kept.start(workers)
+    kept.do(signing(tmp_path / "b"), {"spec": "b"})
+    assert len(signed(tmp_path / "b")) == 1
+    assert not signed(tmp_path / "a") & signed(tmp_path / "b")
