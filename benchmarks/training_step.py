@@ -19,7 +19,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from minirec.config import RewardConfig, TrainingConfig
 from minirec.model.recommender import Policy
-from minirec.model.shared_prompt import Sharing
+from minirec.model.sharing import Sharing
 from minirec.rl.reward import reward_function
 from minirec.rl.step import Group, Objective, losses
 

@@ -97,8 +97,7 @@ def cost_rows(config: Config, use: Processes, corpus: Corpus | None, gpu: str | 
     guess = "" if corpus else f"; {ASSUMED:,} training samples and items, until prepare counts them"
     assumed = (
         f"prompts of {config.model.max_prompt_tokens} and completions of "
-        f"{config.rollout.max_new_tokens} tokens, the most, though training reads a prompt "
-        f"once for its rollouts where that is less work; {costs.UTILISATION:.0%} of the FLOPs, "
+        f"{config.rollout.max_new_tokens} tokens, the most; {costs.UTILISATION:.0%} of the FLOPs, "
         f"{costs.BANDWIDTH_SHARE:.0%} of the bandwidth; one process where resources say auto"
         f"{guess}"
     )
@@ -167,8 +166,14 @@ class _Hours:
         prompts = steps * t.prompts_per_step
         rollouts = prompts * t.rollouts_per_prompt
         gpus = self.use.worker_gpus or 1
+        tokens = prompts * costs.group_tokens(
+            self.shape,
+            rollouts=t.rollouts_per_prompt,
+            prompt=self.config.model.max_prompt_tokens,
+            completion=self.config.rollout.max_new_tokens,
+        )
         backward = costs.training_seconds(
-            self.shape, rollouts * self._length, gpu=self.gpu, gpus=self.use.workers * gpus
+            self.shape, tokens, gpu=self.gpu, gpus=self.use.workers * gpus
         )
         # Every worker encodes the whole catalogue when it is due.
         tables = math.ceil(steps / t.item_refresh_steps) * self._item_tokens

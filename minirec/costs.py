@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from minirec.model.sharing import ARCHITECTURES, Sharing
+
 UTILISATION = 0.4
 """Share of the published FLOPs that prefill and training reach."""
 BANDWIDTH_SHARE = 0.6
@@ -35,6 +37,7 @@ class Shape:
     tied: bool = True
     qkv_bias: bool = False
     norms: int = 2
+    shares: bool = True  # whether training may pack a prompt with its rollouts
 
     @property
     def matrices(self) -> list[tuple[int, int]]:
@@ -73,7 +76,7 @@ class Shape:
 KNOWN = {
     "Qwen/Qwen2.5-0.5B-Instruct": Shape(24, 896, 14, 2, 64, 4864, 151_936, qkv_bias=True),
     "Qwen/Qwen2.5-3B-Instruct": Shape(36, 2048, 16, 2, 128, 11_008, 151_936, qkv_bias=True),
-    "google/gemma-2-2b-it": Shape(26, 2304, 8, 4, 256, 9216, 256_000, norms=4),
+    "google/gemma-2-2b-it": Shape(26, 2304, 8, 4, 256, 9216, 256_000, norms=4, shares=False),
 }
 """The config.json published with each model of configs/, for machines that have not loaded it."""
 
@@ -137,6 +140,7 @@ def read_shape(config: dict[str, Any]) -> Shape | None:
         tied=config.get("tie_word_embeddings", kind.startswith("gemma")),
         qkv_bias=kind == "qwen2",
         norms=4 if kind == "gemma2" else 2,
+        shares=kind in ARCHITECTURES,
     )
 
 
@@ -216,6 +220,20 @@ def scorer_memory(shape: Shape, *, width: int, tokens: int, items: int) -> dict[
 def forward_seconds(shape: Shape, tokens: float, *, gpu: Gpu, gpus: float) -> float:
     """2 FLOPs for each weight and token, at `UTILISATION`."""
     return 2 * shape.parameters * tokens / (gpu.tflops * 1e12 * UTILISATION * gpus)
+
+
+def group_tokens(shape: Shape, *, rollouts: int, prompt: int, completion: int) -> int:
+    """Tokens that training reads of a prompt and its rollouts: the prompt once where they are
+    packed, by the rule of `Sharing`.
+    """
+    apart = rollouts * (prompt + completion)
+    if not shape.shares:
+        return apart
+    weights = sum(i * o for i, o in shape.matrices)
+    rule = Sharing(weights / (2 * shape.heads * shape.head_dim))
+    sequences = [range(prompt + completion)] * rollouts
+    packs = rule.saves(sequences, [prompt] * rollouts, [rollouts])
+    return prompt + rollouts * completion if packs else apart
 
 
 def training_seconds(shape: Shape, tokens: float, *, gpu: Gpu, gpus: float) -> float:

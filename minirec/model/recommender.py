@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from minirec.config import ModelConfig
 from minirec.corpus import prompts
 from minirec.errors import ConfigError
-from minirec.model.shared_prompt import Sharing, pack
+from minirec.model.shared_prompt import pack
+from minirec.model.sharing import Sharing
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from minirec.config import TrainingConfig
-from minirec.model.shared_prompt import Sharing
+from minirec.model.sharing import Sharing
 from minirec.rl import grpo
 from minirec.rl.reward import RewardFunction, history_mask, item_scores, rank_target
 

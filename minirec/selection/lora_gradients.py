@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from minirec.model.shared_prompt import Sharing
+from minirec.model.sharing import Sharing
 from minirec.rl import grpo
 from minirec.rl.reward import history_mask
 from minirec.rl.step import Forward

@@ -1,5 +1,6 @@
 """Estimates against published counts, hand-computed cases and what autograd keeps."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -92,6 +93,16 @@ def test_times_by_hand():
     assert seconds == pytest.approx(steps + 2 * 164 * 8 / 0.4)
 
 
+def test_a_prompt_is_read_once_where_training_packs_it():
+    # A token costs 120 / (2 x 4) = 15 pairs. Packed: 4 + 3 x 2 = 10 tokens x (15 + 10) pairs;
+    # apart: 3 x 6 tokens x (15 + 6).
+    assert costs.group_tokens(TINY, rollouts=3, prompt=4, completion=2) == 10
+    # Packed: 1 + 3 x 9 = 28 x (15 + 28); apart: 3 x 10 x (15 + 10), which is less.
+    assert costs.group_tokens(TINY, rollouts=3, prompt=1, completion=9) == 30
+    apart = dataclasses.replace(TINY, shares=False)
+    assert costs.group_tokens(apart, rollouts=3, prompt=4, completion=2) == 18
+
+
 @pytest.mark.parametrize(
     ("text", "name"),
     [
@@ -125,6 +136,7 @@ def test_the_shape_is_read_from_a_folder(tmp_path):
     shape = Shape(2, 8, 4, 2, 2, 16, 32, tied=False, qkv_bias=True)
     assert costs.shape_of(str(tmp_path)) == shape
     assert costs.read_shape(found | {"model_type": "mamba"}) is None
+    assert not costs.read_shape(found | {"model_type": "mistral"}).shares
 
 
 def test_an_unknown_model_has_no_shape(tmp_path):

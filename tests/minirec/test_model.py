@@ -15,7 +15,7 @@ from minirec.corpus import prompts
 from minirec.errors import ConfigError
 from minirec.model import demo
 from minirec.model.recommender import Encoder, Policy, item_table, load_policy, trainable_policy
-from minirec.model.shared_prompt import Sharing
+from minirec.model.sharing import Sharing
 from minirec.rl.reward import RewardConfig, reward_function
 from minirec.rl.step import Group, Objective, losses
 
