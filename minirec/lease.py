@@ -46,15 +46,24 @@ def held(root: Path, *, lost: Callable[[str], None]) -> Iterator[None]:
         with _renewed(mine, lost):
             yield
         return
+    made = not root.exists()
     root.mkdir(parents=True, exist_ok=True)
     with (root / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = os.fstat(file.fileno()).st_nlink > 0  # else its last holder has deleted it
         except BlockingIOError:
+            free = False
+        if not free:
             raise ArtifactError(
                 f"another minirec command works in {root}; wait for it or choose another run_dir"
-            ) from None
-        yield
+            )
+        try:
+            yield
+        finally:
+            if made and os.listdir(root) == [".lock"]:  # nothing came of it: a typo, say
+                (root / ".lock").unlink()
+                root.rmdir()
 
 
 def _acquire(folder: Path) -> Path:

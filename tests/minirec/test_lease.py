@@ -27,6 +27,18 @@ def lease_of_another(folder, **changes):
     storage.write_json(located(folder) / ".lock" / "000000004", other)
 
 
+def test_a_folder_of_which_nothing_came_is_removed(tmp_path):
+    old, typo, new = (tmp_path / name for name in ("old", "typo", "new"))
+    old.mkdir()
+    for folder in (old, typo, new):
+        with pytest.raises(ValueError), lease.held(folder, lost=pytest.fail):
+            if folder == new:
+                (folder / "corpus").mkdir()
+            raise ValueError
+    assert old.is_dir() and (new / "corpus").is_dir()
+    assert not typo.exists()
+
+
 def test_a_lease_of_another_machine_is_said_and_taken_over_when_it_expires(bucket_folder):
     lease_of_another(bucket_folder, since=0.0, expires=time.time() + 100)
     said = r"somebody on elsewhere, process 7, since 1970-01-01 00:00:00 UTC; .*until \d+-"
