@@ -99,12 +99,19 @@ class Lookahead:
             idle_seconds=idle,
         )
 
+    def close(self) -> None:
+        """Wait until nothing is under way, for a training that ends early; whatever it brings."""
+        if self._pending is not None:
+            self._pending.answer.exception()
+            self._pending = None
+
     def _ask(self, step: int, adapter: Adapter | None) -> _Request:
         request = _Request(self._calls(step), time.monotonic(), Future())
+        pool = self._pool
 
         def generate() -> None:
             try:
-                answers = self._pool.generate(request.calls, adapter=adapter)
+                answers = pool.generate(request.calls, adapter=adapter)
                 request.answer.set_result((answers, time.monotonic()))
             except BaseException as error:  # raised again where the step waits
                 request.answer.set_exception(error)

@@ -24,7 +24,6 @@ class Work:
     Only they resolve it: the mailbox would load torch for it.
     """
 
-    number: int
     call: ObjectRef
 
 
@@ -39,7 +38,7 @@ class Mailbox:
         """`workers` all have to finish a piece."""
         self._workers = workers
         self._work: Work | None = None
-        self._present: set[int] = set()
+        self._joined: list[int] = []
         self._finished: set[int] = set()
         self._closed = False
         self._changed = asyncio.Condition()
@@ -47,7 +46,7 @@ class Mailbox:
     async def join(self, rank: int) -> None:
         """A worker is there, for the first time or again."""
         async with self._changed:
-            self._present.add(rank)
+            self._joined.append(rank)
             if len(self._finished) < self._workers:
                 self._finished.discard(rank)
             self._changed.notify_all()
@@ -68,23 +67,22 @@ class Mailbox:
             self._changed.notify_all()
 
     async def put(self, work: Work) -> None:
-        """The next piece, when the one before is finished or given up."""
+        """The next piece, when the one before is done."""
         async with self._changed:
             self._work, self._finished = work, set()
             self._changed.notify_all()
 
     async def ready(self, seconds: float) -> bool:
         """Whether all workers are there, within some seconds."""
-        return await self._within(seconds, lambda: len(self._present) == self._workers)
+        return await self._within(seconds, lambda: len({*self._joined}) == self._workers)
 
-    async def done(self, number: int, seconds: float) -> bool:
-        """Whether all workers have finished this piece, within some seconds."""
+    async def restarted(self) -> bool:
+        """Whether a worker has been started again."""
+        return len(self._joined) > self._workers
 
-        def finished() -> bool:
-            assert self._work is not None
-            return self._work.number == number and len(self._finished) == self._workers
-
-        return await self._within(seconds, finished)
+    async def done(self, seconds: float) -> bool:
+        """Whether all workers have finished the piece, within some seconds."""
+        return await self._within(seconds, lambda: len(self._finished) == self._workers)
 
     async def _within(self, seconds: float, holds: Callable[[], bool]) -> bool:
         async with self._changed:
@@ -108,10 +106,13 @@ def work_loop(config: dict[str, Any]) -> None:
     import torch.distributed as dist
 
     mailbox, rank = config["mailbox"], dist.get_rank()
+    linear = torch.nn.functional.linear
     ray.get(mailbox.join.remote(rank))
     while (work := ray.get(mailbox.take.remote(rank))) is not None:
         loop, argument = ray.get(work.call)
         loop(argument)
+        # ZeRO 3 leaves its own there, which rounds in another way.
+        torch.nn.functional.linear = linear
         gc.collect()  # engines of DeepSpeed refer to themselves
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

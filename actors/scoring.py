@@ -121,13 +121,18 @@ class ShardsSpec:
 
 
 def score_loop(config: dict[str, ShardsSpec]) -> None:
-    """Body of Ray Train workers, each of which scores every n-th shard."""
+    """Body of Ray Train workers, each of which scores every n-th shard that is not there yet."""
     spec = config["spec"]
     scorer = Scorer(spec.specs)
-    for number, shard in spec.shards[dist.get_rank() :: dist.get_world_size()]:
-        faulthandler.dump_traceback_later(spec.deadline_s, exit=True)
-        scorer.write(number, shard)
-    faulthandler.cancel_dump_traceback_later()
+    try:
+        for number, shard in spec.shards[dist.get_rank() :: dist.get_world_size()]:
+            one = spec.specs[number]
+            if one.part(shard).exists() and artifacts.located(one.item_table).exists():
+                continue  # done before a worker was started again
+            faulthandler.dump_traceback_later(spec.deadline_s, exit=True)
+            scorer.write(number, shard)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 @dataclass(frozen=True)

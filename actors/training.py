@@ -74,6 +74,7 @@ def train_loop(config: dict[str, TrainingSpec]) -> None:
         if exhausted(worker.log, spec.training.patience):
             break
         if worker.told_to_stop():
+            worker.lookahead.close()
             faulthandler.cancel_dump_traceback_later()
             return
         # A worker that hangs shows where, dies, and is started again by Ray Train.
@@ -81,6 +82,7 @@ def train_loop(config: dict[str, TrainingSpec]) -> None:
         worker.step(step)
         if (step + 1) % spec.training.checkpoint_steps == 0 and step + 1 < spec.steps:
             worker.checkpoint(step + 1)
+    worker.lookahead.close()
     faulthandler.cancel_dump_traceback_later()
     worker.finish()
 

@@ -93,10 +93,11 @@ def _policy_ranks(
         )
         for policy, split in asked
     }
+    asked_for, a = [*specs.values()], session.allocation
     if session.kept is None:
-        score_shards([*specs.values()], config, session.allocation, label="evaluate", say=run.say)
+        score_shards(asked_for, config, a, label="evaluate", say=run.say)
     else:
-        score_on_kept([*specs.values()], run, config, session)
+        score_on_kept(asked_for, session.kept, config, a, say=run.say)
     ranks: dict[str, ByName] = {policy: {} for policy, _ in asked}
     ids: ByName = {
         split: read_table(run.path("corpus", f"{split}.parquet"))["sample_id"] for split in splits

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import pyarrow as pa
 from jobs.console import bar
 from jobs.model import base_model, model_inputs
 from jobs.train import rollout_settings
-from jobs.workers import Team, fit
+from jobs.workers import KeptWorkers
 from minirec.allocation import Allocation
 from minirec.artifacts import (
     Cost,
@@ -212,16 +213,23 @@ def score_shards(
             ) from error
 
 
-def score_on_kept(specs: list[ScoringSpec], run: Run, config: Config, session: Session) -> None:
-    """`score_shards` by the training workers that the session keeps."""
+def score_on_kept(
+    specs: list[ScoringSpec],
+    workers: KeptWorkers,
+    config: Config,
+    allocation: Allocation,
+    *,
+    say: Callable[[str], None] = print,
+) -> None:
+    """`score_shards` by training workers that stay up."""
     from actors.scoring import ShardsSpec, score_loop
 
-    missing, _ = _missing(specs, run.say)
+    missing, _ = _missing(specs, say)
     if missing:
-        a = session.allocation
-        team = Team(config.training, a.training_workers, a.worker, run.path("ray"), "evaluate")
-        work = ShardsSpec(specs, missing, config.scoring.shard_deadline_s)
-        fit(session, score_loop, work, team)
+        # Threads stay those of a scorer: bytes depend on them.
+        device = "cuda" if allocation.worker.gpus else "cpu"
+        specs = [replace(spec, device=device) for spec in specs]
+        workers.do(score_loop, ShardsSpec(specs, missing, config.scoring.shard_deadline_s))
 
 
 def _missing(

@@ -252,7 +252,7 @@ class Session:
     def _cpu_slots(self, a: Allocation) -> int:
         """Logical CPUs: engines and what works beside them take turns on the cores."""
         workers = max(a.training_workers, a.proxy_workers) * a.worker.cpus
-        beside = max(workers + a.scorers * a.scorer.cpus + 2, self.config.selection.shards)
+        beside = workers + max(a.scorers * a.scorer.cpus + 2, self.config.selection.shards)
         each = a.engines * a.engine.cpus + beside
         return max(os.cpu_count() or 1, each * max(1, self.trials))
 

@@ -121,15 +121,19 @@ class TrialRun(tune.Trainable):
             # Engines and workers start before the first trial: no trial is charged with it.
             session.pool(base_model(run, config), beside="train").probe()
             if session.kept is not None:
-                a = session.allocation
-                team = Team(config.training, a.training_workers, a.worker, run.path("ray"), "kept")
-                session.kept.start(team)
+                session.kept.start(kept_team(run, config, session))
             select(run, config, session)
             train(run, config, session)
             evaluate(run, config, session, splits=self.splits)
         except BaseException as error:
             if run is self.run:  # not a thread that was given up
                 self.error = error
+
+
+def kept_team(run: Run, config: Config, session: Session) -> Team:
+    """The workers that train and rank in the trials of a session."""
+    a, deadline = session.allocation, config.scoring.shard_deadline_s
+    return Team(config.training, a.training_workers, a.worker, run.path("ray"), "kept", deadline)
 
 
 def reports(run: Run, config: Config) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Limit = int | Literal["auto"]
 STATE = "tune"  # folder of Tune's state beside the trials, until all have finished
-PLANNED = "planned.json"  # the trials that this state is about, and how many work at a time
+PLANNED = "planned.json"  # the trials that this state is about, and how many at a time
 TUNE_SETTINGS = {
     "TUNE_GLOBAL_CHECKPOINT_S": "1",  # its state is saved each second
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the trials have logs of their own
@@ -72,6 +72,7 @@ def run_trials(
             planned,
             state=run.path(folder, STATE),
             at_a_time=at_a_time,
+            limit=limit,
             asha=asha,
             splits=splits,
         )
@@ -112,6 +113,7 @@ def _tuner(
     *,
     state: Path,
     at_a_time: int,
+    limit: Limit,
     asha: AshaConfig | None,
     splits: Sequence[str],
 ) -> Tuner:
@@ -133,7 +135,9 @@ def _tuner(
         ),
         bundle,
     )
-    plan = {"trials": list(by_name), "at_a_time": at_a_time}
+    plan: dict[str, Any] = {"trials": list(by_name)}
+    if asha is None:  # which would meet the trials that it has stopped as new ones
+        plan["limit"] = limit
     if _restorable(state, plan):
         console.print("goes on with the trials that are not finished")
         return tune.Tuner.restore(str(state), trainable=trainable, resume_unfinished=True)

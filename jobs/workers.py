@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from actors.causes import cause
 from actors.mailbox import Loop, Mailbox, Work, work_loop
 from minirec.allocation import Shape
 from minirec.artifacts import is_remote
@@ -29,6 +30,7 @@ class Team:
     training: says their deadlines, and how often they are started again.
     count, shape: how many, and what each gets.
     storage, name: the folder in which Ray Train writes into one of that name.
+    shard_deadline_s: of the shards of an evaluation, where they do that too.
     """
 
     training: TrainingConfig
@@ -36,6 +38,15 @@ class Team:
     shape: Shape
     storage: Path
     name: str
+    shard_deadline_s: float | None = None
+
+    @property
+    def limit(self) -> str:
+        """When a worker ends by itself."""
+        t, shard = self.training, self.shard_deadline_s
+        words = f"when one step takes longer than step_deadline_s, {t.step_deadline_s:g} s"
+        more = "" if shard is None else f", or one shard than scoring.shard_deadline_s, {shard:g} s"
+        return words + more
 
     def trainer(self, loop: Loop, argument: dict[str, Any]) -> TorchTrainer:
         """Workers that call ``loop(argument)``."""
@@ -64,19 +75,18 @@ def fit(session: Session, loop: Loop, spec: object, team: Team) -> None:
     """Let Ray Train workers call ``loop({"spec": spec})``; returns when all have done so.
 
     Args:
-        session: with workers that it keeps, or none.
+        session: whose workers do it if it keeps some.
         loop: of `actors`.
         spec: picklable.
-        team: the workers.
+        team: workers that are started for this, if it keeps none.
 
     Raises:
         EngineError: a failure that restarts did not mend, with its cause.
     """
     if session.kept is None:
-        _fit_or_explain(team, loop, {"spec": spec})
+        in_thread(lambda: _fit_or_explain(team, loop, {"spec": spec}))
     else:
-        session.kept.start(team)
-        session.kept.do(loop, {"spec": spec})
+        session.kept.do(loop, spec)
 
 
 class KeptWorkers:
@@ -87,24 +97,23 @@ class KeptWorkers:
 
     def __init__(self) -> None:
         self._mailbox: Any = None
-        self._count = 0
-        self._number = 0
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
     def start(self, team: Team) -> None:
-        """Start them where they are not up; returns when they are.
+        """Have workers up of which none has failed, so that all restarts are left to what follows.
 
         Raises:
             EngineError: they could not be started.
         """
-        if self._thread is not None and self._thread.is_alive() and team.count == self._count:
-            return
         import ray
 
-        self.close()
+        if self._thread is not None and self._thread.is_alive():
+            if not ray.get(self._mailbox.restarted.remote()):
+                return
+            self.close()
         self._mailbox = mailbox = ray.remote(num_cpus=0)(Mailbox).remote(team.count)
-        self._count, self._error = team.count, None
+        self._error = None
 
         def call() -> None:
             try:
@@ -114,10 +123,10 @@ class KeptWorkers:
 
         self._thread = threading.Thread(target=call, daemon=True)
         self._thread.start()
-        self._wait(lambda: mailbox.ready.remote(POLL_S))
+        self._wait(mailbox.ready)
 
-    def do(self, loop: Loop, argument: dict[str, Any]) -> None:
-        """Let them call ``loop(argument)``; returns when all have done so.
+    def do(self, loop: Loop, spec: object) -> None:
+        """Let them call ``loop({"spec": spec})``; returns when all have done so.
 
         The deadlines are those inside the loop: a worker that passes one ends.
 
@@ -126,18 +135,24 @@ class KeptWorkers:
         """
         import ray
 
-        self._number += 1
-        work = Work(self._number, ray.put((loop, argument)))
-        ray.get(self._mailbox.put.remote(work))
-        self._wait(lambda: self._mailbox.done.remote(work.number, POLL_S))
+        mailbox = self._mailbox
+        ray.get(mailbox.put.remote(Work(ray.put((loop, {"spec": spec})))))
+        self._wait(mailbox.done)
 
-    def _wait(self, asked: Callable[[], Any]) -> None:
+    def _wait(self, asked: Any) -> None:
         import ray
 
-        assert self._thread is not None
-        while not ray.get(asked()):
-            if not self._thread.is_alive():
-                raise self._error or EngineError("the training workers ended before their work")
+        thread = self._thread
+        assert thread is not None
+        try:
+            while not ray.get(asked.remote(POLL_S)):
+                if not thread.is_alive():
+                    raise self._error or EngineError("the training workers ended before their work")
+        except ray.exceptions.RayActorError as error:
+            raise EngineError(
+                f"the mailbox of the training workers is gone: {cause(error)}; the same command "
+                f"goes on from what is finished"
+            ) from error
 
     def close(self) -> None:
         """Let them end; those that hang are left to their deadline."""
@@ -162,15 +177,12 @@ def _fit_or_explain(team: Team, loop: Loop, argument: dict[str, Any]) -> None:
     """Call the loop; a failure that restarts did not mend becomes one sentence with its cause."""
     from ray.train import TrainingFailedError
 
-    from actors.causes import cause
-
     try:
-        in_thread(team.trainer(loop, argument).fit)
+        team.trainer(loop, argument).fit()
     except TrainingFailedError as error:
         raise EngineError(
             f"a training worker failed and was not restarted any more: {cause(error)}; the same "
-            f"command goes on from what is finished (a worker also ends when one step takes longer "
-            f"than step_deadline_s, {team.training.step_deadline_s:g} s)"
+            f"command goes on from what is finished (a worker also ends {team.limit})"
         ) from error
 
 

@@ -173,6 +173,7 @@ def trainer_memory(
     rank: int,
     workers: int,
     zero_stage: int,
+    prompts: int,
     rollouts: int,
     prompt: int,
     completion: int,
@@ -187,15 +188,18 @@ def trainer_memory(
     gradient and one copy, in float32.
 
     Args:
-        rollouts: sequences of a micro-batch, with `prompt` and `completion` tokens each.
+        prompts: of a micro-batch, with `rollouts` each; they have `prompt` and `completion` tokens.
         items_at_once: items that a worker sends through backward at the end of a step.
         item: tokens of an item.
         items: size of the catalogue.
     """
     lora = shape.lora_parameters(rank)
     states = lora * (12 if width == 2 else 8)  # Adam's two, and a float32 copy of bfloat16
-    losses = rollouts * (prompt + completion) * shape.activation_bytes(width)
-    losses += rollouts * completion * shape.vocabulary * 12
+    tokens = group_tokens(shape, rollouts=rollouts, prompt=prompt, completion=completion)
+    losses = prompts * tokens * shape.activation_bytes(width)
+    if tokens < rollouts * (prompt + completion):
+        losses += prompts * tokens**2 * width  # the mask of packed rows
+    losses += prompts * rollouts * completion * shape.vocabulary * 12
     return {
         "weights": shape.parameters * width / (workers if zero_stage == 3 else 1),
         "LoRA and optimizer": lora * width

@@ -27,7 +27,9 @@ class ResourcesConfig(Section):
         1, ge=1, description="also its threads, so that bytes do not depend on the machine"
     )
     training_workers: PositiveInt | Auto = Field(
-        "auto", description="Ray Train workers of proxy, train and gradients"
+        "auto",
+        description="Ray Train workers of proxy, train and gradients; in trials of a sweep or "
+        "comparison on one machine of evaluate too",
     )
     gpus_per_worker: float | Auto = Field(0.0, description="0 to 1")
     cpus_per_worker: PositiveInt | Auto = Field(

@@ -4,7 +4,7 @@ import asyncio
 
 from actors.mailbox import Mailbox, Work
 
-FIRST, SECOND = Work(1, "first"), Work(2, "second")
+FIRST, SECOND = Work("first"), Work("second")
 
 
 def test_each_worker_gets_a_piece_once():
@@ -16,15 +16,15 @@ def test_each_worker_gets_a_piece_once():
         await box.put(FIRST)
         assert await waiting == FIRST
         await box.finish(0)
-        assert not await box.done(1, 0.01), "the other worker has not begun"
+        assert not await box.done(0.01), "the other worker has not begun"
         again = asyncio.create_task(box.take(0))
         assert await box.take(1) == FIRST
         await box.finish(1)
-        assert await box.done(1, 0.01)
+        assert await box.done(0.01)
         assert not again.done()
         await box.put(SECOND)
         assert await again == SECOND
-        assert not await box.done(2, 0.01)
+        assert not await box.done(0.01)
 
     asyncio.run(pieces())
 
@@ -32,10 +32,14 @@ def test_each_worker_gets_a_piece_once():
 def test_all_do_a_piece_again_that_one_did_not_finish():
     async def pieces():
         box = Mailbox(2)
+        for rank in (0, 1):
+            await box.join(rank)
         await box.put(FIRST)
         await box.finish(0)
+        assert not await box.restarted()
         for rank in (0, 1):  # worker 1 has died, and Ray Train starts both again
             await box.join(rank)
+        assert await box.restarted()
         assert await box.take(0) == await box.take(1) == FIRST
 
     asyncio.run(pieces())

@@ -227,20 +227,37 @@ def test_a_shard_is_written_with_the_same_bytes_again(scorer, screen):
     assert contents[0] == contents[1]
 
 
-def test_training_workers_share_the_shards(monkeypatch):
+def test_training_workers_share_the_missing_shards(monkeypatch, tmp_path):
     written = []
 
     class Recorder:
         def __init__(self, specs):
-            assert specs == ["spec"]
+            pass
 
         def write(self, number, shard):
             written.append((number, shard))
 
+    class Spec:
+        item_table = str(tmp_path / "table.npy")
+
+        def __init__(self, name):
+            self.name = name
+
+        def part(self, shard):
+            return tmp_path / f"{self.name}-{shard}"
+
     monkeypatch.setattr(scoring, "Scorer", Recorder)
     monkeypatch.setattr(scoring.dist, "get_world_size", lambda: 2)
-    shards = [(0, 0), (0, 1), (1, 0)]
-    for rank in (0, 1):
-        monkeypatch.setattr(scoring.dist, "get_rank", lambda rank=rank: rank)
-        scoring.score_loop({"spec": scoring.ShardsSpec(["spec"], shards, deadline_s=60)})
-    assert written == [(0, 0), (1, 0), (0, 1)]
+    work = scoring.ShardsSpec([Spec("a"), Spec("b")], [(0, 0), (0, 1), (1, 0)], deadline_s=60)
+    (tmp_path / "b-0").touch()  # of no use without the table of item vectors
+
+    def share(rank):
+        written.clear()
+        monkeypatch.setattr(scoring.dist, "get_rank", lambda: rank)
+        scoring.score_loop({"spec": work})
+        return list(written)
+
+    assert share(0) == [(0, 0), (1, 0)]
+    assert share(1) == [(0, 1)]
+    (tmp_path / "table.npy").touch()
+    assert share(0) == [(0, 0)]

@@ -172,11 +172,11 @@ def test_scores_are_judged_by_ten_random_selections(tmp_path, monkeypatch):
 def test_a_state_of_another_plan_is_not_gone_on_with(tmp_path):
     (tmp_path / "tuner.pkl").touch()
     (tmp_path / "experiment_state-1.json").write_text('{"trial_data": []}')
-    plan = {"trials": ["a", "b"], "at_a_time": 1}
+    plan = {"trials": ["a", "b"], "limit": "auto"}
     write_json(tmp_path / PLANNED, plan)
     assert _restorable(tmp_path, plan)
     assert not _restorable(tmp_path, plan | {"trials": ["a", "b", "c"]})
-    assert not _restorable(tmp_path, plan | {"at_a_time": 2})
+    assert not _restorable(tmp_path, plan | {"limit": 2})
     (tmp_path / PLANNED).unlink()
     assert not _restorable(tmp_path, plan)
 

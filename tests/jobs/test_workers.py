@@ -7,10 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from jobs.evaluate import evaluate
+from jobs.select import select
+from jobs.session import Session
+from jobs.sweep_trial import kept_team
+from jobs.train import train
 from jobs.workers import KeptWorkers, Team
 from minirec.allocation import Shape
+from minirec.artifacts import Run
 from minirec.config import TrainingConfig
 from minirec.errors import EngineError
+from minirec.settings import load
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -64,21 +71,41 @@ def signed(folder: Path) -> set[str]:
 def test_one_process_does_all_pieces_until_it_dies(kept, tmp_path):
     kept.start(team(tmp_path, count=2, max_failures=1))
     for piece in ("a", "b", "c", "d"):
-        kept.do(signing(tmp_path / piece, dies=piece == "c"), {"spec": piece})
+        kept.do(signing(tmp_path / piece, dies=piece == "c"), piece)
     first, second, torn, last = (signed(tmp_path / piece) for piece in "abcd")
     assert first == second
     assert {name[0] for name in first} == {"0", "1"}
     assert first < torn, "a piece that one did not finish is done again by all"
     assert last == torn - first
     assert {path.read_text() for path in (tmp_path / "d").iterdir()} == {"d"}
+    kept.start(team(tmp_path, count=2, max_failures=1))  # since one restart is used up
+    kept.do(signing(tmp_path / "e"), "e")
+    assert not signed(tmp_path / "e") & last
 
 
 def test_a_failure_has_its_cause_and_the_next_piece_new_workers(kept, tmp_path):
     workers = team(tmp_path, count=1, max_failures=0)
     kept.start(workers)
     with pytest.raises(EngineError, match="ValueError: no such flavour; the same command"):
-        kept.do(signing(tmp_path / "a", fails=True), {"spec": "a"})
+        kept.do(signing(tmp_path / "a", fails=True), "a")
     kept.start(workers)
-    kept.do(signing(tmp_path / "b"), {"spec": "b"})
+    kept.do(signing(tmp_path / "b"), "b")
     assert len(signed(tmp_path / "b")) == 1
     assert not signed(tmp_path / "a") & signed(tmp_path / "b")
+
+
+def test_trials_on_kept_workers_give_the_bytes_of_a_run(undisturbed, tmp_path):
+    """Also after a training with ZeRO 3, which replaces functions of torch."""
+    settings = undisturbed.parent / "small.yaml"
+    shared = [f"run_dir={undisturbed}", "rollout.engine=transformers"]
+    with Session(load(settings, shared), keep_workers=True) as session:
+        for name, zero_stage in (("sharded", 3), ("whole", 0)):
+            words = [f"run_dir={tmp_path / name}", f"resources.zero_stage={zero_stage}"]
+            config = load(settings, shared + words)
+            run = Run(config.run_dir, base=Run(undisturbed))
+            session.kept.start(kept_team(run, config, session))
+            select(run, config, session)
+            train(run, config, session)
+            evaluate(run, config, session)
+    for name in ("policy/adapter/adapter_model.safetensors", "ranks.parquet"):
+        assert (tmp_path / "whole" / name).read_bytes() == (undisturbed / name).read_bytes()

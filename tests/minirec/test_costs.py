@@ -35,16 +35,17 @@ def test_a_tiny_model_by_hand():
 
 
 def test_zero_divides_what_it_divides():
-    def parts(stage, workers=4):
+    def parts(stage, workers=4, rollouts=1, prompt=3, completion=5):
         return costs.trainer_memory(
             TINY,
             width=2,
             rank=1,
             workers=workers,
             zero_stage=stage,
-            rollouts=2,
-            prompt=3,
-            completion=5,
+            prompts=2,
+            rollouts=rollouts,
+            prompt=prompt,
+            completion=completion,
             items_at_once=1,
             item=2,
             items=10,
@@ -62,6 +63,9 @@ def test_zero_divides_what_it_divides():
     assert parts(0)["activations and logits"] == 16 * 60 * 2 + 10 * 8 * 12
     assert parts(0)["item table"] == 10 * 4 * 4
     assert parts(0, workers=1) == parts(0)
+    # Packed, 4 + 3 x 2 tokens in a row, whose mask has 10 x 10 numbers; logits of 6 tokens.
+    packed = parts(0, rollouts=3, prompt=4, completion=2)["activations and logits"]
+    assert packed == 2 * (10 * 60 * 2 + 100 * 2 + 6 * 8 * 12)
 
 
 def test_an_engine_by_hand():
