@@ -44,7 +44,8 @@ def sharded_maxmin(
         raise ValueError(f"shards is {shards}; expected 1 or more")
     shards = min(shards, count)
     edges = [count * number // shards for number in range(shards + 1)]
-    remote = ray.remote(num_cpus=1)(Shard)
+    # Not where the caller is: a trial's placement group has no room for them.
+    remote = ray.remote(num_cpus=1, scheduling_strategy="SPREAD")(Shard)
     actors = [
         remote.remote(vectors[start:end], weights[start:end], first=start)
         for start, end in zip(edges, edges[1:], strict=False)

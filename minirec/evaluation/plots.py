@@ -201,7 +201,8 @@ def lines(
         tips(ax, x, y, [f"{name}, {a:,.0f}: {b:.4f}" for a, b in zip(x, y, strict=True)])
     ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
     ax.xaxis.set_major_locator(MaxNLocator(nbins=5))
-    ax.legend(fontsize=6, ncols=2)
+    if ax.lines:
+        ax.legend(fontsize=6, ncols=2)
 
 
 def _style(ax: Axes) -> None:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import ray
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.diversity import sharded_maxmin
 from minirec.errors import EngineError
@@ -31,6 +32,19 @@ def test_the_picks_are_those_of_one_process(shards):
     parts = sharded_maxmin(embeddings, scores=scores, budget=200, shards=shards, block=32)
     assert parts.indices.tolist() == whole.indices.tolist()
     assert parts.novelty == pytest.approx(whole.novelty, abs=1e-4)
+
+
+def test_a_trial_of_a_sweep_has_its_shards_elsewhere():
+    """Its placement group holds no CPU, and takes what the trial starts."""
+    group = ray.util.placement_group([{"memory": 1 << 20}])
+    place = PlacementGroupSchedulingStrategy(group, placement_group_capture_child_tasks=True)
+
+    @ray.remote(num_cpus=0, memory=1 << 20, scheduling_strategy=place)
+    def trial():
+        return sharded_maxmin(np.eye(5), scores=np.ones(5), budget=3, shards=2).indices.tolist()
+
+    assert len(ray.get(trial.remote(), timeout=120)) == 3
+    ray.util.remove_placement_group(group)
 
 
 def test_shards_that_find_no_cpu_are_named_after_the_deadline():

@@ -139,6 +139,14 @@ def compared(*words):
     return contenders(load(None, ["run_dir=r", *words]), folder=Path("r/comparison"))
 
 
+def test_a_page_of_failures_alone_has_no_warning(recwarn):
+    empty = race([], table="steps", resamples=10, seed=1)
+    page = comparison_page.render(
+        "demo", races=[empty], rows=[], reach=0.95, samples=300, overlap=[], foretold=[]
+    )
+    assert "demo" in page and not recwarn.list
+
+
 def test_every_method_at_every_budget_and_seed_and_full_data_once():
     found = compared(
         "compare.methods=[random, paper]", "compare.budget=[0.1, 20]", "compare.seeds=[1, 2]"
