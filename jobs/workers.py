@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from actors.causes import cause
 from actors.mailbox import Loop, Mailbox, Work, work_loop
 from minirec.allocation import Shape
 from minirec.artifacts import is_remote
@@ -142,6 +141,8 @@ class KeptWorkers:
     def _wait(self, asked: Any) -> None:
         import ray
 
+        from actors.causes import cause
+
         thread = self._thread
         assert thread is not None
         try:
@@ -176,6 +177,8 @@ def _storage(folder: Path) -> dict[str, Any]:
 def _fit_or_explain(team: Team, loop: Loop, argument: dict[str, Any]) -> None:
     """Call the loop; a failure that restarts did not mend becomes one sentence with its cause."""
     from ray.train import TrainingFailedError
+
+    from actors.causes import cause
 
     try:
         team.trainer(loop, argument).fit()

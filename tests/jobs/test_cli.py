@@ -83,6 +83,12 @@ def test_help_loads_no_library_that_takes_a_second():
     assert printed.splitlines()[-1] == "heavy"
 
 
+def test_plan_loads_neither_ray_nor_torch():
+    code = "import sys, jobs.plan; print({'torch', 'ray', 'transformers', 'vllm'} & {*sys.modules})"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    assert printed == "set()\n"
+
+
 def test_plan_counts_rollouts_of_the_demo(tmp_path):
     config = load(
         overrides=[
