@@ -103,6 +103,8 @@ def _with_config(arguments: argparse.Namespace) -> int:
     if arguments.command in ("sweep", "compare"):
         # Before ray is imported: else Tune's thread starts a Ray of its own after Ctrl-C.
         os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
+        # Trials have many processes, most of them idle; Ray would warn of their number.
+        os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "worker processes have been started")
         module = importlib.import_module(f"jobs.{arguments.command}")
         trials = getattr(module, arguments.command)
         print_summary(trials(config, overwrite=arguments.overwrite))
