@@ -68,6 +68,7 @@ def signed(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
+@pytest.mark.long
 def test_one_process_does_all_pieces_until_it_dies(kept, tmp_path):
     kept.start(team(tmp_path, count=2, max_failures=1))
     for piece in ("a", "b", "c", "d"):
@@ -83,6 +84,7 @@ def test_one_process_does_all_pieces_until_it_dies(kept, tmp_path):
     assert not signed(tmp_path / "e") & last
 
 
+@pytest.mark.long
 def test_a_failure_has_its_cause_and_the_next_piece_new_workers(kept, tmp_path):
     workers = team(tmp_path, count=1, max_failures=0)
     kept.start(workers)
