@@ -7,7 +7,6 @@ change a gradient by more than rounding.
 
 from __future__ import annotations
 
-import faulthandler
 import math
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ import pyarrow as pa
 import torch
 import torch.distributed as dist
 
+from actors.deadline import deadline
 from actors.zero import barrier, zero_engine
 from minirec import artifacts
 from minirec.config import ModelConfig, TrainingConfig
@@ -64,14 +64,15 @@ def gradient_loop(config: dict[str, GradientSpec]) -> None:
     """Body of a Ray Train worker."""
     spec = config["spec"]
     torch.set_num_threads(spec.threads)
-    worker = GradientWorker(spec)
-    missing = [shard for shard in spec.shards if not artifacts.located(shard.output).exists()]
-    barrier()  # all have looked before one writes
+    limit = spec.training.step_deadline_s
+    with deadline(limit):
+        worker = GradientWorker(spec)
+        missing = [shard for shard in spec.shards if not artifacts.located(shard.output).exists()]
+        barrier()  # all have looked before one writes
     for turn in range(math.ceil(len(missing) / worker.world)):
-        faulthandler.dump_traceback_later(spec.training.step_deadline_s, exit=True)
         mine = missing[turn * worker.world + worker.rank :][:1]
-        worker.turn(mine[0] if mine else None)
-    faulthandler.cancel_dump_traceback_later()
+        with deadline(limit):
+            worker.turn(mine[0] if mine else None)
 
 
 class GradientWorker:

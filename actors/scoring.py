@@ -1,4 +1,4 @@
-"""Ray Data callable: a shard of samples -> rollouts -> rewards and head features, or ranks.
+"""A shard of samples -> rollouts -> rewards and head features, or ranks.
 
 A shard is a fixed list of samples, rolled out in fixed calls and forwarded in fixed batches, so
 its file depends neither on its neighbours, nor on the engine, nor on when it ran.
@@ -6,7 +6,6 @@ its file depends neither on its neighbours, nor on the engine, nor on when it ra
 
 from __future__ import annotations
 
-import faulthandler
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from actors.pool import Call, PoolHandle
@@ -85,54 +83,6 @@ class ScoringSpec:
     def part(self, shard: int) -> Path:
         """File of a finished shard."""
         return artifacts.located(self.output) / f"part-{shard:06d}.parquet"
-
-
-class Scorer:
-    """Scores shards of several specs, e.g. each policy on each split, in one pass of Ray Data."""
-
-    def __init__(self, specs: list[ScoringSpec]):
-        self.specs = specs
-        self._current: tuple[int, ShardScorer] | None = None
-
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Write the files of the shards named by ``batch["spec"]`` and ``batch["shard"]``."""
-        for number, shard in zip(batch["spec"].tolist(), batch["shard"].tolist(), strict=True):
-            self.write(number, shard)
-        return batch
-
-    def write(self, number: int, shard: int) -> None:
-        """Write the file of one shard of one spec."""
-        if self._current is None or self._current[0] != number:
-            self._current = None  # two models may not fit
-            self._current = (number, ShardScorer(self.specs[number]))
-        self._current[1].write(shard)
-
-
-@dataclass(frozen=True)
-class ShardsSpec:
-    """What Ray Train workers need that score in the place of Ray Data's; picklable.
-
-    shards: number of the spec and shard; deadline_s: of one shard.
-    """
-
-    specs: list[ScoringSpec]
-    shards: list[tuple[int, int]]
-    deadline_s: float
-
-
-def score_loop(config: dict[str, ShardsSpec]) -> None:
-    """Body of Ray Train workers, each of which scores every n-th shard that is not there yet."""
-    spec = config["spec"]
-    scorer = Scorer(spec.specs)
-    try:
-        for number, shard in spec.shards[dist.get_rank() :: dist.get_world_size()]:
-            one = spec.specs[number]
-            if one.part(shard).exists() and artifacts.located(one.item_table).exists():
-                continue  # done before a worker was started again
-            faulthandler.dump_traceback_later(spec.deadline_s, exit=True)
-            scorer.write(number, shard)
-    finally:
-        faulthandler.cancel_dump_traceback_later()
 
 
 @dataclass(frozen=True)

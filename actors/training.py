@@ -8,7 +8,6 @@ step; the adapter is published.
 
 from __future__ import annotations
 
-import faulthandler
 import json
 import secrets
 import shutil
@@ -21,6 +20,7 @@ import torch
 import torch.distributed as dist
 
 from actors.checkpoints import newest_checkpoint, save_checkpoint
+from actors.deadline import deadline
 from actors.items import ItemSide
 from actors.lookahead import Drawn, Lookahead
 from actors.pool import Call, PoolHandle
@@ -69,22 +69,24 @@ def train_loop(config: dict[str, TrainingSpec]) -> None:
     """Body of a Ray Train worker."""
     spec = config["spec"]
     torch.set_num_threads(spec.threads)
-    worker = Worker(spec)
-    for step in range(worker.resume(), spec.steps):
+    limit = spec.training.step_deadline_s
+    # A worker that hangs dies and is started again by Ray Train.
+    with deadline(limit):
+        worker = Worker(spec)
+        first = worker.resume()
+    for step in range(first, spec.steps):
         if exhausted(worker.log, spec.training.patience):
             break
-        if worker.told_to_stop():
-            worker.lookahead.close()
-            faulthandler.cancel_dump_traceback_later()
-            return
-        # A worker that hangs shows where, dies, and is started again by Ray Train.
-        faulthandler.dump_traceback_later(spec.training.step_deadline_s, exit=True)
-        worker.step(step)
-        if (step + 1) % spec.training.checkpoint_steps == 0 and step + 1 < spec.steps:
-            worker.checkpoint(step + 1)
-    worker.lookahead.close()
-    faulthandler.cancel_dump_traceback_later()
-    worker.finish()
+        with deadline(limit):
+            if worker.told_to_stop():
+                worker.lookahead.close()
+                return
+            worker.step(step)
+            if (step + 1) % spec.training.checkpoint_steps == 0 and step + 1 < spec.steps:
+                worker.checkpoint(step + 1)
+    with deadline(limit):
+        worker.lookahead.close()
+        worker.finish()
 
 
 class Worker:

@@ -164,14 +164,14 @@ def score_shards(
 ) -> None:
     """Score the shards of all specs that have no undamaged file, in one pass of Ray Data.
 
-    `scorer` takes the place of `actors.scoring.Scorer` in benchmarks.
+    `scorer` takes the place of `actors.shards.Scorer` in benchmarks.
     """
     import ray
     import ray.data
     from ray.data.exceptions import ExecutionTimeoutError
 
     from actors.causes import cause
-    from actors.scoring import Scorer
+    from actors.shards import Scorer
 
     missing, total = _missing(specs, say)
     done = total - len(missing)
@@ -222,7 +222,7 @@ def score_on_kept(
     say: Callable[[str], None] = print,
 ) -> None:
     """`score_shards` by training workers that stay up."""
-    from actors.scoring import ShardsSpec, score_loop
+    from actors.shards import ShardsSpec, score_loop
 
     missing, _ = _missing(specs, say)
     if missing:

@@ -43,7 +43,9 @@ class Team:
     def limit(self) -> str:
         """When a worker ends by itself."""
         t, shard = self.training, self.shard_deadline_s
-        words = f"when one step takes longer than step_deadline_s, {t.step_deadline_s:g} s"
+        words = (
+            f"when its start or one step takes longer than step_deadline_s, {t.step_deadline_s:g} s"
+        )
         more = "" if shard is None else f", or one shard than scoring.shard_deadline_s, {shard:g} s"
         return words + more
 

@@ -43,7 +43,9 @@ class TrainingConfig(Section):
     item_refresh_steps: int = Field(1, ge=1, description="steps between encodings of the catalogue")
     checkpoint_steps: int = Field(10, ge=1, description="steps between checkpoints")
     max_failures: int = Field(3, ge=0, description="restarts of the training workers")
-    step_deadline_s: float = Field(900, gt=0, description="seconds that one step may take")
+    step_deadline_s: float = Field(
+        900, gt=0, description="seconds that one step, or the start of a worker, may take"
+    )
     validation_steps: int | None = Field(
         None,
         ge=1,

@@ -9,7 +9,6 @@ import pyarrow as pa
 import pytest
 from tiny_model import build_model
 
-from actors import scoring
 from actors.rollout import EngineSpec
 from actors.scoring import ScoringSpec, ShardScorer
 from actors.transformers_engine import TransformersEngine
@@ -225,39 +224,3 @@ def test_a_shard_is_written_with_the_same_bytes_again(scorer, screen):
         scorer.write(1)
         contents.append(scorer.spec.part(1).read_bytes())
     assert contents[0] == contents[1]
-
-
-def test_training_workers_share_the_missing_shards(monkeypatch, tmp_path):
-    written = []
-
-    class Recorder:
-        def __init__(self, specs):
-            pass
-
-        def write(self, number, shard):
-            written.append((number, shard))
-
-    class Spec:
-        item_table = str(tmp_path / "table.npy")
-
-        def __init__(self, name):
-            self.name = name
-
-        def part(self, shard):
-            return tmp_path / f"{self.name}-{shard}"
-
-    monkeypatch.setattr(scoring, "Scorer", Recorder)
-    monkeypatch.setattr(scoring.dist, "get_world_size", lambda: 2)
-    work = scoring.ShardsSpec([Spec("a"), Spec("b")], [(0, 0), (0, 1), (1, 0)], deadline_s=60)
-    (tmp_path / "b-0").touch()  # of no use without the table of item vectors
-
-    def share(rank):
-        written.clear()
-        monkeypatch.setattr(scoring.dist, "get_rank", lambda: rank)
-        scoring.score_loop({"spec": work})
-        return list(written)
-
-    assert share(0) == [(0, 0), (1, 0)]
-    assert share(1) == [(0, 1)]
-    (tmp_path / "table.npy").touch()
-    assert share(0) == [(0, 0)]
