@@ -19,7 +19,7 @@ install: ## make .venv from the locks (GPU lock where nvidia-smi works, else CPU
 demo: install ## the whole pipeline on the demo corpus, without a GPU or a download
 	$(VENV_BIN)/minirec run --config configs/demo.yaml $(ARGS)
 
-compare: install ## selection methods against each other on the demo corpus, a quarter of an hour
+compare: install ## selection methods against each other on the demo corpus, under ten minutes
 	$(VENV_BIN)/minirec compare --config configs/compare-demo.yaml $(ARGS)
 
 test: install ## all tests but the long ones
@@ -31,7 +31,7 @@ long: install ## the tests that take minutes each: kills at every stage, nodes, 
 quick: install ## the tests that start no engine and take seconds
 	$(VENV_BIN)/python -m pytest -m "not slow and not ray and not vllm and not gpu" $(ARGS)
 
-faults: install ## the campaign of faults: 56 trials, an hour; TRIALS=n makes n
+faults: install ## the campaign of faults: 56 trials, an hour and a half; TRIALS=n makes n
 	MINIREC_TRIALS=$(TRIALS) $(VENV_BIN)/python -m pytest tests/faults -s $(ARGS)
 
 check: install ## formatting, lint, types of minirec/, and the three rings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from jobs.compare_result import publish, read_rows, rows_of, write_rows
+from jobs.compare_result import Row, publish, read_rows, rows_of, write_rows
 from jobs.console import pulse, say
 from jobs.plan import check_trials
 from jobs.run import holding, stages
@@ -33,18 +33,22 @@ def compare(config: Config, *, overwrite: bool = False) -> Run:
     """
     run = Run(config.run_dir, overwrite=overwrite, say=say)
     planned = contenders(config, folder=run.path(FOLDER))  # refuses before anything starts
-    shared = [*SHARED]
-    if any(trial.config.selection.needs_lora_gradients for trial in planned):
-        shared.append("gradients")
     less = any(trial.config.selection.method == "less" for trial in planned)
     # So that gradients come with scoring, and with them those of validation samples.
     made = changed(config, {"selection.method": "less"}) if less else config
-    stages(made, SHARED, overwrite=overwrite, check=lambda n: check_trials(planned, n))
+    stages(
+        made,
+        SHARED,
+        overwrite=overwrite,
+        check=lambda n: check_trials(planned, n),
+        recorded=config,
+    )
     samples = count_samples(run.path("corpus"), "train")
 
-    def known_trials() -> set[str]:
-        there = run.path("comparison.parquet").exists()
-        return {row["trial"] for row in read_rows(run)} if there else set()
+    names = {trial.name for trial in planned}
+
+    def known() -> list[Row]:
+        return read_rows(run) if run.path("comparison.parquet").exists() else []
 
     def body(cost: Cost) -> None:
         results = run_trials(
@@ -55,12 +59,11 @@ def compare(config: Config, *, overwrite: bool = False) -> Run:
             folder=FOLDER,
             splits=("valid", "test"),
         )
-        known = known_trials()
         rows = rows_of(results, planned, run, config, samples=samples)
-        write_rows(run, rows)
-        new = [row for row in rows if row["trial"] not in known]  # costs of attempts add up
-        cost.rollouts = sum(row["own_rollouts"] for row in new)
-        cost.optimizer_steps = sum(row["steps"] for row in new)
+        others = [row for row in known() if row["trial"] not in names]  # of a former command
+        write_rows(run, rows + others)
+        cost.rollouts = sum(row["own_rollouts"] for row in rows + others)
+        cost.optimizer_steps = sum(row["steps"] for row in rows + others)
         failed = [row["trial"] for row in rows if row["status"] == "failed"]
         if failed:
             publish(run, config, planned, rows)
@@ -74,11 +77,12 @@ def compare(config: Config, *, overwrite: bool = False) -> Run:
         run.stage(
             "compare",
             settings=_settings(config),
-            inputs=shared,
+            # Not gradients, which only some trials read: `less` may join a finished comparison.
+            inputs=[*SHARED],
             outputs=[FOLDER, "comparison.parquet"],
             body=body,
             part_of=trial_of,
-            outgrown=lambda: not {trial.name for trial in planned} <= known_trials(),
+            outgrown=lambda: not names <= {row["trial"] for row in known()},
         )
         publish(run, config, planned, read_rows(run))
     return run

@@ -149,11 +149,21 @@ def _gradient_rows(config: Config, *, compared: bool) -> list[Row]:
 
 def check_trials(trials: Sequence[Trial], samples: int) -> None:
     """Refuse trials of a sweep or comparison that cannot work; raises as `check`."""
+    first: dict[str, str] = {}
     for trial in trials:
         try:
             check(trial.config, samples)
         except ConfigError as error:
             raise ConfigError(f"trial {trial.name}: {error}") from None
+        count = trial.config.selection.count(samples)
+        selection = trial.config.selection.model_copy(update={"budget": count})
+        what = trial.config.model_copy(update={"run_dir": "", "selection": selection})
+        twin = first.setdefault(what.model_dump_json(), trial.name)
+        if twin != trial.name:
+            raise ConfigError(
+                f"trials {twin} and {trial.name} are the same: both budgets are {count:,} of "
+                f"{samples:,} samples; leave one out"
+            )
 
 
 def _trial_rows(kind: str, trials: Sequence[Trial], samples: int) -> list[Row]:

@@ -26,6 +26,7 @@ def stages(
     *,
     overwrite: bool = False,
     check: Callable[[int], object] | None = None,
+    recorded: Config | None = None,
 ) -> Run:
     """Run the named stages of a run directory in the given order.
 
@@ -35,6 +36,7 @@ def stages(
     Args:
         check: called with the number of training samples as soon as it is known, so that what
             cannot work is refused before the long stages.
+        recorded: what config.yaml says, if not `config`.
 
     Raises:
         ArtifactError: another command works in the directory, a stage was made with other
@@ -59,7 +61,7 @@ def stages(
                 _stage(name)(run, config, session)
             if not run.checking:
                 with atomic(run.path("config.yaml")) as file:
-                    file.write(dump(config).encode())
+                    file.write(dump(recorded or config).encode())
             if check is not None and name == "prepare":
                 check(count_samples(run.path("corpus"), "train"))
     run.checking = False

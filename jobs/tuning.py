@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jobs.console import console
 from jobs.session import Session
-from jobs.workers import in_thread
+from jobs.workers import in_thread, ray_storage
 from minirec.allocation import Node, allocate
 from minirec.artifacts import Run, read_json, remove, write_json
 from minirec.config import Config
@@ -140,7 +140,10 @@ def _tuner(
         plan["limit"] = limit
     if _restorable(state, plan):
         console.print("goes on with the trials that are not finished")
-        return tune.Tuner.restore(str(state), trainable=trainable, resume_unfinished=True)
+        there = ray_storage(state)
+        return tune.Tuner.restore(
+            there.pop("storage_path"), trainable=trainable, resume_unfinished=True, **there
+        )
     remove(state)
     write_json(state / PLANNED, plan)
     scheduler = asha and Asha(
@@ -165,7 +168,7 @@ def _tuner(
         ),
         run_config=tune.RunConfig(
             name=state.name,
-            storage_path=str(state.parent),
+            **ray_storage(state.parent),
             verbose=0,
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             callbacks=[Lines(len(planned))],

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,7 +69,9 @@ class Team:
             scaling_config=ScalingConfig(
                 num_workers=self.count, use_gpu=gpu, resources_per_worker=self.shape.bundle()
             ),
-            run_config=RunConfig(name=self.name, **_storage(self.storage), failure_config=failures),
+            run_config=RunConfig(
+                name=self.name, **ray_storage(self.storage), failure_config=failures
+            ),
         )
 
 
@@ -110,8 +113,9 @@ class KeptWorkers:
         import ray
 
         if self._thread is not None and self._thread.is_alive():
-            if not ray.get(self._mailbox.restarted.remote()):
-                return
+            with suppress(ray.exceptions.RayActorError):
+                if not ray.get(self._mailbox.restarted.remote()):
+                    return
             self.close()
         self._mailbox = mailbox = ray.remote(num_cpus=0)(Mailbox).remote(team.count)
         self._error = None
@@ -136,26 +140,19 @@ class KeptWorkers:
         """
         import ray
 
-        mailbox = self._mailbox
-        ray.get(mailbox.put.remote(Work(ray.put((loop, {"spec": spec})))))
-        self._wait(mailbox.done)
+        with _explained():
+            ray.get(self._mailbox.put.remote(Work(ray.put((loop, {"spec": spec})))))
+        self._wait(self._mailbox.done)
 
     def _wait(self, asked: Any) -> None:
         import ray
 
-        from actors.causes import cause
-
         thread = self._thread
         assert thread is not None
-        try:
+        with _explained():
             while not ray.get(asked.remote(POLL_S)):
                 if not thread.is_alive():
                     raise self._error or EngineError("the training workers ended before their work")
-        except ray.exceptions.RayActorError as error:
-            raise EngineError(
-                f"the mailbox of the training workers is gone: {cause(error)}; the same command "
-                f"goes on from what is finished"
-            ) from error
 
     def close(self) -> None:
         """Let them end; those that hang are left to their deadline."""
@@ -165,8 +162,24 @@ class KeptWorkers:
         self._thread = self._mailbox = None
 
 
-def _storage(folder: Path) -> dict[str, Any]:
-    """Where Ray Train writes: with the same file system as everything else of the run."""
+@contextmanager
+def _explained() -> Iterator[None]:
+    """The death of the mailbox becomes one sentence."""
+    from ray.exceptions import RayActorError
+
+    from actors.causes import cause
+
+    try:
+        yield
+    except RayActorError as error:
+        raise EngineError(
+            f"the mailbox of the training workers is gone: {cause(error)}; the same command goes "
+            f"on from what is finished"
+        ) from error
+
+
+def ray_storage(folder: Path) -> dict[str, Any]:
+    """Where Ray Train or Tune writes: with the same file system as everything else of the run."""
     if not is_remote(folder):
         return {"storage_path": str(folder)}
     import pyarrow.fs

@@ -103,9 +103,6 @@ def each_file(path: str) -> str:
     return path
 
 
-SUMMED = ("seconds", "rollouts", "generated_tokens", "optimizer_steps")
-
-
 @dataclass
 class Cost:
     """What one attempt at a stage spent; its body fills rollouts, tokens and steps at its end."""
@@ -250,18 +247,22 @@ class Run:
             file.write("".join(json.dumps(attempt) + "\n" for attempt in kept).encode())
 
     def costs(self) -> list[dict[str, Any]]:
-        """Cost of each stage: sums over its attempts, the peak for memory.
+        """Cost of each stage: the seconds of all its attempts, and the peak of their memory.
 
-        An attempt that ended with an error or was interrupted counts with its seconds; its
-        rollouts and steps are those of the attempt that finished, which counts what it found
-        done. Only what a killed driver spent is missing.
+        Rollouts, tokens and steps are those of the newest attempt that finished, or of the newest
+        where none has: an attempt counts what it found done. Seconds of a killed driver are
+        missing.
         """
         rows: dict[str, dict[str, Any]] = {}
         for attempt in self._attempts():
-            row = rows.setdefault(attempt["stage"], attempt | dict.fromkeys(SUMMED, 0))
-            for name in SUMMED:
-                row[name] += attempt[name]
-            row["peak_memory_mib"] = max(row["peak_memory_mib"], attempt["peak_memory_mib"])
+            row = rows.setdefault(attempt["stage"], attempt | {"seconds": 0.0})
+            over_all = {
+                "seconds": row["seconds"] + attempt["seconds"],
+                "peak_memory_mib": max(row["peak_memory_mib"], attempt["peak_memory_mib"]),
+            }
+            if attempt["finished"] or not row["finished"]:
+                row |= attempt
+            row |= over_all
         return list(rows.values())
 
     def _attempts(self) -> list[dict[str, Any]]:

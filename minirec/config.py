@@ -373,10 +373,12 @@ class Config(Section):
             )
         both = {"training": self.training, "proxy.training": self.proxy.training}
         for name, training in both.items():
-            if training.step_deadline_s <= self.rollout.deadline_s:
+            waits = self.rollout.start_deadline_s + self.rollout.deadline_s
+            if training.step_deadline_s <= waits:
                 raise ValueError(
                     f"{name}.step_deadline_s {training.step_deadline_s:g} must exceed "
-                    f"rollout.deadline_s {self.rollout.deadline_s:g}: a step waits for its rollouts"
+                    f"rollout.start_deadline_s and rollout.deadline_s together, {waits:g}: a step "
+                    f"waits for engines that start, and for its rollouts"
                 )
             if self.resources.training_workers != "auto":
                 training.check_workers(self.resources.training_workers)

@@ -12,7 +12,10 @@ Auto = Literal["auto"]
 
 
 class ResourcesConfig(Section):
-    """Engines, scorers and training workers. They change the speed of a run, not its results."""
+    """Engines, scorers and training workers. They change the speed of a run, not its results.
+
+    But for `gpus_per_engine`, from which `rollout.adapter` follows where it is auto.
+    """
 
     engines: PositiveInt | tuple[PositiveInt, PositiveInt] | Auto = Field(
         "auto", description="rollout engines; [2, 8]: at least two, up to eight where there is room"

@@ -8,6 +8,7 @@ its unit vectors of all items, ``items.jsonl`` with their titles, and ``recommen
 
 from __future__ import annotations
 
+import difflib
 import json
 import sys
 from collections.abc import Sequence
@@ -92,7 +93,14 @@ class Recommender:
 
 def main() -> None:
     """Print ten items for the titles of a history."""
+    if not sys.argv[1:]:
+        program = Path(__file__).name
+        sys.exit(f'usage: python {program} "TITLE" ..., of items in the order of their use')
     recommender = Recommender(Path(__file__).resolve().parent)
+    for title in sys.argv[1:]:
+        if title not in recommender.titles:
+            near = difflib.get_close_matches(title, recommender.titles, n=3, cutoff=0)
+            sys.exit(f"no item is titled {title!r}; near: {', '.join(map(repr, near))}")
     history = [recommender.titles.index(title) for title in sys.argv[1:]]
     for item, cosine in recommender.rank(history, top=10):
         print(f"{cosine:.3f}  {recommender.titles[item]}")

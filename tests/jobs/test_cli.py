@@ -143,6 +143,8 @@ def test_plan_counts_the_trials_of_a_comparison(tmp_path, capsys):
     assert found["trials"].startswith("5: 5 settings")
     assert found["optimizer steps, at most"] == "27"  # 2 methods x 2 budgets x 5, and full
     assert "budget 99999 exceeds" in refused(capsys, "plan", *words, "compare.budget=[99999]")
+    twice = "compare.budget=[0.5, 1176]"
+    assert "both budgets are 1,176 of 2,352 samples" in refused(capsys, "plan", *words, twice)
 
 
 def test_trials_count_only_for_the_commands_that_run_them(tmp_path, capsys):
@@ -158,7 +160,7 @@ def test_trials_are_checked_once_the_samples_are_counted(tmp_path, monkeypatch, 
     """The size of a corpus of files is known only after `prepare`."""
     module = importlib.import_module(f"jobs.{command}")
 
-    def prepared(config, names, *, overwrite, check):
+    def prepared(config, names, *, overwrite, check, **_):
         check(100)
 
     monkeypatch.setattr(module, "stages", prepared)

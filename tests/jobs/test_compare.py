@@ -238,8 +238,11 @@ def test_killed_and_gone_on_with(undisturbed, tmp_path):
         killed, *COMPARE, "compare.methods=[minirec, random]"
     )
 
-    more = "compare.methods=[random, minirec, top_reward]"
-    finish(killed, *COMPARE, more)
+    finish(killed, *COMPARE, "compare.methods=[minirec, less]")
     assert (first / "costs.jsonl").read_bytes() == done, "a finished trial ran again"
-    assert [row for row in quality(killed) if "top_reward" not in row["trial"]] == quality(whole)
-    assert len(quality(killed)) == 4
+    rows = {row.pop("trial"): row for row in quality(killed)}
+    before = {row.pop("trial"): row for row in quality(whole)}
+    assert {name: rows[name] for name in before} == before, "a row was lost"
+    assert len(rows) == 4
+    assert load(killed / "config.yaml").selection.method == "value", "not that of one trial"
+    assert "compare: finished before, skipped" in finish(killed, *COMPARE)

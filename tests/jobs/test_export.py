@@ -43,8 +43,11 @@ def rows(folder):
     return [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
 
 
-def alone(folder, code):
-    """Run code in the folder, in a Python that finds nothing of MiniRec; returns what it prints."""
+def alone(folder, code, *, status=0):
+    """Run code in the folder, in a Python that finds nothing of MiniRec.
+
+    Returns what it prints, or its errors where another status is expected.
+    """
     hidden = (
         "import sys\n"
         "class Hide:\n"
@@ -60,8 +63,8 @@ def alone(folder, code):
         text=True,
         timeout=300,
     )
-    assert result.returncode == 0, result.stderr[-3000:]
-    return result.stdout
+    assert result.returncode == status, result.stderr[-3000:]
+    return result.stderr if status else result.stdout
 
 
 def policy_of(run_dir, folder):
@@ -220,6 +223,18 @@ def test_the_code_of_the_model_card_runs(exported, to):
     (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     assert len(alone(exported(to), code).splitlines()) == 10
     assert "| test | ndcg@10 |" in card
+
+
+def test_the_recommender_names_titles_that_are_near(exported):
+    folder = exported("merged")
+    title = json.loads((folder / "items.jsonl").read_text().splitlines()[0])["title"]
+
+    def said(*titles):
+        code = f"import recommender, sys; sys.argv[1:] = {list(titles)}; recommender.main()"
+        return alone(folder, code, status=1).splitlines()[-1]
+
+    assert said(title + "s").startswith(f"no item is titled {title + 's'!r}; near: {title!r}")
+    assert said() == 'usage: python recommender.py "TITLE" ..., of items in the order of their use'
 
 
 def test_a_slip_is_one_sentence(undisturbed, exported, tmp_path, capsys):

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+import ray
 
 from jobs.evaluate import evaluate
 from jobs.select import select
@@ -24,8 +25,6 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(400)]
 
 @pytest.fixture(scope="module", autouse=True)
 def local_ray():
-    import ray
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
         ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
@@ -94,6 +93,12 @@ def test_a_failure_has_its_cause_and_the_next_piece_new_workers(kept, tmp_path):
     kept.do(signing(tmp_path / "b"), "b")
     assert len(signed(tmp_path / "b")) == 1
     assert not signed(tmp_path / "a") & signed(tmp_path / "b")
+    ray.kill(kept._mailbox)
+    with pytest.raises(EngineError, match="the mailbox of the training workers is gone"):
+        kept.do(signing(tmp_path / "c"), "c")
+    kept.start(workers)
+    kept.do(signing(tmp_path / "d"), "d")
+    assert len(signed(tmp_path / "d")) == 1
 
 
 def test_trials_on_kept_workers_give_the_bytes_of_a_run(undisturbed, tmp_path):

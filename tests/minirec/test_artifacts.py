@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import suppress
 
 import pyarrow as pa
 import pytest
@@ -94,6 +95,27 @@ def test_seconds_of_failed_attempts_count_and_an_overwritten_stage_costs_anew(tm
     make(quiet(tmp_path, overwrite=True), 1, [])
     (row,) = run.costs()
     assert row["rollouts"] == 7
+
+
+def test_an_attempt_that_finished_counts_what_others_did(tmp_path):
+    def attempt(rollouts, *, fails=False):
+        def body(cost):
+            cost.rollouts = rollouts
+            run.path("o").write_text(str(rollouts))
+            if fails:
+                raise RuntimeError
+
+        run = quiet(tmp_path)
+        with suppress(RuntimeError):
+            run.stage("first", settings={}, inputs=[], outputs=["o"], body=body)
+        (row,) = run.costs()
+        return row["rollouts"]
+
+    assert attempt(5, fails=True) == 5
+    assert attempt(7) == 7
+    (tmp_path / "o").unlink()  # damage: it is made again
+    assert attempt(1, fails=True) == 7
+    assert attempt(7) == 7
 
 
 def test_a_stage_can_be_redone_or_only_checked(tmp_path):

@@ -77,6 +77,7 @@ def test_dump_can_be_loaded_again(tmp_path):
         ("evaluation.cutoffs=[0]", "cutoffs"),
         ("model.demo.heads=3", "multiple of twice the heads"),
         ("selection.unheard_of=1", "selection has alpha, budget"),
+        ("training.step_deadline_s=600", "rollout.deadline_s together, 600: a step waits"),
         ("zzz=1", "the config has compare, corpus, evaluation"),
     ],
 )

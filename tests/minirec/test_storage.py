@@ -156,13 +156,13 @@ def test_a_run_finds_its_damaged_shards(place):
     assert row["rollouts"] == 7
 
 
-def test_costs_of_attempts_add_up(place):
+def test_what_is_made_again_is_counted_once(place):
     run = Run(str(place), say=lambda line: None)
     make(run, 1, [])
     artifacts.remove(place / "parts")
     make(run, 1, [])
     (row,) = run.costs()
-    assert row["rollouts"] == 14
+    assert row["rollouts"] == 7
 
 
 def test_a_torn_line_of_costs_swallows_no_other(place):
@@ -174,7 +174,7 @@ def test_a_torn_line_of_costs_swallows_no_other(place):
     make(run, 1, [])
     make(run, 1, [])
     (row,) = run.costs()
-    assert row["rollouts"] == 14
+    assert row["rollouts"] == 7
     assert len((place / "costs.jsonl").read_bytes().splitlines()) == 3
 
 
