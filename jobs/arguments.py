@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 
 COMMANDS = {
     "run": "all stages in order; what is finished is skipped",
@@ -180,13 +181,21 @@ def _budget(text: str) -> int | float:
     return share
 
 
+def _unknown(word: str, arguments: argparse.Namespace) -> str:
+    """What is said of a word that the command does not take."""
+    options = [f"--{name.replace('_', '-')}" for name in vars(arguments)]
+    near = difflib.get_close_matches(word.partition("=")[0], options, n=1)
+    way_out = f"did you mean {near[0]}?" if near else f"see minirec {arguments.command} --help"
+    return f"{arguments.command} takes no {word}; {way_out}"
+
+
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Parse; overrides may stand anywhere after the command, also between options."""
     top = parser()
     arguments, rest = top.parse_known_args(argv)
     strange = [word for word in rest if word.startswith("-") or "=" not in word]
     if strange or (rest and not hasattr(arguments, "overrides")):
-        top.error(f"unrecognized arguments: {' '.join(strange or rest)}")
+        top.error(_unknown((strange or rest)[0], arguments))
     if rest:
         arguments.overrides += rest
     if arguments.command == "recommend":

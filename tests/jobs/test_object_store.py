@@ -6,10 +6,11 @@ import subprocess
 import sys
 
 import pytest
-from small import command
+from small import command, finish, start, wait_for
 
 from jobs.cli import main
-from minirec.artifacts import located, write_json
+from jobs.sweep_result import read_rows
+from minirec.artifacts import Run, located, write_json
 
 SHARED = (
     "scores.parquet",
@@ -80,3 +81,21 @@ def test_a_run_on_an_object_store(undisturbed, bucket_folder, gate, tmp_path):
         text=True,
     )
     assert "no item is titled 'x'" in recommended.stderr
+
+
+@pytest.mark.long
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_sweep_on_an_object_store(undisturbed, bucket_folder, tmp_path):
+    far = located(bucket_folder)
+    far.fs.put(str(undisturbed), far.path, recursive=True)
+    sweep = ("sweep", f"run_dir={bucket_folder}", "sweep.budget=[0.25, 0.1]", "training.steps=2")
+    process = start(tmp_path / "none", *sweep)
+    first = far / "trials" / "budget-0.1_seed-7" / "evaluation.json"
+    wait_for(first.exists, process, "the first trial")
+    process.kill()
+    process.wait(30)
+    assert "goes on with the trials that are not finished" in finish(tmp_path / "none", *sweep)
+    assert [row["status"] for row in read_rows(Run(bucket_folder))] == ["finished"] * 2
+    assert "nothing to do" in finish(tmp_path / "none", *sweep)

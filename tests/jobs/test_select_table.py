@@ -121,7 +121,7 @@ def test_results_do_not_go_where_they_would_be_read_again(capsys, table, tmp_pat
 def test_options_are_not_guessed(capsys, table):
     with pytest.raises(SystemExit, match="2"):
         cli.main(["select", "--features", str(table), "--overwrit"])
-    assert "unrecognized arguments: --overwrit" in capsys.readouterr().err
+    assert "select takes no --overwrit; did you mean --overwrite?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", ["--budget", "--out", "--chance"])
