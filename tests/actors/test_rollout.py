@@ -156,9 +156,10 @@ def test_an_adapter_that_is_not_there(engine, tmp_path):
         engine.load_adapter(Adapter(9, str(tmp_path)))
 
 
-def test_resolution():
-    installed = "vllm" if importlib.util.find_spec("vllm") else "transformers"
-    assert resolve_engine(RolloutConfig()) == installed
+def test_resolution(monkeypatch):
+    for spec, engine in ((object(), "vllm"), (None, "transformers")):
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name, spec=spec: spec)
+        assert resolve_engine(RolloutConfig()) == engine
     assert resolve_engine(RolloutConfig(engine="transformers")) == "transformers"
     assert resolve_adapter(Config()) == "merged"
     assert resolve_adapter(Config(resources=ResourcesConfig(gpus_per_engine=1))) == "lora"
@@ -239,6 +240,7 @@ def test_vllm_greedy_equals_transformers(pools, engine, adapters):
 @pytest.mark.vllm
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.long
 def test_vllm_killed_during_generate_gives_the_same_bytes(pools, adapters):
     call = Call(prompts(32, 220), n=8, seeds=[100 * i for i in range(32)])
     handle = pools["merged"]

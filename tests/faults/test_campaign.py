@@ -1,6 +1,7 @@
 """Seeded trials: something breaks at a random moment, the same command again makes the same bytes.
 
-MINIREC_TRIALS says how many, from the seed MINIREC_SEED on; `make faults` makes 56.
+MINIREC_TRIALS says how many, from the seed MINIREC_SEED on; `make faults` makes 56. Without it
+there are three: a driver and a worker are killed in `train`, and a finished file is damaged.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from minirec.artifacts import located
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 FIRST = int(os.environ.get("MINIREC_SEED", 0))
-COUNT = int(os.environ.get("MINIREC_TRIALS", 5))
+COUNT = os.environ.get("MINIREC_TRIALS")
+SEEDS = range(FIRST, FIRST + int(COUNT)) if COUNT else (0, 2, 3)
 
 
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("seed", range(FIRST, FIRST + COUNT))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_trial(seed, undisturbed, tmp_path, request):
     trial = Trial.of(seed)
     local = tmp_path / "run"

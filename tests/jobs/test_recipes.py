@@ -74,6 +74,7 @@ def test_more_engines_and_workers_take_less_time():
 
 def test_without_a_gpu_or_with_the_demo_model_nothing_is_added():
     assert plan_costs.estimates(load()) == []
+    assert rows("qwen2.5-3b", gpu="L4", use=Processes(1, 0, 1, 0, 1, 0, 0)) == []
 
 
 def test_an_unknown_gpu_leaves_time_out(monkeypatch):

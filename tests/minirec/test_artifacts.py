@@ -27,16 +27,6 @@ def quiet(root, **options):
     return Run(root, say=lambda text: None, **options)
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path):
-    path = tmp_path / "x.json"
-    artifacts.write_json(path, 1)
-    with pytest.raises(RuntimeError), artifacts.atomic(path) as file:
-        file.write(b"half")
-        raise RuntimeError
-    assert artifacts.read_json(path) == 1
-    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
-
-
 def test_a_failed_directory_leaves_nothing(tmp_path):
     with pytest.raises(RuntimeError), artifacts.atomic_dir(tmp_path / "d") as folder:
         (folder / "a").write_text("a")

@@ -32,7 +32,8 @@ def test_metrics_by_hand():
     assert found["mrr"] == pytest.approx((1 + 1 / 3 + 1 / 11) / 3)
 
 
-@pytest.mark.slow  # ranx compiles each metric with numba
+@pytest.mark.slow
+@pytest.mark.long  # ranx compiles each metric with numba
 def test_metrics_equal_ranx():
     ranx = pytest.importorskip("ranx")
     rng = np.random.default_rng(0)

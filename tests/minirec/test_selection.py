@@ -280,18 +280,6 @@ def test_maxmin_of_extreme_lengths():
     assert found.indices.tolist() == expected
 
 
-@settings(max_examples=60)
-@given(st.integers(1, 30), st.integers(1, 5), st.integers(1, 9), st.integers(0, 2**32 - 1))
-def test_maxmin_any_shape(count, width, block, seed):
-    rng = np.random.default_rng(seed)
-    embeddings = rng.normal(size=(count, width)) + 1e-3
-    scores = rng.random(count)
-    found = maxmin(embeddings, scores=scores, budget=count, block=block)
-    assert sorted(found.indices.tolist()) == list(range(count))
-    assert found.indices[0] == scores.argmax()
-    assert ((found.novelty >= 0) & (found.novelty <= 1)).all()
-
-
 def test_maxmin_by_hand():
     # Orthogonal axes and a near-duplicate of the first; scores favour the duplicate.
     embeddings = np.array([[1, 0, 0], [0.999, 0.0447, 0], [0, 1, 0], [0, 0, 1]])
@@ -340,8 +328,10 @@ def test_other_curricula():
     ids, reward = [3, 5, 8, 9], [0.1, 0.9, 0.4, 0.6]
     assert easy_to_hard(ids, mean_reward=reward).tolist() == [5, 9, 8, 3]
     assert hard_to_easy(ids, mean_reward=reward).tolist() == [3, 8, 9, 5]
-    assert sorted(shuffled(ids, mean_reward=reward).tolist()) == ids
-    assert shuffled(ids, mean_reward=reward).tolist() == shuffled(ids, mean_reward=ids).tolist()
+    many = list(range(20))
+    found = shuffled(many, mean_reward=np.ones(20)).tolist()
+    assert sorted(found) == many != found
+    assert found == shuffled(many, mean_reward=many).tolist()
     assert set(CURRICULA) == {"grouped", "easy_to_hard", "hard_to_easy", "shuffled"}
 
 
