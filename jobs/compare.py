@@ -19,7 +19,7 @@ from minirec.errors import EngineError
 from minirec.settings import changed
 
 FOLDER = "comparison"
-GRID = {"methods", "budget", "seeds"}
+FREE_TO_CHANGE = {"methods", "budget", "seeds", "max_concurrent", "references"}
 SHARED = ("prepare", "proxy", "score")
 
 
@@ -89,11 +89,11 @@ def compare(config: Config, *, overwrite: bool = False) -> Run:
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    """What the trials depend on; not which there are, or how many work at a time."""
+    """What the trials depend on; not which there are, how many work at a time, or what is shown."""
     return {
         "seed": config.seed,
         "order_of_free": FREE_ORDER,
-        "compare": config.compare.model_dump(mode="json", exclude=GRID | {"max_concurrent"}),
+        "compare": config.compare.model_dump(mode="json", exclude=FREE_TO_CHANGE),
         "selection": config.selection.model_dump(mode="json", exclude={"shards"}),
         "training": without_runtime(config.training.model_dump(mode="json")),
         "reward": config.reward.model_dump(mode="json"),

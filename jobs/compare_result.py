@@ -142,7 +142,13 @@ def publish(run: Run, config: Config, planned: Sequence[Contender], rows: list[R
         for trial, row in finished
     ]
     races = [
-        race(trained, table=table, resamples=config.evaluation.bootstrap, seed=config.seed)
+        race(
+            trained,
+            table=table,
+            references=config.compare.references,
+            resamples=config.evaluation.bootstrap,
+            seed=config.seed,
+        )
         for table in dict.fromkeys(trial.table for trial in planned if trial.table)
     ]
     page = comparison_page.render(

@@ -55,9 +55,14 @@ class CompareConfig(Section):
     reach: float = Field(
         0.95, gt=0, le=1, description="share of the best full-data NDCG@10 that is to be reached"
     )
+    references: tuple[Method | Literal["full"], ...] = Field(
+        ("random", "paper", "full"),
+        max_length=3,
+        description="methods from which the differences of all others are tested; up to three",
+    )
     max_concurrent: PositiveInt | Literal["auto"] = Field("auto", description="trials at a time")
 
-    @field_validator("methods", "budget", "seeds", mode="before")
+    @field_validator("methods", "budget", "seeds", "references", mode="before")
     @classmethod
     def _list(cls, values: Any) -> Any:
         if not isinstance(values, (list, tuple)):

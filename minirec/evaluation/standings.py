@@ -10,8 +10,6 @@ import numpy as np
 
 from minirec.evaluation.paired import Difference, Standing, differences, standing
 
-REFERENCES = ("random", "paper", "full")
-
 
 @dataclass(frozen=True)
 class Curve:
@@ -99,11 +97,13 @@ class Race:
     places: list[Place]
 
 
-def race(trained: Sequence[Trained], *, table: str, resamples: int, seed: int) -> Race:
+def race(
+    trained: Sequence[Trained], *, table: str, references: Sequence[str], resamples: int, seed: int
+) -> Race:
     """All methods at all budgets of one table.
 
-    Differences are tested against a reference at the same budget (full data has none), and
-    corrected by Holm over all methods and budgets of the table.
+    Differences are tested against each reference that is there, at the same budget (full data has
+    none), and corrected by Holm over all methods and budgets of the table.
     """
     groups: dict[tuple[int, str], list[Trained]] = {}
     for one in trained:
@@ -115,7 +115,7 @@ def race(trained: Sequence[Trained], *, table: str, resamples: int, seed: int) -
     }
     full = next((key for key in groups if key[1] == "full"), None)
     names = {method for _, method in groups}
-    references = [name for name in REFERENCES if name in names]
+    references = [name for name in references if name in names]
     seeds = {key: sorted(one.row["seed"] for one in group) for key, group in groups.items()}
     most = max(map(len, seeds.values()), default=0)
     whole = {key: values for key, values in ndcg.items() if len(seeds[key]) == most}

@@ -63,7 +63,7 @@ def trained(method, seed, ndcg, *, samples=30, there=None, table="steps"):
     return Trained(row, np.array(ndcg, dtype=float), curve(0.1, 0.2))
 
 
-def small_race():
+def small_race(references=("random", "paper", "full")):
     full = {"samples": 300, "table": ""}
     return race(
         [
@@ -76,6 +76,7 @@ def small_race():
             trained("full", 2, [1.0, 1.0], **full),
         ],
         table="steps",
+        references=references,
         **DRAWS,
     )
 
@@ -95,6 +96,14 @@ def test_places_by_quality_with_full_data_last():
     assert found.places[1].share_rollouts is None
 
 
+def test_any_method_can_be_the_reference():
+    found = small_race(["minirec"])
+    assert found.references == ["minirec"]
+    ours, random, full = found.places
+    assert (ours.differences["minirec"], full.differences["minirec"]) == (None, None)
+    assert random.differences["minirec"].mean == pytest.approx(-0.5)
+
+
 def test_where_a_seed_has_failed_there_is_no_difference():
     found = race(
         [
@@ -106,6 +115,7 @@ def test_where_a_seed_has_failed_there_is_no_difference():
             trained("minirec", 1, [0.5, 0.5], samples=60),
         ],
         table="steps",
+        references=["random"],
         **DRAWS,
     )
     assert [place.differences["random"] for place in found.places] == [None] * 5
@@ -140,7 +150,7 @@ def compared(*words):
 
 
 def test_a_page_of_failures_alone_has_no_warning(recwarn):
-    empty = race([], table="steps", resamples=10, seed=1)
+    empty = race([], table="steps", references=["random"], resamples=10, seed=1)
     page = comparison_page.render(
         "demo", races=[empty], rows=[], reach=0.95, samples=300, overlap=[], foretold=[]
     )
