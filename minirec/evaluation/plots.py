@@ -41,8 +41,8 @@ def draw(name: str, label: str, paint: Callable[[Axes], None]) -> str:
     _style(ax)
     paint(ax)
     ax.title.set(color=INK, fontsize=10)
-    legend = ax.get_legend()
-    if legend is not None:
+    inside = ax.get_legend()
+    for legend in [*figure.legends, *([inside] if inside else [])]:
         legend.set_frame_on(False)
         for text in legend.get_texts():
             text.set_color(INK)
@@ -202,7 +202,7 @@ def lines(
     ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
     ax.xaxis.set_major_locator(MaxNLocator(nbins=5))
     if ax.lines:
-        ax.legend(fontsize=6, ncols=2)
+        ax.figure.legend(fontsize=6, ncols=4, loc="outside lower center")
 
 
 def _style(ax: Axes) -> None:
