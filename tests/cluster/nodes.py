@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import socket
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
 import psutil
+from ports import free_ports
 
 # A worker of the local run would otherwise have all cores, and other last digits.
 SAME = ("corpus.demo.users=160", "resources.cpus_per_worker=1")
@@ -19,7 +19,7 @@ class Nodes:
         from ray.cluster_utils import Cluster
 
         common = {"object_store_memory": 100 << 20, "include_dashboard": False}
-        head = {"num_cpus": 0, "dashboard_agent_listen_port": free_port(), **common}
+        head = {"num_cpus": 0, "dashboard_agent_listen_port": free_ports(1)[0], **common}
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
         self.nodes = {}
         for count in cpus:
@@ -103,12 +103,6 @@ def _start(*cpus: int) -> str:
 
 def _call(name: str, *arguments):
     return getattr(_nodes[0], name)(*arguments)
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 def family(node) -> list[psutil.Process]:

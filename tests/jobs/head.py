@@ -7,7 +7,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import psutil
 from marked import MARK, marked
+from ports import free_ports
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -95,20 +95,10 @@ class Head:
             return json.load(answer)
 
 
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
 @contextmanager
 def running_head(folder: Path, *, cpus: int = 8) -> Iterator[Head]:
     """Start it with ports of its own; end it by SIGTERM to the process started here."""
-    gcs, dashboard, agent, client = _free_ports(4)
+    gcs, dashboard, agent, client = free_ports(4)
     token = folder / "token"
     token.write_text(secrets.token_hex(32))
     short = tempfile.mkdtemp(prefix="mr", dir="/tmp")  # sockets have short names

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from ports import free_ports
 
 from jobs.recommend import recommend
 from minirec.artifacts import read_table
@@ -23,9 +23,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 @pytest.fixture(scope="module")
 def served(undisturbed):
     """Address of a server that writes an analysis for each answer; one request may wait."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     words = ["serve", "--run", str(undisturbed), "--port", str(port), "--queue", "1"]
     command = [sys.executable, "-m", "jobs.cli", *words]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
