@@ -107,8 +107,8 @@ def work_loop(config: dict[str, Any]) -> None:
 
     mailbox, rank = config["mailbox"], dist.get_rank()
     linear = torch.nn.functional.linear
-    ray.get(mailbox.join.remote(rank))
-    while (work := ray.get(mailbox.take.remote(rank))) is not None:
+    _asked(mailbox.join.remote(rank))
+    while (work := _asked(mailbox.take.remote(rank))) is not None:
         loop, argument = ray.get(work.call)
         loop(argument)
         # ZeRO 3 leaves its own there, which rounds in another way.
@@ -116,4 +116,14 @@ def work_loop(config: dict[str, Any]) -> None:
         gc.collect()  # engines of DeepSpeed refer to themselves
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        ray.get(mailbox.finish.remote(rank))
+        _asked(mailbox.finish.remote(rank))
+
+
+def _asked(answer: ObjectRef) -> Any:
+    """What the mailbox answers, or None if it is gone: for no work is a worker started again."""
+    import ray
+
+    try:
+        return ray.get(answer)
+    except ray.exceptions.RayActorError:
+        return None

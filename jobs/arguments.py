@@ -183,7 +183,8 @@ def _budget(text: str) -> int | float:
 
 def _unknown(word: str, arguments: argparse.Namespace) -> str:
     """What is said of a word that the command does not take."""
-    options = [f"--{name.replace('_', '-')}" for name in vars(arguments)]
+    words = {"command", "overrides", "words"}  # which are no options
+    options = [f"--{name.replace('_', '-')}" for name in vars(arguments) if name not in words]
     near = difflib.get_close_matches(word.partition("=")[0], options, n=1)
     way_out = f"did you mean {near[0]}?" if near else f"see minirec {arguments.command} --help"
     return f"{arguments.command} takes no {word}; {way_out}"

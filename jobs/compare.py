@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from jobs.compare_result import Row, publish, read_rows, rows_of, write_rows
+from jobs.compare_result import (
+    drop_outdated,
+    publish,
+    read_rows,
+    rows_of,
+    whole_rows,
+    write_rows,
+)
 from jobs.console import pulse, say
 from jobs.plan import check_trials
 from jobs.run import holding, stages
@@ -47,9 +54,6 @@ def compare(config: Config, *, overwrite: bool = False) -> Run:
 
     names = {trial.name for trial in planned}
 
-    def known() -> list[Row]:
-        return read_rows(run) if run.path("comparison.parquet").exists() else []
-
     def body(cost: Cost) -> None:
         results = run_trials(
             run,
@@ -60,11 +64,11 @@ def compare(config: Config, *, overwrite: bool = False) -> Run:
             splits=("valid", "test"),
         )
         rows = rows_of(results, planned, run, config, samples=samples)
-        others = [row for row in known() if row["trial"] not in names]  # of a former command
+        others = [row for row in whole_rows(run, FOLDER) if row["trial"] not in names]
         write_rows(run, rows + others)
         cost.rollouts = sum(row["own_rollouts"] for row in rows + others)
         cost.optimizer_steps = sum(row["steps"] for row in rows + others)
-        failed = [row["trial"] for row in rows if row["status"] == "failed"]
+        failed = [row for row in rows if row["status"] == "failed"]
         if failed:
             publish(run, config, planned, rows)
             raise EngineError(
@@ -74,15 +78,16 @@ def compare(config: Config, *, overwrite: bool = False) -> Run:
         forget(run, FOLDER)
 
     with holding(run), pulse("compare"):
+        drop_outdated(run, planned)
         run.stage(
             "compare",
             settings=_settings(config),
-            # Not gradients, which only some trials read: `less` may join a finished comparison.
+            # Not gradients, which only some trials read: `less` may join what has finished.
             inputs=[*SHARED],
             outputs=[FOLDER, "comparison.parquet"],
             body=body,
             part_of=trial_of,
-            outgrown=lambda: not names <= {row["trial"] for row in known()},
+            outgrown=lambda: not names <= {row["trial"] for row in whole_rows(run, FOLDER)},
         )
         publish(run, config, planned, read_rows(run))
     return run

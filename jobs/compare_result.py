@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from jobs.compare_diagnostics import gains, ndcg, own, shared_by_budget, utility
 from jobs.console import console
 from jobs.sweep_result import failure
 from jobs.train import read_log
-from minirec.artifacts import Run, atomic, read_json, read_table, write_table
+from minirec.artifacts import Run, atomic, read_json, read_table, remove, write_table
 from minirec.comparison import FREE, FULL, Contender
 from minirec.config import Config
 from minirec.corpus import schema
@@ -36,12 +36,27 @@ def rows_of(
     by_name = {Path(result.path).name: result for result in results}
     chosen = {t.name: t.config.selection.count(samples) for t in planned}
     curves = {t.name: curve(run, t, chosen=chosen[t.name]) for t in planned}
-    best = [max(c.ndcg) for t in planned if t.method == FULL and (c := curves[t.name]).ndcg]
-    goal = config.compare.reach * float(np.mean(best)) if best else None
+    there = _reached(planned, curves, reach=config.compare.reach)
     return [
-        _row(t, by_name[t.name].error, run, curves[t.name], goal, chosen=chosen[t.name])
+        _row(t, by_name[t.name].error, run, curves[t.name], chosen=chosen[t.name]) | there[t.name]
         for t in planned
     ]
+
+
+def _reached(
+    planned: Sequence[Contender], curves: Mapping[str, Curve], *, reach: float
+) -> dict[str, Row]:
+    """Columns of a row that depend on the full-data trainings beside it; None: not reached."""
+    best = [max(c.ndcg) for t in planned if t.method == FULL and (c := curves[t.name]).ndcg]
+    goal = reach * float(np.mean(best)) if best else float("inf")
+    found = {name: reached(one, goal=goal) for name, one in curves.items()}
+    return {
+        name: {
+            f"reached_{what}": there and getattr(there, what)
+            for what in ("step", "samples", "rollouts", "seconds")
+        }
+        for name, there in found.items()
+    }
 
 
 def _row(
@@ -49,11 +64,9 @@ def _row(
     error: BaseException | None,
     run: Run,
     found: Curve,
-    goal: float | None,
     *,
     chosen: int,
 ) -> Row:
-    there = reached(found, goal=goal) if goal is not None else None
     kept, dropped = (None, None) if error else gains(run, trial)
     log = read_log(own(run, trial).path("policy", "log.jsonl"))
     return {
@@ -76,10 +89,6 @@ def _row(
         "valid_ndcg@10": None if error else float(ndcg(run, trial, "valid").mean()),
         "test_ndcg@10": None if error else float(ndcg(run, trial, "test").mean()),
         "best_valid_ndcg@10": max(found.ndcg, default=None),
-        "reached_step": there and there.step,
-        "reached_samples": there and there.samples,
-        "reached_rollouts": there and there.rollouts,
-        "reached_seconds": there and there.seconds,
     }
 
 
@@ -126,6 +135,30 @@ def read_rows(run: Run) -> list[Row]:
     return read_table(run.path("comparison.parquet")).to_pylist()
 
 
+def whole_rows(run: Run, folder: str) -> list[Row]:
+    """Rows, of this command or a former one, of the trials in `folder` that need not run again."""
+    if not run.path("comparison.parquet").exists():
+        return []
+    left = ("selection.parquet", "ranks.parquet", "policy/log.jsonl")
+    return [
+        row
+        for row in read_rows(run)
+        if row["status"] == "finished"
+        and all(run.path(folder, row["trial"], name).exists() for name in left)
+    ]
+
+
+def drop_outdated(run: Run, planned: Sequence[Contender]) -> None:
+    """Delete trials that were selected by gradients of which there are others now."""
+    for trial in planned:
+        before = own(run, trial).done("select")
+        if not trial.config.selection.needs_lora_gradients or before is None:
+            continue
+        if before["inputs"].get("gradients") != run.fingerprint("gradients"):
+            run.say(f"{trial.name}: was selected by other gradients; it is made again")
+            remove(own(run, trial).root)
+
+
 def write_rows(run: Run, rows: list[Row]) -> None:
     """Write comparison.parquet."""
     table = pa.Table.from_pylist(rows, schema=schema.COMPARISON)
@@ -136,10 +169,13 @@ def publish(run: Run, config: Config, planned: Sequence[Contender], rows: list[R
     """Write comparison.html and show the result."""
     by_name = {row["trial"]: row for row in rows}
     found = [(trial, by_name[trial.name]) for trial in planned]
+    curves = {trial.name: curve(run, trial, chosen=row["samples"]) for trial, row in found}
+    # Anew, since rows may be of commands with other trainings on full data.
+    there = _reached(planned, curves, reach=config.compare.reach)
+    found = [(trial, row | there[trial.name]) for trial, row in found]
     finished = [(trial, row) for trial, row in found if row["status"] == "finished"]
     trained = [
-        Trained(row, ndcg(run, trial, "test"), curve(run, trial, chosen=row["samples"]))
-        for trial, row in finished
+        Trained(row, ndcg(run, trial, "test"), curves[trial.name]) for trial, row in finished
     ]
     races = [
         race(

@@ -52,10 +52,10 @@ def plan(config: Config, *, again: bool = False, trials: Collection[str] = TRIAL
         ]
         rows += _training_rows("train", config, config.training, budget)
         if "sweep" in trials and config.sweep.varies:
-            rows += _trial_rows("sweep", trials_of(config, samples), samples)
+            rows += _trial_rows("sweep", trials_of(config, samples), samples, exact=exact)
         if "compare" in trials and config.compare.methods:
             folder = Run(config.run_dir).path("comparison")
-            rows += _trial_rows("compare", contenders(config, folder=folder), samples)
+            rows += _trial_rows("compare", contenders(config, folder=folder), samples, exact=exact)
     return rows + _resource_rows(config)
 
 
@@ -147,8 +147,11 @@ def _gradient_rows(config: Config, *, compared: bool) -> list[Row]:
     return [("gradients", "rollouts, at most", f"{rollouts:,} of validation samples")]
 
 
-def check_trials(trials: Sequence[Trial], samples: int) -> None:
-    """Refuse trials of a sweep or comparison that cannot work; raises as `check`."""
+def check_trials(trials: Sequence[Trial], samples: int, *, exact: bool = True) -> None:
+    """Refuse trials of a sweep or comparison that cannot work, or are the same; raises as `check`.
+
+    `exact`: `samples` is no estimate, by which other budgets would be the same.
+    """
     first: dict[str, str] = {}
     for trial in trials:
         try:
@@ -159,16 +162,16 @@ def check_trials(trials: Sequence[Trial], samples: int) -> None:
         selection = trial.config.selection.model_copy(update={"budget": count})
         what = trial.config.model_copy(update={"run_dir": "", "selection": selection})
         twin = first.setdefault(what.model_dump_json(), trial.name)
-        if twin != trial.name:
+        if exact and twin != trial.name:
             raise ConfigError(
                 f"trials {twin} and {trial.name} are the same: both budgets are {count:,} of "
                 f"{samples:,} samples; leave one out"
             )
 
 
-def _trial_rows(kind: str, trials: Sequence[Trial], samples: int) -> list[Row]:
+def _trial_rows(kind: str, trials: Sequence[Trial], samples: int, *, exact: bool) -> list[Row]:
     """What the trials of a sweep or comparison would do, if none were stopped early."""
-    check_trials(trials, samples)
+    check_trials(trials, samples, exact=exact)
     counts = [trial.config.selection.count(samples) for trial in trials]
     configs = [trial.config.training for trial in trials]
     steps = [training_steps(t, count) for t, count in zip(configs, counts, strict=True)]

@@ -13,7 +13,7 @@ from jobs.console import console
 from jobs.session import Session
 from jobs.workers import in_thread, ray_storage
 from minirec.allocation import Node, allocate
-from minirec.artifacts import Run, read_json, remove, write_json
+from minirec.artifacts import Run, is_remote, read_json, remove, write_json
 from minirec.config import Config
 from minirec.errors import ArtifactError
 from minirec.sweep import Trial
@@ -26,7 +26,6 @@ Limit = int | Literal["auto"]
 STATE = "tune"  # folder of Tune's state beside the trials, until all have finished
 PLANNED = "planned.json"  # the trials that this state is about, and how many at a time
 TUNE_SETTINGS = {
-    "TUNE_GLOBAL_CHECKPOINT_S": "1",  # its state is saved each second
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the trials have logs of their own
     "RAY_AIR_NEW_OUTPUT": "0",  # which prints a table even when told to be quiet
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a relative model.name is below the directory of the command
@@ -57,7 +56,9 @@ def run_trials(
     import ray
 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # causes stand in the table
-    for name, value in TUNE_SETTINGS.items():
+    # How often its state is saved; of an object store, each request is paid for.
+    every_s = {"TUNE_GLOBAL_CHECKPOINT_S": "10" if is_remote(run.root) else "1"}
+    for name, value in (TUNE_SETTINGS | every_s).items():
         os.environ.setdefault(name, value)
     with Session(config, trials=concurrent(config, {}, limit=limit)) as session:
         session.start_ray()

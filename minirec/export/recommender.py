@@ -99,8 +99,8 @@ def main() -> None:
     recommender = Recommender(Path(__file__).resolve().parent)
     for title in sys.argv[1:]:
         if title not in recommender.titles:
-            near = difflib.get_close_matches(title, recommender.titles, n=3, cutoff=0)
-            sys.exit(f"no item is titled {title!r}; near: {', '.join(map(repr, near))}")
+            near = difflib.get_close_matches(title, recommender.titles, n=3, cutoff=0.3)
+            sys.exit(f"no item is titled {title!r}; near: {', '.join(map(repr, near)) or 'none'}")
     history = [recommender.titles.index(title) for title in sys.argv[1:]]
     for item, cosine in recommender.rank(history, top=10):
         print(f"{cosine:.3f}  {recommender.titles[item]}")

@@ -147,6 +147,9 @@ def test_plan_counts_the_trials_of_a_comparison(tmp_path, capsys):
     assert found["optimizer steps, at most"] == "27"  # 2 methods x 2 budgets x 5, and full
     assert "budget 99999 exceeds" in refused(capsys, "plan", *words, "compare.budget=[99999]")
     twice = "compare.budget=[0.5, 1176]"
+    assert cli.main(["plan", *words, twice]) == 0, "2,352 samples are an estimate"
+    capsys.readouterr()
+    write_json(tmp_path / "corpus" / "corpus.json", {"samples": {"train": 2352}})
     assert "both budgets are 1,176 of 2,352 samples" in refused(capsys, "plan", *words, twice)
 
 

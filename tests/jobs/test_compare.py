@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -13,13 +14,21 @@ from small import finish, start, steps_logged, wait_for
 
 from jobs import compare_diagnostics, compare_result
 from jobs.compare_diagnostics import gains, shared_by_budget
-from jobs.compare_result import curve, read_rows, rows_of
+from jobs.compare_result import (
+    curve,
+    drop_outdated,
+    read_rows,
+    rows_of,
+    whole_rows,
+    write_rows,
+)
 from jobs.tuning import PLANNED, _restorable
 from minirec.artifacts import Run, write_json, write_table
 from minirec.comparison import contenders
 from minirec.corpus import schema
 from minirec.selection.features import Features
 from minirec.settings import changed, load
+from minirec.storage import write_record
 
 COST = {"finished": True, "generated_tokens": 0, "optimizer_steps": 0, "peak_memory_mib": 1.0}
 
@@ -179,6 +188,46 @@ def test_a_state_of_another_plan_is_not_gone_on_with(tmp_path):
     assert not _restorable(tmp_path, plan | {"limit": 2})
     (tmp_path / PLANNED).unlink()
     assert not _restorable(tmp_path, plan)
+
+
+def test_rows_of_other_commands_count_while_their_trials_are_whole(compared):
+    run, config, planned = compared
+    results = [Result(t.config.run_dir) for t in planned]
+    results[0].error = ValueError("no room")
+    assert whole_rows(run, "comparison") == []
+    write_rows(run, rows_of(results, planned, run, config, samples=4))
+    assert [row["method"] for row in whole_rows(run, "comparison")] == ["random", "minirec"]
+    (run.root / "comparison" / planned[1].name / "ranks.parquet").unlink()
+    assert [row["method"] for row in whole_rows(run, "comparison")] == ["minirec"]
+
+
+def test_what_other_gradients_selected_is_made_again(compared):
+    run, config, (_, random, _) = compared
+    used = changed(config, {"compare.methods": ["less"], "scoring.validation_samples": 8})
+    (less,) = contenders(changed(used, {"compare.full_steps": None}), folder=run.path("comparison"))
+    for trial in (less, random):
+        record = {"fingerprint": "x", "inputs": {"gradients": "of before"}, "settings": {}}
+        write_record(Path(trial.config.run_dir) / "stages" / "select.json", record)
+    gradients = run.root / "stages" / "gradients.json"
+    write_record(gradients, {"fingerprint": "of before", "inputs": {}, "settings": {}})
+    drop_outdated(run, [less, random])
+    assert Path(less.config.run_dir).exists()
+    write_record(gradients, {"fingerprint": "of now", "inputs": {}, "settings": {}})
+    drop_outdated(Run(run.root, say=lambda _: None), [less, random])
+    assert not Path(less.config.run_dir).exists() and Path(random.config.run_dir).exists()
+
+
+def test_the_goal_is_that_of_the_trainings_shown(compared, monkeypatch):
+    """Of rows that another command has written, when it knew no full data."""
+    run, config, planned = compared
+    rows = rows_of([Result(t.config.run_dir) for t in planned], planned, run, config, samples=4)
+    blank = {name: None for name in rows[0] if name.startswith("reached_")}
+    found = []
+    monkeypatch.setattr(compare_result, "race", lambda trained, **_: found.extend(trained))
+    monkeypatch.setattr(compare_result, "_print", lambda *_: None)
+    monkeypatch.setattr(compare_result.comparison_page, "render", lambda *_, **__: "")
+    compare_result.publish(run, config, planned, [row | blank for row in rows])
+    assert [one.row for one in found] == rows
 
 
 def test_a_failed_trial_has_its_cause_and_no_quality(compared):

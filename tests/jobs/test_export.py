@@ -149,6 +149,10 @@ def test_each_reward_is_that_of_the_training(undisturbed, exported):
     """Called as each trainer calls it, with what it reads of the exported rows."""
     first = {to: rows(exported(to))[:4] for to in ("trl", "openrlhf")}
     first["verl"] = pq.read_table(exported("verl") / "train.parquet").to_pylist()[:4]
+    (message,) = first["verl"][0]["prompt"]
+    assert message["role"] == "user" and message["content"]
+    assert first["verl"][0]["reward_model"]["style"] and "ability" in first["verl"][0]
+    assert [row["extra_info"]["index"] for row in first["verl"]] == [0, 1, 2, 3]
     by_id = {s.sample_id: s for s in load_samples(undisturbed / "corpus", "train")}
     samples = [by_id[row["sample_id"]] for row in first["trl"]]
     plain = [text.partition("<answer>")[0] for text in COMPLETIONS]

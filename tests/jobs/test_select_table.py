@@ -122,6 +122,9 @@ def test_options_are_not_guessed(capsys, table):
     with pytest.raises(SystemExit, match="2"):
         cli.main(["select", "--features", str(table), "--overwrit"])
     assert "select takes no --overwrit; did you mean --overwrite?" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["plan", "--overrides"])
+    assert "plan takes no --overrides; see minirec plan --help" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", ["--budget", "--out", "--chance"])
