@@ -55,7 +55,7 @@ class CompareConfig(Section):
     reach: float = Field(
         0.95, gt=0, le=1, description="share of the best full-data NDCG@10 that is to be reached"
     )
-    references: tuple[Method | Literal["full"], ...] = Field(
+    references: tuple[Literal[Method, "full"], ...] = Field(
         ("random", "paper", "full"),
         max_length=3,
         description="methods from which the differences of all others are tested; up to three",
