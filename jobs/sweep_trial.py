@@ -17,15 +17,13 @@ from jobs.evaluate import evaluate
 from jobs.model import base_model
 from jobs.select import select
 from jobs.session import Session
-from jobs.train import read_log, spent, train, training_steps
+from jobs.train import poll_s, read_log, spent, train, training_steps
 from jobs.workers import Team
-from minirec.artifacts import Run, is_remote, read_json, read_table
+from minirec.artifacts import Run, read_json, read_table
 from minirec.config import Config
 from minirec.sweep import Trial
 
 PROGRESS = "progress"
-POLL_S = 0.5
-REMOTE_POLL_S = 10.0  # each question to an object store is paid for
 
 
 class TrialRun(tune.Trainable):
@@ -92,7 +90,7 @@ class TrialRun(tune.Trainable):
                     return entry
             if not alive:
                 break
-            self.thread.join(REMOTE_POLL_S if is_remote(self.run.root) else POLL_S)
+            self.thread.join(poll_s(self.run.root))
         if self.error is not None:
             raise self.error
         found = read_json(self.run.path("evaluation.json"))["policies"]["trained"]["valid"]

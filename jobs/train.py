@@ -239,15 +239,17 @@ def _last_step(log: list[dict[str, Any]]) -> tuple[int, str]:
     return log[-1]["step"] + 1, f"reward {log[-1]['reward']:.3f}"
 
 
+def poll_s(at: Path) -> float:
+    """Seconds between two looks at what is written there: of an object store, each is paid for."""
+    return 10.0 if is_remote(at) else 0.5
+
+
 @contextmanager
 def follow(
     name: str, total: int, state: Callable[[], tuple[int, str]], *, at: Path
 ) -> Iterator[None]:
-    """A bar that asks for the number of steps done and a word about them, which it reads `at`.
-
-    Twice a second; each 10 s of an object store, where each question is paid for.
-    """
-    every_s = 10.0 if is_remote(at) else 0.5
+    """A bar that asks for the number of steps done and a word about them, which it reads `at`."""
+    every_s = poll_s(at)
     stop = threading.Event()
 
     def show() -> None:
