@@ -32,7 +32,7 @@ from minirec.config import ModelConfig, RewardConfig, TrainingConfig
 from minirec.corpus.table import Sample, SampleFile, load_catalogue
 from minirec.model.recommender import Encoder, Policy, trainable_policy
 from minirec.rl.reward import reward_function
-from minirec.rl.step import Group, Objective, losses, lr_factor
+from minirec.rl.step import Group, Objective, log_presence, losses, lr_factor
 from minirec.rng import seed_of
 
 STOP = "stop"
@@ -127,7 +127,12 @@ class Worker:
         self.backwards = self.micro_batches + 1
         self.sharing = policy.sharing
         self.engine = _deepspeed_engine(policy, spec, self.backwards)
-        self.item_side = ItemSide(self.engine, self.items, refresh_steps=t.item_refresh_steps)
+        self.item_side = ItemSide(
+            self.engine,
+            self.items,
+            refresh_steps=t.item_refresh_steps,
+            log_presence=self._log_presence(),
+        )
         # An engine keeps what it has loaded from a path; on a GPU, a repeated step differs.
         self.attempt = secrets.token_hex(4)
         # The newest adapter and the one before; None: the base weights.
@@ -136,6 +141,13 @@ class Worker:
         self.validation: Validation | None = None
         self.lookahead = Lookahead(spec.pool, self._calls, steps=spec.steps, staleness=t.staleness)
         self.log: list[dict[str, Any]] = []
+
+    def _log_presence(self) -> torch.Tensor | None:
+        t = self.spec.training
+        if t.item_candidates != "corrected":
+            return None
+        targets = [self.samples[i].target for i in self.spec.order]
+        return log_presence(targets, items=len(self.items), prompts=t.prompts_per_step)
 
     def told_to_stop(self) -> bool:
         """Whether the file is there; all workers get the answer of rank 0."""
@@ -161,6 +173,7 @@ class Worker:
                 table=candidates.table,
                 batch_items=candidates.ids,
                 batch_vectors=candidates.vectors,
+                batch_log_presence=candidates.log_presence,
                 sharing=self.sharing,
             )
             loss = part.token / tokens + part.item / len(groups)

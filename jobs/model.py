@@ -35,7 +35,7 @@ def base_model(run: Run, config: Config) -> str:
         ):
             demo.build(
                 work,
-                histories=[[catalogue.titles[i] for i in s.history] for s in samples],
+                histories=[s.history for s in samples],
                 items=list(zip(catalogue.titles, catalogue.texts, strict=True)),
                 config=config.model,
                 category=catalogue.category,

@@ -37,8 +37,10 @@ class TrainingConfig(Section):
     staleness: Literal[0, 1] = Field(
         0, description="1: the next step is rolled out while this one trains, one update behind"
     )
-    item_candidates: Literal["batch", "catalogue"] = Field(
-        "batch", description="candidates of the item loss; catalogue adds all others, detached"
+    item_candidates: Literal["batch", "corrected", "catalogue"] = Field(
+        "batch",
+        description="candidates of the item loss: targets of the step; the same, corrected for how "
+        "often each is one; or all other items too, detached",
     )
     item_refresh_steps: int = Field(1, ge=1, description="steps between encodings of the catalogue")
     checkpoint_steps: int = Field(10, ge=1, description="steps between checkpoints")

@@ -1,7 +1,10 @@
 """The demo model: a tiny Qwen2 and its tokenizer, made from the corpus at hand, with no download.
 
 The warm-up is next-token training on prompts, templated analyses and item texts. It teaches the
-form of an answer; which item follows which history is left to reinforcement learning.
+form of an answer. Matching (``model.demo.warmup_match``) adds what any pretrained model brings
+along: that a text is about the things it names. The vector of an analysis is drawn to the text of
+an item of its own history (InfoNCE, arXiv 1807.03748), never to the item that came next: which item
+follows which history is left to reinforcement learning.
 """
 
 from __future__ import annotations
@@ -12,18 +15,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from minirec.config import ModelConfig
 from minirec.corpus import prompts
-from minirec.model.recommender import Encoder, pad
+from minirec.model.recommender import Encoder, Policy, pad
 
 END = "<|endoftext|>"
+MATCH_ITEMS = 128
+"""Drawn items that a matching step sets against those of its histories."""
 
 
 def build(
     folder: Path,
     *,
-    histories: Sequence[Sequence[str]],
+    histories: Sequence[Sequence[int]],
     items: Sequence[tuple[str, str]],
     config: ModelConfig,
     category: str,
@@ -33,11 +40,11 @@ def build(
     """Train tokenizer and model, save both to `folder` (safetensors).
 
     Args:
-        histories: titles of each training history, oldest first.
+        histories: positions in `items` of each training history, oldest first.
         items: title and text of each catalogue item.
         progress: called with (step, steps, loss).
     """
-    tokenizer = _tokenizer(histories, items, config)
+    tokenizer = _tokenizer([[items[i][0] for i in h] for h in histories[:5000]], items, config)
     encoder = Encoder(tokenizer, config, category=category)
     model = _model(tokenizer, config, seed=seed)
     _warm_up(model, encoder, histories, items, seed=seed, progress=progress)
@@ -62,8 +69,8 @@ def _tokenizer(
     )
     rng = random.Random(0)
     texts = [prompts.item_text(*map(prompts.neutralise, item)) for item in items]
-    texts += [prompts.plain([prompts.neutralise(t) for t in titles]) for titles in histories[:5000]]
-    texts += [prompts.analysis(titles, rng=rng) for titles in histories[:5000]]
+    texts += [prompts.plain([prompts.neutralise(t) for t in titles]) for titles in histories]
+    texts += [prompts.analysis(titles, rng=rng) for titles in histories]
     tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=END)
 
@@ -92,25 +99,31 @@ def _model(tokenizer: Any, config: ModelConfig, *, seed: int) -> Any:
 def _warm_up(
     model: Any,
     encoder: Encoder,
-    histories: Sequence[Sequence[str]],
+    histories: Sequence[Sequence[int]],
     items: Sequence[tuple[str, str]],
     *,
     seed: int,
     progress: Callable[[int, int, float], None],
 ) -> None:
     demo = encoder.config.demo
-    rng = random.Random(seed)
+    rng, drawn = random.Random(seed), random.Random(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=demo.warmup_learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=demo.warmup_learning_rate, total_steps=demo.warmup_steps
     )
-    pad_id = encoder.tokenizer.pad_token_id
+    policy = Policy(model, pad_id=encoder.tokenizer.pad_token_id)
     model.train()
     for step in range(demo.warmup_steps):
-        texts = [_text(encoder, histories, items, rng) for _ in range(demo.warmup_batch)]
-        ids, mask = pad(texts, pad_id)
+        batch = [_text(encoder, histories, items, rng) for _ in range(demo.warmup_batch)]
+        ids, mask = pad([text for text, _ in batch], policy.pad_id)
         labels = ids.masked_fill(mask == 0, -100)
-        loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
+        out = model(input_ids=ids, attention_mask=mask, labels=labels, output_hidden_states=True)
+        loss = out.loss
+        about = [history for _, history in batch]
+        if demo.warmup_match and any(about):
+            vectors = out.hidden_states[-1][torch.arange(len(batch)), mask.sum(1) - 1]
+            match = _match_loss(policy, encoder, vectors, about, items, drawn)
+            loss = loss + demo.warmup_match * match
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -122,13 +135,45 @@ def _warm_up(
 
 def _text(
     encoder: Encoder,
-    histories: Sequence[Sequence[str]],
+    histories: Sequence[Sequence[int]],
     items: Sequence[tuple[str, str]],
     rng: random.Random,
-) -> list[int]:
+) -> tuple[list[int], Sequence[int]]:
+    """Token ids of a text, and the history it is about; an item's own text has none."""
     if not histories or rng.random() < 0.25:
-        return encoder.item(*rng.choice(items))
-    titles = rng.choice(histories)
+        return encoder.item(*rng.choice(items)), ()
+    history = rng.choice(histories)
+    titles = [items[i][0] for i in history]
     said = prompts.analysis(titles, rng=rng)
     ids = encoder.tokenizer.encode(said.rstrip(), add_special_tokens=False)
-    return encoder.prompt(titles) + ids + encoder.answer_ids
+    return encoder.prompt(titles) + ids + encoder.answer_ids, history
+
+
+def _match_loss(
+    policy: Policy,
+    encoder: Encoder,
+    vectors: Tensor,
+    about: Sequence[Sequence[int]],
+    items: Sequence[tuple[str, str]],
+    rng: random.Random,
+) -> Tensor:
+    """Mean InfoNCE of text vectors (B, d) against item vectors, at the policy's own temperature.
+
+    The positive is an item of the history that a text is `about`, a recent one likelier; other
+    items of that history are no negatives. Texts about no history are left out.
+    """
+    rows = [row for row, history in enumerate(about) if history]
+    named = [
+        rng.choices(about[row], weights=[1 / age for age in range(len(about[row]), 0, -1)])[0]
+        for row in rows
+    ]
+    others = rng.sample(range(len(items)), min(MATCH_ITEMS, len(items)))
+    candidates = list(dict.fromkeys(named + others))
+    table = F.normalize(policy([encoder.item(*items[i]) for i in candidates])[0], dim=-1)
+    scores = F.normalize(vectors[rows], dim=-1) @ table.T / encoder.config.temperature
+    column = {item: at for at, item in enumerate(candidates)}
+    known = torch.zeros_like(scores, dtype=torch.bool)
+    for i, (row, item) in enumerate(zip(rows, named, strict=True)):
+        known[i, [column[other] for other in {*about[row]} - {item} if other in column]] = True
+    positives = torch.tensor([column[item] for item in named])
+    return F.cross_entropy(scores.masked_fill(known, -torch.inf), positives)

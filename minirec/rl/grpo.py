@@ -84,6 +84,7 @@ def item_loss(
     advantage: Tensor,
     temperature: float,
     clip: Clip,
+    log_presence: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Sum over groups of -A log p_y in ratio-and-clip form, at the best rollout of each group.
 
@@ -96,8 +97,15 @@ def item_loss(
         target: (P,) position of the target among the candidates.
         excluded: (P, C) bool, candidates that do not compete (history, doubles of the target).
         advantage: (P,) advantage of the best rollouts.
+        log_presence: (C,) log-probability that a step has each candidate, taken off its score, so
+            that the softmax over those at hand estimates that over all items (Yi et al. 2019,
+            doi 10.1145/3298689.3346996); None: nothing is taken off, and frequent targets, which
+            are there as rivals more often, are pushed down for it.
     """
     unit = torch.nn.functional.normalize(hidden, dim=-1)
-    scores = (unit @ candidates.T / temperature).masked_fill(excluded, -torch.inf)
+    scores = unit @ candidates.T / temperature
+    if log_presence is not None:
+        scores = scores - log_presence
+    scores = scores.masked_fill(excluded, -torch.inf)
     log_p = torch.log_softmax(scores, 1).gather(1, target[:, None])[:, 0]
     return surrogate(log_p - log_p.detach(), advantage, clip=clip).sum(), log_p.detach()

@@ -66,6 +66,7 @@ def losses(
     table: Tensor,
     batch_items: Tensor,
     batch_vectors: Tensor,
+    batch_log_presence: Tensor | None = None,
     sharing: Sharing | None = None,
 ) -> Losses:
     """Forward a micro-batch, reward its rollouts, return both losses.
@@ -75,6 +76,7 @@ def losses(
         table: (V, d) item table of the current policy, no gradient.
         batch_items: (U,) ids of the distinct targets in the global batch.
         batch_vectors: (U, d) their unit-norm vectors, with gradient.
+        batch_log_presence: (U,) their `log_presence`, where scores are corrected for it.
         sharing: says where a prompt is read once for all its rollouts (`Policy.sharing`), which
             changes rounding only; None: nowhere.
     """
@@ -110,6 +112,7 @@ def losses(
         advantage=advantage[rows, best],
         temperature=objective.temperature,
         clip=objective.clip,
+        log_presence=batch_log_presence,
     )
     log_ratio = logprobs[written].detach() - behaviour
     spread = rewards.max(1).values - rewards.min(1).values
@@ -159,6 +162,16 @@ def _written_tokens(groups: Sequence[Group], advantage: Tensor) -> tuple[Tensor,
         torch.tensor(behaviour, dtype=torch.float32, device=device),
         advantage[torch.tensor(rollout, dtype=torch.int64, device=device)],
     )
+
+
+def log_presence(targets: Sequence[int], *, items: int, prompts: int) -> Tensor:
+    """Log-probability (V,) float32 that a step of `prompts` samples has each item as a target.
+
+    Samples are taken as drawn independently, each with one of the `targets`; the curriculum's order
+    is not looked at. An item that is no target has -inf.
+    """
+    share = torch.bincount(torch.as_tensor(targets), minlength=items).double() / len(targets)
+    return (1 - (1 - share) ** prompts).log().float()
 
 
 def _candidates(

@@ -38,11 +38,14 @@ def alone():
 
 
 def side(engine, refresh_steps=1):
-    return ItemSide(engine, ITEMS, refresh_steps=refresh_steps)
+    presence = torch.tensor([-1.0, -2.0, -3.0, -4.0])
+    return ItemSide(engine, ITEMS, refresh_steps=refresh_steps, log_presence=presence)
 
 
 def test_the_distinct_targets_compete(alone):
-    assert side(Engine()).candidates(0, [2, 0, 2]).ids.tolist() == [0, 2]
+    found = side(Engine()).candidates(0, [2, 0, 2])
+    assert found.ids.tolist() == [0, 2]
+    assert found.log_presence.tolist() == [-1, -3]
 
 
 def test_rows_of_candidates_are_always_those_of_the_policy(alone):

@@ -6,6 +6,7 @@ import random
 
 import pytest
 import torch
+import torch.nn.functional as F
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,6 +21,8 @@ from minirec.rl.reward import RewardConfig, reward_function
 from minirec.rl.step import Group, Objective, losses
 
 TITLES = ["Jazz Piano Night", "Jazz Sax Morning", "Robot War", "Robot Dawn", "Alpine Trail"]
+ITEMS = [(title, f"about {title}") for title in TITLES]
+PAIRS = [[i, (i + 1) % 5] for i in range(5)]
 CONFIG = ModelConfig(
     max_prompt_tokens=64,
     max_item_tokens=12,
@@ -30,15 +33,58 @@ CONFIG = ModelConfig(
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("model")
-    histories = [[TITLES[i], TITLES[(i + 1) % 5]] for i in range(5)]
-    items = [(title, f"about {title}") for title in TITLES]
-    demo.build(path, histories=histories, items=items, config=CONFIG, category="demo", seed=1)
+    demo.build(path, histories=PAIRS, items=ITEMS, config=CONFIG, category="demo", seed=1)
     return str(path)
 
 
 @pytest.fixture(scope="module")
 def encoder(folder):
     return Encoder.load(folder, CONFIG, category="demo")
+
+
+def named_before_others(path, config):
+    """Share of (item of the history, other item) pairs whose first is nearer to the prompt."""
+    encoder = Encoder.load(str(path), config, category="demo")
+    policy = load_policy(str(path), config, encoder.tokenizer)
+    table = item_table(policy, [encoder.item(*item) for item in ITEMS])
+    texts = [encoder.prompt([TITLES[i] for i in pair]) + encoder.answer_ids for pair in PAIRS]
+    with torch.no_grad():
+        scores = policy(texts)[0] @ table.T
+    right = [
+        scores[row, named] > scores[row, other]
+        for row, pair in enumerate(PAIRS)
+        for named in pair
+        for other in set(range(5)) - set(pair)
+    ]
+    return float(torch.stack(right).float().mean())
+
+
+def test_matching_draws_a_history_to_the_items_that_it_names(tmp_path):
+    shares = []
+    for weight in (0, 1):
+        warm = CONFIG.demo.model_copy(update={"warmup_steps": 100, "warmup_match": weight})
+        config = CONFIG.model_copy(update={"demo": warm})
+        path = tmp_path / str(weight)
+        demo.build(path, histories=PAIRS, items=ITEMS, config=config, category="demo", seed=1)
+        shares.append(named_before_others(path, config))
+    assert shares[1] > 0.85 > 0.65 > shares[0]
+
+
+def test_the_match_loss_is_that_of_the_one_named_item_among_those_not_named(folder, encoder):
+    policy = load_policy(folder, CONFIG, encoder.tokenizer)
+    table = item_table(policy, [encoder.item(*item) for item in ITEMS])
+    vectors = torch.randn(2, table.shape[1], generator=torch.Generator().manual_seed(0))
+    about = [(), (2, 3)]
+    got = {
+        float(demo._match_loss(policy, encoder, vectors, about, ITEMS, random.Random(seed)))
+        for seed in range(12)
+    }
+    scores = F.normalize(vectors[1], dim=0) @ table.T / CONFIG.temperature
+    rivals = [0, 1, 4]
+    expected = [
+        float(torch.logsumexp(scores[[named, *rivals]], 0) - scores[named]) for named in (2, 3)
+    ]
+    assert sorted(got) == pytest.approx(sorted(expected), rel=1e-4)
 
 
 @given(st.text())

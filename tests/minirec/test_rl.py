@@ -16,7 +16,7 @@ from minirec.rl.reward import (
     rank_target,
     reward_function,
 )
-from minirec.rl.step import lr_factor
+from minirec.rl.step import log_presence, lr_factor
 from minirec.settings import load
 
 
@@ -158,7 +158,8 @@ def test_best_rollout_ties_to_the_first():
     assert grpo.best_rollouts(torch.tensor([[0.1, 0.4, 0.4], [0.2, 0.2, 0.2]])).tolist() == [1, 0]
 
 
-def test_item_loss_has_the_gradient_of_the_weighted_log_softmax():
+@pytest.mark.parametrize("presence", [None, [0.9, 0.5, 0.3, 0.1]])
+def test_item_loss_has_the_gradient_of_the_weighted_log_softmax(presence):
     torch.manual_seed(0)
     hidden = torch.randn(2, 5, dtype=torch.float64, requires_grad=True)
     items = torch.nn.functional.normalize(torch.randn(4, 5, dtype=torch.float64), dim=-1)
@@ -172,17 +173,60 @@ def test_item_loss_has_the_gradient_of_the_weighted_log_softmax():
         advantage=advantage,
         temperature=0.5,
         clip=grpo.Clip(),
+        log_presence=None if presence is None else torch.tensor(presence).double().log(),
     )
     (gradient,) = torch.autograd.grad(loss, hidden)
+    weights = torch.tensor([1 / q for q in presence or [1] * 4], dtype=torch.float64)
     expected = torch.zeros((), dtype=torch.float64)
     for row in range(2):
         scores = torch.nn.functional.normalize(hidden[row], dim=0) @ items.T / 0.5
-        kept = scores[~excluded[row]]
-        p = math.e ** scores[target[row]] / (math.e**kept).sum()
+        odds = weights * math.e**scores
+        p = odds[target[row]] / odds[~excluded[row]].sum()
         assert log_p[row].item() == pytest.approx(math.log(p.item()))
         expected = expected - advantage[row] * torch.log(p)
     (wanted,) = torch.autograd.grad(expected, hidden)
     assert torch.allclose(gradient, wanted, atol=1e-12)
+
+
+def test_presence_is_the_chance_that_a_step_has_an_item_as_target():
+    found = log_presence([0, 0, 1, 2], items=4, prompts=2).exp()
+    assert found.tolist() == pytest.approx([3 / 4, 7 / 16, 7 / 16, 0])
+
+
+def _learnt_shares(targets, prompts, corrected):
+    """Fit one score per item to steps of drawn targets; the softmax that comes of it."""
+    vectors = torch.eye(3, dtype=torch.float64)
+    hidden = torch.full((1, 3), 0.5, dtype=torch.float64, requires_grad=True)
+    presence = log_presence(targets, items=3, prompts=prompts).double()
+    generator = torch.Generator().manual_seed(0)
+    mean = torch.zeros(3, dtype=torch.float64)
+    for step in range(4000):
+        drawn = torch.tensor(targets)[torch.randint(len(targets), (prompts,), generator=generator)]
+        ids = drawn.unique()
+        loss, _ = grpo.item_loss(
+            hidden.expand(prompts, 3),
+            candidates=vectors[ids],
+            target=torch.searchsorted(ids, drawn),
+            excluded=torch.zeros(prompts, len(ids), dtype=torch.bool),
+            advantage=torch.ones(prompts, dtype=torch.float64),
+            temperature=0.25,
+            clip=grpo.Clip(),
+            log_presence=presence[ids] if corrected else None,
+        )
+        (gradient,) = torch.autograd.grad(loss / prompts, hidden)
+        with torch.no_grad():
+            hidden -= 0.05 * gradient
+        if step >= 1000:
+            unit = torch.nn.functional.normalize(hidden[0].detach(), dim=0)
+            mean += torch.softmax(unit / 0.25, 0) / 3000
+    return mean
+
+
+def test_the_correction_lets_in_batch_rivals_teach_how_frequent_targets_are():
+    targets = [0] * 7 + [1] * 2 + [2]
+    corrected, plain = (_learnt_shares(targets, 3, correct) for correct in (True, False))
+    assert corrected.tolist() == pytest.approx([0.7, 0.2, 0.1], abs=0.06)
+    assert plain[0] < 0.55
 
 
 @pytest.mark.parametrize(
