@@ -24,14 +24,12 @@ class Candidates:
 
     ids (U,) int64; vectors (U, d) float32, a leaf that collects the gradient; table (V, d) float32
     without gradient, whose rows of these items are those of the current policy. It is valid until
-    the next call of `ItemSide.candidates`. log_presence (U,) float32 or None: what is taken off
-    their scores (`minirec.rl.grpo.item_loss`).
+    the next call of `ItemSide.candidates`.
     """
 
     ids: Tensor
     table: Tensor
     vectors: Tensor
-    log_presence: Tensor | None = None
 
 
 class ItemSide:
@@ -40,23 +38,14 @@ class ItemSide:
     Both methods make passes of the model, so all workers call them at the same steps.
     """
 
-    def __init__(
-        self,
-        engine: Any,
-        items: Sequence[Sequence[int]],
-        *,
-        refresh_steps: int,
-        log_presence: Tensor | None = None,
-    ):
+    def __init__(self, engine: Any, items: Sequence[Sequence[int]], *, refresh_steps: int):
         """Args:
         engine: DeepSpeed engine around the policy.
         items: V token lists (`Encoder.item`).
         refresh_steps: steps between encodings of the whole catalogue.
-        log_presence: (V,) of `minirec.rl.step.log_presence`; None: scores are not corrected.
         """
         self.engine, self.items, self.refresh_steps = engine, items, refresh_steps
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
-        self._log_presence = None if log_presence is None else log_presence.to(engine.device)
         self._table: Tensor | None = None
 
     def candidates(self, step: int, targets: Iterable[int]) -> Candidates:
@@ -68,8 +57,7 @@ class ItemSide:
         """
         ids = torch.tensor(sorted(set(targets)), device=self.engine.device)
         table = self._refreshed(step, ids)
-        presence = None if self._log_presence is None else self._log_presence[ids]
-        return Candidates(ids, table, table[ids].clone().requires_grad_(True), presence)
+        return Candidates(ids, table, table[ids].clone().requires_grad_(True))
 
     @torch.no_grad()
     def _refreshed(self, step: int, ids: Tensor) -> Tensor:

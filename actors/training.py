@@ -127,12 +127,8 @@ class Worker:
         self.backwards = self.micro_batches + 1
         self.sharing = policy.sharing
         self.engine = _deepspeed_engine(policy, spec, self.backwards)
-        self.item_side = ItemSide(
-            self.engine,
-            self.items,
-            refresh_steps=t.item_refresh_steps,
-            log_presence=self._log_presence(),
-        )
+        self.item_side = ItemSide(self.engine, self.items, refresh_steps=t.item_refresh_steps)
+        self.log_presence = self._log_presence()
         # An engine keeps what it has loaded from a path; on a GPU, a repeated step differs.
         self.attempt = secrets.token_hex(4)
         # The newest adapter and the one before; None: the base weights.
@@ -147,7 +143,8 @@ class Worker:
         if t.item_candidates != "corrected":
             return None
         targets = [self.samples[i].target for i in self.spec.order]
-        return log_presence(targets, items=len(self.items), prompts=t.prompts_per_step)
+        presence = log_presence(targets, items=len(self.items), prompts=t.prompts_per_step)
+        return presence.to(self.engine.device)
 
     def told_to_stop(self) -> bool:
         """Whether the file is there; all workers get the answer of rank 0."""
@@ -173,7 +170,7 @@ class Worker:
                 table=candidates.table,
                 batch_items=candidates.ids,
                 batch_vectors=candidates.vectors,
-                batch_log_presence=candidates.log_presence,
+                log_presence=self.log_presence,
                 sharing=self.sharing,
             )
             loss = part.token / tokens + part.item / len(groups)

@@ -22,6 +22,8 @@ def base_model(run: Run, config: Config) -> str:
         return str(folder)
     model = config.model.model_dump(mode="json")
     keys = ("max_item_tokens", "max_prompt_tokens", "demo")
+    if config.model.demo.warmup_match:
+        keys += ("temperature",)  # that of the matching
 
     def body(cost: Cost) -> None:
         from minirec.model import demo

@@ -106,9 +106,11 @@ class DemoModelConfig(Section):
     hidden_size: int = Field(128, ge=32)
     layers: int = Field(2, ge=1)
     heads: int = Field(4, ge=1)
-    warmup_steps: int = Field(150, ge=1, description="next-token steps before any reward")
+    warmup_steps: int = Field(150, ge=1, description="steps of training before any reward")
     warmup_match: float = Field(
-        0, ge=0, description="weight of matching histories with the items they name; 0: none"
+        0,
+        ge=0,
+        description="weight of matching lists of items with an item that they name; 0: none",
     )
     warmup_batch: int = Field(32, ge=1, description="texts per warm-up step")
     warmup_learning_rate: float = Field(2e-3, gt=0)

@@ -1,10 +1,12 @@
 """The demo model: a tiny Qwen2 and its tokenizer, made from the corpus at hand, with no download.
 
 The warm-up is next-token training on prompts, templated analyses and item texts. It teaches the
-form of an answer. Matching (``model.demo.warmup_match``) adds what any pretrained model brings
-along: that a text is about the things it names. The vector of an analysis is drawn to the text of
-an item of its own history (InfoNCE, arXiv 1807.03748), never to the item that came next: which item
-follows which history is left to reinforcement learning.
+form of an answer; which item follows which history is left to reinforcement learning.
+
+Matching (``model.demo.warmup_match``) adds what any pretrained model brings along: that a text is
+about the things it names. The vector of an analysis is drawn to the text of one of the items in its
+prompt (InfoNCE, arXiv 1807.03748). The prompts then list items drawn at random, as many as a history
+has, so that nothing is learnt of what users chose together.
 """
 
 from __future__ import annotations
@@ -106,7 +108,7 @@ def _warm_up(
     progress: Callable[[int, int, float], None],
 ) -> None:
     demo = encoder.config.demo
-    rng, drawn = random.Random(seed), random.Random(seed)
+    rng = random.Random(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=demo.warmup_learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=demo.warmup_learning_rate, total_steps=demo.warmup_steps
@@ -119,10 +121,10 @@ def _warm_up(
         labels = ids.masked_fill(mask == 0, -100)
         out = model(input_ids=ids, attention_mask=mask, labels=labels, output_hidden_states=True)
         loss = out.loss
-        about = [history for _, history in batch]
+        about = [named for _, named in batch]
         if demo.warmup_match and any(about):
             vectors = out.hidden_states[-1][torch.arange(len(batch)), mask.sum(1) - 1]
-            match = _match_loss(policy, encoder, vectors, about, items, drawn)
+            match = _match_loss(policy, encoder, vectors, about, items, rng)
             loss = loss + demo.warmup_match * match
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -139,14 +141,16 @@ def _text(
     items: Sequence[tuple[str, str]],
     rng: random.Random,
 ) -> tuple[list[int], Sequence[int]]:
-    """Token ids of a text, and the history it is about; an item's own text has none."""
+    """Token ids of a text, and the items that its prompt names; an item's own text has none."""
     if not histories or rng.random() < 0.25:
         return encoder.item(*rng.choice(items)), ()
-    history = rng.choice(histories)
-    titles = [items[i][0] for i in history]
-    said = prompts.analysis(titles, rng=rng)
+    named = rng.choice(histories)
+    if encoder.config.demo.warmup_match:
+        named = rng.sample(range(len(items)), min(len(named), len(items)))
+    shown, prompt = encoder.fitting([items[i][0] for i in named])
+    said = prompts.analysis([items[i][0] for i in named], rng=rng)
     ids = encoder.tokenizer.encode(said.rstrip(), add_special_tokens=False)
-    return encoder.prompt(titles) + ids + encoder.answer_ids, history
+    return prompt + ids + encoder.answer_ids, named[-len(shown) :]
 
 
 def _match_loss(
@@ -159,8 +163,8 @@ def _match_loss(
 ) -> Tensor:
     """Mean InfoNCE of text vectors (B, d) against item vectors, at the policy's own temperature.
 
-    The positive is an item of the history that a text is `about`, a recent one likelier; other
-    items of that history are no negatives. Texts about no history are left out.
+    The positive is one of the items that a text is `about`, a late one likelier; the others are no
+    negatives. Texts about no item are left out.
     """
     rows = [row for row, history in enumerate(about) if history]
     named = [

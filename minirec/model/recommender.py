@@ -50,14 +50,14 @@ class Encoder:
         Raises:
             ConfigError: not even the last title fits into ``model.max_prompt_tokens``.
         """
-        return self._fitting(titles)[1]
+        return self.fitting(titles)[1]
 
     def words(self, titles: Sequence[str]) -> str:
         """What the user says in the prompt for a history, without chat template."""
-        return self._say(self._fitting(titles)[0])
+        return self._say(self.fitting(titles)[0])
 
-    def _fitting(self, titles: Sequence[str]) -> tuple[list[str], list[int]]:
-        """The titles that fit into a prompt, and its token ids."""
+    def fitting(self, titles: Sequence[str]) -> tuple[list[str], list[int]]:
+        """The last of the titles, which fit into a prompt, and its token ids; raises as `prompt`."""
         limit = self.config.max_prompt_tokens
         shown = [self.cut(title, self.config.max_item_tokens) for title in titles]
         while True:

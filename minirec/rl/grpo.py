@@ -97,10 +97,10 @@ def item_loss(
         target: (P,) position of the target among the candidates.
         excluded: (P, C) bool, candidates that do not compete (history, doubles of the target).
         advantage: (P,) advantage of the best rollouts.
-        log_presence: (C,) log-probability that a step has each candidate, taken off its score, so
-            that the softmax over those at hand estimates that over all items (Yi et al. 2019,
-            doi 10.1145/3298689.3346996); None: nothing is taken off, and frequent targets, which
-            are there as rivals more often, are pushed down for it.
+        log_presence: (C,) log-probability that the rest of a step has each candidate, taken off its
+            score, so that the softmax over those at hand stands for that over all targets (Yi et
+            al. 2019, doi 10.1145/3298689.3346996); None: nothing is taken off, and frequent
+            targets, which are there as rivals more often, are pushed down for it.
     """
     unit = torch.nn.functional.normalize(hidden, dim=-1)
     scores = unit @ candidates.T / temperature

@@ -66,7 +66,7 @@ def losses(
     table: Tensor,
     batch_items: Tensor,
     batch_vectors: Tensor,
-    batch_log_presence: Tensor | None = None,
+    log_presence: Tensor | None = None,
     sharing: Sharing | None = None,
 ) -> Losses:
     """Forward a micro-batch, reward its rollouts, return both losses.
@@ -76,11 +76,17 @@ def losses(
         table: (V, d) item table of the current policy, no gradient.
         batch_items: (U,) ids of the distinct targets in the global batch.
         batch_vectors: (U, d) their unit-norm vectors, with gradient.
-        batch_log_presence: (U,) their `log_presence`, where scores are corrected for it.
+        log_presence: (V,) of `log_presence`, for `item_candidates` corrected alone.
         sharing: says where a prompt is read once for all its rollouts (`Policy.sharing`), which
             changes rounding only; None: nowhere.
+
+    Raises:
+        ValueError: the candidates are corrected without `log_presence`, or it is given otherwise.
     """
     t = objective.training
+    if (t.item_candidates == "corrected") != (log_presence is not None):
+        given = "is missing" if log_presence is None else "is given"
+        raise ValueError(f"item_candidates is {t.item_candidates}, but log_presence {given}")
     count = len(groups[0].completions)
     sequences = [g.prompt + c for g in groups for c in g.completions]
     starts = [len(g.prompt) for g in groups for _ in g.completions]
@@ -112,7 +118,7 @@ def losses(
         advantage=advantage[rows, best],
         temperature=objective.temperature,
         clip=objective.clip,
-        log_presence=batch_log_presence,
+        log_presence=None if log_presence is None else log_presence[batch_items],
     )
     log_ratio = logprobs[written].detach() - behaviour
     spread = rewards.max(1).values - rewards.min(1).values
@@ -165,13 +171,30 @@ def _written_tokens(groups: Sequence[Group], advantage: Tensor) -> tuple[Tensor,
 
 
 def log_presence(targets: Sequence[int], *, items: int, prompts: int) -> Tensor:
-    """Log-probability (V,) float32 that a step of `prompts` samples has each item as a target.
+    """Log-probability (V,) float32 that the rest of a step has each item as a target.
 
-    Samples are taken as drawn independently, each with one of the `targets`; the curriculum's order
-    is not looked at. An item that is no target has -inf.
+    The rest is what a sample meets in its step: `prompts` - 1 of the other samples, drawn without
+    replacement; the order of the curriculum is not looked at. An item that is no target has -inf.
+
+    Args:
+        targets: (n,) of the samples trained on.
+        items: V, the size of the catalogue.
+        prompts: in a step.
     """
-    share = torch.bincount(torch.as_tensor(targets), minlength=items).double() / len(targets)
-    return (1 - (1 - share) ** prompts).log().float()
+    n = len(targets)
+    if min(n, prompts) < 2:  # a target without rivals
+        return torch.zeros(items)
+    rest = min(prompts, n) - 1
+    having = torch.bincount(torch.as_tensor(targets), minlength=items).double()
+    others = (n - 1 - having).clamp_min(0)  # samples that do not have the item
+    # C(others, rest) / C(n - 1, rest); lgamma is infinite where too few are left.
+    log_absent = (
+        torch.lgamma(others + 1)
+        - torch.lgamma(others - rest + 1)
+        - math.lgamma(n)
+        + math.lgamma(n - rest)
+    )
+    return (1 - log_absent.exp()).clamp(0, 1).log().float()
 
 
 def _candidates(

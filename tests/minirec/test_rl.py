@@ -1,5 +1,6 @@
 """Rewards and GRPO losses against cases computed by hand."""
 
+import itertools
 import math
 
 import pytest
@@ -188,45 +189,74 @@ def test_item_loss_has_the_gradient_of_the_weighted_log_softmax(presence):
     assert torch.allclose(gradient, wanted, atol=1e-12)
 
 
-def test_presence_is_the_chance_that_a_step_has_an_item_as_target():
-    found = log_presence([0, 0, 1, 2], items=4, prompts=2).exp()
-    assert found.tolist() == pytest.approx([3 / 4, 7 / 16, 7 / 16, 0])
+def test_presence_is_the_chance_that_the_rest_of_a_step_has_an_item_as_target():
+    # Of the three other samples one is drawn, then two.
+    one = log_presence([0, 0, 1, 2], items=4, prompts=2).exp()
+    two = log_presence([0, 0, 1, 2], items=4, prompts=3).exp()
+    assert one.tolist() == pytest.approx([2 / 3, 1 / 3, 1 / 3, 0])
+    assert two.tolist() == pytest.approx([1, 2 / 3, 2 / 3, 0])
 
 
-def _learnt_shares(targets, prompts, corrected):
-    """Fit one score per item to steps of drawn targets; the softmax that comes of it."""
+@pytest.mark.parametrize(
+    ("targets", "prompts", "presence"),
+    [
+        ([0, 0, 1, 2], 9, [1, 1, 1, 0]),  # every step has all samples
+        ([3, 3, 3], 2, [0, 0, 0, 1]),
+        ([3], 5, [1, 1, 1, 1]),
+        ([0, 1], 1, [1, 1, 1, 1]),  # no rivals
+    ],
+)
+def test_presence_at_its_bounds(targets, prompts, presence):
+    found = log_presence(targets, items=4, prompts=prompts).exp()
+    assert found.tolist() == pytest.approx(presence)
+
+
+def test_presence_agrees_with_counted_steps():
+    targets = [0] * 5 + [1] * 2 + [2, 3, 4]
+    counts = dict.fromkeys(range(5), 0)
+    steps = list(itertools.combinations(range(1, 10), 3))  # the rest of sample 0's step
+    for step in steps:
+        for item in {targets[sample] for sample in step}:
+            counts[item] += 1
+    found = log_presence(targets, items=5, prompts=4).exp()
+    # Sample 0 has item 0 itself, so of its other samples one has it less.
+    assert found[1:].tolist() == pytest.approx([counts[i] / len(steps) for i in range(1, 5)])
+    assert found[0].item() == pytest.approx(1 - math.comb(4, 3) / math.comb(9, 3))
+
+
+def _learnt_shares(corrected):
+    """Fit a score per item to all steps of three draws from shares .7, .2 and .1."""
+    shares = torch.tensor([0.7, 0.2, 0.1], dtype=torch.float64)
+    presence = (1 - (1 - shares) ** 2).log()
     vectors = torch.eye(3, dtype=torch.float64)
     hidden = torch.full((1, 3), 0.5, dtype=torch.float64, requires_grad=True)
-    presence = log_presence(targets, items=3, prompts=prompts).double()
-    generator = torch.Generator().manual_seed(0)
-    mean = torch.zeros(3, dtype=torch.float64)
-    for step in range(4000):
-        drawn = torch.tensor(targets)[torch.randint(len(targets), (prompts,), generator=generator)]
-        ids = drawn.unique()
-        loss, _ = grpo.item_loss(
-            hidden.expand(prompts, 3),
-            candidates=vectors[ids],
-            target=torch.searchsorted(ids, drawn),
-            excluded=torch.zeros(prompts, len(ids), dtype=torch.bool),
-            advantage=torch.ones(prompts, dtype=torch.float64),
-            temperature=0.25,
-            clip=grpo.Clip(),
-            log_presence=presence[ids] if corrected else None,
-        )
-        (gradient,) = torch.autograd.grad(loss / prompts, hidden)
+    steps = list(itertools.product(range(3), repeat=3))
+    for _ in range(150):
+        total = torch.zeros((), dtype=torch.float64)
+        for step in steps:
+            drawn = torch.tensor(step)
+            ids = drawn.unique()
+            loss, _ = grpo.item_loss(
+                hidden.expand(3, 3),
+                candidates=vectors[ids],
+                target=torch.searchsorted(ids, drawn),
+                excluded=torch.zeros(3, len(ids), dtype=torch.bool),
+                advantage=torch.ones(3, dtype=torch.float64),
+                temperature=0.25,
+                clip=grpo.Clip(),
+                log_presence=presence[ids] if corrected else None,
+            )
+            total = total + shares[drawn].prod() * loss
+        (gradient,) = torch.autograd.grad(total, hidden)
         with torch.no_grad():
-            hidden -= 0.05 * gradient
-        if step >= 1000:
-            unit = torch.nn.functional.normalize(hidden[0].detach(), dim=0)
-            mean += torch.softmax(unit / 0.25, 0) / 3000
-    return mean
+            hidden -= 0.1 * gradient
+    unit = torch.nn.functional.normalize(hidden[0].detach(), dim=0)
+    return torch.softmax(unit / 0.25, 0).tolist()
 
 
 def test_the_correction_lets_in_batch_rivals_teach_how_frequent_targets_are():
-    targets = [0] * 7 + [1] * 2 + [2]
-    corrected, plain = (_learnt_shares(targets, 3, correct) for correct in (True, False))
-    assert corrected.tolist() == pytest.approx([0.7, 0.2, 0.1], abs=0.06)
-    assert plain[0] < 0.55
+    assert _learnt_shares(corrected=True) == pytest.approx([0.7, 0.2, 0.1], abs=0.01)
+    assert _learnt_shares(corrected=False)[0] < 0.55
 
 
 @pytest.mark.parametrize(
