@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from jobs.console import bar
 from minirec.artifacts import Cost, Run, atomic_dir
 from minirec.config import Config
@@ -13,6 +15,15 @@ def model_inputs(config: Config) -> list[str]:
     return ["prepare", "model"] if config.model.name == "demo" else ["prepare"]
 
 
+def demo_settings(config: Config) -> dict[str, Any]:
+    """The settings that the weights of the demo model follow from."""
+    model = config.model.model_dump(mode="json")
+    keys = ["max_item_tokens", "max_prompt_tokens", "demo"]
+    if config.model.demo.warmup_match:
+        keys.append("temperature")  # that of the matching
+    return {"seed": config.seed, "model": {key: model[key] for key in keys}}
+
+
 def base_model(run: Run, config: Config) -> str:
     """Path or name of the base model; the demo model is built if it is not there."""
     if config.model.name != "demo":
@@ -20,10 +31,6 @@ def base_model(run: Run, config: Config) -> str:
     folder = run.path("model")
     if "model" in run.checked:
         return str(folder)
-    model = config.model.model_dump(mode="json")
-    keys = ("max_item_tokens", "max_prompt_tokens", "demo")
-    if config.model.demo.warmup_match:
-        keys += ("temperature",)  # that of the matching
 
     def body(cost: Cost) -> None:
         from minirec.model import demo
@@ -48,7 +55,7 @@ def base_model(run: Run, config: Config) -> str:
 
     run.stage(
         "model",
-        settings={"seed": config.seed, "model": {k: model[k] for k in keys}},
+        settings=demo_settings(config),
         inputs=["prepare"],
         outputs=["model"],
         body=body,

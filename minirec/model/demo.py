@@ -4,9 +4,9 @@ The warm-up is next-token training on prompts, templated analyses and item texts
 form of an answer; which item follows which history is left to reinforcement learning.
 
 Matching (``model.demo.warmup_match``) adds what any pretrained model brings along: that a text is
-about the things it names. The vector of an analysis is drawn to the text of one of the items in its
-prompt (InfoNCE, arXiv 1807.03748). The prompts then list items drawn at random, as many as a history
-has, so that nothing is learnt of what users chose together.
+about the things it names. The vector of an analysis is drawn to the text of one of the items in
+its prompt (InfoNCE, arXiv 1807.03748). The prompts then list items drawn at random, as many as a
+history has, so that nothing is learnt of what users chose together.
 """
 
 from __future__ import annotations

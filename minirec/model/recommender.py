@@ -57,7 +57,7 @@ class Encoder:
         return self._say(self.fitting(titles)[0])
 
     def fitting(self, titles: Sequence[str]) -> tuple[list[str], list[int]]:
-        """The last of the titles, which fit into a prompt, and its token ids; raises as `prompt`."""
+        """The last titles, which fit into a prompt, and its token ids; raises as `prompt`."""
         limit = self.config.max_prompt_tokens
         shown = [self.cut(title, self.config.max_item_tokens) for title in titles]
         while True:

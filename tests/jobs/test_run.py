@@ -7,11 +7,22 @@ import time
 import pytest
 
 from jobs.gradients import _there
+from jobs.model import demo_settings
 from jobs.run import holding
 from jobs.train import follow
 from jobs.workers import in_thread
 from minirec import lease
 from minirec.artifacts import Run, located, write_json
+from minirec.settings import load
+
+
+@pytest.mark.parametrize(("match", "depends"), [(0, False), (1, True)])
+def test_a_demo_model_depends_on_the_temperature_that_it_was_matched_with(match, depends):
+    words = ["run_dir=run", f"model.demo.warmup_match={match}"]
+    cold, warm = (
+        demo_settings(load(None, [*words, f"model.temperature={t}"])) for t in (0.02, 0.1)
+    )
+    assert (cold != warm) == depends
 
 
 @pytest.fixture

@@ -27,7 +27,11 @@ def proxy_log(base, run_dir, *overrides):
 
 @pytest.mark.timeout(600)
 def test_two_workers_and_small_micro_batches_follow_the_same_curve(undisturbed, tmp_path):
-    short = ("proxy.training.steps=4", "proxy.training.checkpoint_steps=4")
+    short = (
+        "proxy.training.steps=4",
+        "proxy.training.checkpoint_steps=4",
+        "proxy.training.item_candidates=corrected",
+    )
     one = proxy_log(undisturbed, tmp_path / "one", *short)
     two = proxy_log(
         undisturbed,
