@@ -107,7 +107,7 @@ def losses(
 
     best = grpo.best_rollouts(rewards)
     rows = torch.arange(len(groups), device=device)
-    candidates, position, excluded = _candidates(
+    candidates, position, excluded = competitors(
         table, batch_items, batch_vectors, target, mask, t.item_candidates
     )
     item, log_p = grpo.item_loss(
@@ -197,7 +197,7 @@ def log_presence(targets: Sequence[int], *, items: int, prompts: int) -> Tensor:
     return (1 - log_absent.exp()).clamp(0, 1).log().float()
 
 
-def _candidates(
+def competitors(
     table: Tensor, ids: Tensor, vectors: Tensor, target: Tensor, mask: Tensor, kind: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Item vectors that compete, position of the targets among them, and the excluded ones."""
