@@ -2,9 +2,9 @@
 
 .venv/bin/python benchmarks/titles.py RUN [RUN ...]
 
-RUN holds a prepared corpus (`minirec prepare ... run_dir=RUN`). Titles are TF-IDF vectors; a history
-is their sum, each weighted with 1 / (1 + age); items are ranked by the product with it, the history
-masked. It learns nothing from users.
+RUN holds a prepared corpus (`minirec prepare ... run_dir=RUN`). Titles are TF-IDF vectors; a
+history is their sum, each weighted with 1 / (1 + age); items are ranked by the product with it, the
+history masked. It learns nothing from users.
 """
 
 from __future__ import annotations
