@@ -26,7 +26,7 @@ from minirec.model.recommender import Encoder, Policy, pad
 
 END = "<|endoftext|>"
 MATCH_ITEMS = 128
-"""Drawn items that a matching step sets against those of its histories."""
+"""Drawn items that a matching step sets against those that its prompts name."""
 
 
 def build(
