@@ -11,7 +11,7 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minirec.config import DemoModelConfig, ModelConfig
+from minirec.config import DemoModelConfig, ModelConfig, TrainingConfig
 from minirec.corpus import prompts
 from minirec.errors import ConfigError
 from minirec.model import demo
@@ -221,8 +221,6 @@ def _groups(policy, encoder):
 
 
 def _gradient(policy, groups, table, training, parts, sharing=None):
-    from minirec.config import TrainingConfig
-
     objective = Objective(
         training=training or TrainingConfig(),
         temperature=0.5,
@@ -266,8 +264,6 @@ def _gradient(policy, groups, table, training, parts, sharing=None):
 
 @pytest.mark.parametrize("candidates", ["batch", "corrected", "catalogue"])
 def test_micro_batches_add_up_to_the_whole_batch(folder, encoder, candidates):
-    from minirec.config import TrainingConfig
-
     training = TrainingConfig(item_candidates=candidates)
     policy = trainable_policy(folder, CONFIG, encoder.tokenizer, rollout_temperature=1.0, seed=3)
     groups = _groups(policy, encoder)
@@ -282,6 +278,28 @@ def test_micro_batches_add_up_to_the_whole_batch(folder, encoder, candidates):
         plain = _gradient(policy, groups, table, TrainingConfig(), [groups])
         assert not torch.allclose(whole[1], plain[1], atol=1e-3)
     assert whole[1].abs().max() > 0
+
+
+@pytest.mark.parametrize("kind", ["batch", "corrected"])
+def test_a_correction_is_given_where_it_is_asked_for_and_nowhere_else(kind):
+    objective = Objective(
+        training=TrainingConfig(item_candidates=kind),
+        temperature=0.5,
+        cutoff=1000,
+        reward=reward_function(RewardConfig()),
+    )
+    table = torch.eye(5)
+    given = {"batch": torch.zeros(5), "corrected": None}[kind]
+    with pytest.raises(ValueError, match=f"item_candidates is {kind}, but log_presence is"):
+        losses(
+            lambda *_: (table, None),
+            [],
+            objective=objective,
+            table=table,
+            batch_items=torch.arange(5),
+            batch_vectors=table,
+            log_presence=given,
+        )
 
 
 def test_a_prompt_read_once_for_its_rollouts_changes_no_loss_and_no_gradient(folder, encoder):
@@ -341,8 +359,6 @@ def test_what_a_token_costs_in_pairs_follows_from_the_sizes_of_the_model():
 
 def test_token_loss_raises_the_better_rollout(folder, encoder):
     """One step down the token loss must make the rollout with the higher reward likelier."""
-    from minirec.config import TrainingConfig
-
     policy = trainable_policy(folder, CONFIG, encoder.tokenizer, rollout_temperature=1.0, seed=3)
     group = _groups(policy, encoder)[:1]
     with torch.no_grad():
