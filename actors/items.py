@@ -22,9 +22,10 @@ from minirec.model.recommender import item_table
 class Candidates:
     """The distinct targets of a step, whose vectors carry gradient.
 
-    ids (U,) int64; vectors (U, d) float32, a leaf that collects the gradient; table (V, d) float32
-    without gradient, whose rows of these items are those of the current policy. It is valid until
-    the next call of `ItemSide.candidates`.
+    ids (U,) int64; vectors (U, d) float32 by the current policy, a leaf that collects the gradient;
+    table (V, d) float32 without gradient, all rows from one policy, that of the last refresh. Were
+    the rows of the targets newer than the others, they would have moved along with the prompts and
+    rank too high.
     """
 
     ids: Tensor
@@ -56,16 +57,13 @@ class ItemSide:
             targets: of the global batch, the same on all workers.
         """
         ids = torch.tensor(sorted(set(targets)), device=self.engine.device)
-        table = self._refreshed(step, ids)
-        return Candidates(ids, table, table[ids].clone().requires_grad_(True))
-
-    @torch.no_grad()
-    def _refreshed(self, step: int, ids: Tensor) -> Tensor:
-        if self._table is None or step % self.refresh_steps == 0:
-            self._table = item_table(self.engine, self.items)
-        else:
-            self._table[ids] = item_table(self.engine, [self.items[i] for i in ids.tolist()])
-        return self._table
+        with torch.no_grad():
+            if self._table is None or step % self.refresh_steps == 0:
+                self._table = item_table(self.engine, self.items)
+                vectors = self._table[ids]  # a copy
+            else:
+                vectors = item_table(self.engine, [self.items[i] for i in ids.tolist()])
+        return Candidates(ids, self._table, vectors.requires_grad_(True))
 
     def backward(self, candidates: Candidates, *, backwards: int) -> None:
         """Send the collected gradient through the item encoder, as the last backward of a step.

@@ -110,7 +110,8 @@ class DemoModelConfig(Section):
     warmup_match: float = Field(
         0,
         ge=0,
-        description="weight of matching lists of items with an item that they name; 0: none",
+        description="weight of matching lists of items with an item that they name, with stress on "
+        "analyses that repeat words of the list; 0: none",
     )
     warmup_batch: int = Field(32, ge=1, description="texts per warm-up step")
     warmup_learning_rate: float = Field(2e-3, gt=0)

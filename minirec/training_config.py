@@ -42,7 +42,11 @@ class TrainingConfig(Section):
         description="candidates of the item loss: targets of the step; the same, corrected for how "
         "often each is one; or all other items too, detached",
     )
-    item_refresh_steps: int = Field(1, ge=1, description="steps between encodings of the catalogue")
+    item_refresh_steps: int = Field(
+        1,
+        ge=1,
+        description="steps between encodings of the catalogue, in which rollouts are ranked",
+    )
     checkpoint_steps: int = Field(10, ge=1, description="steps between checkpoints")
     max_failures: int = Field(3, ge=0, description="restarts of the training workers")
     step_deadline_s: float = Field(

@@ -49,15 +49,18 @@ def item_text(title: str, text: str) -> str:
     return f"Item: {title}. {text}" if text else f"Item: {title}."
 
 
-def analysis(titles: Sequence[str], *, rng: random.Random, words: int = 4) -> str:
+def analysis(
+    titles: Sequence[str], *, rng: random.Random, words: int = 4, as_written: bool = False
+) -> str:
     """Templated analysis of a history: some of its words, the frequent and recent ones likelier.
 
-    It teaches the demo model the form of an answer, not which item comes next.
+    It teaches the demo model the form of an answer, not which item comes next. Words are in lower
+    case, or `as_written` in the titles.
     """
     counts: defaultdict[str, float] = defaultdict(float)
     for age, title in enumerate(reversed(titles)):
-        for word in _WORD.findall(title.lower()):
-            if word not in _STOP_WORDS:
+        for word in _WORD.findall(title if as_written else title.lower()):
+            if word.lower() not in _STOP_WORDS:
                 counts[word] += 1 / (1 + age)
     chosen: list[str] = []
     while counts and len(chosen) < words:

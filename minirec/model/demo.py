@@ -4,15 +4,17 @@ The warm-up is next-token training on prompts, templated analyses and item texts
 form of an answer; which item follows which history is left to reinforcement learning.
 
 Matching (``model.demo.warmup_match``) adds what any pretrained model brings along: that a text is
-about the things it names. The vector of an analysis is drawn to the text of one of the items in
-its prompt (InfoNCE, arXiv 1807.03748). The prompts then list items drawn at random, as many as a
-history has, so that nothing is learnt of what users chose together.
+about the things it names, and how to repeat a word. The vector of an analysis is drawn to the text
+of one of the items in its prompt (InfoNCE, arXiv 1807.03748); analyses spell their words as the
+titles do, and most of the next-token loss is on them. The prompts then list items drawn at random,
+as many as a history has, so that nothing is learnt of what users chose together.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,8 @@ from minirec.model.recommender import Encoder, Policy, pad
 END = "<|endoftext|>"
 MATCH_ITEMS = 128
 """Drawn items that a matching step sets against those that its prompts name."""
+SAID_WEIGHT = 0.9
+"""Of the analyses in the next-token loss of a matching step; titles of random items tell little."""
 
 
 def build(
@@ -72,7 +76,8 @@ def _tokenizer(
     rng = random.Random(0)
     texts = [prompts.item_text(*map(prompts.neutralise, item)) for item in items]
     texts += [prompts.plain([prompts.neutralise(t) for t in titles]) for titles in histories]
-    texts += [prompts.analysis(titles, rng=rng) for titles in histories]
+    written = bool(config.demo.warmup_match)
+    texts += [prompts.analysis(titles, rng=rng, as_written=written) for titles in histories]
     tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=END)
 
@@ -117,15 +122,15 @@ def _warm_up(
     model.train()
     for step in range(demo.warmup_steps):
         batch = [_text(encoder, histories, items, rng) for _ in range(demo.warmup_batch)]
-        ids, mask = pad([text for text, _ in batch], policy.pad_id)
-        labels = ids.masked_fill(mask == 0, -100)
-        out = model(input_ids=ids, attention_mask=mask, labels=labels, output_hidden_states=True)
-        loss = out.loss
-        about = [named for _, named in batch]
-        if demo.warmup_match and any(about):
+        ids, mask = pad([text.ids for text in batch], policy.pad_id)
+        if demo.warmup_match and any(text.named for text in batch):
+            out = model(input_ids=ids, attention_mask=mask, output_hidden_states=True)
             vectors = out.hidden_states[-1][torch.arange(len(batch)), mask.sum(1) - 1]
-            match = _match_loss(policy, encoder, vectors, about, items, rng)
-            loss = loss + demo.warmup_match * match
+            match = _match_loss(policy, encoder, vectors, [t.named for t in batch], items, rng)
+            loss = _next_token_loss(out.logits, ids, mask, batch) + demo.warmup_match * match
+        else:
+            labels = ids.masked_fill(mask == 0, -100)
+            loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -135,22 +140,49 @@ def _warm_up(
     model.eval()
 
 
+@dataclass(frozen=True)
+class _Text:
+    """Token ids; the items that its prompt names, and how many tokens at the end are the answer.
+
+    The text of an item names none and answers nothing.
+    """
+
+    ids: list[int]
+    named: Sequence[int] = ()
+    said: int = 0
+
+
 def _text(
     encoder: Encoder,
     histories: Sequence[Sequence[int]],
     items: Sequence[tuple[str, str]],
     rng: random.Random,
-) -> tuple[list[int], Sequence[int]]:
-    """Token ids of a text, and the items that its prompt names; an item's own text has none."""
+) -> _Text:
     if not histories or rng.random() < 0.25:
-        return encoder.item(*rng.choice(items)), ()
+        return _Text(encoder.item(*rng.choice(items)))
     named = rng.choice(histories)
-    if encoder.config.demo.warmup_match:
+    match = bool(encoder.config.demo.warmup_match)
+    if match:
         named = rng.sample(range(len(items)), min(len(named), len(items)))
     shown, prompt = encoder.fitting([items[i][0] for i in named])
-    said = prompts.analysis([items[i][0] for i in named], rng=rng)
-    ids = encoder.tokenizer.encode(said.rstrip(), add_special_tokens=False)
-    return prompt + ids + encoder.answer_ids, named[-len(shown) :]
+    analysis = prompts.analysis([items[i][0] for i in named], rng=rng, as_written=match)
+    said = encoder.tokenizer.encode(analysis.rstrip(), add_special_tokens=False)
+    answer = said + encoder.answer_ids
+    return _Text(prompt + answer, named[-len(shown) :], len(answer))
+
+
+def _next_token_loss(logits: Tensor, ids: Tensor, mask: Tensor, batch: Sequence[_Text]) -> Tensor:
+    """Weighted mean of the mean losses over all tokens and over the answers; at least one is there.
+
+    Logits are (B, L, vocabulary); ids and mask are (B, L), padded on the right.
+    """
+    each = F.cross_entropy(logits[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none")
+    place = torch.arange(1, ids.shape[1])
+    length = mask.sum(1, keepdim=True)
+    said = torch.tensor([text.said for text in batch])[:, None]
+    answer = (place >= length - said) & (place < length)
+    every, answers = each[mask[:, 1:] > 0].mean(), each[answer].mean()
+    return (1 - SAID_WEIGHT) * every + SAID_WEIGHT * answers
 
 
 def _match_loss(

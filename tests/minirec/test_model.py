@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
@@ -62,7 +63,7 @@ def named_before_others(path, config):
 def test_matching_draws_a_history_to_the_items_that_it_names(tmp_path):
     shares = []
     for weight in (0, 1):
-        warm = CONFIG.demo.model_copy(update={"warmup_steps": 100, "warmup_match": weight})
+        warm = CONFIG.demo.model_copy(update={"warmup_steps": 100, "warmup_match": 3 * weight})
         config = CONFIG.model_copy(update={"demo": warm})
         path = tmp_path / str(weight)
         demo.build(path, histories=PAIRS, items=ITEMS, config=config, category="demo", seed=1)
@@ -95,11 +96,35 @@ def test_matching_is_with_items_that_the_prompt_still_names(encoder):
     short = Encoder(encoder.tokenizer, config, category="demo")
     rng, cut = random.Random(0), 0
     for _ in range(20):
-        ids, named = demo._text(short, [[0, 1, 2, 3, 4]], ITEMS, rng)
-        text = short.tokenizer.decode(ids)
-        assert all(f"{TITLES[i]} |" in text or f"{TITLES[i]}\nLikes" in text for i in named)
-        cut += 0 < len(named) < 5
+        made = demo._text(short, [[0, 1, 2, 3, 4]], ITEMS, rng)
+        text = short.tokenizer.decode(made.ids)
+        assert all(f"{TITLES[i]} |" in text or f"{TITLES[i]}\nLikes" in text for i in made.named)
+        cut += 0 < len(made.named) < 5
     assert cut
+
+
+def test_a_matching_text_ends_with_an_answer_in_words_of_its_titles(encoder):
+    demo_config = CONFIG.demo.model_copy(update={"warmup_match": 1.0})
+    matched = Encoder(
+        encoder.tokenizer, CONFIG.model_copy(update={"demo": demo_config}), category="demo"
+    )
+    rng, seen = random.Random(0), 0
+    for _ in range(20):
+        made = demo._text(matched, [[0, 1]], ITEMS, rng)
+        said = encoder.tokenizer.decode(made.ids[len(made.ids) - made.said :])
+        named = {word for i in made.named for word in TITLES[i].split()}
+        assert {w.strip() for w in said.removesuffix(prompts.ANSWER).split(",") if w} <= named
+        seen += bool(made.said)
+    assert 0 < seen < 20
+
+
+def test_nine_tenths_of_the_next_token_loss_are_on_answers():
+    batch = [demo._Text([0, 1, 1], (4,), 1), demo._Text([0, 1])]
+    ids, mask = torch.tensor([[0, 1, 1], [0, 1, 0]]), torch.tensor([[1, 1, 1], [1, 1, 0]])
+    logits = torch.tensor([[[0.0, 0.0], [0.0, 2.0], [9.0, 0.0]], [[3.0, 0.0], [9.0, 0.0], [0, 0]]])
+    even, said, item = math.log(2), math.log1p(math.exp(-2)), math.log1p(math.exp(3))
+    expected = 0.1 * (even + said + item) / 3 + 0.9 * said
+    assert float(demo._next_token_loss(logits, ids, mask, batch)) == pytest.approx(expected)
 
 
 @given(st.text())
