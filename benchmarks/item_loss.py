@@ -52,7 +52,8 @@ class Bench:
         result = []
         for sample in samples:
             titles = [self.titles[i] for i in sample.history]
-            said = prompts.analysis(titles, rng=rng).rstrip()
+            written = bool(self.config.demo.warmup_match)
+            said = prompts.analysis(titles, rng=rng, as_written=written).rstrip()
             ids = self.encoder.tokenizer.encode(said, add_special_tokens=False)
             result.append(self.encoder.prompt(titles) + list(ids) + self.encoder.answer_ids)
         return result
@@ -89,7 +90,7 @@ class Bench:
             factor = lr_factor(step, steps=steps, warmup=3, schedule="linear")
             optimizer.param_groups[0]["lr"] = learning_rate * factor
             samples = rng.sample(self.train, PROMPTS)
-            if kind == "catalogue" and step % 5 == 0:
+            if kind == "catalogue":  # each step: targets alone anew would rank too high
                 table = item_table(policy, self.items)
             target, mask = self.masked(samples)
             ids = target.unique()

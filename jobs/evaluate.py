@@ -112,18 +112,19 @@ def _policy_ranks(
 
 def _references(run: Run, splits: Sequence[str]) -> tuple[dict[str, ByName], dict[str, ByName]]:
     """Ranks of the references, and the groups of the breakdown, both by split."""
-    items = read_table(run.path("corpus", "items.parquet")).num_rows
+    titles = read_table(run.path("corpus", "items.parquet"))["title"].to_pylist()
     columns = read_table(run.path("corpus", "train.parquet")).to_pydict()
     train = references.interactions(
-        columns["user"], history=columns["history"], target=columns["target"], items=items
+        columns["user"], history=columns["history"], target=columns["target"], items=len(titles)
     )
-    ranks: dict[str, ByName] = {"popularity": {}, "cooccurrence": {}}
+    ranks: dict[str, ByName] = {"popularity": {}, "cooccurrence": {}, "titles": {}}
     groups = {}
     for split in splits:
         columns = read_table(run.path("corpus", f"{split}.parquet")).to_pydict()
         sample = {"history": columns["history"], "target": columns["target"]}
         ranks["popularity"][split] = references.popularity_ranks(train, **sample)
         ranks["cooccurrence"][split] = references.cooccurrence_ranks(train, **sample)
+        ranks["titles"][split] = references.title_ranks(titles, **sample)
         groups[split] = ranking.sample_groups(**sample, train_counts=references.item_counts(train))
     return ranks, groups
 

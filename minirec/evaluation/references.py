@@ -1,11 +1,12 @@
-"""Two references that need no LLM: popularity, and item-to-item co-occurrence (method, section 9).
+"""References that need no LLM: popularity, item-to-item co-occurrence (method, section 9), titles.
 
-Both rank the whole catalogue with the history masked and the target never masked; ties count
+All rank the whole catalogue with the history masked and the target never masked; ties count
 against the target: rank = 1 + #{v != y: s_v >= s_y}.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any
@@ -109,6 +110,43 @@ def cooccurrence_ranks(
     return ranks
 
 
+def title_ranks(
+    titles: Sequence[str], *, history: History, target: ArrayLike, block: int = 256
+) -> Ranks:
+    """Rank of each target if items are ordered by how alike their titles are to the history's.
+
+    Titles are unit TF-IDF vectors of their words; ``s_v`` is the product with the history's sum, an
+    entry weighted 1 / (1 + age). Nothing is learnt of users, so this tells how far words alone go.
+
+    Args:
+        titles: V titles.
+        history: N lists of items, oldest first, masked.
+
+    Other arguments, result and errors as for `popularity_ranks`.
+    """
+    wanted = _items("target", target, len(titles))
+    _same("history", len(history), len(wanted))
+    words = _title_vectors(titles)
+    ranks = np.empty(len(wanted), dtype=np.int64)
+    for start in range(0, len(wanted), block):
+        part = slice(start, start + block)
+        ages = [range(len(h) - 1, -1, -1) for h in history[part]]
+        weights = np.array([1 / (1 + age) for past in ages for age in past])
+        scores = (_rows(history[part], weights, len(titles)) @ words @ words.T).toarray()
+        seen = _indicator(history[part], len(titles)).toarray() > 0
+        # Rounding keeps equal scores equal, whatever order they were summed in.
+        ranks[part] = _rank(scores.round(10), np.zeros(seen.shape), wanted[part], seen)
+    return ranks
+
+
+def _title_vectors(titles: Sequence[str]) -> sparse.csr_matrix:
+    if not any(re.search(r"\w", title) for title in titles):  # which the vectorizer refuses
+        return sparse.csr_matrix((len(titles), 1))
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    return TfidfVectorizer(sublinear_tf=True, token_pattern=r"\w+").fit_transform(titles)
+
+
 def _rank(
     scores: NDArray, then: NDArray, target: NDArray[np.int64], seen: NDArray[np.bool_]
 ) -> Ranks:
@@ -123,13 +161,18 @@ def _rank(
 
 def _indicator(history: History, items: int) -> sparse.csr_matrix:
     """(N, V) 1 where an item is in the history."""
+    matrix = _rows(history, np.ones(sum(map(len, history))), items)
+    matrix.data[:] = 1
+    return matrix
+
+
+def _rows(history: History, weights: NDArray, items: int) -> sparse.csr_matrix:
+    """(N, V) sums of the weights of each item's entries; `weights` are those of all entries."""
     lengths = [len(h) for h in history]
     columns = np.fromiter(chain.from_iterable(history), dtype=np.int64, count=sum(lengths))
     _items("history", columns, items)
     rows = np.repeat(np.arange(len(history)), lengths)
-    matrix = sparse.csr_matrix((np.ones(len(rows)), (rows, columns)), shape=(len(history), items))
-    matrix.data[:] = 1
-    return matrix
+    return sparse.csr_matrix((weights, (rows, columns)), shape=(len(history), items))
 
 
 def _items(name: str, values: ArrayLike, items: int) -> NDArray[np.int64]:

@@ -20,6 +20,7 @@ from minirec.evaluation.references import (
     interactions,
     item_counts,
     popularity_ranks,
+    title_ranks,
 )
 
 
@@ -152,6 +153,36 @@ def test_references_equal_a_naive_ranking(block):
         assert popular[i] == naive_rank(counts, y, h)
         scores = cosine[:, sorted(set(h))].sum(axis=1).round(10)
         assert similar[i] == naive_rank(list(zip(scores, counts, strict=True)), y, h)
+
+
+def test_titles_are_ranked_by_the_words_they_share_with_the_recent_past():
+    titles = ["red pen", "blue ink", "red cap", "blue cup", "green hat", "pen pen"]
+    found = title_ranks(titles, history=[[0, 1], [1, 0], [0], [0]], target=[3, 3, 5, 4])
+    # 3 shares "blue" with the latest (1), or with the one before the latest, where "red" and "pen"
+    # of the latest count more; 5 is all "pen"; 4 shares nothing, ties count against it.
+    assert found.tolist() == [1, 3, 1, 5]
+
+
+@pytest.mark.parametrize("block", [1, 7, 256])
+def test_likeness_of_titles_equals_a_naive_ranking(block):
+    rng = np.random.default_rng(3)
+    words = np.array(["ink", "pen", "cap", "a", "12", "Été"])
+    titles = [" ".join(rng.choice(words, size=rng.integers(1, 5))) for _ in range(25)]
+    _, history, target = small_corpus(seed=5)
+    counts = np.array([[t.lower().split().count(w.lower()) for w in words] for t in titles])
+    held = (counts > 0).sum(axis=0)
+    weights = np.where(counts, 1 + np.log(np.maximum(counts, 1)), 0)
+    vectors = weights * (np.log(26 / (1 + held)) + 1)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    found = title_ranks(titles, history=history, target=target, block=block)
+    for rank, y, h in zip(found, target, history, strict=True):
+        profile = sum(vectors[item] / (1 + age) for age, item in enumerate(reversed(h)))
+        assert rank == naive_rank((vectors @ profile).round(10), y, h)
+
+
+def test_titles_without_words_are_all_alike():
+    found = title_ranks(["?!", "...", "-"], history=[[0], [0]], target=[1, 0])
+    assert found.tolist() == [2, 3]
 
 
 def test_reference_refusals():
