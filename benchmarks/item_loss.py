@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minirec.corpus import prompts
 from minirec.corpus.table import Sample, load_catalogue, load_samples
 from minirec.evaluation.ranking import metrics
+from minirec.model import demo
 from minirec.model.recommender import Encoder, item_table, trainable_policy
 from minirec.rl import grpo
 from minirec.rl.reward import history_mask, item_scores, rank_target
@@ -52,10 +52,8 @@ class Bench:
         result = []
         for sample in samples:
             titles = [self.titles[i] for i in sample.history]
-            written = bool(self.config.demo.warmup_match)
-            said = prompts.analysis(titles, rng=rng, as_written=written).rstrip()
-            ids = self.encoder.tokenizer.encode(said, add_special_tokens=False)
-            result.append(self.encoder.prompt(titles) + list(ids) + self.encoder.answer_ids)
+            prompt, answer, _ = demo.templated(self.encoder, titles, rng=rng)
+            result.append(prompt + answer)
         return result
 
     def masked(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
@@ -90,7 +88,7 @@ class Bench:
             factor = lr_factor(step, steps=steps, warmup=3, schedule="linear")
             optimizer.param_groups[0]["lr"] = learning_rate * factor
             samples = rng.sample(self.train, PROMPTS)
-            if kind == "catalogue":  # each step: targets alone anew would rank too high
+            if kind == "catalogue":  # each step: the targets are of this one
                 table = item_table(policy, self.items)
             target, mask = self.masked(samples)
             ids = target.unique()

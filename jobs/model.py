@@ -9,6 +9,9 @@ from minirec.artifacts import Cost, Run, atomic_dir
 from minirec.config import Config
 from minirec.corpus.table import load_catalogue, load_samples
 
+MATCHING = 2
+"""Raised when matching changes: a model that was made otherwise is not taken for finished."""
+
 
 def model_inputs(config: Config) -> list[str]:
     """Stages that the base model comes from."""
@@ -19,9 +22,11 @@ def demo_settings(config: Config) -> dict[str, Any]:
     """The settings that the weights of the demo model follow from."""
     model = config.model.model_dump(mode="json")
     keys = ["max_item_tokens", "max_prompt_tokens", "demo"]
+    settings: dict[str, Any] = {"seed": config.seed}
     if config.model.demo.warmup_match:
         keys.append("temperature")  # that of the matching
-    return {"seed": config.seed, "model": {key: model[key] for key in keys}}
+        settings["matching"] = MATCHING
+    return settings | {"model": {key: model[key] for key in keys}}
 
 
 def base_model(run: Run, config: Config) -> str:

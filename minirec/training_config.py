@@ -79,6 +79,12 @@ class TrainingConfig(Section):
                 f"patience {self.patience} counts validations, of which there are none; set "
                 f"validation_steps"
             )
+        if self.item_candidates == "catalogue" and self.item_refresh_steps > 1:
+            raise ValueError(
+                f"item_candidates catalogue sets the targets of a step against all other items, "
+                f"which are {self.item_refresh_steps} steps older at times; set item_refresh_steps "
+                f"to 1 or item_candidates to batch"
+            )
         if self.checkpoint_steps % self.item_refresh_steps:
             raise ValueError(
                 f"checkpoint_steps {self.checkpoint_steps} must be a multiple of "

@@ -58,13 +58,15 @@ def analysis(
     case, or `as_written` in the titles.
     """
     counts: defaultdict[str, float] = defaultdict(float)
+    spelling: dict[str, str] = {}
     for age, title in enumerate(reversed(titles)):
-        for word in _WORD.findall(title if as_written else title.lower()):
-            if word.lower() not in _STOP_WORDS:
-                counts[word] += 1 / (1 + age)
+        for word in _WORD.findall(title):
+            if (lower := word.lower()) not in _STOP_WORDS:
+                counts[lower] += 1 / (1 + age)
+                spelling.setdefault(lower, word if as_written else lower)
     chosen: list[str] = []
     while counts and len(chosen) < words:
         word = rng.choices(list(counts), weights=list(counts.values()))[0]
-        chosen.append(word)
+        chosen.append(spelling[word])
         del counts[word]
     return " " + (", ".join(chosen) if chosen else "anything") + " "

@@ -5,8 +5,8 @@ form of an answer; which item follows which history is left to reinforcement lea
 
 Matching (``model.demo.warmup_match``) adds what any pretrained model brings along: that a text is
 about the things it names, and how to repeat a word. The vector of an analysis is drawn to the text
-of one of the items in its prompt (InfoNCE, arXiv 1807.03748); analyses spell their words as the
-titles do, and most of the next-token loss is on them. The prompts then list items drawn at random,
+of one of the items in its prompt (InfoNCE, arXiv 1807.03748); analyses have words that the prompt
+shows, spelled as there, and most of the next-token loss is on them. The prompts then list items drawn at random,
 as many as a history has, so that nothing is learnt of what users chose together.
 """
 
@@ -30,7 +30,7 @@ END = "<|endoftext|>"
 MATCH_ITEMS = 128
 """Drawn items that a matching step sets against those that its prompts name."""
 SAID_WEIGHT = 0.9
-"""Of the analyses in the next-token loss of a matching step; titles of random items tell little."""
+"""Of answers in the next-token loss of a matching step; all tokens, answers too, have the rest."""
 
 
 def build(
@@ -161,14 +161,24 @@ def _text(
     if not histories or rng.random() < 0.25:
         return _Text(encoder.item(*rng.choice(items)))
     named = rng.choice(histories)
-    match = bool(encoder.config.demo.warmup_match)
-    if match:
+    if encoder.config.demo.warmup_match:
         named = rng.sample(range(len(items)), min(len(named), len(items)))
-    shown, prompt = encoder.fitting([items[i][0] for i in named])
-    analysis = prompts.analysis([items[i][0] for i in named], rng=rng, as_written=match)
-    said = encoder.tokenizer.encode(analysis.rstrip(), add_special_tokens=False)
-    answer = said + encoder.answer_ids
-    return _Text(prompt + answer, named[-len(shown) :], len(answer))
+    prompt, answer, shown = templated(encoder, [items[i][0] for i in named], rng=rng)
+    return _Text(prompt + answer, named[-shown:], len(answer))
+
+
+def templated(
+    encoder: Encoder, titles: Sequence[str], *, rng: random.Random
+) -> tuple[list[int], list[int], int]:
+    """Token ids of a history's prompt and of a templated answer to it, and the titles shown.
+
+    With matching, the words of the analysis are of what the prompt shows, and written as there.
+    """
+    shown, prompt = encoder.fitting(titles)
+    match = bool(encoder.config.demo.warmup_match)
+    said = prompts.analysis(shown if match else titles, rng=rng, as_written=match).rstrip()
+    ids = encoder.tokenizer.encode(said, add_special_tokens=False)
+    return prompt, list(ids) + encoder.answer_ids, len(shown)
 
 
 def _next_token_loss(logits: Tensor, ids: Tensor, mask: Tensor, batch: Sequence[_Text]) -> Tensor:
