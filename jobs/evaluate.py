@@ -1,4 +1,4 @@
-"""Full ranking of valid and test for each policy and two references that need no LLM."""
+"""Full ranking of valid and test for each policy and three references that need no LLM."""
 
 from __future__ import annotations
 
@@ -117,14 +117,15 @@ def _references(run: Run, splits: Sequence[str]) -> tuple[dict[str, ByName], dic
     train = references.interactions(
         columns["user"], history=columns["history"], target=columns["target"], items=len(titles)
     )
-    ranks: dict[str, ByName] = {"popularity": {}, "cooccurrence": {}, "titles": {}}
+    words = references.title_vectors(titles)
+    ranks: dict[str, ByName] = {"popularity": {}, "cooccurrence": {}, "title_likeness": {}}
     groups = {}
     for split in splits:
         columns = read_table(run.path("corpus", f"{split}.parquet")).to_pydict()
         sample = {"history": columns["history"], "target": columns["target"]}
         ranks["popularity"][split] = references.popularity_ranks(train, **sample)
         ranks["cooccurrence"][split] = references.cooccurrence_ranks(train, **sample)
-        ranks["titles"][split] = references.title_ranks(titles, **sample)
+        ranks["title_likeness"][split] = references.title_ranks(words, **sample)
         groups[split] = ranking.sample_groups(**sample, train_counts=references.item_counts(train))
     return ranks, groups
 

@@ -110,41 +110,48 @@ def cooccurrence_ranks(
     return ranks
 
 
-def title_ranks(
-    titles: Sequence[str], *, history: History, target: ArrayLike, block: int = 256
-) -> Ranks:
-    """Rank of each target if items are ordered by how alike their titles are to the history's.
+def title_vectors(titles: Sequence[str]) -> sparse.csr_matrix:
+    """Unit TF-IDF vectors (V, words) float64 of titles; a title without a word is zero.
 
-    Titles are unit TF-IDF vectors of their words; ``s_v`` is the product with the history's sum, an
-    entry weighted 1 / (1 + age). Nothing is learnt of users, so this tells how far words alone go.
-
-    Args:
-        titles: V titles.
-        history: N lists of items, oldest first, masked.
-
-    Other arguments, result and errors as for `popularity_ranks`.
+    A script without spaces makes one word of a title, which then is like its equals only.
     """
-    wanted = _items("target", target, len(titles))
-    _same("history", len(history), len(wanted))
-    words = _title_vectors(titles)
-    ranks = np.empty(len(wanted), dtype=np.int64)
-    for start in range(0, len(wanted), block):
-        part = slice(start, start + block)
-        ages = [range(len(h) - 1, -1, -1) for h in history[part]]
-        weights = np.array([1 / (1 + age) for past in ages for age in past])
-        scores = (_rows(history[part], weights, len(titles)) @ words @ words.T).toarray()
-        seen = _indicator(history[part], len(titles)).toarray() > 0
-        # Rounding keeps equal scores equal, whatever order they were summed in.
-        ranks[part] = _rank(scores.round(10), np.zeros(seen.shape), wanted[part], seen)
-    return ranks
-
-
-def _title_vectors(titles: Sequence[str]) -> sparse.csr_matrix:
     if not any(re.search(r"\w", title) for title in titles):  # which the vectorizer refuses
         return sparse.csr_matrix((len(titles), 1))
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     return TfidfVectorizer(sublinear_tf=True, token_pattern=r"\w+").fit_transform(titles)
+
+
+def title_ranks(
+    vectors: sparse.csr_matrix, *, history: History, target: ArrayLike, block: int = 256
+) -> Ranks:
+    """Rank of each target if items are ordered by how alike their titles are to the history's.
+
+    ``s_v = sum over entries h of the history, h != v, of cos(h, v) / (1 + age of h)``, the latest
+    of age 0. Nothing is learnt of users, so this tells how far words alone go.
+
+    Args:
+        vectors: (V, words) of `title_vectors`.
+        history: N lists of items, oldest first, masked.
+
+    Other arguments, result and errors as for `popularity_ranks`.
+    """
+    items = vectors.shape[0]
+    wanted = _items("target", target, items)
+    _same("history", len(history), len(wanted))
+    lengths = np.asarray(vectors.multiply(vectors).sum(axis=1)).ravel()  # 1, or 0 without a word
+    ranks = np.empty(len(wanted), dtype=np.int64)
+    for start in range(0, len(wanted), block):
+        part = slice(start, start + block)
+        ages = [range(len(h) - 1, -1, -1) for h in history[part]]
+        entries = _rows(history[part], np.array([1 / (1 + age) for a in ages for age in a]), items)
+        scores = (entries @ vectors @ vectors.T).toarray()
+        scores -= entries.multiply(lengths).toarray()  # an item's cosine with itself
+        seen = _indicator(history[part], items).toarray() > 0
+        # Rounding keeps equal scores equal, whatever order they were summed in.
+        scores.round(10, out=scores)
+        ranks[part] = _rank(scores, np.broadcast_to(0.0, seen.shape), wanted[part], seen)
+    return ranks
 
 
 def _rank(

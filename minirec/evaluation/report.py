@@ -31,7 +31,7 @@ POLICIES = {
     "trained": "after training",
     "popularity": "reference: popularity",
     "cooccurrence": "reference: co-occurrence",
-    "titles": "reference: likeness of titles",
+    "title_likeness": "reference: likeness of titles",
 }
 CHARGED = ("proxy", "score", "gradients", "select")
 """Stages whose cost is charged to selection; `gradients` only if the selection has read them."""

@@ -6,8 +6,8 @@ form of an answer; which item follows which history is left to reinforcement lea
 Matching (``model.demo.warmup_match``) adds what any pretrained model brings along: that a text is
 about the things it names, and how to repeat a word. The vector of an analysis is drawn to the text
 of one of the items in its prompt (InfoNCE, arXiv 1807.03748); analyses have words that the prompt
-shows, spelled as there, and most of the next-token loss is on them. The prompts then list items drawn at random,
-as many as a history has, so that nothing is learnt of what users chose together.
+shows, spelled as there, and most of the next-token loss is on them. The prompts then list items
+drawn at random, as many as a history has, so that nothing is learnt of what users chose together.
 """
 
 from __future__ import annotations

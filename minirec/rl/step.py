@@ -73,7 +73,7 @@ def losses(
 
     Args:
         forward: `Policy.forward` or an engine around it.
-        table: (V, d) item table of the current policy, no gradient.
+        table: (V, d) item table of one policy, that of the last refresh, no gradient.
         batch_items: (U,) ids of the distinct targets in the global batch.
         batch_vectors: (U, d) their unit-norm vectors, with gradient.
         log_presence: (V,) of `log_presence`, for `item_candidates` corrected alone.

@@ -21,6 +21,7 @@ from minirec.evaluation.references import (
     item_counts,
     popularity_ranks,
     title_ranks,
+    title_vectors,
 )
 
 
@@ -155,12 +156,20 @@ def test_references_equal_a_naive_ranking(block):
         assert similar[i] == naive_rank(list(zip(scores, counts, strict=True)), y, h)
 
 
+def by_titles(titles, history, target, block=256):
+    return title_ranks(title_vectors(titles), history=history, target=target, block=block).tolist()
+
+
 def test_titles_are_ranked_by_the_words_they_share_with_the_recent_past():
     titles = ["red pen", "blue ink", "red cap", "blue cup", "green hat", "pen pen"]
-    found = title_ranks(titles, history=[[0, 1], [1, 0], [0], [0]], target=[3, 3, 5, 4])
-    # 3 shares "blue" with the latest (1), or with the one before the latest, where "red" and "pen"
-    # of the latest count more; 5 is all "pen"; 4 shares nothing, ties count against it.
-    assert found.tolist() == [1, 3, 1, 5]
+    # 3 shares "blue" with the latest, 1; then with the one before, where 2 and 5 share a word with
+    # the latest; 5 is all "pen"; 4 shares nothing, and ties count against it.
+    assert by_titles(titles, [[0, 1], [1, 0], [0], [0]], [3, 3, 5, 4]) == [1, 3, 1, 5]
+
+
+def test_a_title_is_not_alike_to_itself():
+    titles = ["red pen", "red cap", "blue ink"]
+    assert by_titles(titles, [[0], [0, 0, 1]], [0, 0]) == [3, 1]
 
 
 @pytest.mark.parametrize("block", [1, 7, 256])
@@ -169,24 +178,32 @@ def test_likeness_of_titles_equals_a_naive_ranking(block):
     words = np.array(["ink", "pen", "cap", "a", "12", "Été"])
     titles = [" ".join(rng.choice(words, size=rng.integers(1, 5))) for _ in range(25)]
     _, history, target = small_corpus(seed=5)
+    history[0] = []
     counts = np.array([[t.lower().split().count(w.lower()) for w in words] for t in titles])
     held = (counts > 0).sum(axis=0)
     weights = np.where(counts, 1 + np.log(np.maximum(counts, 1)), 0)
     vectors = weights * (np.log(26 / (1 + held)) + 1)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    found = title_ranks(titles, history=history, target=target, block=block)
+    cosine = vectors @ vectors.T
+    np.fill_diagonal(cosine, 0)
+    found = by_titles(titles, history, target, block)
     for rank, y, h in zip(found, target, history, strict=True):
-        profile = sum(vectors[item] / (1 + age) for age, item in enumerate(reversed(h)))
-        assert rank == naive_rank((vectors @ profile).round(10), y, h)
+        scores = sum((cosine[i] / (1 + age) for age, i in enumerate(reversed(h))), np.zeros(25))
+        assert rank == naive_rank(scores.round(10), y, h)
 
 
-def test_titles_without_words_are_all_alike():
-    found = title_ranks(["?!", "...", "-"], history=[[0], [0]], target=[1, 0])
-    assert found.tolist() == [2, 3]
+def test_titles_without_words_are_like_none():
+    assert by_titles(["?!", "...", "-"], [[0], [0]], [1, 0]) == [2, 3]
+    assert by_titles(["?!", "ink", "pen"], [[0], [1]], [1, 0]) == [2, 2]
 
 
 def test_reference_refusals():
     with pytest.raises(ValueError, match=r"target entry 0 is 7; expected 0\.\.4"):
         interactions(["a"], history=[[1]], target=[7], items=5)
+    words = title_vectors(["red pen", "blue ink"])
+    with pytest.raises(ValueError, match=r"target entry 0 is 2; expected 0\.\.1"):
+        title_ranks(words, history=[[1]], target=[2])
+    with pytest.raises(ValueError, match="history has 2 rows; expected 1"):
+        title_ranks(words, history=[[1], [0]], target=[0])
     with pytest.raises(ValueError, match="history has 2 rows; expected 1"):
         interactions(["a"], history=[[1], [2]], target=[3], items=5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 
 import pytest
 import torch
@@ -62,8 +63,8 @@ def named_before_others(path, config):
 
 def test_matching_draws_a_history_to_the_items_that_it_names(tmp_path):
     shares = []
-    for weight in (0, 1):
-        warm = CONFIG.demo.model_copy(update={"warmup_steps": 100, "warmup_match": 3 * weight})
+    for weight in (0, 3):  # so much that a hundred steps are enough
+        warm = CONFIG.demo.model_copy(update={"warmup_steps": 100, "warmup_match": weight})
         config = CONFIG.model_copy(update={"demo": warm})
         path = tmp_path / str(weight)
         demo.build(path, histories=PAIRS, items=ITEMS, config=config, category="demo", seed=1)
@@ -103,22 +104,44 @@ def test_matching_is_with_items_that_the_prompt_still_names(encoder):
     assert cut
 
 
-def test_a_matching_text_ends_with_an_answer_in_words_of_its_titles(encoder):
-    demo_config = CONFIG.demo.model_copy(update={"warmup_match": 1.0})
-    matched = Encoder(
-        encoder.tokenizer, CONFIG.model_copy(update={"demo": demo_config}), category="demo"
+def answered(encoder, *, match, max_item_tokens=CONFIG.max_item_tokens):
+    """Prompts and analyses, as text, of twenty warm-up texts about two items."""
+    update = {"warmup_match": match, "warmup_batch": 1}
+    settings = {"demo": CONFIG.demo.model_copy(update=update), "max_item_tokens": max_item_tokens}
+    changed = Encoder(encoder.tokenizer, CONFIG.model_copy(update=settings), category="demo")
+    rng = random.Random(0)
+    made = [demo._text(changed, [[0, 1]], ITEMS, rng) for _ in range(20)]
+    decode = encoder.tokenizer.decode
+    texts = [(decode(t.ids[: -t.said]), decode(t.ids[-t.said :])) for t in made if t.said]
+    assert 0 < len(texts) < 20
+    return [(prompt, said.removesuffix(prompts.ANSWER)) for prompt, said in texts]
+
+
+@pytest.mark.parametrize("max_item_tokens", [2, 12])
+def test_a_matching_text_answers_in_words_that_its_prompt_shows(encoder, max_item_tokens):
+    texts = answered(encoder, match=1.0, max_item_tokens=max_item_tokens)
+    assert all(
+        {w.strip() for w in said.split(",")} <= {*re.findall(r"\w+", prompt), "anything"}
+        for prompt, said in texts
     )
-    rng, seen = random.Random(0), 0
-    for _ in range(20):
-        made = demo._text(matched, [[0, 1]], ITEMS, rng)
-        said = encoder.tokenizer.decode(made.ids[len(made.ids) - made.said :])
-        named = {word for i in made.named for word in TITLES[i].split()}
-        assert {w.strip() for w in said.removesuffix(prompts.ANSWER).split(",") if w} <= named
-        seen += bool(made.said)
-    assert 0 < seen < 20
+    assert any(said.strip() != "anything" for _, said in texts)
+    shown = {t for t in TITLES if any(t in prompt for prompt, _ in texts)}
+    assert len(shown) == (5 if max_item_tokens == 12 else 0)
 
 
-def test_nine_tenths_of_the_next_token_loss_are_on_answers():
+def test_without_matching_the_answer_is_about_the_history_in_lower_case(encoder):
+    words = {"jazz", "piano", "night", "sax", "morning"}
+    for prompt, said in answered(encoder, match=0):
+        assert prompt == "History: Jazz Piano Night | Jazz Sax Morning\nLikes:"
+        assert {w.strip() for w in said.split(",")} <= words
+
+
+def test_a_word_is_said_once_as_the_latest_title_has_it():
+    said = prompts.analysis(["PEN pen", "Pen"], rng=random.Random(0), as_written=True)
+    assert said == " Pen "
+
+
+def test_nine_tenths_of_the_next_token_loss_are_of_answers_alone():
     batch = [demo._Text([0, 1, 1], (4,), 1), demo._Text([0, 1])]
     ids, mask = torch.tensor([[0, 1, 1], [0, 1, 0]]), torch.tensor([[1, 1, 1], [1, 1, 0]])
     logits = torch.tensor([[[0.0, 0.0], [0.0, 2.0], [9.0, 0.0]], [[3.0, 0.0], [9.0, 0.0], [0, 0]]])

@@ -66,6 +66,7 @@ def make_run(root: Path, *, truth: bool = True) -> Run:
         "trained": {s: rng.integers(1, 15, size=60) for s in ("valid", "test")},
         "popularity": {s: rng.integers(1, 25, size=60) for s in ("valid", "test")},
         "cooccurrence": {s: rng.integers(1, 22, size=60) for s in ("valid", "test")},
+        "title_likeness": {s: rng.integers(1, 23, size=60) for s in ("valid", "test")},
     }
     groups = sample_groups(target[:60], history=history[:60], train_counts=np.arange(ITEMS))
     evaluation = summarise(ranks, groups={"test": groups}, bootstrap=50)
@@ -238,7 +239,13 @@ def test_report_is_complete_escaped_and_self_contained(tmp_path):
     assert not re.search(r"https?://|@import|url\((?!#)", html)
     assert len(page.ids) == len(set(page.ids))
     assert page.tags.count("svg") == html.count('role="img"') >= 6
-    for words in ("after training", "reference: popularity", "Planted truth", "Order of training"):
+    for words in (
+        "after training",
+        "reference: popularity",
+        "reference: likeness of titles",
+        "Planted truth",
+        "Order of training",
+    ):
         assert words in html
     assert not report(run, Config())
 
