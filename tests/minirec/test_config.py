@@ -78,6 +78,11 @@ def test_dump_can_be_loaded_again(tmp_path):
         ("model.demo.heads=3", "multiple of twice the heads"),
         ("selection.unheard_of=1", "selection has alpha, budget"),
         ("training.step_deadline_s=600", "rollout.deadline_s together, 600: a step waits"),
+        (
+            "training={item_candidates: catalogue, item_refresh_steps: 5}",
+            "set item_refresh_steps to 1 or item_candidates to batch",
+        ),
+        ("training={item_refresh_steps: 4}", "must be a multiple of item_refresh_steps 4"),
         ("zzz=1", "the config has compare, corpus, evaluation"),
     ],
 )
