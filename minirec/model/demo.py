@@ -170,7 +170,7 @@ def _text(
 def templated(
     encoder: Encoder, titles: Sequence[str], *, rng: random.Random
 ) -> tuple[list[int], list[int], int]:
-    """Token ids of a history's prompt and of a templated answer to it, and the titles shown.
+    """Token ids of a history's prompt and of a templated answer, and how many titles are shown.
 
     With matching, the words of the analysis are of what the prompt shows, and written as there.
     """
