@@ -1,16 +1,18 @@
-"""Differences of a finished comparison at equal steps, averaged over its budgets before testing.
+"""Differences between the methods of a comparison, averaged over its budgets before testing.
 
 .venv/bin/python benchmarks/budgets_together.py RUN [--split test] [--resamples 2000]
 
-Each sample's NDCG@10 is averaged over the budgets, then methods are compared over seeds and samples
-as in the comparison's own tables: fewer tests, each of more trainings. `full` has one training for
-each seed. `base` is the policy before training, of RUN/ranks.parquet where the run has one
-(`minirec run ... run_dir=RUN`). p is corrected (Holm) over the differences from one reference.
+Each sample's NDCG@10 is averaged over the budgets of the trainings at equal steps, then methods are
+set against each other over seeds and samples: fewer tests, each of more trainings. `full` stops by
+itself and has one training for each seed. `base` is the policy before training, of
+RUN/ranks.parquet where the run has one that tells of it. p is corrected (Holm) over the differences
+from one reference, so each pair stands in two families.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,33 +26,42 @@ from minirec.evaluation.ranking import per_sample
 Floats = NDArray[np.float64]
 
 
-def ndcg(ranks: Path, policy: str, split: str) -> Floats:
-    """(N,) NDCG@10 in the order of the split's file."""
-    table = read_table(ranks).to_pandas()
-    mine = table[(table["policy"] == policy) & (table["split"] == split)]
-    return per_sample(mine["rank"].to_numpy())["ndcg@10"]
+def ranked(file: Path, policy: str, split: str) -> pd.Series:
+    """NDCG@10 by sample_id, rising; empty if the file has no such ranks."""
+    table = read_table(file).to_pandas()
+    mine = table[(table["policy"] == policy) & (table["split"] == split)].sort_values("sample_id")
+    if mine.empty:
+        return pd.Series(dtype=float)
+    return pd.Series(per_sample(mine["rank"].to_numpy())["ndcg@10"], index=mine["sample_id"])
 
 
 def by_method(run: Path, split: str) -> dict[str, Floats]:
-    """(S, N) mean over budgets by method; a row for each seed."""
+    """(S, N) mean over budgets by method; a row for each seed, a column for each sample."""
     trials = read_table(run / "comparison.parquet").to_pandas()
-    used = trials[(trials["status"] == "finished") & (trials["table"].isin(["steps", ""]))]
-    found = {}
-    for method, mine in used.groupby("method"):
-        seeds = [
-            np.mean([ndcg(one, "trained", split) for one in _ranks(run, part)], axis=0)
-            for _, part in mine.groupby("seed")
-        ]
-        found[str(method)] = np.stack(seeds)
-    base = run / "ranks.parquet"
-    if base.exists():
-        seeds = len(next(iter(found.values())))
-        found["base"] = np.tile(ndcg(base, "base", split), (seeds, 1))
-    return found
-
-
-def _ranks(run: Path, trials: pd.DataFrame) -> list[Path]:
-    return [run / "comparison" / name / "ranks.parquet" for name in trials["trial"]]
+    trials = trials[trials["table"].isin(["steps", ""])].fillna({"budget": 0})
+    failed = trials[trials["status"] != "finished"]["trial"]
+    if len(failed):
+        sys.exit(f"{failed.iloc[0]} of {run} has not finished; run `minirec compare` on it again")
+    done = {
+        method: mine.set_index(["seed", "budget"]).sort_index()["trial"]
+        for method, mine in trials.groupby("method")
+    }
+    cells = {method: set(mine.index) for method, mine in done.items() if method != "full"}
+    first = next(iter(cells))
+    for method in cells:
+        if cells[method] != cells[first]:
+            sys.exit(f"{method} and {first} have other seeds or budgets; compare the same of both")
+    means = {}
+    for method, mine in done.items():
+        files = mine.map(lambda name: run / "comparison" / name / "ranks.parquet")
+        found = files.map(lambda file: ranked(file, "trained", split))
+        seeds = [np.mean(list(part), axis=0) for _, part in found.groupby("seed")]
+        means[str(method)] = np.stack(seeds)
+    if (run / "ranks.parquet").exists():
+        base = ranked(run / "ranks.parquet", "base", split)
+        if len(base):
+            means["base"] = np.tile(base, (len(means[first]), 1))
+    return means
 
 
 def main() -> None:
