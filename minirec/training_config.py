@@ -82,8 +82,8 @@ class TrainingConfig(Section):
         if self.item_candidates == "catalogue" and self.item_refresh_steps > 1:
             raise ValueError(
                 f"item_candidates catalogue sets the targets of a step against all other items, "
-                f"which are {self.item_refresh_steps} steps older at times; set item_refresh_steps "
-                f"to 1 or item_candidates to batch"
+                f"which are up to {self.item_refresh_steps - 1} steps older; set "
+                f"item_refresh_steps to 1 or item_candidates to batch"
             )
         if self.checkpoint_steps % self.item_refresh_steps:
             raise ValueError(

@@ -16,16 +16,6 @@ from minirec.model import demo
 from minirec.model.recommender import Encoder, item_table, load_policy
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return built(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def encoder(folder):
-    return Encoder.load(folder, CONFIG, category="demo")
-
-
 def named_before_others(path, config):
     """Share of (item of the history, other item) pairs whose first is nearer to the prompt."""
     encoder = Encoder.load(path, config, category="demo")

@@ -9,7 +9,7 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import CONFIG, TITLES, built
+from tiny import CONFIG, TITLES
 
 from minirec.config import TrainingConfig
 from minirec.corpus import prompts
@@ -18,16 +18,6 @@ from minirec.model.recommender import Encoder, Policy, item_table, load_policy, 
 from minirec.model.sharing import Sharing
 from minirec.rl.reward import RewardConfig, reward_function
 from minirec.rl.step import Group, Objective, log_presence, losses
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return built(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def encoder(folder):
-    return Encoder.load(folder, CONFIG, category="demo")
 
 
 @given(st.text())
