@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 from ray.exceptions import RayActorError
 
-from actors import pool as module
+from actors import dispatch, engines
+from actors.engines import Engines
 from actors.pool import Call, PoolHandle
 from minirec.errors import EngineError
 
@@ -84,24 +85,29 @@ class World:
 @pytest.fixture
 def world(monkeypatch):
     made = World()
-    monkeypatch.setattr(module, "ray", made)
     clock = SimpleNamespace(monotonic=lambda: made.now, sleep=made.sleep)
-    monkeypatch.setattr(module, "time", clock)
+    for module in (dispatch, engines):
+        monkeypatch.setattr(module, "ray", made)
+        monkeypatch.setattr(module, "time", clock)
     return made
 
 
-def handle(world, engines, *, elastic=True, least=1):
-    world.named = {f"p-{i}": engine for i, engine in enumerate(engines)}
-    return PoolHandle(
+def known(world, there, *, elastic=True, least=1, start_deadline_s=50):
+    world.named = {f"p-{i}": engine for i, engine in enumerate(there)}
+    return Engines(
         dict(world.named),
         prefix="p-",
         name="test",
         least=least,
         elastic=elastic,
         deadline_s=100,
-        start_deadline_s=50,
+        start_deadline_s=start_deadline_s,
         max_restarts=2,
     )
+
+
+def handle(world, there, **settings):
+    return PoolHandle(known(world, there, **settings))
 
 
 def test_an_engine_that_starts_late_gets_what_is_left(world):
@@ -152,16 +158,14 @@ def test_a_call_that_loses_every_engine_is_not_given_to_all_of_them(world):
 
 def test_an_engine_that_died_by_itself_is_the_cause_and_not_waited_for(world):
     """The roster makes no other one: it would end the same way."""
-    pool = handle(world, [Engine(world, seconds=1, dies=1.5)])
-    pool._start_deadline_s = 300
+    pool = handle(world, [Engine(world, seconds=1, dies=1.5)], start_deadline_s=300)
     with pytest.raises(EngineError, match=r"engine 1 of 1 \(test\) died at a generate call"):
         pool.generate(CALLS)
     assert 30 < world.now < 40
 
 
 def test_an_engine_that_died_between_two_steps_is_the_cause(world):
-    pool = handle(world, [Engine(world, dies=5)])
-    pool._start_deadline_s = 300
+    pool = handle(world, [Engine(world, dies=5)], start_deadline_s=300)
     assert pool.generate(CALLS[:1]) == [0]
     world.now = 10
     with pytest.raises(EngineError, match=r"engine 1 of 1 \(test\) died between two calls"):
@@ -172,9 +176,8 @@ def test_an_engine_that_died_between_two_steps_is_the_cause(world):
 def test_an_engine_that_was_taken_away_is_waited_for(world):
     leaves, joins = Engine(world, seconds=1, dies=1.5), Engine(world, born=100)
     leaves.reason = "The actor is dead because it was killed by `ray.kill`."
-    pool = handle(world, [leaves])
+    pool = handle(world, [leaves], start_deadline_s=300)
     world.named["p-1"] = joins
-    pool._start_deadline_s = 300
     assert pool.generate(CALLS) == [0, 1, 2, 3]
     assert world.now > 100
 
@@ -219,18 +222,18 @@ def test_another_clients_call_that_hangs_does_not_count_against_the_own(world):
 
 def test_the_engines_can_be_read_while_they_are_refreshed(world):
     """As by a second thread; one engine has left, one has joined, one is gone when looked up."""
-    pool = handle(world, [Engine(world), Engine(world)])
-    read = iter(pool._actors)
+    there = known(world, [Engine(world), Engine(world)])
+    read = iter(there.actors)
     next(read)
     stays, joins = world.named["p-0"], Engine(world)
     world.named = {"p-0": stays, "p-2": joins}
     world.util.list_named_actors = lambda: ["p-0", "p-2", "p-3", "another-1"]
-    pool._refresh()
+    there.refresh()
     assert list(read) == ["p-1"]
-    assert pool._actors.keys() == {"p-0", "p-1", "p-2"}  # p-1 says why it left when it is asked
-    assert (pool._actors["p-0"], pool._actors["p-2"]) == (stays, joins)
-    pool._drop("p-1")
-    assert len(pool) == 2
+    assert there.actors.keys() == {"p-0", "p-1", "p-2"}  # p-1 says why it left when it is asked
+    assert (there.actors["p-0"], there.actors["p-2"]) == (stays, joins)
+    there.drop("p-1")
+    assert len(there.actors) == 2
 
 
 def test_no_calls(world):
