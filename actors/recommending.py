@@ -8,8 +8,7 @@ from pathlib import Path
 
 import torch
 
-from actors.rollout import engine_spec
-from actors.training import adapter_at
+from actors.rollout import Adapter, engine_spec
 from actors.transformers_engine import TransformersEngine
 from minirec.allocation import Shape
 from minirec.artifacts import fetch, located, read_array, read_table
@@ -71,7 +70,7 @@ class Recommender:
             adapter=adapter,
             device=self.device,
         )
-        self.adapter = adapter_at(adapter)
+        self.adapter = Adapter.at(adapter)
         self.engine = self._engine(path) if spec.analysis else None
         self.table = torch.from_numpy(read_array(located(spec.vectors))).to(self.device)
         self.titles, self.keys = _with_new(known, located(spec.corpus), spec.new_items)

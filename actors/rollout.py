@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from minirec.corpus.prompts import ANSWER
 from minirec.errors import ConfigError
+from minirec.rng import seed_of
 
 if TYPE_CHECKING:
     from minirec.allocation import Shape
@@ -30,6 +31,11 @@ class Adapter:
 
     version: int
     path: str
+
+    @classmethod
+    def at(cls, path: str | Path) -> Adapter:
+        """That in a folder, whose version follows from the path: no other one gets it."""
+        return cls(version=seed_of(str(path)) + 1, path=str(path))
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,6 @@ step; the adapter is published.
 from __future__ import annotations
 
 import json
-import secrets
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +17,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from actors.adapters import Adapters
 from actors.checkpoints import newest_checkpoint, save_checkpoint
 from actors.deadline import deadline
 from actors.items import ItemSide
 from actors.lookahead import Drawn, Lookahead
 from actors.pool import Call, PoolHandle
-from actors.rollout import Adapter
 from actors.validation import Validation, best_step, due, exhausted
 from actors.zero import barrier, zero_engine
 from minirec import artifacts
@@ -58,11 +56,6 @@ class TrainingSpec:
     threads: int
     zero_stage: int = 0
     start: str | None = None  # adapter to go on with
-
-
-def adapter_at(path: str | Path) -> Adapter:
-    """The adapter in a directory; its version follows from the path, so it is never reused."""
-    return Adapter(version=seed_of(str(path)) + 1, path=str(path))
 
 
 def train_loop(config: dict[str, TrainingSpec]) -> None:
@@ -129,11 +122,9 @@ class Worker:
         self.engine = _deepspeed_engine(policy, spec, self.backwards)
         self.item_side = ItemSide(self.engine, self.items, refresh_steps=t.item_refresh_steps)
         self.log_presence = self._log_presence()
-        # An engine keeps what it has loaded from a path; on a GPU, a repeated step differs.
-        self.attempt = secrets.token_hex(4)
-        # The newest adapter and the one before; None: the base weights.
-        self.adapter: Adapter | None = adapter_at(spec.start) if spec.start else None
-        self.behind = self.adapter
+        self.adapters = Adapters(
+            self.folder, self.engine, sharded=spec.zero_stage == 3, start=spec.start
+        )
         self.validation: Validation | None = None
         self.lookahead = Lookahead(spec.pool, self._calls, steps=spec.steps, staleness=t.staleness)
         self.log: list[dict[str, Any]] = []
@@ -180,7 +171,7 @@ class Worker:
                 sums[key] = sums.get(key, 0.0) + value
         self.item_side.backward(candidates, backwards=self.backwards)
         norm = self._optimizer_step()
-        self._publish(step + 1)
+        self.adapters.publish(step + 1)
         validation = self._validate(step)
         self._write_log(
             step,
@@ -194,7 +185,7 @@ class Worker:
             **times,
         )
         if validation and self.spec.training.patience and best_step(self.log) == step:
-            self._save_adapter(self._best(step))
+            self.adapters.save_best(step)
 
     def _samples(self, step: int) -> list[tuple[int, Sample]]:
         """Position in the curriculum and sample of each prompt of the global batch."""
@@ -223,7 +214,9 @@ class Worker:
         """
         box: list[Drawn | None] = [None]
         if self.rank == 0:
-            box[0] = self.lookahead.take(step, newest=self.adapter, behind=self.behind)
+            box[0] = self.lookahead.take(
+                step, newest=self.adapters.newest, behind=self.adapters.behind
+            )
         if self.world > 1:
             dist.broadcast_object_list(box, src=0)
         drawn = box[0]
@@ -280,7 +273,7 @@ class Worker:
                 pool=spec.pool,
                 prompts_per_call=spec.prompts_per_call,
             )
-        return self.validation.measure(self.engine, self.adapter)
+        return self.validation.measure(self.engine, self.adapters.newest)
 
     def _learning_rate(self, step: int) -> None:
         t = self.spec.training
@@ -289,31 +282,6 @@ class Worker:
         )
         for group in self.engine.optimizer.param_groups:
             group["lr"] = t.learning_rate * factor
-
-    def _publish(self, version: int) -> None:
-        """Rank 0 writes the adapter into a new directory; the next call carries it."""
-        path = self._adapter_path(version)
-        self._save_adapter(path)
-        if self.rank == 0:
-            # Two are kept: rollouts under way may be drawn with the one before.
-            for old in sorted(path.parent.glob(f"v*-{self.attempt}"))[:-2]:
-                artifacts.remove(old)
-        self.behind, self.adapter = self.adapter, adapter_at(path)
-
-    def _adapter_path(self, version: int) -> Path:
-        return self.folder / "adapters" / f"v{version:06d}-{self.attempt}"
-
-    def _save_adapter(self, path: Path) -> None:
-        import deepspeed
-
-        policy: Policy = self.engine.module
-        lora = [p for p in policy.parameters() if p.requires_grad]
-        sharded = self.spec.zero_stage == 3
-        with deepspeed.zero.GatheredParameters(lora, enabled=sharded):
-            if self.rank == 0:
-                with artifacts.atomic_dir(path) as folder:
-                    # Not "auto", which asks the hub at each save whether the vocabulary changed.
-                    policy.lm.save_pretrained(folder, save_embedding_layers=False)
 
     def _write_log(
         self, step: int, sums: dict[str, float], *, groups: int, tokens: int, **figures: Any
@@ -343,9 +311,8 @@ class Worker:
             self.engine.save_checkpoint(str(work), tag="state", exclude_frozen_parameters=True)
             if self.rank == 0:
                 artifacts.write_json(work / "log.json", self.log)
-                if self.spec.training.staleness and self.behind:
-                    # The rollouts of `step` are being drawn with it; a restart draws them again.
-                    shutil.copytree(artifacts.fetch(self.behind.path), work / "behind")
+                if self.spec.training.staleness:
+                    self.adapters.save_behind(work)
 
         save_checkpoint(self.folder, step, fill)
 
@@ -353,7 +320,7 @@ class Worker:
         """Load the newest undamaged checkpoint; returns the step to go on with."""
         box: list[str | None] = [None]
         if self.rank == 0:
-            artifacts.remove(self.folder / "adapters")  # of a former attempt
+            self.adapters.clear()
             found = newest_checkpoint(self.folder, say=print)
             box[0] = found and str(found)
         if self.world > 1:
@@ -365,29 +332,14 @@ class Worker:
         self.engine.load_checkpoint(copy, tag="state", load_module_strict=False)
         self.log = artifacts.read_json(newest / "log.json")
         step = int(newest.name.removeprefix("step-"))
-        if (Path(copy) / "behind").exists():
-            path = self._adapter_path(step - 1)
-            if self.rank == 0:
-                with artifacts.atomic_dir(path) as adapter:
-                    shutil.copytree(Path(copy) / "behind", adapter, dirs_exist_ok=True)
-            self.adapter = adapter_at(path)
-        self._publish(step)
+        self.adapters.restore(step, Path(copy))
         return step
 
     def finish(self) -> None:
         """Write the final adapter, which tells a restarted driver that training is through."""
-        if self.spec.training.patience is None:
-            self._save_adapter(self.folder / "adapter")
-        elif self.rank == 0:
-            best = best_step(self.log)
-            assert best is not None  # the last step has a validation
-            with artifacts.atomic_dir(self.folder / "adapter") as adapter:
-                source = artifacts.fetch(str(self._best(best)))
-                shutil.copytree(source, adapter, dirs_exist_ok=True)
+        keeps_best = self.spec.training.patience is not None
+        self.adapters.finish(best_step(self.log) if keeps_best else None)
         barrier()
-
-    def _best(self, step: int) -> Path:
-        return self.folder / "best" / f"step-{step:06d}"
 
 
 def _deepspeed_engine(policy: Policy, spec: TrainingSpec, backwards: int) -> Any:

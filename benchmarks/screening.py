@@ -126,8 +126,8 @@ def _scorer(root: Path, folder: Path, shard_size: int) -> Any:
     length = config.model.max_prompt_tokens + config.rollout.max_new_tokens + 8
     engine = engine_spec(config, model, length, shape=Shape(cpus=1, gpus=0))
     os.environ.update(engine_environment(engine))
+    from actors.rollout import Adapter
     from actors.scoring import ScoringSpec, ShardScorer
-    from actors.training import adapter_at
 
     adapter = root / "proxy" / "adapter"
     spec = ScoringSpec(
@@ -144,7 +144,7 @@ def _scorer(root: Path, folder: Path, shard_size: int) -> Any:
         prompts_per_call=config.rollout.prompts_per_call,
         seed=config.seed,
         pool=Engine(resolve_engine(config.rollout), engine),  # type: ignore[arg-type]
-        policy_adapter=adapter_at(adapter),
+        policy_adapter=Adapter.at(adapter),
         threads=1,
     )
     scorer = ShardScorer(spec)

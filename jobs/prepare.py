@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,7 +16,9 @@ from minirec.artifacts import (
     Cost,
     Run,
     atomic_dir,
+    file_entry,
     flatten,
+    in_threads,
     peak_memory_mib,
     write_json,
     write_table,
@@ -55,10 +56,11 @@ def prepare(run: Run, config: Config, session: Session) -> bool:
 
 
 def _stamps(run: Run, corpus: CorpusConfig) -> list[str]:
-    """Size and time of each input file, so that changed files are not taken for the old ones.
+    """Size and hash of each input file, so that changed files are not taken for the old ones.
 
-    Where the files of a finished corpus are gone, those recorded stand. A download keeps a record
-    of its own. Raises `CorpusError` before an old corpus is touched.
+    Not its time, which a copy changes, as of the working directory of each job. Where the files
+    of a finished corpus are gone, those recorded stand. A download keeps a record of its own.
+    Raises `CorpusError` before an old corpus is touched.
     """
     if corpus.source == "demo" or corpus.download:
         return []
@@ -70,9 +72,10 @@ def _stamps(run: Run, corpus: CorpusConfig) -> list[str]:
             raise
         return before["files"]
     paths = sorted({spec.path for spec in (*located.events, *located.items)})
+    entries = in_threads(lambda path: file_entry(Path(path)), paths)
     return [
-        f"{Path(path).name} ({os.stat(path).st_size} bytes, changed {os.stat(path).st_mtime_ns})"
-        for path in paths
+        f"{Path(path).name} ({entry['bytes']:,} bytes, sha256 {entry['sha256'][:12]})"
+        for path, entry in zip(paths, entries, strict=True)
     ]
 
 

@@ -128,8 +128,8 @@ def scoring_spec(
     limit: int | None = None,
 ) -> ScoringSpec:
     """Spec of the scorers for one split and policy; starts the pool. See `ScoringSpec`."""
+    from actors.rollout import Adapter
     from actors.scoring import ScoringSpec
-    from actors.training import adapter_at
 
     model_path = base_model(run, config)
     return ScoringSpec(
@@ -146,7 +146,7 @@ def scoring_spec(
         prompts_per_call=config.rollout.prompts_per_call,
         seed=config.seed,
         pool=session.pool(model_path, beside="score"),
-        policy_adapter=None if adapter is None else adapter_at(adapter),
+        policy_adapter=None if adapter is None else Adapter.at(adapter),
         threads=session.allocation.scorer.cpus,
         device="cuda" if session.allocation.scorer.gpus else "cpu",
         limit=limit,

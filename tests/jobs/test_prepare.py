@@ -1,6 +1,7 @@
 """`prepare` end to end: the demo without Ray, files with Ray Data."""
 
 import json
+import os
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -186,9 +187,9 @@ def test_changed_files_are_not_taken_for_the_old_ones(cluster, tmp_path):
     config = load(None, ["corpus.source=table", f"corpus.path={files}"])
     run = Run(tmp_path / "run", say=lambda text: None)
     assert prepare(run, config)
+    os.utime(ratings, (0, 0))  # as a copy, which is no other content
     assert not prepare(run, config)
-    with ratings.open("a") as file:
-        file.write(rows[0])
+    ratings.write_text("user,item,rating,time\n" + "".join(rows).replace("i1,4", "i1,5"))
     with pytest.raises(ArtifactError, match=r"ratings\.csv"):
         prepare(run, config)
     # A corpus that is made does not need its files any more, and a slip costs nobody the old one.
