@@ -31,7 +31,7 @@ class Adapters:
         start: the adapter to go on with.
         """
         self.folder = folder
-        self.newest = Adapter.at(start) if start else None
+        self.newest = Adapter(start) if start else None
         self.behind = self.newest
         self._engine = engine
         self._sharded = sharded
@@ -46,7 +46,7 @@ class Adapters:
             # Two are kept: rollouts under way may be drawn with the one before.
             for old in sorted(path.parent.glob(f"v*-{self._attempt}"))[:-2]:
                 artifacts.remove(old)
-        self.behind, self.newest = self.newest, Adapter.at(path)
+        self.behind, self.newest = self.newest, Adapter(str(path))
 
     def save_best(self, step: int) -> None:
         """Keep the policy as it is after `step`, the best so far."""
@@ -71,7 +71,7 @@ class Adapters:
             path = self._path(step - 1)
             if dist.get_rank() == 0:
                 _copy(checkpoint / BEHIND, path)
-            self.newest = Adapter.at(path)
+            self.newest = Adapter(str(path))
         self.publish(step)
 
     def clear(self) -> None:

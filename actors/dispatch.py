@@ -217,6 +217,8 @@ class Dispatch:
                 f"{engines.deadline_s:g} s, {engines.max_restarts + 1} times; raise "
                 "rollout.deadline_s or lower rollout.prompts_per_call"
             )
+        if actor._get_local_state() != ALIVE:
+            return  # another client has killed it meanwhile
         ray.kill(actor, no_restart=False)
         self._kills[one.index] += own  # another client's call that hung is not this one's fault
         one.since = time.monotonic()

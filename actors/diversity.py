@@ -60,8 +60,9 @@ def sharded_maxmin(
         except ray.exceptions.GetTimeoutError as error:
             raise EngineError(
                 f"{shards} shards of the selection gave no answer in {deadline_s:g} s, start "
-                f"included; Ray has {ray.cluster_resources().get('CPU', 0):g} CPUs, each shard "
-                f"takes one; lower selection.shards"
+                f"included; {ray.available_resources().get('CPU', 0):g} of Ray's "
+                f"{ray.cluster_resources().get('CPU', 0):g} CPUs are free, each shard takes one; "
+                f"lower selection.shards"
             ) from error
         except ray.exceptions.RayActorError as error:
             raise EngineError(

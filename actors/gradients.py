@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 from actors.deadline import deadline
-from actors.zero import barrier, zero_engine
+from actors.zero import zero_engine
 from minirec import artifacts
 from minirec.config import ModelConfig, TrainingConfig
 from minirec.corpus import prompts, schema
@@ -67,12 +67,19 @@ def gradient_loop(config: dict[str, GradientSpec]) -> None:
     limit = spec.training.step_deadline_s
     with deadline(limit):
         worker = GradientWorker(spec)
-        missing = [shard for shard in spec.shards if not artifacts.located(shard.output).exists()]
-        barrier()  # all have looked before one writes
+        missing = _missing(spec.shards)
     for turn in range(math.ceil(len(missing) / worker.world)):
         mine = missing[turn * worker.world + worker.rank :][:1]
         with deadline(limit):
             worker.turn(mine[0] if mine else None)
+
+
+def _missing(shards: list[GradientShard]) -> list[GradientShard]:
+    """The shards to be done, as rank 0 sees them: a node may see a new file late."""
+    box = [[s for s in shards if not artifacts.located(s.output).exists()]]
+    if dist.get_world_size() > 1:
+        dist.broadcast_object_list(box, src=0)
+    return box[0]
 
 
 class GradientWorker:

@@ -9,6 +9,7 @@ alone, hence a repeated call gives the same bytes.
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 from actors.dispatch import Dispatch
 from actors.engines import Engines
@@ -35,6 +36,14 @@ class PoolHandle:
                 or fewer engines than `least` came up within the starting deadline.
         """
         return Dispatch(self._engines, calls, adapter).run()
+
+    def probe(self) -> list[dict[str, Any]]:
+        """A one-token generation on every engine, within the starting deadline.
+
+        Raises:
+            EngineError: one did not answer in time, or died; names the resources.
+        """
+        return self._engines.probe()
 
     def of_ones_own(self) -> PoolHandle:
         """Another handle for the same engines, for another thread."""

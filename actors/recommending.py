@@ -70,7 +70,7 @@ class Recommender:
             adapter=adapter,
             device=self.device,
         )
-        self.adapter = Adapter.at(adapter)
+        self.adapter = Adapter(adapter)
         self.engine = self._engine(path) if spec.analysis else None
         self.table = torch.from_numpy(read_array(located(spec.vectors))).to(self.device)
         self.titles, self.keys = _with_new(known, located(spec.corpus), spec.new_items)

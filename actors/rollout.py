@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from minirec.corpus.prompts import ANSWER
 from minirec.errors import ConfigError
-from minirec.rng import seed_of
 
 if TYPE_CHECKING:
     from minirec.allocation import Shape
@@ -27,15 +26,12 @@ LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # the ranks that vLLM has k
 
 @dataclass(frozen=True)
 class Adapter:
-    """A peft LoRA folder. `version` is unique within a run and stage, and so is `path`."""
+    """A peft LoRA folder, whose path no other weights ever get."""
 
-    version: int
     path: str
 
-    @classmethod
-    def at(cls, path: str | Path) -> Adapter:
-        """That in a folder, whose version follows from the path: no other one gets it."""
-        return cls(version=seed_of(str(path)) + 1, path=str(path))
+
+HALF_LOADED = Adapter("half loaded")  # equals none that is asked for
 
 
 @dataclass(frozen=True)
@@ -97,9 +93,6 @@ class RolloutEngine(Protocol):
 
     def probe(self) -> dict[str, Any]:
         """Generate one token; returns the engine's name and the token."""
-
-    def close(self) -> None:
-        """Free the model."""
 
 
 def resolve_engine(rollout: RolloutConfig) -> str:

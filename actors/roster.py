@@ -10,11 +10,13 @@ import contextlib
 import logging
 import os
 import secrets
+import shutil
 import signal
+import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -45,9 +47,11 @@ class Call:
 class _Engine:
     """The actor. `status` has a thread of its own and answers while `generate` is busy."""
 
-    def __init__(self, engine: type[RolloutEngine], spec: EngineSpec) -> None:
+    def __init__(self, engine: type[RolloutEngine], spec: EngineSpec, pool: str) -> None:
         self._now: tuple[str, float] | None = None
-        self._engine = engine(replace(spec, model=fetch(spec.model)))
+        local = replace(spec, model=fetch(spec.model))
+        with _temporary_files(pool):
+            self._engine = engine(local)
         self._adapter: tuple[Adapter, Adapter] | None = None  # the last one, and its local copy
 
     def generate(self, key: str, call: Call, adapter: Adapter | None) -> list[list[Completion]]:
@@ -144,7 +148,8 @@ class Roster:
             "max_concurrency": 1,
             "runtime_env": {"env_vars": engine_environment(spec)},
         }
-        self._arguments = (ENGINES[engine] if isinstance(engine, str) else engine, spec)
+        kind = ENGINES[engine] if isinstance(engine, str) else engine
+        self._arguments = (kind, spec, self.prefix)
         for node in target({}) if target else [""] * engines:
             self._add(node)
         self._target = target
@@ -213,7 +218,7 @@ class Roster:
         waits = [
             _end.options(
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)
-            ).remote(pids)
+            ).remote(pids, self.prefix)
             for node, pids in by_node.items()
         ]
         if waits:
@@ -221,9 +226,26 @@ class Roster:
         self.actors = {}
 
 
+@contextlib.contextmanager
+def _temporary_files(pool: str) -> Iterator[None]:
+    """What is made meanwhile goes where `_end` removes it: vLLM's rendezvous outlives a kill."""
+    before, tempfile.tempdir = tempfile.tempdir, tempfile.mkdtemp(prefix=pool)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
+
+
 @ray.remote(num_cpus=0)
-def _end(pids: list[int]) -> None:
-    """Return when the processes are gone from this node; SIGKILL those that Ray leaves too long."""
+def _end(pids: list[int], pool: str) -> None:
+    """Return when the processes are gone from this node, and their temporary files."""
+    _await_end(pids)
+    for folder in Path(tempfile.gettempdir()).glob(f"{pool}*"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _await_end(pids: list[int]) -> None:
+    """SIGKILL those that Ray leaves too long."""
     start = time.monotonic()
     while any(os.path.exists(f"/proc/{pid}") for pid in pids):
         waited = time.monotonic() - start

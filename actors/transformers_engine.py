@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from actors.merging import check_targets, lora_updates, merged_weights
-from actors.rollout import Adapter, Completion, EngineSpec, Vocabulary, check_call
+from actors.rollout import HALF_LOADED, Adapter, Completion, EngineSpec, Vocabulary, check_call
 
 if TYPE_CHECKING:
     import torch
@@ -151,6 +151,8 @@ class TransformersEngine:
         check_targets(updates, parameters)
         for name in updates:
             self._base.setdefault(name, parameters[name].detach().clone())
+        # Until the last one is copied, no version is active: an error must not leave half of one.
+        self._active = HALF_LOADED
         for name, weight in merged_weights(self._base, updates):
             parameters[name].data.copy_(weight)
         self._active = adapter
@@ -162,11 +164,6 @@ class TransformersEngine:
         with torch.inference_mode():
             logits = self._model(torch.zeros(1, 1, dtype=torch.long, device=self.device)).logits
         return {"engine": "transformers", "token": int(logits[0, -1].argmax())}
-
-    def close(self) -> None:
-        """See `RolloutEngine.close`."""
-        self._model = None
-        self._base = {}
 
 
 def _generator(seed: int) -> torch.Generator:

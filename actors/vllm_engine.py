@@ -6,7 +6,15 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from actors.merging import base_weights, lora_updates, merged_weights
-from actors.rollout import LORA_RANKS, Adapter, Completion, EngineSpec, Vocabulary, check_call
+from actors.rollout import (
+    HALF_LOADED,
+    LORA_RANKS,
+    Adapter,
+    Completion,
+    EngineSpec,
+    Vocabulary,
+    check_call,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -126,7 +134,7 @@ class VllmEngine:
             self._weights = base_weights(self.spec.model)
         updates = lora_updates(adapter.path) if adapter else {}
         # Until the reload is through, no version is active: an error must not leave half of one.
-        self._active = Adapter(-1, "half loaded")
+        self._active = HALF_LOADED
         weights = merged_weights(self._weights, updates)
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
         self._llm.reset_prefix_cache()
@@ -141,8 +149,3 @@ class VllmEngine:
             use_tqdm=False,
         )
         return {"engine": "vllm", "token": output[0].outputs[0].token_ids[0]}
-
-    def close(self) -> None:
-        """See `RolloutEngine.close`."""
-        self._llm.llm_engine.engine_core.shutdown()
-        self._llm = self._weights = None

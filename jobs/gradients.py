@@ -143,6 +143,8 @@ def _fit(run: Run, config: Config, session: Session, shards: list[GradientShard]
     with follow("gradients", len(shards), lambda: (_there(outputs, folder), "shards"), at=folder):
         team = Team(config.training, workers, worker, run.path("ray"), "gradients")
         fit(session, gradient_loop, spec, team)
+    if missing := [output for output in outputs if not output.exists()]:
+        raise ArtifactError(f"{missing[0]} is missing; run it again, which makes what is missing")
 
 
 def _there(outputs: list[Path], folder: Path) -> int:

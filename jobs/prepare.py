@@ -28,7 +28,7 @@ from minirec.corpus import assemble, demo, download, sources, split
 from minirec.corpus.files import BLOCK_BYTES, FileSpec, read_blocks
 from minirec.corpus.parse import CATALOGUE, EVENTS, parse
 from minirec.corpus.schema import ITEMS, REJECTED, TRUTH
-from minirec.errors import CorpusError, MiniRecError
+from minirec.errors import CorpusError, EngineError, MiniRecError
 
 if TYPE_CHECKING:
     from jobs.session import Session
@@ -114,11 +114,14 @@ class Made:
 def in_task(function: Callable[..., Made], *arguments: object) -> Made:
     """Call it in a Ray task: the machine of the driver may be small, and need not hold a corpus.
 
-    An error of the corpus reaches the caller as itself. The task leaves the CPUs to those that
+    An error of the corpus reaches the caller as itself, the death of the task as an
+    `EngineError`. The task leaves the CPUs to those that
     read the files for it; it asks for a little, since a head that offers none is to get no work.
     """
     import ray
-    from ray.exceptions import RayTaskError
+    from ray.exceptions import RayError, RayTaskError
+
+    from actors.causes import cause
 
     try:
         return ray.get(ray.remote(num_cpus=0.01)(function).remote(*arguments))
@@ -126,6 +129,11 @@ def in_task(function: Callable[..., Made], *arguments: object) -> Made:
         if isinstance(error.cause, MiniRecError):
             raise error.cause from None
         raise
+    except RayError as error:
+        raise EngineError(
+            f"prepare ended: {cause(error)}; run it again, on a node with more memory if that "
+            f"was short: one process holds the corpus"
+        ) from error
 
 
 def _from_demo(corpus: CorpusConfig, folder: Path, seed: int) -> Made:

@@ -17,7 +17,7 @@ from jobs.console import quiet, say
 from jobs.recommend import recommender_spec, trained_run
 from jobs.session import Session
 from minirec.artifacts import atomic, read_table
-from minirec.errors import CorpusError
+from minirec.errors import CorpusError, EngineError
 
 FORMATS = (".parquet", ".jsonl")
 OUTPUT = pa.schema(
@@ -88,6 +88,8 @@ def recommend_files(
         raise CorpusError(f"{out} is neither .parquet nor .jsonl; name --out by one of them")
     new = read_items(items) if items else ()
     known = {*read_table(run.path("corpus", "items.parquet"))["key"].to_pylist()}
+    if doubled := [key for key, _, _ in new if key in known]:
+        raise CorpusError(f"{items}: item {doubled[0]!r} is in the catalogue already; leave it out")
     table = read_users(users, known | {key for key, _, _ in new})
     table = table.append_column("row", pa.array(range(len(table)), pa.int64()))
     quiet(config)
@@ -108,6 +110,9 @@ def recommend_files(
 def _ranked(table: pa.Table, spec: RecommenderSpec, top: int) -> list[pa.Table]:
     import ray
 
+    from actors.causes import cause
+
+    ray.data.DataContext.get_current().raise_original_map_exception = True
     made = ray.data.from_arrow(
         [table.slice(i, BLOCK) for i in range(0, len(table), BLOCK)]
     ).map_batches(
@@ -119,7 +124,12 @@ def _ranked(table: pa.Table, spec: RecommenderSpec, top: int) -> list[pa.Table]:
         num_cpus=spec.threads,
         num_gpus=spec.gpus,
     )
-    return [ray.get(ref) for ref in made.to_arrow_refs()]
+    try:
+        return [ray.get(ref) for ref in made.to_arrow_refs()]
+    except ray.exceptions.RayError as error:
+        raise EngineError(
+            f"the ranking of the users stopped: {cause(error)}; nothing was written"
+        ) from error
 
 
 def read_users(path: Path, known: set[str]) -> pa.Table:

@@ -146,7 +146,7 @@ def scoring_spec(
         prompts_per_call=config.rollout.prompts_per_call,
         seed=config.seed,
         pool=session.pool(model_path, beside="score"),
-        policy_adapter=None if adapter is None else Adapter.at(adapter),
+        policy_adapter=None if adapter is None else Adapter(str(adapter)),
         threads=session.allocation.scorer.cpus,
         device="cuda" if session.allocation.scorer.gpus else "cpu",
         limit=limit,

@@ -55,8 +55,8 @@ def _diversity(settings: SelectionConfig, session: Session | None) -> Diversity:
         return maxmin
     from actors.diversity import sharded_maxmin
 
-    session.start_ray()
-    return partial(sharded_maxmin, shards=settings.shards)
+    shards = session.room_for(settings.shards)
+    return partial(sharded_maxmin, shards=shards) if shards > 1 else maxmin
 
 
 def _body(run: Run, config: Config, cost: Cost, diversity: Diversity) -> None:

@@ -43,6 +43,7 @@ def select_table(
     scores, pool = score_samples(features, settings, chance=chance, say=say)
     picks = pick(features, scores["value"], pool, settings, seed=config.seed, say=say)
     selection = ordered(scores, picks, settings, seed=config.seed)
+    (out / OUTPUTS[-1]).unlink(missing_ok=True)  # nobody finds new scores beside an old selection
     for name, content in zip(
         OUTPUTS, (pa.table(scores, schema=schema.SCORES), selection), strict=True
     ):

@@ -30,6 +30,7 @@ def serve(run_dir: str, *, host: str, port: int, replicas: int, queue: int, anal
 
     Raises:
         ArtifactError: the run has no trained policy.
+        ConfigError: there is no room for so many replicas, and never will be.
         EngineError: the port is taken, a replica did not start, or the cluster's Ray Serve has
             another application.
     """

@@ -171,9 +171,31 @@ class Session:
         self._room.wait(asked, held=held)
 
     def wait_for_room(self, bundles: Bundles) -> None:
-        """Wait until a cluster has room for these bundles; raises as `make_room`."""
+        """Wait until a cluster has room for these bundles.
+
+        Raises:
+            ConfigError: the cluster, or the Ray of this machine, never will have it.
+            EngineError: as `make_room`.
+        """
+        from actors.cluster import alive_nodes
+
         if self._room is not None:
+            self._room.refuse_impossible(bundles)
             self._room.wait(bundles)
+        elif why := refusal(bundles, alive_nodes()):
+            raise ConfigError(f"{why}; ask for fewer processes")
+
+    def room_for(self, actors: int) -> int:
+        """How many of so many actors of one CPU have room now; all, where nodes may come.
+
+        The engines of the pool stay, so that they need not start again for the next stage.
+        """
+        import ray
+
+        self.start_ray()
+        if self._room is None or self._room.grows:
+            return actors
+        return min(actors, int(ray.available_resources().get("CPU", 0)))
 
     def join_cluster(self) -> None:
         """Join the cluster of RAY_ADDRESS, if there is one, and refuse what it cannot hold.

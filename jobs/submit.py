@@ -13,7 +13,7 @@ import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from minirec.config import Config
 from minirec.errors import ConfigError, MiniRecError
@@ -35,6 +35,7 @@ EXCLUDES = (
 )
 """Patterns, as in a .gitignore, of what a job does not need; its own ignore files count too."""
 
+SILENCE_S = 60.0  # of the job server, after which the command gives up
 LIMIT_MIB = 100  # what the job server of Ray takes
 JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the driver of a job
 
@@ -47,12 +48,18 @@ def connect(address: str) -> JobSubmissionClient:
     """Client of the job server, the dashboard's address such as ``http://127.0.0.1:8265``.
 
     Raises:
-        JobError: nothing answers there, or the token is missing or wrong.
+        JobError: nothing answers there in time, or the token is missing or wrong.
     """
     from ray.job_submission import JobSubmissionClient
 
+    class Client(JobSubmissionClient):
+        """Ray's own, which waits without end for a server that takes a request and is silent."""
+
+        def _do_request(self, *arguments: Any, **settings: Any) -> Any:
+            return super()._do_request(*arguments, **{"timeout": SILENCE_S, **settings})
+
     with _explained(address, "give the dashboard's address, and forward its port first"):
-        return JobSubmissionClient(address)
+        return Client(address)
 
 
 @contextmanager

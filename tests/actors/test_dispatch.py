@@ -210,6 +210,21 @@ def test_an_engine_that_dies_when_asked_why_its_call_takes_long(world):
     assert sorted(stays.calls) == [0, 1, 2, 3] and len(dies.calls) == 1 and not world.killed
 
 
+def test_an_engine_that_another_client_has_just_killed_is_left_alone(world):
+    """It says nothing; while that is waited for, the other client kills it."""
+    shared = Engine(world, seconds=200)
+    idle = {"call": None, "seconds": 0.0}
+
+    def away():
+        return 101 < world.now < 110
+
+    shared._get_local_state = lambda: RESTARTING if away() else ALIVE
+    hung = SimpleNamespace(remote=lambda: Ref(110 if 1 < world.now < 110 else world.now, idle))
+    shared.status = hung
+    assert handle(world, [shared], elastic=False).generate(CALLS[:1]) == [0]
+    assert not world.killed
+
+
 def test_another_clients_call_that_hangs_does_not_count_against_the_own(world):
     """The engine is killed four times, with a limit of two, before it comes to the own call."""
     shared = Engine(world, seconds=450)
@@ -234,6 +249,18 @@ def test_the_engines_can_be_read_while_they_are_refreshed(world):
     assert (there.actors["p-0"], there.actors["p-2"]) == (stays, joins)
     there.drop("p-1")
     assert len(there.actors) == 2
+
+
+def test_the_first_probe_of_every_engine(world):
+    engines = [Engine(world), Engine(world, born=3)]
+    for number, engine in enumerate(engines):
+        engine.probe = SimpleNamespace(
+            remote=lambda e=engine, n=number: e.answer(1.0, {"token": n})
+        )
+    assert handle(world, engines).probe() == [{"token": 0}, {"token": 1}]
+    engines[1].born = 1000
+    with pytest.raises(EngineError, match=r"engine 2 of 2 \(test\) did not answer its first probe"):
+        handle(world, engines).probe()
 
 
 def test_no_calls(world):

@@ -52,7 +52,7 @@ def calls(step):
 
 
 def version(number):
-    return Adapter(number, f"v{number}") if number else None
+    return Adapter(f"v{number}") if number else None
 
 
 def run(engines, *, steps, staleness, start=0):

@@ -95,7 +95,7 @@ def test_an_error_in_an_engine_is_reported_and_the_engine_lives(pool):
     with pytest.raises(EngineError, match=r"engine . of 2 \(test\) failed.*ValueError: 1 prompts"):
         pool.handle().generate([Call([[5]], n=1, seeds=[])])
     with pytest.raises(EngineError, match="no adapter_model.safetensors"):
-        pool.handle().generate(calls(1), Adapter(5, "/nowhere"))
+        pool.handle().generate(calls(1), Adapter("/nowhere"))
     assert pids(pool) == before
 
 

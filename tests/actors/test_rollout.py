@@ -153,7 +153,7 @@ def test_refused_calls(engine, spec):
 
 def test_an_adapter_that_is_not_there(engine, tmp_path):
     with pytest.raises(EngineError, match="no adapter_model.safetensors"):
-        engine.load_adapter(Adapter(9, str(tmp_path)))
+        engine.load_adapter(Adapter(str(tmp_path)))
 
 
 def test_resolution(monkeypatch):

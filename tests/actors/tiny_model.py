@@ -47,16 +47,16 @@ def build_model(folder: Path) -> str:
     return str(folder)
 
 
-def build_adapter(model: str, folder: Path, version: int) -> Adapter:
+def build_adapter(model: str, folder: Path, seed: int) -> Adapter:
     """A LoRA with both matrices random, strong enough to change every completion."""
-    torch.manual_seed(version)
+    torch.manual_seed(seed)
     lora = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM")
     policy = get_peft_model(Qwen2ForCausalLM.from_pretrained(model), lora)
     for name, parameter in policy.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.2)
     policy.save_pretrained(folder)
-    return Adapter(version, str(folder))
+    return Adapter(str(folder))
 
 
 def prompts(count: int, length: int) -> list[list[int]]:

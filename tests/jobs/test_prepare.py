@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -10,7 +11,7 @@ import pytest
 from jobs import prepare as stage
 from minirec.artifacts import Run
 from minirec.corpus.schema import ITEMS, REJECTED, SAMPLES, TRUTH
-from minirec.errors import ArtifactError, CorpusError
+from minirec.errors import ArtifactError, CorpusError, EngineError
 from minirec.settings import load
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
@@ -199,3 +200,9 @@ def test_changed_files_are_not_taken_for_the_old_ones(cluster, tmp_path):
     with pytest.raises(CorpusError):
         prepare(again, load(None, ["corpus.source=table", f"corpus.path={tmp_path / 'none'}"]))
     assert run.path("corpus", "train.parquet").exists()
+
+
+@pytest.mark.ray
+def test_a_task_that_dies(cluster):
+    with pytest.raises(EngineError, match="prepare ended: its process"):
+        stage.in_task(lambda: os.kill(os.getpid(), signal.SIGKILL))

@@ -82,6 +82,17 @@ def test_options_that_miss_their_partner_are_refused(words, capsys):
 
 @pytest.mark.ray
 @pytest.mark.slow
+def test_a_new_item_that_is_in_the_catalogue(undisturbed, tmp_path, capsys):
+    key = read_table(undisturbed / "corpus" / "items.parquet")["key"][0].as_py()
+    users = jsonl(tmp_path / "u.jsonl", [{"user": "u", "history": [key]}])
+    items = jsonl(tmp_path / "i.jsonl", [{"key": key, "title": "Again"}])
+    words = ["recommend", "--run", str(undisturbed), "--users", str(users), "--items", str(items)]
+    assert main([*words, "--out", str(tmp_path / "out.jsonl")]) == 1
+    assert "is in the catalogue already; leave it out" in capsys.readouterr().err
+
+
+@pytest.mark.ray
+@pytest.mark.slow
 def test_users_and_new_items_through_the_command(undisturbed, tmp_path):
     table = read_table(undisturbed / "corpus" / "items.parquet").to_pydict()
     keys, titles = table["key"], table["title"]

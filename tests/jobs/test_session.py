@@ -7,6 +7,8 @@ import ray
 
 from actors import cluster
 from jobs.session import Session
+from minirec.allocation import Node
+from minirec.errors import ConfigError
 from minirec.settings import load
 
 VARIABLES = ("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S")
@@ -53,3 +55,22 @@ def test_a_trial_on_a_cluster_waits_for_its_room(joined):
 def test_a_trial_in_a_ray_of_its_commands_own_does_not_wait(joined):
     Session(load(None, [])).make_room("train")
     assert joined == []
+
+
+def test_a_ray_of_its_own_refuses_what_it_never_can_hold(joined, monkeypatch):
+    monkeypatch.setattr(cluster, "alive_nodes", lambda: [Node("here", 2, 0)])
+    session = Session(load(None, []))
+    session.wait_for_room([{"CPU": 1.0}] * 2)
+    with pytest.raises(ConfigError, match="asks for 3 CPUs, the cluster has 2"):
+        session.wait_for_room([{"CPU": 1.0}] * 3)
+
+
+@pytest.mark.parametrize(("grows", "room"), [(False, 3), (True, 8)])
+def test_shards_beside_the_engines_of_a_cluster(joined, monkeypatch, grows, room):
+    """No more than are free, unless an autoscaler may add nodes for them."""
+    monkeypatch.setattr(cluster, "grows", lambda: grows)
+    monkeypatch.setattr(cluster, "request_resources", lambda bundles: None)
+    monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 3.5})
+    with Session(load(None, []), on_cluster=True) as session:
+        assert session.room_for(8) == room
+        assert session.room_for(2) == 2

@@ -1,11 +1,13 @@
 """What `minirec submit` refuses before anything is sent, and what a job refuses."""
 
 import asyncio
+import socket
 import threading
 
 import pytest
 from aiohttp import web
 
+import jobs.submit
 from jobs import cli
 from jobs.submit import EXCLUDES, JOB_CONFIG, check_command, check_size, follow, submit
 from minirec.errors import ConfigError, MiniRecError
@@ -122,6 +124,14 @@ def test_nobody_answers(capsys, folder):
     assert cli.main([*words, "--", "run", "run_dir=/x"]) == 1
     assert f"job server at {NOBODY}: Failed to connect" in capsys.readouterr().err
     assert cli.main([*words, "--status", "job"]) == 1
+
+
+def test_a_server_that_takes_the_request_and_is_silent(capsys, monkeypatch):
+    monkeypatch.setattr(jobs.submit, "SILENCE_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        assert cli.main(["submit", "--address", address, "--status", "job"]) == 1
+    assert f"job server at {address}" in capsys.readouterr().err
 
 
 class JobServer:
