@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minirec.corpus.table import Sample, load_catalogue, load_samples
-from minirec.evaluation.ranking import metrics
+from minirec.evaluation.ranking import per_sample
 from minirec.model import demo
 from minirec.model.recommender import Encoder, item_table, trainable_policy
 from minirec.rl import grpo
@@ -71,7 +71,7 @@ class Bench:
             target, mask = self.masked(samples)
             scores = item_scores(hidden, items=table, temperature=self.config.temperature)
             ranks.append(rank_target(scores, target=target, mask=mask).rank)
-        return metrics(torch.cat(ranks).numpy().astype(np.int64))["ndcg@10"]
+        return float(per_sample(torch.cat(ranks).numpy().astype(np.int64))["ndcg@10"].mean())
 
     def curve(self, kind: str, *, steps: int, learning_rate: float) -> list[float]:
         """Quality before, and after each quarter of the steps."""

@@ -62,6 +62,7 @@ def contenders(config: Config, *, folder: Path) -> list[Contender]:
                 **({"selection.curriculum": FREE_ORDER} if method in FREE else {}),
                 "training.start": config.training.start if method == "minirec" else "base",
                 "selection.budget": budget,
+                "training.patience": None,  # all train as long
                 "training.steps": length if table == EQUAL_STEPS else None,
                 "training.epochs": length if table == EQUAL_EPOCHS else 1.0,
             }
@@ -75,17 +76,18 @@ def selection_of(method: str) -> dict[str, Any]:
     """Dotted settings of the selection that a method stands for.
 
     The paper's selection is that of its preset; a baseline chooses, and is trained in the order
-    of the config, as ours is, unless it is one of `FREE`.
+    of the config, as ours is, unless it is one of `FREE`. No baseline reads `selection.directions`,
+    so none is charged with the gradients that these may need.
     """
     if method in PRESETS:
         values = preset_values(method)["selection"]
         return {"selection.method": "value"} | {f"selection.{k}": v for k, v in values.items()}
-    return {"selection.method": method}
+    return {"selection.method": method, "selection.directions": "head_hvp"}
 
 
 def _full(config: Config, seed: int, folder: Path) -> Contender:
     values = {
-        "selection.method": FULL,
+        **selection_of(FULL),
         "selection.curriculum": FREE_ORDER,
         "training.start": "base",
         "training.steps": config.compare.full_steps,

@@ -85,6 +85,11 @@ class TrainingConfig(Section):
                 f"which are up to {self.item_refresh_steps - 1} steps older; set "
                 f"item_refresh_steps to 1 or item_candidates to batch"
             )
+        if self.importance_cap < 1 + self.clip_high:
+            raise ValueError(
+                f"importance_cap {self.importance_cap:g} is below 1 + clip_high "
+                f"{self.clip_high:g}, so that no ratio would ever reach the upper clip; raise it"
+            )
         if self.checkpoint_steps % self.item_refresh_steps:
             raise ValueError(
                 f"checkpoint_steps {self.checkpoint_steps} must be a multiple of "

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from markupsafe import Markup
 
 from minirec.evaluation import plots
 from minirec.evaluation.diagnostics import Foretold, Overlaps
+from minirec.evaluation.pages import template
 from minirec.evaluation.paired import Difference
 from minirec.evaluation.standings import Place, Race
 
@@ -41,15 +40,7 @@ def render(
         overlap: number of samples selected, and what each pair of methods shares.
         foretold: name of a score, samples selected, and how well it foretells quality.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals.update(cells=cells, headings=headings)
-    return environment.get_template("comparison.html.j2").render(
+    return template("comparison.html.j2", cells=cells, headings=headings).render(
         name=name,
         races=[(race, [Markup(svg) for svg in _plots(race)]) for race in races],
         rows=rows,

@@ -52,6 +52,7 @@ def draw(name: str, label: str, paint: Callable[[Axes], None]) -> str:
     return _inline(buffer.getvalue(), name, label)
 
 
+MOST_TIPS = 300  # of a curve; each is an element of the page
 TIP = "tip:"
 """Starts the id of what a browser is to describe while the pointer is over it."""
 
@@ -106,7 +107,14 @@ def curve(ax: Axes, steps: Numbers, values: Numbers, *, title: str) -> None:
     padded = np.concatenate([np.full(width - 1, values[0]), values])
     mean = np.convolve(padded, np.ones(width) / width, mode="valid")
     ax.plot(steps, mean, color=KEPT, linewidth=1.8)
-    tips(ax, steps, values, [f"step {s}: {v:.4f}" for s, v in zip(steps, values, strict=True)])
+    shown = np.unique(np.linspace(0, len(values) - 1, MOST_TIPS).round().astype(int))
+    at = np.asarray(steps)[shown]
+    tips(
+        ax,
+        at,
+        values[shown],
+        [f"step {s}: {v:.4f}" for s, v in zip(at, values[shown], strict=True)],
+    )
     ax.set(title=title, xlabel="optimizer step")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 

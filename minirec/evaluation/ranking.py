@@ -42,11 +42,6 @@ def per_sample(ranks: ArrayLike, *, cutoffs: Sequence[int] = (5, 10, 20, 50)) ->
     return result
 
 
-def metrics(ranks: ArrayLike, *, cutoffs: Sequence[int] = (5, 10, 20, 50)) -> dict[str, float]:
-    """Mean of each metric; arguments and errors as for `per_sample`."""
-    return {name: float(x.mean()) for name, x in per_sample(ranks, cutoffs=cutoffs).items()}
-
-
 def bootstrap_means(values: ArrayLike, *, resamples: int, seed: int) -> Floats:
     """Means over resamples of the rows, the same rows for every column.
 

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -21,6 +20,7 @@ from minirec.artifacts import Run, located, read_json, read_table
 from minirec.config import ScoringConfig
 from minirec.errors import ArtifactError
 from minirec.evaluation import plots
+from minirec.evaluation.pages import template
 from minirec.evaluation.samples import examples, frame, listed
 from minirec.selection import screening
 from minirec.selection.learnability import chance_level
@@ -55,14 +55,7 @@ def render(run_root: Path) -> str:
     data = frame(tables)
     evaluation = read_json(root / "evaluation.json")
     costs = _costs(root)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("report.html.j2")
+    page = template("report.html.j2")
     script = (Path(__file__).parent / "samples.js").read_text(encoding="utf-8")
     selection = config.get("selection", {})
     return page.render(

@@ -14,11 +14,10 @@ NEAR = 0.05
 
 
 def frame(tables: dict[str, Any]) -> pd.DataFrame:
-    """Scores, features and selection of every train sample, indexed by sample_id.
+    """Scores, features and selection of every scored sample of train, indexed by sample_id.
 
     Adds ``kept``, ``hits`` (rollouts above chance), ``lift`` (of the screen if there are no
-    rollouts) and ``nearest`` (cosine distance to
-    the nearest other kept sample).
+    rollouts) and ``nearest`` (cosine distance to the nearest other kept sample).
     """
     data = tables["scores"].set_index("sample_id")
     data = data.join(tables["features"].set_index("sample_id"), how="left")

@@ -116,9 +116,9 @@ def race(
     full = next((key for key in groups if key[1] == "full"), None)
     names = {method for _, method in groups}
     references = [name for name in references if name in names]
-    seeds = {key: sorted(one.row["seed"] for one in group) for key, group in groups.items()}
-    most = max(map(len, seeds.values()), default=0)
-    whole = {key: values for key, values in ndcg.items() if len(seeds[key]) == most}
+    seeds = {key: {one.row["seed"] for one in group} for key, group in groups.items()}
+    every = set().union(*seeds.values())
+    whole = {key: values for key, values in ndcg.items() if seeds[key] == every}
     against = {
         name: _against(name, whole, full, resamples=resamples, seed=seed) for name in references
     }

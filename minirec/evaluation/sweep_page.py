@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from minirec.evaluation import plots
 from minirec.evaluation.front import Choice, Point
+from minirec.evaluation.pages import template
 
 
 def render(
@@ -29,14 +28,7 @@ def render(
         points: settings of which every seed has finished; may be empty.
         choice: None if there are no points.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("sweep.html.j2").render(
+    return template("sweep.html.j2").render(
         name=name,
         rows=rows,
         points=sorted(points, key=lambda p: p.rollouts),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -59,19 +60,24 @@ class Encoder:
     def fitting(self, titles: Sequence[str]) -> tuple[list[str], list[int]]:
         """The last titles, which fit into a prompt, and its token ids; raises as `prompt`."""
         limit = self.config.max_prompt_tokens
-        shown = [self.cut(title, self.config.max_item_tokens) for title in titles]
-        while True:
-            text = self.text(self._say(shown))
-            ids = list(self.tokenizer.encode(text, add_special_tokens=False))
-            if len(ids) <= limit:
-                return shown, ids
-            if len(shown) <= 1:
-                raise ConfigError(
-                    f"a prompt with one title takes {len(ids)} tokens; raise "
-                    f"model.max_prompt_tokens (now {limit}) or lower model.max_item_tokens"
-                )
-            excess = (len(ids) - limit) * len(shown) // len(ids)
-            shown = shown[max(1, excess) :]
+        titles = [self.cut(title, self.config.max_item_tokens) for title in titles]
+
+        def tokens(dropped: int) -> list[int]:
+            text = self.text(self._say(titles[dropped:]))
+            return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+        dropped, ids = 0, tokens(0)
+        if len(ids) > limit and len(titles) > 1:
+            candidates = range(1, len(titles))
+            dropped = 1 + bisect_left(candidates, True, key=lambda n: len(tokens(n)) <= limit)
+            dropped = min(dropped, len(titles) - 1)
+            ids = tokens(dropped)
+        if len(ids) > limit:
+            raise ConfigError(
+                f"a prompt with one title takes {len(ids)} tokens; raise "
+                f"model.max_prompt_tokens (now {limit}) or lower model.max_item_tokens"
+            )
+        return titles[dropped:], ids
 
     @property
     def has_template(self) -> bool:
@@ -138,7 +144,9 @@ class Policy(nn.Module):
             assert starts is not None
             return self._shared(sequences, starts, rollouts)
         ids, mask = pad(sequences, self.pad_id, self.device)
-        states = self.causal.base_model(input_ids=ids, attention_mask=mask).last_hidden_state
+        states = self.causal.base_model(
+            input_ids=ids, attention_mask=mask, use_cache=False
+        ).last_hidden_state
         lengths = mask.sum(1)
         rows = torch.arange(len(sequences), device=self.device)
         hidden = _at_least_float32(states[rows, lengths - 1])
@@ -178,7 +186,10 @@ class Policy(nn.Module):
             device=self.device,
         )
         states = self.causal.base_model(
-            input_ids=packed.ids, attention_mask=packed.mask, position_ids=packed.positions
+            input_ids=packed.ids,
+            attention_mask=packed.mask,
+            position_ids=packed.positions,
+            use_cache=False,
         ).last_hidden_state.flatten(0, 1)
         hidden = _at_least_float32(states[packed.last])
         # The end of a prompt predicts the first token of each of its rollouts. On the CPU the

@@ -121,16 +121,20 @@ def losses(
         log_presence=None if log_presence is None else log_presence[batch_items],
     )
     log_ratio = logprobs[written].detach() - behaviour
-    spread = rewards.max(1).values - rewards.min(1).values
     sums = {
         "reward": float(rewards.mean(1).sum()),
-        "dead_groups": float((spread < t.advantage_floor).sum()),
+        "dead_groups": _dead_groups(rewards, floor=t.advantage_floor),
         "abs_log_ratio": float(log_ratio.abs().sum()),
         "clipped_tokens": float(grpo.is_clipped(log_ratio, weight, clip=objective.clip).sum()),
         "token_loss": float(token.detach()),
         "item_loss": float(-(advantage[rows, best] * log_p).sum()),
     }
     return Losses(token, item, sums)
+
+
+def _dead_groups(rewards: Tensor, *, floor: float) -> float:
+    """Groups (rows) whose rewards are hardly apart, from which next to nothing is learnt."""
+    return float((rewards.max(1).values - rewards.min(1).values < floor).sum())
 
 
 def rollout_rewards(

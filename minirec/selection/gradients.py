@@ -50,24 +50,6 @@ def head_gradient(
     return head.gradient()
 
 
-def head_hvp(
-    hidden: Tensor,
-    *,
-    items: Tensor,
-    target: Tensor,
-    temperature: float = 0.02,
-    mask: Tensor | None = None,
-    block: int = 16384,
-) -> Tensor:
-    """Hessian of the head loss times its own gradient; arguments as for `head_features`.
-
-    Returns:
-        (B, d) in float32, or float64 for float64 input.
-    """
-    head = _Head(hidden, items, target, temperature, mask, block)
-    return head.hvp(head.gradient())
-
-
 def head_features(
     hidden: Tensor,
     *,

@@ -17,7 +17,7 @@ def alignment(vectors: ArrayLike, *, rows_at_once: int = 8192) -> Floats:
     made the vectors in which batch. If the mean is zero there is no common way: all results are 0.
 
     Args:
-        vectors: (N, d) one direction per sample, for example from `gradients.head_hvp`.
+        vectors: (N, d) one direction per sample, for example `gradients.head_features(...).hvp`.
         rows_at_once: rows that are raised to float64 at a time.
 
     Returns:

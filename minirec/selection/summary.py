@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import spearmanr
 
 from minirec.selection.checks import Floats
 from minirec.selection.features import Features
 from minirec.selection.pipeline import Scores, plain_top
-from minirec.selection.value import normalised_rank
 
 PERCENTILES = (5, 25, 50, 75, 95)
 
@@ -68,4 +68,4 @@ def _spearman(first: Floats, second: Floats) -> str:
     """Spearman correlation, ties sharing their mean rank; undefined if one does not vary."""
     if np.ptp(first) == 0 or np.ptp(second) == 0:
         return "undefined (all are equal)"
-    return f"{np.corrcoef(normalised_rank(first), normalised_rank(second))[0, 1]:.2f}"
+    return f"{spearmanr(first, second).statistic:.2f}"

@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.stats import rankdata
 
 from minirec.selection.checks import Floats, nonnegative
 
@@ -57,6 +58,4 @@ def normalised_rank(values: ArrayLike) -> Floats:
     array = np.asarray(values, dtype=np.float64)
     if len(array) == 1:
         return np.array([0.5])
-    _, inverse, counts = np.unique(array, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return ((last - counts + last - 1) / 2)[inverse] / (len(array) - 1)
+    return (rankdata(array) - 1) / (len(array) - 1)

@@ -121,6 +121,17 @@ def test_where_a_seed_has_failed_there_is_no_difference():
     assert [place.differences["random"] for place in found.places] == [None] * 5
 
 
+def test_as_many_seeds_are_no_pair_where_they_are_others():
+    """Each method has lost one, and each another one."""
+    found = race(
+        [trained("random", 1, [0.0, 0.0]), trained("minirec", 2, [0.5, 0.5])],
+        table="steps",
+        references=["random"],
+        **DRAWS,
+    )
+    assert [place.differences["random"] for place in found.places] == [None] * 2
+
+
 def test_the_page_has_every_row_and_escapes():
     found = small_race()
     row = dict.fromkeys(
@@ -215,3 +226,23 @@ def test_what_is_charged_no_reward_is_not_ordered_by_it():
 
 def test_trials_rank_samples_of_train_too():
     assert compared("compare.methods=[random]")[0].config.evaluation.train_samples == 256
+
+
+def test_settings_of_ours_reach_no_other_method():
+    """Else `paper` were not the paper's, and baselines were charged with gradients."""
+    found = compared(
+        "compare.methods=[random, less, paper, minirec]", "selection.directions=lora_projected"
+    )
+    reads = {t.method: t.config.selection.needs_lora_gradients for t in found}
+    assert reads == {"full": False, "random": False, "less": True, "paper": False, "minirec": True}
+    assert {t.config.selection.directions for t in found if t.method == "paper"} == {"head_hvp"}
+
+
+def test_trials_of_equal_steps_do_not_stop_early():
+    found = compared(
+        "compare.methods=[random]", "training.patience=2", "training.validation_steps=5"
+    )
+    assert {trial.method: trial.config.training.patience for trial in found} == {
+        "full": 5,
+        "random": None,
+    }

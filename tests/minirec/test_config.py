@@ -82,6 +82,7 @@ def test_dump_can_be_loaded_again(tmp_path):
             "training={item_candidates: catalogue, item_refresh_steps: 5}",
             "set item_refresh_steps to 1 or item_candidates to batch",
         ),
+        ("training.clip_high=1.5", "importance_cap 2 is below 1 + clip_high 1.5"),
         ("training={item_refresh_steps: 4}", "must be a multiple of item_refresh_steps 4"),
         ("zzz=1", "the config has compare, corpus, evaluation"),
     ],

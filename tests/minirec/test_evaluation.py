@@ -9,7 +9,6 @@ import pytest
 
 from minirec.evaluation.ranking import (
     bootstrap_means,
-    metrics,
     per_sample,
     sample_groups,
     summarise,
@@ -23,6 +22,10 @@ from minirec.evaluation.references import (
     title_ranks,
     title_vectors,
 )
+
+
+def metrics(ranks, **options):
+    return {name: values.mean() for name, values in per_sample(ranks, **options).items()}
 
 
 def test_metrics_by_hand():

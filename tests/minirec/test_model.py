@@ -47,6 +47,16 @@ def test_a_long_history_loses_its_oldest_titles(encoder):
     assert "Old Title 0 " not in text
 
 
+@pytest.mark.parametrize("old", ["Jazz Piano Night Sax Morning", "Trail"])
+def test_as_many_titles_as_fit(encoder, old):
+    """Also where those that go are much longer or shorter than those that stay."""
+    titles = [old] * 30 + ["Robot"] * 20
+    shown, ids = encoder.fitting(titles)
+    whole = [n for n in range(1, 51) if len(encoder.fitting(titles[-n:])[0]) == n]
+    assert shown == titles[-whole[-1] :] and whole == [*range(1, len(shown) + 1)]
+    assert len(shown) < 50 and len(ids) <= CONFIG.max_prompt_tokens
+
+
 def test_a_prompt_that_cannot_fit_is_refused(folder):
     small = CONFIG.model_copy(update={"max_prompt_tokens": 16, "max_item_tokens": 60})
     with pytest.raises(ConfigError, match="max_prompt_tokens"):

@@ -18,6 +18,7 @@ from minirec.artifacts import Run, read_table, write_json, write_table
 from minirec.config import Config, SelectionConfig
 from minirec.corpus import schema
 from minirec.errors import ArtifactError, ConfigError
+from minirec.evaluation import plots
 from minirec.evaluation.ranking import sample_groups, summarise
 from minirec.evaluation.report import render
 from minirec.evaluation.samples import cause
@@ -338,3 +339,12 @@ def test_report_names_the_missing_artifact(tmp_path):
     run = make_run(tmp_path / "run")
     with pytest.raises(ArtifactError, match=r"scores\.parquet is missing"):
         render(run.root)
+
+
+def test_a_long_curve_has_few_tips_with_both_ends():
+    steps = range(1, 5001)
+    page = plots.draw(
+        "long", "a curve", lambda ax: plots.curve(ax, steps, np.zeros(5000), title="t")
+    )
+    assert page.count(">step ") == plots.MOST_TIPS
+    assert ">step 1:" in page and ">step 5000:" in page

@@ -9,7 +9,6 @@ from torch.autograd import grad
 from minirec.selection.gradients import (
     head_features,
     head_gradient,
-    head_hvp,
     rollout_gradient,
 )
 
@@ -51,7 +50,7 @@ def test_head_features_equal_double_backward(temperature, masked, block):
     gradient, hvp = by_autograd(hidden, items, target, temperature, mask)
     options = {"items": items, "target": target, "temperature": temperature, "mask": mask}
     assert relative(head_gradient(hidden, **options, block=block), gradient) < 1e-10
-    assert relative(head_hvp(hidden, **options, block=block), hvp) < 1e-10
+    assert relative(head_features(hidden, **options, block=block).hvp, hvp) < 1e-10
 
 
 def test_float32():
@@ -111,8 +110,8 @@ def test_half_precision_is_raised():
 
 def test_the_neighbours_in_the_batch_do_not_matter():
     hidden, items, target, mask = case()
-    whole = head_hvp(hidden, items=items, target=target, mask=mask)
-    alone = head_hvp(hidden[2:3], items=items, target=target[2:3], mask=mask[2:3])
+    whole = head_features(hidden, items=items, target=target, mask=mask).hvp
+    alone = head_features(hidden[2:3], items=items, target=target[2:3], mask=mask[2:3]).hvp
     assert relative(alone[0], whole[2]) < 1e-10
 
 
@@ -143,7 +142,7 @@ def test_refusals():
         head_gradient(hidden, items=items, target=target)
     hidden[1, 0] = torch.nan
     with pytest.raises(ValueError, match="hidden row 1 has length nan"):
-        head_hvp(hidden, items=items, target=target)
+        head_features(hidden, items=items, target=target)
     hidden = torch.ones_like(hidden)
     with pytest.raises(ValueError, match=r"target row 4 is 30; expected 0\.\.29"):
         head_gradient(hidden, items=items, target=torch.tensor([0, 1, 2, 3, 30]))
