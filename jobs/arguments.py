@@ -35,12 +35,16 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--overwrite",
             action="store_true",
-            help="redo what was made with other settings; a single stage is redone anyway",
+            help="redo what was made with other settings; a stage that is the command, always",
         )
         if name == "select":
             _table_arguments(command)
     text = "print what a run would do, without starting anything"
     _config_arguments(_command(commands, "plan", text))
+    text = "list the settings, with their defaults and what they mean"
+    _command(commands, "settings", text).add_argument(
+        "section", nargs="?", default="", metavar="SECTION", help="e.g. selection; default: all"
+    )
     _submit_arguments(commands)
     _export_arguments(commands)
     _recommend_arguments(commands)
@@ -54,9 +58,12 @@ def _command(commands: argparse._SubParsersAction, name: str, text: str) -> argp
 
 
 def _config_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--config", metavar="FILE", help="YAML file; see configs/")
+    command.add_argument("--config", metavar="FILE", help="YAML file such as those in configs/")
     command.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="e.g. selection.budget=0.2"
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="e.g. selection.budget=0.2; `minirec settings` lists all",
     )
 
 

@@ -19,6 +19,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if arguments.command == "recommend":
             return _recommend(arguments)
+        if arguments.command == "settings":
+            return _settings(arguments)
         if arguments.command == "submit":
             return _submit(arguments)
         if arguments.command == "export":
@@ -146,6 +148,14 @@ def _select_table(arguments: argparse.Namespace) -> int:
         overwrite=arguments.overwrite,
         say=lambda line: console.print(f"select: {line}", markup=False),
     )
+    return 0
+
+
+def _settings(arguments: argparse.Namespace) -> int:
+    from jobs.summary import print_settings
+    from minirec.settings import described
+
+    print_settings(described(arguments.section))
     return 0
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 from rich.table import Table
+from rich.text import Text
 
 from jobs.console import console
 from minirec.artifacts import Run, read_json
@@ -15,6 +19,14 @@ def print_plan(rows: list[tuple[str, str, str]]) -> None:
     for stage, what, value in rows:
         table.add_row("" if stage == before else stage, what, value)
         before = stage
+    console.print(table)
+
+
+def print_settings(settings: list[tuple[str, Any, str]]) -> None:
+    """A setting in each row: key, default, meaning."""
+    table = Table("setting", "default", "meaning")
+    for key, default, meaning in settings:
+        table.add_row(Text(key), Text(json.dumps(default)), Text(meaning))
     console.print(table)
 
 
@@ -51,7 +63,5 @@ def print_recommendation(analysis: str, items: list[tuple[str, float]]) -> None:
     console.print("Analysis:", analysis.strip(), markup=False)
     table = Table("#", "item", "cosine")
     for place, (title, cosine) in enumerate(items, 1):
-        from rich.text import Text
-
         table.add_row(str(place), Text(title), f"{cosine:.4f}")
     console.print(table)

@@ -7,12 +7,12 @@ torch nor ray, so that a typo is answered at once.
 from __future__ import annotations
 
 import re
-from datetime import date, datetime
 from typing import Any, Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from minirec.compare_config import CompareConfig
+from minirec.corpus_config import CorpusConfig
 from minirec.resources_config import ResourcesConfig
 from minirec.section import Section
 from minirec.sweep_config import SweepConfig
@@ -20,92 +20,13 @@ from minirec.tracking_config import TrackingConfig
 from minirec.training_config import ProxyTrainingConfig, TrainingConfig
 
 
-class DemoConfig(Section):
-    """The generated corpus with planted truth (`minirec.corpus.demo`)."""
-
-    users: int = Field(420, ge=20, description="number of users")
-    items: int = Field(300, ge=20, description="number of items")
-    tastes: int = Field(10, ge=2, description="number of latent tastes")
-    events_per_user: int = Field(8, ge=3, description="mean number of events of a user")
-    trivial: float = Field(0.1, ge=0, le=1, description="share of events on the bestsellers")
-    noise: float = Field(0.25, ge=0, le=1, description="share of events drawn at random")
-    duplicates: float = Field(0.15, ge=0, le=1, description="share of users that copy another")
-
-    @model_validator(mode="after")
-    def _shares(self) -> DemoConfig:
-        if self.trivial + self.noise > 1:
-            raise ValueError(
-                f"trivial + noise is {self.trivial + self.noise:g}; lower one, "
-                f"so that they sum to 1 or less"
-            )
-        if self.tastes > self.items:
-            raise ValueError(f"{self.tastes} tastes exceed {self.items} items; lower tastes")
-        return self
-
-
-class CorpusConfig(Section):
-    """Where interactions come from and how they become samples."""
-
-    source: Literal["amazon", "movielens", "recbole", "table", "demo"] = "demo"
-    path: str | None = Field(None, description="folder with the source's files")
-    ratings: str | None = Field(None, description="interactions file; default: found in path")
-    metadata: str | None = Field(None, description="catalogue file; default: found in path")
-    columns: dict[str, str] = Field(
-        default_factory=dict,
-        description="for source table: user, item, rating, time, title, text -> column of the file",
-    )
-    category: str | None = Field(None, description="name of the domain, words the prompts")
-    download: bool | Literal["5core"] = Field(
-        False, description="fetch the Amazon 2023 category; 5core: users and items with 5 events"
-    )
-    start: str | None = Field(None, description="first day kept, YYYY-MM-DD, UTC")
-    end: str | None = Field(None, description="first day no longer kept, YYYY-MM-DD, UTC")
-    k_core: int = Field(1, ge=1, description="each user and item keeps at least this many events")
-    history: int = Field(10, ge=1, description="most recent events shown to the policy")
-    min_history: int = Field(1, ge=1, description="events a user needs before a target counts")
-    min_rating: float | None = Field(None, description="events rated below are dropped")
-    rating_range: tuple[float, float] = Field((0.0, 5.0), description="lowest and highest rating")
-    max_rejected: float = Field(0.01, ge=0, le=1, description="share of malformed rows that stops")
-    split: tuple[float, float, float] = Field((0.8, 0.1, 0.1), description="train, valid, test")
-    demo: DemoConfig = DemoConfig()
-
-    @field_validator("start", "end", mode="before")
-    @classmethod
-    def _day(cls, day: Any) -> Any:
-        if isinstance(day, date):  # as YAML reads 2020-01-31
-            return day.isoformat()[:10]
-        try:
-            return day if day is None else datetime.strptime(day, "%Y-%m-%d").date().isoformat()
-        except (TypeError, ValueError):
-            raise ValueError(f"{day!r} is not a date; write YYYY-MM-DD") from None
-
-    @model_validator(mode="after")
-    def _check(self) -> CorpusConfig:
-        if abs(sum(self.split) - 1) > 1e-9 or min(self.split) <= 0:
-            raise ValueError(f"split {self.split} must be three positive shares that sum to 1")
-        if self.source != "demo" and not (self.path or self.ratings):
-            raise ValueError(f"source {self.source} needs corpus.path or corpus.ratings")
-        if self.rating_range[0] >= self.rating_range[1]:
-            raise ValueError(f"rating_range {self.rating_range} must rise")
-        if self.start and self.end and self.start >= self.end:
-            raise ValueError(f"start {self.start} is not before end {self.end}; swap or mend them")
-        files = ("path", "ratings", "metadata", "columns", "download")
-        given = [name for name in files if getattr(self, name)]
-        if self.source == "demo" and given:
-            raise ValueError(
-                f"{given[0]} has no effect with source demo, which is generated; name the source "
-                f"of your files or leave {given[0]} out"
-            )
-        return self
-
-
 class DemoModelConfig(Section):
     """The tiny Qwen2 that is built from the corpus when ``model.name`` is ``demo``."""
 
     vocabulary: int = Field(1500, ge=300, description="tokens of the byte-level BPE tokenizer")
-    hidden_size: int = Field(128, ge=32)
-    layers: int = Field(2, ge=1)
-    heads: int = Field(4, ge=1)
+    hidden_size: int = Field(128, ge=32, description="width")
+    layers: int = Field(2, ge=1, description="transformer blocks")
+    heads: int = Field(4, ge=1, description="attention heads")
     warmup_steps: int = Field(150, ge=1, description="steps of training before any reward")
     warmup_match: float = Field(
         0,
@@ -114,7 +35,7 @@ class DemoModelConfig(Section):
         "analyses that repeat words of the list; 0: none",
     )
     warmup_batch: int = Field(32, ge=1, description="texts per warm-up step")
-    warmup_learning_rate: float = Field(2e-3, gt=0)
+    warmup_learning_rate: float = Field(2e-3, gt=0, description="of the warm-up")
 
     @model_validator(mode="after")
     def _check(self) -> DemoModelConfig:
@@ -130,10 +51,10 @@ class ModelConfig(Section):
     """The policy: a causal LM of transformers with a LoRA adapter."""
 
     name: str = Field("demo", description="Hugging Face name, local folder, or demo")
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    trust_remote_code: bool = False
-    lora_rank: int = Field(16, ge=1)
-    lora_alpha: float = Field(32.0, gt=0)
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the weights")
+    trust_remote_code: bool = Field(False, description="run code that comes with the model")
+    lora_rank: int = Field(16, ge=1, description="r of the adapter")
+    lora_alpha: float = Field(32.0, gt=0, description="the adapter counts alpha / r times")
     lora_targets: str = Field("all-linear", description="peft target modules")
     temperature: float = Field(0.02, gt=0, description="tau of the item softmax")
     max_item_tokens: int = Field(48, ge=4, description="item text is cut to this many tokens")
@@ -144,12 +65,20 @@ class ModelConfig(Section):
 class RolloutConfig(Section):
     """The pool of rollout engines."""
 
-    engine: Literal["auto", "vllm", "transformers"] = "auto"
-    adapter: Literal["auto", "lora", "merged"] = "auto"
-    max_new_tokens: int = Field(24, ge=1)
-    temperature: float = Field(1.0, gt=0)
+    engine: Literal["auto", "vllm", "transformers"] = Field(
+        "auto", description="auto: vLLM where it is installed"
+    )
+    adapter: Literal["auto", "lora", "merged"] = Field(
+        "auto",
+        description="how the adapter reaches an engine: as LoRA, or merged into the weights; auto "
+        "merges on the CPU",
+    )
+    max_new_tokens: int = Field(24, ge=1, description="length of a completion")
+    temperature: float = Field(1.0, gt=0, description="of sampling")
     prompts_per_call: int = Field(32, ge=1, description="prompts in one generate call")
-    gpu_memory_utilization: float = Field(0.4, gt=0, le=1)
+    gpu_memory_utilization: float = Field(
+        0.4, gt=0, le=1, description="share of a GPU's memory that an engine takes"
+    )
     kv_cache_mib: int = Field(128, ge=16, description="KV cache of a CPU engine, MiB")
     deadline_s: float = Field(300, gt=0, description="seconds that one call may take")
     start_deadline_s: float = Field(
@@ -179,7 +108,7 @@ class RewardConfig(Section):
 class ProxyConfig(Section):
     """The proxy policy (method, section 2): GRPO on a small random subset."""
 
-    samples: int = Field(256, ge=1)
+    samples: int = Field(256, ge=1, description="drawn at random")
     training: ProxyTrainingConfig = ProxyTrainingConfig()
 
 
@@ -300,7 +229,11 @@ class SelectionConfig(Section):
         "ccs",
         "less",
     ] = Field("value", description="value: the paper's criteria; the others are baselines")
-    learnability: Literal["gaussian", "gaussian_live", "hit_variance"] = "gaussian"
+    learnability: Literal["gaussian", "gaussian_live", "hit_variance"] = Field(
+        "gaussian",
+        description="gaussian_live: only of samples with a rollout above chance; hit_variance: p "
+        "(1 - p) of the share of rollouts above chance",
+    )
     lift: bool = Field(False, description="learnability of the reward above chance")
     mu: float | None = Field(0.5, description="centre of the Gaussian; null: the median")
     sigma: float | None = Field(None, gt=0, description="width; null: the standard deviation")
@@ -308,12 +241,16 @@ class SelectionConfig(Section):
         None, description="samples with a lower mean lift are not selected"
     )
     alpha: float = Field(1.0, ge=0, description="weight of learnability")
-    fusion: Literal["sum", "rank"] = "sum"
+    fusion: Literal["sum", "rank"] = Field(
+        "sum", description="of the two criteria: their sum, or the mean of their ranks"
+    )
     directions: Literal["head_hvp", "head_gradient", "lora_projected"] = Field(
         "head_hvp", description="vectors of representativeness"
     )
     shards: int = Field(1, ge=1, description="Ray actors that share the rows of MaxMin")
-    curriculum: Literal["grouped", "easy_to_hard", "hard_to_easy", "shuffled"] = "grouped"
+    curriculum: Literal["grouped", "easy_to_hard", "hard_to_easy", "shuffled"] = Field(
+        "grouped", description="order of training; grouped: from easy to hard by groups"
+    )
     groups: int = Field(4, ge=1, description="groups of the curriculum, K")
 
     @field_validator("budget", mode="before")
@@ -334,10 +271,12 @@ class SelectionConfig(Section):
 class EvaluationConfig(Section):
     """Full ranking of valid and test (method, section 9)."""
 
-    cutoffs: tuple[PositiveInt, ...] = Field((5, 10, 20, 50), min_length=1)
+    cutoffs: tuple[PositiveInt, ...] = Field(
+        (5, 10, 20, 50), min_length=1, description="k of HR@k and NDCG@k"
+    )
     bootstrap: int = Field(1000, ge=1, description="resamples of the confidence intervals")
     policies: tuple[Literal["base", "proxy", "trained"], ...] = Field(
-        ("base", "trained"), min_length=1
+        ("base", "trained"), min_length=1, description="which are evaluated"
     )
     train_samples: PositiveInt | None = Field(
         None, description="samples of train that base and trained policy rank too, drawn by seed"
@@ -348,8 +287,10 @@ class Config(Section):
     """A whole run."""
 
     run_dir: str = Field("runs/demo", description="a folder, s3://... or gs://...")
-    seed: int = Field(42, ge=0)
-    preset: Literal["minirec", "paper", "paper-amazon"] = "minirec"
+    seed: int = Field(42, ge=0, description="of all random draws")
+    preset: Literal["minirec", "paper", "paper-amazon"] = Field(
+        "minirec", description="settings that a file and the command line may change"
+    )
     corpus: CorpusConfig = CorpusConfig()
     model: ModelConfig = ModelConfig()
     rollout: RolloutConfig = RolloutConfig()

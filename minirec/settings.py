@@ -7,16 +7,23 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from minirec.config import Config
 from minirec.errors import ConfigError
 from minirec.remote import located
 
 RENAMED = {"workers": "training_workers", "tensor_parallel": "gpus_per_engine"}
+PLAINER = {
+    "missing": "it has too few values",
+    "too_short": "it is empty",
+    "dict_type": "expected names with values, {name: value}",
+}
+"""Instead of what pydantic says."""
 PRESETS = Path(__file__).parent / "presets"
 
 
@@ -119,21 +126,65 @@ def valid_keys(model: type[BaseModel] = Config, prefix: str = "") -> list[str]:
     """Every dotted key of the config."""
     keys = []
     for name, field in model.model_fields.items():
-        kinds = (field.annotation, *get_args(field.annotation))  # a section may also be null
-        sections = [k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)]
+        sections = _sections(field)
         for section in sections:
             keys += valid_keys(section, f"{prefix}{name}.")
-        if not sections or len(kinds) > 1:
+        if not sections or len(_kinds(field)) > 1:
             keys.append(prefix + name)
     return keys
+
+
+def _kinds(field: FieldInfo) -> tuple[Any, ...]:
+    """What a setting may be: its type and, of a union, each of them."""
+    return (field.annotation, *get_args(field.annotation))
+
+
+def _sections(field: FieldInfo) -> list[type[BaseModel]]:
+    """The section that a key stands for, if it does; it may also be null."""
+    return [k for k in _kinds(field) if isinstance(k, type) and issubclass(k, BaseModel)]
+
+
+def described(section: str = "") -> list[tuple[str, Any, str]]:
+    """Key, default and meaning of every setting of a section, or of one; of all for "".
+
+    Raises:
+        ConfigError: there is no such section or setting, with the nearest one.
+    """
+    keys = [key for key in valid_keys() if f"{key}.".startswith(f"{section}." if section else "")]
+    if not keys:
+        raise ConfigError(f"{section} is not a setting; {_advice(section)}")
+    defaults = load().model_dump(mode="json")
+    return [(key, _at(defaults, key), _meaning(key)) for key in keys]
+
+
+def _at(tree: Any, key: str) -> Any:
+    """The value of a dotted key; None below a section that is null."""
+    for name in key.split("."):
+        tree = None if tree is None else tree[name]
+    return tree
+
+
+def _meaning(key: str) -> str:
+    """The description of a setting, with the words that it may be."""
+    *parents, leaf = key.split(".")
+    model: type[BaseModel] = Config
+    for name in parents:
+        model = _sections(model.model_fields[name])[0]
+    field = model.model_fields[leaf]
+    choices = [c for kind in _kinds(field) if get_origin(kind) is Literal for c in get_args(kind)]
+    words = f" ({', '.join(map(str, choices))})" if choices else ""
+    return f"{field.description or ''}{words}"
 
 
 def _explain(error: ValidationError) -> str:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
+        if key in valid_keys():
+            nested = f"{key.replace('.', ': {')}: ...{'}' * key.count('.')}"
+            return f"{key} is one word in the file; nest it there, {nested}"
         return f"{key} is not a setting; {_advice(key)}"
-    message = first["msg"].removeprefix("Value error, ")
+    message = PLAINER.get(first["type"], first["msg"].removeprefix("Value error, "))
     while key and key not in valid_keys() and key.rpartition(".")[0] in valid_keys():
         key = key.rpartition(".")[0]  # below a setting is the kind that pydantic tried
     if not key or first["type"] == "value_error":

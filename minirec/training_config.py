@@ -17,23 +17,25 @@ class TrainingConfig(Section):
     )
     steps: int | None = Field(None, ge=1, description="optimizer steps; default: from epochs")
     epochs: float = Field(1.0, gt=0, description="passes over the selection if steps is not set")
-    prompts_per_step: int = Field(32, ge=1)
-    rollouts_per_prompt: int = Field(4, ge=2)
-    prompts_per_micro_batch: int = Field(16, ge=1)
+    prompts_per_step: int = Field(32, ge=1, description="of all workers together")
+    rollouts_per_prompt: int = Field(4, ge=2, description="G, the size of a group")
+    prompts_per_micro_batch: int = Field(
+        16, ge=1, description="in one pass of a worker; bounds its memory, changes only rounding"
+    )
     learning_rate: float | None = Field(
         None, gt=0, description="peak; default: 2e-3 for the demo model, 1e-4 for others"
     )
-    lr_warmup_steps: int = Field(3, ge=0)
+    lr_warmup_steps: int = Field(3, ge=0, description="steps until the peak")
     lr_schedule: Literal["constant", "linear", "cosine"] = Field(
         "linear", description="course of the learning rate after warm-up; the latter two end at 0"
     )
-    weight_decay: float = Field(0.0, ge=0)
-    max_grad_norm: float = Field(1.0, gt=0)
+    weight_decay: float = Field(0.0, ge=0, description="of AdamW")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to it")
     advantage_floor: float = Field(1e-3, gt=0, description="least standard deviation of a group")
     scale_advantage: bool = Field(True, description="divide by the standard deviation")
-    clip_low: float = Field(0.2, gt=0, lt=1)
-    clip_high: float = Field(0.28, gt=0)
-    importance_cap: float = Field(2.0, ge=1)
+    clip_low: float = Field(0.2, gt=0, lt=1, description="a ratio below 1 - it is clipped")
+    clip_high: float = Field(0.28, gt=0, description="a ratio above 1 + it is clipped")
+    importance_cap: float = Field(2.0, ge=1, description="largest weight of a token")
     staleness: Literal[0, 1] = Field(
         0, description="1: the next step is rolled out while this one trains, one update behind"
     )
@@ -110,5 +112,5 @@ class TrainingConfig(Section):
 class ProxyTrainingConfig(TrainingConfig):
     """As `training`, with a number of steps that does not follow from the subset."""
 
-    start: Literal["base"] = "base"
+    start: Literal["base"] = Field("base", description="the proxy has nothing to go on with")
     steps: int | None = Field(30, ge=1, description="optimizer steps; null: from epochs")
