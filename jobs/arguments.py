@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import difflib
 
+from minirec import __version__
+
 COMMANDS = {
     "run": "all stages in order; what is finished is skipped",
     "prepare": "read interactions and catalogue, make samples",
@@ -28,6 +30,7 @@ def parser() -> argparse.ArgumentParser:
         "an LLM recommender on it (arXiv 2602.04278).",
         allow_abbrev=False,
     )
+    top.add_argument("--version", action="version", version=f"minirec {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, text in COMMANDS.items():
         command = _command(commands, name, text)

@@ -71,15 +71,18 @@ def _run_dir(arguments: argparse.Namespace) -> str:
 
 
 def _config_of_the_run(arguments: argparse.Namespace) -> Path | None:
-    """Without --config, a single stage takes the settings that the run directory was made with."""
+    """Without --config, a command takes the settings that the run directory was made with."""
+    from minirec.config import Config
+
     given = dict(word.split("=", 1) for word in arguments.overrides if "=" in word)
-    path = located(given.get("run_dir") or ".") / "config.yaml"
-    if "run_dir" not in given or not path.exists():
+    default = Config.model_fields["run_dir"].default
+    path = located(given.get("run_dir") or default) / "config.yaml"
+    if not path.exists():
         return None
     if "preset" in given:
         raise ConfigError(
             f"preset={given['preset']} would have no effect: {path} sets every value itself; give "
-            f"--config FILE with the settings of your own"
+            f"another run_dir, or --config FILE with the settings of your own"
         )
     return path
 
@@ -119,6 +122,13 @@ def _with_config(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _file(option: str, text: str) -> Path:
+    """A path of this machine, from an option that takes no address of an object store."""
+    if "://" in text:
+        raise ConfigError(f"{option} {text} is an address; give a file or folder of this machine")
+    return Path(text)
+
+
 def _select_table(arguments: argparse.Namespace) -> int:
     """Without the stages: this path loads neither torch nor ray."""
     from jobs.submit import check_table, in_job
@@ -141,9 +151,9 @@ def _select_table(arguments: argparse.Namespace) -> int:
 
     budget = [] if arguments.budget is None else [f"selection.budget={arguments.budget}"]
     select_table(
-        Path(arguments.features),
+        _file("--features", arguments.features),
         load(arguments.config, arguments.overrides + budget),
-        out=Path(arguments.out or "."),
+        out=_file("--out", arguments.out or "."),
         chance=arguments.chance or 0.0,
         overwrite=arguments.overwrite,
         say=lambda line: console.print(f"select: {line}", markup=False),
@@ -188,9 +198,9 @@ def _recommend(arguments: argparse.Namespace) -> int:
 
         recommend_files(
             arguments.run,
-            Path(arguments.users),
-            Path(arguments.out),
-            items=Path(arguments.items) if arguments.items else None,
+            _file("--users", arguments.users),
+            _file("--out", arguments.out),
+            items=_file("--items", arguments.items) if arguments.items else None,
             top=arguments.top,
             analysis=not arguments.no_analysis,
         )
@@ -208,7 +218,7 @@ def _export(arguments: argparse.Namespace) -> int:
     export(
         arguments.run,
         arguments.to,
-        Path(arguments.out),
+        _file("--out", arguments.out),
         policy=arguments.policy,
         overwrite=arguments.overwrite,
     )

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
+from pathlib import Path
 
+from jobs.prepare import made_with
 from jobs.sweep_plan import trials_of
 from jobs.tracking import check as check_trackers
 from jobs.train import training_steps
 from minirec.allocation import Allocation, allocate, this_machine
 from minirec.artifacts import Run, read_json
-from minirec.comparison import contenders
+from minirec.comparison import Contender, contenders
 from minirec.config import Config, ScoringConfig, TrainingConfig
+from minirec.corpus import sources
 from minirec.errors import ConfigError
 from minirec.sweep import Trial
+from minirec.sweep import trials as sweep_trials
 
 Row = tuple[str, str, str]
 
@@ -54,9 +58,28 @@ def plan(config: Config, *, again: bool = False, trials: Collection[str] = TRIAL
         if "sweep" in trials and config.sweep.varies:
             rows += _trial_rows("sweep", trials_of(config, samples), samples, exact=exact)
         if "compare" in trials and config.compare.methods:
-            folder = Run(config.run_dir).path("comparison")
-            rows += _trial_rows("compare", contenders(config, folder=folder), samples, exact=exact)
+            rows += _trial_rows("compare", _contenders(config), samples, exact=exact)
+    else:
+        rows += _uncounted_rows(config, trials)
     return rows + _resource_rows(config)
+
+
+def _uncounted_rows(config: Config, trials: Collection[str]) -> list[Row]:
+    """What is known before `prepare` has counted the samples; refuses trials with bad settings."""
+    rows = [("score", "rollouts", "known once `minirec prepare` has counted the samples")]
+    budget = config.selection.budget
+    if config.training.steps or isinstance(budget, int):
+        rows += _training_rows("train", config, config.training, int(budget))
+    counts = {}
+    if "sweep" in trials and config.sweep.varies:
+        counts["sweep"] = len(sweep_trials(config, folder=Path(config.run_dir)))
+    if "compare" in trials and config.compare.methods:
+        counts["compare"] = len(_contenders(config))
+    return rows + [(kind, "trials", f"{count:,}") for kind, count in counts.items()]
+
+
+def _contenders(config: Config) -> list[Contender]:
+    return contenders(config, folder=Run(config.run_dir).path("comparison"))
 
 
 def check(config: Config, samples: int) -> None:
@@ -90,12 +113,15 @@ def check(config: Config, samples: int) -> None:
 def _samples(config: Config, again: bool) -> tuple[int, bool]:
     run = Run(config.run_dir)
     path = run.path("corpus", "corpus.json")
-    if path.exists() and not again:
+    other = run.done("prepare") is not None and not made_with(run, config.corpus)
+    if path.exists() and not again and not other:
         return int(read_json(path)["samples"]["train"]), True
     if config.corpus.source == "demo":
         demo = config.corpus.demo
         events = demo.users * (demo.events_per_user - config.corpus.min_history)
         return round(events * config.corpus.split[0]), False
+    if not config.corpus.download:
+        sources.locate(config.corpus)  # refuses files that are not there, or lack a column
     return 0, False
 
 

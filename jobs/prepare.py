@@ -55,6 +55,13 @@ def prepare(run: Run, config: Config, session: Session) -> bool:
     )
 
 
+def made_with(run: Run, corpus: CorpusConfig) -> bool:
+    """Whether a run has a finished corpus of these settings, whatever its files hold now."""
+    record = run.done("prepare")
+    wanted = flatten({"corpus": corpus.model_dump(mode="json")})
+    return record is not None and wanted.items() <= record["settings"].items()
+
+
 def _stamps(run: Run, corpus: CorpusConfig) -> list[str]:
     """Size and hash of each input file, so that changed files are not taken for the old ones.
 
@@ -67,10 +74,10 @@ def _stamps(run: Run, corpus: CorpusConfig) -> list[str]:
     try:
         located = sources.locate(corpus)
     except CorpusError:
-        before = (run.done("prepare") or {"settings": {}})["settings"]
-        if not flatten({"corpus": corpus.model_dump(mode="json")}).items() <= before.items():
+        record = run.done("prepare")
+        if record is None or not made_with(run, corpus):
             raise
-        return before["files"]
+        return record["settings"]["files"]
     paths = sorted({spec.path for spec in (*located.events, *located.items)})
     entries = in_threads(lambda path: file_entry(Path(path)), paths)
     return [

@@ -129,7 +129,7 @@ def check_command(words: list[str], working_dir: Path) -> None:
         ConfigError: no command, settings that cannot work, or a path that a job would not find.
     """
     from jobs.cli import parse
-    from minirec.settings import load
+    from minirec.settings import check_keys, load
 
     if not words:
         raise ConfigError("there is nothing to submit; write the command after --, e.g. -- run")
@@ -154,6 +154,7 @@ def check_command(words: list[str], working_dir: Path) -> None:
         return
     given = dict(word.split("=", 1) for word in arguments.overrides if "=" in word)
     if not file and "run_dir" in given:
+        check_keys(arguments.overrides)
         check_path("run_dir", given["run_dir"])  # its config.yaml is read there
         return
     check_shared(load(working_dir / file if file else None, arguments.overrides))

@@ -170,7 +170,8 @@ class Run:
         record = self.done(stage)
         if record is None:
             raise ArtifactError(
-                f"stage {stage} has not finished in {self.root}; run `minirec {stage}` on it first"
+                f"stage {stage} has not finished in the run_dir {self.root}; run "
+                f"`minirec {stage}` with these settings first"
             )
         return str(record["fingerprint"])
 
@@ -351,7 +352,8 @@ class Run:
         # The command at work does not redo a stage that it only compares.
         command = "add --overwrite"
         if self.checking:
-            command = f"redo it with `minirec {'proxy' if name == 'model' else name} --overwrite`"
+            stage = "proxy" if name == "model" else name
+            command = f"give these settings to `minirec {stage} --overwrite` first"
         for key in sorted(now["settings"].keys() | before.keys()):
             old, new = before.get(key), now["settings"].get(key)
             if digest(old) != digest(new):

@@ -134,6 +134,19 @@ def valid_keys(model: type[BaseModel] = Config, prefix: str = "") -> list[str]:
     return keys
 
 
+def check_keys(overrides: list[str]) -> None:
+    """Refuse ``key=value`` with an unknown key, where the other settings are not at hand.
+
+    Raises:
+        ConfigError: with the nearest one.
+    """
+    keys = valid_keys()
+    for word in overrides:
+        key = word.partition("=")[0]
+        if not any(f"{key}.".startswith(f"{k}.") or k.startswith(f"{key}.") for k in keys):
+            raise ConfigError(f"{key} is not a setting; {_advice(key)}")
+
+
 def _kinds(field: FieldInfo) -> tuple[Any, ...]:
     """What a setting may be: its type and, of a union, each of them."""
     return (field.annotation, *get_args(field.annotation))

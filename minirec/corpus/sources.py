@@ -33,6 +33,8 @@ MOVIELENS_EVENTS = {"user": "userId", "item": "movieId", "rating": "rating", "ti
 MOVIELENS_ITEMS = {"item": "movieId", "title": "title", "text": "genres"}
 RECBOLE_EVENTS = {"user": "user_id", "item": "item_id", "rating": "rating", "time": "timestamp"}
 RECBOLE_TITLES = ("title", "movie_title", "item_name", "name", "book_title", "product_title")
+MEND = "mend the header"
+MAP = "set corpus.columns to the names in the file"
 TABLE_EVENTS = {"user": "user", "item": "item", "rating": "rating", "time": "time"}
 TABLE_ITEMS = {"item": "item", "title": "title", "text": "text"}
 
@@ -157,7 +159,7 @@ def _recbole(corpus: CorpusConfig) -> Located:
         title = next((name for name in RECBOLE_TITLES if name in header), "title")
         columns = {"item": "item_id", "title": title} | _known(corpus.columns, TABLE_ITEMS)
         rest = tuple(name for name in header if name not in columns.values())
-        items.append(_items_spec(file, columns, extra=rest, typed=True))
+        items.append(_items_spec(file, columns, extra=rest, typed=True, mend=MAP))
     return Located(events, items, False, None, stem(inter[0]))
 
 
@@ -182,7 +184,8 @@ def _table(corpus: CorpusConfig) -> Located:
         for file in ratings
     ]
     item_columns = TABLE_ITEMS | _known(corpus.columns, TABLE_ITEMS)
-    items = [_items_spec(file, item_columns) for file in metadata or ratings]
+    mend = MAP if metadata else f"{MAP}, or corpus.metadata to a file with the catalogue"
+    items = [_items_spec(file, item_columns, mend=mend) for file in metadata or ratings]
     return Located(events, items, not metadata, None, stem(ratings[0]).replace("_", " "))
 
 
@@ -202,7 +205,8 @@ def _events_spec(
     # The first JSON line need not hold every key, but the keys that events need it must.
     if optional and columns["rating"] not in names:
         columns = {role: name for role, name in columns.items() if role != "rating"}
-    _require(file, names, list(columns.values()), mapped=corpus.source in ("recbole", "table"))
+    mend = MAP if corpus.source in ("recbole", "table") else MEND
+    _require(file, names, list(columns.values()), mend=mend)
     return FileSpec(
         path=str(file),
         kind="events",
@@ -222,11 +226,12 @@ def _items_spec(
     extra: tuple[str, ...] = (),
     required: tuple[str, ...] = ("item", "title"),
     typed: bool = False,
+    mend: str = MEND,
 ) -> FileSpec:
     format = _format(file)
     header = read_header(file, format=format)
     names = _untyped(header) if typed else header
-    _require(file, names, [columns[role] for role in required], mapped=typed)
+    _require(file, names, [columns[role] for role in required], mend=mend)
     if format != "jsonl":
         columns = {role: name for role, name in columns.items() if name in names}
         extra = tuple(name for name in extra if name in names)
@@ -241,10 +246,9 @@ def _items_spec(
     )
 
 
-def _require(file: Path, names: tuple[str, ...], needed: list[str], *, mapped: bool) -> None:
+def _require(file: Path, names: tuple[str, ...], needed: list[str], *, mend: str) -> None:
     missing = [name for name in needed if name not in names]
     if missing:
-        mend = "set corpus.columns to the names in the file" if mapped else "mend the header"
         raise CorpusError(
             f"{file} has no column {missing[0]!r}; found {', '.join(map(repr, names[:20]))}; {mend}"
         )

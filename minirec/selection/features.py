@@ -67,5 +67,6 @@ class Features:
         """
         values = getattr(self, name)
         if values is None:
-            raise FeatureError(f"{by} needs {name}, which the features do not hold")
+            where = "; only an .npz file has it" if name == "validation_gradient" else ""
+            raise FeatureError(f"{by} needs {name}, which the features do not hold{where}")
         return values

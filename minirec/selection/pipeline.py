@@ -45,6 +45,8 @@ def score_samples(
         ConfigError: the settings do not fit the features.
     """
     gain = features.mean_reward if features.mean_ndcg is None else features.mean_ndcg
+    if settings.method == "value":
+        _check_range(features.mean_reward, settings, say=say)
     lift = learnability.lift(gain, chance=chance)
     pool = _pool(settings, lift, say=say)
     reward = lift if settings.lift else features.mean_reward
@@ -65,11 +67,7 @@ def score_samples(
         representative = np.full(len(features), np.nan)
         value = learnable if settings.fusion == "sum" else normalised_rank(learnable)
     if settings.method == "value" and np.ptp(value) == 0 and np.ptp(reward) > 0:
-        raise ConfigError(
-            f"all {len(value):,} samples have the same value; rewards lie in {reward.min():g} to "
-            f"{reward.max():g}, set selection.mu=null and selection.sigma=null to fit the "
-            f"Gaussian to them"
-        )
+        raise ConfigError(f"all {len(value):,} samples have the same value; {_remedy(settings)}")
     scores = {
         "sample_id": features.sample_id,
         "mean_reward": features.mean_reward,
@@ -78,6 +76,23 @@ def score_samples(
         "value": value,
     }
     return scores, pool
+
+
+def _remedy(settings: SelectionConfig) -> str:
+    if settings.learnability == "hit_variance":
+        return "rollouts above chance are hits, and all or none are; give another chance level"
+    return "set selection.mu=null and selection.sigma=null to fit the Gaussian to the rewards"
+
+
+def _check_range(reward: Floats, settings: SelectionConfig, *, say: Say) -> None:
+    """Say so where the Gaussian of rewards from 0 to 1 meets others."""
+    low, high, mu = reward.min(), reward.max(), settings.mu
+    fixed = settings.learnability == "gaussian" and mu is not None and 0 <= mu <= 1
+    if fixed and (low < 0 or high > 1):
+        say(
+            f"mean rewards lie in {low:g} to {high:g}, and selection.mu={mu:g} means rewards from "
+            f"0 to 1: rescale them, or set selection.mu=null and selection.sigma=null"
+        )
 
 
 def pick(

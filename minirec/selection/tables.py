@@ -84,7 +84,7 @@ def _columns(part: Part, chance: float) -> dict[str, NDArray]:
         )
     rollouts = _rollouts(part, reward)
     columns["rollouts"] = rollouts
-    columns["screened"] = _screened(part, rollouts)
+    columns["screened"] = _screened(part, reward, rollouts)
     columns["mean_reward"] = _mean(part, reward, "screen_reward", rollouts)
     if _has(part, "ndcg"):
         columns["mean_ndcg"] = _mean(part, "ndcg", "screen_ndcg", rollouts)
@@ -166,12 +166,14 @@ def _rollouts(part: Part, reward: str) -> NDArray[np.int64]:
     return (screened == 0).astype(np.int64)
 
 
-def _screened(part: Part, rollouts: NDArray[np.int64]) -> NDArray[np.bool_]:
+def _screened(part: Part, reward: str, rollouts: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Samples without a rollout; a screened one that was rolled out all the same is a control."""
     screened = part.numbers.get("screened", np.zeros(len(rollouts))) != 0
     lost = np.flatnonzero((rollouts == 0) & ~screened)
     if len(lost):
-        raise part.refuse(int(lost[0]), "rollouts", "none", "some, or screened = true")
+        expected = "a rollout or more, or screened = true"
+        name = reward if reward in part.lists else "rollouts"
+        raise part.refuse(int(lost[0]), name, "none", expected)
     return rollouts == 0
 
 

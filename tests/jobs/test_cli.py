@@ -14,7 +14,7 @@ from jobs.run import STAGES, stages_of
 from jobs.train import learning_rate
 from minirec.artifacts import Run, write_json
 from minirec.corpus.table import Catalogue
-from minirec.errors import ConfigError
+from minirec.errors import ConfigError, CorpusError
 from minirec.settings import dump, load
 
 
@@ -56,6 +56,34 @@ def test_a_preset_does_not_vanish_behind_the_settings_of_a_run(capsys, tmp_path)
     assert "would have no effect" in refused(capsys, "plan", f"run_dir={tmp_path}", "preset=paper")
     assert cli.main(["plan", f"run_dir={tmp_path}", "selection.groups=2"]) == 0
     assert "in 2 groups" in capsys.readouterr().out
+
+
+def test_the_settings_of_a_run_in_the_default_folder(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / load().run_dir
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(dump(load(None, ["selection.groups=3"])))
+    assert cli.main(["plan"]) == 0
+    assert "in 3 groups" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["select", "--features", "s3://b/x.parquet"],
+        ["select", "--features", "x.parquet", "--out", "s3://b/x"],
+        ["export", "--run", "r", "--to", "trl", "--out", "s3://b/x"],
+        ["recommend", "--run", "r", "--users", "u.jsonl", "--out", "s3://b/x.jsonl"],
+    ],
+)
+def test_an_address_where_a_file_is_wanted(capsys, words):
+    assert "is an address; give a file or folder of this machine" in refused(capsys, *words)
+
+
+def test_settings_are_listed(capsys):
+    assert cli.main(["settings", "reward"]) == 0
+    assert "reward.softmax_weight" in capsys.readouterr().out
+    assert "did you mean reward?" in refused(capsys, "settings", "rewrd")
 
 
 def test_an_unknown_option_is_refused(capsys):
@@ -126,6 +154,38 @@ def test_plan_bounds_cheaper_scoring_and_shows_what_it_needed(tmp_path):
     run.stage("score", settings={"scoring": {"rollouts": (2, 4)}}, inputs=[], outputs=[], body=body)
     rows = {(stage, what): value for stage, what, value in plan(config)}
     assert rows["score", "rollouts made"] == "1,234 of 5,000"
+
+
+def test_plan_looks_at_the_files_of_the_corpus(tmp_path):
+    words = [f"run_dir={tmp_path / 'run'}", "corpus.source=table", f"corpus.path={tmp_path}"]
+    with pytest.raises(CorpusError, match="lacks an interactions file"):
+        plan(load(overrides=words))
+    (tmp_path / "events.csv").write_text("user,item,time\nu,i,1\n")
+    with pytest.raises(CorpusError, match="'title'.*or corpus.metadata to a file with the catal"):
+        plan(load(overrides=words))
+    (tmp_path / "items.csv").write_text("item,title\ni,Item\n")
+    words += ["training.steps=5", "compare.methods=[random, minirec]", "compare.seeds=[1]"]
+    rows = {(stage, what): value for stage, what, value in plan(load(overrides=words))}
+    assert "known once" in rows["score", "rollouts"]
+    assert rows["train", "optimizer steps"] == "5 of 32 prompts"
+    assert rows["compare", "trials"] == "9"  # two methods at four budgets, and full data
+    with pytest.raises(ConfigError, match="budget=0"):
+        plan(load(overrides=[*words, "compare.budget=[0]"]))
+
+
+def test_plan_does_not_take_the_count_of_another_corpus(tmp_path):
+    config = load(None, [f"run_dir={tmp_path}", "corpus.demo.users=40"])
+    run = Run(tmp_path, say=lambda text: None)
+    settings = {"corpus": config.corpus.model_dump(mode="json"), "files": []}
+
+    def body(cost):
+        write_json(run.path("corpus", "corpus.json"), {"samples": {"train": 123}})
+
+    run.stage("prepare", settings=settings, inputs=[], outputs=["corpus"], body=body)
+    assert plan(config)[0][2] == "123"
+    assert plan(load(None, [f"run_dir={tmp_path}", "corpus.demo.users=400"]))[0][2].startswith(
+        "about"
+    )
 
 
 def test_plan_counts_the_part_that_is_scored(tmp_path):

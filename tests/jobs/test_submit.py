@@ -28,6 +28,7 @@ def folder(tmp_path):
         ([], "nothing to submit"),
         (["run"], "run_dir=runs/demo is relative"),
         (["run", "run_dir=runs/x"], "run_dir=runs/x is relative"),
+        (["run", "run_dir=/x", "selection.buget=3"], "did you mean selection.budget"),
         (["train", "run_dir=runs/x"], "run_dir=runs/x is relative"),
         (["run", "run_dir=/x", "selection.buget=3", "--config", "configs/run.yaml"], "selection.b"),
         (["run", "--config", "other.yaml", "run_dir=/x"], "is no file of the working directory"),

@@ -139,7 +139,7 @@ def test_a_changed_input_changes_the_fingerprint(tmp_path):
 
 
 def test_a_missing_input_says_what_to_run(tmp_path):
-    with pytest.raises(ArtifactError, match="run `minirec first` on it first"):
+    with pytest.raises(ArtifactError, match="run `minirec first` with these settings first"):
         make(quiet(tmp_path), 1, [], inputs=["first"], name="second")
 
 

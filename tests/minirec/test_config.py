@@ -84,6 +84,8 @@ def test_dump_can_be_loaded_again(tmp_path):
         ),
         ("training.clip_high=1.5", "importance_cap 2 is below 1 + clip_high 1.5"),
         ("training={item_refresh_steps: 4}", "must be a multiple of item_refresh_steps 4"),
+        ("corpus.split=[0.8, 0.2]", "it has too few values"),
+        ("compare.seeds=[]", "it is empty"),
         ("zzz=1", "the config has compare, corpus, evaluation"),
     ],
 )
@@ -99,6 +101,28 @@ def test_broken_files(tmp_path, text, words):
     file.write_text(text)
     with pytest.raises(ConfigError, match=words):
         settings.load(file)
+
+
+def test_a_dotted_key_in_a_file_is_told_how_to_be_nested(tmp_path):
+    file = tmp_path / "dotted.yaml"
+    file.write_text("model.demo.layers: 3\n")
+    with pytest.raises(ConfigError, match=r"nest it there, model: \{demo: \{layers: \.\.\.\}\}"):
+        settings.load(file)
+
+
+def test_every_setting_is_described():
+    found = settings.described()
+    assert [key for key, _, _ in found] == settings.valid_keys()
+    assert [key for key, _, meaning in found if not meaning] == []
+    assert {key: default for key, default, _ in found}["selection.min_lift"] == 0.1  # the preset's
+
+
+def test_the_settings_of_a_section_or_one():
+    assert {key.split(".")[0] for key, _, _ in settings.described("reward")} == {"reward"}
+    ((key, default, meaning),) = settings.described("selection.fusion")
+    assert (key, default) == ("selection.fusion", "sum") and meaning.endswith("(sum, rank)")
+    with pytest.raises(ConfigError, match=r"did you mean selection\?"):
+        settings.described("selecton")
 
 
 def test_missing_file(tmp_path):

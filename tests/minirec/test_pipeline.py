@@ -62,6 +62,19 @@ def test_the_lift_is_that_of_the_reward_where_no_ndcg_is_known():
     assert learnable == pytest.approx([1, 0, 0], abs=1e-9)
 
 
+def test_rewards_that_the_gaussian_is_not_made_for_are_said():
+    data = features(3, mean_reward=[2.0, 6.0, 9.5])
+    assert "mean rewards lie in 2 to 9.5, and selection.mu=0.5" in run(data, budget=2)[3][0]
+    for fitting in ({"mu": None}, {"mu": 5.0}, {"method": "random"}):
+        assert "rescale" not in " ".join(run(data, budget=2, **fitting)[3])
+
+
+def test_hit_variance_where_all_rollouts_are_hits():
+    data = features(3, mean_reward=[0.2, 0.6, 0.9], hits=[2, 2, 2], rollouts=[2, 2, 2])
+    with pytest.raises(ConfigError, match="give another chance level"):
+        run(data, learnability="hit_variance", budget=2)
+
+
 def test_hit_variance_is_scaled_to_go_with_representativeness():
     data = features(3, hits=[0, 1, 2], rollouts=[2, 2, 2])
     scores = run(data, learnability="hit_variance", budget=2)[0]

@@ -139,7 +139,9 @@ def test_lora_gradients_are_read_where_the_settings_ask(tmp_path):
 def test_lora_gradients_that_are_absent_or_do_not_fit(tmp_path):
     run = make_run(tmp_path / "run")
     for settings in ({"method": "less"}, {"directions": "lora_projected"}):
-        with pytest.raises(ArtifactError, match="run `minirec gradients` on it first"):
+        with pytest.raises(
+            ArtifactError, match="run `minirec gradients` with these settings first"
+        ):
             select(run, config(**settings))
     write_gradients(run, np.full((SAMPLES, 2), np.nan), np.ones(2))
     with pytest.raises(ArtifactError, match="a part holds NaN"):

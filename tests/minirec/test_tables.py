@@ -128,7 +128,7 @@ BAD = [
     (ids_and(hits=[0, 2]), "row 1, column hits: 2; expected at most its 1 rollouts"),
     (ids_and(hits=[0, -1]), "row 1, column hits: -1; expected a whole number"),
     (ids_and(hits=[[0], [1]]), "column hits holds lists; expected a number per row"),
-    (ids_and(rollouts=[4, 0]), "row 1, column rollouts: none; expected some, or screened"),
+    (ids_and(rollouts=[4, 0]), "row 1, column rollouts: none; expected a rollout or more"),
 ]
 
 
@@ -160,7 +160,7 @@ def test_bad_tables_are_refused_in_one_sentence(tmp_path, suffix, columns, messa
             ids_and(rewards=[[0.1], [0.2]], ndcg=[[0.1], [0.2, 0.3]]),
             "column ndcg: 2 rollouts and 1 in rewards; expected as many",
         ),
-        (ids_and(rewards=[[0.1], []]), "column rollouts: none; expected some, or screened"),
+        (ids_and(rewards=[[0.1], []]), "column rewards: none; expected a rollout or more"),
         (
             ids_and(rewards=[[0.1], []], screened=[False, True]),
             "column screen_reward: absent; expected a number",
