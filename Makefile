@@ -34,7 +34,7 @@ quick: install ## the tests that start no engine and take seconds
 faults: install ## the campaign of faults: 56 trials, an hour and a half; TRIALS=n makes n
 	MINIREC_TRIALS=$(TRIALS) $(VENV_BIN)/python -m pytest tests/faults -s $(ARGS)
 
-check: install ## formatting, lint, types of minirec/, and the three rings
+check: install ## formatting, lint, types, and the three rings
 	$(VENV_BIN)/ruff format --check .
 	$(VENV_BIN)/ruff check .
 	$(VENV_BIN)/mypy

@@ -100,8 +100,8 @@ class Dispatch:
         """Ask engines that have no part in this work yet for their status."""
         self._refreshed = time.monotonic()
         self._engines.refresh()
-        known = {one.engine for one in [*self._running.values(), *self._asked.values()]}
-        known.update(self._free)
+        known = {one.engine for one in self._running.values()}
+        known |= {one.engine for one in self._asked.values()} | {*self._free}
         new = [name for name in self._engines.actors if name not in known]
         random.shuffle(new)
         for name in new:
@@ -159,15 +159,15 @@ class Dispatch:
         for ref, one in list(self._running.items()):
             if now - one.since > min(self._engines.deadline_s, STATUS_S):
                 self._late(ref, one)
-        for one in self._asked.values():
-            actor = self._engines.actors.get(one.engine)
+        for asked in self._asked.values():
+            actor = self._engines.actors.get(asked.engine)
             if (
                 actor is not None
-                and now - one.since > self._engines.deadline_s
+                and now - asked.since > self._engines.deadline_s
                 and actor._get_local_state() == ALIVE
             ):
                 ray.kill(actor, no_restart=False)  # it hangs
-                one.since = now
+                asked.since = now
 
     def _late(self, ref: Any, one: _Running) -> None:
         """Decide about a call that takes long: wait on, give it to another engine, or kill its own.

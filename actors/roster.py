@@ -47,7 +47,9 @@ class Call:
 class _Engine:
     """The actor. `status` has a thread of its own and answers while `generate` is busy."""
 
-    def __init__(self, engine: type[RolloutEngine], spec: EngineSpec, pool: str) -> None:
+    def __init__(
+        self, engine: Callable[[EngineSpec], RolloutEngine], spec: EngineSpec, pool: str
+    ) -> None:
         self._now: tuple[str, float] | None = None
         local = replace(spec, model=fetch(spec.model))
         with _temporary_files(pool):

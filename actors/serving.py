@@ -94,7 +94,7 @@ def application(spec: RecommenderSpec, *, replicas: int, queue: int) -> serve.Ap
         replicas: processes with a policy each.
         queue: requests that may wait for a replica; more are answered with 503.
     """
-    deployment = Recommendations.options(
+    deployment = Recommendations.options(  # type: ignore[attr-defined]
         num_replicas=replicas,
         max_ongoing_requests=2 * LARGEST_BATCH,
         max_queued_requests=queue,

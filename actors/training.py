@@ -57,6 +57,12 @@ class TrainingSpec:
     zero_stage: int = 0
     start: str | None = None  # adapter to go on with
 
+    @property
+    def learning_rate(self) -> float:
+        """The peak."""
+        assert self.training.learning_rate is not None
+        return self.training.learning_rate
+
 
 def train_loop(config: dict[str, TrainingSpec]) -> None:
     """Body of a Ray Train worker."""
@@ -281,7 +287,7 @@ class Worker:
             step, steps=self.spec.steps, warmup=t.lr_warmup_steps, schedule=t.lr_schedule
         )
         for group in self.engine.optimizer.param_groups:
-            group["lr"] = t.learning_rate * factor
+            group["lr"] = self.spec.learning_rate * factor
 
     def _write_log(
         self, step: int, sums: dict[str, float], *, groups: int, tokens: int, **figures: Any
@@ -322,7 +328,7 @@ class Worker:
         if self.rank == 0:
             self.adapters.clear()
             found = newest_checkpoint(self.folder, say=print)
-            box[0] = found and str(found)
+            box[0] = str(found) if found else None
         if self.world > 1:
             dist.broadcast_object_list(box, src=0)
         if box[0] is None:
@@ -350,7 +356,7 @@ def _deepspeed_engine(policy: Policy, spec: TrainingSpec, backwards: int) -> Any
         stage=spec.zero_stage,
         bfloat16=spec.model.dtype == "bfloat16",
         micro_batch=t.prompts_per_micro_batch,
-        optimizer=torch.optim.AdamW(lora, lr=t.learning_rate, weight_decay=t.weight_decay),
+        optimizer=torch.optim.AdamW(lora, lr=spec.learning_rate, weight_decay=t.weight_decay),
         gradient_accumulation_steps=backwards,
         gradient_clipping=t.max_grad_norm,
     )

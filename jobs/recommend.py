@@ -81,9 +81,9 @@ def find_titles(history: str, catalogue: Catalogue) -> list[int]:
     found, start = [], 0
     while start < len(parts):
         for end in range(len(parts), start, -1):
-            item = by_title.get(", ".join(parts[start:end]))
-            if item is not None:
-                found.append(item)
+            title = ", ".join(parts[start:end])
+            if title in by_title:
+                found.append(by_title[title])
                 start = end
                 break
         else:

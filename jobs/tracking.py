@@ -6,6 +6,7 @@ import importlib.util
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, Protocol
 
 from jobs.console import say
@@ -76,7 +77,7 @@ def tracking(run: Run, config: Config, stage: str) -> Iterator[Tracking]:
             trackers.append(TensorBoard(run, stage))
         for name, on, made in (("mlflow", c.mlflow, Mlflow), ("wandb", c.wandb, WeightsAndBiases)):
             if on:
-                trackers.append(_started(name, on, lambda made=made: made(run, config, stage)))
+                trackers.append(_started(name, on, partial(made, run, config, stage)))
         for tracker in trackers:
             closing.callback(_closed, tracker)
         yield Tracking(trackers)
