@@ -81,15 +81,18 @@ def pareto(cost: ArrayLike, quality: ArrayLike) -> NDArray[np.bool_]:
 
 
 def resampled(ndcg: Floats, *, resamples: int, seed: int) -> Floats:
-    """Means (R,) of NDCG@10 (S, N) over resampled seeds and samples, both with replacement.
+    """Means (R, ...) of NDCG@10 (..., S, N) over resampled seeds and samples, with replacement.
 
     The draws follow from `seed`, S and N alone, so those of two settings with as many seeds are
     paired. With one seed only the samples vary.
     """
-    by_seed = bootstrap_means(ndcg.T, resamples=resamples, seed=seed)
-    count = by_seed.shape[1]
-    drawn = np.random.default_rng([seed, count]).integers(count, size=by_seed.shape)
-    return np.take_along_axis(by_seed, drawn, axis=1).mean(1)
+    *settings, count, samples = ndcg.shape
+    means = bootstrap_means(ndcg.reshape(-1, samples).T, resamples=resamples, seed=seed)
+    by_seed = means.reshape(resamples, *settings, count)
+    drawn = np.random.default_rng([seed, count]).integers(count, size=(resamples, count))
+    return np.take_along_axis(
+        by_seed, drawn.reshape(resamples, *[1] * len(settings), count), axis=-1
+    ).mean(-1)
 
 
 def points(outcomes: Sequence[Outcome], *, resamples: int, seed: int) -> list[Point]:

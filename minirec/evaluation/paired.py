@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,10 @@ from numpy.typing import NDArray
 from minirec.evaluation.front import resampled
 from minirec.evaluation.ranking import interval, two_sided
 
+K = TypeVar("K", bound=Hashable)
 Floats = NDArray[np.float64]
+LEAST = 100
+"""Resamples for each difference that is tested: p is 2 / (R + 1) at least, times their number."""
 
 
 @dataclass(frozen=True)
@@ -41,35 +45,29 @@ def standing(ndcg: Floats, *, resamples: int, seed: int) -> Standing:
 
 
 def differences(
-    ndcg: Mapping[str, Floats], reference: Floats, *, resamples: int, seed: int
-) -> dict[str, Difference]:
+    ndcg: Mapping[K, Floats], reference: Floats, *, resamples: int, seed: int
+) -> dict[K, Difference]:
     """Each method minus the reference, tested together.
 
     Args:
-        ndcg: (S, N) by method; seeds and samples are those of the reference, in order.
+        ndcg: (S, N) by method, one or more; seeds and samples are those of the reference, in order.
         reference: (S, N).
-        resamples: of the bootstrap.
+        resamples: of the bootstrap; raised to `LEAST` for each method.
         seed: of the bootstrap; resamples are the same for all, so that differences are paired.
 
     Raises:
         ValueError: shapes differ.
     """
-    base = resampled(reference, resamples=resamples, seed=seed)
-    drawn = {}
     for name, values in ndcg.items():
         if values.shape != reference.shape:
             raise ValueError(f"{name} has shape {values.shape}; expected {reference.shape}")
-        drawn[name] = resampled(values, resamples=resamples, seed=seed) - base
-    p = {name: two_sided(values) for name, values in drawn.items()}
-    corrected = dict(zip(p, holm(list(p.values())), strict=True))
+    shifted = np.stack([values - reference for values in ndcg.values()])
+    drawn = resampled(shifted, resamples=max(resamples, LEAST * len(ndcg)), seed=seed)
+    p = [two_sided(values) for values in drawn.T]
+    rows = zip(ndcg, shifted, drawn.T, p, holm(p), strict=True)
     return {
-        name: Difference(
-            float(ndcg[name].mean() - reference.mean()),
-            *interval(values),
-            p[name],
-            corrected[name],
-        )
-        for name, values in drawn.items()
+        name: Difference(float(difference.mean()), *interval(values), one, corrected)
+        for name, difference, values, one, corrected in rows
     }
 
 

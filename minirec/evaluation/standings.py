@@ -150,20 +150,15 @@ def _against(
 
     `ndcg` leaves out where a seed has failed: what is left would not be paired.
     """
-    named: dict[str, tuple[int, str]] = {}
-    shifted: dict[str, np.ndarray] = {}
-    zero = None
+    shifted: dict[tuple[int, str], np.ndarray] = {}
     for key, values in ndcg.items():
         reference = full if name == "full" else (key[0], name)
-        if reference is None or reference == key or reference not in ndcg:
-            continue
-        zero = np.zeros_like(values)
-        named[str(key)] = key
-        shifted[str(key)] = values - ndcg[reference]
-    if zero is None:
+        if reference is not None and reference != key and reference in ndcg:
+            shifted[key] = values - ndcg[reference]
+    if not shifted:
         return {}
-    found = differences(shifted, zero, resamples=resamples, seed=seed)
-    return {named[label]: difference for label, difference in found.items()}
+    zero = np.zeros_like(next(iter(shifted.values())))
+    return differences(shifted, zero, resamples=resamples, seed=seed)
 
 
 def _place(

@@ -49,6 +49,14 @@ def curve(*ndcg, charged=100):
     )
 
 
+def test_many_rows_can_still_be_significant():
+    """The finest p of few resamples, times the number of rows, would be above any level."""
+    noise = np.random.default_rng(0).normal(size=(3, 200))
+    rows = {number: noise + 1 for number in range(60)}
+    found = differences(rows, noise, resamples=1000, seed=0)
+    assert {one.p_holm < 0.05 for one in found.values()} == {True}
+
+
 def test_the_first_validation_that_is_good_enough_counts():
     found = curve(0.1, 0.3, 0.2, 0.4)
     assert reached(found, goal=0.3) == Reached(step=10, samples=20, rollouts=140, seconds=12.0)
