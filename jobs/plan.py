@@ -120,7 +120,7 @@ def _samples(config: Config, again: bool) -> tuple[int, bool]:
         demo = config.corpus.demo
         events = demo.users * (demo.events_per_user - config.corpus.min_history)
         return round(events * config.corpus.split[0]), False
-    if not config.corpus.download:
+    if not config.corpus.download and not path.exists():
         sources.locate(config.corpus)  # refuses files that are not there, or lack a column
     return 0, False
 

@@ -171,6 +171,11 @@ def test_plan_looks_at_the_files_of_the_corpus(tmp_path):
     assert rows["compare", "trials"] == "9"  # two methods at four budgets, and full data
     with pytest.raises(ConfigError, match="budget=0"):
         plan(load(overrides=[*words, "compare.budget=[0]"]))
+    # A corpus that is made does not need its files any more.
+    write_json(tmp_path / "run" / "corpus" / "corpus.json", {"samples": {"train": 77}})
+    (tmp_path / "events.csv").unlink()
+    for again in (False, True):
+        assert plan(load(overrides=words), again=again)
 
 
 def test_plan_does_not_take_the_count_of_another_corpus(tmp_path):
