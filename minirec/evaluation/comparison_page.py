@@ -89,8 +89,10 @@ def _share(share: float | None) -> str:
 
 
 def _plots(race: Race) -> list[str]:
+    # By name, full data last: a method has the same marker in every plot.
+    ranked = sorted(race.places, key=lambda p: (p.method == "full", p.method, p.samples))
     by_method: dict[str, list[Place]] = {}
-    for place in race.places:
+    for place in ranked:
         by_method.setdefault(place.method, []).append(place)
     quality = {
         method: ([p.samples for p in places], [p.standing.mean for p in places])
@@ -101,7 +103,7 @@ def _plots(race: Race) -> list[str]:
     learning = {
         spent: {
             place.method: _mean_curve(place, spent)
-            for place in race.places
+            for place in ranked
             if place.samples == largest or place.method == "full"
         }
         for spent in ("steps", "rollouts")
