@@ -19,6 +19,8 @@ BEHIND = "behind"
 class Adapters:
     """The newest adapter and the one before it; all ranks hold one and make the same calls.
 
+    But for `clear` and `save_behind`, which are those of rank 0.
+
     Attributes:
         newest: of the last optimizer step; None: the base weights.
         behind: the one before it, with which rollouts may be under way.

@@ -67,6 +67,7 @@ class EngineSpec:
     tensor_parallel: int = 1
     gpus: float = 0
     threads: int = 1
+    scratch: str = "minirec-"  # start of the names of folders for temporary files
 
 
 class RolloutEngine(Protocol):

@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,14 @@ import ray
 from ray._private import state as ray_state
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from actors.memory import trim
 from actors.rollout import Adapter, Completion, EngineSpec, RolloutEngine, engine_environment
 from actors.transformers_engine import TransformersEngine
 from actors.vllm_engine import VllmEngine
 from minirec.artifacts import fetch
 
 ENGINES = {"vllm": VllmEngine, "transformers": TransformersEngine}
+TRIM_CALLS = 8  # of an engine between two times that it gives free memory back
 TICK_S = 2.0  # between two looks at the nodes of the cluster
 
 
@@ -47,13 +49,10 @@ class Call:
 class _Engine:
     """The actor. `status` has a thread of its own and answers while `generate` is busy."""
 
-    def __init__(
-        self, engine: Callable[[EngineSpec], RolloutEngine], spec: EngineSpec, pool: str
-    ) -> None:
+    def __init__(self, engine: Callable[[EngineSpec], RolloutEngine], spec: EngineSpec) -> None:
         self._now: tuple[str, float] | None = None
-        local = replace(spec, model=fetch(spec.model))
-        with _temporary_files(pool):
-            self._engine = engine(local)
+        self._engine = engine(replace(spec, model=fetch(spec.model)))
+        self._calls = 0
         self._adapter: tuple[Adapter, Adapter] | None = None  # the last one, and its local copy
 
     def generate(self, key: str, call: Call, adapter: Adapter | None) -> list[list[Completion]]:
@@ -67,6 +66,9 @@ class _Engine:
                 adapter=adapter and self._local(adapter),
             )
         finally:
+            self._calls += 1
+            if self._calls % TRIM_CALLS == 0:
+                trim()
             self._now = None
 
     def _local(self, adapter: Adapter) -> Adapter:
@@ -140,6 +142,7 @@ class Roster:
         self.prefix = f"minirec-{secrets.token_hex(4)}-"
         self.actors: dict[str, Any] = {}
         self._nodes: dict[str, str] = {}
+        self._seen: set[str] = set()  # all nodes that had an engine
         self._made = 0
         self._actor = ray.remote(concurrency_groups={"status": 1})(_Engine)
         self._options = {
@@ -151,7 +154,7 @@ class Roster:
             "runtime_env": {"env_vars": engine_environment(spec)},
         }
         kind = ENGINES[engine] if isinstance(engine, str) else engine
-        self._arguments = (kind, spec, self.prefix)
+        self._arguments = (kind, replace(spec, scratch=self.prefix))
         for node in target({}) if target else [""] * engines:
             self._add(node)
         self._target = target
@@ -189,6 +192,7 @@ class Roster:
         for name, entry in entries.items():
             if entry["State"] == "ALIVE":
                 self._nodes[name] = entry["Address"]["NodeID"]
+                self._seen.add(self._nodes[name])
                 if self._nodes[name] in alive:
                     here.add(name)
             elif entry["State"] == "DEAD" and self._nodes[name] not in {"", *alive}:
@@ -210,7 +214,7 @@ class Roster:
         self._stop.set()
         if self._target is not None:
             self._thread.join(timeout=10)
-        by_node: dict[str, list[int]] = {}
+        by_node: dict[str, list[int]] = {node: [] for node in self._seen}
         for actor in self.actors.values():
             # Ray's own table (private) knows the process of a hung or restarted engine too.
             entry = ray_state.actors(actor._ray_actor_id.hex())
@@ -226,16 +230,6 @@ class Roster:
         if waits:
             ray.wait(waits, num_returns=len(waits), timeout=60)
         self.actors = {}
-
-
-@contextlib.contextmanager
-def _temporary_files(pool: str) -> Iterator[None]:
-    """What is made meanwhile goes where `_end` removes it: vLLM's rendezvous outlives a kill."""
-    before, tempfile.tempdir = tempfile.tempdir, tempfile.mkdtemp(prefix=pool)
-    try:
-        yield
-    finally:
-        tempfile.tempdir = before
 
 
 @ray.remote(num_cpus=0)

@@ -22,6 +22,7 @@ from actors.checkpoints import newest_checkpoint, save_checkpoint
 from actors.deadline import deadline
 from actors.items import ItemSide
 from actors.lookahead import Drawn, Lookahead
+from actors.memory import trim
 from actors.pool import Call, PoolHandle
 from actors.validation import Validation, best_step, due, exhausted
 from actors.zero import barrier, zero_engine
@@ -33,6 +34,7 @@ from minirec.rl.reward import reward_function
 from minirec.rl.step import Group, Objective, log_presence, losses, lr_factor
 from minirec.rng import seed_of
 
+TRIM_STEPS = 8  # between two times that a worker gives free memory back
 STOP = "stop"
 """Where this file is in the training's folder, it ends before its next step."""
 
@@ -81,6 +83,8 @@ def train_loop(config: dict[str, TrainingSpec]) -> None:
                 worker.lookahead.close()
                 return
             worker.step(step)
+            if (step + 1) % TRIM_STEPS == 0:
+                trim()
             if (step + 1) % spec.training.checkpoint_steps == 0 and step + 1 < spec.steps:
                 worker.checkpoint(step + 1)
     with deadline(limit):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import tempfile
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from actors.merging import base_weights, lora_updates, merged_weights
@@ -41,19 +44,20 @@ class VllmEngine:
         self._lora: Any = None
         self._loaded = 0
         self._weights: dict[str, torch.Tensor] | None = None
-        self._llm = LLM(
-            model=spec.model,
-            dtype=spec.dtype,
-            trust_remote_code=spec.trust_remote_code,
-            load_format="safetensors",
-            max_model_len=spec.max_model_len,
-            # A seeded request dies on the CPU when its prefill is split: room for a whole batch.
-            max_num_batched_tokens=max(32_768, spec.prompts_per_call * spec.max_model_len),
-            tensor_parallel_size=spec.tensor_parallel,
-            logprobs_mode="processed_logprobs",
-            generation_config="vllm",
-            **options,
-        )
+        with _rendezvous(spec.scratch):
+            self._llm = LLM(
+                model=spec.model,
+                dtype=spec.dtype,
+                trust_remote_code=spec.trust_remote_code,
+                load_format="safetensors",
+                max_model_len=spec.max_model_len,
+                # A seeded request dies on the CPU when its prefill is split: room for a batch.
+                max_num_batched_tokens=max(32_768, spec.prompts_per_call * spec.max_model_len),
+                tensor_parallel_size=spec.tensor_parallel,
+                logprobs_mode="processed_logprobs",
+                generation_config="vllm",
+                **options,
+            )
 
     def generate(
         self,
@@ -149,3 +153,20 @@ class VllmEngine:
             use_tqdm=False,
         )
         return {"engine": "vllm", "token": output[0].outputs[0].token_ids[0]}
+
+
+@contextlib.contextmanager
+def _rendezvous(prefix: str) -> Iterator[None]:
+    """Let vLLM put the file by which its processes meet into a folder of its own.
+
+    It is needed as long as the engine lives, and a kill leaves it behind: `actors.roster` removes
+    the folder.
+    """
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    cache_dir()  # settles where that is, for good
+    before, tempfile.tempdir = tempfile.tempdir, tempfile.mkdtemp(prefix=prefix)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before

@@ -61,7 +61,11 @@ def _command(commands: argparse._SubParsersAction, name: str, text: str) -> argp
 
 
 def _config_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--config", metavar="FILE", help="YAML file such as those in configs/")
+    command.add_argument(
+        "--config",
+        metavar="FILE",
+        help="YAML file such as those in configs/; default: that of the run directory, if any",
+    )
     command.add_argument(
         "overrides",
         nargs="*",

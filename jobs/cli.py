@@ -90,7 +90,12 @@ def _config_of_the_run(arguments: argparse.Namespace) -> Path | None:
 def _with_config(arguments: argparse.Namespace) -> int:
     from minirec.settings import load
 
-    config = load(arguments.config or _config_of_the_run(arguments), arguments.overrides)
+    file = arguments.config or _config_of_the_run(arguments)
+    config = load(file, arguments.overrides)
+    if file and not arguments.config:
+        from jobs.console import say
+
+        say(f"settings: {file}")
     from jobs.submit import check_shared, in_job
 
     if in_job():
@@ -101,7 +106,7 @@ def _with_config(arguments: argparse.Namespace) -> int:
     if arguments.command == "plan":
         from jobs.plan_costs import estimates
 
-        print_plan(plan(config) + estimates(config))
+        print_plan(plan(config, starts=False) + estimates(config))
         return 0
     # Refuses what cannot work before anything starts.
     plan(config, again=arguments.overwrite, trials={arguments.command})

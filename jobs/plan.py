@@ -15,7 +15,7 @@ from minirec.artifacts import Run, read_json
 from minirec.comparison import Contender, contenders
 from minirec.config import Config, ScoringConfig, TrainingConfig
 from minirec.corpus import sources
-from minirec.errors import ConfigError
+from minirec.errors import ConfigError, CorpusError
 from minirec.sweep import Trial
 from minirec.sweep import trials as sweep_trials
 
@@ -25,7 +25,13 @@ Row = tuple[str, str, str]
 TRIALS = ("sweep", "compare")
 
 
-def plan(config: Config, *, again: bool = False, trials: Collection[str] = TRIALS) -> list[Row]:
+def plan(
+    config: Config,
+    *,
+    again: bool = False,
+    trials: Collection[str] = TRIALS,
+    starts: bool = True,
+) -> list[Row]:
     """Rows (stage, quantity, value). Refuses what cannot work.
 
     Sizes are exact after `prepare`; before, or if it may be done `again`, the demo corpus is
@@ -33,11 +39,15 @@ def plan(config: Config, *, again: bool = False, trials: Collection[str] = TRIAL
 
     Args:
         trials: the commands of `TRIALS` whose trials are planned too.
+        starts: work starts after it; else files of the corpus that are not there are a row, since
+            another machine may have them.
     """
     check_trackers(config)
     samples, exact = _samples(config, again)
     about = "" if exact else "about "
     rows: list[Row] = [("prepare", "training samples", f"{about}{samples:,}" if samples else "?")]
+    if not exact and config.corpus.source != "demo":
+        rows += _files_rows(config, starts)
     if config.model.name == "demo":
         rows.append(("prepare", "warm-up steps", f"{config.model.demo.warmup_steps:,}"))
     rows += _training_rows("proxy", config, config.proxy.training, config.proxy.samples)
@@ -68,7 +78,8 @@ def _uncounted_rows(config: Config, trials: Collection[str]) -> list[Row]:
     """What is known before `prepare` has counted the samples; refuses trials with bad settings."""
     rows = [("score", "rollouts", "known once `minirec prepare` has counted the samples")]
     budget = config.selection.budget
-    if config.training.steps or isinstance(budget, int):
+    counted = isinstance(budget, int) and config.selection.method != "full"
+    if config.training.steps or counted:
         rows += _training_rows("train", config, config.training, int(budget))
     counts = {}
     if "sweep" in trials and config.sweep.varies:
@@ -120,9 +131,21 @@ def _samples(config: Config, again: bool) -> tuple[int, bool]:
         demo = config.corpus.demo
         events = demo.users * (demo.events_per_user - config.corpus.min_history)
         return round(events * config.corpus.split[0]), False
-    if not config.corpus.download and not path.exists():
-        sources.locate(config.corpus)  # refuses files that are not there, or lack a column
     return 0, False
+
+
+def _files_rows(config: Config, starts: bool) -> list[Row]:
+    """Refuse files of the corpus that are not there, or lack a column, or say so."""
+    made = Run(config.run_dir).path("corpus", "corpus.json").exists()  # and needs none any more
+    if config.corpus.download or made:
+        return []
+    try:
+        sources.locate(config.corpus)
+    except CorpusError as error:
+        if starts:
+            raise
+        return [("prepare", "files", f"not usable from this machine: {error}")]
+    return []
 
 
 def _rollouts_of(scoring: ScoringConfig) -> str:

@@ -19,7 +19,7 @@ from minirec.errors import ArtifactError
 from minirec.selection.diversity import MaxMin, maxmin
 from minirec.selection.features import Features
 from minirec.selection.learnability import chance_level
-from minirec.selection.pipeline import Diversity, ordered, pick, score_samples, with_unscored
+from minirec.selection.pipeline import Diversity, Say, ordered, pick, score_samples, with_unscored
 from minirec.selection.summary import summary
 from minirec.selection.tables import read_features
 
@@ -34,7 +34,7 @@ def select(run: Run, config: Config, session: Session | None = None) -> bool:
     """
 
     def body(cost: Cost) -> None:
-        _body(run, config, cost, _diversity(config.selection, session))
+        _body(run, config, cost, _diversity(config.selection, session, run.say))
 
     return run.stage(
         "select",
@@ -49,13 +49,15 @@ def select(run: Run, config: Config, session: Session | None = None) -> bool:
     )
 
 
-def _diversity(settings: SelectionConfig, session: Session | None) -> Diversity:
+def _diversity(settings: SelectionConfig, session: Session | None, say: Say) -> Diversity:
     """MaxMin in this process, or in actors that share the rows; the picks are the same."""
     if settings.shards == 1 or session is None:
         return maxmin
     from actors.diversity import sharded_maxmin
 
     shards = session.room_for(settings.shards)
+    if shards < settings.shards:
+        say(f"select: {max(1, shards)} of {settings.shards} shards; other CPUs are not free")
     return partial(sharded_maxmin, shards=shards) if shards > 1 else maxmin
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from jobs.console import console
@@ -24,7 +24,7 @@ def print_plan(rows: list[tuple[str, str, str]]) -> None:
 
 def print_settings(settings: list[tuple[str, Any, str]]) -> None:
     """A setting in each row: key, default, meaning."""
-    table = Table("setting", "default", "meaning")
+    table = Table(*(Column(name, overflow="fold") for name in ("setting", "default", "meaning")))
     for key, default, meaning in settings:
         table.add_row(Text(key), Text(json.dumps(default)), Text(meaning))
     console.print(table)

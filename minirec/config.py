@@ -247,7 +247,7 @@ class SelectionConfig(Section):
     directions: Literal["head_hvp", "head_gradient", "lora_projected"] = Field(
         "head_hvp", description="vectors of representativeness"
     )
-    shards: int = Field(1, ge=1, description="Ray actors that share the rows of MaxMin")
+    shards: int = Field(1, ge=1, description="Ray actors, at most, that share the rows of MaxMin")
     curriculum: Literal["grouped", "easy_to_hard", "hard_to_easy", "shuffled"] = Field(
         "grouped", description="order of training; grouped: from easy to hard by groups"
     )

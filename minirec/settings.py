@@ -193,7 +193,7 @@ def _explain(error: ValidationError) -> str:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        if key in valid_keys():
+        if any(k == key or k.startswith(f"{key}.") for k in valid_keys()):
             nested = f"{key.replace('.', ': {')}: ...{'}' * key.count('.')}"
             return f"{key} is one word in the file; nest it there, {nested}"
         return f"{key} is not a setting; {_advice(key)}"

@@ -46,7 +46,7 @@ def score_samples(
     """
     gain = features.mean_reward if features.mean_ndcg is None else features.mean_ndcg
     if settings.method == "value":
-        _check_range(features.mean_reward, settings, say=say)
+        _check_range(gain if settings.lift else features.mean_reward, settings, say=say)
     lift = learnability.lift(gain, chance=chance)
     pool = _pool(settings, lift, say=say)
     reward = lift if settings.lift else features.mean_reward
@@ -80,7 +80,7 @@ def score_samples(
 
 def _remedy(settings: SelectionConfig) -> str:
     if settings.learnability == "hit_variance":
-        return "rollouts above chance are hits, and all or none are; give another chance level"
+        return "all have as many hits, rollouts above chance; give another chance level"
     return "set selection.mu=null and selection.sigma=null to fit the Gaussian to the rewards"
 
 

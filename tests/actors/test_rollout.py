@@ -17,6 +17,8 @@ from tiny_model import (
     teacher_forced,
 )
 
+from actors import transformers_engine
+from actors.merging import merged_weights
 from actors.pool import Call, Pool
 from actors.rollout import (
     Adapter,
@@ -154,6 +156,21 @@ def test_refused_calls(engine, spec):
 def test_an_adapter_that_is_not_there(engine, tmp_path):
     with pytest.raises(EngineError, match="no adapter_model.safetensors"):
         engine.load_adapter(Adapter(str(tmp_path)))
+
+
+def test_an_adapter_that_was_loaded_by_half_is_loaded_again(spec, adapters, monkeypatch):
+    engine = TransformersEngine(spec)
+    engine.load_adapter(adapters[0])
+    expected = engine.generate(prompts(2, 20), n=2, seeds=[1, 2], adapter=adapters[0])
+
+    def half(base, updates):
+        yield next(iter(merged_weights(base, updates)))
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as broken, pytest.raises(RuntimeError):
+        broken.setattr(transformers_engine, "merged_weights", half)
+        engine.load_adapter(adapters[1])
+    assert engine.generate(prompts(2, 20), n=2, seeds=[1, 2], adapter=adapters[0]) == expected
 
 
 def test_resolution(monkeypatch):

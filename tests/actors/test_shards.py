@@ -1,8 +1,9 @@
-"""Which worker scores which shard."""
+"""Which worker does which shard, of scores and of gradients."""
 
 from __future__ import annotations
 
-from actors import shards
+from actors import gradients, shards
+from actors.gradients import GradientShard
 
 
 def test_training_workers_share_the_missing_shards(monkeypatch, tmp_path):
@@ -39,3 +40,23 @@ def test_training_workers_share_the_missing_shards(monkeypatch, tmp_path):
     assert share(1) == [(0, 1)]
     (tmp_path / "table.npy").touch()
     assert share(0) == [(0, 0)]
+
+
+def test_gradient_workers_share_what_rank_0_misses(monkeypatch, tmp_path):
+    """A second node may not see yet that the first one was written."""
+    shards_ = [GradientShard("train", "", str(tmp_path / name)) for name in "abc"]
+    (tmp_path / "a").touch()
+    found = []
+
+    def broadcast(box, src):
+        found.append(box[0])
+        box[0] = shards_[1:]
+
+    monkeypatch.setattr(gradients.dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(gradients.dist, "broadcast_object_list", broadcast)
+    assert gradients._missing(shards_) == shards_[1:]
+    (tmp_path / "a").unlink()
+    assert gradients._missing(shards_) == shards_[1:]
+    assert found == [shards_[1:], shards_]
+    monkeypatch.setattr(gradients.dist, "get_world_size", lambda: 1)
+    assert gradients._missing(shards_) == shards_

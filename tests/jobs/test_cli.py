@@ -7,15 +7,18 @@ import sys
 import pytest
 
 from jobs import cli, run
+from jobs.console import console
 from jobs.gradients import validation_samples
 from jobs.plan import plan
 from jobs.recommend import find_titles
 from jobs.run import STAGES, stages_of
+from jobs.summary import print_settings
 from jobs.train import learning_rate
+from minirec import __version__
 from minirec.artifacts import Run, write_json
 from minirec.corpus.table import Catalogue
 from minirec.errors import ConfigError, CorpusError
-from minirec.settings import dump, load
+from minirec.settings import described, dump, load
 
 
 def refused(capsys, *words):
@@ -64,7 +67,8 @@ def test_the_settings_of_a_run_in_the_default_folder(capsys, tmp_path, monkeypat
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(dump(load(None, ["selection.groups=3"])))
     assert cli.main(["plan"]) == 0
-    assert "in 3 groups" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "in 3 groups" in said and f"settings: {load().run_dir}" in said
 
 
 @pytest.mark.parametrize(
@@ -84,6 +88,18 @@ def test_settings_are_listed(capsys):
     assert cli.main(["settings", "reward"]) == 0
     assert "reward.softmax_weight" in capsys.readouterr().out
     assert "did you mean reward?" in refused(capsys, "settings", "rewrd")
+
+
+def test_no_setting_is_cut_short_in_a_narrow_window(capsys, monkeypatch):
+    monkeypatch.setattr(console, "width", 80)
+    print_settings(described())
+    assert "…" not in capsys.readouterr().out
+
+
+def test_the_version(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["--version"])
+    assert capsys.readouterr().out == f"minirec {__version__}\n"
 
 
 def test_an_unknown_option_is_refused(capsys):
@@ -111,9 +127,10 @@ def test_help_loads_no_library_that_takes_a_second():
     assert printed.splitlines()[-1] == "heavy"
 
 
-def test_plan_loads_neither_ray_nor_torch():
+def test_plan_loads_neither_ray_nor_torch(tmp_path):
+    words = ["plan", f"run_dir={tmp_path}", "compare.methods=[minirec]"]
     code = (
-        "import sys; from jobs import cli; cli.main(['plan', 'compare.methods=[minirec]'])\n"
+        f"import sys; from jobs import cli; cli.main({words})\n"
         "print({'torch', 'ray', 'transformers', 'vllm'} & {*sys.modules})"
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
@@ -160,6 +177,10 @@ def test_plan_looks_at_the_files_of_the_corpus(tmp_path):
     words = [f"run_dir={tmp_path / 'run'}", "corpus.source=table", f"corpus.path={tmp_path}"]
     with pytest.raises(CorpusError, match="lacks an interactions file"):
         plan(load(overrides=words))
+    rows = {
+        (stage, what): value for stage, what, value in plan(load(overrides=words), starts=False)
+    }
+    assert "lacks an interactions file" in rows["prepare", "files"]
     (tmp_path / "events.csv").write_text("user,item,time\nu,i,1\n")
     with pytest.raises(CorpusError, match="'title'.*or corpus.metadata to a file with the catal"):
         plan(load(overrides=words))
