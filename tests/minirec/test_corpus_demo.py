@@ -5,9 +5,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from minirec.config import CorpusConfig, DemoConfig
 from minirec.corpus.demo import BESTSELLERS, LABELS, generate
 from minirec.corpus.split import make_samples
+from minirec.corpus_config import CorpusConfig, DemoConfig
 
 
 def test_same_seed_same_corpus():
