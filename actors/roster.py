@@ -234,14 +234,14 @@ class Roster:
 
 @ray.remote(num_cpus=0)
 def _end(pids: list[int], pool: str) -> None:
-    """Return when the processes are gone from this node, and their temporary files."""
+    """Return when the processes are gone from this node, with the files that a kill leaves."""
     _await_end(pids)
     for folder in Path(tempfile.gettempdir()).glob(f"{pool}*"):
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _await_end(pids: list[int]) -> None:
-    """SIGKILL those that Ray leaves too long."""
+    """Return when the processes are gone from this node; SIGKILL those that Ray leaves too long."""
     start = time.monotonic()
     while any(os.path.exists(f"/proc/{pid}") for pid in pids):
         waited = time.monotonic() - start

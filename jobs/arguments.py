@@ -38,7 +38,8 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--overwrite",
             action="store_true",
-            help="redo what was made with other settings; a stage that is the command, always",
+            help="redo what was made with other settings; a command for one stage redoes it in any "
+            "case, and `select --features` replaces what --out holds",
         )
         if name == "select":
             _table_arguments(command)

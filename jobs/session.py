@@ -183,7 +183,7 @@ class Session:
             self._room.refuse_impossible(bundles)
             self._room.wait(bundles)
         elif why := refusal(bundles, alive_nodes()):
-            raise ConfigError(f"{why}; ask for fewer processes")
+            raise ConfigError(f"{why}; lower the numbers under resources, or --replicas")
 
     def room_for(self, actors: int) -> int:
         """How many of so many actors of one CPU have room now; all, where nodes may come.

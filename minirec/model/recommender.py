@@ -68,9 +68,8 @@ class Encoder:
 
         dropped, ids = 0, tokens(0)
         if len(ids) > limit and len(titles) > 1:
-            candidates = range(1, len(titles))
-            dropped = 1 + bisect_left(candidates, True, key=lambda n: len(tokens(n)) <= limit)
-            dropped = min(dropped, len(titles) - 1)
+            fewer = range(1, len(titles) - 1)  # and, where none of them fits, one more
+            dropped = 1 + bisect_left(fewer, True, key=lambda n: len(tokens(n)) <= limit)
             ids = tokens(dropped)
         if len(ids) > limit:
             raise ConfigError(

@@ -3,6 +3,7 @@
 import importlib
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 
@@ -100,6 +101,7 @@ def test_the_version(capsys):
     with pytest.raises(SystemExit, match="0"):
         cli.main(["--version"])
     assert capsys.readouterr().out == f"minirec {__version__}\n"
+    assert version("minirec") == __version__, "setup.cfg names another"
 
 
 def test_an_unknown_option_is_refused(capsys):
