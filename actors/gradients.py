@@ -172,7 +172,7 @@ class GradientWorker:
             completions=completions,
             written=[len(tokens) for tokens in row["tokens"]],
             rewards=row["rewards"],
-            history=sample.history,
+            excluded=sample.excluded,
             target=sample.target,
         )
 

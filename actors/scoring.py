@@ -27,7 +27,7 @@ from minirec.model.recommender import Encoder, Policy, item_table, load_policy
 from minirec.rl.grpo import advantages
 from minirec.rl.reward import (
     Ranking,
-    history_mask,
+    excluded_mask,
     item_scores,
     ndcg,
     rank_target,
@@ -173,7 +173,7 @@ class ShardScorer:
         prompts = [self.encoder.prompt([self.titles[i] for i in s.history]) for s in samples]
         seeds = [seed_of(self.spec.seed, "score", s.sample_id) for s in samples]
         target = torch.tensor([s.target for s in samples], device=self.spec.device)
-        mask = history_mask([s.history for s in samples], target, items=len(self.table))
+        mask = excluded_mask([s.excluded for s in samples], target, items=len(self.table))
         return _Batch(samples, prompts, seeds, target, mask.to(self.spec.device))
 
     def _ranks(self, batch: _Batch) -> pa.Table:

@@ -239,7 +239,7 @@ class Worker:
                 ],
                 generated=[len(c.token_ids) for c in completions],
                 rollout_logprobs=[list(c.logprobs) for c in completions],
-                history=sample.history,
+                excluded=sample.excluded,
                 target=sample.target,
             )
             for (_, sample), (prompt, completions) in zip(

@@ -3,7 +3,7 @@
 .venv/bin/python benchmarks/budgets_together.py RUN [--split test] [--resamples 2000]
 
 Each sample's NDCG@10 is averaged over the budgets of the trainings at equal steps, then methods are
-set against each other over seeds and samples: fewer tests, each of more trainings. `full` stops by
+set against each other over seeds and users: fewer tests, each of more trainings. `full` stops by
 itself and has one training for each seed. `base` is the policy before training, of
 RUN/ranks.parquet where the run has one that tells of it. p is corrected (Holm) over the differences
 from one reference, so each pair stands in two families.
@@ -20,6 +20,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from minirec.artifacts import read_table
+from minirec.corpus.table import load_users
 from minirec.evaluation.paired import differences
 from minirec.evaluation.ranking import per_sample
 
@@ -72,9 +73,10 @@ def main() -> None:
     parser.add_argument("--resamples", type=int, default=2000)
     args = parser.parse_args()
     means = by_method(args.run, args.split)
+    users = load_users(args.run / "corpus", args.split)
     for reference, values in means.items():
         others = {name: other for name, other in means.items() if name != reference}
-        found = differences(others, values, resamples=args.resamples, seed=0)
+        found = differences(others, values, users=users, resamples=args.resamples, seed=0)
         print(f"{reference}: {values.mean():.4f}")
         for name, d in found.items():
             print(

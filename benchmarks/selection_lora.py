@@ -70,7 +70,7 @@ def groups() -> list[ScoredGroup]:
                 completions=completions,
                 written=[len(c) for c in completions],
                 rewards=torch.rand(ROLLOUTS, generator=draw).tolist(),
-                history=[number % ITEMS],
+                excluded=[number % ITEMS],
                 target=(number + 1) % ITEMS,
             )
         )

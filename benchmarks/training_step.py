@@ -64,7 +64,7 @@ def batch(prompts: int, rollouts: int, prompt: int, completion: int) -> list[Gro
             completions=[words(completion) for _ in range(rollouts)],
             generated=[completion] * rollouts,
             rollout_logprobs=[[-7.0] * completion] * rollouts,
-            history=[],
+            excluded=[],
             target=number,
         )
         for number in range(prompts)

@@ -19,6 +19,7 @@ from minirec.artifacts import Run, atomic, read_json, read_table, remove, write_
 from minirec.comparison import FREE, FULL, Contender
 from minirec.config import Config
 from minirec.corpus import schema
+from minirec.corpus.table import load_users
 from minirec.evaluation import comparison_page
 from minirec.evaluation.standings import Curve, Race, Trained, race, reached
 
@@ -182,6 +183,7 @@ def publish(run: Run, config: Config, planned: Sequence[Contender], rows: list[R
             trained,
             table=table,
             references=config.compare.references,
+            users=load_users(run.path("corpus"), "test"),
             resamples=config.evaluation.bootstrap,
             seed=config.seed,
         )

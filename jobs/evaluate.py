@@ -13,6 +13,7 @@ from jobs.train import rollout_settings
 from minirec.artifacts import Cost, Run, each_file, read_table, write_json, write_table
 from minirec.config import Config
 from minirec.corpus import schema
+from minirec.corpus.table import load_samples, load_users
 from minirec.evaluation import ranking, references
 
 if TYPE_CHECKING:
@@ -31,11 +32,12 @@ def evaluate(run: Run, config: Config, session: Session, *, splits: Sequence[str
 
     def body(cost: Cost) -> None:
         ranks, ids = _policy_ranks(run, config, session, cost, splits)
-        others, groups = _references(run, splits)
+        others, users, groups = _references(run, splits)
         ranks |= others
         write_table(run.path("ranks.parquet"), _table(ranks, ids))
         summary = ranking.summarise(
             {policy: _only(by_split, splits) for policy, by_split in ranks.items()},
+            users=users,
             groups=groups,
             cutoffs=config.evaluation.cutoffs,
             bootstrap=config.evaluation.bootstrap,
@@ -110,24 +112,37 @@ def _policy_ranks(
     return ranks, ids
 
 
-def _references(run: Run, splits: Sequence[str]) -> tuple[dict[str, ByName], dict[str, ByName]]:
-    """Ranks of the references, and the groups of the breakdown, both by split."""
-    titles = read_table(run.path("corpus", "items.parquet"))["title"].to_pylist()
-    columns = read_table(run.path("corpus", "train.parquet")).to_pydict()
+def _references(
+    run: Run, splits: Sequence[str]
+) -> tuple[dict[str, ByName], ByName, dict[str, ByName]]:
+    """By split: ranks of the references, users of the samples, groups of the breakdown."""
+    corpus = run.path("corpus")
+    titles = read_table(corpus / "items.parquet")["title"].to_pylist()
+    samples = load_samples(corpus, "train")
     train = references.interactions(
-        columns["user"], history=columns["history"], target=columns["target"], items=len(titles)
+        load_users(corpus, "train"),
+        history=[s.history for s in samples],
+        target=[s.target for s in samples],
+        items=len(titles),
     )
     words = references.title_vectors(titles)
     ranks: dict[str, ByName] = {"popularity": {}, "cooccurrence": {}, "title_likeness": {}}
-    groups = {}
+    users, groups = {}, {}
     for split in splits:
-        columns = read_table(run.path("corpus", f"{split}.parquet")).to_pydict()
-        sample = {"history": columns["history"], "target": columns["target"]}
-        ranks["popularity"][split] = references.popularity_ranks(train, **sample)
-        ranks["cooccurrence"][split] = references.cooccurrence_ranks(train, **sample)
-        ranks["title_likeness"][split] = references.title_ranks(words, **sample)
-        groups[split] = ranking.sample_groups(**sample, train_counts=references.item_counts(train))
-    return ranks, groups
+        samples = load_samples(corpus, split)
+        history, target = [s.history for s in samples], [s.target for s in samples]
+        asked: dict[str, Any] = {
+            "history": history,
+            "target": target,
+            "excluded": [s.excluded for s in samples],
+        }
+        ranks["popularity"][split] = references.popularity_ranks(train, **asked)
+        ranks["cooccurrence"][split] = references.cooccurrence_ranks(train, **asked)
+        ranks["title_likeness"][split] = references.title_ranks(words, **asked)
+        users[split] = load_users(corpus, split)
+        counts = references.item_counts(train)
+        groups[split] = ranking.sample_groups(target, history=history, train_counts=counts)
+    return ranks, users, groups
 
 
 def _table(ranks: dict[str, ByName], ids: ByName) -> pa.Table:

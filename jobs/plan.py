@@ -128,9 +128,11 @@ def _samples(config: Config, again: bool) -> tuple[int, bool]:
     if path.exists() and not again and not other:
         return int(read_json(path)["samples"]["train"]), True
     if config.corpus.source == "demo":
-        demo = config.corpus.demo
-        events = demo.users * (demo.events_per_user - config.corpus.min_history)
-        return round(events * config.corpus.split[0]), False
+        demo, split = config.corpus.demo, config.corpus.split
+        samples = demo.users * (demo.events_per_user - config.corpus.min_history)
+        if split == "leave_one_out":
+            return samples - 2 * demo.users, False
+        return round(samples * split[0]), False
     return 0, False
 
 

@@ -25,7 +25,7 @@ from minirec.artifacts import (
     write_table,
 )
 from minirec.config import Config, CorpusConfig
-from minirec.corpus import assemble, demo, download, sources, split
+from minirec.corpus import assemble, demo, download, sources, split, task
 from minirec.corpus.files import BLOCK_BYTES, FileSpec, read_blocks
 from minirec.corpus.parse import CATALOGUE, EVENTS, parse
 from minirec.corpus.schema import ITEMS, REJECTED, TRUTH
@@ -122,6 +122,7 @@ def _body(run: Run, config: Config, session: Session, cost: Cost) -> None:
         f"of {summary['users']:,} users on {summary['items']:,} items; samples: {sizes}; "
         f"{sum(summary['rejected'].values()):,} rows rejected"
     )
+    run.say(f"prepare: {task.sentences(summary)}")
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,10 @@ def _from_files(
 ) -> Made:
     """Read, join and split; too many rejected rows are left in `rejected_beside`."""
     read = assemble.assemble(
-        read_with_ray(located.events), read_with_ray(located.items), inline=located.inline
+        read_with_ray(located.events),
+        read_with_ray(located.items),
+        inline=located.inline,
+        by_file=corpus.columns.get("order") == sources.BY_FILE,
     )
     try:
         assemble.check_rejected(read.rejected, rows=read.rows, limit=corpus.max_rejected)
@@ -198,6 +202,7 @@ def _write(
         "items": len(samples.item_codes),
         "samples": {name: len(table) for name, table in samples.tables.items()},
         "rejected": assemble.counts(rejected),
+        "same_time": task.facts(samples, corpus.same_time),
     }
     with atomic_dir(folder) as work:
         chosen = catalogue.take(pa.array(samples.item_codes))

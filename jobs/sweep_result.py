@@ -16,6 +16,7 @@ from jobs.train import read_log, spent
 from minirec.artifacts import Run, atomic, read_table, write_table
 from minirec.config import Config
 from minirec.corpus import schema
+from minirec.corpus.table import load_users
 from minirec.evaluation import front, sweep_page
 from minirec.evaluation.ranking import bootstrap_means, interval, per_sample
 from minirec.settings import changed, dump
@@ -103,7 +104,7 @@ def read_rows(run: Run) -> list[Row]:
 
 def write_rows(run: Run, config: Config, planned: list[Trial], rows: list[Row]) -> None:
     """Write sweep.parquet, with the intervals and the fronts, which `rows` get too."""
-    outcomes, draws = _outcomes(run, planned, rows), _draws(config)
+    outcomes, draws = _outcomes(run, planned, rows), _draws(run, config)
     _complete(rows, front.points(outcomes, **draws), run, planned, draws)
     write_table(run.path("sweep.parquet"), pa.Table.from_pylist(rows, schema=schema.SWEEP))
 
@@ -120,7 +121,7 @@ def publish(
         rows: theirs, as in sweep.parquet.
         again: nothing ran this time; say so.
     """
-    outcomes, draws = _outcomes(run, planned, rows), _draws(config)
+    outcomes, draws = _outcomes(run, planned, rows), _draws(run, config)
     points = front.points(outcomes, **draws)
     choice = front.choose(outcomes, tolerance=config.sweep.tolerance, **draws) if points else None
     page = sweep_page.render(run.root.name, rows=rows, points=points, choice=choice)
@@ -133,8 +134,10 @@ def publish(
     _print(run, rows, points, choice)
 
 
-def _draws(config: Config) -> dict[str, int]:
-    return {"resamples": config.evaluation.bootstrap, "seed": config.seed}
+def _draws(run: Run, config: Config) -> dict[str, Any]:
+    """The arguments of a bootstrap over the validation split."""
+    users = load_users(run.path("corpus"), "valid")
+    return {"users": users, "resamples": config.evaluation.bootstrap, "seed": config.seed}
 
 
 def _ndcg(run: Run, trial: Trial) -> np.ndarray:
@@ -172,7 +175,7 @@ def _complete(
     points: list[front.Point],
     run: Run,
     planned: list[Trial],
-    draws: dict[str, int],
+    draws: dict[str, Any],
 ) -> None:
     """Fill in the interval of each finished trial and the fronts of its setting."""
     by_setting = {point.setting: point for point in points}

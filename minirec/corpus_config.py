@@ -44,7 +44,9 @@ class CorpusConfig(Section):
     metadata: str | None = Field(None, description="catalogue file; default: found in path")
     columns: dict[str, str] = Field(
         default_factory=dict,
-        description="for source table: user, item, rating, time, title, text -> column of the file",
+        description="for source table: user, item, rating, time, order, title, text -> column of "
+        "the file; order takes the place of time where events have none: a column of whole "
+        "numbers, or file for the order of the rows",
     )
     category: str | None = Field(None, description="name of the domain, words the prompts")
     download: bool | Literal["5core"] = Field(
@@ -55,10 +57,25 @@ class CorpusConfig(Section):
     k_core: int = Field(1, ge=1, description="each user and item keeps at least this many events")
     history: int = Field(10, ge=1, description="most recent events shown to the policy")
     min_history: int = Field(1, ge=1, description="events a user needs before a target counts")
+    same_time: Literal["exclude", "keep"] = Field(
+        "exclude",
+        description="other events of the target's user and time: exclude them from history and "
+        "ranking (the task is the next visit), or keep those that ties places before the target "
+        "in the history (the task is the next event)",
+    )
+    ties: Literal["hash", "key", "file"] = Field(
+        "hash",
+        description="order of a user's events of one time: by a hash that says nothing, by item "
+        "key, or as in the files",
+    )
     min_rating: float | None = Field(None, description="events rated below are dropped")
     rating_range: tuple[float, float] = Field((0.0, 5.0), description="lowest and highest rating")
     max_rejected: float = Field(0.01, ge=0, le=1, description="share of malformed rows that stops")
-    split: tuple[float, float, float] = Field((0.8, 0.1, 0.1), description="train, valid, test")
+    split: tuple[float, float, float] | Literal["leave_one_out"] = Field(
+        (0.8, 0.1, 0.1),
+        description="shares of train, valid and test over all samples by time; leave_one_out: a "
+        "user's last time is test, the one before it valid",
+    )
     demo: DemoConfig = DemoConfig()
 
     @field_validator("start", "end", mode="before")
@@ -73,7 +90,8 @@ class CorpusConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> CorpusConfig:
-        if abs(sum(self.split) - 1) > 1e-9 or min(self.split) <= 0:
+        shares = self.split if isinstance(self.split, tuple) else (1.0,)
+        if abs(sum(shares) - 1) > 1e-9 or min(shares) <= 0:
             raise ValueError(f"split {self.split} must be three positive shares that sum to 1")
         if self.source != "demo" and not (self.path or self.ratings):
             raise ValueError(f"source {self.source} needs corpus.path or corpus.ratings")

@@ -41,7 +41,9 @@ class Assembled:
     category: str | None
 
 
-def assemble(events: pa.Table, items: pa.Table, *, inline: bool) -> Assembled:
+def assemble(
+    events: pa.Table, items: pa.Table, *, inline: bool, by_file: bool = False
+) -> Assembled:
     """Join parsed events (`parse.EVENTS`) with the parsed catalogue (`parse.CATALOGUE`).
 
     The result does not depend on the order of the rows of either table.
@@ -49,6 +51,7 @@ def assemble(events: pa.Table, items: pa.Table, *, inline: bool) -> Assembled:
     Args:
         inline: the catalogue was read from the interaction files, so that its rejected rows are
             counted as events already.
+        by_file: events have no times; their place in the files takes it.
 
     Raises:
         CorpusError: a file could not be read to its end, or no row is usable at all.
@@ -67,6 +70,9 @@ def assemble(events: pa.Table, items: pa.Table, *, inline: bool) -> Assembled:
     if not inline:
         rejects.append(_with_reason(repeated, "duplicate item", ["key", "title"]))
     good = events.filter(events["reason"].is_null())
+    good = good.append_column("order", _place(good))
+    if by_file:
+        good = good.set_column(good.schema.get_field_index("time"), "time", good["order"])
     good, duplicates = _without_duplicates(good)
     rejects.append(_with_reason(duplicates, "duplicate event", ["user", "item", "rating", "time"]))
     known = pc.is_in(good["item"], value_set=good_items["key"].combine_chunks())
@@ -91,6 +97,7 @@ def assemble(events: pa.Table, items: pa.Table, *, inline: bool) -> Assembled:
         item=item,
         rating=good["rating"].to_numpy(),
         time=good["time"].to_numpy(),
+        order=good["order"].to_numpy(),
         users=users,
         items=keys,
     )
@@ -146,12 +153,21 @@ def _first_of_each_key(items: pa.Table) -> tuple[pa.Table, pa.Table]:
     return items.filter(pa.array(~repeated)), items.filter(pa.array(repeated))
 
 
+def _place(events: pa.Table) -> pa.Array:
+    """Rank of each row by file and line, int64."""
+    place = np.empty(len(events), dtype=np.int64)
+    if len(events):
+        by = (events["line"].to_numpy(), encode(events["file"])[0])
+        place[np.lexsort(by)] = np.arange(len(events))
+    return pa.array(place)
+
+
 def _without_duplicates(events: pa.Table) -> tuple[pa.Table, pa.Table]:
     """Split off the rows whose user, item and time stand in an earlier file or line."""
     if not len(events):
         return events, events
     same_if = [encode(events["user"])[0], encode(events["item"])[0], events["time"].to_numpy()]
-    order = np.lexsort((events["line"].to_numpy(), encode(events["file"])[0], *same_if))
+    order = np.lexsort((events["order"].to_numpy(), *same_if))
     repeated = np.zeros(len(events), dtype=bool)
     repeated[order[1:]] = np.logical_and.reduce(
         [column[order][1:] == column[order][:-1] for column in same_if]

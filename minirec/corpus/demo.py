@@ -96,6 +96,7 @@ def generate(demo: DemoConfig, *, seed: int) -> tuple[Events, pa.Table, np.ndarr
         item=item_codes,
         rating=np.concatenate([w[2] for w in walks]),
         time=np.concatenate([w[1] for w in walks]),
+        order=np.arange(len(item)),
         users=user_names,
         items=item_names,
     )

@@ -47,8 +47,9 @@ class FileSpec:
         kind: ``events`` (one interaction a row) or ``items`` (one catalogue entry a row).
         format: csv and tsv have a header line; jsonl and parquet name the columns in each row.
         header: columns of the file in order (empty for jsonl).
-        columns: role -> column. Roles of events: user, item, rating (optional), time; of items:
-            item, title, and any of text, category.
+        columns: role -> column. Roles of events: user, item, rating (optional), and time or
+            order, or neither where the order of the rows counts; of items: item, title, and any
+            of text, category.
         extra: columns that are appended to an item's text.
         time_unit: unit of a numeric time; ``auto`` tells seconds from ms by their size.
         rating_range: lowest and highest rating that is not malformed.

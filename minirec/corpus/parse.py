@@ -19,6 +19,7 @@ from minirec.corpus.files import UNREADABLE, FileSpec
 
 TEXT_SHOWN = 200
 LAST_TIME_MS = 4_102_444_800_000  # 2100-01-01: a later time is a wrong unit or a wrong number
+LARGEST_ORDER = 2**53
 SECONDS_BELOW = 100_000_000_000  # as seconds the year 5138, as ms March 1973
 
 EVENTS = pa.schema(
@@ -33,8 +34,8 @@ EVENTS = pa.schema(
         ("raw", pa.string()),
     ]
 )
-"""Parsed interactions, time in ms. A rejected row has a reason and raw (its first 200
-characters), and null user, item, rating and time; a good row has neither."""
+"""Parsed interactions, time in ms, or the number in its place. A rejected row has a reason and raw
+(its first 200 characters), and null user, item, rating and time; a good row has neither."""
 
 CATALOGUE = pa.schema(
     [
@@ -134,7 +135,22 @@ def _event(row: dict[str, Any], spec: FileSpec) -> tuple[str, str, float, int]:
     rating = _number(row.get(columns["rating"])) if "rating" in columns else high
     if not low <= rating <= high:
         raise Malformed("rating outside its range")
-    return user, item, rating, _time_ms(row.get(columns["time"]), spec.time_unit)
+    return user, item, rating, _when(row, spec)
+
+
+def _when(row: dict[str, Any], spec: FileSpec) -> int:
+    """Time in ms, or the number in its place; 0 where the order of the rows takes it."""
+    if "time" in spec.columns:
+        return _time_ms(row.get(spec.columns["time"]), spec.time_unit)
+    return _order(row.get(spec.columns["order"])) if "order" in spec.columns else 0
+
+
+def _order(value: Any) -> int:
+    """A whole number, which a float holds exactly; pandas writes 3 as 3.0 beside a gap."""
+    number = _number(value)
+    if not number.is_integer() or abs(number) > LARGEST_ORDER:
+        raise Malformed("bad order")
+    return int(number)
 
 
 def _item(row: dict[str, Any], spec: FileSpec) -> tuple[str, str, str, str | None]:

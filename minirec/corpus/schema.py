@@ -31,7 +31,13 @@ SAMPLES = pa.schema(
     ],
     metadata=_META,
 )
-"""One target interaction with the events before it, oldest first; times in ms since 1970."""
+"""One target interaction with the events before it, oldest first; times in ms since 1970, or the
+numbers of ``corpus.columns.order``."""
+
+SAMPLES_WITH_SAME_TIME = SAMPLES.append(pa.field("same_time", pa.list_(pa.int32())))
+"""`SAMPLES` of a corpus with events of one user and time that are excluded from each other's
+history: the items of the target's user at the target's time, without the target. They are as right
+as the target, so they are candidates neither in the ranking nor in the item loss."""
 
 REJECTED = pa.schema(
     [

@@ -6,7 +6,7 @@ reads only headers. Every source ends in the same two kinds of rows, events and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from minirec.config import CorpusConfig
@@ -35,6 +35,8 @@ RECBOLE_EVENTS = {"user": "user_id", "item": "item_id", "rating": "rating", "tim
 RECBOLE_TITLES = ("title", "movie_title", "item_name", "name", "book_title", "product_title")
 MEND = "mend the header"
 MAP = "set corpus.columns to the names in the file"
+BY_FILE = "file"
+"""As ``corpus.columns.order``: events have no times, the order of the rows counts."""
 TABLE_EVENTS = {"user": "user", "item": "item", "rating": "rating", "time": "time"}
 TABLE_ITEMS = {"item": "item", "title": "title", "text": "text"}
 
@@ -71,19 +73,27 @@ def locate(corpus: CorpusConfig) -> Located:
     located = finders[corpus.source](corpus)
     if corpus.category:
         name = corpus.category.replace("_", " ")
-        return Located(located.events, located.items, located.inline, name, name)
+        return replace(located, category=name, fallback=name)
     return located
 
 
 def _check_columns(corpus: CorpusConfig) -> None:
     """Refuse a mapping of columns that would have no effect."""
-    roles = TABLE_EVENTS.keys() | TABLE_ITEMS.keys()
+    roles = TABLE_EVENTS.keys() | TABLE_ITEMS.keys() | {"order"}
     unknown = sorted(corpus.columns.keys() - roles)
     if unknown:
         raise CorpusError(
             f"corpus.columns has the unknown role {unknown[0]!r}; "
-            f"choose from user, item, rating, time, title, text"
+            f"choose from user, item, rating, time, order, title, text"
         )
+    if "order" in corpus.columns:
+        given = "corpus.columns.time" if "time" in corpus.columns else None
+        given = given or ("corpus.start" if corpus.start else "corpus.end" if corpus.end else None)
+        if given:
+            raise CorpusError(
+                f"{given} has no effect with corpus.columns.order, which is for events without "
+                f"times; remove one of the two"
+            )
     if corpus.columns and corpus.source in ("amazon", "movielens"):
         raise CorpusError(
             f"corpus.columns has no effect with corpus.source={corpus.source}, whose columns are "
@@ -205,7 +215,13 @@ def _events_spec(
     # The first JSON line need not hold every key, but the keys that events need it must.
     if optional and columns["rating"] not in names:
         columns = {role: name for role, name in columns.items() if role != "rating"}
+    order = corpus.columns.get("order")
+    if order is not None:
+        columns = {role: name for role, name in columns.items() if role != "time"}
+        columns |= {} if order == BY_FILE else {"order": order}
     mend = MAP if corpus.source in ("recbole", "table") else MEND
+    if mend == MAP and order is None and columns["time"] not in names:
+        mend += "; where events have no times, set corpus.columns.order"
     _require(file, names, list(columns.values()), mend=mend)
     return FileSpec(
         path=str(file),

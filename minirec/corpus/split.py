@@ -1,7 +1,11 @@
 """Events -> samples: time window, k-core, history window, split by global time.
 
 All of it is vectorised over dictionary-encoded arrays. The codes are in the order of their
-strings, so that ties are broken by user, then item key, by comparing integers.
+strings, so that comparing integers orders by user and by item key.
+
+The events of one user at one time are a visit. With day-granular times a visit is a basket, and
+its order in the files means nothing; `corpus.same_time` says whether its events stand in each
+other's histories, `corpus.ties` how they are ordered.
 """
 
 from __future__ import annotations
@@ -14,8 +18,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from minirec.config import CorpusConfig
-from minirec.corpus.schema import SAMPLES
+from minirec.corpus.schema import SAMPLES, SAMPLES_WITH_SAME_TIME
 from minirec.errors import CorpusError
+
+SPLITS = ("train", "valid", "test")
 
 
 @dataclass(frozen=True)
@@ -26,7 +32,8 @@ class Events:
         user: (N,) int64, index into `users`.
         item: (N,) int64, index into `items`.
         rating: (N,) float32.
-        time: (N,) int64, ms since 1970 UTC.
+        time: (N,) int64, ms since 1970 UTC, or the numbers of ``corpus.columns.order``.
+        order: (N,) int64, place in the files.
         users: sorted distinct user ids.
         items: sorted distinct item keys.
     """
@@ -35,6 +42,7 @@ class Events:
     item: np.ndarray
     rating: np.ndarray
     time: np.ndarray
+    order: np.ndarray
     users: pa.StringArray
     items: pa.StringArray
 
@@ -52,6 +60,9 @@ class Samples:
         event: (S,) int64, for each sample_id the index of its target event.
         kept: events left after window, min_rating and k-core.
         users: users left.
+        same_time: split -> samples whose user has another event at the target's time.
+        left_out: events that are no target since ``corpus.same_time: exclude`` leaves them fewer
+            than ``corpus.min_history`` earlier events.
     """
 
     tables: dict[str, pa.Table]
@@ -59,6 +70,8 @@ class Samples:
     event: np.ndarray
     kept: int
     users: int
+    same_time: dict[str, int]
+    left_out: int
 
 
 def encode(values: pa.ChunkedArray | pa.Array) -> tuple[np.ndarray, pa.StringArray]:
@@ -142,68 +155,219 @@ def filter_events(events: Events, corpus: CorpusConfig) -> np.ndarray:
     return keep
 
 
-def make_samples(events: Events, corpus: CorpusConfig) -> Samples:
-    """Filter the events, pair each target with its history, split by global time.
+@dataclass(frozen=True)
+class _Timeline:
+    """The K kept events, user by user, oldest first, events of one time by their tie.
 
-    A sample's history holds the up to ``corpus.history`` events of its user before the target,
-    oldest first, in the order (time, item key). sample_id is the rank of the sample by (time,
-    user, item key), so train, valid and test are consecutive ranges. item_id is dense over the
-    items that keep an event, in the order of their keys.
+    Attributes:
+        event: (K,) index into `Events`.
+        user, item, time: (K,) its columns; `item` is dense over the kept items.
+        tie: (K,) what orders the events of one user and time.
+        first: (K,) row of the user's first event.
+        visit: (K,) row of the first event of the same user and time.
+        together: (K,) events of the same user and time.
+    """
+
+    event: np.ndarray
+    user: np.ndarray
+    item: np.ndarray
+    time: np.ndarray
+    tie: np.ndarray
+    first: np.ndarray
+    visit: np.ndarray
+    together: np.ndarray
+
+
+def make_samples(events: Events, corpus: CorpusConfig) -> Samples:
+    """Filter the events, pair each target with its history, split.
+
+    A sample's history holds the up to ``corpus.history`` last events of its user before the
+    target, oldest first: those of an earlier time (``corpus.same_time: exclude``), or also those
+    of the same time that ``corpus.ties`` places before the target (``keep``). sample_id is the
+    rank of the sample by (split, time, user, tie), so train, valid and test are consecutive ranges.
+    item_id is dense over the items that keep an event, in the order of their keys.
 
     Raises:
-        CorpusError: nothing is left, no user has enough events, or fewer than 3 samples.
+        CorpusError: nothing is left, no user has enough events, fewer than 3 samples, or too few
+            distinct times for a split between them.
     """
-    keep = filter_events(events, corpus)
-    keep = keep[np.lexsort((events.item[keep], events.time[keep], events.user[keep]))]
-    user = events.user[keep]
-    codes, item_id = np.unique(events.item[keep], return_inverse=True)
-    first = np.flatnonzero(np.r_[True, user[1:] != user[:-1]])
-    per_user = np.diff(np.r_[first, len(user)])
-    position = np.arange(len(user)) - np.repeat(first, per_user)
-    target = np.flatnonzero(position >= corpus.min_history)
-    if not len(target):
-        raise CorpusError(
-            f"no samples: the longest of {len(first):,} users has {per_user.max()} event(s), and a "
-            f"target needs corpus.min_history={corpus.min_history} before it; lower min_history or "
-            f"give interactions of the same users over a longer time"
-        )
+    line, codes = _timeline(events, filter_events(events, corpus), corpus.ties)
+    exclude = corpus.same_time == "exclude"
+    end = line.visit if exclude else np.arange(len(line.event))  # a history ends before this row
+    target = np.flatnonzero(end - line.first >= corpus.min_history)
     if len(target) < 3:
-        raise CorpusError(
-            f"{len(target)} sample(s) cannot be split into train, valid and test; give more "
+        raise CorpusError(_too_few(line, len(target), corpus))
+    target = target[np.lexsort((line.tie[target], line.user[target], line.time[target]))]
+    part = _parts(line, target, corpus)
+    order = np.argsort(part, kind="stable")
+    target, sizes = target[order], np.bincount(part, minlength=3)
+    table = _table(events, line, target, end[target], corpus)
+    stops = np.cumsum(sizes)
+    shared = line.together[target] > 1
+    slices = {
+        name: slice(stop - n, stop) for name, stop, n in zip(SPLITS, stops, sizes, strict=True)
+    }
+    would_be = np.arange(len(line.event)) - line.first >= corpus.min_history
+    return Samples(
+        tables={name: table.slice(at.start, at.stop - at.start) for name, at in slices.items()},
+        item_codes=codes,
+        event=line.event[target],
+        kept=len(line.event),
+        users=len(np.unique(line.user)),
+        same_time={name: int(shared[at].sum()) for name, at in slices.items()},
+        left_out=int(would_be.sum()) - len(target),
+    )
+
+
+def _timeline(events: Events, keep: np.ndarray, ties: str) -> tuple[_Timeline, np.ndarray]:
+    """The kept events in order, and the item code of each dense item_id."""
+    tie = {"key": events.item, "file": events.order}.get(ties)
+    tie = _hashed(events, keep) if tie is None else tie[keep]
+    order = np.lexsort((tie, events.time[keep], events.user[keep]))
+    keep, tie = keep[order], tie[order]
+    codes, item = np.unique(events.item[keep], return_inverse=True)
+    user, time = events.user[keep], events.time[keep]
+    new_user = np.r_[True, user[1:] != user[:-1]]
+    new_visit = new_user | np.r_[True, time[1:] != time[:-1]]
+    first, _ = _runs(new_user)
+    visit, together = _runs(new_visit)
+    return _Timeline(keep, user, item, time, tie, first, visit, together), codes
+
+
+def _runs(begins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each row the first row of its run and the length of the run; both (K,) int64."""
+    starts = np.flatnonzero(begins)
+    lengths = np.diff(np.r_[starts, len(begins)])
+    return np.repeat(starts, lengths), np.repeat(lengths, lengths)
+
+
+def _hashed(events: Events, keep: np.ndarray) -> np.ndarray:
+    """(K,) uint64 by user id and item key alone: the same in every run, on every machine."""
+    from pandas.util import hash_array
+
+    users = hash_array(events.users.to_numpy(zero_copy_only=False), categorize=False)
+    items = hash_array(events.items.to_numpy(zero_copy_only=False), categorize=False)
+    # splitmix64's finaliser (Steele et al., 2014): a sum alone would order all users alike.
+    mixed = users[events.user[keep]] * np.uint64(0x9E3779B97F4A7C15) + items[events.item[keep]]
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
+
+
+def _too_few(line: _Timeline, samples: int, corpus: CorpusConfig) -> str:
+    """Why there are not even three samples, and what to do."""
+    if samples:
+        return (
+            f"{samples} sample(s) cannot be split into train, valid and test; give more "
             f"interactions or loosen corpus.k_core, corpus.start, corpus.end"
         )
-    time = events.time[keep]
-    target = target[np.lexsort((item_id[target], user[target], time[target]))]
-    length = np.minimum(position[target], corpus.history)
-    offsets = np.r_[0, np.cumsum(length)]
-    # Row numbers of all histories, end to end: start of each history, repeated, plus 0,1,2,...
-    within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], length)
-    past = np.repeat(target - length, length) + within
-    rating = events.rating[keep]
+    if corpus.same_time == "exclude":
+        most = int(max(np.bincount(line.user)))
+        if most > corpus.min_history:
+            return (
+                f"no samples: no event has corpus.min_history={corpus.min_history} event(s) of its "
+                f"user at an earlier time, since a user's events, up to {most}, share their times; "
+                f"set corpus.same_time=keep, or give times that differ"
+            )
+    users = np.unique(line.user, return_counts=True)[1]
+    return (
+        f"no samples: the longest of {len(users):,} users has {users.max()} event(s), and a "
+        f"target needs corpus.min_history={corpus.min_history} before it; lower min_history or "
+        f"give interactions of the same users over a longer time"
+    )
+
+
+def _table(
+    events: Events, line: _Timeline, target: np.ndarray, end: np.ndarray, corpus: CorpusConfig
+) -> pa.Table:
+    """The samples of these target rows, whose histories end before the rows `end`."""
+    length = np.minimum(end - line.first[target], corpus.history)
+    offsets, past = _ranges(end - length, length)
+    rating = events.rating[line.event]
 
     def lists(values: np.ndarray, kind: pa.DataType) -> pa.ListArray:
         return pa.ListArray.from_arrays(
             pa.array(offsets, type=pa.int32()), pa.array(values[past], type=kind)
         )
 
-    table = pa.table(
-        {
-            "sample_id": pa.array(np.arange(len(target)), type=pa.int64()),
-            "user": events.users.take(pa.array(user[target])),
-            "history": lists(item_id, pa.int32()),
-            "history_rating": lists(rating, pa.float32()),
-            "history_time": lists(time, pa.int64()),
-            "target": pa.array(item_id[target], type=pa.int32()),
-            "rating": pa.array(rating[target], type=pa.float32()),
-            "time": pa.array(time[target], type=pa.int64()),
-        },
-        schema=SAMPLES,
+    columns = {
+        "sample_id": pa.array(np.arange(len(target)), type=pa.int64()),
+        "user": events.users.take(pa.array(line.user[target])),
+        "history": lists(line.item, pa.int32()),
+        "history_rating": lists(rating, pa.float32()),
+        "history_time": lists(line.time, pa.int64()),
+        "target": pa.array(line.item[target], type=pa.int32()),
+        "rating": pa.array(rating[target], type=pa.float32()),
+        "time": pa.array(line.time[target], type=pa.int64()),
+    }
+    together = line.together[target]
+    if corpus.same_time == "keep" or together.max() == 1:
+        return pa.table(columns, schema=SAMPLES)
+    offsets, rows = _ranges(line.visit[target], together)
+    others = rows[rows != np.repeat(target, together)]
+    columns["same_time"] = pa.ListArray.from_arrays(
+        pa.array(offsets - np.arange(len(offsets)), type=pa.int32()),  # each lacks its target
+        pa.array(line.item[others], type=pa.int32()),
     )
+    return pa.table(columns, schema=SAMPLES_WITH_SAME_TIME)
+
+
+def _ranges(start: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ranges of rows end to end: where each begins, (S + 1,), and the row numbers."""
+    offsets = np.r_[0, np.cumsum(length)]
+    within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], length)
+    return offsets, np.repeat(start, length) + within
+
+
+def _parts(line: _Timeline, target: np.ndarray, corpus: CorpusConfig) -> np.ndarray:
+    """Which split each target row is in: (S,) 0 train, 1 valid, 2 test; targets are by time."""
+    if corpus.split == "leave_one_out":
+        return _leave_one_out(line, target)
     sizes = split_sizes(len(target), corpus.split)
-    starts = np.r_[0, np.cumsum(sizes)]
-    names = ("train", "valid", "test")
-    tables = {n: table.slice(int(starts[i]), sizes[i]) for i, n in enumerate(names)}
-    return Samples(tables, codes, keep[target], len(keep), len(first))
+    stops = np.cumsum(sizes)[:2]
+    # As the published scripts cut, inside a time too, where its events are in a given order.
+    if corpus.same_time == "exclude" or corpus.ties == "hash":
+        stops = _between_times(line.time[target], stops)
+    return np.searchsorted(stops, np.arange(len(target)), side="right")
+
+
+def _between_times(time: np.ndarray, stops: np.ndarray) -> np.ndarray:
+    """The two stops, moved on to where a new time begins; each split keeps a sample.
+
+    Raises:
+        CorpusError: fewer than three distinct times.
+    """
+    begins = np.flatnonzero(time[1:] != time[:-1]) + 1
+    if len(begins) < 2:
+        raise CorpusError(
+            f"the {len(time):,} samples are of {len(begins) + 1} distinct time(s), so they cannot "
+            f"be split by time; set corpus.split=leave_one_out, or corpus.same_time=keep with "
+            f"corpus.ties=file to split inside a time"
+        )
+    first = min(int(np.searchsorted(begins, stops[0])), len(begins) - 2)
+    second = min(max(int(np.searchsorted(begins, stops[1])), first + 1), len(begins) - 1)
+    return begins[[first, second]]
+
+
+def _leave_one_out(line: _Timeline, target: np.ndarray) -> np.ndarray:
+    """The last time of each user is test, the one before it valid.
+
+    Users with targets at fewer than three times are in train as a whole.
+
+    Raises:
+        CorpusError: no user has targets at three times.
+    """
+    visits, visit = np.unique(line.visit[target], return_inverse=True)  # rising: user, then time
+    owner = line.user[visits]
+    starts, count = _runs(np.r_[True, owner[1:] != owner[:-1]])
+    left = starts + count - 1 - np.arange(len(visits))  # times of the user after this one
+    if count.max() < 3:
+        raise CorpusError(
+            f"corpus.split=leave_one_out needs users with targets at three times; the most that a "
+            f"user has is {count.max()}; give longer histories, or shares such as [0.8, 0.1, 0.1]"
+        )
+    part = np.where(count < 3, 0, np.maximum(2 - left, 0))
+    return part[visit]
 
 
 def split_sizes(samples: int, shares: tuple[float, float, float]) -> tuple[int, int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +13,27 @@ import pyarrow.parquet as pq
 from minirec.artifacts import check_table, local_file, read_json, read_table
 from minirec.errors import ArtifactError
 
+COLUMNS = ("sample_id", "history", "target", "same_time")
+"""What a sample needs of its file; the last column is there only where a sample has such items."""
+
 
 @dataclass(frozen=True)
 class Sample:
-    """One target interaction; `history` holds item ids, oldest first."""
+    """One target interaction.
+
+    history: item ids, oldest first. same_time: other items of the same user and time, where these
+    are excluded from the history (`corpus.same_time`).
+    """
 
     sample_id: int
     history: list[int]
     target: int
+    same_time: list[int] = field(default_factory=list)
+
+    @property
+    def excluded(self) -> list[int]:
+        """Items that do not compete with the target: had before, or as right as the target."""
+        return self.history + self.same_time
 
 
 @dataclass(frozen=True)
@@ -93,7 +106,8 @@ class SampleFile:
 
     def _group(self, group: int) -> pa.Table:
         if self._held is None or self._held[0] != group:
-            names = ["sample_id", "history", "target"]
+            there = self._file.schema_arrow.names
+            names = [name for name in COLUMNS if name in there]
             self._held = group, self._file.read_row_group(group, columns=names)
         return self._held[1]
 
@@ -101,6 +115,12 @@ class SampleFile:
 def count_samples(corpus: Path, split: str) -> int:
     """Samples of a split, from the footer of its file."""
     return _open(corpus / f"{split}.parquet", check=False).metadata.num_rows
+
+
+def load_users(corpus: Path, split: str) -> np.ndarray:
+    """Which samples of a split are of one user: (N,) int64 codes in file order."""
+    users = read_table(corpus / f"{split}.parquet", ["user"])["user"]
+    return users.combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
 
 
 def load_samples(corpus: Path, split: str) -> list[Sample]:
@@ -119,5 +139,4 @@ def _open(path: Path, *, check: bool) -> pq.ParquetFile:
 
 
 def _samples(table: pa.Table) -> list[Sample]:
-    columns = (table[name].to_pylist() for name in ("sample_id", "history", "target"))
-    return [Sample(*row) for row in zip(*columns, strict=True)]
+    return [Sample(**row) for row in table.to_pylist()]

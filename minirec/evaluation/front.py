@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from minirec.evaluation.ranking import bootstrap_means, interval
 
 Floats = NDArray[np.float64]
+Codes = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -80,14 +81,17 @@ def pareto(cost: ArrayLike, quality: ArrayLike) -> NDArray[np.bool_]:
     return np.asarray(~(no_worse & better).any(axis=1), dtype=np.bool_)
 
 
-def resampled(ndcg: Floats, *, resamples: int, seed: int) -> Floats:
-    """Means (R, ...) of NDCG@10 (..., S, N) over resampled seeds and samples, with replacement.
+def resampled(ndcg: Floats, *, users: Codes, resamples: int, seed: int) -> Floats:
+    """Means (R, ...) of NDCG@10 (..., S, N) over resampled seeds and users, with replacement.
 
-    The draws follow from `seed`, S and N alone, so those of two settings with as many seeds are
-    paired. With one seed only the samples vary.
+    `users` (N,) are the codes of the samples' users. The draws follow from `seed`, S and the number
+    of users alone, so those of two settings with as many seeds are paired. With one seed only the
+    users vary.
     """
     *settings, count, samples = ndcg.shape
-    means = bootstrap_means(ndcg.reshape(-1, samples).T, resamples=resamples, seed=seed)
+    means = bootstrap_means(
+        ndcg.reshape(-1, samples).T, users=users, resamples=resamples, seed=seed
+    )
     by_seed = means.reshape(resamples, *settings, count)
     drawn = np.random.default_rng([seed, count]).integers(count, size=(resamples, count))
     return np.take_along_axis(
@@ -95,11 +99,12 @@ def resampled(ndcg: Floats, *, resamples: int, seed: int) -> Floats:
     ).mean(-1)
 
 
-def points(outcomes: Sequence[Outcome], *, resamples: int, seed: int) -> list[Point]:
+def points(outcomes: Sequence[Outcome], *, users: Codes, resamples: int, seed: int) -> list[Point]:
     """A point for each setting, in the order given, and the fronts among them.
 
     Args:
         outcomes: settings of which every seed has finished.
+        users: (N,) code of the user of each sample.
         resamples: of the bootstrap.
         seed: of the bootstrap.
     """
@@ -109,7 +114,7 @@ def points(outcomes: Sequence[Outcome], *, resamples: int, seed: int) -> list[Po
     front_rollouts, front_seconds = pareto(rollouts, quality), pareto(seconds, quality)
     found = []
     for i, outcome in enumerate(outcomes):
-        low, high = interval(resampled(outcome.ndcg, resamples=resamples, seed=seed))
+        low, high = interval(resampled(outcome.ndcg, users=users, resamples=resamples, seed=seed))
         found.append(
             Point(
                 setting=outcome.setting,
@@ -127,7 +132,9 @@ def points(outcomes: Sequence[Outcome], *, resamples: int, seed: int) -> list[Po
     return found
 
 
-def choose(outcomes: Sequence[Outcome], *, tolerance: float, resamples: int, seed: int) -> Choice:
+def choose(
+    outcomes: Sequence[Outcome], *, tolerance: float, users: Codes, resamples: int, seed: int
+) -> Choice:
     """The smallest budget whose quality is at least (1 - tolerance) times the best.
 
     Of settings with the same budget the better one; ties go to the earlier one.
@@ -135,13 +142,14 @@ def choose(outcomes: Sequence[Outcome], *, tolerance: float, resamples: int, see
     Args:
         outcomes: one or more settings of which every seed has finished.
         tolerance: relative, 0 to 1.
+        users: (N,) code of the user of each sample.
         resamples: of the bootstrap.
         seed: of the bootstrap.
     """
     best = max(outcomes, key=lambda o: o.quality)
     enough = [o for o in outcomes if o.quality >= (1 - tolerance) * best.quality]
     chosen = min(enough, key=lambda o: (o.budget, -o.quality))
-    means = [resampled(o.ndcg, resamples=resamples, seed=seed) for o in (chosen, best)]
+    means = [resampled(o.ndcg, users=users, resamples=resamples, seed=seed) for o in (chosen, best)]
     low, high = interval(means[0] - means[1])
     return Choice(
         setting=chosen.setting,

@@ -1,4 +1,4 @@
-"""Methods set against each other over seeds and samples (method, sections 8 and 9)."""
+"""Methods set against each other over seeds and users (method, sections 8 and 9)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from minirec.evaluation.front import resampled
+from minirec.evaluation.front import Codes, resampled
 from minirec.evaluation.ranking import interval, two_sided
 
 K = TypeVar("K", bound=Hashable)
@@ -20,7 +20,7 @@ LEAST = 100
 
 @dataclass(frozen=True)
 class Standing:
-    """Mean NDCG@10 of a method, with its 95% interval over seeds and samples."""
+    """Mean NDCG@10 of a method, with its 95% interval over seeds and users."""
 
     mean: float
     low: float
@@ -38,20 +38,21 @@ class Difference:
     p_holm: float
 
 
-def standing(ndcg: Floats, *, resamples: int, seed: int) -> Standing:
-    """Of (S, N) NDCG@10, a row for each seed, a column for each sample."""
-    low, high = interval(resampled(ndcg, resamples=resamples, seed=seed))
+def standing(ndcg: Floats, *, users: Codes, resamples: int, seed: int) -> Standing:
+    """Of (S, N) NDCG@10, a row for each seed, a column for each sample of `users` (N,)."""
+    low, high = interval(resampled(ndcg, users=users, resamples=resamples, seed=seed))
     return Standing(float(ndcg.mean()), low, high)
 
 
 def differences(
-    ndcg: Mapping[K, Floats], reference: Floats, *, resamples: int, seed: int
+    ndcg: Mapping[K, Floats], reference: Floats, *, users: Codes, resamples: int, seed: int
 ) -> dict[K, Difference]:
     """Each method minus the reference, tested together.
 
     Args:
         ndcg: (S, N) by method, one or more; seeds and samples are those of the reference, in order.
         reference: (S, N).
+        users: (N,) code of the user of each sample.
         resamples: of the bootstrap; raised to `LEAST` for each method.
         seed: of the bootstrap; resamples are the same for all, so that differences are paired.
 
@@ -62,7 +63,7 @@ def differences(
         if values.shape != reference.shape:
             raise ValueError(f"{name} has shape {values.shape}; expected {reference.shape}")
     shifted = np.stack([values - reference for values in ndcg.values()])
-    drawn = resampled(shifted, resamples=max(resamples, LEAST * len(ndcg)), seed=seed)
+    drawn = resampled(shifted, users=users, resamples=max(resamples, LEAST * len(ndcg)), seed=seed)
     p = [two_sided(values) for values in drawn.T]
     rows = zip(ndcg, shifted, drawn.T, p, holm(p), strict=True)
     return {

@@ -42,20 +42,33 @@ def per_sample(ranks: ArrayLike, *, cutoffs: Sequence[int] = (5, 10, 20, 50)) ->
     return result
 
 
-def bootstrap_means(values: ArrayLike, *, resamples: int, seed: int) -> Floats:
-    """Means over resamples of the rows, the same rows for every column.
+def bootstrap_means(
+    values: ArrayLike, *, users: NDArray[np.int64], resamples: int, seed: int
+) -> Floats:
+    """Means over resamples of the users, the same users for every column.
+
+    Samples of one user are not independent, least of all those of one basket, so a user is drawn
+    with all its samples (cluster bootstrap; Davison and Hinkley, 1997, section 3.8).
 
     Args:
         values: (N, M) one row per sample, one column per quantity.
-        resamples: R, how often N rows are drawn with replacement.
-        seed: the draws depend on it and on N alone, so that columns of two calls are paired.
+        users: (N,) code of the user of each sample, 0..U-1.
+        resamples: R, how often U users are drawn with replacement.
+        seed: the draws depend on it and on U alone, so that columns of two calls are paired.
 
     Returns:
         (R, M) float64.
+
+    Raises:
+        ValueError: lengths differ.
     """
     array = np.asarray(values, dtype=np.float64)
-    chunks = [weights @ array for weights in _weights(len(array), resamples, seed)]
-    return np.concatenate(chunks)
+    if len(users) != len(array):
+        raise ValueError(f"users has {len(users)} rows; expected {len(array)}")
+    samples = np.bincount(users)
+    sums = np.stack([np.bincount(users, weights=column) for column in array.T], axis=1)
+    draws = _weights(len(samples), resamples, seed)
+    return np.concatenate([(w @ sums) / (w @ samples)[:, None] for w in draws])
 
 
 def _weights(count: int, resamples: int, seed: int, *, chunk: int = 64) -> Iterator[Floats]:
@@ -119,6 +132,7 @@ def sample_groups(
 def summarise(
     ranks: Mapping[str, Mapping[str, ArrayLike]],
     *,
+    users: Mapping[str, NDArray[np.int64]],
     groups: Mapping[str, Mapping[str, ArrayLike]],
     cutoffs: Sequence[int] = (5, 10, 20, 50),
     bootstrap: int = 1000,
@@ -129,6 +143,7 @@ def summarise(
 
     Args:
         ranks: policy -> split -> (N,) int; in a split all policies rank the same samples in order.
+        users: split -> (N,) code of the user of each sample, 0..U-1; users are resampled.
         groups: split -> group -> (N,) bool, from `sample_groups`; may be empty.
         cutoffs: k of HR@k and NDCG@k.
         bootstrap: resamples.
@@ -152,7 +167,7 @@ def summarise(
             for policy, splits in ranks.items()
             if split in splits
         }
-        means = _resampled(split, values, bootstrap, seed)
+        means = _resampled(split, values, users[split], bootstrap, seed)
         for policy, columns in values.items():
             summary["policies"].setdefault(policy, {})[split] = {
                 name: _with_interval(column, means[policy][name])
@@ -177,7 +192,11 @@ def summarise(
 
 
 def _resampled(
-    split: str, values: dict[str, dict[str, Floats]], resamples: int, seed: int
+    split: str,
+    values: dict[str, dict[str, Floats]],
+    users: NDArray[np.int64],
+    resamples: int,
+    seed: int,
 ) -> dict[str, dict[str, Floats]]:
     """policy -> metric -> (R,) resampled means."""
     lengths = {policy: len(columns[MAIN]) for policy, columns in values.items()}
@@ -185,7 +204,7 @@ def _resampled(
         raise ValueError(f"ranks on {split} have lengths {lengths}; expected the same samples")
     names = [(policy, name) for policy, columns in values.items() for name in columns]
     stacked = np.stack([values[policy][name] for policy, name in names], axis=1)
-    means = bootstrap_means(stacked, resamples=resamples, seed=seed)
+    means = bootstrap_means(stacked, users=users, resamples=resamples, seed=seed)
     result: dict[str, dict[str, Floats]] = {policy: {} for policy in values}
     for column, (policy, name) in enumerate(names):
         result[policy][name] = means[:, column]

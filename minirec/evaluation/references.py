@@ -1,7 +1,7 @@
 """References that need no LLM: popularity, item-to-item co-occurrence (method, section 9), titles.
 
-All rank the whole catalogue with the history masked and the target never masked; ties count
-against the target: rank = 1 + #{v != y: s_v >= s_y}.
+All rank the whole catalogue without the items that do not compete with the target (the history, or
+`Sample.excluded`); ties count against the target: rank = 1 + #{v != y: s_v >= s_y}.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from itertools import chain
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,7 +19,7 @@ Ranks = NDArray[np.int64]
 
 
 def interactions(
-    user: Sequence[Any], *, history: History, target: ArrayLike, items: int
+    user: ArrayLike, *, history: History, target: ArrayLike, items: int
 ) -> sparse.csr_matrix:
     """Which user has which item in the train split: (U, V) float64, 0 or 1.
 
@@ -34,7 +33,7 @@ def interactions(
         ValueError: lengths differ, or an item is outside 0..V-1.
     """
     wanted = _items("target", target, items)
-    _same("user", len(user), len(wanted))
+    _same("user", len(np.asarray(user)), len(wanted))
     _same("history", len(history), len(wanted))
     _, row = np.unique(np.asarray(user), return_inverse=True)
     seen = _indicator(history, items).tocoo()
@@ -53,14 +52,20 @@ def item_counts(train: sparse.csr_matrix) -> NDArray[np.int64]:
 
 
 def popularity_ranks(
-    train: sparse.csr_matrix, *, history: History, target: ArrayLike, block: int = 256
+    train: sparse.csr_matrix,
+    *,
+    history: History,
+    target: ArrayLike,
+    excluded: History | None = None,
+    block: int = 256,
 ) -> Ranks:
     """Rank of each target if items are ordered by their number of train users.
 
     Args:
         train: (U, V) from `interactions`.
-        history: N lists of items, masked.
+        history: N lists of items.
         target: (N,) items.
+        excluded: N lists of items that do not compete with the target; None: the history.
         block: samples ranked at once; memory is O(block x V).
 
     Returns:
@@ -72,17 +77,23 @@ def popularity_ranks(
     counts = item_counts(train).astype(np.float64)
     wanted = _items("target", target, len(counts))
     _same("history", len(history), len(wanted))
+    excluded = _or_history(excluded, history)
     ranks = np.empty(len(wanted), dtype=np.int64)
     for start in range(0, len(wanted), block):
         part = slice(start, start + block)
-        seen = _indicator(history[part], len(counts)).toarray() > 0
-        scores = np.broadcast_to(counts, seen.shape)
-        ranks[part] = _rank(scores, scores, wanted[part], seen)
+        out = _indicator(excluded[part], len(counts)).toarray() > 0
+        scores = np.broadcast_to(counts, out.shape)
+        ranks[part] = _rank(scores, scores, wanted[part], out)
     return ranks
 
 
 def cooccurrence_ranks(
-    train: sparse.csr_matrix, *, history: History, target: ArrayLike, block: int = 256
+    train: sparse.csr_matrix,
+    *,
+    history: History,
+    target: ArrayLike,
+    excluded: History | None = None,
+    block: int = 256,
 ) -> Ranks:
     """Rank of each target if items are ordered by cosine co-occurrence with the history.
 
@@ -95,6 +106,7 @@ def cooccurrence_ranks(
     counts = item_counts(train).astype(np.float64)
     wanted = _items("target", target, len(counts))
     _same("history", len(history), len(wanted))
+    excluded = _or_history(excluded, history)
     scaled = (train @ sparse.diags(1 / np.sqrt(np.maximum(counts, 1)))).tocsr()
     ranks = np.empty(len(wanted), dtype=np.int64)
     for start in range(0, len(wanted), block):
@@ -103,10 +115,9 @@ def cooccurrence_ranks(
         seen = indicator.toarray() > 0
         scores = (indicator @ scaled.T @ scaled).toarray()
         scores -= seen & (counts > 0)  # an item's cosine with itself
+        out = _indicator(excluded[part], len(counts)).toarray() > 0
         # Rounding keeps equal scores equal, whatever order they were summed in.
-        ranks[part] = _rank(
-            scores.round(10), np.broadcast_to(counts, seen.shape), wanted[part], seen
-        )
+        ranks[part] = _rank(scores.round(10), np.broadcast_to(counts, out.shape), wanted[part], out)
     return ranks
 
 
@@ -123,7 +134,12 @@ def title_vectors(titles: Sequence[str]) -> sparse.csr_matrix:
 
 
 def title_ranks(
-    vectors: sparse.csr_matrix, *, history: History, target: ArrayLike, block: int = 256
+    vectors: sparse.csr_matrix,
+    *,
+    history: History,
+    target: ArrayLike,
+    excluded: History | None = None,
+    block: int = 256,
 ) -> Ranks:
     """Rank of each target if items are ordered by how alike their titles are to the history's.
 
@@ -132,13 +148,14 @@ def title_ranks(
 
     Args:
         vectors: (V, words) of `title_vectors`.
-        history: N lists of items, oldest first, masked.
+        history: N lists of items, oldest first.
 
     Other arguments, result and errors as for `popularity_ranks`.
     """
     items = vectors.shape[0]
     wanted = _items("target", target, items)
     _same("history", len(history), len(wanted))
+    excluded = _or_history(excluded, history)
     lengths = np.asarray(vectors.multiply(vectors).sum(axis=1)).ravel()  # 1, or 0 without a word
     ranks = np.empty(len(wanted), dtype=np.int64)
     for start in range(0, len(wanted), block):
@@ -147,23 +164,30 @@ def title_ranks(
         entries = _rows(history[part], np.array([1 / (1 + age) for a in ages for age in a]), items)
         scores = (entries @ vectors @ vectors.T).toarray()
         scores -= entries.multiply(lengths).toarray()  # an item's cosine with itself
-        seen = _indicator(history[part], items).toarray() > 0
+        out = _indicator(excluded[part], items).toarray() > 0
         # Rounding keeps equal scores equal, whatever order they were summed in.
         scores.round(10, out=scores)
-        ranks[part] = _rank(scores, np.broadcast_to(0.0, seen.shape), wanted[part], seen)
+        ranks[part] = _rank(scores, np.broadcast_to(0.0, out.shape), wanted[part], out)
     return ranks
 
 
 def _rank(
-    scores: NDArray, then: NDArray, target: NDArray[np.int64], seen: NDArray[np.bool_]
+    scores: NDArray, then: NDArray, target: NDArray[np.int64], out: NDArray[np.bool_]
 ) -> Ranks:
-    """Ranks by `scores`, ties by `then`: all (B, V), target (B,)."""
+    """Ranks by `scores`, ties by `then`, without the items `out`: all (B, V), target (B,)."""
     at = np.arange(len(target))
     own, own_then = scores[at, target][:, None], then[at, target][:, None]
     ahead = (scores > own) | ((scores == own) & (then >= own_then))
-    ahead &= ~seen
+    ahead &= ~out
     ahead[at, target] = False
     return 1 + ahead.sum(axis=1)
+
+
+def _or_history(excluded: History | None, history: History) -> History:
+    if excluded is None:
+        return history
+    _same("excluded", len(excluded), len(history))
+    return excluded
 
 
 def _indicator(history: History, items: int) -> sparse.csr_matrix:

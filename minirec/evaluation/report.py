@@ -18,6 +18,7 @@ from markupsafe import Markup
 
 from minirec.artifacts import Run, located, read_json, read_table
 from minirec.config import ScoringConfig
+from minirec.corpus import task
 from minirec.errors import ArtifactError
 from minirec.evaluation import plots
 from minirec.evaluation.pages import template
@@ -50,6 +51,7 @@ def render(run_root: Path) -> str:
         ArtifactError: an artifact is missing or damaged; the message names it.
     """
     root = located(run_root)
+    corpus = read_json(root / "corpus" / "corpus.json")
     config = _config(root / "config.yaml")
     tables = _tables(root, config)
     data = frame(tables)
@@ -61,7 +63,8 @@ def render(run_root: Path) -> str:
     return page.render(
         name=root.name,
         config=yaml.safe_dump(config, sort_keys=False),
-        corpus=_flat(read_json(root / "corpus" / "corpus.json")),
+        corpus=_flat(corpus),
+        task=task.sentences(corpus),
         facts=_facts(data, tables, evaluation),
         quality=_quality(evaluation),
         paired=_paired(evaluation),

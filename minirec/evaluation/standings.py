@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from minirec.evaluation.front import Codes
 from minirec.evaluation.paired import Difference, Standing, differences, standing
 
 
@@ -98,12 +99,19 @@ class Race:
 
 
 def race(
-    trained: Sequence[Trained], *, table: str, references: Sequence[str], resamples: int, seed: int
+    trained: Sequence[Trained],
+    *,
+    table: str,
+    references: Sequence[str],
+    users: Codes,
+    resamples: int,
+    seed: int,
 ) -> Race:
     """All methods at all budgets of one table.
 
     Differences are tested against each reference that is there, at the same budget (full data has
-    none), and corrected by Holm over all methods and budgets of the table.
+    none), and corrected by Holm over all methods and budgets of the table. `users` (N,) are the
+    codes of the samples' users, which are resampled.
     """
     groups: dict[tuple[int, str], list[Trained]] = {}
     for one in trained:
@@ -120,7 +128,8 @@ def race(
     every = set().union(*seeds.values())
     whole = {key: values for key, values in ndcg.items() if seeds[key] == every}
     against = {
-        name: _against(name, whole, full, resamples=resamples, seed=seed) for name in references
+        name: _against(name, whole, full, users=users, resamples=resamples, seed=seed)
+        for name in references
     }
     places = [
         _place(
@@ -129,6 +138,7 @@ def race(
             ndcg[key],
             {name: against[name].get(key) for name in references},
             groups[full] if full else [],
+            users=users,
             resamples=resamples,
             seed=seed,
         )
@@ -143,6 +153,7 @@ def _against(
     ndcg: dict[tuple[int, str], np.ndarray],
     full: tuple[int, str] | None,
     *,
+    users: Codes,
     resamples: int,
     seed: int,
 ) -> dict[tuple[int, str], Difference]:
@@ -158,7 +169,7 @@ def _against(
     if not shifted:
         return {}
     zero = np.zeros_like(next(iter(shifted.values())))
-    return differences(shifted, zero, resamples=resamples, seed=seed)
+    return differences(shifted, zero, users=users, resamples=resamples, seed=seed)
 
 
 def _place(
@@ -168,6 +179,7 @@ def _place(
     versus: dict[str, Difference | None],
     full: list[Trained],
     *,
+    users: Codes,
     resamples: int,
     seed: int,
 ) -> Place:
@@ -184,7 +196,7 @@ def _place(
         method=key[1],
         samples=key[0],
         seeds=len(group),
-        standing=standing(ndcg, resamples=resamples, seed=seed),
+        standing=standing(ndcg, users=users, resamples=resamples, seed=seed),
         valid=float(np.mean([row["valid_ndcg@10"] for row in rows])),
         differences=versus,
         reached=len(there),

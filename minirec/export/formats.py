@@ -47,6 +47,7 @@ def _plain(e: Example, catalogue: Catalogue) -> Row:
         "prompt": e.prompt,
         "prompt_text": e.text,
         "history": e.sample.history,
+        "excluded": e.sample.excluded,
         "target": e.sample.target,
         "history_titles": [catalogue.titles[i] for i in e.sample.history],
         "target_title": catalogue.titles[e.sample.target],
@@ -58,6 +59,7 @@ def _trl(e: Example, catalogue: Catalogue) -> Row:
         "prompt": e.prompt,
         "prompt_text": e.text,
         "history": e.sample.history,
+        "excluded": e.sample.excluded,
         "target": e.sample.target,
         "sample_id": e.sample.sample_id,
     }
@@ -76,12 +78,13 @@ def _verl(e: Example, catalogue: Catalogue) -> Row:
             "sample_id": e.sample.sample_id,
             "prompt_text": e.text,
             "history": e.sample.history,
+            "excluded": e.sample.excluded,
         },
     }
 
 
 def _openrlhf(e: Example, catalogue: Catalogue) -> Row:
-    label = {"target": e.sample.target, "history": e.sample.history}
+    label = {"target": e.sample.target, "excluded": e.sample.excluded}
     return {"prompt": e.text, "label": json.dumps(label), "datasource": "minirec"}
 
 

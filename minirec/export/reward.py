@@ -3,8 +3,9 @@
 `minirec export` puts this file beside the data. It needs torch, transformers and numpy, nothing of
 minirec, and reads what lies beside it: ``scorer/`` (the policy, merged), ``items.npy`` (its unit
 vectors of all items) and ``reward.json``. The formula is that of arXiv 2505.16994: with h the
-hidden state at ``<answer>``, items are ranked by their cosine with h, those of the history left
-out; the reward is (1 - b) NDCG@m + b p(target), or what ``reward.json`` names.
+hidden state at ``<answer>``, items are ranked by their cosine with h, without those that do not
+compete (the history, and what the user took together with the target); the reward is
+(1 - b) NDCG@m + b p(target), or what ``reward.json`` names.
 
 Functions for TRL (`reward`), verl (`compute_score`) and OpenRLHF (`reward_func`).
 """
@@ -48,7 +49,7 @@ class Scorer:
         prompts: Sequence[str],
         completions: Sequence[str],
         *,
-        histories: Sequence[Sequence[int]],
+        excluded: Sequence[Sequence[int]],
         targets: Sequence[int],
     ) -> list[float]:
         """A reward for each of B completions.
@@ -56,7 +57,7 @@ class Scorer:
         Args:
             prompts: B texts as the model reads them, chat template included.
             completions: B texts; what follows the first ``<answer>`` does not count.
-            histories: item ids of each, which are left out of the ranking.
+            excluded: item ids of each, which are left out of the ranking.
             targets: item id of each.
         """
         sequences = [self._tokens(p, c) for p, c in zip(prompts, completions, strict=True)]
@@ -66,7 +67,7 @@ class Scorer:
                 part = slice(start, start + BATCH)
                 hidden = self._hidden(sequences[part])
                 scores = F.normalize(hidden, dim=-1) @ self.items.T / self.settings["temperature"]
-                found += self._reward(scores, histories[part], targets[part])
+                found += self._reward(scores, excluded[part], targets[part])
         return found
 
     def _tokens(self, prompt: str, completion: str) -> list[int]:
@@ -88,12 +89,12 @@ class Scorer:
         return states[torch.arange(len(sequences)), mask.sum(1) - 1].float()
 
     def _reward(
-        self, scores: Tensor, histories: Sequence[Sequence[int]], targets: Sequence[int]
+        self, scores: Tensor, excluded: Sequence[Sequence[int]], targets: Sequence[int]
     ) -> list[float]:
         at = torch.tensor([int(t) for t in targets], device=self.device)[:, None]
         mine = scores.gather(1, at)
-        for row, history in enumerate(histories):
-            scores[row, torch.tensor([int(i) for i in history], dtype=torch.int64)] = -torch.inf
+        for row, ids in enumerate(excluded):
+            scores[row, torch.tensor([int(i) for i in ids], dtype=torch.int64)] = -torch.inf
         scores.scatter_(1, at, mine)
         rank = (scores >= mine).sum(1)  # ties count against the target
         inside = rank <= self.settings["cutoff"]
@@ -122,13 +123,13 @@ def reward(
     prompts: Sequence[Any],
     completions: Sequence[Any],
     prompt_text: Sequence[str],
-    history: Sequence[Sequence[int]],
+    excluded: Sequence[Sequence[int]],
     target: Sequence[int],
     **_: Any,
 ) -> list[float]:
     """For TRL: ``GRPOTrainer(reward_funcs=reward)``; the columns come from the data set."""
     texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
-    return scorer().rewards(prompt_text, texts, histories=history, targets=target)
+    return scorer().rewards(prompt_text, texts, excluded=excluded, targets=target)
 
 
 def compute_score(
@@ -138,7 +139,7 @@ def compute_score(
     (found,) = scorer().rewards(
         [extra_info["prompt_text"]],
         [solution_str],
-        histories=[extra_info["history"]],
+        excluded=[extra_info["excluded"]],
         targets=[ground_truth],
     )
     return found
@@ -159,7 +160,7 @@ def reward_func(
         scorer().rewards(
             prompts,
             texts,
-            histories=[fact["history"] for fact in facts],
+            excluded=[fact["excluded"] for fact in facts],
             targets=[fact["target"] for fact in facts],
         )
     )

@@ -26,12 +26,18 @@ RewardFunction = Callable[[Ranking, int], Tensor]
 """A reward takes a `Ranking` and the cutoff m and returns (B,) float32."""
 
 
-def history_mask(histories: Sequence[Sequence[int]], target: Tensor, *, items: int) -> Tensor:
-    """(B, V) bool, True where an item is excluded: in the history and not the target."""
-    mask = torch.zeros((len(histories), items), dtype=torch.bool)
-    for row, history in enumerate(histories):
-        mask[row, torch.as_tensor(list(history), dtype=torch.int64)] = True
-    mask[torch.arange(len(histories)), target.cpu()] = False
+def excluded_mask(excluded: Sequence[Sequence[int]], target: Tensor, *, items: int) -> Tensor:
+    """(B, V) bool, True where an item does not compete; the target always does.
+
+    Args:
+        excluded: B lists of item ids (`Sample.excluded`).
+        target: (B,) item ids.
+        items: V.
+    """
+    mask = torch.zeros((len(excluded), items), dtype=torch.bool)
+    for row, ids in enumerate(excluded):
+        mask[row, torch.as_tensor(list(ids), dtype=torch.int64)] = True
+    mask[torch.arange(len(excluded)), target.cpu()] = False
     return mask
 
 

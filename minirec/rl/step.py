@@ -12,7 +12,7 @@ from torch import Tensor
 from minirec.config import TrainingConfig
 from minirec.model.sharing import Sharing
 from minirec.rl import grpo
-from minirec.rl.reward import RewardFunction, history_mask, item_scores, rank_target
+from minirec.rl.reward import RewardFunction, excluded_mask, item_scores, rank_target
 
 Forward = Callable[..., tuple[Tensor, Tensor | None]]
 
@@ -22,14 +22,15 @@ class Group:
     """A prompt with its G rollouts.
 
     completions end with the answer marker (appended where the engine did not write it); generated
-    counts the tokens that the engine wrote, which alone enter the token loss.
+    counts the tokens that the engine wrote, which alone enter the token loss. excluded holds the
+    items that do not compete with the target (`Sample.excluded`).
     """
 
     prompt: list[int]
     completions: list[list[int]]
     generated: list[int]
     rollout_logprobs: list[list[float]]
-    history: list[int]
+    excluded: list[int]
     target: int
 
 
@@ -96,7 +97,7 @@ def losses(
     assert logprobs is not None
     device = hidden.device
     target = torch.tensor([g.target for g in groups], device=device)
-    mask = history_mask([g.history for g in groups], target, items=len(table)).to(device)
+    mask = excluded_mask([g.excluded for g in groups], target, items=len(table)).to(device)
 
     rewards = rollout_rewards(
         hidden.detach(), target=target, mask=mask, table=table, objective=objective, count=count

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from minirec.model.sharing import Sharing
 from minirec.rl import grpo
-from minirec.rl.reward import history_mask
+from minirec.rl.reward import excluded_mask
 from minirec.rl.step import Forward
 from minirec.selection.projection import Projector
 
@@ -28,14 +28,14 @@ class ScoredGroup:
     """A prompt with its G rollouts and their rewards; G may be 0.
 
     completions end with the answer marker; written counts the tokens that the engine wrote, which
-    alone enter the token loss.
+    alone enter the token loss. excluded holds the items that do not compete with the target.
     """
 
     prompt: list[int]
     completions: list[list[int]]
     written: list[int]
     rewards: list[float]
-    history: list[int]
+    excluded: list[int]
     target: int
 
 
@@ -79,7 +79,7 @@ class SampleLoss:
             rows.append(offset + rollout)
             offset += len(group.completions)
         target = torch.tensor([g.target for g in groups])
-        mask = history_mask([g.history for g in groups], target, items=len(self.table))
+        mask = excluded_mask([g.excluded for g in groups], target, items=len(self.table))
         weight = torch.stack([a[rollout] for a, rollout in zip(advantages, best, strict=True)])
         loss, _ = grpo.item_loss(
             hidden[torch.tensor(rows, device=hidden.device)],

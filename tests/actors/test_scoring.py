@@ -46,17 +46,22 @@ def write_corpus(folder) -> None:
     write_table(folder / "items.parquet", pa.table(items, schema=schema.ITEMS))
     write_json(folder / "corpus.json", {"category": "things"})
     history = [rng.choice(ITEMS, size=1 + i % 4, replace=False).tolist() for i in range(SAMPLES)]
+    target = rng.integers(ITEMS, size=SAMPLES).astype(np.int32)
+    # Every other sample shares its time with ten items, by which its target would rank lower.
+    others = [[(int(y) + 1 + j) % ITEMS for j in range(10 * (i % 2))] for i, y in enumerate(target)]
     samples = {
         "sample_id": np.arange(SAMPLES) * 3,
         "user": ["u"] * SAMPLES,
         "history": history,
         "history_rating": [[1.0] * len(h) for h in history],
         "history_time": [[1] * len(h) for h in history],
-        "target": rng.integers(ITEMS, size=SAMPLES).astype(np.int32),
+        "target": target,
         "rating": np.ones(SAMPLES, np.float32),
         "time": np.arange(SAMPLES),
+        "same_time": others,
     }
-    write_table(folder / "train.parquet", pa.table(samples, schema=schema.SAMPLES))
+    table = pa.table(samples, schema=schema.SAMPLES_WITH_SAME_TIME)
+    write_table(folder / "train.parquet", table)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +123,7 @@ def screen(scorer):
         prompt = scorer.encoder.prompt([scorer.titles[i] for i in sample.history])
         hidden = scorer.policy([prompt + scorer.encoder.answer_ids])[0][0].numpy()
         scores = scorer.table.numpy() @ (hidden / np.linalg.norm(hidden))
-        rivals = set(range(ITEMS)) - set(sample.history) - {sample.target}
+        rivals = set(range(ITEMS)) - set(sample.history) - set(sample.same_time) - {sample.target}
         rank = 1 + sum(scores[i] >= scores[sample.target] for i in rivals)
         found.append((1 / np.log2(rank + 1), hidden / np.linalg.norm(hidden)))
     return found

@@ -17,7 +17,7 @@ from jobs.cli import main
 from minirec.artifacts import Run, read_table
 from minirec.corpus.table import load_catalogue, load_samples
 from minirec.model.recommender import Encoder, item_table, load_policy
-from minirec.rl.reward import history_mask, item_scores, rank_target, reward_function
+from minirec.rl.reward import excluded_mask, item_scores, rank_target, reward_function
 from minirec.settings import load
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]  # of the run that they read
@@ -89,7 +89,7 @@ def expected_rewards(run_dir, samples, completions):
             policy(sequences)[0], items=table, temperature=config.model.temperature
         )
     target = torch.tensor([sample.target for sample in samples])
-    mask = history_mask([sample.history for sample in samples], target, items=len(table))
+    mask = excluded_mask([sample.excluded for sample in samples], target, items=len(table))
     ranking = rank_target(scores, target=target, mask=mask)
     return reward_function(config.reward)(ranking, config.reward.cutoff).tolist()
 
@@ -104,6 +104,7 @@ def test_the_subset_is_whole_and_in_training_order(undisturbed, exported):
         assert row["target"] == samples[row["sample_id"]].target
         assert row["target_title"] == titles[row["target"]]
         assert row["history"] == samples[row["sample_id"]].history
+        assert row["excluded"] == samples[row["sample_id"]].excluded
 
 
 COMPLETIONS = [" red, blue ", " wood <answer> and more", "", " oak <answer>"]

@@ -53,6 +53,7 @@ def test_demo(tmp_path):
     assert prepare(run, load())
     got = tables(run)
     assert got.keys() == {"items", *SPLITS, "rejected", "truth"}
+    assert said[1] == "prepare: No user has two events at one time."
     assert got["items"].schema == ITEMS and got["truth"].schema == TRUTH
     assert all(got[name].schema == SAMPLES for name in SPLITS)
     assert got["items"]["item_id"].to_pylist() == list(range(len(got["items"])))
@@ -69,7 +70,7 @@ def test_demo(tmp_path):
             assert titles[row["target"]].startswith("Bestseller")
     assert f"{len(got['train']):,} train" in said[0]
     assert not prepare(run, load())
-    assert said[1] == "prepare: finished before, skipped"
+    assert said[2] == "prepare: finished before, skipped"
 
 
 def test_demo_is_the_same_byte_for_byte(tmp_path):
@@ -159,19 +160,21 @@ def test_a_truncated_file_is_one_sentence(cluster, tmp_path):
 
 @pytest.mark.ray
 @pytest.mark.parametrize(
-    ("folder", "source", "samples"),
+    ("folder", "source", "samples", "said"),
     [
-        ("amazon2018_office", "amazon", 18_059),
-        ("amazon2023_all_beauty", "amazon", 2_282),
-        ("movielens_small", "movielens", 99_333),
+        ("amazon2018_office", "amazon", 13_437, "56% of the train and 40% of the test samples"),
+        ("amazon2023_all_beauty", "amazon", 2_282, "No user has two events at one time"),
+        ("movielens_small", "movielens", 98_681, "39% of the train and 4% of the test samples"),
     ],
 )
-def test_real_data(cluster, tmp_path, folder, source, samples):
+def test_real_data(cluster, tmp_path, folder, source, samples, said):
     path = DATA / folder
     if not path.exists():
         pytest.skip(f"{path} is absent")
-    run = Run(tmp_path / "run")
+    lines: list[str] = []
+    run = Run(tmp_path / "run", say=lines.append)
     prepare(run, load(None, [f"corpus.source={source}", f"corpus.path={path}"]))
+    assert any(said in line for line in lines)
     summary = json.loads(run.path("corpus", "corpus.json").read_text())
     assert sum(summary["samples"].values()) == samples
     assert summary["rejected"] == {}

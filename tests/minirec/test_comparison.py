@@ -14,6 +14,8 @@ from minirec.evaluation.standings import Curve, Reached, Trained, race, reached
 from minirec.settings import load
 
 DRAWS = {"resamples": 200, "seed": 3}
+TWO = {"users": np.arange(2), **DRAWS}
+FORTY = {"users": np.arange(40), **DRAWS}
 
 
 def test_holm_by_hand():
@@ -24,14 +26,14 @@ def test_holm_by_hand():
 
 def test_a_constant_difference_has_no_spread_and_none_is_not_significant():
     noise = np.random.default_rng(0).random((3, 40))
-    found = differences({"more": noise + 0.5, "same": noise}, noise, **DRAWS)
+    found = differences({"more": noise + 0.5, "same": noise}, noise, **FORTY)
     more, same = found["more"], found["same"]
     assert [more.mean, more.low, more.high] == pytest.approx([0.5] * 3)
     assert more.p == pytest.approx(2 / 201)
     assert more.p_holm == pytest.approx(4 / 201)
     assert (same.mean, same.low, same.high, same.p_holm) == (0, 0, 0, 1)
     with pytest.raises(ValueError, match=r"short has shape \(2, 40\); expected \(3, 40\)"):
-        differences({"short": noise[:2]}, noise, **DRAWS)
+        differences({"short": noise[:2]}, noise, **FORTY)
 
 
 def curve(*ndcg, charged=100):
@@ -53,7 +55,7 @@ def test_many_rows_can_still_be_significant():
     """The finest p of few resamples, times the number of rows, would be above any level."""
     noise = np.random.default_rng(0).normal(size=(3, 200))
     rows = {number: noise + 1 for number in range(60)}
-    found = differences(rows, noise, resamples=1000, seed=0)
+    found = differences(rows, noise, users=np.arange(200), resamples=1000, seed=0)
     assert {one.p_holm < 0.05 for one in found.values()} == {True}
 
 
@@ -85,7 +87,7 @@ def small_race(references=("random", "paper", "full")):
         ],
         table="steps",
         references=references,
-        **DRAWS,
+        **TWO,
     )
 
 
@@ -124,7 +126,7 @@ def test_where_a_seed_has_failed_there_is_no_difference():
         ],
         table="steps",
         references=["random"],
-        **DRAWS,
+        **TWO,
     )
     assert [place.differences["random"] for place in found.places] == [None] * 5
 
@@ -135,7 +137,7 @@ def test_as_many_seeds_are_no_pair_where_they_are_others():
         [trained("random", 1, [0.0, 0.0]), trained("minirec", 2, [0.5, 0.5])],
         table="steps",
         references=["random"],
-        **DRAWS,
+        **TWO,
     )
     assert [place.differences["random"] for place in found.places] == [None] * 2
 
@@ -169,7 +171,7 @@ def compared(*words):
 
 
 def test_a_page_of_failures_alone_has_no_warning(recwarn):
-    empty = race([], table="steps", references=["random"], resamples=10, seed=1)
+    empty = race([], table="steps", references=["random"], **TWO)
     page = comparison_page.render(
         "demo", races=[empty], rows=[], reach=0.95, samples=300, overlap=[], foretold=[]
     )

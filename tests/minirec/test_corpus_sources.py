@@ -2,9 +2,11 @@
 
 import gzip
 import json
+from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
@@ -16,7 +18,7 @@ from minirec.corpus import files
 from minirec.corpus.assemble import Assembled, assemble, check_rejected, counts
 from minirec.corpus.files import FileSpec, read_blocks
 from minirec.corpus.parse import parse
-from minirec.corpus.sources import locate
+from minirec.corpus.sources import BY_FILE, locate
 from minirec.corpus.split import make_samples
 from minirec.errors import CorpusError
 
@@ -34,7 +36,8 @@ def read(**corpus) -> Assembled:
         )
         for specs in (located.events, located.items)
     ]
-    return assemble(*tables, inline=located.inline)
+    by_file = corpus.get("columns", {}).get("order") == BY_FILE
+    return assemble(*tables, inline=located.inline, by_file=by_file)
 
 
 def amazon(folder: Path, ratings: str | bytes, items: list[dict] | None = None) -> Path:
@@ -352,22 +355,111 @@ def test_broken_json_at_the_start_is_one_row(tmp_path):
     assert counts(got.rejected) == {"broken JSON": 1}
 
 
-# ---- real data
+# ---- events without times
+
+
+def histories(got: Assembled, **settings) -> list[tuple[str, list[str], str]]:
+    """User, titles of the history and title of the target of each sample, by leave-one-out."""
+    made = make_samples(got.events, CorpusConfig(split="leave_one_out", **settings))
+    titles = got.catalogue["title"].take(pa.array(made.item_codes)).to_pylist()
+    return [
+        (row["user"], [titles[i] for i in row["history"]], titles[row["target"]])
+        for table in made.tables.values()
+        for row in table.to_pylist()
+    ]
+
+
+def test_a_column_orders_events_without_times(tmp_path):
+    rows = ["user,item,title,place", "u,i1,A,3.0", "u,i2,B,1", "u,i3,C,2", "u,i4,D,10"]
+    (tmp_path / "events.csv").write_text("\n".join(rows) + "\nu,i5,E,\nu,i6,F,1.5\n")
+    got = read(source="table", path=str(tmp_path), columns={"order": "place"})
+    assert counts(got.rejected) == {"bad number": 1, "bad order": 1}
+    assert histories(got) == [
+        ("u", ["B"], "C"),
+        ("u", ["B", "C"], "A"),
+        ("u", ["B", "C", "A"], "D"),
+    ]
+
+
+def test_the_order_of_the_rows_may_be_that_of_the_events(tmp_path):
+    header = "user,item,title"
+    (tmp_path / "a.csv").write_text(f"{header}\nu,i1,D\nv,i2,C\nu,i3,B\n")
+    (tmp_path / "b.csv").write_text(f"{header}\nu,i4,A\nu,i1,D\n")
+    got = read(source="table", path=str(tmp_path), columns={"order": "file"})
+    assert len(got.rejected) == 0  # the second time an item is bought is no duplicate
+    assert histories(got) == [
+        ("u", ["D"], "B"),
+        ("u", ["D", "B"], "A"),
+        ("u", ["D", "B", "A"], "D"),
+    ]
+
+
+def test_events_of_one_place_are_of_one_visit(tmp_path):
+    rows = ["user,item,title,visit", "u,i1,A,1", "u,i2,B,2", "u,i3,C,2", "u,i4,D,3", "u,i5,E,4"]
+    (tmp_path / "events.csv").write_text("\n".join(rows))
+    got = read(source="table", path=str(tmp_path), columns={"order": "visit"})
+    assert histories(got, ties="key") == [
+        ("u", ["A"], "B"),
+        ("u", ["A"], "C"),
+        ("u", ["A", "B", "C"], "D"),
+        ("u", ["A", "B", "C", "D"], "E"),
+    ]
 
 
 @pytest.mark.parametrize(
-    ("folder", "source", "samples"),
+    ("settings", "words"),
     [
-        ("amazon2018_office", "amazon", 18_059),
-        ("amazon2023_all_beauty", "amazon", 2_282),
-        ("movielens_small", "movielens", 99_333),
+        ({"columns": {"order": "n", "time": "t"}}, "corpus.columns.time has no effect"),
+        ({"columns": {"order": "n"}, "start": "2020-01-01"}, "corpus.start has no effect"),
+        ({"columns": {"order": "m"}}, "no column 'm'"),
+        ({}, "no column 'time'.*where events have no times, set corpus.columns.order"),
     ],
 )
-def test_real_data(folder, source, samples):
+def test_what_an_order_cannot_be(tmp_path, settings, words):
+    (tmp_path / "events.csv").write_text("user,item,title,n\nu,i,A,1\n")
+    with pytest.raises(CorpusError, match=words):
+        read(source="table", path=str(tmp_path), **settings)
+
+
+# ---- real data
+
+
+def test_a_public_leave_one_out_corpus():
+    path = DATA / "amazon2014_beauty"
+    if not path.exists():
+        pytest.skip(f"{path} is absent")
+    columns = {"order": "position", "title": "item"}
+    got = read(source="table", path=str(path), columns=columns)
+    made = make_samples(got.events, CorpusConfig(split="leave_one_out", history=50))
+    sizes = [len(made.tables[name]) for name in ("train", "valid", "test")]
+    assert sizes == [198_502 - 3 * 22_363, 22_363, 22_363]
+    lengths = made.tables["test"]["history"].combine_chunks().value_lengths()
+    with gzip.open(path / "events.csv.gz", "rt") as file:
+        rows = [line.split(",") for line in file.read().splitlines()[1:]]
+    events = Counter(user for user, *_ in rows)
+    users = made.tables["test"]["user"].to_pylist()
+    assert lengths.to_pylist() == [min(50, events[user] - 1) for user in users]
+
+
+@pytest.mark.parametrize(
+    ("folder", "source", "samples", "strict"),
+    [
+        ("amazon2018_office", "amazon", 18_059, 13_437),
+        ("amazon2023_all_beauty", "amazon", 2_282, 2_282),
+        ("movielens_small", "movielens", 99_333, 98_681),
+    ],
+)
+def test_real_data(folder, source, samples, strict):
     path = DATA / folder
     if not path.exists():
         pytest.skip(f"{path} is absent")
     got = read(source=source, path=str(path))
     assert len(got.rejected) == 0
-    made = make_samples(got.events, CorpusConfig())
+    made = make_samples(got.events, CorpusConfig(same_time="keep", ties="key"))
     assert len(made.event) == samples == len(got.events) - len(got.events.users)
+    # All events but those of each user's first time.
+    table = pa.table({"user": got.events.user, "time": got.events.time})
+    first = table.group_by("user").aggregate([("time", "min")])
+    at_first = table.join(first, "user").filter(pc.field("time") == pc.field("time_min"))
+    made = make_samples(got.events, CorpusConfig())
+    assert len(made.event) == strict == len(got.events) - len(at_first)

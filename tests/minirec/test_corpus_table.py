@@ -6,7 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from minirec.corpus.table import SampleFile, count_samples, load_samples
+from minirec.artifacts import write_table
+from minirec.corpus.table import SampleFile, count_samples, load_samples, load_users
 from minirec.errors import ArtifactError
 
 COUNT = 11
@@ -41,6 +42,22 @@ def test_all_samples(corpus):
     found = load_samples(corpus, "train")
     assert targets(found) == list(range(COUNT))
     assert found[3].sample_id == 16 and found[3].history == [3, 4]
+
+
+def test_items_of_the_same_time_are_excluded_with_the_history(tmp_path):
+    columns = {"sample_id": [0, 1], "history": [[4], [5, 6]], "target": [1, 2]}
+    pq.write_table(pa.table(columns), tmp_path / "valid.parquet")
+    assert [s.excluded for s in load_samples(tmp_path, "valid")] == [[4], [5, 6]]
+    table = pa.table(columns).append_column("same_time", pa.array([[7, 8], []]))
+    pq.write_table(table, tmp_path / "test.parquet")
+    found = load_samples(tmp_path, "test")
+    assert [s.history for s in found] == [[4], [5, 6]]
+    assert [s.excluded for s in found] == [[4, 7, 8], [5, 6]]
+
+
+def test_users_are_coded_in_file_order(tmp_path):
+    write_table(tmp_path / "valid.parquet", pa.table({"user": ["b", "a", "b", "c"]}))
+    assert load_users(tmp_path, "valid").tolist() == [0, 1, 0, 2]
 
 
 def test_samples_by_id_come_in_file_order(corpus):

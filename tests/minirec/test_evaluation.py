@@ -57,12 +57,31 @@ def test_metrics_equal_ranx():
 
 def test_bootstrap_matches_the_standard_error_and_is_seeded():
     values = np.random.default_rng(0).normal(size=(400, 2))
-    means = bootstrap_means(values, resamples=2000, seed=1)
+    draws = {"users": np.arange(400), "resamples": 2000, "seed": 1}
+    means = bootstrap_means(values, **draws)
     assert means.shape == (2000, 2)
     assert means.std(axis=0) == pytest.approx(values.std(axis=0) / math.sqrt(400), rel=0.06)
-    assert np.array_equal(means, bootstrap_means(values, resamples=2000, seed=1))
-    alone = bootstrap_means(values[:, :1], resamples=2000, seed=1)
+    assert np.array_equal(means, bootstrap_means(values, **draws))
+    alone = bootstrap_means(values[:, :1], **draws)
     assert np.allclose(alone, means[:, :1], atol=1e-15)
+
+
+def test_bootstrap_draws_users_with_all_their_samples():
+    # User 0 has three samples of 1, user 1 one sample of 0: by hand 1, 3/4 and 0.
+    drawn = bootstrap_means([[1], [0], [1], [1]], users=[0, 1, 0, 0], resamples=4000, seed=2)
+    values, counts = np.unique(drawn, return_counts=True)
+    assert values.tolist() == [0, 0.75, 1]
+    assert counts / 4000 == pytest.approx([0.25, 0.5, 0.25], abs=0.03)
+    with pytest.raises(ValueError, match="users has 2 rows; expected 4"):
+        bootstrap_means([[1], [0], [1], [1]], users=[0, 1], resamples=10, seed=2)
+
+
+def test_copies_of_a_sample_make_no_interval_narrower():
+    values = np.random.default_rng(0).normal(size=(50, 1))
+    once = bootstrap_means(values, users=np.arange(50), resamples=500, seed=1)
+    users = np.repeat(np.arange(50), 9)
+    often = bootstrap_means(np.repeat(values, 9, axis=0), users=users, resamples=500, seed=1)
+    assert often == pytest.approx(once)
 
 
 def test_two_sided_by_hand():
@@ -77,6 +96,7 @@ def test_summarise():
     groups = {"test": {"all": np.ones(200, bool), "none": np.zeros(200, bool)}}
     found = summarise(
         {"base": {"test": base}, "trained": {"test": better, "valid": better[:50]}},
+        users={"test": np.arange(200), "valid": np.arange(50)},
         groups=groups,
         cutoffs=(5, 10),
         bootstrap=300,
@@ -100,7 +120,9 @@ def test_ranking_refusals():
     with pytest.raises(ValueError, match="integers"):
         per_sample(np.array([1.5]))
     with pytest.raises(ValueError, match="the same samples"):
-        summarise({"a": {"test": [1, 2]}, "b": {"test": [1]}}, groups={})
+        summarise(
+            {"a": {"test": [1, 2]}, "b": {"test": [1]}}, users={"test": np.arange(2)}, groups={}
+        )
 
 
 def test_sample_groups():
@@ -150,13 +172,32 @@ def test_references_equal_a_naive_ranking(block):
     np.fill_diagonal(together, 0)
     cosine = together / np.sqrt(np.outer(np.maximum(counts, 1), np.maximum(counts, 1)))
 
-    popular = popularity_ranks(train, history=history, target=target, block=block)
-    similar = cooccurrence_ranks(train, history=history, target=target, block=block)
+    out = [[*h, (3 * y + 1) % items] for y, h in zip(target, history, strict=True)]
+    asked = {"history": history, "target": target, "excluded": out, "block": block}
+    popular, similar = popularity_ranks(train, **asked), cooccurrence_ranks(train, **asked)
     assert any(y in h for y, h in zip(target, history, strict=True))
     for i, (y, h) in enumerate(zip(target, history, strict=True)):
-        assert popular[i] == naive_rank(counts, y, h)
+        assert popular[i] == naive_rank(counts, y, out[i])
         scores = cosine[:, sorted(set(h))].sum(axis=1).round(10)
-        assert similar[i] == naive_rank(list(zip(scores, counts, strict=True)), y, h)
+        assert similar[i] == naive_rank(list(zip(scores, counts, strict=True)), y, out[i])
+
+
+def test_references_exclude_the_history_unless_told_otherwise():
+    user, history, target = small_corpus()
+    train = interactions(user, history=history, target=target, items=25)
+    for ranks in (popularity_ranks, cooccurrence_ranks):
+        default = ranks(train, history=history, target=target)
+        said = ranks(train, history=history, target=target, excluded=history)
+        assert default.tolist() == said.tolist()
+    with pytest.raises(ValueError, match="excluded has 1 rows"):
+        popularity_ranks(train, history=history, target=target, excluded=[[]])
+
+
+def test_an_item_of_the_target_s_time_is_no_rival_of_its_title():
+    vectors = title_vectors(["red pen", "red cap", "red hat", "blue ink"])
+    asked = {"history": [[0]], "target": [2]}
+    assert title_ranks(vectors, **asked).tolist() == [2]  # 1 is as like to the history as 2
+    assert title_ranks(vectors, **asked, excluded=[[0, 1]]).tolist() == [1]
 
 
 def by_titles(titles, history, target, block=256):

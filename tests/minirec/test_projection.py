@@ -116,7 +116,7 @@ def written_out(model, group, loss):
         if j == best:
             h = result.hidden_states[-1][0, -1].double()
             scores = loss.table.double() @ (h / h.norm()) / loss.temperature
-            rivals = [i for i in range(ITEMS) if i not in group.history or i == group.target]
+            rivals = [i for i in range(ITEMS) if i not in group.excluded or i == group.target]
             log_y = scores[group.target] - torch.logsumexp(scores[rivals], 0)
             total = total - advantage[j] * log_y
     return total

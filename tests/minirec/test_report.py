@@ -53,7 +53,11 @@ def make_run(root: Path, *, truth: bool = True) -> Run:
         labels = np.array(["learnable", "noise", "trivial"])[np.arange(SAMPLES) % 3]
         table = pa.table({"sample_id": samples["sample_id"], "label": labels}, schema=schema.TRUTH)
         write_table(run.path("corpus", "truth.parquet"), table)
-    write_json(run.path("corpus", "corpus.json"), {"source": "demo", "samples": {"train": SAMPLES}})
+    sizes = {"train": SAMPLES, "valid": 60, "test": 60}
+    shared = {"train": SAMPLES // 2, "valid": 0, "test": 15}
+    same_time = {"setting": "exclude", "shared": shared, "left_out": 7}
+    summary = {"source": "demo", "samples": sizes, "same_time": same_time}
+    write_json(run.path("corpus", "corpus.json"), summary)
     write_features(run, samples["sample_id"], rng)
     for name in ("proxy", "policy"):
         rows = [
@@ -70,7 +74,8 @@ def make_run(root: Path, *, truth: bool = True) -> Run:
         "title_likeness": {s: rng.integers(1, 23, size=60) for s in ("valid", "test")},
     }
     groups = sample_groups(target[:60], history=history[:60], train_counts=np.arange(ITEMS))
-    evaluation = summarise(ranks, groups={"test": groups}, bootstrap=50)
+    users = {split: np.arange(60) for split in ("valid", "test")}
+    evaluation = summarise(ranks, users=users, groups={"test": groups}, bootstrap=50)
     write_json(run.path("evaluation.json"), evaluation)
     run.path("config.yaml").write_text(yaml.safe_dump(Config().model_dump(mode="json")))
     for stage in ("prepare", "proxy", "score", "train", "evaluate"):

@@ -11,7 +11,7 @@ from minirec.errors import ConfigError
 from minirec.rl import grpo
 from minirec.rl.reward import (
     Ranking,
-    history_mask,
+    excluded_mask,
     item_scores,
     ndcg,
     rank_target,
@@ -29,7 +29,7 @@ def test_rank_counts_ties_against_the_target():
 
 def test_history_is_masked_and_the_target_never():
     target = torch.tensor([1, 2])
-    mask = history_mask([[0, 1], [0, 0]], target, items=3)
+    mask = excluded_mask([[0, 1], [0, 0]], target, items=3)
     assert mask.tolist() == [[True, False, False], [True, False, False]]
 
 
