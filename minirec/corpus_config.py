@@ -88,6 +88,17 @@ class CorpusConfig(Section):
         except (TypeError, ValueError):
             raise ValueError(f"{day!r} is not a date; write YYYY-MM-DD") from None
 
+    @field_validator("split", mode="before")
+    @classmethod
+    def _split(cls, split: Any) -> Any:
+        shares = isinstance(split, (list, tuple)) and len(split) == 3
+        if split == "leave_one_out" or (shares and all(isinstance(s, (int, float)) for s in split)):
+            return split
+        raise ValueError(
+            f"{split!r} is neither three shares nor leave_one_out; write [0.8, 0.1, 0.1], or "
+            f"leave_one_out"
+        )
+
     @model_validator(mode="after")
     def _check(self) -> CorpusConfig:
         shares = self.split if isinstance(self.split, tuple) else (1.0,)
