@@ -26,6 +26,7 @@ from minirec.artifacts import (
 )
 from minirec.config import Config, CorpusConfig
 from minirec.corpus import assemble, demo, download, sources, split, task
+from minirec.corpus.events import Events
 from minirec.corpus.files import BLOCK_BYTES, FileSpec, read_blocks
 from minirec.corpus.parse import CATALOGUE, EVENTS, parse
 from minirec.corpus.schema import ITEMS, REJECTED, TRUTH
@@ -189,7 +190,7 @@ def _write(
     corpus: CorpusConfig,
     folder: Path,
     head: dict[str, Any],
-    events: split.Events,
+    events: Events,
     catalogue: pa.Table,
     rejected: pa.Table,
     labels: np.ndarray | None = None,

@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from minirec.corpus.events import Events, encode
 from minirec.corpus.files import UNREADABLE
 from minirec.corpus.parse import TEXT_SHOWN
 from minirec.corpus.schema import REJECTED
-from minirec.corpus.split import Events, encode
 from minirec.errors import CorpusError
 
 SHOWN = 5

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from minirec.corpus.split import Events, encode
+from minirec.corpus.events import Events, encode
 from minirec.corpus_config import DemoConfig
 
 LABELS = ("trivial", "learnable", "noise", "duplicate")

@@ -1,7 +1,6 @@
-"""Events -> samples: time window, k-core, history window, split by global time.
+"""Events -> samples: history window, events of one time, train, valid and test.
 
-All of it is vectorised over dictionary-encoded arrays. The codes are in the order of their
-strings, so that comparing integers orders by user and by item key.
+All of it is vectorised over dictionary-encoded arrays.
 
 The events of one user at one time are a visit. With day-granular times a visit is a basket, and
 its order in the files means nothing; `corpus.same_time` says whether its events stand in each
@@ -11,13 +10,12 @@ other's histories, `corpus.ties` how they are ordered.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from minirec.config import CorpusConfig
+from minirec.corpus.events import Events, filter_events
 from minirec.corpus.schema import SAMPLES, SAMPLES_WITH_SAME_TIME
 from minirec.errors import CorpusError
 
@@ -25,37 +23,11 @@ SPLITS = ("train", "valid", "test")
 
 
 @dataclass(frozen=True)
-class Events:
-    """N interactions, dictionary-encoded.
-
-    Attributes:
-        user: (N,) int64, index into `users`.
-        item: (N,) int64, index into `items`.
-        rating: (N,) float32.
-        time: (N,) int64, ms since 1970 UTC, or the numbers of ``corpus.columns.order``.
-        order: (N,) int64, place in the files.
-        users: sorted distinct user ids.
-        items: sorted distinct item keys.
-    """
-
-    user: np.ndarray
-    item: np.ndarray
-    rating: np.ndarray
-    time: np.ndarray
-    order: np.ndarray
-    users: pa.StringArray
-    items: pa.StringArray
-
-    def __len__(self) -> int:
-        return len(self.user)
-
-
-@dataclass(frozen=True)
 class Samples:
     """The splits of a corpus.
 
     Attributes:
-        tables: train, valid and test with schema `SAMPLES`.
+        tables: train, valid and test with schema `SAMPLES` or `SAMPLES_WITH_SAME_TIME`.
         item_codes: (V,) int64, for each dense item_id its index into ``Events.items``.
         event: (S,) int64, for each sample_id the index of its target event.
         kept: events left after window, min_rating and k-core.
@@ -72,87 +44,6 @@ class Samples:
     users: int
     same_time: dict[str, int]
     left_out: int
-
-
-def encode(values: pa.ChunkedArray | pa.Array) -> tuple[np.ndarray, pa.StringArray]:
-    """Strings -> (codes (N,) int64, sorted distinct strings); codes compare as their strings."""
-    if not pa.types.is_dictionary(values.type):
-        values = pc.dictionary_encode(values)
-    if isinstance(values, pa.ChunkedArray):
-        # Only now: joined strings end at 2 GiB, their codes do not.
-        values = values.unify_dictionaries().combine_chunks()
-    words = values.dictionary
-    order = pc.sort_indices(words).to_numpy()
-    rank = np.empty(len(words), dtype=np.int64)
-    rank[order] = np.arange(len(words))
-    return rank[values.indices.to_numpy()], words.take(pa.array(order))
-
-
-def k_core(user: np.ndarray, item: np.ndarray, *, k: int) -> np.ndarray:
-    """Largest subset in which each user and each item has at least k events.
-
-    Args:
-        user: (N,) int codes.
-        item: (N,) int codes.
-
-    Returns:
-        (N,) bool, True for kept events.
-    """
-    kept = np.arange(len(user))
-    while len(kept):
-        enough = (np.bincount(user[kept])[user[kept]] >= k) & (
-            np.bincount(item[kept])[item[kept]] >= k
-        )
-        if enough.all():
-            break
-        kept = kept[enough]
-    mask = np.zeros(len(user), dtype=bool)
-    mask[kept] = True
-    return mask
-
-
-def day_ms(day: str) -> int:
-    """``YYYY-MM-DD`` -> ms of its start in UTC."""
-    return round(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp() * 1000)
-
-
-def filter_events(events: Events, corpus: CorpusConfig) -> np.ndarray:
-    """Indices of the events that window, min_rating and k-core keep, ascending, int64.
-
-    Raises:
-        CorpusError: nothing is left, or fewer than two items; the message names the setting.
-    """
-    if not len(events):
-        raise CorpusError("no usable event; check the interactions file")
-    keep = np.arange(len(events))
-    if corpus.start or corpus.end:
-        low = day_ms(corpus.start) if corpus.start else np.iinfo(np.int64).min
-        high = day_ms(corpus.end) if corpus.end else np.iinfo(np.int64).max
-        keep = keep[(events.time >= low) & (events.time < high)]
-        if not len(keep):
-            first, last = _day(events.time.min()), _day(events.time.max())
-            raise CorpusError(
-                f"no event between corpus.start={corpus.start} and corpus.end={corpus.end}: "
-                f"the {len(events):,} events run from {first} to {last}; widen the window"
-            )
-    if corpus.min_rating is not None:
-        before = len(keep)
-        keep = keep[events.rating[keep] >= corpus.min_rating]
-        if not len(keep):
-            raise CorpusError(
-                f"corpus.min_rating={corpus.min_rating:g} removes all {before:,} events, rated "
-                f"up to {events.rating.max():g}; lower it"
-            )
-    before = len(keep)
-    keep = keep[k_core(events.user[keep], events.item[keep], k=corpus.k_core)]
-    if not len(keep):
-        raise CorpusError(f"corpus.k_core={corpus.k_core} removes all {before:,} events; lower it")
-    if len(np.unique(events.item[keep])) < 2:
-        raise CorpusError(
-            f"the catalogue has one item ({events.items[int(events.item[keep[0]])]}), so there is "
-            f"nothing to rank; give more interactions or loosen the window and corpus.k_core"
-        )
-    return keep
 
 
 @dataclass(frozen=True)
@@ -377,7 +268,3 @@ def split_sizes(samples: int, shares: tuple[float, float, float]) -> tuple[int, 
     while samples - valid - test < 1:
         valid, test = max(1, valid - 1), max(1, test - 1)
     return samples - valid - test, valid, test
-
-
-def _day(ms: np.integer) -> str:
-    return datetime.fromtimestamp(int(ms) / 1000, tz=UTC).strftime("%Y-%m-%d")

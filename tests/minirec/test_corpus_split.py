@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minirec.config import CorpusConfig
+from minirec.corpus.events import Events, encode, k_core
 from minirec.corpus.schema import SAMPLES, SAMPLES_WITH_SAME_TIME
-from minirec.corpus.split import Events, encode, k_core, make_samples, split_sizes
+from minirec.corpus.split import make_samples, split_sizes
 from minirec.errors import CorpusError
 
 DAY = 86_400_000
