@@ -10,7 +10,7 @@ from pathlib import Path
 
 from jobs.arguments import parse
 from minirec.errors import ConfigError, MiniRecError
-from minirec.remote import explain, located
+from minirec.remote import expanded, explain, located
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -76,7 +76,10 @@ def _config_of_the_run(arguments: argparse.Namespace) -> Path | None:
 
     given = dict(word.split("=", 1) for word in arguments.overrides if "=" in word)
     default = Config.model_fields["run_dir"].default
-    path = located(given.get("run_dir") or default) / "config.yaml"
+    try:
+        path = located(expanded(given.get("run_dir") or default)) / "config.yaml"
+    except ValueError as error:
+        raise ConfigError(f"run_dir: {error}") from None
     if not path.exists():
         return None
     if "preset" in given:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from minirec.section import Section
+from minirec.section import PathText, Section
 
 
 class DemoConfig(Section):
@@ -39,9 +39,9 @@ class CorpusConfig(Section):
     source: Literal["amazon", "movielens", "recbole", "table", "demo"] = Field(
         "demo", description="format of the files; table: any, with columns; demo: generated"
     )
-    path: str | None = Field(None, description="folder with the source's files")
-    ratings: str | None = Field(None, description="interactions file; default: found in path")
-    metadata: str | None = Field(None, description="catalogue file; default: found in path")
+    path: PathText | None = Field(None, description="folder with the source's files")
+    ratings: PathText | None = Field(None, description="interactions file; default: found in path")
+    metadata: PathText | None = Field(None, description="catalogue file; default: found in path")
     columns: dict[str, str] = Field(
         default_factory=dict,
         description="for source table: user, item, rating, time, title, text -> column of the file",

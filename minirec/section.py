@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict
+
+from minirec.remote import expanded
+
+PathText = Annotated[str, AfterValidator(expanded)]
+"""A setting that names a file or folder; a leading ``~`` becomes the home folder."""
 
 
 class Section(BaseModel):

@@ -8,6 +8,7 @@ from importlib.metadata import version
 import pytest
 
 from jobs import cli, run
+from jobs.arguments import parse
 from jobs.console import console
 from jobs.gradients import validation_samples
 from jobs.plan import plan
@@ -374,3 +375,36 @@ def test_the_run_directory_for_a_sentence_is_that_of_the_whole_command(tmp_path)
     words = ["train", "--config", str(file)]
     assert cli._run_dir(cli.parse([*words, "training.steps=5"])) == "s3://bucket/run"
     assert cli._run_dir(cli.parse(words)) == ""
+
+
+def test_options_and_the_settings_of_a_run_in_the_home_folder(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "config.yaml").write_text(dump(load(None, ["selection.groups=3"])))
+    for words in (["run_dir=~/a"], ["--config", "~/a/config.yaml", "run_dir=~/b"]):
+        assert cli.main(["plan", *words]) == 0
+        assert "in 3 groups" in capsys.readouterr().out
+    assert not (tmp_path / "~").exists()
+    assert "is no home folder of this machine" in refused(capsys, "plan", "run_dir=~nobody-here/x")
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (["select", "--features"], "features"),
+        (["select", "--features", "x", "--out"], "out"),
+        (["export", "--to", "trl", "--out", "x", "--run"], "run"),
+        (["export", "--to", "trl", "--run", "x", "--out"], "out"),
+        (["serve", "--run"], "run"),
+        (["recommend", "--history", "x", "--run"], "run"),
+        (["recommend", "--run", "x", "--out", "y", "--users"], "users"),
+        (["recommend", "--run", "x", "--users", "y", "--out"], "out"),
+        (["recommend", "--run", "x", "--users", "y", "--out", "z", "--items"], "items"),
+        (["submit", "--address", "x", "--working-dir"], "working_dir"),
+    ],
+)
+def test_every_path_on_the_command_line_may_begin_with_the_home_folder(monkeypatch, words, option):
+    monkeypatch.setenv("HOME", "/home/u")
+    assert getattr(parse([*words, "~/p"]), option) == "/home/u/p"
+    assert getattr(parse([*words, "s3://b/~p"]), option) == "s3://b/~p"
