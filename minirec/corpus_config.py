@@ -44,7 +44,8 @@ class CorpusConfig(Section):
     metadata: PathText | None = Field(None, description="catalogue file; default: found in path")
     columns: dict[str, str] = Field(
         default_factory=dict,
-        description="for source table: user, item, rating, time, title, text -> column of the file",
+        description="for source table: user, item, rating, time, title, text -> column of the "
+        "file; catalogue_item: the item column of the catalogue, if it has another name",
     )
     category: str | None = Field(None, description="name of the domain, words the prompts")
     download: bool | Literal["5core"] = Field(
