@@ -8,6 +8,8 @@ import difflib
 from minirec import __version__
 from minirec.remote import expanded
 
+MOST = 10**9
+"""Of items, processes or requests that an option may ask for."""
 COMMANDS = {
     "run": "all stages in order; what is finished is skipped",
     "prepare": "read interactions and catalogue, make samples",
@@ -181,7 +183,7 @@ def _serve_arguments(commands: argparse._SubParsersAction) -> None:
     one = _command(commands, "serve", "answer POST /recommend over HTTP with the trained policy")
     one.add_argument("--run", required=True, type=_path, metavar="DIR", help="run directory")
     one.add_argument("--host", default="127.0.0.1", help="address (default 127.0.0.1)")
-    one.add_argument("--port", type=_positive, default=8000, help="port (default 8000)")
+    one.add_argument("--port", type=_port, default=8000, help="port (default 8000)")
     one.add_argument("--replicas", type=_positive, default=1, help="processes (default 1)")
     one.add_argument(
         "--queue", type=_positive, default=256, help="requests that may wait (default 256)"
@@ -199,13 +201,19 @@ def _path(text: str) -> str:
 
 
 def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    if not text.isdecimal() or not 1 <= int(text) <= MOST:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {MOST:,}")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port; give a number from 1 to 65535")
     return int(text)
 
 
 def _budget(text: str) -> int | float:
-    if text.isdigit() and int(text) > 0:
+    if text.isdecimal() and int(text) > 0:
         return int(text)
     try:
         share = float(text)

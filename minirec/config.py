@@ -14,7 +14,7 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 from minirec.compare_config import CompareConfig
 from minirec.corpus_config import CorpusConfig
 from minirec.resources_config import ResourcesConfig
-from minirec.section import PathText, Section
+from minirec.section import LARGEST, PathText, Section
 from minirec.sweep_config import SweepConfig
 from minirec.tracking_config import TrackingConfig
 from minirec.training_config import ProxyTrainingConfig, TrainingConfig
@@ -119,7 +119,7 @@ def _share_or_count(name: str, value: Any) -> Any:
             f"{name} {value!r} is neither a number of samples nor a share below 1; write 500, "
             f"or 0.1 for a tenth of the corpus"
         )
-    if isinstance(value, float) and value >= 1:
+    if isinstance(value, float) and 1 <= value <= LARGEST:  # others are refused as no number
         raise ValueError(
             f"{name} {value} is neither a share below 1 nor a whole number of samples; "
             f"write {int(value)}, or 0.5 for half the corpus"

@@ -41,7 +41,7 @@ RECBOLE_TITLES = ("title", "movie_title", "item_name", "name", "book_title", "pr
 FIX = "fix the header"
 EVENTS_NAMES = ("interactions", "ratings", "events")
 MAP = "set corpus.columns to the names in the file"
-MAP_ITEMS = f"{MAP} (catalogue_item: the item column of the catalogue, if it has another name)"
+MAP_BOTH = f"{MAP} (item: of the interactions; catalogue_item: of the catalogue, if it differs)"
 TABLE_EVENTS = {"user": "user", "item": "item", "rating": "rating", "time": "time"}
 TABLE_ITEMS = {"item": "item", "title": "title", "text": "text"}
 
@@ -167,7 +167,7 @@ def _recbole(corpus: CorpusConfig) -> Located:
     columns = RECBOLE_EVENTS | _known(corpus.columns, RECBOLE_EVENTS)
     columns = _rated(corpus, _files(inter), columns, typed=True)
     events = [
-        _events_spec(corpus, file, columns, time_unit="auto", typed=True, fix=MAP)
+        _events_spec(corpus, file, columns, time_unit="auto", typed=True, fix=MAP_BOTH)
         for file in _files(inter)
     ]
     items = []
@@ -183,7 +183,7 @@ def _recbole(corpus: CorpusConfig) -> Located:
                 extra=rest,
                 required=_required(corpus, file),
                 typed=True,
-                fix=MAP_ITEMS,
+                fix=MAP_BOTH,
             )
         )
     return Located(events, items, False, None, _domain(inter))
@@ -209,18 +209,18 @@ def _table(corpus: CorpusConfig) -> Located:
         )
     columns = TABLE_EVENTS | _known(corpus.columns, TABLE_EVENTS)
     columns = _rated(corpus, _files(ratings), columns)
-    fix = MAP
+    fix = MAP_BOTH if metadata else MAP
     if several:
         names = ", ".join(table.path.name for table in ratings[:5])
         fix = (
             f"the folder holds {len(ratings)} tables ({names}): name the one with the "
-            f"interactions in corpus.ratings and the catalogue in corpus.metadata, or {MAP}"
+            f"interactions in corpus.ratings and the catalogue in corpus.metadata, or {fix}"
         )
     events = [
         _events_spec(corpus, file, columns, time_unit="auto", fix=fix) for file in _files(ratings)
     ]
     item_columns = TABLE_ITEMS | _of_catalogue(corpus)
-    fix = MAP_ITEMS if metadata else f"{MAP}, or corpus.metadata to a file with the catalogue"
+    fix = MAP_BOTH if metadata else f"{MAP}, or corpus.metadata to a file with the catalogue"
     items = [
         _items_spec(file, item_columns, required=_required(corpus, file), fix=fix)
         for file in _files(metadata or ratings)

@@ -408,3 +408,21 @@ def test_every_path_on_the_command_line_may_begin_with_the_home_folder(monkeypat
     monkeypatch.setenv("HOME", "/home/u")
     assert getattr(parse([*words, "~/p"]), option) == "/home/u/p"
     assert getattr(parse([*words, "s3://b/~p"]), option) == "s3://b/~p"
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "99999", "-1", "http"])
+def test_a_port_that_is_none(capsys, port):
+    with pytest.raises(SystemExit, match="2"):
+        parse(["serve", "--run", "x", f"--port={port}"])
+    assert f"'{port}' is no port; give a number from 1 to 65535" in capsys.readouterr().err
+
+
+def test_ports_that_are():
+    assert [parse(["serve", "--run", "x", "--port", p]).port for p in ("1", "65535")] == [1, 65535]
+
+
+@pytest.mark.parametrize("number", ["0", "1000000001", "²", "1.5"])
+def test_numbers_of_items_that_are_none(capsys, number):
+    with pytest.raises(SystemExit, match="2"):
+        parse(["recommend", "--run", "x", "--history", "y", "--top", number])
+    assert f"'{number}' is not a number from 1 to 1,000,000,000" in capsys.readouterr().err

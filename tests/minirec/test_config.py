@@ -210,3 +210,28 @@ def test_what_only_looks_like_a_home_folder(monkeypatch):
     words = refused("run_dir=~nobody-of-this-name/x")
     assert words.startswith("run_dir: ~nobody-of-this-name of ")
     assert "is no home folder of this machine; write the path out" in words
+
+
+NUMBERS = [
+    *("selection.budget", "scoring.samples", "training.learning_rate", "training.steps"),
+    *("rollout.deadline_s", "model.demo.layers", "corpus.min_rating"),
+    *("selection.mu", "training.importance_cap", "resources.gpus_per_engine"),
+]
+
+
+@pytest.mark.parametrize("key", NUMBERS)
+def test_no_number_is_infinite_or_beyond_meaning(key):
+    for value, words in (
+        (".inf", "inf is not finite"),
+        (".nan", "nan is not finite"),
+        ("1000000001", "1000000001 is too large; the largest is 1,000,000,000"),
+        ("1.0e+300", "1e+300 is too large"),
+    ):
+        assert f"{key}: {words}" in refused(f"{key}={value}")
+    for lists in ("compare.budget", "sweep.alpha", "corpus.split", "corpus.rating_range"):
+        assert "inf is not finite" in refused(f"{lists}=[0.1, .inf, 0.2]")
+
+
+def test_seeds_may_be_large():
+    assert settings.load(None, ["seed=9223372036854775807"]).seed == 2**63 - 1
+    assert "is too large" in refused("seed=9223372036854775808")

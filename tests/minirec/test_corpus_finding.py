@@ -245,7 +245,9 @@ def test_the_item_column_of_the_catalogue_may_have_another_name(tmp_path):
     (tmp_path / "items.csv").write_text(ITEMS.replace("item", "id"))
     words = refusal(tmp_path)
     assert "items.csv has no column 'item'; found 'id', 'title'" in words
-    assert "catalogue_item: the item column of the catalogue" in words
+    assert "catalogue_item: of the catalogue, if it differs" in words
+    words = refusal(tmp_path, columns={"item": "id"})
+    assert "interactions.csv has no column 'id'" in words and "catalogue_item" in words
     found = table(tmp_path, columns={"catalogue_item": "id"})
     assert found.items[0].columns["item"] == "id"
     assert found.events[0].columns["item"] == "item"
