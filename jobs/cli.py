@@ -103,7 +103,7 @@ def _with_config(arguments: argparse.Namespace) -> int:
 
     if in_job():
         check_shared(config)
-    from jobs.plan import plan
+    from jobs.plan import check, plan
     from jobs.summary import print_plan, print_summary
 
     if arguments.command == "plan":
@@ -112,7 +112,7 @@ def _with_config(arguments: argparse.Namespace) -> int:
         print_plan(plan(config, starts=False) + estimates(config))
         return 0
     # Refuses what cannot work before anything starts.
-    plan(config, again=arguments.overwrite, trials={arguments.command})
+    plan(config, command=arguments.command, again=arguments.overwrite)
     if arguments.command in ("sweep", "compare"):
         # Before ray is imported: else Tune's thread starts a Ray of its own after Ctrl-C.
         os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
@@ -125,7 +125,18 @@ def _with_config(arguments: argparse.Namespace) -> int:
     from jobs import run
 
     names = run.STAGES if arguments.command == "run" else (arguments.command,)
-    finished = run.stages(config, names, overwrite=arguments.overwrite)
+
+    def counted(samples: int) -> None:
+        """`run` must not compute for hours what `select` then refuses; others only tell of it."""
+        try:
+            check(config, samples)
+        except ConfigError as error:
+            if "select" in names:
+                raise
+            if names[0] in run.STAGES[: run.STAGES.index("select")]:
+                run.say(f"`minirec select` would refuse these settings: {error}")
+
+    finished = run.stages(config, names, overwrite=arguments.overwrite, check=counted)
     print_summary(finished)
     return 0
 
