@@ -6,7 +6,10 @@ import argparse
 import difflib
 
 from minirec import __version__
+from minirec.remote import expanded
 
+MOST = 10**9
+"""Of items, processes or requests that an option may ask for."""
 COMMANDS = {
     "run": "all stages in order; what is finished is skipped",
     "prepare": "read interactions and catalogue, make samples",
@@ -64,6 +67,7 @@ def _command(commands: argparse._SubParsersAction, name: str, text: str) -> argp
 def _config_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--config",
+        type=_path,
         metavar="FILE",
         help="YAML file such as those in configs/; default: that of the run directory, if any",
     )
@@ -82,12 +86,17 @@ def _table_arguments(command: argparse.ArgumentParser) -> None:
         "el2n, as far as there are: .parquet, .jsonl, .npz or a folder of Parquet parts. "
         "key=value then takes selection.*, seed and preset.",
     )
-    table.add_argument("--features", metavar="TABLE", help="file or folder to choose from")
+    table.add_argument(
+        "--features", type=_path, metavar="TABLE", help="file or folder to choose from"
+    )
     table.add_argument(
         "--budget", type=_budget, metavar="K", help="samples, or a share below 1 (default 0.1)"
     )
     table.add_argument(
-        "--out", metavar="FOLDER", help="where selection.parquet and scores.parquet go (default .)"
+        "--out",
+        type=_path,
+        metavar="FOLDER",
+        help="where selection.parquet and scores.parquet go (default .)",
     )
     table.add_argument(
         "--chance",
@@ -102,7 +111,11 @@ def _submit_arguments(commands: argparse._SubParsersAction) -> None:
     command = _command(commands, "submit", "send a command to a Ray cluster as a job")
     command.add_argument("--address", required=True, metavar="URL", help="http://HOST:8265")
     command.add_argument(
-        "--working-dir", default=".", metavar="DIR", help="folder that the job gets a copy of"
+        "--working-dir",
+        type=_path,
+        default=".",
+        metavar="DIR",
+        help="folder that the job gets a copy of",
     )
     command.add_argument(
         "--env",
@@ -124,14 +137,16 @@ def _submit_arguments(commands: argparse._SubParsersAction) -> None:
 def _export_arguments(commands: argparse._SubParsersAction) -> None:
     text = "hand over the ordered subset, or the policy, as other software reads it"
     command = _command(commands, "export", text)
-    command.add_argument("--run", required=True, metavar="DIR", help="run directory")
+    command.add_argument("--run", required=True, type=_path, metavar="DIR", help="run directory")
     command.add_argument(
         "--to",
         required=True,
         choices=("jsonl", "trl", "verl", "openrlhf", "adapter", "merged"),
         help="the subset with a reward function, or the policy: as peft adapter, or merged",
     )
-    command.add_argument("--out", required=True, metavar="FOLDER", help="folder to write")
+    command.add_argument(
+        "--out", required=True, type=_path, metavar="FOLDER", help="folder to write"
+    )
     command.add_argument(
         "--policy",
         choices=("proxy", "trained"),
@@ -142,17 +157,19 @@ def _export_arguments(commands: argparse._SubParsersAction) -> None:
 
 def _recommend_arguments(commands: argparse._SubParsersAction) -> None:
     one = _command(commands, "recommend", "recommend items for a history, or for a file of users")
-    one.add_argument("--run", required=True, metavar="DIR", help="run directory")
+    one.add_argument("--run", required=True, type=_path, metavar="DIR", help="run directory")
     whom = one.add_mutually_exclusive_group(required=True)
     whom.add_argument("--history", help="titles, oldest first, with commas between")
     whom.add_argument(
         "--users",
+        type=_path,
         metavar="FILE",
         help=".parquet or .jsonl with user and history, a list of item keys, oldest first",
     )
-    one.add_argument("--out", metavar="FILE", help=".parquet or .jsonl, for --users")
+    one.add_argument("--out", type=_path, metavar="FILE", help=".parquet or .jsonl, for --users")
     one.add_argument(
         "--items",
+        type=_path,
         metavar="FILE",
         help="new items for --users: .parquet or .jsonl with key, title and maybe text",
     )
@@ -164,9 +181,9 @@ def _recommend_arguments(commands: argparse._SubParsersAction) -> None:
 
 def _serve_arguments(commands: argparse._SubParsersAction) -> None:
     one = _command(commands, "serve", "answer POST /recommend over HTTP with the trained policy")
-    one.add_argument("--run", required=True, metavar="DIR", help="run directory")
+    one.add_argument("--run", required=True, type=_path, metavar="DIR", help="run directory")
     one.add_argument("--host", default="127.0.0.1", help="address (default 127.0.0.1)")
-    one.add_argument("--port", type=_positive, default=8000, help="port (default 8000)")
+    one.add_argument("--port", type=_port, default=8000, help="port (default 8000)")
     one.add_argument("--replicas", type=_positive, default=1, help="processes (default 1)")
     one.add_argument(
         "--queue", type=_positive, default=256, help="requests that may wait (default 256)"
@@ -176,14 +193,27 @@ def _serve_arguments(commands: argparse._SubParsersAction) -> None:
     )
 
 
+def _path(text: str) -> str:
+    try:
+        return expanded(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    if not text.isdecimal() or not 1 <= int(text) <= MOST:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {MOST:,}")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port; give a number from 1 to 65535")
     return int(text)
 
 
 def _budget(text: str) -> int | float:
-    if text.isdigit() and int(text) > 0:
+    if text.isdecimal() and int(text) > 0:
         return int(text)
     try:
         share = float(text)

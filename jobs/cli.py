@@ -10,7 +10,7 @@ from pathlib import Path
 
 from jobs.arguments import parse
 from minirec.errors import ConfigError, MiniRecError
-from minirec.remote import explain, located
+from minirec.remote import expanded, explain, located
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -76,7 +76,10 @@ def _config_of_the_run(arguments: argparse.Namespace) -> Path | None:
 
     given = dict(word.split("=", 1) for word in arguments.overrides if "=" in word)
     default = Config.model_fields["run_dir"].default
-    path = located(given.get("run_dir") or default) / "config.yaml"
+    try:
+        path = located(expanded(given.get("run_dir") or default)) / "config.yaml"
+    except ValueError as error:
+        raise ConfigError(f"run_dir: {error}") from None
     if not path.exists():
         return None
     if "preset" in given:
@@ -100,7 +103,7 @@ def _with_config(arguments: argparse.Namespace) -> int:
 
     if in_job():
         check_shared(config)
-    from jobs.plan import plan
+    from jobs.plan import check, plan
     from jobs.summary import print_plan, print_summary
 
     if arguments.command == "plan":
@@ -109,7 +112,7 @@ def _with_config(arguments: argparse.Namespace) -> int:
         print_plan(plan(config, starts=False) + estimates(config))
         return 0
     # Refuses what cannot work before anything starts.
-    plan(config, again=arguments.overwrite, trials={arguments.command})
+    plan(config, command=arguments.command, again=arguments.overwrite)
     if arguments.command in ("sweep", "compare"):
         # Before ray is imported: else Tune's thread starts a Ray of its own after Ctrl-C.
         os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
@@ -122,7 +125,18 @@ def _with_config(arguments: argparse.Namespace) -> int:
     from jobs import run
 
     names = run.STAGES if arguments.command == "run" else (arguments.command,)
-    finished = run.stages(config, names, overwrite=arguments.overwrite)
+
+    def counted(samples: int) -> None:
+        """`run` must not compute for hours what `select` then refuses; others only tell of it."""
+        try:
+            check(config, samples)
+        except ConfigError as error:
+            if "select" in names:
+                raise
+            if names[0] in run.STAGES[: run.STAGES.index("select")]:
+                run.say(f"`minirec select` would refuse these settings: {error}")
+
+    finished = run.stages(config, names, overwrite=arguments.overwrite, check=counted)
     print_summary(finished)
     return 0
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+from actors.rollout import resolve_engine
 from jobs.prepare import made_with
 from jobs.sweep_plan import trials_of
 from jobs.tracking import check as check_trackers
@@ -23,14 +24,12 @@ Row = tuple[str, str, str]
 
 
 TRIALS = ("sweep", "compare")
+CPU_HEADS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
+"""Sizes of an attention head that vLLM's kernels for CPUs have."""
 
 
 def plan(
-    config: Config,
-    *,
-    again: bool = False,
-    trials: Collection[str] = TRIALS,
-    starts: bool = True,
+    config: Config, *, command: str = "plan", again: bool = False, starts: bool = True
 ) -> list[Row]:
     """Rows (stage, quantity, value). Refuses what cannot work.
 
@@ -38,43 +37,81 @@ def plan(
     estimated from its settings and other sources are left open.
 
     Args:
-        trials: the commands of `TRIALS` whose trials are planned too.
+        command: whose stages are checked; trials are planned for ``sweep``, ``compare`` and
+            ``plan``, which checks everything.
         starts: work starts after it; else files of the corpus that are not there are a row, since
             another machine may have them.
     """
-    check_trackers(config)
+    if _runs(command, "proxy", "train", *TRIALS):
+        check_trackers(config)
+    if _runs(command, "proxy", "score", "train", "evaluate", *TRIALS):
+        _check_head(config)
     samples, exact = _samples(config, again)
     about = "" if exact else "about "
     rows: list[Row] = [("prepare", "training samples", f"{about}{samples:,}" if samples else "?")]
-    if not exact and config.corpus.source != "demo":
+    if not exact and config.corpus.source != "demo" and _runs(command, "prepare", *TRIALS):
         rows += _files_rows(config, starts)
     if config.model.name == "demo":
         rows.append(("prepare", "warm-up steps", f"{config.model.demo.warmup_steps:,}"))
     rows += _training_rows("proxy", config, config.proxy.training, config.proxy.samples)
     if samples:
-        check(config, samples)
-        scored = config.scoring.count(samples)
-        rollouts = scored * (config.scoring.stages[-1] + 1)
-        budget = config.selection.count(samples)
-        rows += [
-            ("score", _rollouts_of(config.scoring), f"{about}{rollouts:,} {_each(config.scoring)}"),
-            *([] if again else _rollouts_made(Run(config.run_dir), samples)),
-            ("score", "tokens, at most", f"{about}{rollouts * config.rollout.max_new_tokens:,}"),
-            ("score", "shards", f"{about}{math.ceil(scored / config.scoring.shard_size):,}"),
-            *_gradient_rows(config, compared="compare" in trials),
-            ("select", "budget", f"{about}{budget:,} in {_groups(config)}"),
-        ]
-        rows += _training_rows("train", config, config.training, budget)
-        if "sweep" in trials and config.sweep.varies:
-            rows += _trial_rows("sweep", trials_of(config, samples), samples, exact=exact)
-        if "compare" in trials and config.compare.methods:
-            rows += _trial_rows("compare", _contenders(config), samples, exact=exact)
+        if _runs(command, "select"):
+            check(config, samples)
+        rows += _counted_rows(config, samples, command, again=again, exact=exact)
     else:
-        rows += _uncounted_rows(config, trials)
+        rows += _uncounted_rows(config, command)
     return rows + _resource_rows(config)
 
 
-def _uncounted_rows(config: Config, trials: Collection[str]) -> list[Row]:
+def _runs(command: str, *stages: str) -> bool:
+    """Whether a command runs one of the stages, or plans them."""
+    return command in ("plan", "run", *stages)
+
+
+def _check_head(config: Config) -> None:
+    """Refuse a demo model that vLLM cannot run on CPUs.
+
+    Raises:
+        ConfigError: with the sizes of a head that it can.
+    """
+    demo, on_cpu = config.model.demo, config.resources.gpus_per_engine == 0
+    head = demo.hidden_size // demo.heads
+    if config.model.name != "demo" or not on_cpu or resolve_engine(config.rollout) != "vllm":
+        return
+    if head not in CPU_HEADS:
+        raise ConfigError(
+            f"model.demo.hidden_size {demo.hidden_size} over {demo.heads} heads is {head} for "
+            f"each, and vLLM has kernels for {', '.join(map(str, CPU_HEADS))} on CPUs; change one "
+            f"of the two or set rollout.engine=transformers"
+        )
+
+
+def _counted_rows(
+    config: Config, samples: int, command: str, *, again: bool, exact: bool
+) -> list[Row]:
+    """What follows from the number of training samples."""
+    about = "" if exact else "about "
+    scored = config.scoring.count(samples)
+    rollouts = scored * (config.scoring.stages[-1] + 1)
+    budget = config.selection.count(samples)
+    compared = command in ("plan", "compare")
+    rows = [
+        ("score", _rollouts_of(config.scoring), f"{about}{rollouts:,} {_each(config.scoring)}"),
+        *([] if again else _rollouts_made(Run(config.run_dir), samples)),
+        ("score", "tokens, at most", f"{about}{rollouts * config.rollout.max_new_tokens:,}"),
+        ("score", "shards", f"{about}{math.ceil(scored / config.scoring.shard_size):,}"),
+        *_gradient_rows(config, compared=compared),
+        ("select", "budget", f"{about}{budget:,} in {_groups(config)}"),
+        *_training_rows("train", config, config.training, budget),
+    ]
+    if command in ("plan", "sweep") and config.sweep.varies:
+        rows += _trial_rows("sweep", trials_of(config, samples), samples, exact=exact)
+    if compared and config.compare.methods:
+        rows += _trial_rows("compare", _contenders(config), samples, exact=exact)
+    return rows
+
+
+def _uncounted_rows(config: Config, command: str) -> list[Row]:
     """What is known before `prepare` has counted the samples; refuses trials with bad settings."""
     rows = [("score", "rollouts", "known once `minirec prepare` has counted the samples")]
     budget = config.selection.budget
@@ -82,9 +119,9 @@ def _uncounted_rows(config: Config, trials: Collection[str]) -> list[Row]:
     if config.training.steps or counted:
         rows += _training_rows("train", config, config.training, int(budget))
     counts = {}
-    if "sweep" in trials and config.sweep.varies:
+    if command in ("plan", "sweep") and config.sweep.varies:
         counts["sweep"] = len(sweep_trials(config, folder=Path(config.run_dir)))
-    if "compare" in trials and config.compare.methods:
+    if command in ("plan", "compare") and config.compare.methods:
         counts["compare"] = len(_contenders(config))
     return rows + [(kind, "trials", f"{count:,}") for kind, count in counts.items()]
 

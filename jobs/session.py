@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from actors.pool import Pool, PoolHandle
 from actors.rollout import engine_spec, resolve_engine
-from jobs.console import console, without_stderr
+from jobs.console import console, say, without_stderr
+from jobs.joining import check_cluster, cluster_address, not_started
 from jobs.workers import KeptWorkers
 from minirec.allocation import (
     Allocation,
@@ -67,7 +68,12 @@ class Session:
         self.close()
 
     def start_ray(self) -> None:
-        """Join the cluster of RAY_ADDRESS, or start a local one for this process."""
+        """Join the cluster of RAY_ADDRESS, or start a local one for this process.
+
+        Raises:
+            ConfigError: the address is none, or the machine cannot hold what the run asks for.
+            EngineError: no cluster answers there, or Ray does not start.
+        """
         import ray
 
         if self._allocation is None:
@@ -76,7 +82,11 @@ class Session:
             self._allocation = self._allocation or self._fit_part()
             return
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-        if not os.environ.get("RAY_ADDRESS"):
+        address = cluster_address()
+        if address:
+            say(f"joining the Ray cluster at RAY_ADDRESS={address}")
+            check_cluster(address)
+        else:
             self._allocation = self._fit_this_machine()
             options |= {
                 "address": "local",  # else a cluster that happens to run here is joined
@@ -85,8 +95,13 @@ class Session:
                 "include_dashboard": self.trials > 0,
                 "object_store_memory": 300 << 20,
             }
-        with without_stderr():
-            ray.init(**options)
+        try:
+            with without_stderr():
+                ray.init(**options)
+        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            if isinstance(error, OSError) and error.errno is not None:  # of a file or the disk
+                raise
+            raise not_started(error, address) from error
         self._started_ray = True
         if self._allocation is None:
             self._allocation = self._fit_cluster()
@@ -202,7 +217,7 @@ class Session:
 
         A command does so first, so that nobody learns of it after an hour of other stages.
         """
-        if os.environ.get("RAY_ADDRESS"):
+        if cluster_address():
             self.start_ray()
 
     def pool(self, model_path: str, *, beside: str) -> PoolHandle:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -133,6 +134,12 @@ def check_command(words: list[str], working_dir: Path) -> None:
 
     if not words:
         raise ConfigError("there is nothing to submit; write the command after --, e.g. -- run")
+    for word in words:
+        if re.match(r"([\w.]+=|--\w+=)?~\w*(/|$)", word):
+            raise ConfigError(
+                f"{word}: the home folder of a job is that of another machine; give an absolute "
+                f"path on storage that all nodes share"
+            )
     arguments = parse(words)
     if arguments.command in ("recommend", "export", "serve"):
         check_path("--run", arguments.run)

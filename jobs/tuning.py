@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from jobs.console import console
+from jobs.joining import cluster_address
 from jobs.session import Session
 from jobs.workers import in_thread, ray_storage
 from minirec.allocation import Node, allocate
@@ -63,7 +64,7 @@ def run_trials(
     with Session(config, trials=concurrent(config, {}, limit=limit)) as session:
         session.start_ray()
         free = ray.available_resources()
-        if not os.environ.get("RAY_ADDRESS"):
+        if not cluster_address():
             free.pop("CPU", 0)  # slots, of which a local Ray is told more than there are cores
         elif "CPU" not in free:
             free["CPU"] = 0.0  # Ray leaves out what is used up
@@ -131,7 +132,7 @@ def _tuner(
             TrialRun,
             trials=by_name,
             base=str(run.root),
-            on_cluster=bool(os.environ.get("RAY_ADDRESS")),
+            on_cluster=bool(cluster_address()),
             splits=splits,
         ),
         bundle,

@@ -14,7 +14,7 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 from minirec.compare_config import CompareConfig
 from minirec.corpus_config import CorpusConfig
 from minirec.resources_config import ResourcesConfig
-from minirec.section import Section
+from minirec.section import LARGEST, PathText, Section
 from minirec.sweep_config import SweepConfig
 from minirec.tracking_config import TrackingConfig
 from minirec.training_config import ProxyTrainingConfig, TrainingConfig
@@ -50,7 +50,7 @@ class DemoModelConfig(Section):
 class ModelConfig(Section):
     """The policy: a causal LM of transformers with a LoRA adapter."""
 
-    name: str = Field("demo", description="Hugging Face name, local folder, or demo")
+    name: PathText = Field("demo", description="Hugging Face name, local folder, or demo")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the weights")
     trust_remote_code: bool = Field(False, description="run code that comes with the model")
     lora_rank: int = Field(16, ge=1, description="r of the adapter")
@@ -119,7 +119,7 @@ def _share_or_count(name: str, value: Any) -> Any:
             f"{name} {value!r} is neither a number of samples nor a share below 1; write 500, "
             f"or 0.1 for a tenth of the corpus"
         )
-    if isinstance(value, float) and value >= 1:
+    if isinstance(value, float) and 1 <= value <= LARGEST:  # others are refused as no number
         raise ValueError(
             f"{name} {value} is neither a share below 1 nor a whole number of samples; "
             f"write {int(value)}, or 0.5 for half the corpus"
@@ -286,7 +286,7 @@ class EvaluationConfig(Section):
 class Config(Section):
     """A whole run."""
 
-    run_dir: str = Field("runs/demo", description="a folder, s3://... or gs://...")
+    run_dir: PathText = Field("runs/demo", description="a folder, s3://... or gs://...")
     seed: int = Field(42, ge=0, description="of all random draws")
     preset: Literal["minirec", "paper", "paper-amazon"] = Field(
         "minirec", description="settings that a file and the command line may change"

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from minirec.section import Section
+from minirec.section import PathText, Section
 
 
 class DemoConfig(Section):
@@ -39,14 +39,15 @@ class CorpusConfig(Section):
     source: Literal["amazon", "movielens", "recbole", "table", "demo"] = Field(
         "demo", description="format of the files; table: any, with columns; demo: generated"
     )
-    path: str | None = Field(None, description="folder with the source's files")
-    ratings: str | None = Field(None, description="interactions file; default: found in path")
-    metadata: str | None = Field(None, description="catalogue file; default: found in path")
+    path: PathText | None = Field(None, description="folder with the source's files")
+    ratings: PathText | None = Field(None, description="interactions file; default: found in path")
+    metadata: PathText | None = Field(None, description="catalogue file; default: found in path")
     columns: dict[str, str] = Field(
         default_factory=dict,
         description="for source table: user, item, rating, time, order, title, text -> column of "
         "the file; order takes the place of time where events have none: a column of whole "
-        "numbers, or file for the order of the rows",
+        "numbers, or file for the order of the rows; catalogue_item: the item column of the "
+        "catalogue, if it has another name",
     )
     category: str | None = Field(None, description="name of the domain, words the prompts")
     download: bool | Literal["5core"] = Field(

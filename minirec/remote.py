@@ -72,6 +72,21 @@ def located(text: str | Path) -> Path:
     return path
 
 
+def expanded(text: str) -> str:
+    """A path of the user's with the home folder for a leading ``~``; an address as it is.
+
+    Raises:
+        ValueError: nobody knows that home folder.
+    """
+    path = os.path.expanduser(text)
+    if path.startswith("~"):
+        raise ValueError(
+            f"{path.split('/')[0]} of {text} is no home folder of this machine; write the path "
+            f"out, or ./{text} for a folder of that name"
+        )
+    return path
+
+
 def is_remote(path: Path) -> bool:
     """Whether a path lies on an object store."""
     return not isinstance(path, Path)
@@ -141,7 +156,7 @@ _LIBRARIES = {"botocore", "aiobotocore", "s3fs", "gcsfs", "fsspec", "google", "a
 def cache() -> Path:
     """Folder of this machine for local copies: MINIREC_CACHE, or one below the temporary folder."""
     default = Path(tempfile.gettempdir()) / f"minirec-cache-{os.getuid()}"
-    folder = Path(os.environ.get("MINIREC_CACHE") or default)
+    folder = Path(os.environ.get("MINIREC_CACHE") or default).expanduser()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if folder.stat().st_uid != os.getuid():
         raise ArtifactError(f"{folder} belongs to another user; set MINIREC_CACHE to a folder")

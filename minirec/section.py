@@ -2,10 +2,33 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+import math
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo, field_validator
+
+from minirec.remote import expanded
+
+PathText = Annotated[str, AfterValidator(expanded)]
+"""A setting that names a file or folder; a leading ``~`` becomes the home folder."""
+LARGEST = 10**9
+"""Of any number. Beyond, waits and sums overflow; as a deadline it is 31 years."""
+LARGEST_SEED = 2**63 - 1
 
 
 class Section(BaseModel):
     """Base of every section: unknown keys are errors, values are fixed once loaded."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _bounded(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse numbers that are infinite, none, or beyond what any setting can mean."""
+        largest = LARGEST_SEED if "seed" in (info.field_name or "") else LARGEST
+        for number in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(number, (int, float)) and not abs(number) <= largest:
+                finite = isinstance(number, int) or math.isfinite(number)
+                what = f"is too large; the largest is {largest:,}" if finite else "is not finite"
+                raise ValueError(f"{number} {what}")
+        return value

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from minirec.remote import expanded
 from minirec.section import Section
 
 
@@ -20,3 +21,12 @@ class TrackingConfig(Section):
         None, description="Weights & Biases; offline writes below run_dir/wandb; null: off"
     )
     project: str = Field("minirec", description="experiment of MLflow, project of W&B")
+
+    @field_validator("mlflow")
+    @classmethod
+    def _home(cls, uri: str | None) -> str | None:
+        """MLflow takes ``~`` for the name of a folder, in a path and in the address of a file."""
+        for scheme in ("", "sqlite:///", "file://", "file:"):
+            if uri is not None and uri.startswith(f"{scheme}~"):
+                return scheme + expanded(uri.removeprefix(scheme))
+        return uri

@@ -73,13 +73,14 @@ class FileSpec:
 
 def stem(path: str | Path) -> str:
     """File name without .gz and its extension: ``a/All_Beauty.csv.gz`` -> ``All_Beauty``."""
-    name = Path(path).name.removesuffix(".gz")
+    name = Path(path).name
+    name = name[:-3] if name.lower().endswith(".gz") else name
     return name.rsplit(".", 1)[0] if "." in name else name
 
 
 def open_bytes(path: str | Path) -> BinaryIO:
     """Open a plain or .gz file for reading bytes."""
-    if str(path).endswith(".gz"):
+    if str(path).lower().endswith(".gz"):
         return gzip.open(path, "rb")  # type: ignore[return-value]
     return open(path, "rb")
 

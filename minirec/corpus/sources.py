@@ -6,22 +6,27 @@ reads only headers. Every source ends in the same two kinds of rows, events and 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from minirec.config import CorpusConfig
-from minirec.corpus.files import FileSpec, Format, read_header, stem
+from minirec.corpus.files import FileSpec, read_header, stem
+from minirec.corpus.finding import (
+    FORMATS,
+    JSONL,
+    PART,
+    TABLES,
+    Table,
+    chosen,
+    ending,
+    format_of,
+    listed,
+    named,
+    nothing,
+)
 from minirec.errors import CorpusError
 
-EXTENSIONS: dict[str, Format] = {
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".jsonl": "jsonl",
-    ".json": "jsonl",
-    ".parquet": "parquet",
-    ".inter": "tsv",
-    ".item": "tsv",
-}
 AMAZON_EVENTS = {"user": "user_id", "item": "parent_asin", "rating": "rating", "time": "timestamp"}
 AMAZON_ITEMS = {
     "item": "parent_asin",
@@ -33,10 +38,12 @@ MOVIELENS_EVENTS = {"user": "userId", "item": "movieId", "rating": "rating", "ti
 MOVIELENS_ITEMS = {"item": "movieId", "title": "title", "text": "genres"}
 RECBOLE_EVENTS = {"user": "user_id", "item": "item_id", "rating": "rating", "time": "timestamp"}
 RECBOLE_TITLES = ("title", "movie_title", "item_name", "name", "book_title", "product_title")
-MEND = "mend the header"
+FIX = "fix the header"
+EVENTS_NAMES = ("interactions", "ratings", "events")
 MAP = "set corpus.columns to the names in the file"
 BY_FILE = "file"
 """As ``corpus.columns.order``: events have no times, the order of the rows counts."""
+MAP_BOTH = f"{MAP} (item: of the interactions; catalogue_item: of the catalogue, if it differs)"
 TABLE_EVENTS = {"user": "user", "item": "item", "rating": "rating", "time": "time"}
 TABLE_ITEMS = {"item": "item", "title": "title", "text": "text"}
 
@@ -79,12 +86,12 @@ def locate(corpus: CorpusConfig) -> Located:
 
 def _check_columns(corpus: CorpusConfig) -> None:
     """Refuse a mapping of columns that would have no effect."""
-    roles = TABLE_EVENTS.keys() | TABLE_ITEMS.keys() | {"order"}
+    roles = {*TABLE_EVENTS, *TABLE_ITEMS, "catalogue_item", "order"}
     unknown = sorted(corpus.columns.keys() - roles)
     if unknown:
         raise CorpusError(
             f"corpus.columns has the unknown role {unknown[0]!r}; "
-            f"choose from user, item, rating, time, order, title, text"
+            f"choose from user, item, catalogue_item, rating, time, order, title, text"
         )
     if "order" in corpus.columns:
         given = "corpus.columns.time" if "time" in corpus.columns else None
@@ -102,22 +109,23 @@ def _check_columns(corpus: CorpusConfig) -> None:
 
 
 def _amazon(corpus: CorpusConfig) -> Located:
-    ratings = _chosen(corpus.ratings, corpus.path) or [
-        file
-        for file in _listed(corpus, (".csv",))
+    ratings = chosen(corpus.ratings, corpus.path) or [
+        table
+        for table in listed(corpus.path, (".csv",))
         # Benchmark folders hold other CSVs too: one that can be read is enough.
-        if not stem(file).startswith("meta")
+        if not table.name.lower().startswith("meta")
     ]
     if not ratings:
         raise _nothing(corpus, "a ratings file *.csv or *.csv.gz")
-    metadata = _chosen(corpus.metadata, corpus.path) or [
-        file for file in _listed(corpus, (".jsonl",)) if file.name.startswith("meta")
+    metadata = chosen(corpus.metadata, corpus.path) or [
+        table for table in listed(corpus.path, JSONL) if table.name.lower().startswith("meta")
     ]
     if not metadata:
         raise _nothing(corpus, "a catalogue file meta*.jsonl or meta*.jsonl.gz")
-    fitting = [file for file in ratings if _fits(file, AMAZON_EVENTS)]
+    fitting = [table for table in ratings if _fits(table, AMAZON_EVENTS)]
     events = [
-        _events_spec(corpus, file, AMAZON_EVENTS, time_unit="ms") for file in fitting or ratings
+        _events_spec(corpus, file, AMAZON_EVENTS, time_unit="ms")
+        for file in _files(fitting or ratings)
     ]
     items = [
         # Metadata may hold titles further down than its first lines.
@@ -125,78 +133,155 @@ def _amazon(corpus: CorpusConfig) -> Located:
             file,
             AMAZON_ITEMS,
             extra=("features",),
-            required=("item",) if _format(file) == "jsonl" else ("item", "title"),
+            required=("item",) if format_of(file) == "jsonl" else ("item", "title"),
         )
-        for file in metadata
+        for file in _files(metadata)
     ]
-    names = {stem(f).replace("_", " ") for f in fitting} - {"ratings"}
+    names = {table.name.replace("_", " ") for table in fitting} - {"ratings"}
     return Located(events, items, False, None, ", ".join(sorted(names)) or "Amazon products")
 
 
-def _fits(file: Path, columns: dict[str, str]) -> bool:
+def _files(tables: list[Table]) -> list[Path]:
+    return [file for table in tables for file in table.files]
+
+
+def _fits(table: Table, columns: dict[str, str]) -> bool:
     try:
-        return set(columns.values()) <= set(read_header(file, format=_format(file)))
+        headers = [read_header(file, format=format_of(file)) for file in table.files]
     except CorpusError:
         return False
+    return all(set(columns.values()) <= set(header) for header in headers)
 
 
 def _movielens(corpus: CorpusConfig) -> Located:
-    ratings = _chosen(corpus.ratings, corpus.path) or _named(corpus, "ratings", (".csv",))
-    movies = _chosen(corpus.metadata, corpus.path) or _named(corpus, "movies", (".csv",))
+    ratings = chosen(corpus.ratings, corpus.path) or named(corpus.path, ["ratings"], (".csv",))
+    movies = chosen(corpus.metadata, corpus.path) or named(corpus.path, ["movies"], (".csv",))
     if not ratings:
         raise _nothing(corpus, "ratings.csv")
     if not movies:
         raise _nothing(corpus, "movies.csv")
-    events = [_events_spec(corpus, file, MOVIELENS_EVENTS, time_unit="s") for file in ratings]
-    items = [_items_spec(file, MOVIELENS_ITEMS) for file in movies]
+    events = [
+        _events_spec(corpus, file, MOVIELENS_EVENTS, time_unit="s") for file in _files(ratings)
+    ]
+    items = [_items_spec(file, MOVIELENS_ITEMS) for file in _files(movies)]
     return Located(events, items, False, None, "Movies")
 
 
 def _recbole(corpus: CorpusConfig) -> Located:
-    inter = _chosen(corpus.ratings, corpus.path) or _listed(corpus, (".inter",))
-    item = _chosen(corpus.metadata, corpus.path) or _listed(corpus, (".item",))
+    inter = chosen(corpus.ratings, corpus.path) or listed(corpus.path, (".inter",))
+    item = chosen(corpus.metadata, corpus.path) or listed(corpus.path, (".item",))
     if not inter:
         raise _nothing(corpus, "an interactions file *.inter")
     if not item:
         raise _nothing(corpus, "a catalogue file *.item")
-    events = []
-    for file in inter:
-        columns = RECBOLE_EVENTS | _known(corpus.columns, RECBOLE_EVENTS)
-        events.append(_events_spec(corpus, file, columns, time_unit="auto", typed=True))
+    columns = _ordered(corpus, RECBOLE_EVENTS | _known(corpus.columns, RECBOLE_EVENTS))
+    columns = _rated(corpus, _files(inter), columns, typed=True)
+    events = [
+        _events_spec(corpus, file, columns, time_unit="auto", typed=True, fix=MAP_BOTH)
+        for file in _files(inter)
+    ]
     items = []
-    for file in item:
-        header = _untyped(read_header(file, format="tsv"))
+    for file in _files(item):
+        header = _untyped(read_header(file, format=format_of(file)))
         title = next((name for name in RECBOLE_TITLES if name in header), "title")
-        columns = {"item": "item_id", "title": title} | _known(corpus.columns, TABLE_ITEMS)
+        columns = {"item": "item_id", "title": title} | _of_catalogue(corpus)
         rest = tuple(name for name in header if name not in columns.values())
-        items.append(_items_spec(file, columns, extra=rest, typed=True, mend=MAP))
-    return Located(events, items, False, None, stem(inter[0]))
+        items.append(
+            _items_spec(
+                file,
+                columns,
+                extra=rest,
+                required=_required(corpus, file),
+                typed=True,
+                fix=MAP_BOTH,
+            )
+        )
+    return Located(events, items, False, None, _domain(inter))
 
 
 def _table(corpus: CorpusConfig) -> Located:
-    formats = (".parquet", ".csv", ".tsv", ".jsonl", ".json")
-    metadata = _chosen(corpus.metadata, corpus.path)
-    if not metadata and corpus.path:
-        for name in ("items", "catalogue", "metadata", "meta"):
-            metadata = metadata or _named(corpus, name, formats)
-    ratings = _chosen(corpus.ratings, corpus.path)
+    metadata = chosen(corpus.metadata, corpus.path)
+    for name in ("items", "catalogue", "metadata", "meta"):
+        metadata = metadata or named(corpus.path, [name], TABLES)
+    ratings = chosen(corpus.ratings, corpus.path)
+    several = False
     if not ratings:
-        listed = [f for f in _listed(corpus, formats) if f not in metadata]
-        preferred = [f for f in listed if stem(f) in ("interactions", "ratings", "events")]
-        ratings = preferred or listed
+        taken = [table.path for table in metadata]
+        found = [table for table in listed(corpus.path, TABLES) if table.path not in taken]
+        ratings = [table for table in found if table.name.lower() in EVENTS_NAMES] or found
+        several = len(ratings) > 1
     if not ratings:
         raise _nothing(corpus, "an interactions file (Parquet, CSV or JSONL)")
-    columns = TABLE_EVENTS | _known(corpus.columns, TABLE_EVENTS)
-    events = [
-        _events_spec(
-            corpus, file, columns, time_unit="auto", rating_given="rating" in corpus.columns
+    if "catalogue_item" in corpus.columns and not metadata:
+        raise CorpusError(
+            "corpus.columns.catalogue_item has no effect without a catalogue; set corpus.metadata "
+            "to its file or leave it out"
         )
-        for file in ratings
+    columns = _ordered(corpus, TABLE_EVENTS | _known(corpus.columns, TABLE_EVENTS))
+    columns = _rated(corpus, _files(ratings), columns)
+    fix = MAP_BOTH if metadata else MAP
+    if several:
+        names = ", ".join(table.path.name for table in ratings[:5])
+        fix = (
+            f"the folder holds {len(ratings)} tables ({names}): name the one with the "
+            f"interactions in corpus.ratings and the catalogue in corpus.metadata, or {fix}"
+        )
+    events = [
+        _events_spec(corpus, file, columns, time_unit="auto", fix=fix) for file in _files(ratings)
     ]
-    item_columns = TABLE_ITEMS | _known(corpus.columns, TABLE_ITEMS)
-    mend = MAP if metadata else f"{MAP}, or corpus.metadata to a file with the catalogue"
-    items = [_items_spec(file, item_columns, mend=mend) for file in metadata or ratings]
-    return Located(events, items, not metadata, None, stem(ratings[0]).replace("_", " "))
+    item_columns = TABLE_ITEMS | _of_catalogue(corpus)
+    fix = MAP_BOTH if metadata else f"{MAP}, or corpus.metadata to a file with the catalogue"
+    items = [
+        _items_spec(file, item_columns, required=_required(corpus, file), fix=fix)
+        for file in _files(metadata or ratings)
+    ]
+    return Located(events, items, not metadata, None, _domain(ratings))
+
+
+def _of_catalogue(corpus: CorpusConfig) -> dict[str, str]:
+    """The columns of the catalogue that the settings name."""
+    columns = _known(corpus.columns, TABLE_ITEMS)
+    if "catalogue_item" in corpus.columns:
+        columns["item"] = corpus.columns["catalogue_item"]
+    return columns
+
+
+def _required(corpus: CorpusConfig, file: Path) -> list[str]:
+    """Roles of a catalogue that must be there: those that are named too, but keys of JSON lines."""
+    named_too = ["text"] if "text" in corpus.columns and format_of(file) != "jsonl" else []
+    return ["item", "title", *named_too]
+
+
+def _domain(tables: list[Table]) -> str:
+    """The name of the only table if it says something, else that of a folder above."""
+    first = tables[0].path
+    names = [first.name] if len(tables) == 1 else []
+    names += [folder.name for folder in first.parents]
+    for name in names:
+        name = stem(name) if ending(Path(name)) in FORMATS else name
+        if name and name.lower() not in EVENTS_NAMES and not PART.match(name) and "=" not in name:
+            return name.replace("_", " ")
+    return "items"
+
+
+def _ordered(corpus: CorpusConfig, columns: dict[str, str]) -> dict[str, str]:
+    """The columns of events, with that of their order in place of the time where it is set."""
+    order = corpus.columns.get("order")
+    if order is None:
+        return columns
+    rest = {role: name for role, name in columns.items() if role != "time"}
+    return rest if order == BY_FILE else rest | {"order": order}
+
+
+def _rated(
+    corpus: CorpusConfig, files: list[Path], columns: dict[str, str], *, typed: bool = False
+) -> dict[str, str]:
+    """The columns of events without that of the rating, where no file has one and none is asked."""
+    headers = [read_header(file, format=format_of(file)) for file in files]
+    known = {name for header in headers for name in (_untyped(header) if typed else header)}
+    if columns["rating"] in known or "rating" in corpus.columns:
+        return columns
+    return {role: name for role, name in columns.items() if role != "rating"}
 
 
 def _events_spec(
@@ -206,23 +291,14 @@ def _events_spec(
     *,
     time_unit: str,
     typed: bool = False,
-    rating_given: bool = False,
+    fix: str = FIX,
 ) -> FileSpec:
-    format = _format(file)
+    format = format_of(file)
     header = read_header(file, format=format)
     names = _untyped(header) if typed else header
-    optional = corpus.source in ("recbole", "table") and not rating_given
-    # The first JSON line need not hold every key, but the keys that events need it must.
-    if optional and columns["rating"] not in names:
-        columns = {role: name for role, name in columns.items() if role != "rating"}
-    order = corpus.columns.get("order")
-    if order is not None:
-        columns = {role: name for role, name in columns.items() if role != "time"}
-        columns |= {} if order == BY_FILE else {"order": order}
-    mend = MAP if corpus.source in ("recbole", "table") else MEND
-    if mend == MAP and order is None and columns["time"] not in names:
-        mend += "; where events have no times, set corpus.columns.order"
-    _require(file, names, list(columns.values()), mend=mend)
+    if fix != FIX and "time" in columns and columns["time"] not in names:
+        fix += "; where events have no times, set corpus.columns.order"
+    _require(file, header, names, list(columns.values()), fix=fix)
     return FileSpec(
         path=str(file),
         kind="events",
@@ -240,14 +316,14 @@ def _items_spec(
     columns: dict[str, str],
     *,
     extra: tuple[str, ...] = (),
-    required: tuple[str, ...] = ("item", "title"),
+    required: Collection[str] = ("item", "title"),
     typed: bool = False,
-    mend: str = MEND,
+    fix: str = FIX,
 ) -> FileSpec:
-    format = _format(file)
+    format = format_of(file)
     header = read_header(file, format=format)
     names = _untyped(header) if typed else header
-    _require(file, names, [columns[role] for role in required], mend=mend)
+    _require(file, header, names, [columns[role] for role in required], fix=fix)
     if format != "jsonl":
         columns = {role: name for role, name in columns.items() if name in names}
         extra = tuple(name for name in extra if name in names)
@@ -262,12 +338,26 @@ def _items_spec(
     )
 
 
-def _require(file: Path, names: tuple[str, ...], needed: list[str], *, mend: str) -> None:
-    missing = [name for name in needed if name not in names]
-    if missing:
-        raise CorpusError(
-            f"{file} has no column {missing[0]!r}; found {', '.join(map(repr, names[:20]))}; {mend}"
+def _require(
+    file: Path, header: tuple[str, ...], names: tuple[str, ...], needed: list[str], *, fix: str
+) -> None:
+    """Refuse a file without a column; `names` are those of `header` without their types."""
+    missing = next((name for name in needed if name not in names), None)
+    if missing is None:
+        return
+    separator = {"csv": ",", "tsv": "\t"}.get(format_of(file))
+    others = [s for s in (",", "\t", ";", "|", "::") if len(header) == 1 and s in header[0]]
+    if separator and others:
+        fix = (
+            f"its fields seem to be separated by {others[0]!r}, and those of {ending(file)} files "
+            f"are by {separator!r}; save it so"
         )
+    elif separator and any(name.replace(".", "", 1).isdecimal() for name in header):
+        fix = f"its first line seems to hold values; add a line with the names of columns, or {fix}"
+    elif any(part.startswith(f"{missing}=") for part in file.parts):
+        fix = "it stands only in the name of its folder; write it into the files too"
+    found = ", ".join(map(repr, header[:20]))
+    raise CorpusError(f"{file} has no column {missing!r}; found {found}; {fix}")
 
 
 def _untyped(header: tuple[str, ...]) -> tuple[str, ...]:
@@ -279,52 +369,8 @@ def _known(columns: dict[str, str], roles: dict[str, str]) -> dict[str, str]:
     return {role: name for role, name in columns.items() if role in roles}
 
 
-def _format(file: Path) -> Format:
-    suffix = Path(file.name.removesuffix(".gz")).suffix.lower()
-    if suffix not in EXTENSIONS:
-        raise CorpusError(f"{file} has an unknown format; use {', '.join(EXTENSIONS)}, or .gz")
-    return EXTENSIONS[suffix]
-
-
-def _chosen(name: str | None, folder: str | None) -> list[Path]:
-    """A file named in the settings, relative to the folder or to the working directory."""
-    if name is None:
-        return []
-    for path in [Path(folder or ".") / name, Path(name)]:
-        if path.is_file():
-            return [path.absolute()]
-    raise CorpusError(f"{Path(name).absolute()} is missing; check corpus.ratings, corpus.metadata")
-
-
-def _listed(corpus: CorpusConfig, suffixes: tuple[str, ...]) -> list[Path]:
-    """Files of the folder with one of the suffixes; of a plain file and its .gz, the plain one."""
-    if not corpus.path:
-        return []
-    folder = Path(corpus.path).absolute()
-    if folder.is_file():
-        return [folder] if Path(folder.name.removesuffix(".gz")).suffix in suffixes else []
-    if not folder.is_dir():
-        raise CorpusError(f"corpus.path {folder} is no folder; check the path")
-    found = {
-        file.name.removesuffix(".gz"): file
-        # .gz sorts last, so going backwards the plain file replaces it
-        for file in sorted(folder.iterdir(), reverse=True)
-        if file.is_file() and Path(file.name.removesuffix(".gz")).suffix.lower() in suffixes
-    }
-    return sorted(found.values())
-
-
-def _named(corpus: CorpusConfig, name: str, suffixes: tuple[str, ...]) -> list[Path]:
-    return [file for file in _listed(corpus, suffixes) if stem(file) == name]
-
-
 def _nothing(corpus: CorpusConfig, wanted: str) -> CorpusError:
-    folder = Path(corpus.path or ".").absolute()
-    names = sorted(f.name for f in folder.iterdir())[:10] if folder.is_dir() else []
-    found = f"it holds {', '.join(names)}" if names else "it is empty or absent"
-    if folder.is_file():
-        found = "it is a file of another kind"
-    mend = "set corpus.path, corpus.ratings or corpus.metadata"
+    fix = "set corpus.path, corpus.ratings or corpus.metadata"
     if corpus.source == "amazon":
-        mend += ", or add corpus.download=true with corpus.category"
-    return CorpusError(f"{folder} lacks {wanted}; {found}; {mend}")
+        fix += ", or add corpus.download=true with corpus.category"
+    return nothing(corpus.path, wanted, fix=fix)

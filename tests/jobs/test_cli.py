@@ -8,17 +8,17 @@ from importlib.metadata import version
 import pytest
 
 from jobs import cli, run
+from jobs.arguments import parse
 from jobs.console import console
 from jobs.gradients import validation_samples
-from jobs.plan import plan
 from jobs.recommend import find_titles
 from jobs.run import STAGES, stages_of
 from jobs.summary import print_settings
 from jobs.train import learning_rate
 from minirec import __version__
-from minirec.artifacts import Run, write_json
+from minirec.artifacts import Run
 from minirec.corpus.table import Catalogue
-from minirec.errors import ConfigError, CorpusError
+from minirec.errors import ConfigError
 from minirec.settings import described, dump, load
 
 
@@ -129,126 +129,6 @@ def test_help_loads_no_library_that_takes_a_second():
     assert printed.splitlines()[-1] == "heavy"
 
 
-def test_plan_loads_neither_ray_nor_torch(tmp_path):
-    words = ["plan", f"run_dir={tmp_path}", "compare.methods=[minirec]"]
-    code = (
-        f"import sys; from jobs import cli; cli.main({words})\n"
-        "print({'torch', 'ray', 'transformers', 'vllm'} & {*sys.modules})"
-    )
-    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
-    assert "│ compare" in printed and printed.endswith("\nset()\n")
-
-
-def test_plan_counts_rollouts_of_the_demo(tmp_path):
-    config = load(
-        overrides=[
-            f"run_dir={tmp_path}",
-            "corpus.source=demo",
-            "corpus.demo.users=100",
-            "scoring.rollouts=3",
-            "training.steps=7",
-            "training.prompts_per_step=32",
-            "training.rollouts_per_prompt=4",
-        ]
-    )
-    rows = {(stage, what): value for stage, what, value in plan(config)}
-    samples = int(rows["prepare", "training samples"].removeprefix("about ").replace(",", ""))
-    assert rows["score", "rollouts"] == f"about {samples * 4:,} (3 and a greedy one)"
-    assert rows["train", "rollouts"] == f"{7 * 32 * 4:,}"
-
-
-def test_plan_bounds_cheaper_scoring_and_shows_what_it_needed(tmp_path):
-    cheap = ["scoring.screen=prefill", "scoring.rollouts=[2, 4]"]
-    config = load(overrides=[f"run_dir={tmp_path}", *cheap])
-    run = Run(tmp_path, say=lambda _: None)
-    write_json(run.path("corpus", "corpus.json"), {"samples": {"train": 1000}})
-    rows = {(stage, what): value for stage, what, value in plan(config)}
-    most = "5,000 (2 to 4 and a greedy one; none where screened)"
-    assert rows["score", "rollouts, at most"] == most
-    assert ("score", "rollouts made") not in rows
-
-    def body(cost):
-        cost.rollouts = 1234
-
-    run.stage("score", settings={"scoring": {"rollouts": (2, 4)}}, inputs=[], outputs=[], body=body)
-    rows = {(stage, what): value for stage, what, value in plan(config)}
-    assert rows["score", "rollouts made"] == "1,234 of 5,000"
-
-
-def test_plan_looks_at_the_files_of_the_corpus(tmp_path):
-    words = [f"run_dir={tmp_path / 'run'}", "corpus.source=table", f"corpus.path={tmp_path}"]
-    with pytest.raises(CorpusError, match="lacks an interactions file"):
-        plan(load(overrides=words))
-    rows = {
-        (stage, what): value for stage, what, value in plan(load(overrides=words), starts=False)
-    }
-    assert "lacks an interactions file" in rows["prepare", "files"]
-    (tmp_path / "events.csv").write_text("user,item,time\nu,i,1\n")
-    with pytest.raises(CorpusError, match="'title'.*or corpus.metadata to a file with the catal"):
-        plan(load(overrides=words))
-    (tmp_path / "items.csv").write_text("item,title\ni,Item\n")
-    words += ["training.steps=5", "compare.methods=[random, minirec]", "compare.seeds=[1]"]
-    rows = {(stage, what): value for stage, what, value in plan(load(overrides=words))}
-    assert "known once" in rows["score", "rollouts"]
-    assert rows["train", "optimizer steps"] == "5 of 32 prompts"
-    assert rows["compare", "trials"] == "9"  # two methods at four budgets, and full data
-    with pytest.raises(ConfigError, match="budget=0"):
-        plan(load(overrides=[*words, "compare.budget=[0]"]))
-    # A corpus that is made does not need its files any more.
-    write_json(tmp_path / "run" / "corpus" / "corpus.json", {"samples": {"train": 77}})
-    (tmp_path / "events.csv").unlink()
-    for again in (False, True):
-        assert plan(load(overrides=words), again=again)
-
-
-def test_plan_does_not_take_the_count_of_another_corpus(tmp_path):
-    config = load(None, [f"run_dir={tmp_path}", "corpus.demo.users=40"])
-    run = Run(tmp_path, say=lambda text: None)
-    settings = {"corpus": config.corpus.model_dump(mode="json"), "files": []}
-
-    def body(cost):
-        write_json(run.path("corpus", "corpus.json"), {"samples": {"train": 123}})
-
-    run.stage("prepare", settings=settings, inputs=[], outputs=["corpus"], body=body)
-    assert plan(config)[0][2] == "123"
-    assert plan(load(None, [f"run_dir={tmp_path}", "corpus.demo.users=400"]))[0][2].startswith(
-        "about"
-    )
-
-
-def test_plan_counts_the_part_that_is_scored(tmp_path):
-    write_json(tmp_path / "corpus" / "corpus.json", {"samples": {"train": 1000}})
-    words = [f"run_dir={tmp_path}", "scoring.samples=0.4", "scoring.rollouts=3"]
-    rows = {(stage, what): value for stage, what, value in plan(load(overrides=words))}
-    assert rows["score", "rollouts"] == "1,600 (3 and a greedy one)"
-    assert rows["score", "shards"] == "7"
-    assert rows["select", "budget"] == "100 in 4 groups", "a share is one of the whole corpus"
-    with pytest.raises(ConfigError, match="500 exceeds the 400 scored training samples"):
-        plan(load(overrides=[*words, "selection.budget=500"]))
-
-
-def test_plan_counts_the_trials_of_a_comparison(tmp_path, capsys):
-    two = ["compare.methods=[random, minirec]", "compare.budget=[10, 20]", "compare.seeds=[1]"]
-    words = [f"run_dir={tmp_path}", *two, "compare.steps=5", "compare.full_steps=7"]
-    found = {what: value for stage, what, value in plan(load(None, words)) if stage == "compare"}
-    assert found["trials"].startswith("5: 5 settings")
-    assert found["optimizer steps, at most"] == "27"  # 2 methods x 2 budgets x 5, and full
-    assert "budget 99999 exceeds" in refused(capsys, "plan", *words, "compare.budget=[99999]")
-    twice = "compare.budget=[0.5, 1176]"
-    assert cli.main(["plan", *words, twice]) == 0, "2,352 samples are an estimate"
-    capsys.readouterr()
-    write_json(tmp_path / "corpus" / "corpus.json", {"samples": {"train": 2352}})
-    assert "both budgets are 1,176 of 2,352 samples" in refused(capsys, "plan", *words, twice)
-
-
-def test_trials_count_only_for_the_commands_that_run_them(tmp_path, capsys):
-    wrong = [f"run_dir={tmp_path}", "compare.methods=[minirec]", "compare.budget=[99999]"]
-    config = load(None, wrong)
-    assert plan(config, trials={"train"})
-    with pytest.raises(ConfigError, match="trial minirec_steps.*: selection.budget 99999 exceeds"):
-        plan(config, trials={"compare"})
-
-
 @pytest.mark.parametrize("command", ["compare", "sweep"])
 def test_trials_are_checked_once_the_samples_are_counted(tmp_path, monkeypatch, command):
     """The size of a corpus of files is known only after `prepare`."""
@@ -278,18 +158,6 @@ def test_what_is_refused_after_prepare_runs_nothing_long(tmp_path, monkeypatch):
     assert (tmp_path / "config.yaml").exists(), "the next command there takes these settings"
 
 
-def test_plan_counts_validation_rollouts_only_where_they_are_used():
-    def rollouts(*overrides):
-        return [
-            value for stage, _, value in plan(load(overrides=overrides)) if stage == "gradients"
-        ]
-
-    assert rollouts("selection.method=top_reward") == []
-    assert rollouts("selection.directions=lora_projected") == []
-    less = rollouts("selection.method=less", "scoring.rollouts=3")
-    assert less == ["1,024 of validation samples"]
-
-
 def test_gradients_made_for_less_serve_other_selections(tmp_path):
     def samples(run, *overrides):
         return validation_samples(run, load(overrides=overrides))
@@ -306,20 +174,6 @@ def test_gradients_made_for_less_serve_other_selections(tmp_path):
     )
     assert samples(run, "selection.directions=lora_projected") == 256
     assert samples(run, "scoring.validation_samples=20") == 0
-
-
-def test_plan_tells_of_staleness_only_where_there_is_some():
-    rows = plan(load(overrides=["training.staleness=1"]))
-    assert [stage for stage, what, _ in rows if what == "staleness"] == ["train"]
-    assert "staleness" not in str(plan(load(overrides=[])))
-
-
-def test_plan_counts_all_samples_for_full(tmp_path):
-    write_json(tmp_path / "corpus" / "corpus.json", {"samples": {"train": 1000}})
-    words = [f"run_dir={tmp_path}", "selection.method=full", "selection.budget=3"]
-    rows = {(stage, what): value for stage, what, value in plan(load(overrides=words))}
-    assert rows["select", "budget"] == "1,000 in 4 groups"
-    assert rows["train", "optimizer steps"].startswith("32 of 32")
 
 
 def test_gradients_run_with_scoring_where_they_are_used():
@@ -374,3 +228,73 @@ def test_the_run_directory_for_a_sentence_is_that_of_the_whole_command(tmp_path)
     words = ["train", "--config", str(file)]
     assert cli._run_dir(cli.parse([*words, "training.steps=5"])) == "s3://bucket/run"
     assert cli._run_dir(cli.parse(words)) == ""
+
+
+def test_options_and_the_settings_of_a_run_in_the_home_folder(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "config.yaml").write_text(dump(load(None, ["selection.groups=3"])))
+    for words in (["run_dir=~/a"], ["--config", "~/a/config.yaml", "run_dir=~/b"]):
+        assert cli.main(["plan", *words]) == 0
+        assert "in 3 groups" in capsys.readouterr().out
+    assert not (tmp_path / "~").exists()
+    assert "is no home folder of this machine" in refused(capsys, "plan", "run_dir=~nobody-here/x")
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (["select", "--features"], "features"),
+        (["select", "--features", "x", "--out"], "out"),
+        (["export", "--to", "trl", "--out", "x", "--run"], "run"),
+        (["export", "--to", "trl", "--run", "x", "--out"], "out"),
+        (["serve", "--run"], "run"),
+        (["recommend", "--history", "x", "--run"], "run"),
+        (["recommend", "--run", "x", "--out", "y", "--users"], "users"),
+        (["recommend", "--run", "x", "--users", "y", "--out"], "out"),
+        (["recommend", "--run", "x", "--users", "y", "--out", "z", "--items"], "items"),
+        (["submit", "--address", "x", "--working-dir"], "working_dir"),
+    ],
+)
+def test_every_path_on_the_command_line_may_begin_with_the_home_folder(monkeypatch, words, option):
+    monkeypatch.setenv("HOME", "/home/u")
+    assert getattr(parse([*words, "~/p"]), option) == "/home/u/p"
+    assert getattr(parse([*words, "s3://b/~p"]), option) == "s3://b/~p"
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "99999", "-1", "http"])
+def test_a_port_that_is_none(capsys, port):
+    with pytest.raises(SystemExit, match="2"):
+        parse(["serve", "--run", "x", f"--port={port}"])
+    assert f"'{port}' is no port; give a number from 1 to 65535" in capsys.readouterr().err
+
+
+def test_ports_that_are():
+    assert [parse(["serve", "--run", "x", "--port", p]).port for p in ("1", "65535")] == [1, 65535]
+
+
+@pytest.mark.parametrize("number", ["0", "1000000001", "²", "1.5"])
+def test_numbers_of_items_that_are_none(capsys, number):
+    with pytest.raises(SystemExit, match="2"):
+        parse(["recommend", "--run", "x", "--history", "y", "--top", number])
+    assert f"'{number}' is not a number from 1 to 1,000,000,000" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("word", ["selection.budget=0.01", "selection.budget=100000"])
+def test_the_same_prepare_twice(tmp_path, capsys, word):
+    """What `select` would refuse is told of, and ends neither the first command nor the next."""
+    small = ["corpus.demo.users=20", "corpus.demo.items=20", "corpus.demo.tastes=2"]
+    for _ in range(2):
+        assert cli.main(["prepare", f"run_dir={tmp_path / 'run'}", *small, word]) == 0
+        assert "`minirec select` would refuse these settings: selection." in capsys.readouterr().out
+    assert cli.main(["select", f"run_dir={tmp_path / 'run'}", *small, word]) == 2
+    assert "exceeds the" in capsys.readouterr().err
+
+
+def test_a_run_is_refused_once_the_samples_are_counted(tmp_path, monkeypatch, capsys):
+    """Not after the hours before `select`: the size of a corpus of files is known by `prepare`."""
+    (tmp_path / "e.csv").write_text("user,item,time,title\nu,i,1,I\n")
+    monkeypatch.setattr(run, "stages", lambda config, names, *, overwrite, check: check(21))
+    words = [f"run_dir={tmp_path / 'run'}", "corpus.source=table", f"corpus.path={tmp_path}"]
+    assert "selection.groups 4 exceeds the budget of 2 samples" in refused(capsys, "run", *words)

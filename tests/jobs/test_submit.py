@@ -49,6 +49,10 @@ def folder(tmp_path):
         (["export", "--run", "/x", "--to", "trl", "--out", "s3://b/o"], "not on an object"),
         (["recommend", "--run", "/x", "--users", "u.jsonl", "--out", "/o"], "--users=u.jsonl is"),
         (["serve", "--run", "runs/x"], "--run=runs/x is relative"),
+        (["run", "run_dir=~/x"], "run_dir=~/x: the home folder of a job is that of another"),
+        (["run", "run_dir=/x", "corpus.path=~/x"], "corpus.path=~/x: the home folder of a job"),
+        (["serve", "--run", "~/x"], "~/x: the home folder of a job"),
+        (["serve", "--run=~/x"], "--run=~/x: the home folder of a job"),
     ],
 )
 def test_a_mistake_is_refused_here(folder, words, refusal):

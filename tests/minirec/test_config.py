@@ -177,3 +177,63 @@ def test_a_window_runs_forward(tmp_path):
     file.write_text("corpus: {start: 2024-13-01}")
     with pytest.raises(ConfigError, match="wrong date: month must be in 1..12"):
         settings.load(file)
+
+
+def test_a_leading_tilde_is_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/u")
+    words = ["corpus.source=table", "corpus.path=~/shop", "corpus.ratings=~/shop/r.csv"]
+    words += ["corpus.metadata=~/i.csv", "run_dir=~/runs/a", "model.name=~/models/b"]
+    found = settings.load(None, words)
+    assert found.run_dir == "/home/u/runs/a"
+    assert found.model.name == "/home/u/models/b"
+    corpus = found.corpus
+    assert (corpus.path, corpus.ratings) == ("/home/u/shop", "/home/u/shop/r.csv")
+    assert corpus.metadata == "/home/u/i.csv"
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ("~/mlruns", "/home/u/mlruns"),
+        ("sqlite:///~/mlflow.db", "sqlite:////home/u/mlflow.db"),
+        ("file:~/mlruns", "file:/home/u/mlruns"),
+        ("http://host/~user", "http://host/~user"),
+    ],
+)
+def test_the_home_folder_in_a_tracking_address(monkeypatch, given, found):
+    monkeypatch.setenv("HOME", "/home/u")
+    assert settings.load(None, [f"tracking.mlflow={given}"]).tracking.mlflow == found
+
+
+def test_what_only_looks_like_a_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/u")
+    kept = ["s3://bucket/~/runs", "a/~/b", "./~/runs"]
+    assert [settings.load(None, [f"run_dir={path}"]).run_dir for path in kept] == kept
+    words = refused("run_dir=~nobody-of-this-name/x")
+    assert words.startswith("run_dir: ~nobody-of-this-name of ")
+    assert "is no home folder of this machine; write the path out" in words
+
+
+NUMBERS = [
+    *("selection.budget", "scoring.samples", "training.learning_rate", "training.steps"),
+    *("rollout.deadline_s", "model.demo.layers", "corpus.min_rating"),
+    *("selection.mu", "training.importance_cap", "resources.gpus_per_engine"),
+]
+
+
+@pytest.mark.parametrize("key", NUMBERS)
+def test_no_number_is_infinite_or_beyond_meaning(key):
+    for value, words in (
+        (".inf", "inf is not finite"),
+        (".nan", "nan is not finite"),
+        ("1000000001", "1000000001 is too large; the largest is 1,000,000,000"),
+        ("1.0e+300", "1e+300 is too large"),
+    ):
+        assert f"{key}: {words}" in refused(f"{key}={value}")
+    for lists in ("compare.budget", "sweep.alpha", "corpus.split", "corpus.rating_range"):
+        assert "inf is not finite" in refused(f"{lists}=[0.1, .inf, 0.2]")
+
+
+def test_seeds_may_be_large():
+    assert settings.load(None, ["seed=9223372036854775807"]).seed == 2**63 - 1
+    assert "is too large" in refused("seed=9223372036854775808")

@@ -1,0 +1,211 @@
+"""Which files of a folder are tables: their formats, and folders of part files.
+
+A table is a file, or a folder that Spark and others write: ``part-00000-....parquet`` and so on,
+maybe in folders ``day=2024-01-31`` (partitions).
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from minirec.corpus.files import Format, open_bytes, stem
+from minirec.errors import CorpusError
+
+FORMATS: dict[str, Format] = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".parquet": "parquet",
+    ".inter": "tsv",
+    ".item": "tsv",
+}
+JSONL = (".jsonl", ".ndjson")
+TABLES = (".parquet", ".csv", ".tsv", *JSONL, ".json")
+UNPACK, SHEET, CONVERT = "unpack it", "save its sheet as CSV", "write it as Parquet or CSV"
+NAME = "name it .csv or .tsv, with a header line and commas or tabs between the fields"
+ADVICE = {
+    **dict.fromkeys((".zip", ".bz2", ".xz", ".zst", ".lz4", ".7z", ".tar", ".tgz"), UNPACK),
+    **dict.fromkeys((".xlsx", ".xls", ".ods"), SHEET),
+    **dict.fromkeys((".arrow", ".feather", ".orc", ".avro", ".pkl", ".h5", ".sqlite"), CONVERT),
+    **dict.fromkeys((".txt", ".dat", ".data"), NAME),
+}
+"""What to do with files that are not read."""
+VERSIONED = {"_delta_log": "Delta Lake", ".hoodie": "Hudi"}
+"""Folder inside a table whose files hold former rows too -> what keeps such tables."""
+DESCRIPTIONS = ("dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json")
+"""Files of the `datasets` library that describe tables and are none."""
+PART = re.compile(r"part[-_.]?\d")
+"""How the names of part files begin."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A file, or a folder with the part files of one table; `files` are absolute paths."""
+
+    path: Path
+    files: tuple[Path, ...]
+
+    @property
+    def name(self) -> str:
+        """Name of the file or folder without its ending."""
+        return stem(self.path)
+
+
+def ending(path: Path) -> str:
+    """``.csv`` of ``x.csv``, ``X.CSV`` and ``x.csv.gz``; empty where there is none."""
+    return Path(_unpacked(path.name)).suffix.lower()
+
+
+def _unpacked(name: str) -> str:
+    return name[:-3] if name.lower().endswith(".gz") else name
+
+
+def format_of(file: Path) -> Format:
+    """The format of a file, by its ending.
+
+    Raises:
+        CorpusError: it is not one that is read; says which ones are, and what to do.
+    """
+    found = ending(file)
+    if found == ".parquet" and file.name.lower().endswith(".gz"):
+        raise CorpusError(f"{file} is a packed Parquet file, which is not read; unpack it")
+    if found in FORMATS:
+        return FORMATS[found]
+    what = f"has the ending {found}" if found else "has no ending"
+    advice = ADVICE.get(found, CONVERT if found else NAME)
+    raise CorpusError(
+        f"{file} {what}, which is not read; {advice} (read are {', '.join(FORMATS)}, and with .gz "
+        f"all but .parquet)"
+    )
+
+
+def chosen(name: str | None, folder: str | None) -> list[Table]:
+    """The table that a setting names, relative to the folder or to the working directory.
+
+    Raises:
+        CorpusError: it is in neither, or holds no rows.
+    """
+    if name is None:
+        return []
+    places = [Path(folder or ".") / name, Path(name)]
+    for path in places:
+        if path.is_file() or path.is_dir():
+            return [_table(path.absolute())]
+    missing = " and ".join(dict.fromkeys(str(path.absolute()) for path in reversed(places)))
+    raise CorpusError(f"{missing} is missing; check corpus.ratings, corpus.metadata")
+
+
+def listed(folder: str | None, endings: Collection[str]) -> list[Table]:
+    """Tables of a folder with one of the endings; of a plain file and its .gz, the plain one.
+
+    Hidden files and those that begin with ``_`` are passed over, as all readers of such folders do.
+
+    Raises:
+        CorpusError: there is no such folder, or one of its folders of parts cannot be read.
+    """
+    if not folder:
+        return []
+    path = Path(folder).absolute()
+    if path.is_file():
+        return [_table(path)] if ending(path) in endings else []
+    if not path.is_dir():
+        raise CorpusError(f"corpus.path {path} is no folder; check the path")
+    _refuse_versioned(path)
+    found: dict[str, Table] = {}
+    # .gz sorts last, so going backwards the plain file replaces it.
+    for entry in reversed(list(_visible(path))):
+        if entry.is_dir():
+            if _is_table(entry, endings):
+                found[entry.name] = _table(entry)
+        elif ending(entry) in endings and not (PART.match(entry.name) and _is_empty(entry)):
+            found[_unpacked(entry.name)] = _table(entry)
+    return [found[name] for name in sorted(found)]
+
+
+def named(folder: str | None, names: Collection[str], endings: Collection[str]) -> list[Table]:
+    """Those of `listed` with one of these names, in lower or upper case."""
+    return [table for table in listed(folder, endings) if table.name.lower() in names]
+
+
+def nothing(folder: str | None, wanted: str, *, fix: str) -> CorpusError:
+    """The error for a folder without the files of a source."""
+    path = Path(folder or ".").absolute()
+    entries = list(_visible(path)) if path.is_dir() else []
+    found = f"it holds {', '.join(e.name for e in entries[:10])}" if entries else "it is empty"
+    if path.is_file():
+        found, entries = f"it is a file, {path.name}", [path]
+    elif not path.is_dir():
+        found = "it is absent"
+    packed = [entry for entry in entries if ending(entry) in ADVICE]
+    if packed:
+        fix = f"{packed[0].name} is not read: {ADVICE[ending(packed[0])]}, or {fix}"
+    return CorpusError(f"{path} lacks {wanted}; {found}; {fix}")
+
+
+def _visible(folder: Path) -> Iterator[Path]:
+    for entry in sorted(folder.iterdir()):
+        if not entry.name.startswith((".", "_")) and entry.name not in DESCRIPTIONS:
+            yield entry
+
+
+def _is_table(folder: Path, endings: Collection[str]) -> bool:
+    """Whether a folder is named as a file with one of the endings, or holds parts that are."""
+    if ending(folder) in FORMATS:
+        return ending(folder) in endings
+    parts = any(PART.match(entry.name) or "=" in entry.name for entry in _visible(folder))
+    if not (parts or "=" in folder.name or (folder / "_SUCCESS").exists()):
+        return False
+    return any(ending(file) in endings for file in folder.rglob("*"))
+
+
+def _table(path: Path) -> Table:
+    if path.is_file():
+        format_of(path)
+        return Table(path, (path,))
+    files = tuple(_parts(path))
+    full = tuple(file for file in files if not _is_empty(file))
+    if not files:
+        raise CorpusError(f"{path} is a folder without a file to read; give a table")
+    return Table(path, full or files[:1])
+
+
+def _parts(folder: Path) -> Iterator[Path]:
+    """The files of a folder of parts, also those in its partitions."""
+    _refuse_versioned(folder)
+    for entry in _visible(folder):
+        if entry.is_dir() and "=" not in entry.name:
+            raise CorpusError(
+                f"{folder} holds the folder {entry.name}, which is no partition (name=value); "
+                f"give a folder that holds only the parts of one table"
+            )
+        if entry.is_dir():
+            yield from _parts(entry)
+        else:
+            format_of(entry)
+            yield entry
+
+
+def _refuse_versioned(folder: Path) -> None:
+    for name, kind in VERSIONED.items():
+        if (folder / name).is_dir():
+            raise CorpusError(
+                f"{folder} is a table of {kind}, whose files also hold rows that are deleted; "
+                f"write its present rows as plain Parquet"
+            )
+
+
+def _is_empty(file: Path) -> bool:
+    """Whether a text file has no byte: Spark writes one for a partition without rows."""
+    if ending(file) == ".parquet":
+        return False
+    try:
+        with open_bytes(file) as content:
+            return not content.read(1)
+    except (OSError, EOFError, zlib.error):
+        return False  # its reader says what is wrong with it
