@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from minirec.disk import full
 from minirec.errors import ArtifactError, ConfigError, DamageError, MiniRecError
 
 KEPT = 2
@@ -120,6 +121,8 @@ def explained(path: Path) -> Iterator[None]:
     except MiniRecError:
         raise
     except Exception as error:
+        if at_home := full(error, tempfile.gettempdir()):
+            raise at_home from error  # of this machine, where copies of the store are
         problem = explain(error, str(path)) if is_remote(path) else None
         if problem is None:
             raise
