@@ -162,10 +162,11 @@ def make_samples(events: Events, corpus: CorpusConfig) -> Samples:
     position = np.arange(len(user)) - np.repeat(first, per_user)
     target = np.flatnonzero(position >= corpus.min_history)
     if not len(target):
+        lower = "lower min_history or " if corpus.min_history > 1 else ""
         raise CorpusError(
             f"no samples: the longest of {len(first):,} users has {per_user.max()} event(s), and a "
-            f"target needs corpus.min_history={corpus.min_history} before it; lower min_history or "
-            f"give interactions of the same users over a longer time"
+            f"target needs corpus.min_history={corpus.min_history} before it; {lower}give "
+            f"interactions of the same users over a longer time"
         )
     if len(target) < 3:
         raise CorpusError(

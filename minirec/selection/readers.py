@@ -206,5 +206,10 @@ def _unreadable(file: Path, kind: str, error: Exception) -> ArtifactError:
     return ArtifactError(f"{file} cannot be read as {kind}: {lines[0]}")
 
 
-READERS: dict[str, Callable[[Path], Part]] = {".parquet": parquet, ".jsonl": jsonl, ".npz": npz}
+READERS: dict[str, Callable[[Path], Part]] = {
+    ".parquet": parquet,
+    ".jsonl": jsonl,
+    ".ndjson": jsonl,
+    ".npz": npz,
+}
 """By the ending of a file's name."""
