@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import sys
@@ -69,7 +70,9 @@ def _problem(error: BaseException, arguments: argparse.Namespace) -> str | None:
     problem = explain(error, run_dir)
     if problem is None and isinstance(error, OSError):
         file = "" if error.filename is None else f": {error.filename}"
-        return f"{error.strerror}{file}" if error.strerror else str(error)
+        refused = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+        advice = "; change its rights or give another path" if refused else ""
+        return f"{error.strerror}{file}{advice}" if error.strerror else str(error)
     return problem
 
 

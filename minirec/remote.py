@@ -138,7 +138,9 @@ def explain(error: BaseException, where: str) -> str | None:
     if "Credential" in kind or "credential" in text.lower():
         return f"{where}: no valid credentials ({text}); give {CREDENTIALS[scheme]}"
     if isinstance(error, FileNotFoundError) and "bucket" in text.lower():
-        return f"{where}: the bucket {rest.split('/')[0]} does not exist; create it or mend run_dir"
+        return (
+            f"{where}: the bucket {rest.split('/')[0]} does not exist; create it or correct run_dir"
+        )
     if isinstance(error, PermissionError):
         return (
             f"{where}: the store refuses it ({text}); give these credentials the right to read, "

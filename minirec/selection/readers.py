@@ -154,7 +154,7 @@ def jsonl(file: Path) -> Part:
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError):
-                raise ArtifactError(f"{file} line {number} is not JSON; mend the line") from None
+                raise ArtifactError(f"{file} line {number} is not JSON; correct the line") from None
             if not isinstance(row, dict):
                 raise ArtifactError(f"{file} line {number} is {_shown(row)}; expected an object")
             rows.append(row)

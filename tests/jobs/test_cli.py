@@ -316,7 +316,7 @@ class RayTaskError(Exception):
         (RayTaskError(RayTaskError(CorpusError("too short"))), 1, "too short"),
         (ConfigError("too short"), 2, "too short"),
         (OSError(5, "Input/output error"), 1, "Input/output error"),
-        (OSError(13, "Permission denied", "/x"), 1, "Permission denied: /x"),
+        (OSError(13, "Permission denied", "/x"), 1, "Permission denied: /x; change its rights"),
     ],
 )
 def test_an_error_of_a_stage_is_one_sentence(tmp_path, monkeypatch, capsys, error, status, words):
