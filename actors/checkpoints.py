@@ -10,7 +10,7 @@ from typing import Any
 import torch.distributed as dist
 
 from actors.zero import barrier
-from minirec import artifacts
+from minirec import artifacts, disk
 
 KEPT = 2
 
@@ -25,7 +25,7 @@ def save_checkpoint(folder: Path, step: int, fill: Callable[[Path], None]) -> No
     if rank == 0:
         artifacts.remove(final)
     barrier()
-    with tempfile.TemporaryDirectory() as work:
+    with disk.named(tempfile.gettempdir()), tempfile.TemporaryDirectory() as work:
         fill(Path(work))
         files = artifacts.publish(Path(work), final)
     parts: list[Any] = [files] * world

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import sys
 from pathlib import Path
 
 from jobs.arguments import parse
+from minirec.disk import full
 from minirec.errors import ConfigError, MiniRecError
 from minirec.remote import expanded, explain, located
 
@@ -30,12 +32,6 @@ def main(argv: list[str] | None = None) -> int:
         if getattr(arguments, "features", None) is not None:
             return _select_table(arguments)
         return _with_config(arguments)
-    except ConfigError as error:
-        print(f"minirec: {error}", file=sys.stderr)
-        return 2
-    except MiniRecError as error:
-        print(f"minirec: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         # Of a job only the view has ended: the same command would submit another.
         how = (
@@ -46,20 +42,45 @@ def main(argv: list[str] | None = None) -> int:
         print(f"minirec: interrupted; {how}", file=sys.stderr)
         return 130
     except Exception as error:
-        problem = explain(error, _run_dir(arguments))
-        if problem is None and isinstance(error, OSError):
-            problem = f"{error.strerror}: {error.filename}" if error.strerror else str(error)
+        raised = _raised(error)
+        problem = _problem(raised, arguments)
         if problem is None:
             raise
         print(f"minirec: {problem}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(raised, ConfigError) else 1
+
+
+def _raised(error: BaseException) -> BaseException:
+    """What a task of Ray raised; Ray's own error is of the same type, with pages of text."""
+    while any(kind.__name__ == "RayTaskError" for kind in type(error).__mro__):
+        inner = getattr(error, "cause", None)
+        if not isinstance(inner, BaseException):
+            break
+        error = inner
+    return error
+
+
+def _problem(error: BaseException, arguments: argparse.Namespace) -> str | None:
+    """One sentence for an error that a user can do something about; None for any other."""
+    if isinstance(error, MiniRecError):
+        return str(error)
+    run_dir = _run_dir(arguments)
+    if disk := full(error, getattr(arguments, "out", None) or run_dir or os.getcwd()):
+        return str(disk)
+    problem = explain(error, run_dir)
+    if problem is None and isinstance(error, OSError):
+        file = "" if error.filename is None else f": {error.filename}"
+        refused = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+        advice = "; change its rights or give another path" if refused else ""
+        return f"{error.strerror}{file}{advice}" if error.strerror else str(error)
+    return problem
 
 
 def _run_dir(arguments: argparse.Namespace) -> str:
     """The run directory, for the sentence of an error; empty where the settings are no good."""
     for word in reversed(getattr(arguments, "overrides", [])):
         if word.startswith("run_dir="):
-            return word.partition("=")[2]
+            return os.path.expanduser(word.partition("=")[2])
     if getattr(arguments, "config", None):
         from minirec.settings import load
 

@@ -137,9 +137,9 @@ class Made:
 def in_task(function: Callable[..., Made], *arguments: object) -> Made:
     """Call it in a Ray task: the machine of the driver may be small, and need not hold a corpus.
 
-    An error of the corpus reaches the caller as itself, the death of the task as an
-    `EngineError`. The task leaves the CPUs to those that
-    read the files for it; it asks for a little, since a head that offers none is to get no work.
+    An error of the corpus or of the system (a full disk) reaches the caller as itself, the death
+    of the task, or of one that reads the files for it, as an `EngineError`. The task leaves the
+    CPUs to those; it asks for a little, since a head that offers none is to get no work.
     """
     import ray
     from ray.exceptions import RayError, RayTaskError
@@ -148,11 +148,17 @@ def in_task(function: Callable[..., Made], *arguments: object) -> Made:
 
     try:
         return ray.get(ray.remote(num_cpus=0.01)(function).remote(*arguments))
-    except RayTaskError as error:
-        if isinstance(error.cause, MiniRecError):
-            raise error.cause from None
-        raise
     except RayError as error:
+        raised: BaseException = error
+        while isinstance(raised, RayTaskError) and raised.cause is not None:
+            raised = raised.cause  # also of tasks inside the task
+        # A RayTaskError is an instance of its cause's type too, with Ray's pages as its text.
+        if isinstance(raised, RayTaskError) or not isinstance(
+            raised, (RayError, MiniRecError, OSError)
+        ):
+            raise
+        if not isinstance(raised, RayError):
+            raise raised from None
         raise EngineError(
             f"prepare ended: {cause(error)}; run it again, on a node with more memory if that "
             f"was short: one process holds the corpus"

@@ -44,10 +44,12 @@ def select_table(
     picks = pick(features, scores["value"], pool, settings, seed=config.seed, say=say)
     selection = ordered(scores, picks, settings, seed=config.seed)
     (out / OUTPUTS[-1]).unlink(missing_ok=True)  # nobody finds new scores beside an old selection
-    for name, content in zip(
-        OUTPUTS, (pa.table(scores, schema=schema.SCORES), selection), strict=True
-    ):
-        write_table(out / name, content)
+    write_table(out / OUTPUTS[0], pa.table(scores, schema=schema.SCORES))
+    try:
+        write_table(out / OUTPUTS[1], selection)
+    except BaseException:
+        (out / OUTPUTS[0]).unlink()  # so that the same command may try again
+        raise
     for line in summary(features, scores, picks.indices, pool):
         say(line)
     say(f"wrote {out / 'selection.parquet'} and {out / 'scores.parquet'}")

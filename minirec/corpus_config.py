@@ -110,7 +110,9 @@ class CorpusConfig(Section):
         if self.rating_range[0] >= self.rating_range[1]:
             raise ValueError(f"rating_range {self.rating_range} must rise")
         if self.start and self.end and self.start >= self.end:
-            raise ValueError(f"start {self.start} is not before end {self.end}; swap or mend them")
+            raise ValueError(
+                f"start {self.start} is not before end {self.end}; swap or correct them"
+            )
         files = ("path", "ratings", "metadata", "columns", "download")
         given = [name for name in files if getattr(self, name)]
         if self.source == "demo" and given:

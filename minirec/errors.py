@@ -1,4 +1,4 @@
-"""Errors that a user can mend: one sentence with what was found, where, and what to do."""
+"""Errors that a user can fix: one sentence with what was found, where, and what to do."""
 
 
 class MiniRecError(Exception):
@@ -23,6 +23,10 @@ class DamageError(ArtifactError):
     What could not be read for another reason, such as a store that refuses it, is not damaged:
     only what raises this is removed and made again.
     """
+
+
+class DiskError(MiniRecError):
+    """A disk that is full while something is written."""
 
 
 class FeatureError(MiniRecError, ValueError):

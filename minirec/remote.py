@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from minirec.disk import full
 from minirec.errors import ArtifactError, ConfigError, DamageError, MiniRecError
 
 KEPT = 2
@@ -120,6 +121,8 @@ def explained(path: Path) -> Iterator[None]:
     except MiniRecError:
         raise
     except Exception as error:
+        if at_home := full(error, tempfile.gettempdir()):
+            raise at_home from error  # of this machine, where copies of the store are
         problem = explain(error, str(path)) if is_remote(path) else None
         if problem is None:
             raise
@@ -135,7 +138,9 @@ def explain(error: BaseException, where: str) -> str | None:
     if "Credential" in kind or "credential" in text.lower():
         return f"{where}: no valid credentials ({text}); give {CREDENTIALS[scheme]}"
     if isinstance(error, FileNotFoundError) and "bucket" in text.lower():
-        return f"{where}: the bucket {rest.split('/')[0]} does not exist; create it or mend run_dir"
+        return (
+            f"{where}: the bucket {rest.split('/')[0]} does not exist; create it or correct run_dir"
+        )
     if isinstance(error, PermissionError):
         return (
             f"{where}: the store refuses it ({text}); give these credentials the right to read, "

@@ -95,9 +95,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         where = getattr(error, "problem_mark", None)
         line = f" at line {where.line + 1}" if where else ""
-        raise ConfigError(f"config {path} is not valid YAML{line}; mend the file") from None
+        raise ConfigError(f"config {path} is not valid YAML{line}; correct the file") from None
     except ValueError as error:  # a date that YAML knows and the calendar does not
-        raise ConfigError(f"config {path} has a wrong date: {error}; mend the file") from None
+        raise ConfigError(f"config {path} has a wrong date: {error}; correct the file") from None
     if data is None:
         return {}
     if not isinstance(data, dict):

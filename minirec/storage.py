@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from minirec import remote
+from minirec import disk, remote
 from minirec.errors import ArtifactError, DamageError, MiniRecError
 
 T = TypeVar("T")
@@ -34,23 +34,24 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
     On an object store it is one upload of the finished file.
     """
     far = remote.is_remote(path)
-    if not far:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=None if far else path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w+b") as file:
-            yield file
-            file.flush()
-            if not far:
-                os.fsync(file.fileno())
-        if far:
-            remote.upload(name, path)
-        else:
-            os.chmod(name, 0o644)
-            os.replace(name, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
+    with disk.named(tempfile.gettempdir() if far else path):
+        if not far:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=None if far else path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "w+b") as file:
+                yield file
+                file.flush()
+                if not far:
+                    os.fsync(file.fileno())
+            if far:
+                remote.upload(name, path)
+            else:
+                os.chmod(name, 0o644)
+                os.replace(name, path)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)
 
 
 @contextlib.contextmanager
@@ -61,21 +62,22 @@ def atomic_dir(path: Path) -> Iterator[Path]:
     deleted first and the new one is written last: readers take no directory without.
     """
     far = remote.is_remote(path)
-    if not far:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(dir=None if far else path.parent, prefix=f".{path.name}."))
-    work.chmod(0o755)
-    try:
-        yield work
-        if far:
-            remove(path)
-            write_manifest(path, publish(work, path))
-        else:
-            write_manifest(work, _listed(work))
-            remove(path)
-            os.replace(work, path)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    with disk.named(tempfile.gettempdir() if far else path):
+        if not far:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(dir=None if far else path.parent, prefix=f".{path.name}."))
+        work.chmod(0o755)
+        try:
+            yield work
+            if far:
+                remove(path)
+                write_manifest(path, publish(work, path))
+            else:
+                write_manifest(work, _listed(work))
+                remove(path)
+                os.replace(work, path)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
 
 
 def publish(work: Path, folder: Path) -> Files:

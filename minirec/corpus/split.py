@@ -161,10 +161,11 @@ def _too_few(line: _Timeline, samples: int, corpus: CorpusConfig) -> str:
                 f"set corpus.same_time=keep, or give times that differ"
             )
     users = np.unique(line.user, return_counts=True)[1]
+    lower = "lower min_history or " if corpus.min_history > 1 else ""
     return (
         f"no samples: the longest of {len(users):,} users has {users.max()} event(s), and a "
-        f"target needs corpus.min_history={corpus.min_history} before it; lower min_history or "
-        f"give interactions of the same users over a longer time"
+        f"target needs corpus.min_history={corpus.min_history} before it; {lower}give "
+        f"interactions of the same users over a longer time"
     )
 
 

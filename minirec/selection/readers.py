@@ -154,7 +154,7 @@ def jsonl(file: Path) -> Part:
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError):
-                raise ArtifactError(f"{file} line {number} is not JSON; mend the line") from None
+                raise ArtifactError(f"{file} line {number} is not JSON; correct the line") from None
             if not isinstance(row, dict):
                 raise ArtifactError(f"{file} line {number} is {_shown(row)}; expected an object")
             rows.append(row)
@@ -206,5 +206,10 @@ def _unreadable(file: Path, kind: str, error: Exception) -> ArtifactError:
     return ArtifactError(f"{file} cannot be read as {kind}: {lines[0]}")
 
 
-READERS: dict[str, Callable[[Path], Part]] = {".parquet": parquet, ".jsonl": jsonl, ".npz": npz}
+READERS: dict[str, Callable[[Path], Part]] = {
+    ".parquet": parquet,
+    ".jsonl": jsonl,
+    ".ndjson": jsonl,
+    ".npz": npz,
+}
 """By the ending of a file's name."""

@@ -32,13 +32,13 @@ def read_features(path: Path, *, chance: float = 0.0) -> Features:
     An NPZ file may also hold `validation_gradient`.
 
     Args:
-        path: ``.parquet``, ``.jsonl``, ``.npz``, or a folder of Parquet files.
+        path: ``.parquet``, ``.jsonl``, ``.ndjson``, ``.npz``, or a folder of Parquet files.
         chance: NDCG or reward of a policy that knows nothing.
 
     Raises:
         ArtifactError: names the file and, for a bad value, its row, column and what was found.
     """
-    parts = [READERS[file.suffix](file) for file in _files(path)]
+    parts = [READERS[file.suffix.lower()](file) for file in _files(path)]
     tables = [_columns(part, chance) for part in parts]
     for part, table in zip(parts, tables, strict=True):
         odd = sorted(table.keys() ^ tables[0].keys())
@@ -60,13 +60,15 @@ def read_features(path: Path, *, chance: float = 0.0) -> Features:
 
 def _files(path: Path) -> list[Path]:
     if path.is_dir():
-        files = sorted(path.glob("*.parquet"))
+        # Hidden files and those with _ are not of the table: checksums, marks, what macOS leaves.
+        names = sorted(file for file in path.iterdir() if not file.name.startswith((".", "_")))
+        files = [file for file in names if file.suffix.lower() == ".parquet"]
         if not files:
             raise ArtifactError(f"{path} holds no .parquet file; give a table of features")
         return files
     if not path.exists():
         raise ArtifactError(f"{path} does not exist; give a table of features")
-    if path.suffix not in READERS:
+    if path.suffix.lower() not in READERS:
         known = ", ".join(READERS)
         raise ArtifactError(f"{path} ends in {path.suffix!r}; expected {known} or a folder")
     return [path]
@@ -108,15 +110,17 @@ def _ids(part: Part) -> NDArray[np.int64]:
     ids = part.numbers["sample_id"]
     if not len(ids):
         raise ArtifactError(f"{part.file} has no row; give a table with samples")
-    bad = np.full(len(ids), ids.dtype.kind not in "iu")
+    # Many tools make floats of a column of whole numbers.
     if ids.dtype.kind == "f":
-        broken = ~(ids == np.floor(ids))
-        bad = broken if broken.any() else bad
-    elif ids.dtype == np.uint64:
-        bad = ids > np.iinfo(np.int64).max
+        digits = np.finfo(ids.dtype).nmant + 1  # from 2^digits on, two numbers are one float
+        bad = ~((ids == np.floor(ids)) & (np.abs(ids) < 2.0**digits))
+        expected = f"a whole number, as {ids.dtype} below 2^{digits}"
+    else:
+        bad = ids > np.iinfo(np.int64).max if ids.dtype == np.uint64 else np.zeros(len(ids), bool)
+        expected = "a whole number of 64 bits"
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
-        raise part.refuse(row, "sample_id", str(ids[row]), "a whole number of 64 bits")
+        raise part.refuse(row, "sample_id", str(ids[row]), expected)
     return ids.astype(np.int64)
 
 
@@ -233,5 +237,9 @@ def _refuse_repeated(parts: list[Part], ids: NDArray, order: NDArray[np.int64]) 
     for part in parts:
         count = len(part.numbers["sample_id"])
         if row < count:
-            raise part.refuse(row, "sample_id", f"sample {sample} occurs twice", "each id once")
+            expected = (
+                "each id once; where a row is one rollout, gather the rows of a sample by "
+                "sample_id, with rewards as a list"
+            )
+            raise part.refuse(row, "sample_id", f"sample {sample} occurs twice", expected)
         row -= count

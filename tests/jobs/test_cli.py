@@ -18,7 +18,7 @@ from jobs.train import learning_rate
 from minirec import __version__
 from minirec.artifacts import Run
 from minirec.corpus.table import Catalogue
-from minirec.errors import ConfigError
+from minirec.errors import ConfigError, CorpusError
 from minirec.settings import described, dump, load
 
 
@@ -298,3 +298,42 @@ def test_a_run_is_refused_once_the_samples_are_counted(tmp_path, monkeypatch, ca
     monkeypatch.setattr(run, "stages", lambda config, names, *, overwrite, check: check(21))
     words = [f"run_dir={tmp_path / 'run'}", "corpus.source=table", f"corpus.path={tmp_path}"]
     assert "selection.groups 4 exceeds the budget of 2 samples" in refused(capsys, "run", *words)
+
+
+class RayTaskError(Exception):
+    """As Ray's: pages of text around what a task raised."""
+
+    def __init__(self, cause):
+        super().__init__("ray::f()\n  Traceback ...")
+        self.cause = cause
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (OSError(28, "No space left on device"), 1, "the disk of {run} is full; free some space"),
+        (RayTaskError(OSError(28, "No space")), 1, "the disk of {run} is full; free some space"),
+        (RayTaskError(RayTaskError(CorpusError("too short"))), 1, "too short"),
+        (ConfigError("too short"), 2, "too short"),
+        (OSError(5, "Input/output error"), 1, "Input/output error"),
+        (OSError(13, "Permission denied", "/x"), 1, "Permission denied: /x; change its rights"),
+    ],
+)
+def test_an_error_of_a_stage_is_one_sentence(tmp_path, monkeypatch, capsys, error, status, words):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(run, "stages", fail)
+    folder = tmp_path / "run"
+    assert cli.main(["prepare", f"run_dir={folder}"]) == status
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("minirec: " + words.format(run=folder)) and "None" not in line
+
+
+def test_an_error_that_nobody_can_do_anything_about_keeps_its_traceback(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise RayTaskError(KeyError("x"))
+
+    monkeypatch.setattr(run, "stages", fail)
+    with pytest.raises(RayTaskError):
+        cli.main(["prepare", f"run_dir={tmp_path}"])

@@ -1,5 +1,6 @@
 """`prepare` end to end: the demo without Ray, files with Ray Data."""
 
+import errno
 import json
 import os
 import signal
@@ -239,3 +240,29 @@ def test_both_ends_of_a_large_file_count(tmp_path, monkeypatch):
 def test_a_task_that_dies(cluster):
     with pytest.raises(EngineError, match="prepare ended: its process"):
         stage.in_task(lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+
+@pytest.mark.ray
+def test_what_a_task_raises_is_raised_as_it_is(cluster):
+    """Also what a task inside the task raised: no pages of Ray, and no name of its types."""
+    import ray
+
+    def full():
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for function in (full, lambda: ray.get(ray.remote(full).remote())):
+        with pytest.raises(OSError) as error:
+            stage.in_task(function)
+        assert type(error.value) is OSError
+        assert str(error.value) == "[Errno 28] No space left on device"
+
+
+@pytest.mark.ray
+def test_the_death_of_a_task_inside_the_task(cluster):
+    import ray
+
+    def inner():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(EngineError, match="prepare ended: its process"):
+        stage.in_task(lambda: ray.get(ray.remote(inner).options(max_retries=0).remote()))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -153,3 +155,22 @@ def test_neither_ray_nor_torch_is_loaded(table, tmp_path):
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout.splitlines()[-1] == "0 heavy", result.stderr
+
+
+def test_a_disk_that_fills_up_leaves_neither_file(capsys, table, tmp_path, monkeypatch):
+    """And the same command works once there is space."""
+    out = tmp_path / "out"
+    fsync, written = os.fsync, []
+
+    def fill_up(handle):
+        written.append(handle)
+        if len(written) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", fill_up)
+    words = ["--features", table, "--budget", 12, "--out", out]
+    said = run(capsys, *words, status=1)
+    assert f"the disk of {out / 'selection.parquet'} is full; free some space there" in said
+    assert not list(out.iterdir())
+    run(capsys, *words)

@@ -143,6 +143,17 @@ def test_what_cannot_become_samples(rows, settings, words):
         assert word in str(error.value)
 
 
+def test_min_history_is_lowered_only_where_it_can_be():
+    rows = [("a", "x", 3, 1), ("b", "y", 3, 2)]
+    said = {}
+    for least in (1, 2):
+        with pytest.raises(CorpusError) as error:
+            make_samples(events_of(rows), config(min_history=least))
+        said[least] = str(error.value)
+    assert "before it; give interactions of the same users over a longer time" in said[1]
+    assert "before it; lower min_history or give interactions" in said[2]
+
+
 PAIRS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=60)
 
 

@@ -353,3 +353,9 @@ def test_a_system_that_cannot_read_costs_no_finished_file(tmp_path, monkeypatch,
     with pytest.raises(ArtifactError, match=r"t\.parquet cannot be read"):
         artifacts.intact(path, artifacts.check_table, say=pytest.fail)
     assert path.exists()
+
+
+def test_the_cache_may_lie_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("MINIREC_CACHE", "~/copies")
+    assert remote.cache() == tmp_path / "copies"

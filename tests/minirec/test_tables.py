@@ -42,6 +42,13 @@ def write(folder: Path, columns: dict, suffix: str) -> Path:
     return path
 
 
+def refused(path: Path) -> str:
+    with pytest.raises(ArtifactError, match=str(path)) as caught:
+        read_features(path)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
 @pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".npz"])
 def test_every_format_gives_the_same_features(tmp_path, suffix):
     found = read_features(write(tmp_path, ROWS, suffix), chance=0.35)
@@ -89,6 +96,41 @@ def test_lists_of_several_lengths_and_screened_samples(tmp_path):
         assert found.mean_ndcg == pytest.approx([0.4, 0.04, 0.3, 0.5])
         assert found.hits.tolist() == [3, 0, 1, 2]
         assert found.screened.tolist() == [False, True, False, False]
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".npz", ".PARQUET", ".ndjson"])
+def test_ids_that_a_tool_has_made_floats(tmp_path, suffix):
+    ids = [3.0, -1.0, 2.0**53 - 1]
+    written = write(tmp_path, ids_and(sample_id=ids), suffix.lower())
+    path = written.rename(tmp_path / f"ids{suffix}")
+    assert read_features(path).sample_id.tolist() == [-1, 3, 9007199254740991]
+
+
+@pytest.mark.parametrize(
+    ("ids", "words"),
+    [
+        (np.array([1, 2**53], np.float64), "row 1, column sample_id: 9007199254740992.0; expected"),
+        (np.array([1, 2**24], np.float32), "a whole number, as float32 below 2^24"),
+        (np.array([1, np.nan]), "row 1, column sample_id: nan; expected a whole number"),
+        (np.array([1, np.inf]), "row 1, column sample_id: inf; expected a whole number"),
+        (np.array([1, 2**63], np.uint64), "9223372036854775808; expected a whole number of 64"),
+    ],
+)
+def test_ids_that_are_not_exact(tmp_path, ids, words):
+    assert words in refused(write(tmp_path, ids_and(sample_id=ids), ".npz"))
+
+
+def test_a_row_for_each_rollout_is_told_how_to_be_gathered(tmp_path):
+    said = refused(write(tmp_path, ids_and(sample_id=[1, 1, 2, 2]), ".jsonl"))
+    assert "sample 1 occurs twice; expected each id once" in said
+    assert "gather the rows of a sample by sample_id, with rewards as a list" in said
+
+
+def test_what_is_no_part_of_a_folder(tmp_path):
+    write(tmp_path, ROWS, ".parquet").rename(tmp_path / "part-0.PARQUET")
+    for name in ("._part-0.parquet", "_metadata.parquet", ".part-1.parquet.crc"):
+        (tmp_path / name).write_bytes(b"no table")
+    assert read_features(tmp_path).sample_id.tolist() == [3, 5, 7]
 
 
 def test_a_folder_of_parts_and_a_validation_gradient(tmp_path):
@@ -199,16 +241,10 @@ def test_bad_lines_are_named(tmp_path, text, message):
 
 
 def test_bad_files_are_named(tmp_path):
-    def refused(path: Path) -> str:
-        with pytest.raises(ArtifactError, match=str(path)) as caught:
-            read_features(path)
-        assert "\n" not in str(caught.value)
-        return str(caught.value)
-
     assert "does not exist" in refused(tmp_path / "none.parquet")
     assert "holds no .parquet file" in refused(tmp_path)
     (tmp_path / "table.csv").write_text("sample_id,reward\n1,2\n")
-    assert "ends in '.csv'; expected .parquet, .jsonl, .npz or a folder" in refused(
+    assert "ends in '.csv'; expected .parquet, .jsonl, .ndjson, .npz or a folder" in refused(
         tmp_path / "table.csv"
     )
     for suffix in (".parquet", ".npz"):

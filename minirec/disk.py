@@ -1,0 +1,47 @@
+"""One sentence for a disk that is full, whichever library was writing."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from minirec.errors import DiskError, MiniRecError
+
+FULL = {errno.ENOSPC: "is full", errno.EDQUOT: "has used up your quota"}
+SAID = {os.strerror(number): number for number in FULL}
+"""What the system calls these errors: safetensors and others pass on only the words."""
+
+
+@contextlib.contextmanager
+def named(path: str | Path) -> Iterator[None]:
+    """Turn the error of a full disk into a `DiskError` that names `path`, which is written."""
+    try:
+        yield
+    except MiniRecError:
+        raise
+    except Exception as error:
+        if problem := full(error, path):
+            raise problem from error
+        raise
+
+
+def full(error: BaseException, path: str | Path) -> DiskError | None:
+    """The error to raise if a disk was full; None for any other error.
+
+    Args:
+        error: of any library.
+        path: what was written, if the error does not tell.
+    """
+    number = error.errno if isinstance(error, OSError) else None
+    if number not in FULL:
+        number = next((code for words, code in SAID.items() if words in str(error)), None)
+    if number is None:
+        return None
+    file = getattr(error, "filename", None) or path
+    return DiskError(
+        f"the disk of {file} {FULL[number]}; free some space there and run the same command "
+        f"again, which goes on from what is finished"
+    )
