@@ -148,13 +148,14 @@ def _recommend_arguments(commands: argparse._SubParsersAction) -> None:
     whom.add_argument(
         "--users",
         metavar="FILE",
-        help=".parquet or .jsonl with user and history, a list of item keys, oldest first",
+        help=".parquet, .jsonl or .jsonl.gz with user and history, a list of item keys, oldest "
+        "first",
     )
-    one.add_argument("--out", metavar="FILE", help=".parquet or .jsonl, for --users")
+    one.add_argument("--out", metavar="FILE", help="for --users, with one of these endings")
     one.add_argument(
         "--items",
         metavar="FILE",
-        help="new items for --users: .parquet or .jsonl with key, title and maybe text",
+        help="new items for --users, with key, title and maybe text",
     )
     one.add_argument("--top", type=_positive, default=10, help="how many items (default 10)")
     one.add_argument(
