@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 
 from actors.rollout import Adapter, engine_spec
 from actors.transformers_engine import TransformersEngine
@@ -16,7 +17,6 @@ from minirec.config import Config
 from minirec.corpus.table import Catalogue, load_catalogue
 from minirec.errors import ConfigError
 from minirec.model.recommender import Encoder, item_table, load_policy
-from minirec.rl.reward import item_scores
 
 BATCH = 64
 
@@ -77,6 +77,7 @@ class Recommender:
         if spec.new_items:
             tokens = [self.encoder.item(title, text) for _, title, text in spec.new_items]
             self.table = torch.cat([self.table, item_table(self.policy, tokens)])
+        self.table = self.table.double()
 
     def _engine(self, path: str) -> TransformersEngine:
         c = self.config
@@ -90,7 +91,9 @@ class Recommender:
     ) -> list[Recommendation]:
         """A recommendation for each of B histories of item ids, oldest first.
 
-        Items of the history are left out. `top` says how many are wanted of each.
+        Items of the history are left out. `top` says how many are wanted of each; there are fewer
+        where fewer are left. Of equal cosines the lowest item id comes first, whatever else is in
+        the batch.
         """
         found: list[Recommendation] = []
         for start in range(0, len(histories), BATCH):
@@ -115,14 +118,17 @@ class Recommender:
                 for prompt, one in zip(prompts, said, strict=True)
             ]
         hidden = self.policy(sequences)[0]
-        cosines = item_scores(hidden, items=self.table, temperature=1.0)
+        # The rest of a batch changes the last bits of a product of float32, and so the order of
+        # items with equal vectors: float64, rounded, keeps them equal.
+        cosines = (F.normalize(hidden.double(), dim=-1) @ self.table.T).round(decimals=10)
         for row, history in enumerate(histories):
             cosines[row, torch.tensor(list(history), device=self.device)] = -torch.inf
         wanted = [
             min(k, len(self.titles) - len(set(h))) for k, h in zip(top, histories, strict=True)
         ]
-        best = cosines.topk(max(wanted))
-        values, items = best.values.tolist(), best.indices.tolist()
+        best = cosines.sort(descending=True, stable=True)
+        values = best.values[:, : max(wanted)].tolist()
+        items = best.indices[:, : max(wanted)].tolist()
         return [
             Recommendation(items[row][:k], [round(v, 4) for v in values[row][:k]], texts[row])
             for row, k in enumerate(wanted)
