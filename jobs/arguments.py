@@ -144,7 +144,7 @@ def _recommend_arguments(commands: argparse._SubParsersAction) -> None:
     one = _command(commands, "recommend", "recommend items for a history, or for a file of users")
     one.add_argument("--run", required=True, metavar="DIR", help="run directory")
     whom = one.add_mutually_exclusive_group(required=True)
-    whom.add_argument("--history", help="titles, oldest first, with commas between")
+    whom.add_argument("--history", help="titles or item keys, oldest first, with commas between")
     whom.add_argument(
         "--users",
         metavar="FILE",

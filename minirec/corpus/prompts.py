@@ -30,6 +30,14 @@ def neutralise(text: str) -> str:
     return " ".join(text.split())
 
 
+def comparable(title: str) -> str:
+    """A title for comparison with what a person types: neither case, nor runs of blanks, nor the
+    blanks around commas, nor the Unicode form of an accent count.
+    """
+    parts = (part.strip() for part in neutralise(title).casefold().split(","))
+    return unicodedata.normalize("NFC", ", ".join(part for part in parts if part))
+
+
 def instruction(titles: Sequence[str], *, category: str) -> str:
     """User message for a model with a chat template; titles are oldest first."""
     lines = "\n".join(f"{i}. {title}" for i, title in enumerate(titles, 1))

@@ -111,19 +111,46 @@ class Recommender:
         return title if len(ids) <= limit else self.tokenizer.decode(ids[:limit]).strip("\ufffd")
 
 
+def find_items(titles: Sequence[str], catalogue: Sequence[str]) -> list[int]:
+    """Item ids of titles that a person wrote, compared as `prompts.comparable` says.
+
+    Raises:
+        ValueError: no item has a title, or several have it.
+    """
+    by_title: dict[str, list[int]] = {}
+    for item, title in enumerate(catalogue):
+        by_title.setdefault(prompts.comparable(title), []).append(item)
+    found = []
+    for title in titles:
+        items = by_title.get(prompts.comparable(title), [])
+        if not items:
+            near = difflib.get_close_matches(title, catalogue, n=3, cutoff=0.3)
+            names = ", ".join(map(repr, near)) or "none"
+            raise ValueError(f"no item is titled {title!r}; near: {names}")
+        if len(items) > 1:
+            ids = ", ".join(map(str, items[:5]))
+            raise ValueError(
+                f"{len(items)} items are titled {title!r}, with the item ids {ids}; rank with "
+                f"Recommender(folder).rank([item id, ...], top=10)"
+            )
+        found += items
+    return found
+
+
 def main() -> None:
     """Print ten items for the titles of a history."""
     if not sys.argv[1:]:
         program = Path(__file__).name
         sys.exit(f'usage: python {program} "TITLE" ..., of items in the order of their use')
     recommender = Recommender(Path(__file__).resolve().parent)
-    for title in sys.argv[1:]:
-        if title not in recommender.titles:
-            near = difflib.get_close_matches(title, recommender.titles, n=3, cutoff=0.3)
-            sys.exit(f"no item is titled {title!r}; near: {', '.join(map(repr, near)) or 'none'}")
-    history = [recommender.titles.index(title) for title in sys.argv[1:]]
-    for item, cosine in recommender.rank(history, top=10):
+    try:
+        ranked = recommender.rank(find_items(sys.argv[1:], recommender.titles), top=10)
+    except ValueError as error:
+        sys.exit(str(error))
+    for item, cosine in ranked:
         print(f"{cosine:.3f}  {recommender.titles[item]}")
+    if not ranked:
+        print("every item is in the history")
 
 
 if __name__ == "__main__":
