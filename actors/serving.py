@@ -37,7 +37,7 @@ app = FastAPI(
 def _item_key(value: Any) -> str:
     """An item key by the rule of the corpus, which takes numbers too."""
     try:
-        return identifier(value, "no key")
+        return identifier(value, "missing item")
     except Malformed as error:
         raise ValueError(str(error)) from None
 

@@ -103,18 +103,17 @@ def read_users(path: Path, known: Collection[str]) -> Users:
 def _user(raw: bytes, known: Collection[str]) -> tuple[Any, list[str]]:
     """The id as it is given, and the keys of the history."""
     row = _object(raw)
-    for name in ("user", "history"):
-        if row.get(name) is None:
-            raise Malformed(f"{name} is missing or null")
-    _checked(row["user"], "user")
-    if not isinstance(row["history"], list):
-        raise Malformed("the history is no list; give a list of item keys, oldest first")
-    if not row["history"]:
+    user, history = row.get("user"), row.get("history")
+    _checked(user, "missing user")
+    if not isinstance(history, list):
+        what = "missing history" if history is None else "the history is no list"
+        raise Malformed(f"{what}; give a list of item keys, oldest first")
+    if not history:
         raise Malformed("the history is empty")
-    keys = [_checked(key, "an item of the history") for key in row["history"]]
+    keys = [_checked(key, "missing item") for key in history]
     if unknown := next((key for key in keys if key not in known), None):
         raise Malformed(f"no item has the key {_short(unknown)}")
-    return row["user"], keys
+    return user, keys
 
 
 def _object(raw: bytes) -> dict[str, Any]:
@@ -129,16 +128,16 @@ def _object(raw: bytes) -> dict[str, Any]:
     return row
 
 
-def _checked(value: Any, what: str) -> str:
-    """The value as an id.
+def _checked(value: Any, missing: str) -> str:
+    """The value as an id of the corpus.
 
     Raises:
-        Malformed: it can be none.
+        Malformed: it can be none; with the reason `missing` where it is no text and no number.
     """
     try:
-        return identifier(value, "no id; give text or a number")
+        return identifier(value, missing)
     except Malformed as error:
-        raise Malformed(f"{what} is {_short(value)}: {error}") from None
+        raise Malformed(f"{error}: {_short(value)} is no id; give text or a number") from None
 
 
 def _short(value: Any) -> str:

@@ -152,11 +152,7 @@ def _item(row: dict[str, Any], spec: FileSpec) -> tuple[str, str, str, str | Non
 
 
 def identifier(value: Any, missing: str) -> str:
-    """A user id or item key as text without surrounding spaces; whole floats are whole numbers.
-
-    Raises:
-        Malformed: with the reason `missing`, or that the text is no UTF-8 or the number too long.
-    """
+    """A user id or item key as text without surrounding spaces."""
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise Malformed(missing)
     if isinstance(value, float):

@@ -30,14 +30,6 @@ def neutralise(text: str) -> str:
     return " ".join(text.split())
 
 
-def comparable(title: str) -> str:
-    """A title for comparison with what a person types: neither case, nor runs of blanks, nor the
-    blanks around commas, nor the Unicode form of an accent count.
-    """
-    parts = (part.strip() for part in neutralise(title).casefold().split(","))
-    return unicodedata.normalize("NFC", ", ".join(part for part in parts if part))
-
-
 def instruction(titles: Sequence[str], *, category: str) -> str:
     """User message for a model with a chat template; titles are oldest first."""
     lines = "\n".join(f"{i}. {title}" for i, title in enumerate(titles, 1))
@@ -55,6 +47,14 @@ def plain(titles: Sequence[str]) -> str:
 def item_text(title: str, text: str) -> str:
     """Text of a catalogue item, before `ANSWER`."""
     return f"Item: {title}. {text}" if text else f"Item: {title}."
+
+
+def comparable(title: str) -> str:
+    """A title for comparison with what a person types: neither case, nor runs of blanks, nor the
+    blanks around commas, nor the Unicode form of an accent count.
+    """
+    parts = (part.strip() for part in neutralise(title).casefold().split(","))
+    return unicodedata.normalize("NFC", ", ".join(part for part in parts if part))
 
 
 def analysis(
