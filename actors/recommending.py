@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from actors.rollout import Adapter, engine_spec
 from actors.transformers_engine import TransformersEngine
@@ -121,18 +122,22 @@ class Recommender:
         # The rest of a batch changes the last bits of a product of float32, and so the order of
         # items with equal vectors: float64, rounded, keeps them equal.
         cosines = (F.normalize(hidden.double(), dim=-1) @ self.table.T).round(decimals=10)
-        for row, history in enumerate(histories):
-            cosines[row, torch.tensor(list(history), device=self.device)] = -torch.inf
-        wanted = [
-            min(k, len(self.titles) - len(set(h))) for k, h in zip(top, histories, strict=True)
-        ]
-        best = cosines.sort(descending=True, stable=True)
-        values = best.values[:, : max(wanted)].tolist()
-        items = best.indices[:, : max(wanted)].tolist()
-        return [
-            Recommendation(items[row][:k], [round(v, 4) for v in values[row][:k]], texts[row])
-            for row, k in enumerate(wanted)
-        ]
+        found = []
+        for row, text, history, k in zip(cosines, texts, histories, top, strict=True):
+            row[torch.tensor(list(history), device=self.device)] = -torch.inf
+            items, values = _best(row, min(k, len(self.titles) - len(set(history))))
+            found.append(Recommendation(items, [round(v, 4) for v in values], text))
+        return found
+
+
+def _best(cosines: Tensor, k: int) -> tuple[list[int], list[float]]:
+    """The k highest of cosines (V,) with their item ids, of equal ones the lowest ids."""
+    if k == 0:
+        return [], []
+    # `topk` takes any of equal values; to sort the whole catalogue stably takes 40 times as long.
+    part = (cosines >= cosines.topk(k).values[-1]).nonzero()[:, 0]
+    values, places = cosines[part].sort(descending=True, stable=True)
+    return part[places[:k]].tolist(), values[:k].tolist()
 
 
 def _with_new(

@@ -16,6 +16,7 @@ from jobs.user_files import (
     format_of,
     read_items,
     read_users,
+    refused_path,
     write_ranked,
     write_refused,
 )
@@ -89,8 +90,10 @@ def recommend_files(
     """
     run, config = trained_run(run_dir)
     format_of(out)
-    if out.resolve() == users.resolve():
-        raise CorpusError(f"--out {out} is the file of the users; give another name")
+    given_files = {path.resolve() for path in (users, items) if path}
+    for written in (out, refused_path(out)):
+        if written.resolve() in given_files:
+            raise CorpusError(f"--out {out} would replace {written}, an input; give another name")
     known = {*read_table(run.path("corpus", "items.parquet"))["key"].to_pylist()}
     new = read_items(items, known) if items else ()
     given = read_users(users, known | {key for key, _, _ in new})

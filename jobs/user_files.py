@@ -179,7 +179,8 @@ def _spec(
     """How to read the file; the first `required` columns must be there."""
     format = format_of(path)
     if not path.is_file():
-        raise CorpusError(f"{path} is missing; give an existing file")
+        what = "is a folder; give one file" if path.is_dir() else "is missing; give a file"
+        raise CorpusError(f"{path} {what}")
     # JSON lines say in each row which columns they have.
     if format == "parquet":
         names = read_header(path, format=format)

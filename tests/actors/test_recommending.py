@@ -57,6 +57,9 @@ def test_equal_items_come_in_the_order_of_their_ids_in_every_batch(recommender):
     assert [found.items for found in together] == alone
     for items in alone:
         assert [i for i in items if i in TWINS] == sorted(TWINS)
+    for top in range(1, ITEMS):
+        fewer = recommender.recommend(histories[:9], top=[top] * 9)
+        assert [found.items for found in fewer] == [items[:top] for items in alone[:9]]
 
 
 def test_no_more_than_what_is_left(recommender):

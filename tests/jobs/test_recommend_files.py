@@ -75,8 +75,22 @@ def test_a_file_without_a_usable_user(undisturbed, tmp_path, capsys):
     assert "none of 3 rows can be ranked; the first is line 1: no item has the key '1'" in said
     assert not (tmp_path / "out.parquet").exists()
     assert len((tmp_path / "out-refused.jsonl").read_text().splitlines()) == 3
-    assert main([*words, str(users)]) == 1
-    assert "is the file of the users" in capsys.readouterr().err
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["o.jsonl", "o-refused.jsonl"])
+@pytest.mark.parametrize("option", ["--users", "--items"])
+def test_no_input_is_replaced(undisturbed, tmp_path, capsys, name, option):
+    files = {"--users": tmp_path / "u.jsonl", "--items": tmp_path / "i.jsonl"}
+    files[option] = tmp_path / name
+    jsonl(files["--users"], [{"user": 1, "history": ["item00001"]}])
+    jsonl(files["--items"], [{"key": "new", "title": "New"}])
+    words = [word for pair in files.items() for word in map(str, pair)]
+    out = str(tmp_path / "o.jsonl")
+    assert main(["recommend", "--run", str(undisturbed), *words, "--out", out]) == 1
+    assert f"{tmp_path / name}, an input; give another name" in capsys.readouterr().err
+    assert (tmp_path / name).exists()
 
 
 @pytest.mark.ray

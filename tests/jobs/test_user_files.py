@@ -211,10 +211,12 @@ def test_other_files_are_refused(tmp_path):
     pq.write_table(pa.table({"user": [1]}), tmp_path / "u.parquet")
     pq.write_table(pa.table({"user": [1]}), tmp_path / "u.parquet.gz")
     (tmp_path / "text.parquet").write_text("user,history\n")
+    (tmp_path / "parts.parquet").mkdir()
     for name, said in [
         ("u.csv", "does not end with .parquet, .jsonl, .ndjson"),
         ("u.parquet.gz", "does not end with"),
         ("u.jsonl", "is missing"),
+        ("parts.parquet", "is a folder; give one file"),
         ("u.parquet", "has no column history"),
         ("text.parquet", "is not Parquet"),
     ]:
