@@ -89,11 +89,7 @@ def recommend_files(
             user is.
     """
     run, config = trained_run(run_dir)
-    format_of(out)
-    given_files = {path.resolve() for path in (users, items) if path}
-    for written in (out, refused_path(out)):
-        if written.resolve() in given_files:
-            raise CorpusError(f"--out {out} would replace {written}, an input; give another name")
+    _check_name(out, users, items)
     known = {*read_table(run.path("corpus", "items.parquet"))["key"].to_pylist()}
     new = read_items(items, known) if items else ()
     given = read_users(users, known | {key for key, _, _ in new})
@@ -120,6 +116,15 @@ def recommend_files(
     say(f"recommend: {len(result):,} users -> {out}")
     if aside is not None:
         say(f"recommend: {len(given.refused):,} rows refused -> {aside}; {_first(given)}")
+
+
+def _check_name(out: Path, users: Path, items: Path | None) -> None:
+    """Refuse an output of another kind, or one that would replace an input."""
+    format_of(out)
+    inputs = {path.resolve() for path in (users, items) if path}
+    for written in (out, refused_path(out)):
+        if written.resolve() in inputs:
+            raise CorpusError(f"--out {out} would replace {written}, an input; give another name")
 
 
 def _check_usable(users: Path, out: Path, given: Users, *, example: str) -> None:
