@@ -159,19 +159,22 @@ def _recommend_arguments(commands: argparse._SubParsersAction) -> None:
     one = _command(commands, "recommend", "recommend items for a history, or for a file of users")
     one.add_argument("--run", required=True, type=_path, metavar="DIR", help="run directory")
     whom = one.add_mutually_exclusive_group(required=True)
-    whom.add_argument("--history", help="titles, oldest first, with commas between")
+    whom.add_argument("--history", help="titles or item keys, oldest first, with commas between")
     whom.add_argument(
         "--users",
         type=_path,
         metavar="FILE",
-        help=".parquet or .jsonl with user and history, a list of item keys, oldest first",
+        help=".parquet, .jsonl or .jsonl.gz with user and history, a list of item keys, oldest "
+        "first",
     )
-    one.add_argument("--out", type=_path, metavar="FILE", help=".parquet or .jsonl, for --users")
+    one.add_argument(
+        "--out", type=_path, metavar="FILE", help="for --users, with one of these endings"
+    )
     one.add_argument(
         "--items",
         type=_path,
         metavar="FILE",
-        help="new items for --users: .parquet or .jsonl with key, title and maybe text",
+        help="new items for --users, with key, title and maybe text",
     )
     one.add_argument("--top", type=_positive, default=10, help="how many items (default 10)")
     one.add_argument(

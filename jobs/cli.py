@@ -266,6 +266,8 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
+    # Before ray is imported: it would report the end of Serve's controller as a failure.
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "ServeController.graceful_shutdown failed")
     from jobs.serve import serve
 
     serve(

@@ -109,6 +109,7 @@ class _Source:
 
 
 def _subset(folder: Path, source: _Source, to: str) -> None:
+    from jobs.train import training_steps
     from minirec.export import cards, formats, reward
 
     config = source.config
@@ -137,8 +138,20 @@ def _subset(folder: Path, source: _Source, to: str) -> None:
             "trust_remote_code": config.model.trust_remote_code,
         },
     )
-    card = cards.data_card(config, to=to, samples=len(ids), policy=source.name)
+    card = cards.data_card(
+        config,
+        to=to,
+        samples=len(ids),
+        steps=training_steps(config.training, len(ids)),
+        policy=source.name,
+        has_template=source.encoder.has_template,
+    )
     (folder / "README.md").write_text(card, encoding="utf-8")
+    if to == "verl" and not source.encoder.has_template:
+        say(
+            f"export: {config.model.name} has no chat template, without which verl stops; the "
+            f"command in README.md sets one that leaves the prompts as they are"
+        )
 
 
 def _policy(folder: Path, source: _Source, to: str) -> None:

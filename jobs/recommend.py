@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.console import quiet
-from minirec.artifacts import Run
+from minirec.artifacts import Run, read_table
 from minirec.config import Config
+from minirec.corpus.prompts import comparable
 from minirec.corpus.table import Catalogue, load_catalogue
 from minirec.errors import ArtifactError, ConfigError
 from minirec.settings import load
@@ -27,17 +30,19 @@ def recommend(
     """The analysis and the `top` items with their cosine, items of the history left out.
 
     Args:
-        history: titles separated by commas, oldest first. A title that itself holds commas is
-            found as long as it is written as in the catalogue.
+        history: titles or item keys separated by commas, oldest first, as `find_titles` reads
+            them. A title may itself hold commas.
         top: how many items.
         analysis: off: nothing is written before the items are ranked.
 
     Raises:
-        ConfigError: a title is not in the catalogue (the nearest ones are named).
+        ConfigError: a title is not in the catalogue (the nearest ones are named), or several
+            items have it.
         ArtifactError: the run has no trained policy.
     """
     run, config = trained_run(run_dir)
-    items = find_titles(history, load_catalogue(run.path("corpus")))
+    keys = read_table(run.path("corpus", "items.parquet"), ["key"])["key"].to_pylist()
+    items = find_titles(history, load_catalogue(run.path("corpus")), keys)
     quiet(config)
     import torch
 
@@ -67,13 +72,24 @@ def trained_run(run_dir: str) -> tuple[Run, Config]:
     return run, load(run.path("config.yaml"))
 
 
-def find_titles(history: str, catalogue: Catalogue) -> list[int]:
-    """Item ids of comma-separated titles; the longest run of parts that is a title wins."""
-    by_title: dict[str, int] = {}
+def find_titles(history: str, catalogue: Catalogue, keys: Sequence[str]) -> list[int]:
+    """Item ids of a history that a person wrote.
+
+    Args:
+        history: titles or item keys, separated by commas. The longest run of parts that is a title
+            wins; titles are compared as `minirec.corpus.prompts.comparable` says.
+        catalogue: V titles.
+        keys: (V,) item keys.
+
+    Raises:
+        ConfigError: the history is empty, a part names no item, or a title several.
+    """
+    by_title: defaultdict[str, list[int]] = defaultdict(list)
     for item, title in enumerate(catalogue.titles):
-        by_title.setdefault(" ".join(title.lower().split()), item)
-    parts = [" ".join(part.lower().split()) for part in history.split(",")]
-    parts = [part for part in parts if part]
+        by_title[comparable(title)].append(item)
+    by_key = {key: item for item, key in enumerate(keys)}
+    written = [part.strip() for part in history.split(",") if part.strip()]
+    parts = [comparable(part) for part in written]
     if not parts:
         raise ConfigError(
             "the history is empty; give titles, e.g. --history 'Title one, Title two'"
@@ -83,15 +99,32 @@ def find_titles(history: str, catalogue: Catalogue) -> list[int]:
         for end in range(len(parts), start, -1):
             title = ", ".join(parts[start:end])
             if title in by_title:
-                found.append(by_title[title])
+                found.append(_only(by_title[title], catalogue, keys))
                 start = end
                 break
         else:
-            near = difflib.get_close_matches(parts[start], list(by_title), n=3, cutoff=0.3)
-            names = "; ".join(catalogue.titles[by_title[n]] for n in near)
-            advice = f"did you mean: {names}?" if near else "see corpus/items.parquet for titles"
-            raise ConfigError(f"no item is titled {parts[start]!r}; {advice}")
+            if written[start] not in by_key:
+                raise _no_title(written[start], by_title, catalogue)
+            found.append(by_key[written[start]])
+            start += 1
     return found
+
+
+def _only(items: list[int], catalogue: Catalogue, keys: Sequence[str]) -> int:
+    if len(items) > 1:
+        named = ", ".join(f"{keys[i]} ({catalogue.titles[i]})" for i in items[:5])
+        raise ConfigError(
+            f"{len(items)} items are titled {catalogue.titles[items[0]]!r}; give the key of one "
+            f"instead of the title: {named}"
+        )
+    return items[0]
+
+
+def _no_title(part: str, by_title: dict[str, list[int]], catalogue: Catalogue) -> ConfigError:
+    near = difflib.get_close_matches(comparable(part), list(by_title), n=3, cutoff=0.3)
+    names = "; ".join(catalogue.titles[by_title[n][0]] for n in near)
+    advice = f"did you mean: {names}?" if near else "see corpus/items.parquet for titles and keys"
+    return ConfigError(f"no item is titled {part!r}; {advice}")
 
 
 def recommender_spec(

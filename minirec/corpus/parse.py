@@ -128,8 +128,8 @@ def _split(text: str, spec: FileSpec) -> list[str]:
 
 def _event(row: dict[str, Any], spec: FileSpec) -> tuple[str, str, float, int]:
     columns = spec.columns
-    user = _key(row.get(columns["user"]), "missing user")
-    item = _key(row.get(columns["item"]), "missing item")
+    user = identifier(row.get(columns["user"]), "missing user")
+    item = identifier(row.get(columns["item"]), "missing item")
     low, high = spec.rating_range
     # A source of clicks or purchases has no ratings: each event counts as the highest one.
     rating = _number(row.get(columns["rating"])) if "rating" in columns else high
@@ -155,7 +155,7 @@ def _order(value: Any) -> int:
 
 def _item(row: dict[str, Any], spec: FileSpec) -> tuple[str, str, str, str | None]:
     columns = spec.columns
-    key = _key(row.get(columns["item"]), "missing item")
+    key = identifier(row.get(columns["item"]), "missing item")
     title = _plain(row.get(columns["title"]))
     if not title:
         raise Malformed("missing title", key)
@@ -167,7 +167,7 @@ def _item(row: dict[str, Any], spec: FileSpec) -> tuple[str, str, str, str | Non
     return key, title, " ".join(p for p in parts if p), category or None
 
 
-def _key(value: Any, missing: str) -> str:
+def identifier(value: Any, missing: str) -> str:
     """A user id or item key as text without surrounding spaces."""
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise Malformed(missing)

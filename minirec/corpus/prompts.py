@@ -49,6 +49,14 @@ def item_text(title: str, text: str) -> str:
     return f"Item: {title}. {text}" if text else f"Item: {title}."
 
 
+def comparable(title: str) -> str:
+    """A title for comparison with what a person types: neither case, nor runs of blanks, nor the
+    blanks around commas, nor the Unicode form of an accent count.
+    """
+    parts = (part.strip() for part in neutralise(title).casefold().split(","))
+    return unicodedata.normalize("NFC", ", ".join(part for part in parts if part))
+
+
 def analysis(
     titles: Sequence[str], *, rng: random.Random, words: int = 4, as_written: bool = False
 ) -> str:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 from minirec.config import Config
+
+PLAIN_TEMPLATE = "{{ messages[0].content }}"
+"""A chat template that leaves the text of the only message as it is."""
 
 COMMANDS = {
     "jsonl": "`reward.py` has a reward function for each of TRL, verl and OpenRLHF; its class\n"
@@ -21,33 +25,67 @@ trainer = GRPOTrainer(
     train_dataset=load_dataset("json", data_files="train.jsonl", split="train"),
     args=GRPOConfig(
         shuffle_dataset=False,
+        max_steps={steps},
+        num_generations={rollouts},
+        per_device_train_batch_size={completions_per_pass},
+        gradient_accumulation_steps={passes},
         max_completion_length={new_tokens},
+        temperature={temperature},
     ),
 )
 trainer.train()
-```""",
+```
+A step has {batch} prompts with {rollouts} completions each, on one GPU; with more of them divide
+`gradient_accumulation_steps`.{left_out}""",
     "verl": """```
 python -m verl.trainer.main_ppo algorithm.adv_estimator=grpo \\
     data.train_files=train.parquet data.val_files=train.parquet data.shuffle=False \\
-    data.max_response_length={new_tokens} actor_rollout_ref.model.path={model} \\
-    reward.custom_reward_function.path=reward.py
+    data.train_batch_size={batch} data.max_prompt_length={prompt_tokens} \\
+    data.max_response_length={new_tokens} data.truncation=error \\
+    actor_rollout_ref.model.path={model} \\{template}
+    actor_rollout_ref.rollout.name=vllm actor_rollout_ref.rollout.n={rollouts} \\
+    actor_rollout_ref.rollout.temperature={temperature} \\
+    actor_rollout_ref.rollout.tensor_model_parallel_size=1 \\
+    actor_rollout_ref.rollout.agent.num_workers={workers} \\
+    actor_rollout_ref.actor.ppo_mini_batch_size={batch} \\
+    actor_rollout_ref.actor.use_dynamic_bsz=True \\
+    actor_rollout_ref.actor.ppo_max_token_len_per_gpu={tokens_per_pass} \\
+    reward.custom_reward_function.path=reward.py reward.num_workers=1 \\
+    trainer.total_epochs={epochs} trainer.total_training_steps={steps} \\
+    trainer.val_before_train=False trainer.n_gpus_per_node=1 trainer.logger=console
 ```
-The default name of the function, `compute_score`, is that in the file.""",
+The default name of the function, `compute_score`, is that in the file. A step has {batch} prompts
+with {rollouts} completions each. The number of GPUs is the least; it must divide
+{completions}.{left_out}{about_template}""",
     "openrlhf": """```
 python -m openrlhf.cli.train_ppo_ray --data.prompt_dataset train.jsonl \\
     --data.input_key prompt --data.label_key label --actor.model_name_or_path {model} \\
-    --reward.remote_url reward.py
+    --reward.remote_url reward.py --algo.advantage.estimator group_norm --algo.kl.init_coef 0 \\
+    --rollout.batch_size {batch} --rollout.n_samples_per_prompt {rollouts} \\
+    --rollout.temperature {temperature} --rollout.max_new_tokens {new_tokens} \\
+    --data.max_len {tokens} --train.batch_size {completions} --train.num_episodes {epochs} \\
+    --actor.num_gpus_per_node 1 --vllm.num_engines 1
 ```
-Prompts hold the chat template already: do not give `--data.apply_chat_template`.""",
+Prompts hold the chat template already: do not give `--data.apply_chat_template`. A step has {batch}
+prompts with {rollouts} completions each. The numbers of GPUs are the least. OpenRLHF shuffles its
+prompts and has no option against it, so that the order of the file has no effect there.""",
 }
 
 
-def data_card(config: Config, *, to: str, samples: int, policy: str) -> str:
-    """README of an exported subset."""
-    command = COMMANDS[to].format(
-        model="scorer" if config.model.name == "demo" else config.model.name,
-        new_tokens=config.rollout.max_new_tokens,
-    )
+def data_card(
+    config: Config, *, to: str, samples: int, steps: int, policy: str, has_template: bool
+) -> str:
+    """README of an exported subset.
+
+    Args:
+        config: of the run; the commands of the other trainers get its settings.
+        to: jsonl, trl, verl or openrlhf.
+        samples: rows of the file.
+        steps: optimizer steps of the run's own training.
+        policy: whose weights rank.
+        has_template: whether the tokenizer of the model has a chat template.
+    """
+    command = COMMANDS[to].format(**_settings(config, samples, steps, has_template=has_template))
     return f"""# {samples:,} interactions, in training order
 
 Chosen by MiniRec (arXiv 2602.04278): `selection.method={config.selection.method}`, preset
@@ -56,12 +94,54 @@ shuffling.
 
 {command}
 
+Batch, completions, lengths and steps are those of the run. Learning rate, optimizer and whether all
+weights are trained or a LoRA are the trainer's own: set them for your model.
+
 The reward of a completion is `{config.reward.name}`: how high the target ranks among all items
 after the completion, as the frozen policy in `scorer/` ({policy}) sees it. In MiniRec itself the
 policy that is trained ranks; here it is frozen, since a trainer of text hands over no hidden
 states. What follows `<answer>` does not count: where your trainer can stop there, let it, to save
 tokens.
 """
+
+
+def _settings(config: Config, samples: int, steps: int, *, has_template: bool) -> dict[str, Any]:
+    """Values of the commands. A batch that exceeds the file would leave the trainers nothing."""
+    training, model = config.training, config.model
+    batch = min(training.prompts_per_step, samples)
+    rollouts = training.rollouts_per_prompt
+    per_pass = math.gcd(batch, training.prompts_per_micro_batch)
+    tokens = model.max_prompt_tokens + config.rollout.max_new_tokens
+    template = about = left_out = ""
+    if not has_template:
+        key = "actor_rollout_ref.model.custom_chat_template"
+        template = f"\n    '{key}=\"{PLAIN_TEMPLATE}\"' \\"
+        about = (
+            "\n\nThe model has no chat template and verl applies one to every prompt: "
+            "`custom_chat_template`\nleaves the prompt as it is. Keep it; verl stops without."
+        )
+    if left := samples % batch:
+        left_out = f"\nThe last {left} samples do not fill a batch and are left out of each epoch."
+    return {
+        "model": "scorer" if model.name == "demo" else model.name,
+        "batch": batch,
+        "rollouts": rollouts,
+        "completions": batch * rollouts,
+        "completions_per_pass": per_pass * rollouts,
+        "passes": batch // per_pass,
+        "prompt_tokens": model.max_prompt_tokens,
+        "new_tokens": config.rollout.max_new_tokens,
+        "tokens": tokens,
+        "tokens_per_pass": max(16384, tokens),
+        "temperature": config.rollout.temperature,
+        "steps": steps,
+        "epochs": math.ceil(steps / (samples // batch)),
+        # verl shares the completions among workers in equal parts; 8 is its default.
+        "workers": math.gcd(8, batch * rollouts),
+        "template": template,
+        "about_template": about,
+        "left_out": left_out,
+    }
 
 
 def model_card(

@@ -40,12 +40,28 @@ class Recommender:
 
             lm = PeftModel.from_pretrained(lm, str(folder)).merge_and_unload()
         self.lm = lm.eval().requires_grad_(False)
-        self.items = torch.from_numpy(np.load(folder / "items.npy"))
+        self.items = torch.from_numpy(np.load(folder / "items.npy")).double()
         with (folder / "items.jsonl").open(encoding="utf-8") as lines:
             self.titles = [json.loads(line)["title"] for line in lines]
 
     def rank(self, history: Sequence[int], *, top: int) -> list[tuple[int, float]]:
-        """Item ids and cosines of the `top` items; `history` holds item ids, oldest first."""
+        """Item ids and cosines of the `top` items that are not in the history.
+
+        There are fewer where fewer are left. Of equal cosines the lowest item id comes first.
+
+        Args:
+            history: item ids (lines of ``items.jsonl`` from 0), oldest first.
+            top: how many items, 1 or more.
+
+        Raises:
+            ValueError: the history is empty or holds what is no item id, or `top` is below 1.
+        """
+        if not len(history):
+            raise ValueError("the history is empty; give item ids, oldest first")
+        if strange := [i for i in history if not 0 <= i < len(self.titles)]:
+            raise ValueError(f"{strange[0]} is no item id; they are 0 to {len(self.titles) - 1}")
+        if top < 1:
+            raise ValueError(f"top is {top}; expected 1 or more")
         prompt = self._prompt([self.titles[i] for i in history])
         ids = torch.tensor([prompt])
         written = self.lm.generate(
@@ -61,10 +77,14 @@ class Recommender:
         if not self.tokenizer.decode(written).rstrip().endswith(prompts.ANSWER):
             written += self.tokenizer.encode(prompts.ANSWER, add_special_tokens=False)
         states = self.lm.base_model(input_ids=torch.tensor([prompt + written])).last_hidden_state
-        cosines = self.items @ F.normalize(states[0, -1].float(), dim=-1)
-        cosines[torch.tensor(sorted(set(history)))] = -torch.inf
-        best = cosines.topk(top)
-        return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+        # float64, rounded: equal vectors have equal cosines.
+        cosines = (self.items @ F.normalize(states[0, -1].double(), dim=-1)).round(decimals=10)
+        had = sorted(set(history))
+        cosines[torch.tensor(had)] = -torch.inf
+        best = cosines.sort(descending=True, stable=True)
+        wanted = min(top, len(self.titles) - len(had))
+        items, values = best.indices[:wanted].tolist(), best.values[:wanted].tolist()
+        return list(zip(items, values, strict=True))
 
     def _prompt(self, titles: Sequence[str]) -> list[int]:
         """Token ids of the prompt; the oldest titles go first where they do not fit."""
@@ -91,19 +111,46 @@ class Recommender:
         return title if len(ids) <= limit else self.tokenizer.decode(ids[:limit]).strip("\ufffd")
 
 
+def find_items(titles: Sequence[str], catalogue: Sequence[str]) -> list[int]:
+    """Item ids of titles that a person wrote, compared as `prompts.comparable` says.
+
+    Raises:
+        ValueError: no item has a title, or several have it.
+    """
+    by_title: dict[str, list[int]] = {}
+    for item, title in enumerate(catalogue):
+        by_title.setdefault(prompts.comparable(title), []).append(item)
+    found = []
+    for title in titles:
+        items = by_title.get(prompts.comparable(title), [])
+        if not items:
+            near = difflib.get_close_matches(title, catalogue, n=3, cutoff=0.3)
+            names = ", ".join(map(repr, near)) or "none"
+            raise ValueError(f"no item is titled {title!r}; near: {names}")
+        if len(items) > 1:
+            ids = ", ".join(map(str, items[:5]))
+            raise ValueError(
+                f"{len(items)} items are titled {title!r}, with the item ids {ids}; rank with "
+                f"Recommender(folder).rank([item id, ...], top=10)"
+            )
+        found += items
+    return found
+
+
 def main() -> None:
     """Print ten items for the titles of a history."""
     if not sys.argv[1:]:
         program = Path(__file__).name
         sys.exit(f'usage: python {program} "TITLE" ..., of items in the order of their use')
     recommender = Recommender(Path(__file__).resolve().parent)
-    for title in sys.argv[1:]:
-        if title not in recommender.titles:
-            near = difflib.get_close_matches(title, recommender.titles, n=3, cutoff=0.3)
-            sys.exit(f"no item is titled {title!r}; near: {', '.join(map(repr, near)) or 'none'}")
-    history = [recommender.titles.index(title) for title in sys.argv[1:]]
-    for item, cosine in recommender.rank(history, top=10):
+    try:
+        ranked = recommender.rank(find_items(sys.argv[1:], recommender.titles), top=10)
+    except ValueError as error:
+        sys.exit(str(error))
+    for item, cosine in ranked:
         print(f"{cosine:.3f}  {recommender.titles[item]}")
+    if not ranked:
+        print("every item is in the history")
 
 
 if __name__ == "__main__":

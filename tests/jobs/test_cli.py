@@ -194,9 +194,19 @@ def test_the_default_learning_rate_is_that_of_the_model():
     assert learning_rate(given.training, given) == 3e-5
 
 
-CATALOGUE = Catalogue(
-    titles=["Salt, Fat, Acid", "Salt", "Pepper Mill", "salt"], texts=[""] * 4, category="books"
-)
+TITLES = [
+    "Salt, Fat, Acid",
+    "Salt",
+    "Pepper Mill",
+    "3,000 Miles",
+    "Caf\u00e9 Noir",
+    "Stra\u00dfe",
+    "Comma, ,Comma",
+    "Twice",
+    "twice ",
+]
+CATALOGUE = Catalogue(titles=TITLES, texts=[""] * 9, category="books")
+KEYS = [f"k{i}" for i in range(8)] + ["Pepper"]
 
 
 @pytest.mark.parametrize(
@@ -205,20 +215,33 @@ CATALOGUE = Catalogue(
         ("Salt", [1]),
         ("  pepper   MILL ,Salt", [2, 1]),
         ("Salt, Fat, Acid, Salt", [0, 1]),
+        ("salt,fat ,ACID,Salt", [0, 1]),
         ("Pepper Mill,, Salt,", [2, 1]),
+        ("3,000 Miles", [3]),
+        ("Salt,3, 000  miles", [1, 3]),
+        ("Cafe\u0301 Noir, caf\u00e9 noir", [4, 4]),
+        ("STRASSE", [5]),
+        ("Comma, ,Comma, Comma,Comma", [6, 6]),
+        ("k7, Salt, Pepper", [7, 1, 8]),
     ],
 )
-def test_titles_with_commas_are_found(history, found):
-    assert find_titles(history, CATALOGUE) == found
+def test_titles_are_found_as_a_person_writes_them(history, found):
+    assert find_titles(history, CATALOGUE, KEYS) == found
 
 
 @pytest.mark.parametrize(
     ("history", "words"),
-    [("Peper Mill", "did you mean: Pepper Mill"), ("", "empty"), (" , ", "empty")],
+    [
+        ("Peper Mill", "no item is titled 'Peper Mill'; did you mean: Pepper Mill"),
+        ("Salt, 3000 Miles", "no item is titled '3000 Miles'; did you mean: 3,000 Miles"),
+        ("", "empty"),
+        (" , ", "empty"),
+        ("TWICE", r"2 items are titled 'Twice'; .*: k7 \(Twice\), Pepper \(twice \)"),
+    ],
 )
-def test_titles_that_are_not_there(history, words):
+def test_titles_that_name_no_item_or_several(history, words):
     with pytest.raises(ConfigError, match=words):
-        find_titles(history, CATALOGUE)
+        find_titles(history, CATALOGUE, KEYS)
 
 
 def test_the_run_directory_for_a_sentence_is_that_of_the_whole_command(tmp_path):

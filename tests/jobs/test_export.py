@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -197,6 +198,24 @@ def test_trl_takes_it(exported):
     assert seen[0][2][::2] == [row["target"] for row in first]
 
 
+def test_the_lines_for_trl_train(exported, tmp_path):
+    """Those of the README, in a folder of their own, all steps with the exported reward."""
+    pytest.importorskip("trl")
+    folder = tmp_path / "trl"
+    shutil.copytree(exported("trl"), folder)
+    (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    code = code.replace("args=GRPOConfig(", "args=GRPOConfig(use_cpu=True, report_to=[],")
+    code += "\nlog = trainer.state.log_history[-1]\nprint(trainer.state.global_step, log['reward'])"
+    steps, reward = alone(folder, code).splitlines()[-1].split()
+    assert steps == "8" and 0 < float(reward) < 1
+
+
+def test_verl_is_told_that_there_is_no_chat_template(undisturbed, tmp_path, capsys):
+    words = ["export", "--run", str(undisturbed), "--to", "verl", "--out", str(tmp_path / "x")]
+    assert main(words) == 0
+    assert "demo has no chat template, without which verl stops" in capsys.readouterr().out
+
+
 def best(run_dir, history, top):
     """Items and cosines after a greedy completion, by the functions of the evaluation."""
     config, encoder, policy, table = policy_of(run_dir, "policy")
@@ -245,11 +264,14 @@ def test_the_policy_ranks_alike_in_plain_transformers(undisturbed, exported, to)
     assert "| test | ndcg@10 |" in card
     (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     title = json.loads((folder / "items.jsonl").read_text().splitlines()[0])["title"]
-    words = [json.dumps(word) for word in (sample.history, code, [title + "s"], [])]
+    every = [row["title"] for row in map(json.loads, (folder / "items.jsonl").open())]
+    alone_has = [t for t in every if every.count(t) == 1]
+    calls = ([title + "s"], [], [alone_has[0].upper()])
+    words = [json.dumps(word) for word in (sample.history, code, *calls)]
     ranks, *lines = alone(folder, RECOMMEND, *words).splitlines()
     assert [item for item, _ in json.loads(ranks)] == expected.indices.tolist()
     np.testing.assert_allclose([c for _, c in json.loads(ranks)], expected.values, atol=1e-5)
-    assert len(lines) == 10 + 2
+    assert len(lines) == 10 + 2 + 10
     assert lines[10].startswith(f"no item is titled {title + 's'!r}; near: {title!r}")
     assert lines[11].startswith('usage: python recommender.py "TITLE" ...')
 

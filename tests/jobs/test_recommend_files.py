@@ -1,69 +1,19 @@
-"""Files of users in, files of items out; bad files are one sentence."""
+"""Files of users in, files of items out, through the command."""
 
 from __future__ import annotations
 
 import json
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from jobs.cli import main
-from jobs.recommend_files import read_items, read_users
 from minirec.artifacts import read_table
-from minirec.errors import CorpusError
-
-KNOWN = {"a", "b"}
 
 
 def jsonl(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
-
-
-def test_users_of_both_formats_are_read_alike(tmp_path):
-    rows = [{"user": 1, "history": ["a", "b"]}, {"user": 2, "history": ["b"]}]
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "u.parquet")
-    for path in (tmp_path / "u.parquet", jsonl(tmp_path / "u.jsonl", rows)):
-        assert read_users(path, KNOWN).to_pydict() == {
-            "user": ["1", "2"],
-            "history": [["a", "b"], ["b"]],
-        }
-
-
-@pytest.mark.parametrize(
-    ("rows", "said"),
-    [
-        ([{"user": 1}], "has no column history"),
-        ([{"user": 1, "history": []}], "row 1, user 1: the history is empty"),
-        ([{"user": 1, "history": ["a"]}, {"user": 2, "history": None}], "row 2, user 2"),
-        ([{"user": 1, "history": ["c"]}], "no item has the key 'c'"),
-        ([], "cannot be read"),
-    ],
-)
-def test_what_is_wrong_with_users_is_said_with_its_row(tmp_path, rows, said):
-    with pytest.raises(CorpusError, match=said):
-        read_users(jsonl(tmp_path / "u.jsonl", rows), KNOWN)
-
-
-def test_a_file_without_users_is_refused(tmp_path):
-    nobody = pa.table({"user": pa.array([], pa.int64()), "history": pa.array([], pa.string())})
-    pq.write_table(nobody, tmp_path / "u.parquet")
-    with pytest.raises(CorpusError, match="holds no user"):
-        read_users(tmp_path / "u.parquet", KNOWN)
-
-
-def test_other_files_are_refused(tmp_path):
-    for name, said in (("u.csv", "neither .parquet nor .jsonl"), ("u.jsonl", "is missing")):
-        with pytest.raises(CorpusError, match=said):
-            read_users(tmp_path / name, KNOWN)
-
-
-def test_new_items_need_no_text_and_are_unique(tmp_path):
-    path = jsonl(tmp_path / "i.jsonl", [{"key": 7, "title": "Seven"}])
-    assert read_items(path) == (("7", "Seven", ""),)
-    with pytest.raises(CorpusError, match="the key '7' stands there twice"):
-        read_items(jsonl(path, [{"key": 7, "title": "x"}, {"key": 7, "title": "y"}]))
 
 
 @pytest.mark.parametrize(
@@ -89,6 +39,58 @@ def test_a_new_item_that_is_in_the_catalogue(undisturbed, tmp_path, capsys):
     words = ["recommend", "--run", str(undisturbed), "--users", str(users), "--items", str(items)]
     assert main([*words, "--out", str(tmp_path / "out.jsonl")]) == 1
     assert "is in the catalogue already; leave it out" in capsys.readouterr().err
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_users_that_cannot_be_ranked_are_said_and_the_others_ranked(undisturbed, tmp_path, capsys):
+    keys = read_table(undisturbed / "corpus" / "items.parquet")["key"].to_pylist()
+    rows = [
+        {"user": "2023-05-01", "history": keys[:1]},
+        {"user": None, "history": keys[:1]},
+        {"user": 9223372036854775813, "history": keys[:3]},
+        {"user": 9223372036854775814, "history": ["nothing"]},
+        {"user": "all", "history": keys},
+        {"user": "but one", "history": keys[:7] + keys[8:]},
+    ]
+    out = tmp_path / "out.jsonl"
+    words = ["recommend", "--run", str(undisturbed), "--out", str(out), "--no-analysis", "--users"]
+    assert main([*words, str(jsonl(tmp_path / "u.jsonl", rows))]) == 0
+    assert "2 rows refused" in capsys.readouterr().out
+    found = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["user"] for row in found] == [rows[i]["user"] for i in (0, 2, 4, 5)]
+    assert [len(row["items"]) for row in found] == [10, 10, 0, 1]
+    assert found[3]["items"] == [keys[7]]
+    refused = (tmp_path / "out-refused.jsonl").read_text().splitlines()
+    assert [json.loads(line)["line"] for line in refused] == [2, 4]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_file_without_a_usable_user(undisturbed, tmp_path, capsys):
+    users = jsonl(tmp_path / "u.jsonl", [{"user": 1, "history": ["1"]}] * 3)
+    words = ["recommend", "--run", str(undisturbed), "--users", str(users), "--out"]
+    assert main([*words, str(tmp_path / "out.parquet")]) == 1
+    said = capsys.readouterr().err
+    assert "none of 3 rows can be ranked; the first is line 1: no item has the key '1'" in said
+    assert not (tmp_path / "out.parquet").exists()
+    assert len((tmp_path / "out-refused.jsonl").read_text().splitlines()) == 3
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["o.jsonl", "o-refused.jsonl"])
+@pytest.mark.parametrize("option", ["--users", "--items"])
+def test_no_input_is_replaced(undisturbed, tmp_path, capsys, name, option):
+    files = {"--users": tmp_path / "u.jsonl", "--items": tmp_path / "i.jsonl"}
+    files[option] = tmp_path / name
+    jsonl(files["--users"], [{"user": 1, "history": ["item00001"]}])
+    jsonl(files["--items"], [{"key": "new", "title": "New"}])
+    words = [word for pair in files.items() for word in map(str, pair)]
+    out = str(tmp_path / "o.jsonl")
+    assert main(["recommend", "--run", str(undisturbed), *words, "--out", out]) == 1
+    assert f"{tmp_path / name}, an input; give another name" in capsys.readouterr().err
+    assert (tmp_path / name).exists()
 
 
 @pytest.mark.ray
