@@ -106,9 +106,7 @@ def _amazon(corpus: CorpusConfig) -> Located:
     if not metadata:
         raise _nothing(corpus, "a catalogue file meta*.jsonl or meta*.jsonl.gz")
     fitting = [file for file in ratings if _fits(file, AMAZON_EVENTS)]
-    events = [
-        _events_spec(corpus, file, AMAZON_EVENTS, time_unit="ms") for file in fitting or ratings
-    ]
+    events = [_events_spec(corpus, file, AMAZON_EVENTS) for file in fitting or ratings]
     items = [
         # Metadata may hold titles further down than its first lines.
         _items_spec(
@@ -137,7 +135,7 @@ def _movielens(corpus: CorpusConfig) -> Located:
         raise _nothing(corpus, "ratings.csv")
     if not movies:
         raise _nothing(corpus, "movies.csv")
-    events = [_events_spec(corpus, file, MOVIELENS_EVENTS, time_unit="s") for file in ratings]
+    events = [_events_spec(corpus, file, MOVIELENS_EVENTS) for file in ratings]
     items = [_items_spec(file, MOVIELENS_ITEMS) for file in movies]
     return Located(events, items, False, None, "Movies")
 
@@ -152,7 +150,7 @@ def _recbole(corpus: CorpusConfig) -> Located:
     events = []
     for file in inter:
         columns = RECBOLE_EVENTS | _known(corpus.columns, RECBOLE_EVENTS)
-        events.append(_events_spec(corpus, file, columns, time_unit="auto", typed=True))
+        events.append(_events_spec(corpus, file, columns, typed=True))
     items = []
     for file in item:
         header = _untyped(read_header(file, format="tsv"))
@@ -178,9 +176,7 @@ def _table(corpus: CorpusConfig) -> Located:
         raise _nothing(corpus, "an interactions file (Parquet, CSV or JSONL)")
     columns = TABLE_EVENTS | _known(corpus.columns, TABLE_EVENTS)
     events = [
-        _events_spec(
-            corpus, file, columns, time_unit="auto", rating_given="rating" in corpus.columns
-        )
+        _events_spec(corpus, file, columns, rating_given="rating" in corpus.columns)
         for file in ratings
     ]
     item_columns = TABLE_ITEMS | _known(corpus.columns, TABLE_ITEMS)
@@ -194,7 +190,6 @@ def _events_spec(
     file: Path,
     columns: dict[str, str],
     *,
-    time_unit: str,
     typed: bool = False,
     rating_given: bool = False,
 ) -> FileSpec:
@@ -214,7 +209,6 @@ def _events_spec(
         header=() if format in ("jsonl", "parquet") else names,
         quoted=not typed,
         columns=columns,
-        time_unit=time_unit,  # type: ignore[arg-type]
         rating_range=corpus.rating_range,
     )
 
