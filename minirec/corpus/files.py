@@ -34,6 +34,9 @@ UNREADABLE = "unreadable file"
 LINES = pa.schema([("file", pa.string()), ("line", pa.int64()), ("raw", pa.binary())])
 """A block of rows as they stand in a file; line counts from 1."""
 
+REQUIRED = ("user", "item", "time", "title")
+"""Roles without which a row is rejected."""
+
 Format = Literal["csv", "tsv", "jsonl", "parquet"]
 
 
@@ -170,7 +173,8 @@ def _block(path: str, lines: list[int], raws: list[bytes]) -> pa.Table:
 def _text_rows(spec: FileSpec) -> Iterator[tuple[int, bytes]]:
     skip = spec.format in ("csv", "tsv")
     with open_bytes(spec.path) as file:
-        numbered = _numbered(file)
+        # A line of nothing but tabs is a TSV row whose fields are empty.
+        numbered = _numbered(file, blank=b" " if spec.format == "tsv" else None)
         if skip:
             next(numbered, None)
         if not (spec.quoted and skip):
@@ -186,20 +190,23 @@ def _text_rows(spec: FileSpec) -> Iterator[tuple[int, bytes]]:
         )
 
 
-def _numbered(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+def _numbered(file: BinaryIO, *, blank: bytes | None) -> Iterator[tuple[int, bytes]]:
+    """Lines with their numbers; those of nothing but `blank` (None: white space) are left out."""
     for number, raw in enumerate(file, start=1):
         raw = raw.rstrip(b"\r\n")
         if number == 1:
             raw = raw.removeprefix(b"\xef\xbb\xbf")
-        if number == 1 or raw.strip():
+        if number == 1 or raw.strip(blank):
             yield number, raw
 
 
 def _like_a_row(spec: FileSpec, fields: list[str]) -> bool:
     """Whether the fields of a line can be those of a row, and not of a text with separators."""
     row = dict(zip(spec.header, fields, strict=True))
-    roles = ("user", "item") if spec.kind == "events" else ("item", "title")
-    if not all(row[spec.columns[role]].strip() for role in roles if role in spec.columns):
+    needed = [row[column] for role, column in spec.columns.items() if role in REQUIRED]
+    ids = [row[column] for role, column in spec.columns.items() if role in ("user", "item")]
+    # An id holds no quote, but the end of a quoted text does.
+    if not all(value.strip() for value in needed) or any('"' in value for value in ids):
         return False
     # In a sentence a blank follows the comma.
     if spec.format == "csv" and any(field.startswith(" ") for field in fields):

@@ -83,17 +83,20 @@ def join(
         share: share of the further lines from which on they are rows; one of them is enough at 0.
     """
 
+    def is_plain_row(raw: bytes) -> bool:
+        fields = raw.decode("utf-8", errors="replace").split(delimiter)
+        return len(fields) == width and like_a_row(fields)
+
     def is_row(raw: bytes) -> bool:
         fields = _fields(raw, delimiter, width)
-        return fields is not None and like_a_row(fields)
+        return is_plain_row(raw) if fields is None else like_a_row(fields)
 
     def belong_together(raws: list[bytes]) -> bool:
         if _fields(b"\n".join(raws), delimiter, width) is None:
             return False
         # If the quote is a plain character, the first line is a row too. If it is none, the quote
         # opens a field, and the last line, which ends as a row does, says nothing.
-        first = raws[0].decode("utf-8", errors="replace").split(delimiter)
-        further = raws[1:] if len(first) == width and like_a_row(first) else raws[1:-1]
+        further = raws[1:] if is_plain_row(raws[0]) else raws[1:-1]
         return sum(map(is_row, further)) < max(1, share * len(further))
 
     pending: deque[Line] = deque()

@@ -219,6 +219,37 @@ def test_texts_with_commas_without_a_blank(tmp_path, columns, text):
     assert (one["text"], two["title"]) == (" ".join(text.split()), "Two")
 
 
+TITLES = st.sampled_from(['"Heroes', 'Single 12"', '"Low"', '"', '""', 'a "b" c', '"a"b', "Plain"])
+
+
+@given(
+    titles=st.lists(TITLES, max_size=12), kind=st.sampled_from(["csv", "tsv"]), items=st.booleans()
+)
+def test_each_line_of_plain_quotes_is_one_row(tmp_path_factory, titles, kind, items):
+    separator = "\t" if kind == "tsv" else ","
+    header = ("item", "title") if items else ("user", "item", "title", "time")
+    rows = [
+        (f"{n}", title) if items else (f"u{n}", f"{n}", title, f"{1_600_000_000 + n}")
+        for n, title in enumerate(titles)
+    ]
+    lines = [separator.join(row) for row in rows]
+    path = tmp_path_factory.getbasetemp() / f"plain.{kind}"
+    path.write_text("\n".join([separator.join(header), *lines]))
+    got = read(path, ITEMS if items else EVENTS)
+    assert [row["line"] for row in got] == list(range(2, 2 + len(lines)))
+    for row, line in zip(got, lines, strict=True):
+        if kind == "tsv":
+            assert row["reason"] == ("missing title" if items and line.endswith('\t""') else None)
+            continue
+        try:
+            (fields,) = csv.reader([line], strict=True)
+        except csv.Error:
+            assert row["reason"] in ("unclosed quote", "bad quotes")
+        else:
+            untitled = items and not fields[1]
+            assert row["reason"] == ("missing title" if untitled else None)
+
+
 # ---- against the csv module
 
 
