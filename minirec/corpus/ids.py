@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
+import functools
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 WHOLE = r"^(-?(?:0|[1-9][0-9]*))\.0+$"
-_DOTTED = re.compile(r"-?\d+(\.\d+)+")
+DOTTED = r"^-?[0-9]+(\.[0-9]+)+$"
 
 
 def without_decimals(
@@ -26,31 +26,33 @@ def without_decimals(
     Returns:
         The columns, and sentences on what was done.
     """
-    dotted: set[str] = set()
-    for column in columns:
-        # Most ids have no dot, which is quickly seen.
-        some = column.filter(pc.match_substring(column, "."))
-        dotted.update(pc.unique(some).to_pylist())
-    whole = sorted(v for v in dotted if re.match(WHOLE, v))
-    if not whole:
+    dotted = pa.chunked_array(
+        [c for column in columns for c in _dotted(column).chunks], pa.string()
+    )
+    numbers = dotted.unique().sort()
+    is_whole = pc.match_substring_regex(numbers, WHOLE)
+    whole, others = numbers.filter(is_whole), numbers.filter(pc.invert(is_whole))
+    if not len(whole):
         return columns, []
-    other = min((v for v in dotted.difference(whole) if _DOTTED.fullmatch(v)), default=None)
-    if other is None:
+    if not len(others):
         note = f"{len(whole):,} {name} ids are decimals such as {whole[0]}; read as whole numbers"
         return [_replaced(column) for column in columns], [note]
-    bare = {re.sub(WHOLE, r"\1", v): v for v in whole}
-    wanted = pa.array(list(bare), pa.string())
-    both = sorted({v for c in columns for v in pc.unique(c.filter(_within(c, wanted))).to_pylist()})
+    bare = pc.replace_substring_regex(whole, WHOLE, r"\1")
+    there = [pc.is_in(bare, value_set=column.unique()) for column in columns]
+    both = pc.indices_nonzero(functools.reduce(pc.or_, there)).to_pylist()
     if not both:
         return columns, []
     return columns, [
-        f"{len(both):,} {name} ids are written in two ways, such as {both[0]} and {bare[both[0]]}; "
-        f"they count as different ids, since decimals such as {other} occur too"
+        f"{len(both):,} {name} ids are written in two ways, such as {bare[both[0]]} and "
+        f"{whole[both[0]]}; they count as different ids, since decimals such as {others[0]} occur "
+        f"too"
     ]
 
 
-def _within(column: pa.ChunkedArray, wanted: pa.Array) -> pa.ChunkedArray:
-    return pc.is_in(column, value_set=wanted)
+def _dotted(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    # Most ids have no dot, which is quickly seen.
+    some = column.filter(pc.match_substring(column, "."))
+    return some.filter(pc.match_substring_regex(some, DOTTED))
 
 
 def _replaced(column: pa.ChunkedArray) -> pa.ChunkedArray:
