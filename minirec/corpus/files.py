@@ -205,8 +205,10 @@ def _like_a_row(spec: FileSpec, fields: list[str]) -> bool:
     row = dict(zip(spec.header, fields, strict=True))
     needed = [row[column] for role, column in spec.columns.items() if role in REQUIRED]
     ids = [row[column] for role, column in spec.columns.items() if role in ("user", "item")]
-    # An id holds no quote, but the end of a quoted text does.
+    # An id holds no quote, but the end of a quoted text does; a line of a text may be indented.
     if not all(value.strip() for value in needed) or any('"' in value for value in ids):
+        return False
+    if any(value != value.strip() for value in ids):
         return False
     # In a sentence a blank follows the comma.
     if spec.format == "csv" and any(field.startswith(" ") for field in fields):
