@@ -1,0 +1,36 @@
+"""Small corpora of files, and reading them as `prepare` does, without Ray."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+
+from minirec.config import CorpusConfig
+from minirec.corpus import files
+from minirec.corpus.assemble import Assembled, assemble
+from minirec.corpus.files import read_blocks
+from minirec.corpus.parse import parse
+from minirec.corpus.sources import locate
+
+RATINGS = "user_id,parent_asin,rating,timestamp\n"
+
+
+def read(**corpus) -> Assembled:
+    located = locate(CorpusConfig(**corpus))
+    tables = [
+        pa.concat_tables(
+            [parse(b, {spec.path: spec}) for spec in specs for b in read_blocks(spec)]
+            or [parse(files.LINES.empty_table(), {s.path: s for s in specs})]
+        )
+        for specs in (located.events, located.items)
+    ]
+    return assemble(*tables, inline=located.inline)
+
+
+def amazon(folder: Path, ratings: str | bytes, items: list[dict] | None = None) -> Path:
+    raw = ratings if isinstance(ratings, bytes) else (RATINGS + ratings).encode()
+    (folder / "ratings.csv").write_bytes(raw)
+    if items is None:
+        items = [{"parent_asin": f"i{n}", "title": f"Title {n}", "price": None} for n in range(5)]
+    (folder / "meta.jsonl").write_text("".join(json.dumps(i) + "\n" for i in items))
+    return folder
