@@ -129,28 +129,33 @@ def expected(event_files: list[Path], item_files: list[Path], names) -> tuple:
         [name.split(":")[0] for name in part] for part in names
     ]
     rejected: Counter[str] = Counter()
-    events, titles, untitled, rows = [], {}, set(), 0
-    for path in sorted(event_files):
-        for row in rows_of(path):
-            rows += 1
+
+    def gathered(files, one) -> list[list]:
+        rows = [row for path in sorted(files) for row in rows_of(path)]
+        usable = []
+        for row in rows:
             try:
                 if isinstance(row, str):
                     raise Rejected(row)
-                ids = as_id(row[user], "user"), as_id(row[item], "item")
-                events.append([*ids, as_rating(row[rating]), *as_time(row[time])])
+                usable.append(one(row))
             except Rejected as reason:
                 rejected[str(reason)] += 1
-    catalogue = []
-    for path in sorted(item_files):
-        for row in rows_of(path):
-            rows += 1
-            try:
-                if isinstance(row, str):
-                    raise Rejected(row)
-                catalogue.append((as_id(row[key], "item"), as_text(row[title])))
-            except Rejected as reason:
-                rejected[str(reason)] += 1
+        return [len(rows), usable]
+
+    event_rows, events = gathered(
+        event_files,
+        lambda row: [
+            as_id(row[user], "user"),
+            as_id(row[item], "item"),
+            as_rating(row[rating]),
+            *as_time(row[time]),
+        ],
+    )
+    item_rows, catalogue = gathered(
+        item_files, lambda row: (as_id(row[key], "item"), as_text(row[title]))
+    )
     _one_spelling(events, catalogue)
+    titles, untitled = {}, set()
     for name, text in catalogue:
         if not text:
             untitled.add(name)
@@ -159,14 +164,7 @@ def expected(event_files: list[Path], item_files: list[Path], names) -> tuple:
             rejected["duplicate item"] += 1
         else:
             titles[name] = text
-    small = [event for event in events if event[4] is not None and event[4] < 1e8]
-    days = [as_day(event[4]) for event in small]
-    if 2 * sum(day is not None for day in days) > len(small):
-        for event, day in zip(small, days, strict=True):
-            event[3] = day if day is not None and day >= 0 else "bad date"
-    elif small and all(25569 <= event[4] < 73051 for event in small):
-        for event in small:
-            event[3] = round((event[4] - 25569) * 86_400_000)
+    _settle_times(events)
     good: dict[tuple, tuple] = {}
     for who, what, stars, when, _ in events:
         if when == "bad date":
@@ -179,7 +177,18 @@ def expected(event_files: list[Path], item_files: list[Path], names) -> tuple:
         if what not in titles:
             rejected["missing title" if what in untitled else "unknown item"] += 1
             del good[who, what, when]
-    return sorted(good.values()), titles, dict(rejected), rows
+    return sorted(good.values()), titles, dict(rejected), event_rows + item_rows
+
+
+def _settle_times(events: list[list]) -> None:
+    small = [event for event in events if event[4] is not None and event[4] < 1e8]
+    days = [as_day(event[4]) for event in small]
+    if 2 * sum(day is not None for day in days) > len(small):
+        for event, day in zip(small, days, strict=True):
+            event[3] = day if day is not None and day >= 0 else "bad date"
+    elif small and all(25569 <= event[4] < 73051 for event in small):
+        for event in small:
+            event[3] = round((event[4] - 25569) * 86_400_000)
 
 
 def _one_spelling(events: list[list], catalogue: list[tuple[str, str]]) -> None:

@@ -16,6 +16,7 @@ RATINGS = "user_id,parent_asin,rating,timestamp\n"
 
 
 def read(**corpus) -> Assembled:
+    """The corpus of these settings (`CorpusConfig`)."""
     located = locate(CorpusConfig(**corpus))
     tables = [
         pa.concat_tables(
@@ -28,6 +29,7 @@ def read(**corpus) -> Assembled:
 
 
 def amazon(folder: Path, ratings: str | bytes, items: list[dict] | None = None) -> Path:
+    """Write ratings.csv (text without, bytes with the header) and meta.jsonl."""
     raw = ratings if isinstance(ratings, bytes) else (RATINGS + ratings).encode()
     (folder / "ratings.csv").write_bytes(raw)
     if items is None:
