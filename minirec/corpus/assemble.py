@@ -8,6 +8,7 @@ together were taken for: ids, times, ratings and titles.
 from __future__ import annotations
 
 import itertools
+import textwrap
 from collections import Counter
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
@@ -277,28 +278,40 @@ def _first_of_each_key(items: pa.Table) -> tuple[pa.Table, pa.Table]:
 def _most_frequent_titles(items: pa.Table) -> tuple[pa.Table, list[str]]:
     """One row for each key: the first with the title that most of its rows have.
 
-    Of titles that are equally frequent the first is taken, by file and line.
+    Of titles that are equally frequent the first is taken, by file and line. The notes say for
+    how many items titles and texts differ: then they may be those of reviews.
     """
     if not len(items):
         return items, []
     items = items.sort_by([("key", "ascending"), ("file", "ascending"), ("line", "ascending")])
     code, keys = encode(items["key"])
-    title, titles = encode(items["title"])
-    _, first, count = np.unique(code * len(titles) + title, return_index=True, return_counts=True)
-    order = np.lexsort((first, -count, code[first]))
-    starts = np.flatnonzero(np.r_[True, np.diff(code[first[order]]) > 0])
-    chosen = first[order[starts]]
-    spread = np.diff(np.r_[starts, len(order)])
-    if not (spread > 1).any():
-        return items.take(pa.array(chosen)), []
-    example = order[starts[np.argmax(spread)] :][:2]
-    one, other = (titles[title[first[place]]].as_py() for place in example)
-    return items.take(pa.array(chosen)), [
-        f"{np.count_nonzero(spread > 1):,} of {len(keys):,} items have several titles in the "
-        f"interactions, such as {keys[np.argmax(spread)].as_py()} with {one!r} and {other!r}; "
-        f"the most frequent is taken. If they are titles of reviews, give a catalogue as "
-        f"corpus.metadata or another column as title in corpus.columns"
-    ]
+    chosen, notes = np.empty(0, np.int64), []
+    for column in ("text", "title"):  # the title last: it chooses
+        value, values = encode(items[column])
+        _, first, count = np.unique(
+            code * len(values) + value, return_index=True, return_counts=True
+        )
+        order = np.lexsort((first, -count, code[first]))
+        starts = np.flatnonzero(np.r_[True, np.diff(code[first[order]]) > 0])
+        chosen = first[order[starts]]
+        spread = np.diff(np.r_[starts, len(order)])
+        if (spread > 1).any():
+            most = np.argmax(spread)
+            one, other = (items[column][int(first[place])] for place in order[starts[most] :][:2])
+            notes.append(
+                f"{np.count_nonzero(spread > 1):,} of {len(keys):,} items have several {column}s "
+                f"in the interactions, such as {keys[most]} with {_short(one)} and {_short(other)}"
+            )
+    if notes:
+        notes.append(
+            "the most frequent title of an item is taken, with the text of its row; if these are "
+            "of reviews, give a catalogue (corpus.metadata) or other columns (corpus.columns)"
+        )
+    return items.take(pa.array(chosen)), notes
+
+
+def _short(text: pa.StringScalar) -> str:
+    return repr(textwrap.shorten(text.as_py(), 40, placeholder=" ..."))
 
 
 def _without_duplicates(events: pa.Table) -> tuple[pa.Table, pa.Table]:

@@ -132,12 +132,23 @@ def test_titles_of_reviews_are_said(tmp_path, turn):
         {"key": "B1", "title": "Love it", "text": "Lov"},
         {"key": "B2", "title": "Great", "text": "Gre"},
     ]
-    (note,) = got.notes
-    assert note.startswith(
+    assert got.notes[:2] == [
+        "1 of 2 items have several texts in the interactions, such as B1 with 'Lov' and 'Bro'",
         "1 of 2 items have several titles in the interactions, such as B1 with 'Love it' and "
-        "'Broke after a week'; the most frequent is taken"
+        "'Broke after a week'",
+    ]
+    assert "corpus.metadata" in got.notes[2] and len(got.notes) == 3
+
+
+def test_texts_of_reviews_beside_titles_of_items_are_said(tmp_path):
+    (tmp_path / "events.csv").write_text(
+        "user,item,time,title,text\nu,1,1600000000,One,Nice\nv,1,1600000001,One,Bad\n"
     )
-    assert "corpus.metadata" in note
+    got = read(source="table", path=str(tmp_path))
+    assert got.catalogue.to_pylist() == [{"key": "1", "title": "One", "text": "Nice"}]
+    assert got.notes[0] == (
+        "1 of 1 items have several texts in the interactions, such as 1 with 'Nice' and 'Bad'"
+    )
 
 
 def test_of_equally_frequent_titles_the_first_is_taken(tmp_path):
