@@ -31,7 +31,9 @@ HINTS = {
     f"{quoting.MAX_JOINED_LINES} lines after the one it begins on",
     quoting.BAD: "double the quotes inside a quoted field",
     "bad date": "a time is a number since 1970, a day such as 20230115, or ISO 8601",
+    "is an object": "write its value alone",
 }
+"""What to do about reasons that end so."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,12 @@ def describe(
     """
     tally = counts(rejected)
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in tally.items())
-    hints = [f"{reason}: {hint}" for reason, hint in HINTS.items() if reason in tally]
+    hints = [
+        f"{reason}: {hint}"
+        for reason in tally
+        for end, hint in HINTS.items()
+        if reason.endswith(end)
+    ]
     shown = "; ".join(
         f"{row['file']}:{row['line']}: {row['reason']}: {row['text']!r}"
         for row in _some_of_each(rejected, list(tally), catalogue_files)

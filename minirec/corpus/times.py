@@ -23,7 +23,7 @@ SMALL = 1e8  # a number below it can be a day such as 20230115; as seconds it is
 EXCEL_1970 = 25_569  # serial number of 1970-01-01, in days since the end of 1899
 EXCEL_2100 = 73_051
 _SECOND_OF_DAY = (19_700_101_000_000, 21_000_101_000_000)  # as ms later than 2100
-_UTC = re.compile(r"\s*(?:UTC|GMT)$")
+_UTC = re.compile(r"\s*(?:UTC|GMT)$", re.IGNORECASE)
 _OFFSET = re.compile(r"\s+(?=[+-]\d\d:?\d\d$)")
 
 

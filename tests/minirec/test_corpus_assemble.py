@@ -40,6 +40,22 @@ def test_rows_of_each_reason_are_shown_and_the_catalogue_first(tmp_path):
     assert -1 not in places and places == sorted(places)
 
 
+def test_the_message_says_what_to_do(tmp_path):
+    rows = ['{"user": {"$oid": "5f"}, "item": 1, "title": "T", "time": 1600000000}']
+    rows += ['{"user": 1, "item": 1, "title": "T", "time": "soon"}']
+    rows += ['{"user": 1, "item": 1, "title": "T", "time": 1600000000}']
+    (tmp_path / "events.jsonl").write_text("\n".join(rows))
+    message = too_many(read(source="table", path=str(tmp_path)))
+    assert "user is an object: write its value alone" in message
+    assert "bad date: a time is a number since 1970" in message
+    (tmp_path / "events.jsonl").unlink()
+    (tmp_path / "events.csv").write_text(
+        'user,item,time,title\nu,1,1600000000,"T\nu,2,1600000000,T'
+    )
+    message = too_many(read(source="table", path=str(tmp_path)))
+    assert "1 unclosed quote" in message and "at most 100 lines after" in message
+
+
 def test_a_second_purchase_at_the_same_time_stops_nothing(tmp_path):
     amazon(tmp_path, "u,i1,5,1500000000000\n" * 50 + "u,i2,5,1500000000001\n")
     got = read(source="amazon", path=str(tmp_path))
