@@ -101,7 +101,7 @@ def settle(ms: np.ndarray, number: np.ndarray) -> Settled:
     notes = []
     small = np.flatnonzero(number < SMALL)
     days = _as_days(number[small])
-    # Of arbitrary numbers of this size one in 50 is a day, so that most are only if all should be.
+    # Of arbitrary numbers of eight digits at most one in 50 is a day: if most are, all should be.
     if 2 * np.count_nonzero(~np.isnan(days)) > len(small):
         outside = ~((days >= 0) & (days < LAST_MS))
         ms[small] = np.where(outside, ms[small], days)
@@ -147,7 +147,9 @@ def _as_days(number: np.ndarray) -> np.ndarray:
     values, inverse = np.unique(number, return_inverse=True)
     ms = np.full(len(values), np.nan)
     in_range = (values >= 19_000_101) & (values <= 21_001_231) & (values % 1 == 0)
-    for i in np.flatnonzero(in_range):
+    month, of_month = values // 100 % 100, values % 100
+    likely = in_range & (month >= 1) & (month <= 12) & (of_month >= 1) & (of_month <= 31)
+    for i in np.flatnonzero(likely):
         with contextlib.suppress(ValueError):  # no day, as 20230230
             ms[i] = _ms(datetime.strptime(f"{values[i]:.0f}", "%Y%m%d"))
     return ms[inverse]
