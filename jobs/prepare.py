@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from minirec.artifacts import (
     Cost,
@@ -25,7 +26,7 @@ from minirec.artifacts import (
     write_table,
 )
 from minirec.config import Config, CorpusConfig
-from minirec.corpus import assemble, demo, download, sources, split, task
+from minirec.corpus import assemble, demo, download, sources, split, task, times
 from minirec.corpus.events import Events
 from minirec.corpus.files import BLOCK_BYTES, FileSpec, read_blocks
 from minirec.corpus.parse import CATALOGUE, EVENTS, parse
@@ -117,13 +118,27 @@ def _body(run: Run, config: Config, session: Session, cost: Cost) -> None:
         "samples": sum(summary["samples"].values()),
         "task_peak_memory_mib": made.peak_memory_mib,
     }
+    for note in summary["notes"]:
+        run.say(f"prepare: note: {note}")
     sizes = ", ".join(f"{count:,} {name}" for name, count in summary["samples"].items())
     run.say(
         f"prepare: {summary['category']}: {summary['rows']:,} rows, {summary['events']:,} events "
-        f"of {summary['users']:,} users on {summary['items']:,} items; samples: {sizes}; "
-        f"{sum(summary['rejected'].values()):,} rows rejected"
+        f"of {summary['users']:,} users on {summary['items']:,} items{_span(summary)}; samples: "
+        f"{sizes}; "
+        f"{sum(summary['rejected'].values()):,} rows rejected{_duplicates(summary['rejected'])}"
     )
     run.say(f"prepare: {task.sentences(summary)}")
+
+
+def _span(summary: dict[str, Any]) -> str:
+    if "first_day" not in summary:
+        return ""
+    return f" from {summary['first_day']} to {summary['last_day']}"
+
+
+def _duplicates(rejected: dict[str, int]) -> str:
+    count = rejected.get(assemble.DUPLICATE, 0)
+    return f", {count:,} of them as {assemble.DUPLICATE}s" if count else ""
 
 
 @dataclass(frozen=True)
@@ -167,7 +182,8 @@ def in_task(function: Callable[..., Made], *arguments: object) -> Made:
 
 def _from_demo(corpus: CorpusConfig, folder: Path, seed: int) -> Made:
     events, catalogue, labels = demo.generate(corpus.demo, seed=seed)
-    head = {"source": "demo", "category": corpus.category or "hobbies", "rows": len(events)}
+    category = corpus.category or "hobbies"
+    head = {"source": "demo", "category": category, "rows": len(events), "notes": []}
     return _write(corpus, folder, head, events, catalogue, REJECTED.empty_table(), labels)
 
 
@@ -182,13 +198,18 @@ def _from_files(
         by_file=corpus.columns.get("order") == sources.BY_FILE,
     )
     try:
-        assemble.check_rejected(read.rejected, rows=read.rows, limit=corpus.max_rejected)
+        assemble.check_rejected(read, limit=corpus.max_rejected)
     except CorpusError as error:
         # The run directory gets no half-made corpus, but the rows are what the user needs.
         write_table(rejected_beside, read.rejected)
         raise CorpusError(f"{error}; all of them are in {rejected_beside}") from None
     category = located.category or read.category or located.fallback
-    head = {"source": corpus.source, "category": category, "rows": read.rows}
+    head = {
+        "source": corpus.source,
+        "category": category,
+        "rows": read.rows,
+        "notes": read.notes,
+    }
     return _write(corpus, folder, head, read.events, read.catalogue, read.rejected)
 
 
@@ -207,6 +228,7 @@ def _write(
         "events": samples.kept,
         "users": samples.users,
         "items": len(samples.item_codes),
+        **({} if "order" in corpus.columns else _days(samples.tables)),
         "samples": {name: len(table) for name, table in samples.tables.items()},
         "rejected": assemble.counts(rejected),
         "same_time": task.facts(samples, corpus.same_time),
@@ -225,6 +247,15 @@ def _write(
             write_table(work / "truth.parquet", truth)
         write_json(work / "corpus.json", summary)
     return Made(summary, peak_memory_mib())
+
+
+def _days(tables: dict[str, pa.Table]) -> dict[str, str]:
+    """First and last day of the samples and their histories, UTC."""
+    columns = [table[name] for table in tables.values() for name in ("history_time", "time")]
+    bounds = [pc.min_max(pc.list_flatten(c) if pa.types.is_list(c.type) else c) for c in columns]
+    first = min(bound["min"].as_py() for bound in bounds)
+    last = max(bound["max"].as_py() for bound in bounds)
+    return {"first_day": times.day(first), "last_day": times.day(last)}
 
 
 def _downloaded(corpus: CorpusConfig) -> CorpusConfig:

@@ -1,25 +1,39 @@
 """Parsed rows of all files -> clean events, a catalogue, and the list of rejected rows.
 
 Here the reasons are found that need more than one row: duplicate events, events on items that
-the catalogue does not know, and events on items without a title.
+the catalogue does not know, and events on items without a title; and here is said what all rows
+together were taken for: ids, times, ratings and titles.
 """
 
 from __future__ import annotations
 
+import itertools
+import textwrap
 from collections import Counter
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from minirec.corpus import ids, quoting, times
 from minirec.corpus.events import Events, encode
 from minirec.corpus.files import UNREADABLE
-from minirec.corpus.parse import TEXT_SHOWN
+from minirec.corpus.parse import OUTSIDE, TEXT_SHOWN, UNTITLED
 from minirec.corpus.schema import REJECTED
 from minirec.errors import CorpusError
 
 SHOWN = 5
+DUPLICATE = "duplicate event"
+HINTS = {
+    quoting.UNCLOSED: "double the quotes inside a quoted field, which ends at most "
+    f"{quoting.MAX_JOINED_LINES} lines after the one it begins on",
+    quoting.BAD: "double the quotes inside a quoted field",
+    "bad date": "a time is a number since 1970, a day such as 20230115, or ISO 8601",
+    "is an object": "write its value alone",
+}
+"""What to do about reasons that end so."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +46,8 @@ class Assembled:
         rejected: schema `REJECTED`, ordered by file and line.
         rows: rows read, good and rejected.
         category: the most frequent category of the catalogue's items, or None.
+        notes: sentences on what was changed or looks wrong.
+        catalogue_files: paths of a catalogue of its own.
     """
 
     events: Events
@@ -39,6 +55,8 @@ class Assembled:
     rejected: pa.Table
     rows: int
     category: str | None
+    notes: list[str]
+    catalogue_files: frozenset[str]
 
 
 def assemble(
@@ -56,42 +74,32 @@ def assemble(
     Raises:
         CorpusError: a file could not be read to its end, or no row is usable at all.
     """
-    for table in (events, items):
-        broken = table.filter(pc.equal(table["reason"], UNREADABLE))
-        if len(broken):
-            raise CorpusError(f"{broken['file'][0]} {broken['raw'][0]}")
-    for table, what in ((events, "interactions"), (items, "catalogue")):
-        if not len(table):
-            raise CorpusError(f"the {what} file has a header but no rows; give a file with rows")
+    _check_whole(events, items)
     rows = len(events) + (0 if inline else len(items))
+    events, items, notes = _one_spelling(events, items)
     rejects = [_rejected(events)] if inline else [_rejected(events), _rejected(items)]
-    # An item is untitled if its row says so; any other unusable row leaves it unknown.
-    good_items, repeated = _first_of_each_key(items.filter(items["reason"].is_null()))
-    if not inline:
+    good_items = items.filter(items["reason"].is_null())
+    if inline:
+        good_items, differing = _most_frequent_titles(good_items)
+        notes += differing
+    else:
+        good_items, repeated = _first_of_each_key(good_items)
         rejects.append(_with_reason(repeated, "duplicate item", ["key", "title"]))
-    good = events.filter(events["reason"].is_null())
-    good = good.append_column("order", _place(good))
-    if by_file:
-        good = good.set_column(good.schema.get_field_index("time"), "time", good["order"])
-    good, duplicates = _without_duplicates(good)
-    rejects.append(_with_reason(duplicates, "duplicate event", ["user", "item", "rating", "time"]))
-    known = pc.is_in(good["item"], value_set=good_items["key"].combine_chunks())
-    reason = "missing title" if inline else "unknown item"
-    unknown = good.filter(pc.invert(known))
-    untitled = _untitled_keys(items)
-    titleless = pc.is_in(unknown["item"], value_set=untitled)
-    for mask, why in ((titleless, "missing title"), (pc.invert(titleless), reason)):
-        rejects.append(_with_reason(unknown.filter(mask), why, ["user", "item", "rating", "time"]))
-    good = good if pc.all(known).as_py() else good.filter(known)
+    events = _placed(events, by_file=by_file)
+    good, dropped, more = _usable(events, items, good_items["key"], inline=inline)
+    rejects += dropped
+    notes += _ratings(events) + more
     rejected = pa.concat_tables(rejects).sort_by([("file", "ascending"), ("line", "ascending")])
+    files = frozenset() if inline else frozenset(pc.unique(items["file"]).to_pylist())
     if not len(good):
         raise CorpusError(
-            f"none of {rows:,} rows is usable: {describe(rejected)}; mend the files or the columns"
+            f"none of {rows:,} rows is usable: {describe(rejected, notes, files)}; fix the files "
+            f"or the columns"
         )
     user, users = encode(good["user"])
     item, keys = encode(good["item"])
     order = pc.index_in(keys, value_set=good_items["key"].combine_chunks())
-    catalogue = good_items.select(["key", "title", "text"]).take(order)
+    chosen = good_items.take(order)
     encoded = Events(
         user=user,
         item=item,
@@ -101,7 +109,35 @@ def assemble(
         users=users,
         items=keys,
     )
-    return Assembled(encoded, catalogue, rejected, rows, _category(good_items.take(order)))
+    catalogue = chosen.select(["key", "title", "text"])
+    return Assembled(encoded, catalogue, rejected, rows, _category(chosen), notes, files)
+
+
+def _usable(
+    events: pa.Table, items: pa.Table, keys: pa.ChunkedArray, *, inline: bool
+) -> tuple[pa.Table, list[pa.Table], list[str]]:
+    """Events on items with a title, the rows that are dropped (`REJECTED`), and notes.
+
+    Args:
+        keys: keys of the items with a title.
+    """
+    good, bad, notes = _settled(events.filter(events["reason"].is_null()))
+    good, duplicates = _without_duplicates(good)
+    known = pc.is_in(good["item"], value_set=keys.combine_chunks())
+    unknown = good.filter(pc.invert(known))
+    # An item is untitled if its row says so; any other unusable row leaves it unknown.
+    titleless = pc.is_in(unknown["item"], value_set=_untitled_keys(items))
+    stray = unknown.filter(pc.invert(titleless))
+    if not inline:
+        notes += _strays(stray["item"], items["key"].drop_null())
+    shown = ["user", "item", "rating", "time"]
+    dropped = [
+        _with_reason(bad, "bad date", [*shown[:3], "number"]),
+        _with_reason(duplicates, DUPLICATE, shown),
+        _with_reason(unknown.filter(titleless), UNTITLED, shown),
+        _with_reason(stray, UNTITLED if inline else "unknown item", shown),
+    ]
+    return good if pc.all(known).as_py() else good.filter(known), dropped, notes
 
 
 def counts(rejected: pa.Table) -> dict[str, int]:
@@ -110,24 +146,122 @@ def counts(rejected: pa.Table) -> dict[str, int]:
     return dict(sorted(tally.items(), key=lambda pair: (-pair[1], pair[0])))
 
 
-def describe(rejected: pa.Table) -> str:
-    """Counts of reasons and the first five rows with file and line, as one sentence."""
-    reasons = ", ".join(f"{count:,} {reason}" for reason, count in counts(rejected).items())
-    first = "; ".join(
+def describe(
+    rejected: pa.Table, notes: Iterable[str] = (), catalogue_files: Container[str] = ()
+) -> str:
+    """Counts of reasons, hints, and five rows with file and line, as one sentence.
+
+    The rows are some of each reason, and those of the catalogue first: an item that is missing
+    there is the cause of events on an unknown item.
+    """
+    tally = counts(rejected)
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in tally.items())
+    hints = [
+        f"{reason}: {hint}"
+        for reason in tally
+        for end, hint in HINTS.items()
+        if reason.endswith(end)
+    ]
+    shown = "; ".join(
         f"{row['file']}:{row['line']}: {row['reason']}: {row['text']!r}"
-        for row in rejected.slice(0, SHOWN).to_pylist()
+        for row in _some_of_each(rejected, list(tally), catalogue_files)
     )
-    return f"{reasons}; the first: {first}"
+    return "; ".join([reasons, *notes, *hints, f"for example: {shown}"])
 
 
-def check_rejected(rejected: pa.Table, *, rows: int, limit: float) -> None:
-    """Raise `CorpusError` if more than the share `limit` of `rows` was rejected."""
-    if len(rejected) > limit * rows:
+def _some_of_each(
+    rejected: pa.Table, reasons: list[str], catalogue_files: Container[str]
+) -> list[dict]:
+    groups = []
+    for reason in reasons:
+        of_reason = rejected.filter(pc.equal(rejected["reason"], reason))
+        files = of_reason["file"].unique().to_pylist()
+        for names in (
+            [f for f in files if f in catalogue_files],
+            [f for f in files if f not in catalogue_files],
+        ):
+            some = of_reason.filter(pc.is_in(of_reason["file"], pa.array(names, pa.string())))
+            groups.append(some.slice(0, SHOWN).to_pylist())
+    groups.sort(key=lambda rows: not rows or rows[0]["file"] not in catalogue_files)
+    rounds = itertools.zip_longest(*groups)
+    return [row for one in rounds for row in one if row is not None][:SHOWN]
+
+
+def check_rejected(read: Assembled, *, limit: float) -> None:
+    """Raise `CorpusError` if more than the share `limit` of the rows was rejected.
+
+    A duplicate event is left out here: a second purchase on the same day is no malformed row.
+    """
+    malformed = read.rejected.filter(pc.not_equal(read.rejected["reason"], DUPLICATE))
+    if len(malformed) > limit * read.rows:
         raise CorpusError(
-            f"{len(rejected):,} of {rows:,} rows are malformed, more than "
-            f"corpus.max_rejected={limit:g} allows: {describe(rejected)}; mend the rows or raise "
+            f"{len(malformed):,} of {read.rows:,} rows are malformed, more than "
+            f"corpus.max_rejected={limit:g} allows: "
+            f"{describe(malformed, read.notes, read.catalogue_files)}; fix the rows or raise "
             f"corpus.max_rejected"
         )
+
+
+def _check_whole(events: pa.Table, items: pa.Table) -> None:
+    for table in (events, items):
+        broken = table.filter(pc.equal(table["reason"], UNREADABLE))
+        if len(broken):
+            raise CorpusError(f"{broken['file'][0]} {broken['raw'][0]}")
+    for table, what in ((events, "interactions"), (items, "catalogue")):
+        if not len(table):
+            raise CorpusError(f"the {what} file has a header but no rows; give a file with rows")
+
+
+def _one_spelling(events: pa.Table, items: pa.Table) -> tuple[pa.Table, pa.Table, list[str]]:
+    """User ids and item keys with one spelling for whole numbers."""
+    (user,), of_users = ids.without_decimals("user", [events["user"]])
+    (item, key), of_items = ids.without_decimals("item", [events["item"], items["key"]])
+    for name, column in (("user", user), ("item", item)):
+        events = events.set_column(events.schema.get_field_index(name), name, column)
+    items = items.set_column(items.schema.get_field_index("key"), "key", key)
+    return events, items, of_users + of_items
+
+
+def _ratings(events: pa.Table) -> list[str]:
+    outside = pc.sum(pc.equal(events["reason"], OUTSIDE)).as_py()
+    if not outside:
+        return []
+    found = pc.min_max(events["rating"]).as_py()
+    low = min(0, found["min"])
+    high = max(low + 1, found["max"])
+    return [
+        f"{outside:,} ratings lie outside corpus.rating_range, and all ratings run from "
+        f"{found['min']:g} to {found['max']:g}: if they are right, set "
+        f"corpus.rating_range=[{low:g},{high:g}]"
+    ]
+
+
+def _strays(keys: pa.ChunkedArray, catalogue: pa.ChunkedArray) -> list[str]:
+    """Keys of the interactions that the catalogue lacks, beside keys that it has."""
+    if not len(keys) or not len(catalogue):
+        return []
+    # Sorted, since the rows come in no certain order.
+    found, known = (column.unique().sort() for column in (keys, catalogue))
+    here, there = ids.nearest(found, known) or (found[0].as_py(), known[0].as_py())
+    return [
+        f"{len(found):,} items of the interactions are not in the catalogue, e.g. {here!r} here, "
+        f"{there!r} there"
+    ]
+
+
+def _settled(events: pa.Table) -> tuple[pa.Table, pa.Table, list[str]]:
+    """Good events with their final times, those whose time is none after all, and notes."""
+    number = events["number"].to_numpy()
+    settled = times.settle(events["time"].to_numpy(), number)
+    place = events.schema.get_field_index("time")
+    events = events.set_column(place, "time", pa.array(settled.ms))
+    if not settled.bad.any():
+        return events, events.slice(0, 0), settled.notes
+    return (
+        events.filter(pa.array(~settled.bad)),
+        events.filter(pa.array(settled.bad)),
+        settled.notes,
+    )
 
 
 def _rejected(table: pa.Table) -> pa.Table:
@@ -153,13 +287,54 @@ def _first_of_each_key(items: pa.Table) -> tuple[pa.Table, pa.Table]:
     return items.filter(pa.array(~repeated)), items.filter(pa.array(repeated))
 
 
-def _place(events: pa.Table) -> pa.Array:
-    """Rank of each row by file and line, int64."""
-    place = np.empty(len(events), dtype=np.int64)
-    if len(events):
-        by = (events["line"].to_numpy(), encode(events["file"])[0])
-        place[np.lexsort(by)] = np.arange(len(events))
-    return pa.array(place)
+def _placed(events: pa.Table, *, by_file: bool) -> pa.Table:
+    """With a column ``order``, the rank of each row by file and line; maybe as the time too."""
+    rank = np.empty(len(events), dtype=np.int64)
+    by = (events["line"].to_numpy(), encode(events["file"])[0])
+    rank[np.lexsort(by)] = np.arange(len(events))
+    order = pa.array(rank)
+    if by_file:
+        events = events.set_column(events.schema.get_field_index("time"), "time", order)
+    return events.append_column("order", order)
+
+
+def _most_frequent_titles(items: pa.Table) -> tuple[pa.Table, list[str]]:
+    """One row for each key: the first with the title that most of its rows have.
+
+    Of titles that are equally frequent the first is taken, by file and line. The notes say for
+    how many items titles and texts differ: then they may be those of reviews.
+    """
+    if not len(items):
+        return items, []
+    items = items.sort_by([("key", "ascending"), ("file", "ascending"), ("line", "ascending")])
+    code, keys = encode(items["key"])
+    chosen, notes = np.empty(0, np.int64), []
+    for column in ("text", "title"):  # the title last: it chooses
+        value, values = encode(items[column])
+        _, first, count = np.unique(
+            code * len(values) + value, return_index=True, return_counts=True
+        )
+        order = np.lexsort((first, -count, code[first]))
+        starts = np.flatnonzero(np.r_[True, np.diff(code[first[order]]) > 0])
+        chosen = first[order[starts]]
+        spread = np.diff(np.r_[starts, len(order)])
+        if (spread > 1).any():
+            most = np.argmax(spread)
+            one, other = (items[column][int(first[place])] for place in order[starts[most] :][:2])
+            notes.append(
+                f"{np.count_nonzero(spread > 1):,} of {len(keys):,} items have several {column}s "
+                f"in the interactions, such as {keys[most]} with {_short(one)} and {_short(other)}"
+            )
+    if notes:
+        notes.append(
+            "the most frequent title of an item is taken, with the text of its row; if these are "
+            "of reviews, give a catalogue (corpus.metadata) or other columns (corpus.columns)"
+        )
+    return items.take(pa.array(chosen)), notes
+
+
+def _short(text: pa.StringScalar) -> str:
+    return repr(textwrap.shorten(text.as_py(), 40, placeholder=" ..."))
 
 
 def _without_duplicates(events: pa.Table) -> tuple[pa.Table, pa.Table]:
@@ -178,7 +353,8 @@ def _without_duplicates(events: pa.Table) -> tuple[pa.Table, pa.Table]:
 
 
 def _untitled_keys(items: pa.Table) -> pa.Array:
-    bad = items.filter(pc.equal(items["reason"], "missing title"))
+    # Of the rejected rows only those without a title have a key.
+    bad = items.filter(items["reason"].is_valid())
     return bad["key"].drop_null().combine_chunks().cast(pa.string())
 
 

@@ -8,32 +8,34 @@ what a wrong encoding is.
 from __future__ import annotations
 
 import contextlib
-import csv
 import gzip
-import io
 import itertools
 import json
 import zlib
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from minirec.corpus import quoting, times
 from minirec.errors import CorpusError
 
 BLOCK_ROWS = 50_000
 BLOCK_BYTES = 8 << 20
-MAX_JOINED_LINES = 100
 PEEKED_LINES = 100
+ONE_OBJECT = "write one object per line"
 UNREADABLE = "unreadable file"
 """Reason of the pseudo-row that says why a file could not be read to its end."""
 
 LINES = pa.schema([("file", pa.string()), ("line", pa.int64()), ("raw", pa.binary())])
 """A block of rows as they stand in a file; line counts from 1."""
+
+REQUIRED = ("user", "item", "time", "title")
+"""Roles without which a row is rejected."""
 
 Format = Literal["csv", "tsv", "jsonl", "parquet"]
 
@@ -51,8 +53,8 @@ class FileSpec:
             order, or neither where the order of the rows counts; of items: item, title, and any
             of text, category.
         extra: columns that are appended to an item's text.
-        time_unit: unit of a numeric time; ``auto`` tells seconds from ms by their size.
         rating_range: lowest and highest rating that is not malformed.
+        quoted: whether quotes of csv and tsv mean anything.
     """
 
     path: str
@@ -61,7 +63,6 @@ class FileSpec:
     header: tuple[str, ...]
     columns: dict[str, str]
     extra: tuple[str, ...] = ()
-    time_unit: Literal["s", "ms", "auto"] = "auto"
     rating_range: tuple[float, float] = (0.0, 5.0)
     quoted: bool = True
 
@@ -101,7 +102,9 @@ def read_header(path: str | Path, *, format: Format) -> tuple[str, ...]:
             more = next(file, b"")
     except (EOFError, zlib.error, OSError) as error:
         raise CorpusError(f"{path} {_unreadable(error)}") from None
-    if lines and not lines[0].strip() and more.strip():
+    if format == "jsonl":
+        lines = [line for line in lines if line.strip()]
+    elif lines and not lines[0].strip() and more.strip():
         raise CorpusError(f"{path} begins with a blank line; its first line must be the header")
     if not lines or not lines[0].strip():
         raise CorpusError(f"{path} is empty; give a file with rows, or another corpus.path")
@@ -110,12 +113,12 @@ def read_header(path: str | Path, *, format: Format) -> tuple[str, ...]:
     line = lines[0].removeprefix(b"\xef\xbb\xbf")
     try:
         text = line.decode("utf-8").rstrip("\r\n")
-        rows = list(csv.reader([text], delimiter="," if format == "csv" else "\t"))
+        names = quoting.split(text, "," if format == "csv" else "\t", None)
     except UnicodeDecodeError:
         raise CorpusError(f"{path}, line 1: not UTF-8; convert the file to UTF-8") from None
-    except csv.Error:
-        raise CorpusError(f"{path}, line 1: not a {format} header: {line[:80]!r}") from None
-    return tuple(name.strip() for name in rows[0])
+    except quoting.BadRow as error:
+        raise CorpusError(f"{path}, line 1: {error} in the header: {text[:80]!r}") from None
+    return tuple(name.strip() for name in names)
 
 
 def _json_keys(path: Path, lines: list[bytes]) -> tuple[str, ...]:
@@ -126,8 +129,13 @@ def _json_keys(path: Path, lines: list[bytes]) -> tuple[str, ...]:
             row = json.loads(line)
             if isinstance(row, dict):
                 keys |= dict.fromkeys(row)
+    first = lines[0].removeprefix(b"\xef\xbb\xbf").strip()
+    if first.startswith(b"["):
+        raise CorpusError(f"{path} holds a JSON array; {ONE_OBJECT} (`jq -c '.[]' FILE`)")
+    if not keys and first.startswith(b"{") and not first.endswith(b"}"):
+        raise CorpusError(f"{path} has JSON objects over several lines; {ONE_OBJECT} (`jq -c .`)")
     if not keys:
-        raise CorpusError(f"{path}, line 1: not a JSON object: {lines[0][:80]!r}")
+        raise CorpusError(f"{path}, line 1: not a JSON object: {lines[0][:80]!r}; {ONE_OBJECT}")
     return tuple(keys)
 
 
@@ -167,74 +175,53 @@ def _block(path: str, lines: list[int], raws: list[bytes]) -> pa.Table:
 def _text_rows(spec: FileSpec) -> Iterator[tuple[int, bytes]]:
     skip = spec.format in ("csv", "tsv")
     with open_bytes(spec.path) as file:
-        numbered = _numbered(file)
+        # A line of nothing but tabs is a TSV row whose fields are empty.
+        numbered = _numbered(file, blank=b" " if spec.format == "tsv" else None)
         if skip:
             next(numbered, None)
-        joined = spec.quoted and spec.format in ("csv", "tsv")
-        yield from _joined(numbered, spec.delimiter) if joined else numbered
+        if not (spec.quoted and skip):
+            yield from numbered
+            return
+        yield from quoting.join(
+            numbered,
+            spec.delimiter,
+            len(spec.header),
+            like_a_row=lambda fields: _like_a_row(spec, fields),
+            # A text hardly ever holds a valid time in the right place, but it may hold commas.
+            share=0 if spec.kind == "events" else 0.5,
+        )
 
 
-def _numbered(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+def _numbered(file: BinaryIO, *, blank: bytes | None) -> Iterator[tuple[int, bytes]]:
+    """Lines with their numbers; those of nothing but `blank` (None: white space) are left out."""
     for number, raw in enumerate(file, start=1):
         raw = raw.rstrip(b"\r\n")
         if number == 1:
             raw = raw.removeprefix(b"\xef\xbb\xbf")
-        if number == 1 or raw.strip():
+        if number == 1 or raw.strip(blank):
             yield number, raw
 
 
-def _joined(rows: Iterator[tuple[int, bytes]], delimiter: str) -> Iterator[tuple[int, bytes]]:
-    """Join lines of a CSV row whose quoted field holds line breaks; the row keeps its first line.
-
-    A quote that is never closed would swallow the file: if the line that closes it is not among
-    the next `MAX_JOINED_LINES`, or the joined lines are no proper row, the lines are given one
-    by one, and the parser rejects the first.
-    """
-    pending: deque[tuple[int, bytes]] = deque()
-
-    def following() -> tuple[int, bytes] | None:
-        return pending.popleft() if pending else next(rows, None)
-
-    while (row := following()) is not None:
-        number, raw = row
-        if raw.count(b'"') % 2 == 0 or not _open_quote(raw, delimiter):
-            yield row
-            continue
-        taken: list[tuple[int, bytes]] = []
-        closed = False
-        while not closed and len(taken) < MAX_JOINED_LINES:
-            line = following()
-            if line is None:
-                break
-            taken.append(line)
-            closed = line[1].count(b'"') % 2 == 1
-        whole = b"\n".join([raw, *(r for _, r in taken)])
-        if closed and _is_row(whole, delimiter):
-            yield number, whole
-        else:
-            yield row
-            pending.extendleft(reversed(taken))
-
-
-def _csv_rows(raw: bytes, delimiter: str) -> list[list[str]]:
-    text = raw.decode("utf-8", errors="replace")
-    # Not splitlines(), which also breaks at form feeds and U+2028.
-    return list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
-
-
-def _open_quote(raw: bytes, delimiter: str) -> bool:
-    try:
-        _csv_rows(raw, delimiter)
-    except csv.Error as error:
-        return "unexpected end of data" in str(error)
-    return False
-
-
-def _is_row(raw: bytes, delimiter: str) -> bool:
-    try:
-        return len(_csv_rows(raw, delimiter)) == 1
-    except csv.Error:
+def _like_a_row(spec: FileSpec, fields: list[str]) -> bool:
+    """Whether the fields of a line can be those of a row, and not of a text with separators."""
+    row = dict(zip(spec.header, fields, strict=True))
+    needed = [row[column] for role, column in spec.columns.items() if role in REQUIRED]
+    ids = [row[column] for role, column in spec.columns.items() if role in ("user", "item")]
+    # An id holds no quote, but the end of a quoted text does; a line of a text may be indented.
+    if not all(value.strip() for value in needed) or any('"' in value for value in ids):
         return False
+    if any(value != value.strip() for value in ids):
+        return False
+    # In a sentence a blank follows the comma.
+    if spec.format == "csv" and any(field.startswith(" ") for field in fields):
+        return False
+    if spec.kind == "items":
+        return True
+    try:
+        times.read(row[spec.columns["time"]] if "time" in spec.columns else "0")
+    except ValueError:
+        return False
+    return True
 
 
 def _parquet_rows(spec: FileSpec) -> Iterator[tuple[int, bytes]]:
@@ -251,7 +238,9 @@ def _parquet_rows(spec: FileSpec) -> Iterator[tuple[int, bytes]]:
 def _json(row: dict[str, Any]) -> bytes:
     """A row as JSON; undecodable bytes stay, so that the parser sees the wrong encoding."""
 
-    def text(value: Any) -> str:
+    def text(value: Any) -> str | int:
+        if isinstance(value, Decimal) and value == value.to_integral_value():
+            return int(value)
         return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
 
     return json.dumps(row, default=text, ensure_ascii=False).encode("utf-8", "surrogateescape")

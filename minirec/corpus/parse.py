@@ -6,21 +6,30 @@ never raises on the content of a row, and rows in = good rows + rejected rows.
 
 from __future__ import annotations
 
-import csv
-import io
+import html
 import json
 import math
-from datetime import UTC, datetime
+import re
 from typing import Any
 
 import pyarrow as pa
 
+from minirec.corpus import quoting, times
 from minirec.corpus.files import UNREADABLE, FileSpec
+from minirec.corpus.prompts import neutralise
 
 TEXT_SHOWN = 200
-LAST_TIME_MS = 4_102_444_800_000  # 2100-01-01: a later time is a wrong unit or a wrong number
 LARGEST_ORDER = 2**53
-SECONDS_BELOW = 100_000_000_000  # as seconds the year 5138, as ms March 1973
+NULLS = frozenset({"nan", "NaN", "<NA>", "None", "null", "NULL"})
+"""What programs write for a missing value."""
+OUTSIDE = "rating outside its range"
+UNTITLED = "missing title"
+
+_ENTITY = re.compile(r"&(?:[A-Za-z][A-Za-z0-9]*|#[0-9]+|#[xX][0-9A-Fa-f]+);")
+_TAG = re.compile(
+    r"</?(?:a|b|br|div|em|font|h[1-6]|i|li|ol|p|small|span|strong|sub|sup|u|ul)(?:\s[^<>]*)?/?>",
+    re.IGNORECASE,
+)
 
 EVENTS = pa.schema(
     [
@@ -28,14 +37,17 @@ EVENTS = pa.schema(
         ("item", pa.string()),
         ("rating", pa.float32()),
         ("time", pa.int64()),
+        ("number", pa.float64()),
         ("file", pa.string()),
         ("line", pa.int64()),
         ("reason", pa.string()),
         ("raw", pa.string()),
     ]
 )
-"""Parsed interactions, time in ms, or the number in its place. A rejected row has a reason and raw
-(its first 200 characters), and null user, item, rating and time; a good row has neither."""
+"""Parsed interactions: time in ms since 1970, or the number in its place; number is the time as it
+was written (null for a date). A rejected row has a reason and raw (its first 200 characters), and
+null in the first five, except that a rating outside its range stays; a good row has no reason and
+no raw."""
 
 CATALOGUE = pa.schema(
     [
@@ -50,15 +62,20 @@ CATALOGUE = pa.schema(
     ]
 )
 """Parsed catalogue entries; rejected rows as in `EVENTS`, except that an entry without a title
-keeps its key, so that events on it are told from events on unknown items. category may be null."""
+keeps its key, so that its events are not counted as events on unknown items. category may be
+null."""
 
 
 class Malformed(Exception):
-    """A row that is not usable; the message is the reason, key the item it is about if known."""
+    """A row that is not usable; the message is the reason.
 
-    def __init__(self, reason: str, key: str | None = None):
+    Attributes:
+        kept: values by column that the rejected row keeps.
+    """
+
+    def __init__(self, reason: str, **kept: Any):
         super().__init__(reason)
-        self.key = key
+        self.kept = kept
 
 
 def parse(lines: pa.Table, specs: dict[str, FileSpec]) -> pa.Table:
@@ -73,21 +90,21 @@ def parse(lines: pa.Table, specs: dict[str, FileSpec]) -> pa.Table:
     """
     kinds = {spec.kind for spec in specs.values()}
     schema = EVENTS if kinds == {"events"} else CATALOGUE
-    width = len(schema) - 4
+    names = schema.names[:-4]
     read = _event if schema is EVENTS else _item
     rows: list[tuple] = []
     for path, line, raw in zip(
         lines["file"].to_pylist(), lines["line"].to_pylist(), lines["raw"].to_pylist(), strict=True
     ):
         if line < 0:
-            rows.append((None,) * width + (path, line, UNREADABLE, raw.decode()))
+            rows.append((*([None] * len(names)), path, line, UNREADABLE, raw.decode()))
             continue
         try:
             rows.append((*read(_fields(raw, specs[path]), specs[path]), path, line, None, None))
         except Malformed as reason:
             shown = raw[: 4 * TEXT_SHOWN].decode("utf-8", errors="replace")[:TEXT_SHOWN]
-            empty = (reason.key,) + (None,) * (width - 1)
-            rows.append(empty + (path, line, str(reason), shown))
+            kept = (reason.kept.get(name) for name in names)
+            rows.append((*kept, path, line, str(reason), shown))
     columns = zip(*rows, strict=True) if rows else [()] * len(schema)
     return pa.table(
         [pa.array(column, type=field.type) for column, field in zip(columns, schema, strict=True)],
@@ -109,24 +126,22 @@ def _fields(raw: bytes, spec: FileSpec) -> dict[str, Any]:
         if not isinstance(row, dict):
             raise Malformed("broken JSON")
         return row
-    values = _split(text, spec)
+    if spec.quoted and '"' in text:
+        return dict(zip(spec.header, _quoted(text, spec), strict=True))
+    values = text.split(spec.delimiter)
     if len(values) != len(spec.header):
-        raise Malformed("wrong number of fields")
+        raise Malformed(quoting.WIDTH)
     return dict(zip(spec.header, values, strict=True))
 
 
-def _split(text: str, spec: FileSpec) -> list[str]:
-    if not spec.quoted or '"' not in text:
-        return text.split(spec.delimiter)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=spec.delimiter, strict=True)
+def _quoted(text: str, spec: FileSpec) -> list[str]:
     try:
-        rows = list(reader)
-    except csv.Error:
-        raise Malformed("wrong number of fields") from None
-    return rows[0] if len(rows) == 1 else []
+        return quoting.split(text, spec.delimiter, len(spec.header))
+    except quoting.BadRow as error:
+        raise Malformed(str(error)) from None
 
 
-def _event(row: dict[str, Any], spec: FileSpec) -> tuple[str, str, float, int]:
+def _event(row: dict[str, Any], spec: FileSpec) -> tuple[str, str, float, int, float | None]:
     columns = spec.columns
     user = identifier(row.get(columns["user"]), "missing user")
     item = identifier(row.get(columns["item"]), "missing item")
@@ -134,15 +149,23 @@ def _event(row: dict[str, Any], spec: FileSpec) -> tuple[str, str, float, int]:
     # A source of clicks or purchases has no ratings: each event counts as the highest one.
     rating = _number(row.get(columns["rating"])) if "rating" in columns else high
     if not low <= rating <= high:
-        raise Malformed("rating outside its range")
-    return user, item, rating, _when(row, spec)
+        raise Malformed(OUTSIDE, rating=rating)
+    return user, item, rating, *_when(row, spec)
 
 
-def _when(row: dict[str, Any], spec: FileSpec) -> int:
-    """Time in ms, or the number in its place; 0 where the order of the rows takes it."""
-    if "time" in spec.columns:
-        return _time_ms(row.get(spec.columns["time"]), spec.time_unit)
-    return _order(row.get(spec.columns["order"])) if "order" in spec.columns else 0
+def _when(row: dict[str, Any], spec: FileSpec) -> tuple[int, float | None]:
+    """Time in ms and the number that was written; or what is in its place: a number, or 0."""
+    if "order" in spec.columns:
+        return _order(row.get(spec.columns["order"])), None
+    if "time" not in spec.columns:
+        return 0, None
+    time = row.get(spec.columns["time"])
+    if time is None or isinstance(time, (bool, list, dict)):
+        raise Malformed(_kind("time", time) or "bad date")
+    try:
+        return times.read(time)
+    except ValueError:
+        raise Malformed("bad date") from None
 
 
 def _order(value: Any) -> int:
@@ -156,9 +179,11 @@ def _order(value: Any) -> int:
 def _item(row: dict[str, Any], spec: FileSpec) -> tuple[str, str, str, str | None]:
     columns = spec.columns
     key = identifier(row.get(columns["item"]), "missing item")
-    title = _plain(row.get(columns["title"]))
-    if not title:
-        raise Malformed("missing title", key)
+    value = row.get(columns["title"])
+    title = _plain(value)
+    # Zero-width and control characters are gone in the prompts: of them alone there is no title.
+    if not title or (not title.isprintable() and not neutralise(title)):
+        raise Malformed(_kind("title", value) or UNTITLED, key=key)
     shown = [columns["text"]] if "text" in columns else []
     parts = [_plain(row.get(name)) for name in (*shown, *spec.extra)]
     if "genres" in shown:  # MovieLens separates them by bars
@@ -167,36 +192,53 @@ def _item(row: dict[str, Any], spec: FileSpec) -> tuple[str, str, str, str | Non
     return key, title, " ".join(p for p in parts if p), category or None
 
 
+def _kind(role: str, value: Any) -> str | None:
+    """The reason for a JSON value that cannot be an id, a title or a time."""
+    if isinstance(value, bool):
+        return f"{role} is true or false"
+    if isinstance(value, dict):
+        return f"{role} is an object"
+    return f"{role} is a list" if isinstance(value, list) else None
+
+
 def identifier(value: Any, missing: str) -> str:
     """A user id or item key as text without surrounding spaces."""
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise Malformed(_kind(missing.removeprefix("missing "), value) or missing)
+    text = _text(value)
+    if not text:
         raise Malformed(missing)
+    return _encodable(text)
+
+
+def _text(value: str | int | float) -> str:
+    """A value as text, empty if it is what a program writes for none."""
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise Malformed(missing)
+            return ""
         # pandas turns a column of integers with one gap into floats.
         value = int(value) if value.is_integer() else value
     try:
         text = str(value).strip()
     except ValueError:  # an integer of more than 4,300 digits
         raise Malformed("bad number") from None
-    if not text:
-        raise Malformed(missing)
-    return _encodable(text)
+    return "" if text in NULLS else text
 
 
 def _plain(value: Any) -> str:
-    """Text of a JSON value on one line: lists are joined, other structures are left out."""
+    """Text of a JSON value on one line: lists are joined, other structures are left out.
+
+    HTML entities are characters, and tags that only format are white space.
+    """
     if isinstance(value, list):
         return " ".join(p for p in (_plain(v) for v in value if not isinstance(v, list)) if p)
     if value is None or isinstance(value, (bool, dict)):
         return ""
-    if isinstance(value, float) and not math.isfinite(value):
-        return ""
-    try:
-        text = str(value)
-    except ValueError:
-        raise Malformed("bad number") from None
+    text = _text(value)
+    if "<" in text:
+        text = _TAG.sub(" ", text)
+    if "&" in text:
+        text = _ENTITY.sub(lambda found: html.unescape(found[0]), text)
     return _encodable(text)
 
 
@@ -223,39 +265,3 @@ def _number(value: Any) -> float:
     if not math.isfinite(number):
         raise Malformed("bad number")
     return number
-
-
-def _time_ms(value: Any, unit: str) -> int:
-    if value is None or isinstance(value, (bool, list, dict)):
-        raise Malformed("bad date")
-    try:
-        number = float(value)
-    except OverflowError:
-        raise Malformed("bad date") from None
-    except ValueError:
-        return _date_ms(str(value).strip())
-    if not math.isfinite(number):
-        raise Malformed("bad date")
-    if unit == "auto":
-        unit = "s" if abs(number) < SECONDS_BELOW else "ms"
-    # A float holds ms since 1970 exactly, so that rounding loses nothing.
-    ms = round(number * 1000) if unit == "s" else round(number)
-    if not 0 <= ms < LAST_TIME_MS:
-        raise Malformed("bad date")
-    return ms
-
-
-def _date_ms(text: str) -> int:
-    try:
-        date = datetime.fromisoformat(text)
-    except ValueError:
-        raise Malformed("bad date") from None
-    if date.tzinfo is None:
-        date = date.replace(tzinfo=UTC)
-    try:
-        ms = round(date.timestamp() * 1000)
-    except (OverflowError, ValueError):
-        raise Malformed("bad date") from None
-    if not 0 <= ms < LAST_TIME_MS:
-        raise Malformed("bad date")
-    return ms

@@ -12,6 +12,8 @@ ANSWER = "<answer>"
 """Ends an analysis and an item text; the hidden state at its last token is the vector."""
 
 _BRACKETS = str.maketrans({"<": "‹", ">": "›"})
+_JOINERS = "\u200c\u200d"  # in Persian, in scripts of India, and in emoji
+_WITHIN_WORDS = frozenset("\u00ad\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\ufeff")
 _MARKER = re.compile(r"\[(/?(?:INST|SYS|[A-Z]+(?:_[A-Z]+)+))\]", re.IGNORECASE)
 _WORD = re.compile(r"[^\W\d_]{3,}")
 _STOP_WORDS = frozenset({"the", "and", "for", "with", "from", "inch", "pack", "set", "new"})
@@ -22,12 +24,35 @@ def neutralise(text: str) -> str:
 
     Angle brackets become typographic ones, so neither ``<answer>`` nor ``<|im_start|>`` survives;
     ``[INST]``, ``[TOOL_CALLS]`` and the like get round brackets; control characters and runs of
-    white space become one space.
+    white space become one space. Characters that only shape a word or its direction (soft hyphen,
+    joiners, marks) go, but joiners inside a word of a script that needs them stay.
     """
-    text = unicodedata.normalize("NFC", text).translate(_BRACKETS)
+    text = unicodedata.normalize("NFC", text)
+    if not text.isprintable():
+        text = "".join(_visible(text, place) for place in range(len(text)))
+        text = unicodedata.normalize("NFC", text)
+    text = text.translate(_BRACKETS)
     text = _MARKER.sub(r"(\1)", text)
-    text = "".join(" " if unicodedata.category(c) in ("Cc", "Cf", "Zl", "Zp") else c for c in text)
     return " ".join(text.split())
+
+
+def _visible(text: str, place: int) -> str:
+    """The character at a place, or what stands for it."""
+    char = text[place]
+    if char in _JOINERS:
+        return (
+            char
+            if place and _joined(text[place - 1]) and _joined(text[place + 1 : place + 2])
+            else ""
+        )
+    if char in _WITHIN_WORDS:
+        return ""
+    return " " if unicodedata.category(char) in ("Cc", "Cf", "Zl", "Zp") else char
+
+
+def _joined(char: str) -> bool:
+    """Whether a joiner beside the character has a meaning: letters, their marks, emoji."""
+    return char > "\x7f" and unicodedata.category(char)[0] in "LMS"
 
 
 def instruction(titles: Sequence[str], *, category: str) -> str:

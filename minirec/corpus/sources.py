@@ -123,10 +123,7 @@ def _amazon(corpus: CorpusConfig) -> Located:
     if not metadata:
         raise _nothing(corpus, "a catalogue file meta*.jsonl or meta*.jsonl.gz")
     fitting = [table for table in ratings if _fits(table, AMAZON_EVENTS)]
-    events = [
-        _events_spec(corpus, file, AMAZON_EVENTS, time_unit="ms")
-        for file in _files(fitting or ratings)
-    ]
+    events = [_events_spec(corpus, file, AMAZON_EVENTS) for file in _files(fitting or ratings)]
     items = [
         # Metadata may hold titles further down than its first lines.
         _items_spec(
@@ -160,9 +157,7 @@ def _movielens(corpus: CorpusConfig) -> Located:
         raise _nothing(corpus, "ratings.csv")
     if not movies:
         raise _nothing(corpus, "movies.csv")
-    events = [
-        _events_spec(corpus, file, MOVIELENS_EVENTS, time_unit="s") for file in _files(ratings)
-    ]
+    events = [_events_spec(corpus, file, MOVIELENS_EVENTS) for file in _files(ratings)]
     items = [_items_spec(file, MOVIELENS_ITEMS) for file in _files(movies)]
     return Located(events, items, False, None, "Movies")
 
@@ -177,8 +172,7 @@ def _recbole(corpus: CorpusConfig) -> Located:
     columns = _ordered(corpus, RECBOLE_EVENTS | _known(corpus.columns, RECBOLE_EVENTS))
     columns = _rated(corpus, _files(inter), columns, typed=True)
     events = [
-        _events_spec(corpus, file, columns, time_unit="auto", typed=True, fix=MAP_BOTH)
-        for file in _files(inter)
+        _events_spec(corpus, file, columns, typed=True, fix=MAP_BOTH) for file in _files(inter)
     ]
     items = []
     for file in _files(item):
@@ -226,9 +220,7 @@ def _table(corpus: CorpusConfig) -> Located:
             f"the folder holds {len(ratings)} tables ({names}): name the one with the "
             f"interactions in corpus.ratings and the catalogue in corpus.metadata, or {fix}"
         )
-    events = [
-        _events_spec(corpus, file, columns, time_unit="auto", fix=fix) for file in _files(ratings)
-    ]
+    events = [_events_spec(corpus, file, columns, fix=fix) for file in _files(ratings)]
     item_columns = TABLE_ITEMS | _of_catalogue(corpus)
     fix = MAP_BOTH if metadata else f"{MAP}, or corpus.metadata to a file with the catalogue"
     items = [
@@ -289,7 +281,6 @@ def _events_spec(
     file: Path,
     columns: dict[str, str],
     *,
-    time_unit: str,
     typed: bool = False,
     fix: str = FIX,
 ) -> FileSpec:
@@ -306,7 +297,6 @@ def _events_spec(
         header=() if format in ("jsonl", "parquet") else names,
         quoted=not typed,
         columns=columns,
-        time_unit=time_unit,  # type: ignore[arg-type]
         rating_range=corpus.rating_range,
     )
 

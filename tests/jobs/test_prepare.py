@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import signal
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -62,7 +63,12 @@ def test_demo(tmp_path):
     assert ids == list(range(len(ids))) == got["truth"]["sample_id"].to_pylist()
     summary = json.loads(run.path("corpus", "corpus.json").read_text())
     assert summary["samples"] == {name: len(got[name]) for name in SPLITS}
-    assert summary["category"] == "hobbies"
+    assert summary["category"] == "hobbies" and summary["notes"] == []
+    times = [t for name in SPLITS for row in got[name].to_pylist() for t in row["history_time"]]
+    times += [t for name in SPLITS for t in got[name]["time"].to_pylist()]
+    days = [str(datetime.fromtimestamp(t / 1000, UTC).date()) for t in (min(times), max(times))]
+    assert [summary["first_day"], summary["last_day"]] == days
+    assert f"items from {days[0]} to {days[1]}; samples" in said[0]
     # Trivial targets are bestsellers: the labels sit on the right samples.
     titles = got["items"]["title"].to_pylist()
     labels = got["truth"]["label"].to_pylist()
@@ -130,6 +136,27 @@ def test_files_through_ray_data(cluster, tmp_path):
     ]
     for path in runs[0].path("corpus").iterdir():
         assert path.read_bytes() == runs[1].path("corpus", path.name).read_bytes()
+
+
+@pytest.mark.ray
+def test_what_the_rows_were_taken_for_is_said(cluster, tmp_path):
+    days = [f"202301{day:02d}" for day in range(10, 20)]
+    rows = [f"{user}.0,{n % 5},{day}" for user in (1, 2) for n, day in enumerate(days)]
+    (tmp_path / "events.csv").write_text("\n".join(["user,item,time", *rows, rows[0]]))
+    (tmp_path / "items.csv").write_text(
+        "item,title\n" + "".join(f"{n},Item {n}\n" for n in range(5))
+    )
+    said: list[str] = []
+    run = Run(tmp_path / "run", say=said.append)
+    prepare(run, load(None, ["corpus.source=table", f"corpus.path={tmp_path}"]))
+    notes = [
+        "2 user ids are decimals such as 1.0; read as whole numbers",
+        "21 times are numbers that were read as days: 20230110 is 2023-01-10",
+    ]
+    assert json.loads(run.path("corpus", "corpus.json").read_text())["notes"] == notes
+    assert said[:2] == [f"prepare: note: {note}" for note in notes]
+    assert "20 events of 2 users on 5 items from 2023-01-10 to 2023-01-19" in said[2]
+    assert said[2].endswith("1 rows rejected, 1 of them as duplicate events")
 
 
 @pytest.mark.ray

@@ -79,7 +79,11 @@ def test_times(text, ms):
         (b"u, ,3,1500000000", "missing item"),
         (b"u,i,3", "wrong number of fields"),
         (b"u,i,3,1500000000,7", "wrong number of fields"),
-        (b'u,"i,3,1500000000', "wrong number of fields"),
+        (b'u,"i,3,1500000000', "unclosed quote"),
+        (b'u,"i"x,3,1500000000', "bad quotes"),
+        (b'u,"i,3",1500000000', "wrong number of fields"),
+        (b"nan,i,3,1500000000", "missing user"),
+        (b"u,NULL,3,1500000000", "missing item"),
         (b"u\xff,i,3,1500000000", "wrong encoding"),
     ],
 )
@@ -99,7 +103,13 @@ def test_malformed_csv(raw, reason):
         (b'{"u": "\\ud800", "i": "i", "r": 3, "t": 1500000000}', "wrong encoding"),
         (b'{"u": "a", "i": "i", "r": [3], "t": 1500000000}', "bad number"),
         (b'{"u": "a", "i": "i", "r": 1' + b"0" * 400 + b', "t": 1500000000}', "bad number"),
-        (b'{"u": "a", "i": {}, "r": 3, "t": 1500000000}', "missing item"),
+        (b'{"u": {"$oid": "5f"}, "i": "i", "r": 3, "t": 1500000000}', "user is an object"),
+        (b'{"u": "a", "i": {}, "r": 3, "t": 1500000000}', "item is an object"),
+        (b'{"u": "a", "i": ["i"], "r": 3, "t": 1500000000}', "item is a list"),
+        (b'{"u": true, "i": "i", "r": 3, "t": 1500000000}', "user is true or false"),
+        (b'{"u": "a", "i": "i", "r": 3, "t": {"$date": 1500000000}}', "time is an object"),
+        (b'{"u": "a", "i": null, "r": 3, "t": 1500000000}', "missing item"),
+        (b'{"u": NaN, "i": "i", "r": 3, "t": 1500000000}', "missing user"),
         (b'{"u": "a", "i": "i", "r": 3}', "bad date"),
     ],
 )
@@ -140,6 +150,54 @@ def test_an_item_without_a_title_keeps_its_key():
     row, nameless = rows(ITEMS, b'{"i": "k", "title": ""}', b'{"title": "x"}')
     assert (row["key"], row["reason"]) == ("k", "missing title")
     assert (nameless["key"], nameless["reason"]) == (None, "missing item")
+
+
+def test_a_title_that_is_an_object_keeps_its_key():
+    (row,) = rows(ITEMS, b'{"i": "k", "title": {"en": "Kettle"}}')
+    assert (row["key"], row["reason"]) == ("k", "title is an object")
+
+
+@pytest.mark.parametrize("title", ["\u200b", "\ufeff \u00ad", "\x00", "nan", "NaN", "None", "<NA>"])
+def test_titles_that_show_nothing(title):
+    (row,) = rows(ITEMS, json.dumps({"i": "k", "title": title}).encode())
+    assert (row["key"], row["reason"]) == ("k", "missing title")
+
+
+@pytest.mark.parametrize(
+    ("value", "title"),
+    [
+        (1984.0, "1984"),
+        (1984.5, "1984.5"),
+        (1984, "1984"),
+        ("Salt &amp; Pepper", "Salt & Pepper"),
+        ("8.5&rdquo; x 11&#39;&#x27;&nbsp;", "8.5\u201d x 11''"),
+        ("AT&T, Q&A; R&D", "AT&T, Q&A; R&D"),
+        ("x&copy=1 &unknown;", "x&copy=1 &unknown;"),
+        ("<b>Bold</b> one<br/>line", "Bold one line"),
+        ('1 <sup class="x">st</sup>', "1 st"),
+        ("a < b > c, <3, <Title>", "a < b > c, <3, <Title>"),
+        ("&lt;b&gt;", "<b>"),
+        ("Nantes", "Nantes"),
+    ],
+)
+def test_a_title_as_it_is_read(value, title):
+    (row,) = rows(ITEMS, json.dumps({"i": "k", "title": value}).encode())
+    assert (row["title"], row["reason"]) == (title, None)
+
+
+def test_ids_keep_their_entities():
+    (row,) = rows(ITEMS, b'{"i": "a&amp;<b>b", "title": "T"}')
+    assert row["key"] == "a&amp;<b>b"
+
+
+def test_a_rating_outside_its_range_is_kept_for_the_message():
+    (row,) = rows(CSV, b"u,i,9.5,1500000000")
+    assert (row["rating"], row["user"], row["time"]) == (9.5, None, None)
+
+
+def test_the_number_of_a_time_is_kept():
+    one, two = rows(CSV, b"u,i,3,45000.01", b"u,i,3,2020-01-01")
+    assert (one["number"], two["number"]) == (45000.01, None)
 
 
 def test_quoted_titles_with_commas():

@@ -12,41 +12,17 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from small_corpora import RATINGS, amazon, read
 
 from minirec.config import CorpusConfig
 from minirec.corpus import files
-from minirec.corpus.assemble import Assembled, assemble, check_rejected, counts
+from minirec.corpus.assemble import Assembled, counts
 from minirec.corpus.files import FileSpec, read_blocks
-from minirec.corpus.parse import parse
-from minirec.corpus.sources import BY_FILE, locate
+from minirec.corpus.sources import locate
 from minirec.corpus.split import make_samples
 from minirec.errors import CorpusError
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
-RATINGS = "user_id,parent_asin,rating,timestamp\n"
-
-
-def read(**corpus) -> Assembled:
-    """What jobs.prepare does with Ray Data, in this process."""
-    located = locate(CorpusConfig(**corpus))
-    tables = [
-        pa.concat_tables(
-            [parse(b, {spec.path: spec}) for spec in specs for b in read_blocks(spec)]
-            or [parse(files.LINES.empty_table(), {s.path: s for s in specs})]
-        )
-        for specs in (located.events, located.items)
-    ]
-    by_file = corpus.get("columns", {}).get("order") == BY_FILE
-    return assemble(*tables, inline=located.inline, by_file=by_file)
-
-
-def amazon(folder: Path, ratings: str | bytes, items: list[dict] | None = None) -> Path:
-    raw = ratings if isinstance(ratings, bytes) else (RATINGS + ratings).encode()
-    (folder / "ratings.csv").write_bytes(raw)
-    if items is None:
-        items = [{"parent_asin": f"i{n}", "title": f"Title {n}", "price": None} for n in range(5)]
-    (folder / "meta.jsonl").write_text("".join(json.dumps(i) + "\n" for i in items))
-    return folder
 
 
 # ---- sources
@@ -252,18 +228,6 @@ def test_reasons_that_need_more_than_one_row(tmp_path):
     assert got.rows == 9 == len(got.events) + len(got.rejected) + 1
 
 
-def test_too_many_rejected_shows_the_first_five(tmp_path):
-    amazon(tmp_path, "u,i1,5,1500000000000\n" + "".join(f"u,i1,bad{n},1\n" for n in range(7)))
-    got = read(source="amazon", path=str(tmp_path))
-    with pytest.raises(CorpusError) as error:
-        check_rejected(got.rejected, rows=got.rows, limit=0.01)
-    message = str(error.value)
-    assert "7 of 13 rows are malformed" in message and "7 bad number" in message
-    assert f"{tmp_path}/ratings.csv:3: bad number: 'u,i1,bad0,1'" in message
-    assert "bad4" in message and "bad5" not in message
-    check_rejected(got.rejected, rows=got.rows, limit=0.6)
-
-
 # ---- files that cannot become a corpus
 
 
@@ -353,6 +317,26 @@ def test_broken_json_at_the_start_is_one_row(tmp_path):
     meta.write_text('{"parent_asin": \n' + meta.read_text())
     got = read(source="amazon", path=str(tmp_path))
     assert counts(got.rejected) == {"broken JSON": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ('[{"user": 1}, {"user": 2}]', "holds a JSON array"),
+        ('\ufeff[\n  {"user": 1},\n  {"user": 2}\n]\n', "holds a JSON array"),
+        ('{\n  "user": 1,\n  "item": 2\n}\n', "JSON objects over several lines"),
+        ("{'asin': 'B1'}\n{'asin': 'B2'}\n", "line 1: not a JSON object"),
+    ],
+)
+def test_json_that_is_not_one_object_a_line(tmp_path, text, what):
+    (tmp_path / "events.json").write_text(text)
+    fails(what, "write one object per line", source="table", path=str(tmp_path))
+
+
+def test_json_lines_after_a_blank_one(tmp_path):
+    row = {"user": "u", "item": "i", "time": 1_600_000_000, "title": "T"}
+    (tmp_path / "events.jsonl").write_text("\n" + json.dumps(row) + "\n")
+    assert read(source="table", path=str(tmp_path)).events.users.to_pylist() == ["u"]
 
 
 # ---- events without times

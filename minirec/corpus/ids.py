@@ -1,0 +1,76 @@
+"""User ids and item keys of all files together: spellings of one id, and keys that nearly match."""
+
+from __future__ import annotations
+
+import functools
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+WHOLE = r"^(-?(?:0|[1-9][0-9]*))\.0+$"
+DOTTED = r"^-?[0-9]+(\.[0-9]+)+$"
+
+
+def without_decimals(
+    name: str, columns: list[pa.ChunkedArray]
+) -> tuple[list[pa.ChunkedArray], list[str]]:
+    """Ids that became decimals, such as ``1.0``, as whole numbers, in all columns alike.
+
+    pandas writes a column of whole numbers with a gap as decimals. Where an id has other decimals
+    (``1.5``, ``1.10``, ``1.0.2``) these may mean something, and nothing is changed.
+
+    Args:
+        name: what the ids are of, for the notes.
+        columns: columns of strings that hold the same ids; they may hold nulls.
+
+    Returns:
+        The columns, and sentences on what was done.
+    """
+    dotted = pa.chunked_array(
+        [c for column in columns for c in _dotted(column).chunks], pa.string()
+    )
+    numbers = dotted.unique().sort()
+    is_whole = pc.match_substring_regex(numbers, WHOLE)
+    whole, others = numbers.filter(is_whole), numbers.filter(pc.invert(is_whole))
+    if not len(whole):
+        return columns, []
+    if not len(others):
+        note = f"{len(whole):,} {name} ids are decimals such as {whole[0]}; read as whole numbers"
+        return [_replaced(column) for column in columns], [note]
+    bare = pc.replace_substring_regex(whole, WHOLE, r"\1")
+    there = [pc.is_in(bare, value_set=column.unique()) for column in columns]
+    both = pc.indices_nonzero(functools.reduce(pc.or_, there)).to_pylist()
+    if not both:
+        return columns, []
+    return columns, [
+        f"{len(both):,} {name} ids are written in two ways, such as {bare[both[0]]} and "
+        f"{whole[both[0]]}; they count as different ids, since decimals such as {others[0]} occur "
+        f"too"
+    ]
+
+
+def _dotted(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    # Most ids have no dot, which is quickly seen.
+    some = column.filter(pc.match_substring(column, "."))
+    return some.filter(pc.match_substring_regex(some, DOTTED))
+
+
+def _replaced(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    whole = pc.match_substring_regex(column, WHOLE)
+    return pc.if_else(whole, pc.replace_substring_regex(column, WHOLE, r"\1"), column)
+
+
+def nearest(keys: pa.Array, catalogue: pa.Array) -> tuple[str, str] | None:
+    """The first key that one of the catalogue equals but for case or leading zeros, and that one.
+
+    None if there is no such pair.
+    """
+    places = pc.index_in(_plain(keys), value_set=_plain(catalogue))
+    found = pc.indices_nonzero(places.is_valid())
+    if not len(found):
+        return None
+    return keys[found[0].as_py()].as_py(), catalogue[places[found[0].as_py()].as_py()].as_py()
+
+
+def _plain(keys: pa.Array) -> pa.Array:
+    return pc.utf8_ltrim(pc.utf8_lower(keys), characters="0")

@@ -1,0 +1,147 @@
+"""Quotes of CSV and TSV: which lines make one row, and which fields a row has.
+
+In CSV a field that begins with a quote ends with the next quote that is not doubled (RFC 4180);
+what lies between may hold separators and line breaks. A TSV export usually quotes nothing: there
+a field is quoted only if it ends with a quote too, and any other quote is a plain character.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import deque
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Literal
+
+MAX_JOINED_LINES = 100
+"""A quoted field may go on over at most this many further lines."""
+
+UNCLOSED = "unclosed quote"
+BAD = "bad quotes"
+WIDTH = "wrong number of fields"
+
+Line = tuple[int, bytes]
+
+# A field may be as long as its line: the limit of the csv module (128 KiB) would reject rows.
+csv.field_size_limit(2**31 - 1)
+
+
+class BadRow(ValueError):
+    """A row without the right fields; the message is one of the reasons of this module."""
+
+
+def split(text: str, delimiter: str, width: int | None) -> list[str]:
+    """Fields of a row, which may hold line breaks inside quotes.
+
+    Args:
+        width: number of fields, None if it is not known.
+
+    Raises:
+        BadRow: there are more or fewer fields, or the quotes are wrong.
+    """
+    if '"' not in text:
+        fields = text.split(delimiter)
+    elif delimiter == "\t" and "\n" not in text and width in (None, text.count("\t") + 1):
+        fields = [_unquoted(field) for field in text.split("\t")]
+    else:
+        # A lone carriage return would end the row; as white space it means the same.
+        reader = csv.reader([text.replace("\r", " ")], delimiter=delimiter, strict=True)
+        try:
+            fields = next(reader)
+        except csv.Error:
+            opened = _state(text.encode(), delimiter) == "open"
+            raise BadRow(UNCLOSED if opened else BAD) from None
+    if width not in (None, len(fields)):
+        raise BadRow(WIDTH)
+    return fields
+
+
+def _unquoted(field: str) -> str:
+    inner = field[1:-1]
+    quoted = len(field) > 1 and field[0] == field[-1] == '"'
+    return inner.replace('""', '"') if quoted and '"' not in inner.replace('""', "") else field
+
+
+def join(
+    lines: Iterator[Line],
+    delimiter: str,
+    width: int,
+    *,
+    like_a_row: Callable[[list[str]], bool],
+    share: float,
+) -> Iterator[Line]:
+    """Join the lines of a row whose quoted field holds line breaks; it keeps its first number.
+
+    A quote that is never closed would swallow rows up to the next quote of the file. So lines are
+    joined only if they make one row of `width` fields and few of the further lines are rows by
+    themselves. Otherwise each line is a row, and of CSV `split` rejects the first.
+
+    Args:
+        lines: number and text of each line, without its line break.
+        like_a_row: whether `width` fields of a line can be those of a row.
+        share: share of the further lines from which on they are rows; one of them is enough at 0.
+    """
+
+    def is_plain_row(raw: bytes) -> bool:
+        fields = raw.decode("utf-8", errors="replace").split(delimiter)
+        return len(fields) == width and like_a_row(fields)
+
+    def is_row(raw: bytes) -> bool:
+        fields = _fields(raw, delimiter, width)
+        return is_plain_row(raw) if fields is None else like_a_row(fields)
+
+    def belong_together(raws: list[bytes]) -> bool:
+        if _fields(b"\n".join(raws), delimiter, width) is None:
+            return False
+        # If the quote is a plain character, the first line is a row too. If it is none, the quote
+        # opens a field, and the last line, which ends as a row does, says nothing.
+        further = raws[1:] if is_plain_row(raws[0]) else raws[1:-1]
+        return sum(map(is_row, further)) < max(1, share * len(further))
+
+    pending: deque[Line] = deque()
+    while (line := pending.popleft() if pending else next(lines, None)) is not None:
+        if b'"' not in line[1] or _state(line[1], delimiter) != "open":
+            yield line
+            continue
+        taken: list[Line] = []
+        state = "open"
+        while state == "open" and len(taken) < MAX_JOINED_LINES:
+            following = pending.popleft() if pending else next(lines, None)
+            if following is None:
+                break
+            taken.append(following)
+            # The line begins inside quotes: with a quote before it, it is a line as any other.
+            state = _state(b'"' + following[1], delimiter)
+        raws = [line[1], *(raw for _, raw in taken)]
+        if state == "closed" and belong_together(raws):
+            yield line[0], b"\n".join(raws)
+        else:
+            yield line
+            pending.extendleft(reversed(taken))
+
+
+def _fields(raw: bytes, delimiter: str, width: int) -> list[str] | None:
+    try:
+        return split(raw.decode("utf-8", errors="replace"), delimiter, width)
+    except BadRow:
+        return None
+
+
+def _state(raw: bytes, delimiter: str) -> Literal["closed", "open", "bad"]:
+    """Whether the quoted fields of a line end on it; bad: something follows a closing quote."""
+    closed, opened = _patterns(delimiter)
+    if closed.fullmatch(raw):
+        return "closed"
+    return "open" if opened.fullmatch(raw) else "bad"
+
+
+@cache
+def _patterns(delimiter: str) -> tuple[re.Pattern[bytes], re.Pattern[bytes]]:
+    # Possessive (*+): a line that does not match is given up at once.
+    d = re.escape(delimiter.encode())
+    inner = rb'"[^"]*+(?:""[^"]*+)*+'
+    field = rb'(?:%b"|[^"%b][^%b]*+|)' % (inner, d, d)
+    return re.compile(rb"%b(?:%b%b)*+" % (field, d, field)), re.compile(
+        rb"(?:%b%b)*%b" % (field, d, inner)
+    )
