@@ -81,6 +81,7 @@ def compared(tmp_path):
     run = Run(config.run_dir)
     spend(run.root, prepare=(1.0, 0), proxy=(20.0, 300), score=(30.0, 700), gradients=(7.0, 0))
     write_json(run.path("corpus", "corpus.json"), {"samples": {"train": 4}})
+    write_table(run.path("corpus", "test.parquet"), pa.table({"user": ["a", "b"]}))
     planned = contenders(config, folder=run.path("comparison"))
     for trial, valid in zip(planned, ([0.2, 0.4], [0.1, 0.2], [0.39, 0.1]), strict=True):
         finished_trial(run, trial, ids=[0, 3], valid=valid)

@@ -116,6 +116,7 @@ def published(tmp_path, capsys):
     write_ranks(large, [1, 1])
     write_ranks(large2, [1, 11])
     run = Run(tmp_path / "run")
+    write_table(run.path("corpus", "valid.parquet"), pa.table({"user": ["a", "b"]}))
     write_rows(run, config, planned, rows)
     publish(run, config, planned, rows)
     return config, run, capsys.readouterr().out
@@ -198,6 +199,7 @@ def test_without_a_complete_setting_there_is_no_front(tmp_path, capsys):
     config = config_of(tmp_path, "sweep.budget=[10]", "sweep.seeds=[1]")
     planned = trials_of(config, 1000)
     run = Run(tmp_path / "run")
+    write_table(run.path("corpus", "valid.parquet"), pa.table({"user": ["a"]}))
     rows = [row(planned[0], "stopped", rollouts=150, seconds=12.0)]
     write_rows(run, config, planned, rows)
     publish(run, config, planned, rows)

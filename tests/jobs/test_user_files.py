@@ -241,7 +241,7 @@ def test_new_items_need_no_text(tmp_path):
         ({"key": None, "title": "x"}, "line 2: missing item; it needs key and title"),
         ({"key": "b", "title": None}, "line 2: missing title"),
         ({"key": "b"}, "line 2: missing title"),
-        ({"key": True, "title": "x"}, "line 2: missing item"),
+        ({"key": True, "title": "x"}, "line 2: item is true or false"),
     ],
 )
 def test_a_new_item_that_is_not_usable_stops_the_command(tmp_path, row, said):
