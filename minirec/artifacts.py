@@ -217,7 +217,7 @@ class Run:
         if record and (other or name in self.redo):
             self.remove(name, outputs)
         if done := self.done(name):
-            damaged = self._damaged(name, outputs, done.get("files", {}))
+            damaged = self._damaged(name, outputs, done["files"])
             if not damaged and not (outgrown and outgrown()):
                 self.say(f"{name}: finished before, skipped")
                 self.checked.add(name)
@@ -285,10 +285,7 @@ class Run:
         return files
 
     def _damaged(self, name: str, outputs: list[str], files: Files) -> list[str]:
-        """Outputs and files of a finished stage that are gone or not as recorded; some are said.
-
-        A stage of a former version has no list of files.
-        """
+        """Outputs and files of a finished stage that are gone or not as recorded; some are said."""
         gone = [output for output in outputs if not self.path(output).exists()]
         problems = {output: f"{self.path(output)} is gone" for output in gone}
         problems |= differences(self.root, files)

@@ -2,7 +2,7 @@
 
 A Parquet file holds it in its footer, as ``minirec.sha256``: 64 hexadecimal digits, computed with
 these digits as zeros. An array file holds it after the array, where `numpy.load` does not look.
-Files without one, of users or of former versions, are read as they are.
+Files of users, without one, are read as they are.
 """
 
 from __future__ import annotations

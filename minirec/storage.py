@@ -210,25 +210,19 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-FORMER = {"fingerprint", "settings", "inputs"}
-"""All keys of a stage's record before there were digests."""
-
-
 def write_record(path: Path, record: dict[str, Any]) -> None:
     """Write a JSON object atomically, with its own digest."""
     write_json(path, {**record, "digest": digest(record)})
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Read what `write_record` wrote, without the digest; a former version wrote none.
+    """Read what `write_record` wrote, without the digest.
 
     Raises:
         ArtifactError: the file is missing, is not what `write_record` writes, or has another
             digest.
     """
     record = read_json(path)
-    if isinstance(record, dict) and record.keys() == FORMER:
-        return record
     # Byte for byte, since a key that is not quite "digest" would be none.
     whole = isinstance(record, dict) and path.read_bytes() == _json(record)
     if not whole or record.pop("digest", None) != digest(record):
@@ -329,8 +323,7 @@ def manifest(folder: Path) -> Files | None:
 def check_folder(folder: Path) -> None:
     """Compare a directory with its manifest.
 
-    A local one of a former version, or of a user, may have none. On an object store, one without
-    is not complete.
+    A local one of a user may have none. On an object store, one without is not complete.
 
     Raises:
         ArtifactError: the directory is missing or incomplete, or a file of it is gone or damaged.

@@ -65,6 +65,7 @@ def render(run_root: Path) -> str:
         config=yaml.safe_dump(config, sort_keys=False),
         corpus=_flat(corpus),
         task=task.sentences(corpus),
+        notes=corpus["notes"],
         facts=_facts(data, tables, evaluation),
         quality=_quality(evaluation),
         paired=_paired(evaluation),

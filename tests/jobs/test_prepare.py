@@ -233,24 +233,6 @@ def test_changed_files_are_not_taken_for_the_old_ones(cluster, tmp_path):
     assert run.path("corpus", "train.parquet").exists()
 
 
-def test_a_stamp_of_a_former_version_stands(tmp_path, monkeypatch):
-    """It has a time instead of a hash; the run it belongs to goes on."""
-    (tmp_path / "items.csv").write_text("item,title\ni,Item\n")
-    (tmp_path / "ratings.csv").write_text("user,item,time\nu,i,1\n")
-    corpus = load(None, ["corpus.source=table", f"corpus.path={tmp_path}"]).corpus
-    run = Run(tmp_path / "run", say=lambda text: None)
-    former = ["items.csv (18 bytes, changed 17)", "ratings.csv (21 bytes, changed 17)"]
-    settings = {"corpus": corpus.model_dump(mode="json"), "files": former}
-
-    def body(cost):
-        (run.root / "corpus").mkdir()
-
-    run.stage("prepare", settings=settings, inputs=[], outputs=["corpus"], body=body)
-    assert stage._stamps(run, corpus) == former
-    (tmp_path / "ratings.csv").write_text("user,item,time\nu,i,12\n")
-    assert "ratings.csv (22 bytes, sha256 " in stage._stamps(run, corpus)[1]
-
-
 def test_both_ends_of_a_large_file_count(tmp_path, monkeypatch):
     monkeypatch.setattr(stage, "END", 4)
     file = tmp_path / "large"

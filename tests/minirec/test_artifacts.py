@@ -258,13 +258,3 @@ def test_a_failure_is_not_hidden_by_that_of_its_cost(tmp_path):
     (tmp_path / "costs.jsonl").mkdir()
     with pytest.raises(RuntimeError):
         broken_stage(quiet(tmp_path), 1, leaves=True)
-
-
-def test_records_of_a_former_version_hold(tmp_path):
-    calls = []
-    make(quiet(tmp_path), 1, calls)
-    for name in ("first.json", "first.begun.json"):
-        record = json.loads((tmp_path / "stages" / name).read_text())
-        former = {key: record[key] for key in ("fingerprint", "settings", "inputs")}
-        artifacts.write_json(tmp_path / "stages" / name, former)
-    assert make(quiet(tmp_path), 1, calls) is False

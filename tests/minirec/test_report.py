@@ -56,7 +56,8 @@ def make_run(root: Path, *, truth: bool = True) -> Run:
     sizes = {"train": SAMPLES, "valid": 60, "test": 60}
     shared = {"train": SAMPLES // 2, "valid": 0, "test": 15}
     same_time = {"setting": "exclude", "shared": shared, "left_out": 7}
-    summary = {"source": "demo", "samples": sizes, "same_time": same_time}
+    notes = ["7 of 9 items have several titles, such as <b>"]
+    summary = {"source": "demo", "samples": sizes, "same_time": same_time, "notes": notes}
     write_json(run.path("corpus", "corpus.json"), summary)
     write_features(run, samples["sample_id"], rng)
     for name in ("proxy", "policy"):
@@ -251,6 +252,8 @@ def test_report_is_complete_escaped_and_self_contained(tmp_path):
         "reference: likeness of titles",
         "Planted truth",
         "Order of training",
+        "50% of the train and 25% of the test samples share their time",
+        "several titles, such as &lt;b&gt;",
     ):
         assert words in html
     assert not report(run, Config())
