@@ -167,13 +167,12 @@ class GradientWorker:
             self.encoder.finish(tokens, stopped=text.endswith(prompts.ANSWER))
             for tokens, text in zip(row["tokens"], row["completions"], strict=True)
         ]
-        return ScoredGroup(
+        return ScoredGroup.of(
+            sample,
             prompt=self.encoder.prompt([self.titles[i] for i in sample.history]),
             completions=completions,
             written=[len(tokens) for tokens in row["tokens"]],
             rewards=row["rewards"],
-            excluded=sample.excluded,
-            target=sample.target,
         )
 
     def _keep_step(self, scored: list[ScoredGroup]) -> None:

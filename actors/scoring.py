@@ -27,11 +27,11 @@ from minirec.model.recommender import Encoder, Policy, item_table, load_policy
 from minirec.rl.grpo import advantages
 from minirec.rl.reward import (
     Ranking,
-    excluded_mask,
     item_scores,
     ndcg,
     rank_target,
     reward_function,
+    target_and_mask,
 )
 from minirec.rng import seed_of
 from minirec.selection import screening
@@ -172,9 +172,9 @@ class ShardScorer:
     def _batch(self, samples: list[Sample]) -> _Batch:
         prompts = [self.encoder.prompt([self.titles[i] for i in s.history]) for s in samples]
         seeds = [seed_of(self.spec.seed, "score", s.sample_id) for s in samples]
-        target = torch.tensor([s.target for s in samples], device=self.spec.device)
-        mask = excluded_mask([s.excluded for s in samples], target, items=len(self.table))
-        return _Batch(samples, prompts, seeds, target, mask.to(self.spec.device))
+        items, device = len(self.table), self.spec.device
+        target, mask = target_and_mask(samples, items=items, device=device)
+        return _Batch(samples, prompts, seeds, target, mask)
 
     def _ranks(self, batch: _Batch) -> pa.Table:
         greedy, _ = self._generate(batch, 0)

@@ -14,6 +14,7 @@ from ray import serve
 from starlette.exceptions import HTTPException
 
 from actors.recommending import Recommendation, Recommender, RecommenderSpec
+from minirec.corpus.ids import known_key
 from minirec.corpus.parse import Malformed, identifier
 
 LARGEST_HISTORY, LARGEST_TOP = 1000, 1000
@@ -129,10 +130,11 @@ class Recommendations:
     async def recommend(self, query: Query) -> Answer:
         """Rank all items that are not in the history."""
         keys = self.recommender.keys
-        unknown = next((key for key in query.history if key not in keys), None)
+        history = [known_key(key, keys) for key in query.history]
+        unknown = next((key for key in history if key not in keys), None)
         if unknown is not None:
             raise HTTPException(422, f"no item has the key {_short(unknown)}")
-        found = await self.batch((tuple(keys[key] for key in query.history), query.top))
+        found = await self.batch((tuple(keys[key] for key in history), query.top))
         titles = self.recommender.titles
         pairs = zip(found.items, found.cosines, strict=True)
         items = [Item(key=self.key_of[i], title=titles[i], cosine=c) for i, c in pairs]

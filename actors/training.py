@@ -232,15 +232,14 @@ class Worker:
         drawn = box[0]
         assert drawn is not None
         groups = [
-            Group(
+            Group.of(
+                sample,
                 prompt=prompt,
                 completions=[
                     self.encoder.finish(c.token_ids, stopped=c.stopped) for c in completions
                 ],
                 generated=[len(c.token_ids) for c in completions],
                 rollout_logprobs=[list(c.logprobs) for c in completions],
-                excluded=sample.excluded,
-                target=sample.target,
             )
             for (_, sample), (prompt, completions) in zip(
                 self._samples(step), drawn.rollouts, strict=True

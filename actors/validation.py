@@ -15,7 +15,7 @@ from actors.rollout import Adapter
 from minirec.config import TrainingConfig
 from minirec.corpus.table import SampleFile
 from minirec.model.recommender import Encoder, Policy, item_table
-from minirec.rl.reward import excluded_mask, item_scores, ndcg, rank_target
+from minirec.rl.reward import item_scores, ndcg, rank_target, target_and_mask
 from minirec.rng import seed_of
 
 CUTOFF = 10
@@ -152,7 +152,6 @@ class Validation:
         """NDCG@10 of some samples over the catalogue `table` (V, d)."""
         hidden = policy([sequences[row] for row in rows])[0]
         samples = [self.samples[row] for row in rows]
-        target = torch.tensor([s.target for s in samples], device=table.device)
-        mask = excluded_mask([s.excluded for s in samples], target, items=len(table))
+        target, mask = target_and_mask(samples, items=len(table), device=table.device)
         scores = item_scores(hidden, items=table, temperature=self.temperature)
-        return ndcg(rank_target(scores, target=target, mask=mask.to(table.device)), CUTOFF).tolist()
+        return ndcg(rank_target(scores, target=target, mask=mask), CUTOFF).tolist()

@@ -25,7 +25,7 @@ from minirec.evaluation.ranking import per_sample
 from minirec.model import demo
 from minirec.model.recommender import Encoder, item_table, trainable_policy
 from minirec.rl import grpo
-from minirec.rl.reward import excluded_mask, item_scores, rank_target
+from minirec.rl.reward import item_scores, rank_target, target_and_mask
 from minirec.rl.step import competitors, log_presence, lr_factor
 from minirec.settings import load
 
@@ -57,9 +57,8 @@ class Bench:
         return result
 
     def masked(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
-        """Targets (B,) and mask (B, V) of the histories."""
-        target = torch.tensor([s.target for s in samples])
-        return target, excluded_mask([s.excluded for s in samples], target, items=len(self.items))
+        """Targets (B,) and mask (B, V) of what does not compete with them."""
+        return target_and_mask(samples, items=len(self.items))
 
     @torch.no_grad()
     def quality(self, policy: torch.nn.Module) -> float:

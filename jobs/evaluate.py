@@ -131,12 +131,9 @@ def _references(
     for split in splits:
         samples = load_samples(corpus, split)
         history, target = [s.history for s in samples], [s.target for s in samples]
-        asked: dict[str, Any] = {
-            "history": history,
-            "target": target,
-            "excluded": [s.excluded for s in samples],
-        }
-        ranks["popularity"][split] = references.popularity_ranks(train, **asked)
+        out = [s.excluded for s in samples]
+        asked: dict[str, Any] = {"history": history, "target": target, "excluded": out}
+        ranks["popularity"][split] = references.popularity_ranks(train, target=target, excluded=out)
         ranks["cooccurrence"][split] = references.cooccurrence_ranks(train, **asked)
         ranks["title_likeness"][split] = references.title_ranks(words, **asked)
         users[split] = load_users(corpus, split)

@@ -13,6 +13,7 @@ PATIENCE_S = 5.0
 CLIENT_PORT = 10001  # Ray's own default for ray://
 HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
 """How HTTP/2, which all servers of Ray but the dashboard's speak, begins, and no settings."""
+FRAME_HEAD = 9  # bytes before the content of a frame
 SETTINGS = 4  # the kind of the frame with which such a server begins
 INSTEAD = "or unset RAY_ADDRESS to work on this machine alone"
 
@@ -35,10 +36,11 @@ def check_cluster(address: str) -> None:
     host, port = _host_and_port(address)
     try:
         with socket.create_connection((host, port), timeout=PATIENCE_S) as connection:
-            if os.environ.get("RAY_USE_TLS") == "1":
+            if os.environ.get("RAY_USE_TLS", "").lower() in ("1", "true"):
                 return
             connection.sendall(HELLO)
-            answer = connection.recv(9)
+            with connection.makefile("rb") as stream:
+                answer = stream.read(FRAME_HEAD)
     except OSError as error:
         why = f"nothing answered in {PATIENCE_S:g} s" if isinstance(error, TimeoutError) else error
         raise EngineError(

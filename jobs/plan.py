@@ -166,10 +166,10 @@ def _samples(config: Config, again: bool) -> tuple[int, bool]:
         return int(read_json(path)["samples"]["train"]), True
     if config.corpus.source == "demo":
         demo, split = config.corpus.demo, config.corpus.split
-        samples = demo.users * (demo.events_per_user - config.corpus.min_history)
+        targets = max(0, demo.events_per_user - config.corpus.min_history)  # of a user
         if split == "leave_one_out":
-            return samples - 2 * demo.users, False
-        return round(samples * split[0]), False
+            return demo.users * (targets if targets < 3 else targets - 2), False
+        return round(demo.users * targets * split[0]), False
     return 0, False
 
 

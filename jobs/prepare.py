@@ -203,7 +203,7 @@ def _from_files(
         "source": corpus.source,
         "category": category,
         "rows": read.rows,
-        "notes": read.notes,
+        "notes": located.notes + read.notes,
     }
     return _write(corpus, folder, head, read.events, read.catalogue, read.rejected)
 

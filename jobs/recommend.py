@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from jobs.console import quiet
 from minirec.artifacts import Run, read_table
 from minirec.config import Config
+from minirec.corpus.ids import known_key
 from minirec.corpus.prompts import comparable
 from minirec.corpus.table import Catalogue, load_catalogue
 from minirec.errors import ArtifactError, ConfigError
@@ -77,47 +78,59 @@ def find_titles(history: str, catalogue: Catalogue, keys: Sequence[str]) -> list
 
     Args:
         history: titles or item keys, separated by commas. The longest run of parts that is a title
-            wins; titles are compared as `minirec.corpus.prompts.comparable` says.
+            or a key wins; titles are compared as `minirec.corpus.prompts.comparable` says.
         catalogue: V titles.
         keys: (V,) item keys.
 
     Raises:
-        ConfigError: the history is empty, a part names no item, or a title several.
+        ConfigError: the history is empty, or a part names no item or several.
     """
     by_title: defaultdict[str, list[int]] = defaultdict(list)
     for item, title in enumerate(catalogue.titles):
         by_title[comparable(title)].append(item)
-    by_key = {key: item for item, key in enumerate(keys)}
-    written = [part.strip() for part in history.split(",") if part.strip()]
-    parts = [comparable(part) for part in written]
-    if not parts:
+    by_key = {_joined(key.split(",")): item for item, key in enumerate(keys)}
+    written = [part for part in history.split(",") if part.strip()]
+    if not written:
         raise ConfigError(
             "the history is empty; give titles, e.g. --history 'Title one, Title two'"
         )
     found, start = [], 0
-    while start < len(parts):
-        for end in range(len(parts), start, -1):
-            title = ", ".join(parts[start:end])
-            if title in by_title:
-                found.append(_only(by_title[title], catalogue, keys))
+    while start < len(written):
+        for end in range(len(written), start, -1):
+            part = ",".join(written[start:end])
+            key = by_key.get(known_key(_joined(written[start:end]), by_key))
+            items = by_title.get(comparable(part), [])
+            if items or key is not None:
+                found.append(_only(part.strip(), items, key, catalogue, keys))
                 start = end
                 break
         else:
-            if written[start] not in by_key:
-                raise _no_title(written[start], by_title, catalogue)
-            found.append(by_key[written[start]])
-            start += 1
+            raise _no_title(written[start].strip(), by_title, catalogue)
     return found
 
 
-def _only(items: list[int], catalogue: Catalogue, keys: Sequence[str]) -> int:
+def _joined(parts: Sequence[str]) -> str:
+    """A key of several parts with blanks as the corpus keeps them, and none around the commas."""
+    return ",".join(" ".join(part.split()) for part in parts)
+
+
+def _only(
+    part: str, items: list[int], key: int | None, catalogue: Catalogue, keys: Sequence[str]
+) -> int:
+    """The item that has the title (`items`) or the key (`key`), if it is only one."""
+    if key is not None and set(items) - {key}:
+        raise ConfigError(
+            f"{part!r} is the key of {catalogue.titles[key]!r}, and the title of the item with "
+            f"the key {keys[next(i for i in items if i != key)]}; write the title of the first or "
+            f"the key of the second"
+        )
     if len(items) > 1:
         named = ", ".join(f"{keys[i]} ({catalogue.titles[i]})" for i in items[:5])
         raise ConfigError(
             f"{len(items)} items are titled {catalogue.titles[items[0]]!r}; give the key of one "
             f"instead of the title: {named}"
         )
-    return items[0]
+    return items[0] if key is None else key
 
 
 def _no_title(part: str, by_title: dict[str, list[int]], catalogue: Catalogue) -> ConfigError:

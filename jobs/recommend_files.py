@@ -121,6 +121,8 @@ def recommend_files(
 def _check_name(out: Path, users: Path, items: Path | None) -> None:
     """Refuse an output of another kind, or one that would replace an input."""
     format_of(out)
+    if out.is_dir():
+        raise CorpusError(f"--out {out} is a folder; give the name of a file")
     inputs = {path.resolve() for path in (users, items) if path}
     for written in (out, refused_path(out)):
         if written.resolve() in inputs:
@@ -141,7 +143,7 @@ def _check_usable(users: Path, out: Path, given: Users, *, example: str) -> None
 
 def _first(given: Users) -> str:
     first = given.refused[0]
-    return f"the first is line {first.line}: {first.reason}"
+    return f"the first is row {first.line} of the file: {first.reason}"
 
 
 def _ranked(table: pa.Table, spec: RecommenderSpec, top: int) -> list[pa.Table]:

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from minirec.artifacts import atomic
 from minirec.corpus.files import FileSpec, read_blocks, read_header
+from minirec.corpus.ids import known_key
 from minirec.corpus.parse import TEXT_SHOWN, Malformed, identifier, parse
 from minirec.errors import CorpusError
 
@@ -110,7 +111,7 @@ def _user(raw: bytes, known: Collection[str]) -> tuple[Any, list[str]]:
         raise Malformed(f"{what}; give a list of item keys, oldest first")
     if not history:
         raise Malformed("the history is empty")
-    keys = [_checked(key, "missing item") for key in history]
+    keys = [known_key(_checked(key, "missing item"), known) for key in history]
     if unknown := next((key for key in keys if key not in known), None):
         raise Malformed(f"no item has the key {_short(unknown)}")
     return user, keys

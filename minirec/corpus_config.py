@@ -44,9 +44,9 @@ class CorpusConfig(Section):
     metadata: PathText | None = Field(None, description="catalogue file; default: found in path")
     columns: dict[str, str] = Field(
         default_factory=dict,
-        description="for source table: user, item, rating, time, order, title, text -> column of "
-        "the file; order takes the place of time where events have none: a column of whole "
-        "numbers, or file for the order of the rows; catalogue_item: the item column of the "
+        description="for sources table and recbole: user, item, rating, time, order, title, text "
+        "-> column of the file; order takes the place of time where events have none: a column of "
+        "whole numbers, or file for the order of the rows; catalogue_item: the item column of the "
         "catalogue, if it has another name",
     )
     category: str | None = Field(None, description="name of the domain, words the prompts")

@@ -40,7 +40,8 @@ def full(error: BaseException, path: str | Path) -> DiskError | None:
         number = next((code for words, code in SAID.items() if words in str(error)), None)
     if number is None:
         return None
-    file = getattr(error, "filename", None) or path
+    # Of a copy `filename2` is the target.
+    file = getattr(error, "filename2", None) or getattr(error, "filename", None) or path
     return DiskError(
         f"the disk of {file} {FULL[number]}; free some space there and run the same command "
         f"again, which goes on from what is finished"

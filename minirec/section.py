@@ -23,12 +23,22 @@ class Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _bounded(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse numbers that are infinite, none, or beyond what any setting can mean."""
-        largest = LARGEST_SEED if "seed" in (info.field_name or "") else LARGEST
-        for number in value if isinstance(value, (list, tuple)) else [value]:
-            if isinstance(number, (int, float)) and not abs(number) <= largest:
-                finite = isinstance(number, int) or math.isfinite(number)
-                what = f"is too large; the largest is {largest:,}" if finite else "is not finite"
-                raise ValueError(f"{number} {what}")
-        return value
+    def _finite(cls, value: Any, info: ValidationInfo) -> Any:
+        return _bounded(value, info)
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _meant(cls, value: Any, info: ValidationInfo) -> Any:
+        """Again, since YAML reads 1e300 as text, which becomes a number only now."""
+        return _bounded(value, info)
+
+
+def _bounded(value: Any, info: ValidationInfo) -> Any:
+    """Refuse numbers that are infinite, none, or beyond what any setting can mean."""
+    largest = LARGEST_SEED if "seed" in (info.field_name or "") else LARGEST
+    for number in value if isinstance(value, (list, tuple)) else [value]:
+        if isinstance(number, (int, float)) and not abs(number) <= largest:
+            finite = isinstance(number, int) or math.isfinite(number)
+            what = f"is too large; the largest is {largest:,}" if finite else "is not finite"
+            raise ValueError(f"{number} {what}")
+    return value

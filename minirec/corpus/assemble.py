@@ -8,6 +8,7 @@ together were taken for: ids, times, ratings and titles.
 from __future__ import annotations
 
 import itertools
+import re
 import textwrap
 from collections import Counter
 from collections.abc import Container, Iterable
@@ -20,7 +21,7 @@ import pyarrow.compute as pc
 from minirec.corpus import ids, quoting, times
 from minirec.corpus.events import Events, encode
 from minirec.corpus.files import UNREADABLE
-from minirec.corpus.parse import OUTSIDE, TEXT_SHOWN, UNTITLED
+from minirec.corpus.parse import BAD_ORDER, OUTSIDE, TEXT_SHOWN, UNTITLED
 from minirec.corpus.schema import REJECTED
 from minirec.errors import CorpusError
 
@@ -30,6 +31,8 @@ HINTS = {
     quoting.UNCLOSED: "double the quotes inside a quoted field, which ends at most "
     f"{quoting.MAX_JOINED_LINES} lines after the one it begins on",
     quoting.BAD: "double the quotes inside a quoted field",
+    BAD_ORDER: "corpus.columns.order is a column of whole numbers; of times it is "
+    "corpus.columns.time",
     "bad date": "a time is a number since 1970, a day such as 20230115, or ISO 8601",
     "is an object": "write its value alone",
 }
@@ -289,13 +292,19 @@ def _first_of_each_key(items: pa.Table) -> tuple[pa.Table, pa.Table]:
 
 def _placed(events: pa.Table, *, by_file: bool) -> pa.Table:
     """With a column ``order``, the rank of each row by file and line; maybe as the time too."""
+    code, names = encode(events["file"])
+    file = np.argsort(sorted(range(len(names)), key=lambda i: _natural(names[i].as_py())))
     rank = np.empty(len(events), dtype=np.int64)
-    by = (events["line"].to_numpy(), encode(events["file"])[0])
-    rank[np.lexsort(by)] = np.arange(len(events))
+    rank[np.lexsort((events["line"].to_numpy(), file[code]))] = np.arange(len(events))
     order = pa.array(rank)
     if by_file:
         events = events.set_column(events.schema.get_field_index("time"), "time", order)
     return events.append_column("order", order)
+
+
+def _natural(name: str) -> list[str | int]:
+    """Sorts part-2 before part-10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", name)]
 
 
 def _most_frequent_titles(items: pa.Table) -> tuple[pa.Table, list[str]]:

@@ -13,7 +13,7 @@ import itertools
 import json
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -34,7 +34,7 @@ UNREADABLE = "unreadable file"
 LINES = pa.schema([("file", pa.string()), ("line", pa.int64()), ("raw", pa.binary())])
 """A block of rows as they stand in a file; line counts from 1."""
 
-REQUIRED = ("user", "item", "time", "title")
+REQUIRED = ("user", "item", "time", "order", "title")
 """Roles without which a row is rejected."""
 
 Format = Literal["csv", "tsv", "jsonl", "parquet"]
@@ -55,6 +55,8 @@ class FileSpec:
         extra: columns that are appended to an item's text.
         rating_range: lowest and highest rating that is not malformed.
         quoted: whether quotes of csv and tsv mean anything.
+        as_events: of items whose titles stand in the interactions: the columns of these, by which
+            the rows of the file are told from the lines of a text, as when events are read.
     """
 
     path: str
@@ -65,6 +67,7 @@ class FileSpec:
     extra: tuple[str, ...] = ()
     rating_range: tuple[float, float] = (0.0, 5.0)
     quoted: bool = True
+    as_events: dict[str, str] = field(default_factory=dict)
 
     @property
     def delimiter(self) -> str:
@@ -188,8 +191,12 @@ def _text_rows(spec: FileSpec) -> Iterator[tuple[int, bytes]]:
             len(spec.header),
             like_a_row=lambda fields: _like_a_row(spec, fields),
             # A text hardly ever holds a valid time in the right place, but it may hold commas.
-            share=0 if spec.kind == "events" else 0.5,
+            share=0 if {"time", "order"} & _columns_of_rows(spec).keys() else 0.5,
         )
+
+
+def _columns_of_rows(spec: FileSpec) -> dict[str, str]:
+    return spec.as_events or spec.columns
 
 
 def _numbered(file: BinaryIO, *, blank: bytes | None) -> Iterator[tuple[int, bytes]]:
@@ -204,9 +211,10 @@ def _numbered(file: BinaryIO, *, blank: bytes | None) -> Iterator[tuple[int, byt
 
 def _like_a_row(spec: FileSpec, fields: list[str]) -> bool:
     """Whether the fields of a line can be those of a row, and not of a text with separators."""
+    columns = _columns_of_rows(spec)
     row = dict(zip(spec.header, fields, strict=True))
-    needed = [row[column] for role, column in spec.columns.items() if role in REQUIRED]
-    ids = [row[column] for role, column in spec.columns.items() if role in ("user", "item")]
+    needed = [row[column] for role, column in columns.items() if role in REQUIRED]
+    ids = [row[column] for role, column in columns.items() if role in ("user", "item")]
     # An id holds no quote, but the end of a quoted text does; a line of a text may be indented.
     if not all(value.strip() for value in needed) or any('"' in value for value in ids):
         return False
@@ -215,10 +223,11 @@ def _like_a_row(spec: FileSpec, fields: list[str]) -> bool:
     # In a sentence a blank follows the comma.
     if spec.format == "csv" and any(field.startswith(" ") for field in fields):
         return False
-    if spec.kind == "items":
-        return True
     try:
-        times.read(row[spec.columns["time"]] if "time" in spec.columns else "0")
+        if "time" in columns:
+            times.read(row[columns["time"]])
+        if "order" in columns:
+            float(row[columns["order"]])
     except ValueError:
         return False
     return True

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import re
+from collections.abc import Container
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -47,6 +49,15 @@ def without_decimals(
         f"{whole[both[0]]}; they count as different ids, since decimals such as {others[0]} occur "
         f"too"
     ]
+
+
+def known_key(key: str, known: Container[str]) -> str:
+    """The key that is meant: `key`, or ``1`` for ``1.0`` if only the former is known.
+
+    `without_decimals` may have changed the keys of a corpus whose users still write ``1.0``.
+    """
+    whole = re.match(WHOLE, key)
+    return whole[1] if whole and key not in known and whole[1] in known else key
 
 
 def _dotted(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -19,7 +19,7 @@ from minirec.corpus.files import UNREADABLE, FileSpec
 from minirec.corpus.prompts import neutralise
 
 TEXT_SHOWN = 200
-LARGEST_ORDER = 2**53
+BAD_ORDER = "bad order"
 NULLS = frozenset({"nan", "NaN", "<NA>", "None", "null", "NULL"})
 """What programs write for a missing value."""
 OUTSIDE = "rating outside its range"
@@ -169,11 +169,22 @@ def _when(row: dict[str, Any], spec: FileSpec) -> tuple[int, float | None]:
 
 
 def _order(value: Any) -> int:
-    """A whole number, which a float holds exactly; pandas writes 3 as 3.0 beside a gap."""
-    number = _number(value)
-    if not number.is_integer() or abs(number) > LARGEST_ORDER:
-        raise Malformed("bad order")
-    return int(number)
+    """A whole number; pandas writes 3 as 3.0 beside a gap."""
+    if value is None or isinstance(value, (bool, list, dict)):
+        raise Malformed(_kind("order", value) or BAD_ORDER)
+    try:
+        whole = int(value) if isinstance(value, (int, str)) else None
+    except ValueError:  # "3.0"
+        whole = None
+    if whole is None:
+        try:
+            number = float(value)
+        except ValueError:
+            raise Malformed(BAD_ORDER) from None
+        whole = int(number) if number.is_integer() else 2**63
+    if not -(2**63) <= whole < 2**63:
+        raise Malformed(BAD_ORDER)
+    return whole
 
 
 def _item(row: dict[str, Any], spec: FileSpec) -> tuple[str, str, str, str | None]:

@@ -194,5 +194,5 @@ SWEEP = pa.schema(
 )
 """A trial of a sweep: finished, stopped (early) or failed. Its own cost is that of selection and
 training; the total adds what all trials share. NDCG@10 is that of the final adapter on the whole
-validation split, with a 95% interval over samples, or of the last validation if it was stopped.
+validation split, with a 95% interval over users, or of the last validation if it was stopped.
 The front is that of settings, whose seeds are averaged."""

@@ -7,7 +7,7 @@ reads only headers. Every source ends in the same two kinds of rows, events and 
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from minirec.config import CorpusConfig
@@ -59,6 +59,7 @@ class Located:
             them; rows rejected in that second reading are not counted twice.
         category: name of the domain if the settings tell it, else None.
         fallback: name of the domain if the catalogue does not tell it either.
+        notes: sentences on what the files lack.
     """
 
     events: list[FileSpec]
@@ -66,6 +67,7 @@ class Located:
     inline: bool
     category: str | None
     fallback: str
+    notes: list[str] = field(default_factory=list)
 
 
 def locate(corpus: CorpusConfig) -> Located:
@@ -169,10 +171,11 @@ def _recbole(corpus: CorpusConfig) -> Located:
         raise _nothing(corpus, "an interactions file *.inter")
     if not item:
         raise _nothing(corpus, "a catalogue file *.item")
-    columns = _ordered(corpus, RECBOLE_EVENTS | _known(corpus.columns, RECBOLE_EVENTS))
-    columns = _rated(corpus, _files(inter), columns, typed=True)
+    event_columns = _ordered(corpus, RECBOLE_EVENTS | _known(corpus.columns, RECBOLE_EVENTS))
+    event_columns = _rated(corpus, _files(inter), event_columns, typed=True)
     events = [
-        _events_spec(corpus, file, columns, typed=True, fix=MAP_BOTH) for file in _files(inter)
+        _events_spec(corpus, file, event_columns, typed=True, fix=MAP_BOTH)
+        for file in _files(inter)
     ]
     items = []
     for file in _files(item):
@@ -190,7 +193,8 @@ def _recbole(corpus: CorpusConfig) -> Located:
                 fix=MAP_BOTH,
             )
         )
-    return Located(events, items, False, None, _domain(inter))
+    notes = _unrated(corpus, event_columns)
+    return Located(events, items, False, None, _domain(inter), notes)
 
 
 def _table(corpus: CorpusConfig) -> Located:
@@ -227,7 +231,11 @@ def _table(corpus: CorpusConfig) -> Located:
         _items_spec(file, item_columns, required=_required(corpus, file), fix=fix)
         for file in _files(metadata or ratings)
     ]
-    return Located(events, items, not metadata, None, _domain(ratings))
+    if not metadata:
+        pairs = zip(items, events, strict=True)
+        items = [replace(item, as_events=event.columns) for item, event in pairs]
+    notes = _unrated(corpus, columns)
+    return Located(events, items, not metadata, None, _domain(ratings), notes)
 
 
 def _of_catalogue(corpus: CorpusConfig) -> dict[str, str]:
@@ -276,6 +284,22 @@ def _rated(
     return {role: name for role, name in columns.items() if role != "rating"}
 
 
+def _unrated(corpus: CorpusConfig, columns: dict[str, str]) -> list[str]:
+    """A note where events have no ratings.
+
+    Raises:
+        CorpusError: `corpus.min_rating` asks for them.
+    """
+    if "rating" in columns:
+        return []
+    if corpus.min_rating is not None:
+        raise CorpusError(
+            f"corpus.min_rating={corpus.min_rating:g} needs ratings, and no interactions file has "
+            f"a rating column; name it in corpus.columns (rating: COLUMN), or leave min_rating out"
+        )
+    return [f"there is no rating column: each event counts as {corpus.rating_range[1]:g}"]
+
+
 def _events_spec(
     corpus: CorpusConfig,
     file: Path,
@@ -290,6 +314,11 @@ def _events_spec(
     if fix != FIX and "time" in columns and columns["time"] not in names:
         fix += "; where events have no times, set corpus.columns.order"
     _require(file, header, names, list(columns.values()), fix=fix)
+    if corpus.columns.get("order") == BY_FILE and BY_FILE in names:
+        raise CorpusError(
+            f"corpus.columns.order={BY_FILE} is the order of the rows, and {file} has a column of "
+            f"this name; rename the column"
+        )
     return FileSpec(
         path=str(file),
         kind="events",

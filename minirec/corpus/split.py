@@ -20,6 +20,7 @@ from minirec.corpus.schema import SAMPLES, SAMPLES_WITH_SAME_TIME
 from minirec.errors import CorpusError
 
 SPLITS = ("train", "valid", "test")
+LARGEST_LISTS = 200_000_000  # entries, of four bytes each
 
 
 @dataclass(frozen=True)
@@ -147,19 +148,19 @@ def _hashed(events: Events, keep: np.ndarray) -> np.ndarray:
 
 def _too_few(line: _Timeline, samples: int, corpus: CorpusConfig) -> str:
     """Why there are not even three samples, and what to do."""
+    kept = np.count_nonzero(np.arange(len(line.event)) - line.first >= corpus.min_history)
+    if corpus.same_time == "exclude" and kept >= 3:
+        return (
+            f"{samples} sample(s): only so many events have corpus.min_history="
+            f"{corpus.min_history} event(s) of their user at an earlier time, since users have up "
+            f"to {line.together.max()} events at one time; set corpus.same_time=keep, or give "
+            f"times that differ"
+        )
     if samples:
         return (
             f"{samples} sample(s) cannot be split into train, valid and test; give more "
             f"interactions or loosen corpus.k_core, corpus.start, corpus.end"
         )
-    if corpus.same_time == "exclude":
-        most = int(max(np.bincount(line.user)))
-        if most > corpus.min_history:
-            return (
-                f"no samples: no event has corpus.min_history={corpus.min_history} event(s) of its "
-                f"user at an earlier time, since a user's events, up to {most}, share their times; "
-                f"set corpus.same_time=keep, or give times that differ"
-            )
     users = np.unique(line.user, return_counts=True)[1]
     lower = "lower min_history or " if corpus.min_history > 1 else ""
     return (
@@ -195,6 +196,7 @@ def _table(
     together = line.together[target]
     if corpus.same_time == "keep" or together.max() == 1:
         return pa.table(columns, schema=SAMPLES)
+    _check_room(events, line, target)
     offsets, rows = _ranges(line.visit[target], together)
     others = rows[rows != np.repeat(target, together)]
     columns["same_time"] = pa.ListArray.from_arrays(
@@ -202,6 +204,20 @@ def _table(
         pa.array(line.item[others], type=pa.int32()),
     )
     return pa.table(columns, schema=SAMPLES_WITH_SAME_TIME)
+
+
+def _check_room(events: Events, line: _Timeline, target: np.ndarray) -> None:
+    """Refuse visits that are so large that the lists of their other items fill the memory."""
+    together = line.together[target]
+    if together.sum() <= LARGEST_LISTS:
+        return
+    largest = target[np.argmax(together)]
+    raise CorpusError(
+        f"each sample lists the other events of its user and time, which makes "
+        f"{together.sum():,} entries in all; user {events.users[int(line.user[largest])]} has "
+        f"{line.together[largest]:,} events at one time: leave out accounts that many people "
+        f"share, or set corpus.same_time=keep"
+    )
 
 
 def _ranges(start: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -224,7 +240,8 @@ def _parts(line: _Timeline, target: np.ndarray, corpus: CorpusConfig) -> np.ndar
 
 
 def _between_times(time: np.ndarray, stops: np.ndarray) -> np.ndarray:
-    """The two stops, moved on to where a new time begins; each split keeps a sample.
+    """The two stops, moved to where a new time begins: the next one, or an earlier one where a
+    split would be left without a sample.
 
     Raises:
         CorpusError: fewer than three distinct times.
@@ -233,8 +250,8 @@ def _between_times(time: np.ndarray, stops: np.ndarray) -> np.ndarray:
     if len(begins) < 2:
         raise CorpusError(
             f"the {len(time):,} samples are of {len(begins) + 1} distinct time(s), so they cannot "
-            f"be split by time; set corpus.split=leave_one_out, or corpus.same_time=keep with "
-            f"corpus.ties=file to split inside a time"
+            f"be split by time; give interactions over a longer time, or set corpus.same_time=keep "
+            f"and corpus.ties=file to split inside a time"
         )
     first = min(int(np.searchsorted(begins, stops[0])), len(begins) - 2)
     second = min(max(int(np.searchsorted(begins, stops[1])), first + 1), len(begins) - 1)

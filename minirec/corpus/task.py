@@ -28,8 +28,8 @@ def sentences(corpus: dict[str, Any]) -> str:
         split: found["shared"][split] / max(1, samples)
         for split, samples in corpus["samples"].items()
     }
-    if not any(shares.values()):
-        return "No user has two events at one time."
+    if not any(shares.values()) and not found["left_out"]:
+        return "No sample shares its time with another event of its user."
     said = (
         f"{shares['train']:.0%} of the train and {shares['test']:.0%} of the test samples share "
         f"their time with another event of their user."

@@ -151,14 +151,14 @@ def summarise(
         versus: policy that the others are tested against, if it is there.
 
     Returns:
-        ``policies``: policy -> split -> metric -> {mean, low, high}; ``paired``: policy -> split
-        -> {versus, metric, difference, low, high, p}; ``breakdown``: policy -> split -> group ->
-        {count, ndcg@10}, None for an empty group.
+        ``users``: split -> their number; ``policies``: policy -> split -> metric -> {mean, low,
+        high}; ``paired``: policy -> split -> {versus, metric, difference, low, high, p};
+        ``breakdown``: policy -> split -> group -> {count, ndcg@10}, None for an empty group.
 
     Raises:
         ValueError: a rank below 1, or lengths that differ between policies or groups of a split.
     """
-    summary: dict[str, Any] = {"policies": {}, "paired": {}, "breakdown": {}}
+    summary: dict[str, Any] = {"users": {}, "policies": {}, "paired": {}, "breakdown": {}}
     for split in dict.fromkeys(split for splits in ranks.values() for split in splits):
         values = {
             policy: per_sample(
@@ -168,6 +168,7 @@ def summarise(
             if split in splits
         }
         means = _resampled(split, values, users[split], bootstrap, seed)
+        summary["users"][split] = len(np.unique(users[split]))
         for policy, columns in values.items():
             summary["policies"].setdefault(policy, {})[split] = {
                 name: _with_interval(column, means[policy][name])

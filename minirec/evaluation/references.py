@@ -1,7 +1,7 @@
 """References that need no LLM: popularity, item-to-item co-occurrence (method, section 9), titles.
 
-All rank the whole catalogue without the items that do not compete with the target (the history, or
-`Sample.excluded`); ties count against the target: rank = 1 + #{v != y: s_v >= s_y}.
+All rank the whole catalogue without the items that do not compete with the target
+(`Sample.excluded`); ties count against the target: rank = 1 + #{v != y: s_v >= s_y}.
 """
 
 from __future__ import annotations
@@ -52,20 +52,14 @@ def item_counts(train: sparse.csr_matrix) -> NDArray[np.int64]:
 
 
 def popularity_ranks(
-    train: sparse.csr_matrix,
-    *,
-    history: History,
-    target: ArrayLike,
-    excluded: History | None = None,
-    block: int = 256,
+    train: sparse.csr_matrix, *, excluded: History, target: ArrayLike, block: int = 256
 ) -> Ranks:
     """Rank of each target if items are ordered by their number of train users.
 
     Args:
         train: (U, V) from `interactions`.
-        history: N lists of items.
+        excluded: N lists of items that do not compete with the target (`Sample.excluded`).
         target: (N,) items.
-        excluded: N lists of items that do not compete with the target; None: the history.
         block: samples ranked at once; memory is O(block x V).
 
     Returns:
@@ -76,8 +70,7 @@ def popularity_ranks(
     """
     counts = item_counts(train).astype(np.float64)
     wanted = _items("target", target, len(counts))
-    _same("history", len(history), len(wanted))
-    excluded = _or_history(excluded, history)
+    _same("excluded", len(excluded), len(wanted))
     ranks = np.empty(len(wanted), dtype=np.int64)
     for start in range(0, len(wanted), block):
         part = slice(start, start + block)
@@ -92,7 +85,7 @@ def cooccurrence_ranks(
     *,
     history: History,
     target: ArrayLike,
-    excluded: History | None = None,
+    excluded: History,
     block: int = 256,
 ) -> Ranks:
     """Rank of each target if items are ordered by cosine co-occurrence with the history.
@@ -101,12 +94,15 @@ def cooccurrence_ranks(
     users; ties ordered by popularity, the rest of them against the target. The item-to-item matrix
     is never built: with X the train matrix over the square root of the counts, s = (H X^T) X.
 
-    Arguments, result and errors as for `popularity_ranks`.
+    Args:
+        history: N lists of items.
+
+    Other arguments, result and errors as for `popularity_ranks`.
     """
     counts = item_counts(train).astype(np.float64)
     wanted = _items("target", target, len(counts))
     _same("history", len(history), len(wanted))
-    excluded = _or_history(excluded, history)
+    _same("excluded", len(excluded), len(wanted))
     scaled = (train @ sparse.diags(1 / np.sqrt(np.maximum(counts, 1)))).tocsr()
     ranks = np.empty(len(wanted), dtype=np.int64)
     for start in range(0, len(wanted), block):
@@ -138,7 +134,7 @@ def title_ranks(
     *,
     history: History,
     target: ArrayLike,
-    excluded: History | None = None,
+    excluded: History,
     block: int = 256,
 ) -> Ranks:
     """Rank of each target if items are ordered by how alike their titles are to the history's.
@@ -155,7 +151,7 @@ def title_ranks(
     items = vectors.shape[0]
     wanted = _items("target", target, items)
     _same("history", len(history), len(wanted))
-    excluded = _or_history(excluded, history)
+    _same("excluded", len(excluded), len(wanted))
     lengths = np.asarray(vectors.multiply(vectors).sum(axis=1)).ravel()  # 1, or 0 without a word
     ranks = np.empty(len(wanted), dtype=np.int64)
     for start in range(0, len(wanted), block):
@@ -181,13 +177,6 @@ def _rank(
     ahead &= ~out
     ahead[at, target] = False
     return 1 + ahead.sum(axis=1)
-
-
-def _or_history(excluded: History | None, history: History) -> History:
-    if excluded is None:
-        return history
-    _same("excluded", len(excluded), len(history))
-    return excluded
 
 
 def _indicator(history: History, items: int) -> sparse.csr_matrix:

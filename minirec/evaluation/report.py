@@ -147,6 +147,7 @@ def _facts(
         "dead_kept": float(dead[kept].mean()),
         "chance": tables["chance"],
         "split": split,
+        "users": evaluation["users"][split],
         "headline": headline,
         "gain": evaluation.get("paired", {}).get("trained", {}).get(split),
     }

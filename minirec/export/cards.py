@@ -63,12 +63,14 @@ python -m openrlhf.cli.train_ppo_ray --data.prompt_dataset train.jsonl \\
     --reward.remote_url reward.py --algo.advantage.estimator group_norm --algo.kl.init_coef 0 \\
     --rollout.batch_size {batch} --rollout.n_samples_per_prompt {rollouts} \\
     --rollout.temperature {temperature} --rollout.max_new_tokens {new_tokens} \\
-    --data.max_len {tokens} --train.batch_size {completions} --train.num_episodes {epochs} \\
+    --data.max_len {tokens} --train.batch_size {completions} --train.num_episodes {episodes} \\
     --actor.num_gpus_per_node 1 --vllm.num_engines 1
 ```
 Prompts hold the chat template already: do not give `--data.apply_chat_template`. A step has {batch}
-prompts with {rollouts} completions each. The numbers of GPUs are the least. OpenRLHF shuffles its
-prompts and has no option against it, so that the order of the file has no effect there.""",
+prompts with {rollouts} completions each. OpenRLHF counts whole passes over the file: {episodes} of
+them are about {episode_steps} steps, where MiniRec trains {steps}. It shuffles its prompts and has
+no option against it, so that the order of the file has no effect there. The numbers of GPUs are
+the least.""",
 }
 
 
@@ -94,7 +96,7 @@ shuffling.
 
 {command}
 
-Batch, completions, lengths and steps are those of the run. Learning rate, optimizer and whether all
+Batch, completions and lengths are those of the run. Learning rate, optimizer and whether all
 weights are trained or a LoRA are the trainer's own: set them for your model.
 
 The reward of a completion is `{config.reward.name}`: how high the target ranks among all items
@@ -112,6 +114,7 @@ def _settings(config: Config, samples: int, steps: int, *, has_template: bool) -
     rollouts = training.rollouts_per_prompt
     per_pass = math.gcd(batch, training.prompts_per_micro_batch)
     tokens = model.max_prompt_tokens + config.rollout.max_new_tokens
+    episodes = max(1, round(steps / (samples // batch)))
     template = about = left_out = ""
     if not has_template:
         key = "actor_rollout_ref.model.custom_chat_template"
@@ -136,6 +139,8 @@ def _settings(config: Config, samples: int, steps: int, *, has_template: bool) -
         "temperature": config.rollout.temperature,
         "steps": steps,
         "epochs": math.ceil(steps / (samples // batch)),
+        "episodes": episodes,
+        "episode_steps": episodes * (samples // batch),
         # verl shares the completions among workers in equal parts; 8 is its default.
         "workers": math.gcd(8, batch * rollouts),
         "template": template,
@@ -185,10 +190,17 @@ for item, cosine in recommender.rank([0, 1], top=10):
 ```
 
 `items.npy` has a unit vector for each line of `items.jsonl`.
-{_figures(evaluation)}"""
+{_figures(evaluation, config.corpus.same_time)}"""
 
 
-def _figures(evaluation: dict[str, Any] | None) -> str:
+TASKS = {
+    "exclude": "the next visit of a user",
+    "keep": "the next event of a user, which may belong to the same visit",
+}
+"""By `corpus.same_time`."""
+
+
+def _figures(evaluation: dict[str, Any] | None, same_time: str) -> str:
     if evaluation is None:
         return ""
     lines = ["", "| split | metric | mean | 95% interval |", "|---|---|---|---|"]
@@ -199,4 +211,5 @@ def _figures(evaluation: dict[str, Any] | None) -> str:
                 lines.append(
                     f"| {split} | {name} | {m['mean']:.4f} | {m['low']:.4f} to {m['high']:.4f} |"
                 )
-    return "\n".join([*lines, "", "Full ranking of the catalogue, greedy decoding.", ""])
+    task = f"The target is {TASKS[same_time]} (`corpus.same_time={same_time}`)."
+    return "\n".join([*lines, "", f"Full ranking of the catalogue, greedy decoding. {task}", ""])

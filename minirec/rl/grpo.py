@@ -95,7 +95,7 @@ def item_loss(
         hidden: (P, d) hidden states of the best rollouts, with gradient.
         candidates: (C, d) item vectors, unit norm.
         target: (P,) position of the target among the candidates.
-        excluded: (P, C) bool, candidates that do not compete (history, doubles of the target).
+        excluded: (P, C) bool, candidates that do not compete: excluded or doubles of the target.
         advantage: (P,) advantage of the best rollouts.
         log_presence: (C,) log-probability that the rest of a step has each candidate, taken off its
             score, so that the softmax over those at hand stands for that over all targets (Yi et

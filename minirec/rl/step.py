@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from minirec.config import TrainingConfig
+from minirec.corpus.table import Sample
 from minirec.model.sharing import Sharing
 from minirec.rl import grpo
 from minirec.rl.reward import RewardFunction, excluded_mask, item_scores, rank_target
@@ -32,6 +34,11 @@ class Group:
     rollout_logprobs: list[list[float]]
     excluded: list[int]
     target: int
+
+    @classmethod
+    def of(cls, sample: Sample, **rollouts: Any) -> Group:
+        """The group of a sample; `rollouts` are the other attributes."""
+        return cls(excluded=sample.excluded, target=sample.target, **rollouts)
 
 
 @dataclass(frozen=True)

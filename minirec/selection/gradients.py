@@ -66,7 +66,7 @@ def head_features(
         items: (V, d) unit-norm item vectors, on the same device.
         target: (B,) int64 rows of `items`.
         temperature: tau, above 0.
-        mask: (B, V) bool, True where an item is no candidate (the history); the target is always
+        mask: (B, V) bool, True where an item is no candidate (is excluded); the target is always
             a candidate, whatever the mask says.
         block: items taken at once; bounds the memory.
 

@@ -5,17 +5,19 @@ The loss of sample i depends on no other sample. With T_i written tokens in its 
     -(1/T_i) sum over j and written tokens t of A_ij log pi(t)  -  A_best log p_y,
 
 that is GRPO at ratio 1, where the clip is inactive (`minirec.rl.grpo`); the candidates of p are the
-whole catalogue, detached, without the history.
+whole catalogue, detached, without the excluded items.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from minirec.corpus.table import Sample
 from minirec.model.sharing import Sharing
 from minirec.rl import grpo
 from minirec.rl.reward import excluded_mask
@@ -37,6 +39,11 @@ class ScoredGroup:
     rewards: list[float]
     excluded: list[int]
     target: int
+
+    @classmethod
+    def of(cls, sample: Sample, **rollouts: Any) -> ScoredGroup:
+        """The group of a sample; `rollouts` are the other attributes."""
+        return cls(excluded=sample.excluded, target=sample.target, **rollouts)
 
 
 @dataclass(frozen=True)

@@ -244,6 +244,17 @@ def test_titles_that_name_no_item_or_several(history, words):
         find_titles(history, CATALOGUE, KEYS)
 
 
+def test_keys_that_hold_commas_or_are_titles_of_others():
+    titles = ["Lamp", "lamp", "7", "Pen", "Ink"]
+    catalogue = Catalogue(titles, [""] * 5, "things")
+    keys = ["7", "8", "9", "a,1", "A  b"]
+    assert find_titles("a , 1, 8, A b, 9", catalogue, keys) == [3, 1, 4, 2]
+    assert find_titles("8.0", catalogue, keys) == [1]
+    words = "'7' is the key of 'Lamp', and the title of the item with the key 9"
+    with pytest.raises(ConfigError, match=words):
+        find_titles("7", catalogue, keys)
+
+
 def test_the_run_directory_for_a_sentence_is_that_of_the_whole_command(tmp_path):
     """Of a config file that only the overrides make valid; none where it stays invalid."""
     file = tmp_path / "run.yaml"

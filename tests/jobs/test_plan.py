@@ -192,3 +192,14 @@ def test_a_demo_model_that_vllm_cannot_run(tmp_path):
     for other in (["rollout.engine=transformers"], ["model.name=Qwen/Qwen2.5-0.5B-Instruct"]):
         assert plan(load(None, [*small, *other]), command="train")
     assert plan(load(None, [*small[:2], "model.demo.heads=2", "rollout.engine=vllm"]))
+
+
+@pytest.mark.parametrize(
+    ("min_history", "samples"),
+    [(1, 420 * 5), (5, 420), (6, 420 * 2), (7, 420)],
+)
+def test_plan_counts_the_samples_of_leave_one_out(tmp_path, min_history, samples):
+    """Of 8 events of a user; those with fewer than three targets are in train."""
+    words = ["corpus.split=leave_one_out", f"corpus.min_history={min_history}"]
+    rows = plan(load(None, [f"run_dir={tmp_path}", "selection.groups=1", *words]))
+    assert next(r[2] for r in rows if r[1] == "training samples") == f"about {samples:,}"

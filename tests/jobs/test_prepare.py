@@ -55,7 +55,7 @@ def test_demo(tmp_path):
     assert prepare(run, load())
     got = tables(run)
     assert got.keys() == {"items", *SPLITS, "rejected", "truth"}
-    assert said[1] == "prepare: No user has two events at one time."
+    assert said[1] == "prepare: No sample shares its time with another event of its user."
     assert got["items"].schema == ITEMS and got["truth"].schema == TRUTH
     assert all(got[name].schema == SAMPLES for name in SPLITS)
     assert got["items"]["item_id"].to_pylist() == list(range(len(got["items"])))
@@ -191,7 +191,12 @@ def test_a_truncated_file_is_one_sentence(cluster, tmp_path):
     ("folder", "source", "samples", "said"),
     [
         ("amazon2018_office", "amazon", 13_437, "56% of the train and 40% of the test samples"),
-        ("amazon2023_all_beauty", "amazon", 2_282, "No user has two events at one time"),
+        (
+            "amazon2023_all_beauty",
+            "amazon",
+            2_282,
+            "No sample shares its time",
+        ),
         ("movielens_small", "movielens", 98_681, "39% of the train and 4% of the test samples"),
     ],
 )

@@ -72,7 +72,10 @@ def test_a_file_without_a_usable_user(undisturbed, tmp_path, capsys):
     words = ["recommend", "--run", str(undisturbed), "--users", str(users), "--out"]
     assert main([*words, str(tmp_path / "out.parquet")]) == 1
     said = capsys.readouterr().err
-    assert "none of 3 rows can be ranked; the first is line 1: no item has the key '1'" in said
+    assert (
+        "none of 3 rows can be ranked; the first is row 1 of the file: no item has the key '1'"
+        in said
+    )
     assert not (tmp_path / "out.parquet").exists()
     assert len((tmp_path / "out-refused.jsonl").read_text().splitlines()) == 3
 

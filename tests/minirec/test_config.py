@@ -234,6 +234,10 @@ def test_no_number_is_infinite_or_beyond_meaning(key):
         assert "inf is not finite" in refused(f"{lists}=[0.1, .inf, 0.2]")
 
 
+def test_a_number_that_yaml_reads_as_text_is_bounded_too():
+    assert "rollout.deadline_s: 1e+300 is too large" in refused("rollout.deadline_s=1e300")
+
+
 def test_seeds_may_be_large():
     assert settings.load(None, ["seed=9223372036854775807"]).seed == 2**63 - 1
     assert "is too large" in refused("seed=9223372036854775808")

@@ -4,6 +4,7 @@ import pyarrow as pa
 import pytest
 
 from minirec.corpus import ids
+from minirec.corpus.ids import known_key
 
 
 def spelled(*columns):
@@ -44,3 +45,10 @@ def test_keys_that_nearly_match():
     assert ids.nearest(pa.array(["7", "00101"]), catalogue) == ("00101", "101")
     assert ids.nearest(pa.array(["b0X"]), catalogue) == ("b0X", "B0x")
     assert ids.nearest(pa.array(["7"]), catalogue) is None
+
+
+def test_a_key_may_be_written_with_the_decimals_that_the_corpus_dropped():
+    assert known_key("1.0", {"1", "2"}) == "1"
+    assert known_key("1.0", {"1", "1.0"}) == "1.0"
+    assert known_key("3.0", {"1"}) == "3.0"
+    assert known_key("1.5", {"1"}) == "1.5"

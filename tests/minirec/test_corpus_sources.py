@@ -357,7 +357,7 @@ def test_a_column_orders_events_without_times(tmp_path):
     rows = ["user,item,title,place", "u,i1,A,3.0", "u,i2,B,1", "u,i3,C,2", "u,i4,D,10"]
     (tmp_path / "events.csv").write_text("\n".join(rows) + "\nu,i5,E,\nu,i6,F,1.5\n")
     got = read(source="table", path=str(tmp_path), columns={"order": "place"})
-    assert counts(got.rejected) == {"bad number": 1, "bad order": 1}
+    assert counts(got.rejected) == {"bad order": 2}
     assert histories(got) == [
         ("u", ["B"], "C"),
         ("u", ["B", "C"], "A"),
@@ -388,6 +388,63 @@ def test_events_of_one_place_are_of_one_visit(tmp_path):
         ("u", ["A", "B", "C"], "D"),
         ("u", ["A", "B", "C", "D"], "E"),
     ]
+
+
+def test_part_10_comes_after_part_2(tmp_path):
+    for n in (1, 2, 10):
+        (tmp_path / f"log-{n}.csv").write_text(f"user,item,title\nu,i{n},T{n}\n")
+    (tmp_path / "log-11.csv").write_text("user,item,title\nu,i11,T11\n")
+    got = read(source="table", path=str(tmp_path), columns={"order": "file"})
+    assert [found[2] for found in histories(got)] == ["T2", "T10", "T11"]
+
+
+@pytest.mark.parametrize(
+    ("text", "order"),
+    [("9007199254740993", 9007199254740993), ("-3", -3), ("7.0", 7), (" 8 ", 8)],
+)
+def test_orders_that_are_whole_numbers(tmp_path, text, order):
+    (tmp_path / "events.csv").write_text(f"user,item,title,n\nu,i,T,{text}\nu,j,T,0\n")
+    got = read(source="table", path=str(tmp_path), columns={"order": "n"})
+    assert sorted(got.events.time.tolist()) == sorted([order, 0])
+
+
+@pytest.mark.parametrize(
+    "text", ["", "1.5", "x", "2024-01-01", "1e30", "nan", "9223372036854775808"]
+)
+def test_orders_that_are_none(tmp_path, text):
+    (tmp_path / "events.csv").write_text(f"user,item,title,n\nu,i,T,{text}\nu,j,T,0\n")
+    got = read(source="table", path=str(tmp_path), columns={"order": "n"})
+    assert counts(got.rejected) == {"bad order": 1}
+
+
+def test_a_text_with_line_breaks_beside_an_order(tmp_path):
+    rows = ["user,item,title,n", 'u,i1,"Good,', "but 1,000,x,y", 'end",3', "u,i2,Lamp,4"]
+    (tmp_path / "events.csv").write_text("\n".join(rows) + "\n")
+    got = read(source="table", path=str(tmp_path), columns={"order": "n"})
+    assert counts(got.rejected) == {}
+    assert got.catalogue["title"].to_pylist() == ["Good, but 1,000,x,y end", "Lamp"]
+
+
+def test_titles_of_the_interactions_are_read_from_the_same_rows(tmp_path):
+    """The line in the middle has a key and a title, but no time: it is a text."""
+    rows = ["user,item,title,text,time", 'u1,B1,Lamp,"Nice.', "Great,B2,Junk,really,x"]
+    rows += ['Bye",1600000000', "u2,B2,Kettle,ok,1600000001", "u3,B1,Lamp,,1600000002"]
+    (tmp_path / "interactions.csv").write_text("\n".join(rows) + "\n")
+    got = read(source="table", path=str(tmp_path))
+    assert counts(got.rejected) == {}
+    texts = zip(
+        *(got.catalogue[name].to_pylist() for name in ("key", "title", "text")), strict=True
+    )
+    assert [*texts] == [("B1", "Lamp", "Nice. Great,B2,Junk,really,x Bye"), ("B2", "Kettle", "ok")]
+
+
+def test_interactions_without_ratings(tmp_path):
+    (tmp_path / "events.csv").write_text("user,item,title,stars,time\nu,i,T,1,1600000000\n")
+    located = locate(CorpusConfig(source="table", path=str(tmp_path)))
+    assert located.notes == ["there is no rating column: each event counts as 5"]
+    fails("corpus.min_rating=4 needs ratings", source="table", path=str(tmp_path), min_rating=4)
+    named = CorpusConfig(source="table", path=str(tmp_path), columns={"rating": "stars"})
+    assert locate(named).notes == []
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minirec.config import CorpusConfig
+from minirec.corpus import split
 from minirec.corpus.events import Events, encode, k_core
 from minirec.corpus.schema import SAMPLES, SAMPLES_WITH_SAME_TIME
 from minirec.corpus.split import make_samples, split_sizes
@@ -132,7 +133,11 @@ def test_split_sizes():
             {},
             ["earlier time", "up to 3", "corpus.same_time=keep"],
         ),
-        (HAND, {}, ["4 samples", "2 distinct time(s)", "corpus.split=leave_one_out"]),
+        (
+            HAND,
+            {},
+            ["4 samples", "2 distinct time(s)", "corpus.same_time=keep and corpus.ties=file"],
+        ),
         (HAND, {"split": "leave_one_out"}, ["three times", "is 2", "[0.8, 0.1, 0.1]"]),
     ],
 )
@@ -297,6 +302,22 @@ def test_a_time_is_in_one_split(rows, shares):
         return
     times = [made.tables[name]["time"].to_pylist() for name in ("train", "valid", "test")]
     assert max(times[0]) < min(times[1]) and max(times[1]) < min(times[2])
+
+
+def test_an_account_of_many_people_is_named(monkeypatch):
+    """Its samples list each other, so that the lists grow with the square."""
+    monkeypatch.setattr(split, "LARGEST_LISTS", 500)
+    rows = [(f"u{u}", i, 3, t) for u in range(5) for t, i in enumerate("xyz")]
+    rows += [("guest", "x", 3, 0), *(("guest", f"g{n}", 3, 9) for n in range(30))]
+    with pytest.raises(CorpusError, match="user guest has 30 events at one time"):
+        make_samples(events_of(rows), config())
+    assert len(make_samples(events_of(rows), config(same_time="keep")).event) == 40
+
+
+def test_samples_that_are_left_out_are_the_reason_of_too_few():
+    rows = [(f"u{u}", i, 3, 1) for u in range(9) for i in "xyz"] + [("u0", "w", 3, 2)]
+    with pytest.raises(CorpusError, match="1 sample.*same_time=keep"):
+        make_samples(events_of(rows), config())
 
 
 def test_a_border_moves_to_the_next_time():

@@ -24,6 +24,7 @@ class SafetensorError(Exception):
     [
         (no_space(), "the disk of /a/b is full; free some space there"),
         (no_space("/c"), "the disk of /c is full"),
+        (no_space("/source", None, "/target"), "the disk of /target is full"),
         (OSError(errno.EDQUOT, "x"), "the disk of /a/b has used up your quota"),
         (SafetensorError("I/O error: No space left on device (os error 28)"), "of /a/b is full"),
     ],

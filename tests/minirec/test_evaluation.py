@@ -173,8 +173,9 @@ def test_references_equal_a_naive_ranking(block):
     cosine = together / np.sqrt(np.outer(np.maximum(counts, 1), np.maximum(counts, 1)))
 
     out = [[*h, (3 * y + 1) % items] for y, h in zip(target, history, strict=True)]
-    asked = {"history": history, "target": target, "excluded": out, "block": block}
-    popular, similar = popularity_ranks(train, **asked), cooccurrence_ranks(train, **asked)
+    asked = {"target": target, "excluded": out, "block": block}
+    popular = popularity_ranks(train, **asked)
+    similar = cooccurrence_ranks(train, history=history, **asked)
     assert any(y in h for y, h in zip(target, history, strict=True))
     for i, (y, h) in enumerate(zip(target, history, strict=True)):
         assert popular[i] == naive_rank(counts, y, out[i])
@@ -182,26 +183,17 @@ def test_references_equal_a_naive_ranking(block):
         assert similar[i] == naive_rank(list(zip(scores, counts, strict=True)), y, out[i])
 
 
-def test_references_exclude_the_history_unless_told_otherwise():
-    user, history, target = small_corpus()
-    train = interactions(user, history=history, target=target, items=25)
-    for ranks in (popularity_ranks, cooccurrence_ranks):
-        default = ranks(train, history=history, target=target)
-        said = ranks(train, history=history, target=target, excluded=history)
-        assert default.tolist() == said.tolist()
-    with pytest.raises(ValueError, match="excluded has 1 rows"):
-        popularity_ranks(train, history=history, target=target, excluded=[[]])
-
-
 def test_an_item_of_the_target_s_time_is_no_rival_of_its_title():
     vectors = title_vectors(["red pen", "red cap", "red hat", "blue ink"])
     asked = {"history": [[0]], "target": [2]}
-    assert title_ranks(vectors, **asked).tolist() == [2]  # 1 is as like to the history as 2
+    # 1 is as like to the history as 2.
+    assert title_ranks(vectors, **asked, excluded=[[0]]).tolist() == [2]
     assert title_ranks(vectors, **asked, excluded=[[0, 1]]).tolist() == [1]
 
 
 def by_titles(titles, history, target, block=256):
-    return title_ranks(title_vectors(titles), history=history, target=target, block=block).tolist()
+    vectors, asked = title_vectors(titles), {"history": history, "excluded": history}
+    return title_ranks(vectors, **asked, target=target, block=block).tolist()
 
 
 def test_titles_are_ranked_by_the_words_they_share_with_the_recent_past():
@@ -246,8 +238,10 @@ def test_reference_refusals():
         interactions(["a"], history=[[1]], target=[7], items=5)
     words = title_vectors(["red pen", "blue ink"])
     with pytest.raises(ValueError, match=r"target entry 0 is 2; expected 0\.\.1"):
-        title_ranks(words, history=[[1]], target=[2])
+        title_ranks(words, history=[[1]], excluded=[[1]], target=[2])
     with pytest.raises(ValueError, match="history has 2 rows; expected 1"):
-        title_ranks(words, history=[[1], [0]], target=[0])
+        title_ranks(words, history=[[1], [0]], excluded=[[1]], target=[0])
+    with pytest.raises(ValueError, match="excluded has 2 rows; expected 1"):
+        title_ranks(words, history=[[1]], excluded=[[1], [0]], target=[0])
     with pytest.raises(ValueError, match="history has 2 rows; expected 1"):
         interactions(["a"], history=[[1], [2]], target=[3], items=5)

@@ -107,3 +107,12 @@ def test_verl_gets_a_template_that_leaves_the_prompt_of_a_base_model(encoder, ov
     assert rendered == encoder.text(words)
     text = card("verl", *overrides, samples=64, steps=2, has_template=False)
     assert "The model has no chat template" in text
+
+
+@pytest.mark.parametrize(("samples", "steps", "episodes"), [(235, 8, 1), (584, 19, 1), (640, 5, 1)])
+def test_openrlhf_trains_the_nearest_number_of_whole_passes(samples, steps, episodes):
+    """235 samples are 7 steps of 32 prompts, 584 are 18, 640 are 20."""
+    about = {"samples": samples, "steps": steps}
+    assert openrlhf(**about)["--train.num_episodes"] == str(episodes)
+    said = card("openrlhf", **about)
+    assert f"about {samples // 32} steps, where MiniRec trains {steps}" in " ".join(said.split())

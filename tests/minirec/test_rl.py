@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from minirec.config import RewardConfig
+from minirec.corpus.table import Sample
 from minirec.errors import ConfigError
 from minirec.rl import grpo
 from minirec.rl.reward import (
@@ -16,8 +17,9 @@ from minirec.rl.reward import (
     ndcg,
     rank_target,
     reward_function,
+    target_and_mask,
 )
-from minirec.rl.step import log_presence, lr_factor
+from minirec.rl.step import Group, log_presence, lr_factor
 from minirec.settings import load
 
 
@@ -275,3 +277,17 @@ def test_learning_rate_rises_then_follows_its_schedule(schedule, factors):
 def test_learning_rate_with_fewer_steps_than_warm_up():
     found = [lr_factor(step, steps=2, warmup=3, schedule="linear") for step in range(2)]
     assert found == pytest.approx([0.25, 0.5])
+
+
+def test_what_the_user_took_with_the_target_does_not_compete():
+    baskets = Sample(sample_id=0, history=[0], target=2, same_time=[3])
+    alone = Sample(sample_id=1, history=[1, 2], target=2)
+    target, mask = target_and_mask([baskets, alone], items=5)
+    assert target.tolist() == [2, 2]
+    assert mask.tolist() == [
+        [True, False, False, True, False],
+        [False, True, False, False, False],  # the target competes, in the history or not
+    ]
+    written = {"prompt": [7], "completions": [[8]], "generated": [1], "rollout_logprobs": [[-1.0]]}
+    group = Group.of(baskets, **written)
+    assert (group.excluded, group.target, group.completions) == ([0, 3], 2, [[8]])

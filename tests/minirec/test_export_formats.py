@@ -1,0 +1,35 @@
+"""What the exported rows leave out of the ranking, and that the exported reward does so."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from minirec.corpus.table import Catalogue, Sample
+from minirec.export.formats import FORMATS, Example
+from minirec.export.reward import Scorer
+
+CATALOGUE = Catalogue([f"Title {i}" for i in range(5)], [""] * 5, "things")
+EXAMPLE = Example(0, Sample(1, history=[1, 2], target=3, same_time=[4]), "prompt", "prompt")
+
+
+def excluded(to: str, row: dict) -> list[int]:
+    """The list that the reward function of a trainer is given."""
+    found = {"verl": row.get("extra_info"), "openrlhf": row.get("label")}.get(to, row)
+    return (json.loads(found) if isinstance(found, str) else found)["excluded"]
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_rows_exclude_what_the_user_took_with_the_target(to):
+    _, made = FORMATS[to]
+    assert excluded(to, made(EXAMPLE, CATALOGUE)) == [1, 2, 4]
+
+
+def test_the_reward_ranks_without_the_excluded_items():
+    settings = {"cutoff": 1000, "name": "reciprocal_rank", "softmax_weight": 0.0}
+    scorer = SimpleNamespace(device=torch.device("cpu"), settings=settings)
+    # Items 4, 1, 0 rank above the target 3; 1 is in the history, 4 of the target's time.
+    scores = torch.tensor([[0.5, 0.7, 0.1, 0.4, 0.9]])
+    for out, reward in (([1, 4], 1 / 2), ([1], 1 / 3), ([], 1 / 4)):
+        assert Scorer._reward(scorer, scores.clone(), [out], [3]) == pytest.approx([reward])
