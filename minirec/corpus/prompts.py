@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 ANSWER = "<answer>"
 """Ends an analysis and an item text; the hidden state at its last token is the vector."""
@@ -17,6 +18,16 @@ _WITHIN_WORDS = frozenset("\u00ad\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202
 _MARKER = re.compile(r"\[(/?(?:INST|SYS|[A-Z]+(?:_[A-Z]+)+))\]", re.IGNORECASE)
 _WORD = re.compile(r"[^\W\d_]{3,}")
 _STOP_WORDS = frozenset({"the", "and", "for", "with", "from", "inch", "pack", "set", "new"})
+
+
+def begun(ids: list[int], tokenizer: Any) -> list[int]:
+    """Token ids of a whole text, with the BOS token in front if the tokenizer puts it there.
+
+    A chat template may hold it already. Models that were trained with it, such as Gemma and Llama,
+    give other hidden states without.
+    """
+    bos = [tokenizer.bos_token_id]
+    return [*bos, *ids] if tokenizer.encode("")[:1] == bos != ids[:1] else list(ids)
 
 
 def neutralise(text: str) -> str:

@@ -103,7 +103,7 @@ class Recommender:
             text = self.tokenizer.apply_chat_template(
                 [{"role": "user", "content": words}], tokenize=False, add_generation_prompt=True
             )
-        return list(self.tokenizer.encode(text, add_special_tokens=False))
+        return prompts.begun(self.tokenizer.encode(text, add_special_tokens=False), self.tokenizer)
 
     def _cut(self, title: str) -> str:
         ids = self.tokenizer.encode(title, add_special_tokens=False)

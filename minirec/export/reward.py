@@ -75,7 +75,11 @@ class Scorer:
         for end in filter(None, (self.tokenizer.eos_token, self.tokenizer.pad_token)):
             text = text.partition(end)[0]
         pieces = (prompt, text, ANSWER)
-        return [t for p in pieces for t in self.tokenizer.encode(p, add_special_tokens=False)]
+        ids = [t for p in pieces for t in self.tokenizer.encode(p, add_special_tokens=False)]
+        # Some models begin each text with a token, which a chat template may hold already.
+        begin = [self.tokenizer.bos_token_id]
+        begins = self.tokenizer.encode("")[:1] == begin != ids[:1]
+        return begin + ids if begins else ids
 
     def _hidden(self, sequences: list[list[int]]) -> Tensor:
         """Last hidden state (B, d) float32; padding on the right changes nothing to its left."""

@@ -63,8 +63,7 @@ class Encoder:
         titles = [self.cut(title, self.config.max_item_tokens) for title in titles]
 
         def tokens(dropped: int) -> list[int]:
-            text = self.text(self._say(titles[dropped:]))
-            return list(self.tokenizer.encode(text, add_special_tokens=False))
+            return self._read(self.text(self._say(titles[dropped:])))
 
         dropped, ids = 0, tokens(0)
         if len(ids) > limit and len(titles) > 1:
@@ -101,7 +100,11 @@ class Encoder:
     def item(self, title: str, text: str) -> list[int]:
         """Token ids of an item, cut to ``model.max_item_tokens``, with the answer marker."""
         words = self.cut(prompts.item_text(title, text), self.config.max_item_tokens)
-        return list(self.tokenizer.encode(words, add_special_tokens=False)) + self.answer_ids
+        return self._read(words) + self.answer_ids
+
+    def _read(self, text: str) -> list[int]:
+        """Token ids of a text as the model reads it from its start."""
+        return prompts.begun(self.tokenizer.encode(text, add_special_tokens=False), self.tokenizer)
 
     def finish(self, completion: Sequence[int], *, stopped: bool) -> list[int]:
         """A completion with the answer marker at its end, where the hidden state is read."""

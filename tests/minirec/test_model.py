@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,10 +12,12 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import CONFIG, TITLES
+from tokenizers.processors import TemplateProcessing
 
 from minirec.config import TrainingConfig
 from minirec.corpus import prompts
 from minirec.errors import ConfigError
+from minirec.export.reward import Scorer
 from minirec.model.recommender import Encoder, Policy, item_table, load_policy, trainable_policy
 from minirec.model.sharing import Sharing
 from minirec.rl.reward import RewardConfig, reward_function
@@ -340,3 +344,42 @@ def test_token_loss_raises_the_better_rollout(folder, encoder):
     after = likelihoods()
     assert after[1] > before[1]
     assert after[0] < before[0]
+
+
+def beginning(tokenizer, *, template=None):
+    """The tokenizer as those of Gemma and Llama: each text begins with a BOS token."""
+    made = copy.deepcopy(tokenizer)
+    made.add_special_tokens({"bos_token": "<bos>"})
+    bos = ("<bos>", made.bos_token_id)
+    made.backend_tokenizer.post_processor = TemplateProcessing("<bos> $A", special_tokens=[bos])
+    made.chat_template = template
+    return made
+
+
+TEMPLATE = "{{ bos_token }}{{ messages[0].content }}"
+
+
+@pytest.mark.parametrize("template", [None, TEMPLATE, TEMPLATE.removeprefix("{{ bos_token }}")])
+def test_prompts_and_items_begin_with_the_bos_token_once(encoder, template):
+    tokenizer = beginning(encoder.tokenizer, template=template)
+    config = encoder.config.model_copy(update={"max_prompt_tokens": 200})
+    new = Encoder(tokenizer, config, category="demo")
+    for ids in (new.prompt(TITLES[:2]), new.item(TITLES[0], "text")):
+        assert ids[0] == tokenizer.bos_token_id
+        assert ids.count(tokenizer.bos_token_id) == 1
+    assert new.item(TITLES[0], "text")[1:] == encoder.item(TITLES[0], "text")
+    # The demo model has none.
+    assert encoder.item(TITLES[0], "text")[0] != encoder.tokenizer.bos_token_id
+
+
+def test_the_exported_reward_begins_with_the_bos_token_once(encoder):
+    tokenizer = beginning(encoder.tokenizer)
+    new = Encoder(tokenizer, encoder.config, category="demo")
+    scorer = SimpleNamespace(tokenizer=tokenizer)
+    text = new.text(new.words(TITLES[:2]))
+    assert Scorer._tokens(scorer, text, " war ") == (
+        new.prompt(TITLES[:2])
+        + tokenizer.encode(" war ", add_special_tokens=False)
+        + new.answer_ids
+    )
+    assert Scorer._tokens(scorer, f"<bos>{text}", "") == new.prompt(TITLES[:2]) + new.answer_ids
