@@ -150,6 +150,7 @@ def test_what_the_rows_were_taken_for_is_said(cluster, tmp_path):
     run = Run(tmp_path / "run", say=said.append)
     prepare(run, load(None, ["corpus.source=table", f"corpus.path={tmp_path}"]))
     notes = [
+        "there is no rating column: each event counts as 5",
         "2 user ids are decimals such as 1.0; read as whole numbers",
         "21 times are numbers that were read as days: 20230110 is 2023-01-10",
     ]
