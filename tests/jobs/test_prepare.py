@@ -155,9 +155,9 @@ def test_what_the_rows_were_taken_for_is_said(cluster, tmp_path):
         "21 times are numbers that were read as days: 20230110 is 2023-01-10",
     ]
     assert json.loads(run.path("corpus", "corpus.json").read_text())["notes"] == notes
-    assert said[:2] == [f"prepare: note: {note}" for note in notes]
-    assert "20 events of 2 users on 5 items from 2023-01-10 to 2023-01-19" in said[2]
-    assert said[2].endswith("1 rows rejected, 1 of them as duplicate events")
+    assert said[:3] == [f"prepare: note: {note}" for note in notes]
+    assert "20 events of 2 users on 5 items from 2023-01-10 to 2023-01-19" in said[3]
+    assert said[3].endswith("1 rows rejected, 1 of them as duplicate events")
 
 
 @pytest.mark.ray
