@@ -55,7 +55,8 @@ python -m verl.trainer.main_ppo algorithm.adv_estimator=grpo \\
     trainer.val_before_train=False trainer.n_gpus_per_node=1 trainer.logger=console
 ```
 The default name of the function, `compute_score`, is that in the file. A step has {batch} prompts
-with {rollouts} completions each. The number of GPUs must divide {completions}.{left_out}{about_template}""",
+with {rollouts} completions each. The number of GPUs must divide
+{completions}.{left_out}{about_template}""",
     "openrlhf": """```
 python -m openrlhf.cli.train_ppo_ray --data.prompt_dataset train.jsonl \\
     --data.input_key prompt --data.label_key label --actor.model_name_or_path {model} \\
