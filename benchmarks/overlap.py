@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
-from jobs.train import read_log
+from jobs.training_log import read_log
 from minirec.artifacts import read_json
 
 COLUMNS = ("steps", "engines", "training", "waited", "idle", "clipped", "NDCG@10")

@@ -124,8 +124,9 @@ def _with_config(arguments: argparse.Namespace) -> int:
 
     if in_job():
         check_shared(config)
-    from jobs.plan import check, plan
+    from jobs.plan import plan
     from jobs.summary import print_plan, print_summary
+    from minirec.checks import check
 
     if arguments.command == "plan":
         from jobs.plan_costs import estimates

@@ -13,12 +13,12 @@ from jobs.compare_result import (
     write_rows,
 )
 from jobs.console import pulse, say
-from jobs.plan import check_trials
+from jobs.fingerprint import rollout_settings, without_runtime
 from jobs.run import holding, stages
 from jobs.sweep import trial_of
-from jobs.train import rollout_settings, without_runtime
 from jobs.tuning import forget, run_trials
 from minirec.artifacts import Cost, Run
+from minirec.checks import check_trials
 from minirec.comparison import FREE_ORDER, contenders
 from minirec.config import Config
 from minirec.corpus.table import count_samples

@@ -14,7 +14,7 @@ from rich.table import Table
 from jobs.compare_diagnostics import gains, ndcg, own, shared_by_budget, utility
 from jobs.console import console
 from jobs.sweep_result import failure
-from jobs.train import read_log
+from jobs.training_log import read_log
 from minirec.artifacts import Run, atomic, read_json, read_table, remove, write_table
 from minirec.comparison import FREE, FULL, Contender
 from minirec.config import Config

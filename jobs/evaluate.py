@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from jobs.fingerprint import rollout_settings
 from jobs.model import base_model, model_inputs
 from jobs.score import merged, score_on_kept, score_shards, scoring_spec
-from jobs.train import rollout_settings
 from minirec.artifacts import Cost, Run, each_file, read_table, write_json, write_table
 from minirec.config import Config
 from minirec.corpus import schema

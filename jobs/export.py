@@ -109,7 +109,6 @@ class _Source:
 
 
 def _subset(folder: Path, source: _Source, to: str) -> None:
-    from jobs.train import training_steps
     from minirec.export import cards, formats, reward
 
     config = source.config
@@ -142,7 +141,7 @@ def _subset(folder: Path, source: _Source, to: str) -> None:
         config,
         to=to,
         samples=len(ids),
-        steps=training_steps(config.training, len(ids)),
+        steps=config.training.steps_on(len(ids)),
         policy=source.name,
         has_template=source.encoder.has_template,
     )

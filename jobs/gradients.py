@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jobs.fingerprint import rollout_settings
 from jobs.model import base_model
 from jobs.score import merged, score_shards, scoring_spec
-from jobs.train import follow, rollout_settings
+from jobs.training_log import follow
 from jobs.workers import Team, fit
 from minirec.artifacts import (
     Cost,
@@ -142,7 +143,7 @@ def _fit(run: Run, config: Config, session: Session, shards: list[GradientShard]
     folder = run.path("gradients")
     with follow("gradients", len(shards), lambda: (_there(outputs, folder), "shards"), at=folder):
         team = Team(config.training, workers, worker, run.path("ray"), "gradients")
-        fit(session, gradient_loop, spec, team)
+        fit(session.kept, gradient_loop, spec, team)
     if missing := [output for output in outputs if not output.exists()]:
         raise ArtifactError(f"{missing[0]} is missing; run it again, which makes what is missing")
 

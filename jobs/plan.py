@@ -8,16 +8,15 @@ from pathlib import Path
 
 from actors.rollout import resolve_engine
 from jobs.prepare import made_with
-from jobs.sweep_plan import trials_of
 from jobs.tracking import check as check_trackers
-from jobs.train import training_steps
 from minirec.allocation import Allocation, allocate, this_machine
 from minirec.artifacts import Run, read_json
+from minirec.checks import check, check_trials
 from minirec.comparison import Contender, contenders
 from minirec.config import Config, ScoringConfig, TrainingConfig
 from minirec.corpus import sources
 from minirec.errors import ConfigError, CorpusError
-from minirec.sweep import Trial
+from minirec.sweep import Trial, trials_of
 from minirec.sweep import trials as sweep_trials
 
 Row = tuple[str, str, str]
@@ -130,34 +129,6 @@ def _contenders(config: Config) -> list[Contender]:
     return contenders(config, folder=Run(config.run_dir).path("comparison"))
 
 
-def check(config: Config, samples: int) -> None:
-    """Refuse a budget above the samples, more groups than samples, an order without rewards.
-
-    Raises:
-        ConfigError: with the numbers.
-    """
-    s = config.selection
-    budget, scored = s.count(samples), config.scoring.count(samples)
-    if s.method == "full":
-        if scored < samples and s.curriculum != "shuffled":
-            raise ConfigError(
-                f"selection.curriculum {s.curriculum} orders by reward, which is known of {scored} "
-                f"of {samples} training samples (scoring.samples); write "
-                f"selection.curriculum=shuffled"
-            )
-    elif budget > scored:
-        fewer = "scored " if scored < samples else ""
-        raise ConfigError(
-            f"selection.budget {budget} exceeds the {scored} {fewer}training samples; lower the "
-            f"budget{' or raise scoring.samples' if fewer else ''}"
-        )
-    if s.curriculum == "grouped" and s.groups > budget:
-        raise ConfigError(
-            f"selection.groups {s.groups} exceeds the budget of {budget} samples; "
-            f"lower groups or raise selection.budget"
-        )
-
-
 def _samples(config: Config, again: bool) -> tuple[int, bool]:
     run = Run(config.run_dir)
     path = run.path("corpus", "corpus.json")
@@ -216,7 +187,7 @@ def _groups(config: Config) -> str:
 
 
 def _training_rows(stage: str, config: Config, training: TrainingConfig, samples: int) -> list[Row]:
-    steps = training_steps(training, samples)
+    steps = training.steps_on(samples)
     rollouts = steps * training.prompts_per_step * training.rollouts_per_prompt
     return [
         (stage, "optimizer steps", f"{steps:,} of {training.prompts_per_step} prompts"),
@@ -235,34 +206,12 @@ def _gradient_rows(config: Config, *, compared: bool) -> list[Row]:
     return [("gradients", "rollouts, at most", f"{rollouts:,} of validation samples")]
 
 
-def check_trials(trials: Sequence[Trial], samples: int, *, exact: bool = True) -> None:
-    """Refuse trials of a sweep or comparison that cannot work, or are the same; raises as `check`.
-
-    `exact`: `samples` is no estimate, by which other budgets would be the same.
-    """
-    first: dict[str, str] = {}
-    for trial in trials:
-        try:
-            check(trial.config, samples)
-        except ConfigError as error:
-            raise ConfigError(f"trial {trial.name}: {error}") from None
-        count = trial.config.selection.count(samples)
-        selection = trial.config.selection.model_copy(update={"budget": count})
-        what = trial.config.model_copy(update={"run_dir": "", "selection": selection})
-        twin = first.setdefault(what.model_dump_json(), trial.name)
-        if exact and twin != trial.name:
-            raise ConfigError(
-                f"trials {twin} and {trial.name} are the same: both budgets are {count:,} of "
-                f"{samples:,} samples; leave one out"
-            )
-
-
 def _trial_rows(kind: str, trials: Sequence[Trial], samples: int, *, exact: bool) -> list[Row]:
     """What the trials of a sweep or comparison would do, if none were stopped early."""
     check_trials(trials, samples, exact=exact)
     counts = [trial.config.selection.count(samples) for trial in trials]
     configs = [trial.config.training for trial in trials]
-    steps = [training_steps(t, count) for t, count in zip(configs, counts, strict=True)]
+    steps = [t.steps_on(count) for t, count in zip(configs, counts, strict=True)]
     rollouts = sum(
         n * t.prompts_per_step * t.rollouts_per_prompt for n, t in zip(steps, configs, strict=True)
     )

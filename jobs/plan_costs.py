@@ -7,7 +7,6 @@ import subprocess
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.train import training_steps
 from minirec import costs
 from minirec.artifacts import Run, read_json
 from minirec.config import Config, TrainingConfig
@@ -163,7 +162,7 @@ class _Hours:
         return [("estimate", f"{stage}, hours", _hours(parts)) for stage, parts in stages.items()]
 
     def _training(self, t: TrainingConfig, samples: int) -> dict[str, float]:
-        steps = training_steps(t, samples)
+        steps = t.steps_on(samples)
         prompts = steps * t.prompts_per_step
         rollouts = prompts * t.rollouts_per_prompt
         gpus = self.use.worker_gpus or 1

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from jobs.console import bar
+from jobs.fingerprint import rollout_settings
 from jobs.model import base_model, model_inputs
-from jobs.train import rollout_settings
 from jobs.workers import KeptWorkers
 from minirec.allocation import Allocation
 from minirec.artifacts import (

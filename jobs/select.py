@@ -11,8 +11,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from jobs.gradients import gradient_inputs
-from jobs.plan import check
 from minirec.artifacts import Cost, Run, read_array, read_table, write_table
+from minirec.checks import check
 from minirec.config import Config, ScoringConfig, SelectionConfig
 from minirec.corpus import schema
 from minirec.errors import ArtifactError

@@ -129,7 +129,7 @@ def check_command(words: list[str], working_dir: Path) -> None:
     Raises:
         ConfigError: no command, settings that cannot work, or a path that a job would not find.
     """
-    from jobs.cli import parse
+    from jobs.arguments import parse
     from minirec.settings import check_keys, load
 
     if not words:

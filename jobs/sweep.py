@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from jobs.console import pulse, say
+from jobs.fingerprint import rollout_settings, without_runtime
 from jobs.gradients import gradient_inputs
-from jobs.plan import check_trials
 from jobs.run import holding, stages
-from jobs.sweep_plan import trials_of
 from jobs.sweep_result import publish, read_rows, rows_of, write_rows
-from jobs.train import rollout_settings, without_runtime
 from jobs.tuning import forget, run_trials
 from minirec.artifacts import Cost, Run
+from minirec.checks import check_trials
 from minirec.config import Config
 from minirec.corpus.table import count_samples
 from minirec.errors import EngineError
+from minirec.sweep import trials_of
 
 SHARED = ("prepare", "proxy", "score")
 

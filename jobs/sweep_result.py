@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from jobs.console import console
-from jobs.train import read_log, spent
+from jobs.training_log import read_log, spent
 from minirec.artifacts import Run, atomic, read_table, write_table
 from minirec.config import Config
 from minirec.corpus import schema

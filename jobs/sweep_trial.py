@@ -17,7 +17,8 @@ from jobs.evaluate import evaluate
 from jobs.model import base_model
 from jobs.select import select
 from jobs.session import Session
-from jobs.train import poll_s, read_log, spent, train, training_steps
+from jobs.train import train
+from jobs.training_log import poll_s, read_log, spent
 from jobs.workers import Team
 from minirec.artifacts import Run, read_json, read_table
 from minirec.config import Config
@@ -143,7 +144,7 @@ def reports(run: Run, config: Config) -> list[dict[str, Any]]:
     log = read_log(run.path("policy", "log.jsonl"))
     if not any(METRIC in entry for entry in log):
         return []
-    steps = training_steps(config.training, read_table(run.path("selection.parquet")).num_rows)
+    steps = config.training.steps_on(read_table(run.path("selection.parquet")).num_rows)
     return [
         {
             PROGRESS: (entry["step"] + 1) / steps,

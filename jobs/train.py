@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import math
 import random
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from actors.rollout import resolve_adapter, resolve_engine
-from jobs.console import bar
+from jobs.fingerprint import rollout_settings, without_runtime
 from jobs.model import base_model, model_inputs
 from jobs.tracking import tracking
+from jobs.training_log import follow, last_step, read_log, spent
 from jobs.workers import Team, fit
 from minirec.artifacts import (
     Cost,
     Run,
     check_folder,
     intact,
-    is_remote,
     read_json,
     read_table,
     remove,
@@ -29,17 +24,10 @@ from minirec.artifacts import (
 )
 from minirec.config import Config, TrainingConfig
 from minirec.corpus.table import SampleFile
-from minirec.errors import ArtifactError, ConfigError, EngineError
+from minirec.errors import ConfigError, EngineError
 
 if TYPE_CHECKING:
     from jobs.session import Session
-
-
-def training_steps(training: TrainingConfig, samples: int) -> int:
-    """Optimizer steps for a selection of `samples`."""
-    if training.steps is not None:
-        return training.steps
-    return math.ceil(training.epochs * samples / training.prompts_per_step)
 
 
 def learning_rate(training: TrainingConfig, config: Config) -> float:
@@ -99,40 +87,6 @@ def _stage(
     )
 
 
-def rollout_settings(config: Config) -> dict[str, Any]:
-    """The rollout settings that change results; the others only change speed.
-
-    Two engines draw other tokens from the same seed, and an adapter that is merged gives other
-    last digits than an active one.
-    """
-    r = config.rollout
-    return {
-        "engine": resolve_engine(r),
-        "adapter": resolve_adapter(config),
-        "temperature": r.temperature,
-        "max_new_tokens": r.max_new_tokens,
-        "prompts_per_call": r.prompts_per_call,
-    }
-
-
-def without_runtime(section: dict[str, Any]) -> dict[str, Any]:
-    """Training settings without those that a restart may change (deadlines, failures).
-
-    A start from the base, staleness 0 and no validation are left out too: what was trained before
-    there was a choice is the same.
-    """
-    runtime = {"max_failures", "step_deadline_s"}
-    former = {"start": "base", "staleness": 0, "patience": None}
-    runtime |= {key for key, value in former.items() if section.get(key) == value}
-    if section.get("validation_steps") is None:
-        runtime |= {"validation_steps", "validation_samples", "validation_seed"}
-    return {
-        key: without_runtime(value) if isinstance(value, dict) else value
-        for key, value in section.items()
-        if key not in runtime
-    }
-
-
 def _fit(
     run: Run,
     config: Config,
@@ -147,7 +101,7 @@ def _fit(
 
     model_path = base_model(run, config)
     folder = run.path(name)
-    steps = training_steps(training, len(order))
+    steps = training.steps_on(len(order))
     pool = session.pool(model_path, beside="proxy" if name == "proxy" else "train")
     a = session.allocation
     workers = a.proxy_workers if name == "proxy" else a.training_workers
@@ -176,11 +130,11 @@ def _fit(
             def state() -> tuple[int, str]:
                 log = read_log(folder / "log.jsonl")
                 tracked.update(log)
-                return _last_step(log)
+                return last_step(log)
 
             with follow(name, steps, state, at=folder):
                 team = Team(spec.training, workers, a.worker, run.path("ray"), name)
-                fit(session, train_loop, spec, team)
+                fit(session.kept, train_loop, spec, team)
     if not (folder / "adapter").exists():
         raise EngineError(f"training was told to stop by {folder / STOP}")
     for leftover in ("checkpoints", "adapters", "best"):
@@ -189,11 +143,6 @@ def _fit(
     cost.rollouts = spent(log, "rollouts")
     cost.generated_tokens = spent(log, "tokens")
     cost.optimizer_steps = len(log)
-
-
-def spent(log: list[dict[str, Any]], what: str) -> int:
-    """Rollouts or tokens of a training log, those of validation with them."""
-    return sum(entry[what] + entry.get(f"validation_{what}", 0) for entry in log)
 
 
 def _check_checkpoints(folder: Path, workers: int, zero_stage: int) -> None:
@@ -214,62 +163,3 @@ def _check_checkpoints(folder: Path, workers: int, zero_stage: int) -> None:
             f"begin again"
         )
     write_json(path, now)
-
-
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """Entries of a training log, one per step; empty if there is none yet.
-
-    Raises:
-        ArtifactError: the log is damaged.
-    """
-    if not path.exists():
-        return []
-    try:
-        return [json.loads(line) for line in path.read_text().splitlines()]
-    except ValueError:
-        raise ArtifactError(
-            f"{path} is damaged; delete the folder {path.parent} and run the same command again"
-        ) from None
-
-
-def _last_step(log: list[dict[str, Any]]) -> tuple[int, str]:
-    """Steps in a training log, which rank 0 replaces at each step, and the last reward."""
-    if not log:
-        return 0, ""
-    return log[-1]["step"] + 1, f"reward {log[-1]['reward']:.3f}"
-
-
-def poll_s(at: Path) -> float:
-    """Seconds between two looks at what is written there: of an object store, each is paid for."""
-    return 10.0 if is_remote(at) else 0.5
-
-
-@contextmanager
-def follow(
-    name: str, total: int, state: Callable[[], tuple[int, str]], *, at: Path
-) -> Iterator[None]:
-    """A bar that asks for the number of steps done and a word about them, which it reads `at`."""
-    every_s = poll_s(at)
-    stop = threading.Event()
-
-    def show() -> None:
-        # A damaged log of a former attempt is replaced by the next step, and a store that
-        # fails here fails again where it matters.
-        with suppress(Exception):
-            done, text = state()
-            if done:
-                progress.update(done, text)
-
-    def ask() -> None:
-        while not stop.wait(every_s):
-            show()
-
-    with bar(name, total) as progress:
-        thread = threading.Thread(target=ask, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join()
-        show()  # the last steps

@@ -18,8 +18,6 @@ from minirec.errors import EngineError
 if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
 
-    from jobs.session import Session
-
 POLL_S = 1.0
 
 
@@ -75,11 +73,11 @@ class Team:
         )
 
 
-def fit(session: Session, loop: Loop, spec: object, team: Team) -> None:
+def fit(kept: KeptWorkers | None, loop: Loop, spec: object, team: Team) -> None:
     """Let Ray Train workers call ``loop({"spec": spec})``; returns when all have done so.
 
     Args:
-        session: whose workers do it if it keeps some.
+        kept: the workers that do it, if a session keeps some.
         loop: of `actors`.
         spec: picklable.
         team: workers that are started for this, if it keeps none.
@@ -87,10 +85,10 @@ def fit(session: Session, loop: Loop, spec: object, team: Team) -> None:
     Raises:
         EngineError: a failure that restarts did not mend, with its cause.
     """
-    if session.kept is None:
+    if kept is None:
         in_thread(lambda: _fit_or_explain(team, loop, {"spec": spec}))
     else:
-        session.kept.do(loop, spec)
+        kept.do(loop, spec)
 
 
 class KeptWorkers:

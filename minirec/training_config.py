@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -72,6 +73,12 @@ class TrainingConfig(Section):
         description="validations without a better one after which training stops, with the "
         "adapter of the best; null: all steps, the last adapter",
     )
+
+    def steps_on(self, samples: int) -> int:
+        """Optimizer steps of a training on a selection of `samples`."""
+        if self.steps is not None:
+            return self.steps
+        return math.ceil(self.epochs * samples / self.prompts_per_step)
 
     @model_validator(mode="after")
     def _check(self) -> TrainingConfig:

@@ -10,10 +10,10 @@ import pytest
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import TrialScheduler
 
-from jobs.sweep_plan import trials_of
 from jobs.sweep_trial import METRIC, PROGRESS, Asha, reports
 from minirec.artifacts import Run, write_table
 from minirec.settings import load
+from minirec.sweep import trials_of
 
 
 @pytest.fixture

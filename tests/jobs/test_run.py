@@ -9,7 +9,7 @@ import pytest
 from jobs.gradients import _there
 from jobs.model import demo_settings
 from jobs.run import holding
-from jobs.train import follow
+from jobs.training_log import follow
 from jobs.workers import in_thread
 from minirec import lease
 from minirec.artifacts import Run, located, write_json

@@ -10,13 +10,13 @@ import pytest
 from jobs.cli import main
 from jobs.plan import plan
 from jobs.sweep import trial_of
-from jobs.sweep_plan import trials_of
 from jobs.sweep_result import publish, read_rows, shared_cost, write_rows
 from jobs.tuning import concurrent
 from minirec.artifacts import Run, write_table
 from minirec.corpus import schema
 from minirec.errors import ConfigError
 from minirec.settings import load
+from minirec.sweep import trials_of
 
 
 def config_of(tmp_path, *overrides):

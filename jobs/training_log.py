@@ -1,0 +1,78 @@
+"""The log of a training: reading it, summing it, and a bar that follows it."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from jobs.console import bar
+from minirec.artifacts import is_remote
+from minirec.errors import ArtifactError
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Entries of a training log, one per step; empty if there is none yet.
+
+    Raises:
+        ArtifactError: the log is damaged.
+    """
+    if not path.exists():
+        return []
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    except ValueError:
+        raise ArtifactError(
+            f"{path} is damaged; delete the folder {path.parent} and run the same command again"
+        ) from None
+
+
+def last_step(log: list[dict[str, Any]]) -> tuple[int, str]:
+    """Steps in a training log, which rank 0 replaces at each step, and the last reward."""
+    if not log:
+        return 0, ""
+    return log[-1]["step"] + 1, f"reward {log[-1]['reward']:.3f}"
+
+
+def poll_s(at: Path) -> float:
+    """Seconds between two looks at what is written there: of an object store, each is paid for."""
+    return 10.0 if is_remote(at) else 0.5
+
+
+@contextmanager
+def follow(
+    name: str, total: int, state: Callable[[], tuple[int, str]], *, at: Path
+) -> Iterator[None]:
+    """A bar that asks for the number of steps done and a word about them, which it reads `at`."""
+    every_s = poll_s(at)
+    stop = threading.Event()
+
+    def show() -> None:
+        # A damaged log of a former attempt is replaced by the next step, and a store that
+        # fails here fails again where it matters.
+        with suppress(Exception):
+            done, text = state()
+            if done:
+                progress.update(done, text)
+
+    def ask() -> None:
+        while not stop.wait(every_s):
+            show()
+
+    with bar(name, total) as progress:
+        thread = threading.Thread(target=ask, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+        show()  # the last steps
+
+
+def spent(log: list[dict[str, Any]], what: str) -> int:
+    """Rollouts or tokens of a training log, those of validation with them."""
+    return sum(entry[what] + entry.get(f"validation_{what}", 0) for entry in log)
