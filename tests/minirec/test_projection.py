@@ -31,7 +31,6 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from minirec.corpus.table import Sample
 from minirec.model.recommender import Policy
 from minirec.selection.lora_gradients import (
     SampleLoss,
@@ -393,9 +392,3 @@ def test_inner_products_keep_the_bound_of_johnson_and_lindenstrauss():
             bounds.append((plus + minus) / 4)
     assert all(e <= b < 1 for e, b in zip(errors, bounds, strict=True))
     assert max(errors) > 1e-3  # there is an error to bound
-
-
-def test_a_group_excludes_what_the_user_took_with_the_target():
-    sample = Sample(sample_id=0, history=[0], target=2, same_time=[3])
-    group = ScoredGroup.of(sample, prompt=[5], completions=[[7]], written=[1], rewards=[0.5])
-    assert (group.excluded, group.target, group.rewards) == ([0, 3], 2, [0.5])
