@@ -178,12 +178,13 @@ def publish(run: Run, config: Config, planned: Sequence[Contender], rows: list[R
     trained = [
         Trained(row, ndcg(run, trial, "test"), curves[trial.name]) for trial, row in finished
     ]
+    users = load_users(run.path("corpus"), "test")
     races = [
         race(
             trained,
             table=table,
             references=config.compare.references,
-            users=load_users(run.path("corpus"), "test"),
+            users=users,
             resamples=config.evaluation.bootstrap,
             seed=config.seed,
         )
@@ -195,6 +196,7 @@ def publish(run: Run, config: Config, planned: Sequence[Contender], rows: list[R
         rows=[row for _, row in found],
         reach=config.compare.reach,
         samples=int(read_json(run.path("corpus", "corpus.json"))["samples"]["train"]),
+        users=len(np.unique(users)),
         overlap=shared_by_budget(run, [trial for trial, _ in finished]),
         foretold=utility(run, config, [trial for trial, _ in finished]),
     )

@@ -124,7 +124,8 @@ def publish(
     outcomes, draws = _outcomes(run, planned, rows), _draws(run, config)
     points = front.points(outcomes, **draws)
     choice = front.choose(outcomes, tolerance=config.sweep.tolerance, **draws) if points else None
-    page = sweep_page.render(run.root.name, rows=rows, points=points, choice=choice)
+    users = len(np.unique(draws["users"]))
+    page = sweep_page.render(run.root.name, rows=rows, points=points, choice=choice, users=users)
     with atomic(run.path("sweep.html")) as file:
         file.write(page.encode())
     if choice:

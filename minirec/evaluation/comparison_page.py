@@ -26,6 +26,7 @@ def render(
     rows: Sequence[dict[str, Any]],
     reach: float,
     samples: int,
+    users: int,
     overlap: Sequence[tuple[int, Overlaps]] = (),
     foretold: Sequence[tuple[str, int, Foretold]] = (),
 ) -> str:
@@ -37,6 +38,7 @@ def render(
         rows: trials, as in `minirec.corpus.schema.COMPARISON`.
         reach: share of the full-data quality that was the goal.
         samples: of the train split.
+        users: of the test split, which are resampled.
         overlap: number of samples selected, and what each pair of methods shares.
         foretold: name of a score, samples selected, and how well it foretells quality.
     """
@@ -46,6 +48,7 @@ def render(
         rows=rows,
         reach=reach,
         samples=samples,
+        users=users,
         overlap=[(chosen, _matrix(found)) for chosen, found in overlap],
         foretold=foretold,
     )

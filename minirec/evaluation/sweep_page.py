@@ -19,6 +19,7 @@ def render(
     rows: Sequence[dict[str, Any]],
     points: Sequence[Point],
     choice: Choice | None,
+    users: int,
 ) -> str:
     """The page as HTML that needs no network.
 
@@ -27,6 +28,7 @@ def render(
         rows: trials, as in `minirec.corpus.schema.SWEEP`.
         points: settings of which every seed has finished; may be empty.
         choice: None if there are no points.
+        users: of the validation split, which are resampled.
     """
     return template("sweep.html.j2").render(
         name=name,
@@ -34,6 +36,7 @@ def render(
         points=sorted(points, key=lambda p: p.rollouts),
         sentence=sentence(choice) if choice else None,
         plots=[Markup(svg) for svg in _plots(points)] if points else [],
+        users=users,
     )
 
 

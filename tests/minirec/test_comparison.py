@@ -154,6 +154,7 @@ def test_the_page_has_every_row_and_escapes():
         rows=rows,
         reach=0.95,
         samples=300,
+        users=2,
         overlap=[(30, {("<i>", "<i>"): None, ("<i>", "b"): 0.5, ("b", "<i>"): 0.5, ("b", "b"): 1})],
         foretold=[("value", 30, Foretold(0.5, -0.25, 0.75, 32))],
     )
@@ -164,6 +165,7 @@ def test_the_page_has_every_row_and_escapes():
     assert "<script>" not in page and "&lt;script&gt;" in page
     assert "<td>+0.500*</td>" in page
     assert "<td>25% (1/2)</td>" in page
+    assert "its 2 users (with so few users intervals are too narrow" in page
 
 
 def compared(*words):
@@ -173,7 +175,7 @@ def compared(*words):
 def test_a_page_of_failures_alone_has_no_warning(recwarn):
     empty = race([], table="steps", references=["random"], **TWO)
     page = comparison_page.render(
-        "demo", races=[empty], rows=[], reach=0.95, samples=300, overlap=[], foretold=[]
+        "demo", races=[empty], rows=[], reach=0.95, samples=300, users=2, overlap=[], foretold=[]
     )
     assert "demo" in page and not recwarn.list
 
