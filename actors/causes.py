@@ -36,6 +36,16 @@ def cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[-1]}" if lines else type(error).__name__
 
 
+def raised_in(error: BaseException) -> BaseException:
+    """What a task raised, also one inside a task; any other error as it is.
+
+    A `RayTaskError` is an instance of its cause's type too, with Ray's pages as its text.
+    """
+    while isinstance(error, RayTaskError) and isinstance(error.cause, BaseException):
+        error = error.cause
+    return error
+
+
 def taken_away(error: RayActorError) -> bool:
     """Whether an actor ended with its node, or because its owner let it go."""
     return "ray.kill" in str(error) or cause(error).endswith(WITH_NODE)

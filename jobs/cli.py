@@ -51,13 +51,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _raised(error: BaseException) -> BaseException:
-    """What a task of Ray raised; Ray's own error is of the same type, with pages of text."""
-    while any(kind.__name__ == "RayTaskError" for kind in type(error).__mro__):
-        inner = getattr(error, "cause", None)
-        if not isinstance(inner, BaseException):
-            break
-        error = inner
-    return error
+    """What a task of Ray raised, where Ray is in use; it takes seconds to import."""
+    if "ray" not in sys.modules:
+        return error
+    from actors.causes import raised_in
+
+    return raised_in(error)
 
 
 def _problem(error: BaseException, arguments: argparse.Namespace) -> str | None:

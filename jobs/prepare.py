@@ -154,15 +154,12 @@ def in_task(function: Callable[..., Made], *arguments: object) -> Made:
     import ray
     from ray.exceptions import RayError, RayTaskError
 
-    from actors.causes import cause
+    from actors.causes import cause, raised_in
 
     try:
         return ray.get(ray.remote(num_cpus=0.01)(function).remote(*arguments))
     except RayError as error:
-        raised: BaseException = error
-        while isinstance(raised, RayTaskError) and raised.cause is not None:
-            raised = raised.cause  # also of tasks inside the task
-        # A RayTaskError is an instance of its cause's type too, with Ray's pages as its text.
+        raised = raised_in(error)
         if isinstance(raised, RayTaskError) or not isinstance(
             raised, (RayError, MiniRecError, OSError)
         ):

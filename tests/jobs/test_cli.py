@@ -6,6 +6,7 @@ import sys
 from importlib.metadata import version
 
 import pytest
+from ray.exceptions import RayTaskError
 
 from jobs import cli, run
 from jobs.arguments import parse
@@ -334,20 +335,17 @@ def test_a_run_is_refused_once_the_samples_are_counted(tmp_path, monkeypatch, ca
     assert "selection.groups 4 exceeds the budget of 2 samples" in refused(capsys, "run", *words)
 
 
-class RayTaskError(Exception):
-    """As Ray's: pages of text around what a task raised."""
-
-    def __init__(self, cause):
-        super().__init__("ray::f()\n  Traceback ...")
-        self.cause = cause
+def of_a_task(cause):
+    """The error of Ray around what a task raised, with pages of text."""
+    return RayTaskError("f", "ray::f()\n  Traceback ...", cause).as_instanceof_cause()
 
 
 @pytest.mark.parametrize(
     ("error", "status", "words"),
     [
         (OSError(28, "No space left on device"), 1, "the disk of {run} is full; free some space"),
-        (RayTaskError(OSError(28, "No space")), 1, "the disk of {run} is full; free some space"),
-        (RayTaskError(RayTaskError(CorpusError("too short"))), 1, "too short"),
+        (of_a_task(OSError(28, "No space")), 1, "the disk of {run} is full; free some space"),
+        (of_a_task(of_a_task(CorpusError("too short"))), 1, "too short"),
         (ConfigError("too short"), 2, "too short"),
         (OSError(5, "Input/output error"), 1, "Input/output error"),
         (OSError(13, "Permission denied", "/x"), 1, "Permission denied: /x; change its rights"),
@@ -366,7 +364,7 @@ def test_an_error_of_a_stage_is_one_sentence(tmp_path, monkeypatch, capsys, erro
 
 def test_an_error_that_nobody_can_do_anything_about_keeps_its_traceback(tmp_path, monkeypatch):
     def fail(*_, **__):
-        raise RayTaskError(KeyError("x"))
+        raise of_a_task(KeyError("x"))
 
     monkeypatch.setattr(run, "stages", fail)
     with pytest.raises(RayTaskError):
