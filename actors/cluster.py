@@ -21,8 +21,8 @@ from ray.experimental.internal_kv import _internal_kv_get
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from minirec.allocation import Node, Shape, refusal
 from minirec.errors import ConfigError, EngineError
+from minirec.resources.allocation import Node, Shape, refusal
 
 Bundles = Sequence[dict[str, float]]
 STATUS_S = 10.0  # an autoscaler tells its status some seconds after the cluster has started

@@ -19,10 +19,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from minirec.artifacts import read_table
 from minirec.corpus.table import load_users
 from minirec.evaluation.paired import differences
 from minirec.evaluation.ranking import per_sample
+from minirec.store.tables import read_table
 
 Floats = NDArray[np.float64]
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from minirec.artifacts import read_table
 from minirec.evaluation.ranking import per_sample
+from minirec.store.tables import read_table
 
 RECENT = 2
 

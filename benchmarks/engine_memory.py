@@ -3,7 +3,7 @@
 .venv/bin/python benchmarks/engine_memory.py runs/demo/model [--calls 240] [--trim 8]
 
 `--trim` is the number of calls between two times that free memory goes back to the system, as
-`actors.roster.TRIM_CALLS`; 0: never.
+`actors.pool.roster.TRIM_CALLS`; 0: never.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import random
 import time
 from pathlib import Path
 
-from actors.memory import trim
-from actors.rollout import EngineSpec, engine_environment
-from actors.roster import TRIM_CALLS
+from actors.engines.engine import EngineSpec, engine_environment
+from actors.pool.roster import TRIM_CALLS
+from actors.process import trim
 
 PROMPTS, ROLLOUTS = 32, 2
 LENGTHS = (60, 127)
@@ -37,7 +37,7 @@ def main() -> None:
     args = parser.parse_args()
     spec = EngineSpec(model=args.model, max_model_len=LENGTHS[1] + 13, max_new_tokens=12)
     os.environ.update(engine_environment(spec))
-    from actors.vllm_engine import VllmEngine
+    from actors.engines.vllm import VllmEngine
 
     engine = VllmEngine(spec)
     draw = random.Random(0)

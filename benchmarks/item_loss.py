@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from minirec.config.reading import load
 from minirec.corpus.table import Sample, load_catalogue, load_samples
 from minirec.evaluation.ranking import per_sample
 from minirec.model import demo
@@ -27,7 +28,6 @@ from minirec.model.recommender import Encoder, item_table, trainable_policy
 from minirec.rl import grpo
 from minirec.rl.reward import item_scores, rank_target, target_and_mask
 from minirec.rl.step import competitors, log_presence, lr_factor
-from minirec.settings import load
 
 PROMPTS, VALIDATED, BLOCK = 64, 600, 50
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import median
 
 from jobs.training_log import read_log
-from minirec.artifacts import read_json
+from minirec.store.files import read_json
 
 COLUMNS = ("steps", "engines", "training", "waited", "idle", "clipped", "NDCG@10")
 

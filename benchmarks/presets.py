@@ -19,13 +19,14 @@ import pyarrow as pa
 import yaml
 from numpy.typing import NDArray
 
-from jobs.select import load_features
-from minirec.artifacts import Run, read_table, write_table
+from jobs.stages.select import load_features
+from minirec.config.reading import load
 from minirec.selection.features import Features
 from minirec.selection.learnability import chance_level
 from minirec.selection.pipeline import pick, score_samples
 from minirec.selection.tables import read_features
-from minirec.settings import load
+from minirec.store.run import Run
+from minirec.store.tables import read_table, write_table
 
 LIFT = ["preset=paper", "selection.lift=true", "selection.sigma=0.3"]
 SETTINGS = {

@@ -31,16 +31,17 @@ import psutil
 import pyarrow as pa
 from sleeping import SleepingEngine, SleepingScorer
 
-from actors.pool import Pool
-from actors.rollout import EngineSpec
-from actors.scoring import ScoringSpec
-from jobs.prepare import prepare
-from jobs.score import COLUMNS, parts, score_shards
-from jobs.session import Session
-from minirec.artifacts import Run, write_table
-from minirec.config import ModelConfig, RewardConfig, ScoringConfig
+from actors.engines.engine import EngineSpec
+from actors.pool.pool import Pool
+from actors.scoring.scorer import ScoringSpec
+from jobs.cluster.session import Session
+from jobs.stages.prepare import prepare
+from jobs.stages.score import COLUMNS, parts, score_shards
+from minirec.config.reading import load
+from minirec.config.run import ModelConfig, RewardConfig, ScoringConfig
 from minirec.selection.screening import savings
-from minirec.settings import load
+from minirec.store.run import Run
+from minirec.store.tables import write_table
 
 USERS_OF_ROWS = 10  # mean events of a user
 ITEMS = 20_000

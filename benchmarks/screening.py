@@ -25,15 +25,16 @@ import pyarrow as pa
 from presets import silent
 from scipy.stats import spearmanr
 
-from actors.rollout import engine_environment, engine_spec, resolve_engine
-from jobs.select import load_features
-from minirec.allocation import Shape
-from minirec.artifacts import Run, read_table
-from minirec.config import ScoringConfig
+from actors.engines.engine import engine_environment, engine_spec, resolve_engine
+from jobs.stages.select import load_features
+from minirec.config.reading import load
+from minirec.config.run import ScoringConfig
+from minirec.resources.allocation import Shape
 from minirec.selection.learnability import chance_level
 from minirec.selection.pipeline import pick, score_samples
 from minirec.selection.screening import COLUMNS, Savings, savings
-from minirec.settings import load
+from minirec.store.run import Run
+from minirec.store.tables import read_table
 
 PRESETS = ("minirec", "paper")
 FULL, OTHER, REFERENCE = "full, 4 rollouts", "full, other seed", "reference, 16 rollouts"
@@ -57,8 +58,8 @@ class Engine:
     """An engine in this process, asked as a pool is."""
 
     def __init__(self, kind: str, spec: Any):
-        from actors.transformers_engine import TransformersEngine
-        from actors.vllm_engine import VllmEngine
+        from actors.engines.transformers import TransformersEngine
+        from actors.engines.vllm import VllmEngine
 
         self._engine = {"vllm": VllmEngine, "transformers": TransformersEngine}[kind](spec)
 
@@ -126,8 +127,8 @@ def _scorer(root: Path, folder: Path, shard_size: int) -> Any:
     length = config.model.max_prompt_tokens + config.rollout.max_new_tokens + 8
     engine = engine_spec(config, model, length, shape=Shape(cpus=1, gpus=0))
     os.environ.update(engine_environment(engine))
-    from actors.rollout import Adapter
-    from actors.scoring import ScoringSpec, ShardScorer
+    from actors.engines.engine import Adapter
+    from actors.scoring.scorer import ScoringSpec, ShardScorer
 
     adapter = root / "proxy" / "adapter"
     spec = ScoringSpec(

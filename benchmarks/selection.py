@@ -151,7 +151,7 @@ def head_case(repeats: int, run: Path) -> Result:
     """B = 64, d = 2304, V = 12,000, float32."""
     import torch
 
-    from minirec.selection import gradients
+    from minirec.selection import head_gradients
 
     generator = torch.Generator().manual_seed(0)
     # As in a trained policy: most of an item vector is common to all (median cosine 0.86).
@@ -162,19 +162,19 @@ def head_case(repeats: int, run: Path) -> Result:
     hidden = 20 * (items[target] + items[other])
 
     def ours():
-        return gradients.head_features(hidden, items=items, target=target)
+        return head_gradients.head_features(hidden, items=items, target=target)
 
     def autograd():
         return double_backward(hidden, items, target)
 
     ours(), autograd()
-    onednn = gradients.ONEDNN
+    onednn = head_gradients.ONEDNN
     seconds = medians(repeats, ours=ours, autograd=autograd)
-    gradients.ONEDNN = None
+    head_gradients.ONEDNN = None
     try:
         seconds |= {"ours, torch's own product": medians(repeats, ours=ours)["ours"]}
     finally:
-        gradients.ONEDNN = onednn
+        head_gradients.ONEDNN = onednn
     exact = double_backward(hidden.double(), items.double(), target)
     found = ours()
     error = [

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from actors.pool import Call
-from actors.rollout import Adapter, Completion, EngineSpec
-from minirec import artifacts
+from actors.engines.engine import Adapter, Completion, EngineSpec
+from actors.pool.pool import Call
 from minirec.corpus import schema
 from minirec.corpus.table import SampleFile
+from minirec.store.tables import write_table
 
 WIDTH = 8  # of embedding and gradient
 COMPLETION = Completion("<answer>", [1], [0.0], stopped=True)
@@ -60,7 +60,7 @@ class SleepingEngine:
 
 
 class SleepingScorer:
-    """Reads samples, asks the pool and writes shards as `actors.shards.Scorer` does."""
+    """Reads samples, asks the pool and writes shards as `actors.scoring.scorer.Scorer` does."""
 
     def __init__(self, specs: list[Any]):
         self.spec = specs[0]
@@ -80,9 +80,7 @@ class SleepingScorer:
             calls = [Call(prompts[b], 1, [0] * len(prompts[b]), greedy=True) for b in blocks]
             calls += [Call(prompts[b], 2, [0] * len(prompts[b])) for b in blocks]
             spec.pool.generate(calls)
-            artifacts.write_table(
-                spec.part(shard), features([sample.sample_id for sample in samples])
-            )
+            write_table(spec.part(shard), features([sample.sample_id for sample in samples]))
         return batch
 
 

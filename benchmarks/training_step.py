@@ -17,7 +17,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from minirec.config import RewardConfig, TrainingConfig
+from minirec.config.run import RewardConfig, TrainingConfig
 from minirec.model.recommender import Policy
 from minirec.model.sharing import Sharing
 from minirec.rl.reward import reward_function

@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from minirec.artifacts import read_json, read_table
 from minirec.evaluation.paired import differences, standing
 from minirec.evaluation.ranking import per_sample
+from minirec.store.files import read_json
+from minirec.store.tables import read_table
 
 POLICIES = ("popularity", "cooccurrence", "title_likeness", "trained")
 EVENT = ["user", "key", "time"]

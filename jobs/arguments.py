@@ -6,7 +6,7 @@ import argparse
 import difflib
 
 from minirec import __version__
-from minirec.remote import expanded
+from minirec.store.remote import expanded
 
 MOST = 10**9
 """Of items, processes or requests that an option may ask for."""

@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 from jobs.arguments import parse
-from minirec.disk import full
 from minirec.errors import ConfigError, MiniRecError
-from minirec.remote import expanded, explain, located
+from minirec.store.disk import full
+from minirec.store.remote import expanded, explain, located
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -81,7 +81,7 @@ def _run_dir(arguments: argparse.Namespace) -> str:
         if word.startswith("run_dir="):
             return os.path.expanduser(word.partition("=")[2])
     if getattr(arguments, "config", None):
-        from minirec.settings import load
+        from minirec.config.reading import load
 
         try:
             return load(arguments.config, arguments.overrides).run_dir
@@ -92,7 +92,7 @@ def _run_dir(arguments: argparse.Namespace) -> str:
 
 def _config_of_the_run(arguments: argparse.Namespace) -> Path | None:
     """Without --config, a command takes the settings that the run directory was made with."""
-    from minirec.config import Config
+    from minirec.config.run import Config
 
     given = dict(word.split("=", 1) for word in arguments.overrides if "=" in word)
     default = Config.model_fields["run_dir"].default
@@ -111,7 +111,7 @@ def _config_of_the_run(arguments: argparse.Namespace) -> Path | None:
 
 
 def _with_config(arguments: argparse.Namespace) -> int:
-    from minirec.settings import load
+    from minirec.config.reading import load
 
     file = arguments.config or _config_of_the_run(arguments)
     config = load(file, arguments.overrides)
@@ -119,18 +119,18 @@ def _with_config(arguments: argparse.Namespace) -> int:
         from jobs.console import say
 
         say(f"settings: {file}")
-    from jobs.submit import check_shared, in_job
+    from jobs.cluster.submit import check_shared, in_job
 
     if in_job():
         check_shared(config)
+    from jobs.console import print_plan, print_summary
     from jobs.plan import plan
-    from jobs.summary import print_plan, print_summary
-    from minirec.checks import check
+    from minirec.trials.checks import check
 
     if arguments.command == "plan":
-        from jobs.plan_costs import estimates
+        from jobs.plan_costs import estimated
 
-        print_plan(plan(config, starts=False) + estimates(config))
+        print_plan(plan(config, starts=False) + estimated(config))
         return 0
     # Refuses what cannot work before anything starts.
     plan(config, command=arguments.command, again=arguments.overwrite)
@@ -139,7 +139,7 @@ def _with_config(arguments: argparse.Namespace) -> int:
         os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
         # Trials have many processes, most of them idle; Ray would warn of their number.
         os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "worker processes have been started")
-        module = importlib.import_module(f"jobs.{arguments.command}")
+        module = importlib.import_module(f"jobs.trials.{arguments.command}")
         trials = getattr(module, arguments.command)
         print_summary(trials(config, overwrite=arguments.overwrite))
         return 0
@@ -171,7 +171,7 @@ def _file(option: str, text: str) -> Path:
 
 def _select_table(arguments: argparse.Namespace) -> int:
     """Without the stages: this path loads neither torch nor ray."""
-    from jobs.submit import check_table, in_job
+    from jobs.cluster.submit import check_table, in_job
 
     if in_job():
         check_table(arguments.features, arguments.out)
@@ -186,8 +186,8 @@ def _select_table(arguments: argparse.Namespace) -> int:
                 f"or preset"
             )
     from jobs.console import console
-    from jobs.select_table import select_table
-    from minirec.settings import load
+    from jobs.handover.select_table import select_table
+    from minirec.config.reading import load
 
     budget = [] if arguments.budget is None else [f"selection.budget={arguments.budget}"]
     select_table(
@@ -202,15 +202,15 @@ def _select_table(arguments: argparse.Namespace) -> int:
 
 
 def _settings(arguments: argparse.Namespace) -> int:
-    from jobs.summary import print_settings
-    from minirec.settings import described
+    from jobs.console import print_settings
+    from minirec.config.reading import described
 
     print_settings(described(arguments.section))
     return 0
 
 
 def _submit(arguments: argparse.Namespace) -> int:
-    from jobs.submit import ask, follow, submit
+    from jobs.cluster.submit import ask, follow, submit
 
     for what in ("status", "logs", "stop"):
         if about := getattr(arguments, what):
@@ -230,11 +230,11 @@ def _submit(arguments: argparse.Namespace) -> int:
 
 
 def _recommend(arguments: argparse.Namespace) -> int:
-    from jobs.recommend import recommend
-    from jobs.summary import print_recommendation
+    from jobs.console import print_recommendation
+    from jobs.handover.recommend import recommend
 
     if arguments.users:
-        from jobs.recommend_files import recommend_files
+        from jobs.handover.recommend_files import recommend_files
 
         recommend_files(
             arguments.run,
@@ -253,7 +253,7 @@ def _recommend(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from jobs.export import export
+    from jobs.handover.export import export
 
     export(
         arguments.run,
@@ -268,7 +268,7 @@ def _export(arguments: argparse.Namespace) -> int:
 def _serve(arguments: argparse.Namespace) -> int:
     # Before ray is imported: it would report the end of Serve's controller as a failure.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "ServeController.graceful_shutdown failed")
-    from jobs.serve import serve
+    from jobs.handover.serve import serve
 
     serve(
         arguments.run,

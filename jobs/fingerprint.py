@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from actors.rollout import resolve_adapter, resolve_engine
-from minirec.config import Config
+from actors.engines.engine import resolve_adapter, resolve_engine
+from minirec.config.run import Config
 
 
 def rollout_settings(config: Config) -> dict[str, Any]:

@@ -6,18 +6,19 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from actors.rollout import resolve_engine
-from jobs.prepare import made_with
+from actors.engines.engine import resolve_engine
+from jobs.stages.prepare import made_with
 from jobs.tracking import check as check_trackers
-from minirec.allocation import Allocation, allocate, this_machine
-from minirec.artifacts import Run, read_json
-from minirec.checks import check, check_trials
-from minirec.comparison import Contender, contenders
-from minirec.config import Config, ScoringConfig, TrainingConfig
+from minirec.config.run import Config, ScoringConfig, TrainingConfig
 from minirec.corpus import sources
 from minirec.errors import ConfigError, CorpusError
-from minirec.sweep import Trial, trials_of
-from minirec.sweep import trials as sweep_trials
+from minirec.resources.allocation import Allocation, allocate, this_machine
+from minirec.store.files import read_json
+from minirec.store.run import Run
+from minirec.trials.checks import check, check_trials
+from minirec.trials.comparison import Contender, contenders
+from minirec.trials.sweep import Trial, trials_of
+from minirec.trials.sweep import trials as sweep_trials
 
 Row = tuple[str, str, str]
 

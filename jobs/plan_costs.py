@@ -7,10 +7,11 @@ import subprocess
 from dataclasses import dataclass
 from typing import Any
 
-from minirec import costs
-from minirec.artifacts import Run, read_json
-from minirec.config import Config, TrainingConfig
-from minirec.costs import GPUS, Gpu, Shape
+from minirec.config.run import Config, TrainingConfig
+from minirec.resources import estimates
+from minirec.resources.estimates import GPUS, Gpu, Shape
+from minirec.store.files import read_json
+from minirec.store.run import Run
 
 Row = tuple[str, str, str]
 GIB = 2**30
@@ -38,7 +39,7 @@ class Corpus:
     items: int
 
 
-def estimates(config: Config) -> list[Row]:
+def estimated(config: Config) -> list[Row]:
     """`cost_rows` of a config, with the counts of a finished `prepare`; none for the demo model."""
     if config.model.name == "demo":
         return []
@@ -76,11 +77,11 @@ def cost_rows(config: Config, use: Processes, corpus: Corpus | None, gpu: str | 
 
     Args:
         corpus: counts of `prepare`; None: `ASSUMED` ones.
-        gpu: key of `costs.GPUS`; None: asks nvidia-smi.
+        gpu: key of `estimates.GPUS`; None: asks nvidia-smi.
     """
     if not max(use.engine_gpus, use.worker_gpus, use.scorer_gpus):
         return []
-    shape = costs.shape_of(config.model.name)
+    shape = estimates.shape_of(config.model.name)
     if shape is None:
         return [("estimate", "memory and time", "not known: no config.json of the model here yet")]
     name, found = (gpu, "resources.gpu") if gpu else (installed_gpu(), "found by nvidia-smi")
@@ -96,8 +97,9 @@ def cost_rows(config: Config, use: Processes, corpus: Corpus | None, gpu: str | 
     guess = "" if corpus else f"; {ASSUMED:,} training samples and items, until prepare counts them"
     assumed = (
         f"prompts of {config.model.max_prompt_tokens} and completions of "
-        f"{config.rollout.max_new_tokens} tokens, the most; {costs.UTILISATION:.0%} of the FLOPs, "
-        f"{costs.BANDWIDTH_SHARE:.0%} of the bandwidth; one process where resources say auto"
+        f"{config.rollout.max_new_tokens} tokens, the most; {estimates.UTILISATION:.0%} of the "
+        "FLOPs, "
+        f"{estimates.BANDWIDTH_SHARE:.0%} of the bandwidth; one process where resources say auto"
         f"{guess}"
     )
     rows.append(("estimate", "assuming", assumed))
@@ -111,7 +113,7 @@ def memory(config: Config, shape: Shape, use: Processes, items: int) -> dict[str
     length = m.max_prompt_tokens + r.max_new_tokens
     found = {}
     if use.engine_gpus:
-        found["engine"] = costs.engine_memory(
+        found["engine"] = estimates.engine_memory(
             shape,
             width=width,
             gpus=max(1, int(use.engine_gpus)),
@@ -121,7 +123,7 @@ def memory(config: Config, shape: Shape, use: Processes, items: int) -> dict[str
         )
     if use.worker_gpus:
         t = config.training
-        found["training worker"] = costs.trainer_memory(
+        found["training worker"] = estimates.trainer_memory(
             shape,
             width=width,
             rank=m.lora_rank,
@@ -136,7 +138,7 @@ def memory(config: Config, shape: Shape, use: Processes, items: int) -> dict[str
             items=items,
         )
     if use.scorer_gpus:
-        found["scorer"] = costs.scorer_memory(
+        found["scorer"] = estimates.scorer_memory(
             shape, width=width, tokens=64 * length, items=items
         )  # 64 sequences in a forward, actors.scoring.FORWARD_SEQUENCES
     return found
@@ -166,18 +168,18 @@ class _Hours:
         prompts = steps * t.prompts_per_step
         rollouts = prompts * t.rollouts_per_prompt
         gpus = self.use.worker_gpus or 1
-        tokens = prompts * costs.group_tokens(
+        tokens = prompts * estimates.group_tokens(
             self.shape,
             rollouts=t.rollouts_per_prompt,
             prompt=self.config.model.max_prompt_tokens,
             completion=self.config.rollout.max_new_tokens,
         )
-        backward = costs.training_seconds(
+        backward = estimates.training_seconds(
             self.shape, tokens, gpu=self.gpu, gpus=self.use.workers * gpus
         )
         # Every worker encodes the whole catalogue when it is due.
         tables = math.ceil(steps / t.item_refresh_steps) * self._item_tokens
-        encoding = costs.forward_seconds(self.shape, tables, gpu=self.gpu, gpus=gpus)
+        encoding = estimates.forward_seconds(self.shape, tables, gpu=self.gpu, gpus=gpus)
         return {
             "generation": self._generation(prompts, rollouts, at_once=t.prompts_per_step),
             "training": backward,
@@ -192,13 +194,13 @@ class _Hours:
         gpus = self.use.scorers * (self.use.scorer_gpus or 1)
         return {
             "generation": self._generation(samples, rollouts, at_once=scoring.shard_size),
-            "forward": costs.forward_seconds(self.shape, tokens, gpu=self.gpu, gpus=gpus),
+            "forward": estimates.forward_seconds(self.shape, tokens, gpu=self.gpu, gpus=gpus),
         }
 
     def _generation(self, prompts: int, rollouts: int, *, at_once: int) -> float:
         """An engine has one call at a time: its prompts, or those of a step if they are fewer."""
         call = min(self.config.rollout.prompts_per_call, math.ceil(at_once / self.use.engines))
-        return costs.generation_seconds(
+        return estimates.generation_seconds(
             self.shape,
             rollouts,
             prompts=prompts,
@@ -266,7 +268,7 @@ def installed_gpu() -> str | None:
     except (FileNotFoundError, subprocess.TimeoutExpired):
         return None
     lines = done.stdout.splitlines()
-    return costs.gpu_named(lines[0]) if done.returncode == 0 and lines else None
+    return estimates.gpu_named(lines[0]) if done.returncode == 0 and lines else None
 
 
 def _sum(parts: dict[str, float]) -> str:

@@ -8,13 +8,14 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
+from jobs.cluster.session import Session
 from jobs.console import pulse, quiet, say
-from jobs.session import Session
-from minirec.artifacts import Run, atomic
-from minirec.config import Config
+from minirec.config.reading import dump
+from minirec.config.run import Config
 from minirec.corpus.table import count_samples
-from minirec.lease import held
-from minirec.settings import dump
+from minirec.store.files import atomic
+from minirec.store.lease import held
+from minirec.store.run import Run
 
 STAGES = ("prepare", "proxy", "score", "gradients", "select", "train", "evaluate", "report")
 ON_RAY = ("proxy", "score", "gradients", "train", "evaluate")
@@ -98,7 +99,7 @@ def holding(run: Run) -> AbstractContextManager[None]:
 def _stage(name: str) -> Callable[[Run, Config, Session], object]:
     """The function of a stage; imported here, so that a stage loads only what it needs."""
     module = {"proxy": "train"}.get(name, name)
-    function = getattr(importlib.import_module(f"jobs.{module}"), name)
+    function = getattr(importlib.import_module(f"jobs.stages.{module}"), name)
     if name == "report":
         return lambda run, config, session: function(run, config)
     return function

@@ -10,9 +10,11 @@ from functools import partial
 from typing import Any, Protocol
 
 from jobs.console import say
-from minirec.artifacts import Run, flatten, is_remote, remove
-from minirec.config import Config
+from minirec.config.run import Config
 from minirec.errors import ConfigError
+from minirec.store.files import remove
+from minirec.store.remote import is_remote
+from minirec.store.run import Run, flatten
 
 Entry = dict[str, Any]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from jobs.console import bar
-from minirec.artifacts import is_remote
 from minirec.errors import ArtifactError
+from minirec.store.remote import is_remote
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

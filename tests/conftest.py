@@ -5,9 +5,7 @@ import http.server
 import os
 import re
 import secrets
-import sys
 import threading
-from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -15,13 +13,12 @@ from hypothesis import settings
 # A busy machine is no fault of the code: pytest's own timeout is the limit.
 settings.register_profile("minirec", deadline=None)
 settings.load_profile("minirec")
-sys.path.insert(0, str(Path(__file__).parent / "jobs"))
 
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory):
     """Directory of a small run that nothing interrupted; not to be changed."""
-    from small import finish
+    from helpers.small import finish
 
     run_dir = tmp_path_factory.mktemp("undisturbed") / "run"
     finish(run_dir)
@@ -133,7 +130,7 @@ def bucket_folder(object_store):
 @pytest.fixture(params=["local", "s3"])
 def place(request, tmp_path):
     """A folder that is not there yet: a local path, or one on an object store."""
-    from minirec.artifacts import located
+    from minirec.store.remote import located
 
     if request.param == "local":
         return tmp_path / "runs" / "a"

@@ -9,8 +9,8 @@ import jsonschema
 import pytest
 import yaml
 
-from jobs.submit import EXCLUDES
-from minirec.settings import load
+from jobs.cluster.submit import EXCLUDES
+from minirec.config.reading import load
 
 ROOT = Path(__file__).parents[1]
 KUBERAY = {
@@ -108,7 +108,7 @@ def test_the_two_manifests_describe_one_cluster():
 
 
 def test_the_job_runs_a_config_that_is_there():
-    from jobs.submit import check_command
+    from jobs.cluster.submit import check_command
 
     (job, *_) = manifests("rayjob.yaml")
     program, *words = job["spec"]["entrypoint"].split()

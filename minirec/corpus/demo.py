@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from minirec.config.corpus import DemoConfig
 from minirec.corpus.events import Events, encode
-from minirec.corpus_config import DemoConfig
 
 LABELS = ("trivial", "learnable", "noise", "duplicate")
 START_MS = 1_640_995_200_000  # 2022-01-01 UTC

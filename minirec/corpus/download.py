@@ -21,8 +21,8 @@ from urllib.error import HTTPError, URLError
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
-from minirec.artifacts import write_json
 from minirec.errors import CorpusError
+from minirec.store.files import write_json
 
 BASE_URL = "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_2023"
 CHUNK = 1 << 20

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from minirec.config import CorpusConfig
+from minirec.config.run import CorpusConfig
 from minirec.errors import CorpusError
 
 

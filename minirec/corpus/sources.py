@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from minirec.config import CorpusConfig
+from minirec.config.run import CorpusConfig
 from minirec.corpus.files import FileSpec, read_header, stem
 from minirec.corpus.finding import (
     FORMATS,

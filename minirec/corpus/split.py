@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from minirec.config import CorpusConfig
+from minirec.config.run import CorpusConfig
 from minirec.corpus.events import Events, filter_events
 from minirec.corpus.schema import SAMPLES, SAMPLES_WITH_SAME_TIME
 from minirec.errors import CorpusError

@@ -10,8 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from minirec.artifacts import check_table, local_file, read_json, read_table
 from minirec.errors import ArtifactError
+from minirec.store.files import read_json
+from minirec.store.remote import local_file
+from minirec.store.tables import check_table, read_table
 
 COLUMNS = ("sample_id", "history", "target", "same_time")
 """What a sample needs of its file; the last column is there only where a sample has such items."""

@@ -16,8 +16,7 @@ import pyarrow as pa
 import yaml
 from markupsafe import Markup
 
-from minirec.artifacts import Run, located, read_json, read_table
-from minirec.config import ScoringConfig
+from minirec.config.run import ScoringConfig
 from minirec.corpus import task
 from minirec.errors import ArtifactError
 from minirec.evaluation import plots
@@ -25,6 +24,10 @@ from minirec.evaluation.pages import template
 from minirec.evaluation.samples import examples, frame, listed
 from minirec.selection import screening
 from minirec.selection.learnability import chance_level
+from minirec.store.files import read_json
+from minirec.store.remote import located
+from minirec.store.run import Run
+from minirec.store.tables import read_table
 
 POLICIES = {
     "base": "before training",

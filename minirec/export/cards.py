@@ -6,7 +6,7 @@ import json
 import math
 from typing import Any
 
-from minirec.config import Config
+from minirec.config.run import Config
 
 PLAIN_TEMPLATE = "{{ messages[0].content }}"
 """A chat template that leaves the text of the only message as it is."""

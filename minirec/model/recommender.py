@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minirec.config import ModelConfig
+from minirec.config.run import ModelConfig
 from minirec.corpus import prompts
 from minirec.errors import ConfigError
 from minirec.model.shared_prompt import pack

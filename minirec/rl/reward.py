@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minirec.config import RewardConfig
+from minirec.config.run import RewardConfig
 from minirec.corpus.table import Sample
 from minirec.errors import ConfigError
 

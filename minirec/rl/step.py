@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minirec.config import TrainingConfig
+from minirec.config.run import TrainingConfig
 from minirec.corpus.table import Sample
 from minirec.model.sharing import Sharing
 from minirec.rl import grpo

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from minirec.config import SelectionConfig
+from minirec.config.run import SelectionConfig
 from minirec.corpus import schema
 from minirec.errors import ConfigError, FeatureError
 from minirec.selection import learnability

@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from minirec.checked import compared
 from minirec.errors import ArtifactError
+from minirec.store.tables import compared
 
 REWARDS = ("rewards", "reward", "mean_reward")
 """Names of the reward; the first that is there is taken."""

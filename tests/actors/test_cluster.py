@@ -13,9 +13,9 @@ from ray.autoscaler.v2.utils import ClusterStatusParser
 from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
 
 from actors import cluster
-from actors.roster import match
-from minirec.allocation import Node, Shape
+from actors.pool.roster import match
 from minirec.errors import ConfigError
+from minirec.resources.allocation import Node, Shape
 
 ID = "0123456789abcdef" * 3 + "01234567"
 WATCHED = format_readonly_node_type(ID)  # a node that Ray knows, but has not launched

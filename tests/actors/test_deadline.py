@@ -7,7 +7,7 @@ import sys
 
 PROGRAM = """
 import time
-from actors.deadline import deadline
+from actors.process import deadline
 
 def hangs():
     time.sleep({inside})

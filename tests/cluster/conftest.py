@@ -8,8 +8,8 @@ import tempfile
 import time
 
 import pytest
-from marked import MARK, marked
-from nodes import SAME, NodesProcess
+from helpers.marked import MARK, marked
+from helpers.nodes import SAME, NodesProcess
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def cluster(monkeypatch):
 @pytest.fixture(scope="session")
 def single(tmp_path_factory):
     """Directory of the run on one machine; not to be changed."""
-    from small import finish
+    from helpers.small import finish
 
     run_dir = tmp_path_factory.mktemp("single") / "run"
     with pytest.MonkeyPatch.context() as patch:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from nodes import SAME
-from small import start, steps_logged, wait_for
+from helpers.nodes import SAME
+from helpers.small import start, steps_logged, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

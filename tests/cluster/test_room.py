@@ -8,13 +8,13 @@ from multiprocessing import get_context
 
 import pytest
 import ray
-from small import command
+from helpers.small import command
 
 from actors.cluster import Room, _blind, alive_nodes, check_shared, grows
-from actors.rollout import EngineSpec
-from actors.roster import Roster
-from minirec.allocation import Shape
+from actors.engines.engine import EngineSpec
+from actors.pool.roster import Roster
 from minirec.errors import ConfigError, EngineError
+from minirec.resources.allocation import Shape
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

@@ -11,9 +11,9 @@ import subprocess
 from dataclasses import replace
 
 import pytest
-from trials import Place, Trial, again, assert_equal, disturb, mount, prepared
+from helpers.trials import Place, Trial, again, assert_equal, disturb, mount, prepared
 
-from minirec.artifacts import located
+from minirec.store.remote import located
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

@@ -10,17 +10,16 @@ from ray.exceptions import RayTaskError
 
 from jobs import cli, run
 from jobs.arguments import parse
-from jobs.console import console
-from jobs.gradients import validation_samples
-from jobs.recommend import find_titles
+from jobs.console import console, print_settings
+from jobs.handover.recommend import find_titles
 from jobs.run import STAGES, stages_of
-from jobs.summary import print_settings
-from jobs.train import learning_rate
+from jobs.stages.gradients import validation_samples
+from jobs.stages.train import learning_rate
 from minirec import __version__
-from minirec.artifacts import Run
+from minirec.config.reading import described, dump, load
 from minirec.corpus.table import Catalogue
 from minirec.errors import ConfigError, CorpusError
-from minirec.settings import described, dump, load
+from minirec.store.run import Run
 
 
 def refused(capsys, *words):
@@ -133,7 +132,7 @@ def test_help_loads_no_library_that_takes_a_second():
 @pytest.mark.parametrize("command", ["compare", "sweep"])
 def test_trials_are_checked_once_the_samples_are_counted(tmp_path, monkeypatch, command):
     """The size of a corpus of files is known only after `prepare`."""
-    module = importlib.import_module(f"jobs.{command}")
+    module = importlib.import_module(f"jobs.trials.{command}")
 
     def prepared(config, names, *, overwrite, check, **_):
         check(100)

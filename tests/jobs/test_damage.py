@@ -6,7 +6,7 @@ import shutil
 
 import psutil
 import pytest
-from small import descendants, finish, start, steps_logged, wait_for
+from helpers.small import descendants, finish, start, steps_logged, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

@@ -9,7 +9,7 @@ import signal
 import psutil
 import pyarrow.parquet as pq
 import pytest
-from small import descendants, finish, start, steps_logged, wait_for
+from helpers.small import descendants, finish, start, steps_logged, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

@@ -6,11 +6,13 @@ import subprocess
 import sys
 
 import pytest
-from small import command, finish, start, wait_for
+from helpers.small import command, finish, start, wait_for
 
 from jobs.cli import main
-from jobs.sweep_result import read_rows
-from minirec.artifacts import Run, located, write_json
+from jobs.trials.sweep_result import read_rows
+from minirec.store.files import write_json
+from minirec.store.remote import located
+from minirec.store.run import Run
 
 SHARED = (
     "scores.parquet",

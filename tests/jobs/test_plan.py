@@ -8,9 +8,10 @@ import pytest
 
 from jobs import cli
 from jobs.plan import plan
-from minirec.artifacts import Run, write_json
+from minirec.config.reading import load
 from minirec.errors import ConfigError, CorpusError
-from minirec.settings import load
+from minirec.store.files import write_json
+from minirec.store.run import Run
 
 
 def test_plan_loads_neither_ray_nor_torch(tmp_path):

@@ -8,10 +8,10 @@ import pytest
 from jobs import cli, plan_costs
 from jobs.plan import plan
 from jobs.plan_costs import Corpus, Processes, cost_rows
-from minirec.artifacts import write_json
-from minirec.costs import GPUS
-from minirec.resources_config import ResourcesConfig
-from minirec.settings import PRESETS, _read_yaml, load
+from minirec.config.reading import PRESETS, _read_yaml, load
+from minirec.config.resources import ResourcesConfig
+from minirec.resources.estimates import GPUS
+from minirec.store.files import write_json
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 RECIPES = {"qwen2.5-0.5b": "L4", "qwen2.5-3b": "A100-80", "gemma-2-2b": "A100-80"}
@@ -73,7 +73,7 @@ def test_more_engines_and_workers_take_less_time():
 
 
 def test_without_a_gpu_or_with_the_demo_model_nothing_is_added():
-    assert plan_costs.estimates(load()) == []
+    assert plan_costs.estimated(load()) == []
     assert rows("qwen2.5-3b", gpu="L4", use=Processes(1, 0, 1, 0, 1, 0, 0)) == []
 
 

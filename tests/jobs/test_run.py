@@ -6,14 +6,16 @@ import time
 
 import pytest
 
-from jobs.gradients import _there
-from jobs.model import demo_settings
+from jobs.cluster.workers import in_thread
 from jobs.run import holding
+from jobs.stages.gradients import _there
+from jobs.stages.model import demo_settings
 from jobs.training_log import follow
-from jobs.workers import in_thread
-from minirec import lease
-from minirec.artifacts import Run, located, write_json
-from minirec.settings import load
+from minirec.config.reading import load
+from minirec.store import lease
+from minirec.store.files import write_json
+from minirec.store.remote import located
+from minirec.store.run import Run
 
 
 @pytest.mark.parametrize(("match", "depends"), [(0, False), (1, True)])

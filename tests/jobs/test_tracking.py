@@ -8,9 +8,9 @@ import pytest
 
 from jobs import tracking
 from jobs.plan import plan
-from minirec.artifacts import Run
+from minirec.config.reading import load
 from minirec.errors import ConfigError
-from minirec.settings import load
+from minirec.store.run import Run
 
 LOG = [{"step": i, "reward": 0.1 * i, "valid_ndcg@10": 0.5} for i in range(3)]
 

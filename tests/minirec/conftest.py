@@ -1,7 +1,7 @@
 """The tiny demo model, once for each module that asks for it."""
 
 import pytest
-from tiny import CONFIG, built
+from helpers.tiny import CONFIG, built
 
 from minirec.model.recommender import Encoder
 

@@ -1,0 +1,224 @@
+"""A rollout engine: prompts of token ids in, completions with their logprobs out.
+
+Two engines stand behind one interface: `actors.engines.vllm` is the default,
+`actors.engines.transformers` serves where vLLM cannot run and is the reference in tests. Both stop
+at the same string, end at the same tokens, and report the logprob of each chosen token under the
+sampling temperature, so that either can feed the trainer. The random numbers of a rollout come
+from its own seed and from nothing else.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from minirec.corpus.prompts import ANSWER
+from minirec.errors import ConfigError
+
+if TYPE_CHECKING:
+    from minirec.config.run import Config, RolloutConfig
+    from minirec.resources.allocation import Shape
+
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # the ranks that vLLM has kernels for
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A peft LoRA folder, whose path no other weights ever get."""
+
+    path: str
+
+
+HALF_LOADED = Adapter("half loaded")  # equals none that is asked for
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One rollout. `logprobs[t]` is that of `token_ids[t]`; `text` ends at the stop string.
+
+    `stopped` tells whether the stop string was reached (its tokens are part of the completion).
+    An end-of-sequence token is part of `token_ids` but not of `text`.
+    """
+
+    text: str
+    token_ids: list[int]
+    logprobs: list[float]
+    stopped: bool
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """All that an engine needs; picklable. `gpus` 0 means the CPU with `threads` threads."""
+
+    model: str
+    max_model_len: int
+    prompts_per_call: int = 32
+    dtype: str = "float32"
+    trust_remote_code: bool = False
+    stop: str = ANSWER
+    temperature: float = 1.0
+    max_new_tokens: int = 24
+    adapter: str = "merged"
+    lora_rank: int = 16
+    kv_cache_mib: int = 128
+    gpu_memory_utilization: float = 0.4
+    tensor_parallel: int = 1
+    gpus: float = 0
+    threads: int = 1
+    scratch: str = "minirec-"  # start of the names of folders for temporary files
+
+
+class RolloutEngine(Protocol):
+    """What the pool calls. An engine is used by one caller at a time."""
+
+    def generate(
+        self,
+        prompts: list[list[int]],
+        *,
+        n: int,
+        seeds: list[int],
+        greedy: bool = False,
+        adapter: Adapter | None = None,
+    ) -> list[list[Completion]]:
+        """`n` completions for each prompt; rollout j of prompt i is drawn with `seeds[i] + j`.
+
+        The adapter is loaded first if it is not the active one, so an engine that was restarted
+        answers like one that was not. `greedy` takes the likeliest token and needs ``n=1``; its
+        logprobs are those at temperature 1.
+        """
+
+    def load_adapter(self, adapter: Adapter | None) -> None:
+        """Make `adapter` the active one (None: the base weights); nothing if it is already."""
+
+    def probe(self) -> dict[str, Any]:
+        """Generate one token; returns the engine's name and the token."""
+
+
+def resolve_engine(rollout: RolloutConfig) -> str:
+    """``vllm`` or ``transformers``; auto takes vLLM where it is installed."""
+    if rollout.engine != "auto":
+        return rollout.engine
+    return "vllm" if importlib.util.find_spec("vllm") else "transformers"
+
+
+def resolve_adapter(config: Config) -> str:
+    """``lora`` or ``merged``; auto merges on the CPU, where an active LoRA halves the speed.
+
+    It follows from the settings alone, not from the cluster, since it changes last digits.
+    """
+    if config.rollout.adapter != "auto":
+        return config.rollout.adapter
+    return "lora" if config.resources.gpus_per_engine else "merged"
+
+
+def engine_spec(config: Config, model_path: str, max_model_len: int, *, shape: Shape) -> EngineSpec:
+    """The engine of a run: `model_path` is the model's folder or hub name, `shape` what it gets."""
+    rollout, model = config.rollout, config.model
+    adapter = resolve_adapter(config)
+    tensor_parallel = max(1, int(shape.gpus))
+    if adapter == "merged" and tensor_parallel > 1:
+        raise ConfigError(
+            f"rollout.adapter=merged cannot reach {tensor_parallel} tensor-parallel "
+            "workers; set rollout.adapter=lora or resources.gpus_per_engine=1"
+        )
+    if adapter == "lora" and model.lora_rank > LORA_RANKS[-1]:
+        raise ConfigError(
+            f"model.lora_rank {model.lora_rank} exceeds {LORA_RANKS[-1]}, the most that vLLM "
+            "serves as LoRA; lower it or set rollout.adapter=merged"
+        )
+    return EngineSpec(
+        model=str(model_path),
+        max_model_len=max_model_len,
+        prompts_per_call=rollout.prompts_per_call,
+        dtype=model.dtype,
+        trust_remote_code=model.trust_remote_code,
+        temperature=rollout.temperature,
+        max_new_tokens=rollout.max_new_tokens,
+        adapter=adapter,
+        lora_rank=model.lora_rank,
+        kv_cache_mib=rollout.kv_cache_mib,
+        gpu_memory_utilization=rollout.gpu_memory_utilization,
+        tensor_parallel=tensor_parallel,
+        gpus=shape.gpus,
+        threads=shape.cpus,
+    )
+
+
+def engine_environment(spec: EngineSpec) -> dict[str, str]:
+    """Variables that must stand before the engine's process imports torch or vLLM."""
+    # One process per engine: no orphans after a kill, and weights are handed over by reference.
+    variables = {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_PLUGINS": "",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    if "://" in spec.model or Path(spec.model).is_dir():
+        variables["HF_HUB_OFFLINE"] = "1"
+    if not spec.gpus:
+        variables |= {
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "TORCHDYNAMO_DISABLE": "1",  # else the first logprobs compile for many seconds
+            "OMP_NUM_THREADS": str(spec.threads),
+        }
+    return variables
+
+
+class Vocabulary:
+    """What ends a rollout, and its text: one rule for both engines."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        from transformers import AutoTokenizer, GenerationConfig
+
+        self.stop = spec.stop
+        self.tokenizer = AutoTokenizer.from_pretrained(
+            spec.model, trust_remote_code=spec.trust_remote_code
+        )
+        end = self.tokenizer.eos_token_id
+        self.eos = set() if end is None else {end}
+        try:
+            more = GenerationConfig.from_pretrained(spec.model).eos_token_id
+        except OSError:  # most small models have no generation_config.json
+            more = None
+        self.eos |= set(more if isinstance(more, list) else [more]) - {None}
+        stop_ids = self.tokenizer.encode(spec.stop, add_special_tokens=False)
+        self.final = self.eos | (set(stop_ids) if len(stop_ids) == 1 else set())
+        self._tail = len(spec.stop.encode())  # each token of the stop string has a byte or more
+
+    def decode(self, tokens: list[int]) -> str:
+        """The text of the tokens, special ones included."""
+        return self.tokenizer.decode(
+            tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+
+    def ended(self, tokens: list[int]) -> bool:
+        """Whether the last token ended the rollout."""
+        if not tokens:
+            return False
+        return tokens[-1] in self.final or self.stop in self.decode(tokens[-self._tail :])
+
+    def completion(self, tokens: list[int], logprobs: list[float]) -> Completion:
+        """The rollout that these tokens are."""
+        shown = tokens[:-1] if tokens and tokens[-1] in self.eos else tokens
+        before, stop, _ = self.decode(shown).partition(self.stop)
+        return Completion(before + stop, tokens, logprobs, stopped=bool(stop))
+
+
+def check_call(
+    spec: EngineSpec, prompts: list[list[int]], n: int, seeds: list[int], greedy: bool
+) -> None:
+    """Raise ValueError if a call of `RolloutEngine.generate` does not fit together or the model."""
+    if len(seeds) != len(prompts):
+        raise ValueError(f"{len(prompts)} prompts came with {len(seeds)} seeds; give one each")
+    if n < 1 or (greedy and n != 1):
+        raise ValueError(f"n={n} with greedy={greedy}: n is 1 or more, and 1 when greedy")
+    room = spec.max_model_len - spec.max_new_tokens
+    lengths = [len(prompt) for prompt in prompts]
+    if prompts and not 1 <= min(lengths) <= max(lengths) <= room:
+        raise ValueError(
+            f"prompts have {min(lengths)} to {max(lengths)} tokens; 1 to {room} fit into "
+            f"max_model_len {spec.max_model_len} beside {spec.max_new_tokens} new ones"
+        )

@@ -1,0 +1,179 @@
+"""transformers as a rollout engine: where vLLM cannot run, and the reference in tests."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from actors.engines.engine import (
+    HALF_LOADED,
+    Adapter,
+    Completion,
+    EngineSpec,
+    Vocabulary,
+    check_call,
+)
+from actors.engines.merging import check_targets, lora_updates, merged_weights
+
+if TYPE_CHECKING:
+    import torch
+
+
+class TransformersEngine:
+    """transformers in this process: left-padded prompts, one KV cache, sampling by inversion."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        self.spec = spec
+        self.vocabulary = Vocabulary(spec)
+        self.device = torch.device("cuda" if spec.gpus else "cpu")
+        self._active: Adapter | None = None
+        self._base: dict[str, torch.Tensor] = {}  # the weights that an adapter has changed
+        self._model = AutoModelForCausalLM.from_pretrained(
+            spec.model,
+            dtype=getattr(torch, spec.dtype),
+            trust_remote_code=spec.trust_remote_code,
+            use_safetensors=True,
+        )
+        self._model.to(self.device).eval().requires_grad_(False)
+
+    def generate(
+        self,
+        prompts: list[list[int]],
+        *,
+        n: int,
+        seeds: list[int],
+        greedy: bool = False,
+        adapter: Adapter | None = None,
+    ) -> list[list[Completion]]:
+        """See `RolloutEngine.generate`.
+
+        Every rollout draws its uniforms from a generator of its own, so that a batch changes a
+        result only where rounding (1e-7) moves a probability across a drawn number.
+        """
+        import torch
+
+        check_call(self.spec, prompts, n, seeds, greedy)
+        self.load_adapter(adapter)
+        if not prompts:
+            return []
+        width = self.spec.max_new_tokens
+        uniforms = torch.stack(
+            [
+                torch.rand(width, generator=_generator(seed + j), dtype=torch.float64)
+                for seed in seeds
+                for j in range(n)
+            ]
+        ).to(self.device)
+        tokens, logprobs = self._sample(prompts, n, None if greedy else uniforms)
+        rows = [self.vocabulary.completion(*row) for row in zip(tokens, logprobs, strict=True)]
+        return [rows[i * n : (i + 1) * n] for i in range(len(prompts))]
+
+    def _sample(
+        self, prompts: list[list[int]], n: int, uniforms: torch.Tensor | None
+    ) -> tuple[list[list[int]], list[list[float]]]:
+        """Tokens and logprobs of ``len(prompts) * n`` rollouts; `uniforms` None is greedy."""
+        import torch
+
+        longest = max(map(len, prompts))
+        ids = torch.zeros(len(prompts), longest, dtype=torch.long)
+        mask = torch.zeros(len(prompts), longest, dtype=torch.long)
+        for i, prompt in enumerate(prompts):
+            ids[i, longest - len(prompt) :] = torch.tensor(prompt)
+            mask[i, longest - len(prompt) :] = 1
+        ids, mask = ids.to(self.device), mask.to(self.device)
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        tokens: list[list[int]] = [[] for _ in range(len(prompts) * n)]
+        logprobs: list[list[float]] = [[] for _ in tokens]
+        rows = list(range(len(tokens)))  # the rollout of each row of the batch
+        with torch.inference_mode():
+            out = self._model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            # The group of a prompt shares its prefill.
+            cache = out.past_key_values
+            cache.batch_repeat_interleave(n)
+            logits = out.logits[:, -1].repeat_interleave(n, 0)
+            mask, last = mask.repeat_interleave(n, 0), positions[:, -1:].repeat_interleave(n, 0)
+            for step in range(self.spec.max_new_tokens):
+                drawn = None if uniforms is None else uniforms[rows, step]
+                chosen, chosen_logprobs = self._draw(logits, drawn)
+                pairs = zip(chosen.tolist(), chosen_logprobs.tolist(), strict=True)
+                alive = []
+                for row, (token, logprob) in enumerate(pairs):
+                    rollout = rows[row]
+                    if self.vocabulary.ended(tokens[rollout]):
+                        continue
+                    tokens[rollout].append(token)
+                    logprobs[rollout].append(logprob)
+                    if not self.vocabulary.ended(tokens[rollout]):
+                        alive.append(row)
+                if not alive or step + 1 == self.spec.max_new_tokens:
+                    break
+                if len(alive) <= len(rows) // 2:
+                    keep = torch.tensor(alive, device=self.device)
+                    cache.batch_select_indices(keep)
+                    chosen, mask, last = chosen[keep], mask[keep], last[keep]
+                    rows = [rows[row] for row in alive]
+                last = last + 1
+                mask = torch.cat([mask, mask.new_ones(len(rows), 1)], 1)
+                logits = self._model(
+                    input_ids=chosen[:, None],
+                    attention_mask=mask,
+                    position_ids=last,
+                    past_key_values=cache,
+                    use_cache=True,
+                    logits_to_keep=1,
+                ).logits[:, -1]
+        return tokens, logprobs
+
+    def _draw(
+        self, logits: torch.Tensor, uniforms: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Chosen tokens (B,) and their logprobs (B,) from logits (B, V) and uniforms (B,)."""
+        import torch
+
+        if uniforms is None:
+            logprobs = torch.log_softmax(logits.float(), -1)
+            chosen = logprobs.argmax(-1)
+        else:
+            logprobs = torch.log_softmax(logits.float() / self.spec.temperature, -1)
+            cumulative = logprobs.double().exp().cumsum(-1)
+            reached = (uniforms * cumulative[:, -1])[:, None]
+            chosen = torch.searchsorted(cumulative, reached, right=True)[:, 0]
+            chosen = chosen.clamp(max=logits.shape[-1] - 1)
+        return chosen, logprobs.gather(-1, chosen[:, None])[:, 0]
+
+    def load_adapter(self, adapter: Adapter | None) -> None:
+        """See `RolloutEngine.load_adapter`."""
+        if adapter == self._active:
+            return
+        updates = lora_updates(adapter.path) if adapter else {}
+        parameters = dict(self._model.named_parameters())
+        check_targets(updates, parameters)
+        for name in updates:
+            self._base.setdefault(name, parameters[name].detach().clone())
+        # Until the last one is copied, no version is active: an error must not leave half of one.
+        self._active = HALF_LOADED
+        for name, weight in merged_weights(self._base, updates):
+            parameters[name].data.copy_(weight)
+        self._active = adapter
+
+    def probe(self) -> dict[str, Any]:
+        """See `RolloutEngine.probe`."""
+        import torch
+
+        with torch.inference_mode():
+            logits = self._model(torch.zeros(1, 1, dtype=torch.long, device=self.device)).logits
+        return {"engine": "transformers", "token": int(logits[0, -1].argmax())}
+
+
+def _generator(seed: int) -> torch.Generator:
+    import torch
+
+    return torch.Generator().manual_seed(seed)

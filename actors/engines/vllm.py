@@ -1,0 +1,172 @@
+"""vLLM as a rollout engine, in one process; an adapter is swapped as LoRA or merged in place."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from actors.engines.engine import (
+    HALF_LOADED,
+    LORA_RANKS,
+    Adapter,
+    Completion,
+    EngineSpec,
+    Vocabulary,
+    check_call,
+)
+from actors.engines.merging import base_weights, lora_updates, merged_weights
+
+if TYPE_CHECKING:
+    import torch
+
+
+class VllmEngine:
+    """vLLM in this process. Expects the variables of `engine_environment` to be set."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # it would override kv_cache_memory_bytes
+        from vllm import LLM
+
+        options: dict[str, Any] = {"gpu_memory_utilization": spec.gpu_memory_utilization}
+        if not spec.gpus:
+            options = {"kv_cache_memory_bytes": spec.kv_cache_mib << 20, "enforce_eager": True}
+        if spec.tensor_parallel > 1:
+            options |= {"distributed_executor_backend": "mp"}
+        if spec.adapter == "lora":
+            rank = next(rank for rank in LORA_RANKS if rank >= spec.lora_rank)
+            options |= {"enable_lora": True, "max_loras": 2, "max_lora_rank": rank}
+        self.spec = spec
+        self.vocabulary = Vocabulary(spec)
+        self._active: Adapter | None = None
+        self._lora: Any = None
+        self._loaded = 0
+        self._weights: dict[str, torch.Tensor] | None = None
+        with _rendezvous(spec.scratch):
+            self._llm = LLM(
+                model=spec.model,
+                dtype=spec.dtype,
+                trust_remote_code=spec.trust_remote_code,
+                load_format="safetensors",
+                max_model_len=spec.max_model_len,
+                # A seeded request dies on the CPU when its prefill is split: room for a batch.
+                max_num_batched_tokens=max(32_768, spec.prompts_per_call * spec.max_model_len),
+                tensor_parallel_size=spec.tensor_parallel,
+                logprobs_mode="processed_logprobs",
+                generation_config="vllm",
+                **options,
+            )
+
+    def generate(
+        self,
+        prompts: list[list[int]],
+        *,
+        n: int,
+        seeds: list[int],
+        greedy: bool = False,
+        adapter: Adapter | None = None,
+    ) -> list[list[Completion]]:
+        """See `RolloutEngine.generate`."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        check_call(self.spec, prompts, n, seeds, greedy)
+        self.load_adapter(adapter)
+        if not prompts:
+            return []
+        parameters = [
+            SamplingParams(
+                n=n,
+                seed=seed,
+                temperature=0.0 if greedy else self.spec.temperature,
+                top_p=1.0,
+                max_tokens=self.spec.max_new_tokens,
+                stop=[self.spec.stop],
+                include_stop_str_in_output=True,
+                stop_token_ids=sorted(self.vocabulary.final),
+                skip_special_tokens=False,  # else a special `<answer>` is not seen in the text
+                spaces_between_special_tokens=False,
+                logprobs=0,
+                output_kind=RequestOutputKind.FINAL_ONLY,
+            )
+            for seed in seeds
+        ]
+        outputs = self._llm.generate(
+            [{"prompt_token_ids": prompt} for prompt in prompts],
+            parameters,
+            use_tqdm=False,
+            lora_request=self._lora,
+        )
+        return [
+            [self._completion(one) for one in sorted(output.outputs, key=lambda one: one.index)]
+            for output in outputs
+        ]
+
+    def _completion(self, output: Any) -> Completion:
+        tokens = list(output.token_ids)
+        chosen = [at[token].logprob for token, at in zip(tokens, output.logprobs, strict=True)]
+        return self.vocabulary.completion(tokens, chosen)
+
+    def load_adapter(self, adapter: Adapter | None) -> None:
+        """See `RolloutEngine.load_adapter`."""
+        if adapter == self._active:
+            return
+        if self.spec.adapter == "lora":
+            self._swap(adapter)
+        else:
+            self._merge(adapter)
+        self._active = adapter
+
+    def _swap(self, adapter: Adapter | None) -> None:
+        from vllm.lora.request import LoRARequest
+
+        # A new name and a new id for each load: the same one again gives stale weights, or the
+        # prefix cache of the old ones.
+        old, new = self._lora, None
+        if adapter is not None:
+            self._loaded += 1
+            new = LoRARequest(f"load-{self._loaded}", self._loaded, adapter.path)
+            self._llm.llm_engine.add_lora(new)
+        self._lora = new
+        if old is not None:
+            self._llm.llm_engine.remove_lora(old.lora_int_id)
+
+    def _merge(self, adapter: Adapter | None) -> None:
+        if self._weights is None:
+            self._weights = base_weights(self.spec.model)
+        updates = lora_updates(adapter.path) if adapter else {}
+        # Until the reload is through, no version is active: an error must not leave half of one.
+        self._active = HALF_LOADED
+        weights = merged_weights(self._weights, updates)
+        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+        self._llm.reset_prefix_cache()
+
+    def probe(self) -> dict[str, Any]:
+        """See `RolloutEngine.probe`."""
+        from vllm import SamplingParams
+
+        output = self._llm.generate(
+            [{"prompt_token_ids": [0]}],
+            SamplingParams(max_tokens=1, temperature=0.0, detokenize=False),
+            use_tqdm=False,
+        )
+        return {"engine": "vllm", "token": output[0].outputs[0].token_ids[0]}
+
+
+@contextlib.contextmanager
+def _rendezvous(prefix: str) -> Iterator[None]:
+    """Let vLLM put the file by which its processes meet into a folder of its own.
+
+    It is needed as long as the engine lives, and a kill leaves it behind:
+    `actors.pool.roster` removes the folder.
+    """
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    cache_dir()  # settles where that is, for good
+    before, tempfile.tempdir = tempfile.tempdir, tempfile.mkdtemp(prefix=prefix)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before

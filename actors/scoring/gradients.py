@@ -1,0 +1,186 @@
+"""Ray Train loop: projected LoRA gradients of the rollouts that scoring has kept.
+
+A shard of features gives one file of gradients. A worker takes every n-th shard without a file, so
+a restart does only what is missing. No sample sees another, so neither workers nor micro-batches
+change a gradient by more than rounding.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import pyarrow as pa
+import torch
+import torch.distributed as dist
+
+from actors.process import deadline
+from actors.training.zero import zero_engine
+from minirec.config.run import ModelConfig, TrainingConfig
+from minirec.corpus import prompts, schema
+from minirec.corpus.table import Sample, SampleFile, load_catalogue
+from minirec.errors import ArtifactError
+from minirec.model.recommender import Encoder, load_policy
+from minirec.selection.lora_gradients import (
+    SampleLoss,
+    ScoredGroup,
+    block_gradients,
+    blocks,
+    gradients,
+)
+from minirec.selection.projection import Projector
+from minirec.store.files import fetch
+from minirec.store.remote import located
+from minirec.store.tables import read_array, read_table, write_table
+
+
+@dataclass(frozen=True)
+class GradientShard:
+    """A file of features of samples of `split`, and the file for their gradients."""
+
+    split: str
+    features: str
+    output: str
+
+
+@dataclass(frozen=True)
+class GradientSpec:
+    """All that a worker needs; picklable. `dim` and `seed` fix the projection."""
+
+    corpus: str
+    shards: list[GradientShard]
+    item_table: str
+    model_path: str
+    model: ModelConfig
+    adapter: str
+    training: TrainingConfig
+    rollout_temperature: float
+    dim: int
+    micro_batch: int
+    seed: int
+    threads: int
+    zero_stage: int = 0
+
+
+def gradient_loop(config: dict[str, GradientSpec]) -> None:
+    """Body of a Ray Train worker."""
+    spec = config["spec"]
+    torch.set_num_threads(spec.threads)
+    limit = spec.training.step_deadline_s
+    with deadline(limit):
+        worker = GradientWorker(spec)
+        missing = _missing(spec.shards)
+    for turn in range(math.ceil(len(missing) / worker.world)):
+        mine = missing[turn * worker.world + worker.rank :][:1]
+        with deadline(limit):
+            worker.turn(mine[0] if mine else None)
+
+
+def _missing(shards: list[GradientShard]) -> list[GradientShard]:
+    """The shards to be done, as rank 0 sees them: a node may see a new file late."""
+    box = [[s for s in shards if not located(s.output).exists()]]
+    if dist.get_world_size() > 1:
+        dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+class GradientWorker:
+    """One rank. It holds the policy with the adapter as a LoRA of its own, unmerged."""
+
+    def __init__(self, spec: GradientSpec):
+        self.spec = spec
+        self.rank, self.world = dist.get_rank(), dist.get_world_size()
+        corpus = located(spec.corpus)
+        catalogue = load_catalogue(corpus)
+        model_path = fetch(spec.model_path)
+        self.titles = catalogue.titles
+        self.encoder = Encoder.load(model_path, spec.model, category=catalogue.category)
+        self.samples = {
+            split: SampleFile(corpus, split)
+            for split in sorted({shard.split for shard in spec.shards})
+        }
+        policy = load_policy(
+            model_path,
+            spec.model,
+            self.encoder.tokenizer,
+            adapter=fetch(spec.adapter),
+            merge=False,
+            rollout_temperature=spec.rollout_temperature,
+        )
+        self.sharing = policy.sharing
+        engine = zero_engine(
+            policy,
+            stage=spec.zero_stage,
+            bfloat16=spec.model.dtype == "bfloat16",
+            micro_batch=spec.micro_batch,
+        )
+        # Its forward would refuse the backward pass, for want of an optimizer; the module's own
+        # hooks gather what ZeRO has sharded.
+        self.forward, self.device = engine.module, engine.device
+        self.projector = Projector(policy.lm, dim=spec.dim, seed=spec.seed)
+        self.loss = SampleLoss(
+            table=torch.from_numpy(read_array(located(spec.item_table))).to(self.device),
+            temperature=spec.model.temperature,
+            advantage_floor=spec.training.advantage_floor,
+            scale_advantage=spec.training.scale_advantage,
+        )
+        # ZeRO 3 gathers weights from all workers in each pass, so all make the same number.
+        self.lockstep = spec.zero_stage == 3 and self.world > 1
+
+    def turn(self, shard: GradientShard | None) -> None:
+        """Write the gradients of a shard; without one, only keep step with the others."""
+        groups = self._groups(shard) if shard else []
+        ids = [i for i, _ in groups]
+        scored = [group for _, group in groups]
+        if self.lockstep:
+            self._keep_step(scored)
+        found = gradients(
+            self.forward,
+            self.projector,
+            scored,
+            loss=self.loss,
+            sharing=self.sharing,
+            micro_batch=self.spec.micro_batch,
+        )
+        if shard is None:
+            return
+        if not torch.isfinite(found).all():
+            raise ArtifactError(
+                f"a gradient of {shard.features} is not finite; the proxy policy has diverged, "
+                f"lower proxy.training.learning_rate"
+            )
+        values = pa.array(found.numpy().ravel())
+        column = pa.FixedSizeListArray.from_arrays(values, self.projector.dim)
+        table = pa.table([pa.array(ids, pa.int64()), column], schema.gradients(self.projector.dim))
+        write_table(located(shard.output), table)
+
+    def _groups(self, shard: GradientShard) -> list[tuple[int, ScoredGroup]]:
+        """The sample_id of each row of the shard, and its rollouts with their rewards."""
+        columns = ["sample_id", "rewards", "tokens", "completions"]
+        rows = read_table(located(shard.features), columns).to_pylist()
+        found = self.samples[shard.split].find([row["sample_id"] for row in rows])
+        samples = {sample.sample_id: sample for sample in found}
+        return [(row["sample_id"], self._group(row, samples[row["sample_id"]])) for row in rows]
+
+    def _group(self, row: dict[str, list], sample: Sample) -> ScoredGroup:
+        completions = [
+            self.encoder.finish(tokens, stopped=text.endswith(prompts.ANSWER))
+            for tokens, text in zip(row["tokens"], row["completions"], strict=True)
+        ]
+        return ScoredGroup.of(
+            sample,
+            prompt=self.encoder.prompt([self.titles[i] for i in sample.history]),
+            completions=completions,
+            written=[len(tokens) for tokens in row["tokens"]],
+            rewards=row["rewards"],
+        )
+
+    def _keep_step(self, scored: list[ScoredGroup]) -> None:
+        """Make the passes that other workers have more than this one."""
+        own = len(list(blocks(scored, loss=self.loss, micro_batch=self.spec.micro_batch)))
+        most = torch.tensor(own, device=self.device)
+        dist.all_reduce(most, dist.ReduceOp.MAX)
+        answer = self.encoder.answer_ids
+        idle = ScoredGroup(answer, [answer, answer], [1, 1], [0.0, 1.0], [], 0)
+        for _ in range(int(most) - own):
+            block_gradients(self.forward, self.projector, [idle], loss=self.loss, shared=False)

@@ -1,0 +1,379 @@
+"""A shard of samples -> rollouts -> rewards and head features, or ranks.
+
+A shard is a fixed list of samples, rolled out in fixed calls and forwarded in fixed batches, so
+its file depends neither on its neighbours, nor on the engine, nor on when it ran.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from actors.engines.engine import Adapter, Completion
+from actors.pool.pool import Call, PoolHandle
+from minirec.config.run import ModelConfig, RewardConfig, ScoringConfig
+from minirec.corpus import schema
+from minirec.corpus.table import Sample, SampleFile, load_catalogue
+from minirec.model.recommender import Encoder, Policy, item_table, load_policy
+from minirec.rl.grpo import advantages
+from minirec.rl.reward import (
+    Ranking,
+    item_scores,
+    ndcg,
+    rank_target,
+    reward_function,
+    target_and_mask,
+)
+from minirec.rng import seed_of
+from minirec.selection import screening
+from minirec.selection.head_gradients import head_features, rollout_gradient
+from minirec.selection.learnability import chance_level, count_hits
+from minirec.store.files import fetch
+from minirec.store.remote import located
+from minirec.store.tables import read_array, write_array, write_table
+
+FORWARD_SEQUENCES = 64
+FORCED = Completion("", [], [], stopped=False)
+"""No analysis: the answer marker comes straight after the prompt."""
+
+
+@dataclass(frozen=True)
+class ScoringSpec:
+    """All that a scorer needs; picklable.
+
+    `output` is the folder of the shards; `item_table` the file of the policy's item vectors, which
+    specs of one policy share. `scoring` says how samples are screened and rolled out; None: the
+    greedy completion is ranked and nothing else; `limit` is the number of
+    samples, drawn at random (None: all).
+    """
+
+    corpus: str
+    split: str
+    output: str
+    item_table: str
+    model_path: str
+    model: ModelConfig
+    reward: RewardConfig
+    adapter: str | None
+    scoring: ScoringConfig | None
+    shard_size: int
+    prompts_per_call: int
+    seed: int
+    pool: PoolHandle
+    policy_adapter: Adapter | None
+    threads: int
+    device: str = "cpu"
+    limit: int | None = None
+
+    def rows(self, samples: int) -> Sequence[int]:
+        """Rows of the split's file, which holds `samples`, that are scored; rising."""
+        if self.limit is None or self.limit >= samples:
+            return range(samples)
+        # Samples that are ranked are drawn apart from those that may be selected.
+        word = "limit" if self.scoring is None else "scored"
+        draw = random.Random(seed_of(self.seed, self.split, word))
+        return sorted(draw.sample(range(samples), self.limit))
+
+    def part(self, shard: int) -> Path:
+        """File of a finished shard."""
+        return located(self.output) / f"part-{shard:06d}.parquet"
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Samples as the policy meets them: target (B,) int64, mask (B, V) bool, seed of rollout 0."""
+
+    samples: list[Sample]
+    prompts: list[list[int]]
+    seeds: list[int]
+    target: Tensor
+    mask: Tensor
+
+    def take(self, rows: Sequence[int]) -> _Batch:
+        at = torch.as_tensor(rows, dtype=torch.int64, device=self.target.device)
+        return _Batch(
+            [self.samples[row] for row in rows],
+            [self.prompts[row] for row in rows],
+            [self.seeds[row] for row in rows],
+            self.target[at],
+            self.mask[at],
+        )
+
+
+@dataclass(frozen=True)
+class _Rollouts:
+    """Sampled completions of some samples, group by group, with what they led to.
+
+    hidden: (n, d) for each group; rewards and ndcg: (n,).
+    """
+
+    completions: list[list[Completion]]
+    hidden: list[Tensor]
+    rewards: list[np.ndarray]
+    ndcg: list[np.ndarray]
+
+    def extend(self, rows: Sequence[int], more: _Rollouts) -> None:
+        """Append the groups of `more` to those of `rows`."""
+        for row, said, hidden, reward, gain in zip(
+            rows, more.completions, more.hidden, more.rewards, more.ndcg, strict=True
+        ):
+            self.completions[row] = self.completions[row] + said
+            self.hidden[row] = torch.cat([self.hidden[row], hidden])
+            self.rewards[row] = np.concatenate([self.rewards[row], reward])
+            self.ndcg[row] = np.concatenate([self.ndcg[row], gain])
+
+
+class ShardScorer:
+    """One policy on one split."""
+
+    def __init__(self, spec: ScoringSpec):
+        torch.set_num_threads(spec.threads)
+        self.spec = spec
+        catalogue = load_catalogue(located(spec.corpus))
+        model_path = fetch(spec.model_path)
+        self.titles = catalogue.titles
+        self.samples = SampleFile(located(spec.corpus), spec.split)
+        self.rows = spec.rows(len(self.samples))
+        self.encoder = Encoder.load(model_path, spec.model, category=catalogue.category)
+        self.policy = load_policy(
+            model_path,
+            spec.model,
+            self.encoder.tokenizer,
+            adapter=spec.adapter and fetch(spec.adapter),
+            device=spec.device,
+        )
+        items = [
+            self.encoder.item(title, text)
+            for title, text in zip(catalogue.titles, catalogue.texts, strict=True)
+        ]
+        self.table = _shared_table(spec, self.policy, items).to(spec.device)
+        self.reward = reward_function(spec.reward)
+        self.cutoff = min(spec.reward.cutoff, len(self.table))
+        self.chance = chance_level(len(self.table), cutoff=spec.reward.cutoff)
+
+    def write(self, shard: int) -> None:
+        """Score a shard and write its file."""
+        start = shard * self.spec.shard_size
+        samples = self.samples.take(self.rows[start : start + self.spec.shard_size])
+        write_table(self.spec.part(shard), self.score(samples))
+
+    def score(self, samples: list[Sample]) -> pa.Table:
+        """A row for each sample: its rank if the spec has no `scoring`, else its features."""
+        batch = self._batch(samples)
+        scoring = self.spec.scoring
+        return self._ranks(batch) if scoring is None else self._features(batch, scoring)
+
+    def _batch(self, samples: list[Sample]) -> _Batch:
+        prompts = [self.encoder.prompt([self.titles[i] for i in s.history]) for s in samples]
+        seeds = [seed_of(self.spec.seed, "score", s.sample_id) for s in samples]
+        items, device = len(self.table), self.spec.device
+        target, mask = target_and_mask(samples, items=items, device=device)
+        return _Batch(samples, prompts, seeds, target, mask)
+
+    def _ranks(self, batch: _Batch) -> pa.Table:
+        greedy, _ = self._generate(batch, 0)
+        rank = self._ranking(self._hidden(batch, [[c] for c in greedy]), batch).rank
+        return pa.table(
+            {
+                "sample_id": pa.array([s.sample_id for s in batch.samples], pa.int64()),
+                "rank": rank.cpu().numpy().astype(np.int32),
+                "completion": [c.text for c in greedy],
+                "rollout_tokens": np.array([len(c.token_ids) for c in greedy]),
+            }
+        )
+
+    def _features(self, batch: _Batch, scoring: ScoringConfig) -> pa.Table:
+        count = len(batch.samples)
+        hidden = self.table.new_empty(count, self.table.shape[1])
+        screened, control = np.zeros(count, bool), np.zeros(count, bool)
+        screen: dict[str, object] = {"screen_reward": [None] * count, "screen_ndcg": [None] * count}
+        if scoring.screen:
+            hidden = self._hidden(batch, [[FORCED]] * count)
+            reward, gain = self._rewards(hidden, batch)
+            screen = {"screen_reward": reward, "screen_ndcg": gain}
+            far = screening.outside(gain, chance=self.chance, band=scoring.screen_band)
+            ids = [s.sample_id for s in batch.samples]
+            drawn = screening.drawn(ids, seed=self.spec.seed, share=scoring.control)
+            screened, control = far & ~drawn, far & drawn
+        rows = np.flatnonzero(~screened).tolist()
+        at = torch.as_tensor(rows, dtype=torch.int64, device=hidden.device)
+        hidden[at], greedy, rollouts = self._roll_out(batch.take(rows), scoring)
+        columns = {
+            "sample_id": pa.array([s.sample_id for s in batch.samples], pa.int64()),
+            **self._rollout_columns(greedy, rollouts, rows, count),
+            **self._head_columns(hidden, batch.target, batch.mask),
+            "rollout_gradient": self._rollout_gradient(rollouts, at, batch),
+            "screened": screened,
+            "control": control,
+            **screen,
+        }
+        return pa.table(columns, schema=schema.features(hidden.shape[1]))
+
+    def _roll_out(
+        self, batch: _Batch, scoring: ScoringConfig
+    ) -> tuple[Tensor, list[Completion], _Rollouts]:
+        """Hidden state (B, d) at the greedy completion, that completion, and the sampled ones.
+
+        After the first stage, only samples in doubt get the rollouts of the next.
+        """
+        first, *later = scoring.stages
+        greedy, sampled = self._generate(batch, first)
+        hidden = self._hidden(batch, [[c] for c in greedy])
+        rollouts = self._rewarded(batch, sampled)
+        rows, done = list(range(len(greedy))), first
+        _, greedy_ndcg = self._rewards(hidden, batch)
+        for most in later:
+            seen = [[greedy_ndcg[row], *rollouts.ndcg[row]] for row in rows]
+            unsure = screening.in_doubt(seen, spread=scoring.doubt)
+            rows = [row for row, doubt in zip(rows, unsure, strict=True) if doubt]
+            rest = batch.take(rows)
+            _, more = self._generate(rest, most - done, before=done, greedy=False)
+            rollouts.extend(rows, self._rewarded(rest, more))
+            done = most
+        return hidden, greedy, rollouts
+
+    def _generate(
+        self, batch: _Batch, n: int, *, before: int = 0, greedy: bool = True
+    ) -> tuple[list[Completion], list[list[Completion]]]:
+        """Greedy completion of each prompt, if wanted, and `n` sampled ones.
+
+        `before` sampled ones are there already. Rollout j is drawn with the seed plus j, so it is
+        the same completion in whichever stage it is asked for.
+        """
+        size, count = self.spec.prompts_per_call, len(batch.prompts)
+        blocks = [slice(i, i + size) for i in range(0, count, size)]
+        seeds = [seed + before for seed in batch.seeds]
+        calls = [Call(batch.prompts[b], 1, seeds[b], greedy=True) for b in blocks if greedy]
+        calls += [Call(batch.prompts[b], n, seeds[b], greedy=False) for b in blocks if n]
+        answers = self.spec.pool.generate(calls, adapter=self.spec.policy_adapter) if calls else []
+        groups = [group for answer in answers for group in answer]
+        likeliest = count if greedy else 0
+        return [group[0] for group in groups[:likeliest]], groups[likeliest:]
+
+    @torch.no_grad()
+    def _hidden(self, batch: _Batch, groups: list[list[Completion]]) -> Tensor:
+        """Hidden states (completions, d) float32, group after group."""
+        sequences = [
+            prompt + self.encoder.finish(c.token_ids, stopped=c.stopped)
+            for prompt, group in zip(batch.prompts, groups, strict=True)
+            for c in group
+        ]
+        blocks = range(0, len(sequences), FORWARD_SEQUENCES)
+        states = [self.policy(sequences[i : i + FORWARD_SEQUENCES])[0] for i in blocks]
+        return torch.cat(states) if states else self.table.new_empty(0, self.table.shape[1])
+
+    def _ranking(self, hidden: Tensor, batch: _Batch) -> Ranking:
+        """Ranks of hidden states (B * n, d), n for each sample."""
+        n = len(hidden) // max(1, len(batch.prompts))
+        scores = item_scores(hidden, items=self.table, temperature=self.spec.model.temperature)
+        return rank_target(
+            scores,
+            target=batch.target.repeat_interleave(n),
+            mask=batch.mask.repeat_interleave(n, 0),
+        )
+
+    def _rewards(self, hidden: Tensor, batch: _Batch) -> tuple[np.ndarray, np.ndarray]:
+        """Reward and NDCG, both (B * n,) float32, of hidden states (B * n, d)."""
+        ranking = self._ranking(hidden, batch)
+        reward = self.reward(ranking, self.cutoff)
+        return reward.cpu().numpy(), ndcg(ranking, self.cutoff).cpu().numpy()
+
+    def _rewarded(self, batch: _Batch, groups: list[list[Completion]]) -> _Rollouts:
+        """Equally large groups with their rewards."""
+        if not groups:
+            return _Rollouts([], [], [], [])
+        hidden, count = self._hidden(batch, groups), len(groups)
+        reward, gain = self._rewards(hidden, batch)
+        states = list(hidden.chunk(count))
+        return _Rollouts(groups, states, np.split(reward, count), np.split(gain, count))
+
+    def _rollout_columns(
+        self, greedy: list[Completion], rollouts: _Rollouts, rows: list[int], count: int
+    ) -> dict[str, object]:
+        """Columns of `count` samples; those not in `rows` have no rollouts."""
+        place = {row: number for number, row in enumerate(rows)}
+
+        def spread(values: Sequence[Any], empty: Any) -> list[Any]:
+            return [values[place[row]] if row in place else empty for row in range(count)]
+
+        tokens = [
+            len(one.token_ids) + sum(len(c.token_ids) for c in group)
+            for one, group in zip(greedy, rollouts.completions, strict=True)
+        ]
+        items, cutoff = len(self.table), self.spec.reward.cutoff
+        hits = [
+            int(count_hits(gain[None], candidates=items, cutoff=cutoff)[0])
+            for gain in rollouts.ndcg
+        ]
+        said = spread(rollouts.completions, [])
+        return {
+            "rewards": spread(rollouts.rewards, []),
+            "ndcg": spread(rollouts.ndcg, []),
+            "hits": np.array(spread(hits, 0), np.int8),
+            "completions": [[c.text for c in group] for group in said],
+            "tokens": [[c.token_ids for c in group] for group in said],
+            "rollout_tokens": np.array(spread(tokens, 0), np.int64),
+        }
+
+    def _head_columns(self, hidden: Tensor, target: Tensor, mask: Tensor) -> dict[str, object]:
+        """Embedding, head gradient and Hessian-vector product at the hidden states (B, d)."""
+        # In float64: for a target that is nearly certain, the difference of the mean and the
+        # target's vector is rounding in float32.
+        found = head_features(
+            hidden.double(),
+            items=self.table,
+            target=target,
+            mask=mask,
+            temperature=self.spec.model.temperature,
+        )
+        unit = torch.nn.functional.normalize(hidden, dim=-1)
+        size = hidden.shape[1]
+        return {
+            "embedding": _fixed(unit.cpu().numpy().astype(np.float16), size),
+            "gradient": _fixed(found.gradient.float().cpu().numpy(), size),
+            "hvp": _fixed(found.hvp.float().cpu().numpy(), size),
+            "el2n": found.el2n.float().cpu().numpy(),
+        }
+
+    def _rollout_gradient(self, rollouts: _Rollouts, at: Tensor, batch: _Batch) -> pa.Array:
+        """Column of head gradients weighted by advantage; 0 for samples that are not in `at`."""
+        size = self.table.shape[1]
+        counts = torch.tensor([len(states) for states in rollouts.hidden], device=at.device)
+        result = torch.zeros(len(batch.samples), size)
+        if len(at):
+            rows = at.repeat_interleave(counts)
+            advantage = [
+                advantages(torch.from_numpy(rewards).double()[None])[0]
+                for rewards in rollouts.rewards
+            ]
+            result = rollout_gradient(
+                torch.cat(rollouts.hidden).double(),
+                advantage=torch.cat(advantage).to(at.device),
+                sample=rows,
+                samples=len(batch.samples),
+                items=self.table,
+                target=batch.target[rows],
+                mask=batch.mask[rows],
+                temperature=self.spec.model.temperature,
+            )
+        return _fixed(result.float().cpu().numpy(), size)
+
+
+def _fixed(values: np.ndarray, size: int) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(values).ravel()), size)
+
+
+def _shared_table(spec: ScoringSpec, policy: Policy, items: list[list[int]]) -> Tensor:
+    """Item table of the policy, computed by the first scorer and read by the others."""
+    path = located(spec.item_table)
+    if not path.exists():
+        write_array(path, item_table(policy, items).cpu().numpy())
+    return torch.from_numpy(read_array(path))

@@ -1,0 +1,57 @@
+"""Who scores the shards of several specs: a callable for Ray Data, a loop for Ray Train workers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch.distributed as dist
+
+from actors.process import deadline
+from actors.scoring.scorer import ScoringSpec, ShardScorer
+from minirec.store.remote import located
+
+
+class Scorer:
+    """Scores shards of several specs, e.g. each policy on each split, in one pass of Ray Data."""
+
+    def __init__(self, specs: list[ScoringSpec]):
+        self.specs = specs
+        self._current: tuple[int, ShardScorer] | None = None
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Write the files of the shards named by ``batch["spec"]`` and ``batch["shard"]``."""
+        for number, shard in zip(batch["spec"].tolist(), batch["shard"].tolist(), strict=True):
+            self.write(number, shard)
+        return batch
+
+    def write(self, number: int, shard: int) -> None:
+        """Write the file of one shard of one spec."""
+        if self._current is None or self._current[0] != number:
+            self._current = None  # two models may not fit
+            self._current = (number, ShardScorer(self.specs[number]))
+        self._current[1].write(shard)
+
+
+@dataclass(frozen=True)
+class ShardsSpec:
+    """What Ray Train workers need that score in the place of Ray Data's; picklable.
+
+    shards: number of the spec and shard; deadline_s: of one shard.
+    """
+
+    specs: list[ScoringSpec]
+    shards: list[tuple[int, int]]
+    deadline_s: float
+
+
+def score_loop(config: dict[str, ShardsSpec]) -> None:
+    """Body of Ray Train workers, each of which scores every n-th shard that is not there yet."""
+    spec = config["spec"]
+    scorer = Scorer(spec.specs)
+    for number, shard in spec.shards[dist.get_rank() :: dist.get_world_size()]:
+        one = spec.specs[number]
+        if one.part(shard).exists() and located(one.item_table).exists():
+            continue  # done before a worker was started again
+        with deadline(spec.deadline_s):
+            scorer.write(number, shard)

@@ -1,0 +1,157 @@
+"""The trained policy as a recommender: histories in, ranked items out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from actors.engines.engine import Adapter, engine_spec
+from actors.engines.transformers import TransformersEngine
+from minirec.config.run import Config
+from minirec.corpus.table import Catalogue, load_catalogue
+from minirec.errors import ConfigError
+from minirec.model.recommender import Encoder, item_table, load_policy
+from minirec.resources.allocation import Shape
+from minirec.store.files import fetch
+from minirec.store.remote import located
+from minirec.store.tables import read_array, read_table
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class RecommenderSpec:
+    """All that a recommender reads; picklable.
+
+    analysis: off: the answer follows the prompt at once, which costs one forward pass.
+    new_items: keys, titles and texts of items that are not in the catalogue.
+    gpus: of its process.
+    """
+
+    corpus: str
+    model: str
+    adapter: str
+    vectors: str
+    config: Config
+    analysis: bool = True
+    new_items: tuple[tuple[str, str, str], ...] = ()
+    gpus: float = 0.0
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """Item ids, best first, with their cosines, and what the policy wrote before it ranked."""
+
+    items: list[int]
+    cosines: list[float]
+    analysis: str
+
+
+class Recommender:
+    """A policy with the vectors of all items, also of those that came after training.
+
+    titles: (V,) of all items; keys: item id by the key of its source.
+    """
+
+    def __init__(self, spec: RecommenderSpec):
+        self.spec, self.config = spec, spec.config
+        torch.set_num_threads(spec.threads)
+        path, adapter = fetch(spec.model), fetch(spec.adapter)
+        known = load_catalogue(located(spec.corpus))
+        self.encoder = Encoder.load(path, self.config.model, category=known.category)
+        self.device = "cuda" if spec.gpus else "cpu"
+        self.policy = load_policy(
+            path,
+            self.config.model,
+            self.encoder.tokenizer,
+            adapter=adapter,
+            device=self.device,
+        )
+        self.adapter = Adapter(adapter)
+        self.engine = self._engine(path) if spec.analysis else None
+        self.table = torch.from_numpy(read_array(located(spec.vectors))).to(self.device)
+        self.titles, self.keys = _with_new(known, located(spec.corpus), spec.new_items)
+        if spec.new_items:
+            tokens = [self.encoder.item(title, text) for _, title, text in spec.new_items]
+            self.table = torch.cat([self.table, item_table(self.policy, tokens)])
+        self.table = self.table.double()
+
+    def _engine(self, path: str) -> TransformersEngine:
+        c = self.config
+        length = c.model.max_prompt_tokens + c.rollout.max_new_tokens + 8
+        # Both engines give the same greedy completions; a short job does not pay for vLLM's start.
+        shape = Shape(self.spec.threads, self.spec.gpus)
+        return TransformersEngine(engine_spec(c, path, length, shape=shape))
+
+    def recommend(
+        self, histories: Sequence[Sequence[int]], *, top: Sequence[int]
+    ) -> list[Recommendation]:
+        """A recommendation for each of B histories of item ids, oldest first.
+
+        Items of the history are left out. `top` says how many are wanted of each; there are fewer
+        where fewer are left. Of equal cosines the lowest item id comes first, whatever else is in
+        the batch.
+        """
+        found: list[Recommendation] = []
+        for start in range(0, len(histories), BATCH):
+            part = slice(start, start + BATCH)
+            found += self._batch(histories[part], top[part])
+        return found
+
+    @torch.no_grad()
+    def _batch(
+        self, histories: Sequence[Sequence[int]], top: Sequence[int]
+    ) -> list[Recommendation]:
+        prompts = [self.encoder.prompt([self.titles[i] for i in h]) for h in histories]
+        texts = [""] * len(prompts)
+        sequences = [[*prompt, *self.encoder.answer_ids] for prompt in prompts]
+        if self.engine is not None:
+            said = self.engine.generate(
+                prompts, n=1, seeds=[0] * len(prompts), greedy=True, adapter=self.adapter
+            )
+            texts = [one[0].text for one in said]
+            sequences = [
+                prompt + self.encoder.finish(one[0].token_ids, stopped=one[0].stopped)
+                for prompt, one in zip(prompts, said, strict=True)
+            ]
+        hidden = self.policy(sequences)[0]
+        # The rest of a batch changes the last bits of a product of float32, and so the order of
+        # items with equal vectors: float64, rounded, keeps them equal.
+        cosines = (F.normalize(hidden.double(), dim=-1) @ self.table.T).round(decimals=10)
+        found = []
+        for row, text, history, k in zip(cosines, texts, histories, top, strict=True):
+            row[torch.tensor(list(history), device=self.device)] = -torch.inf
+            items, values = _best(row, min(k, len(self.titles) - len(set(history))))
+            found.append(Recommendation(items, [round(v, 4) for v in values], text))
+        return found
+
+
+def _best(cosines: Tensor, k: int) -> tuple[list[int], list[float]]:
+    """The k highest of cosines (V,) with their item ids, of equal ones the lowest ids."""
+    if k == 0:
+        return [], []
+    # `topk` takes any of equal values; to sort the whole catalogue stably takes 40 times as long.
+    part = (cosines >= cosines.topk(k).values[-1]).nonzero()[:, 0]
+    values, places = cosines[part].sort(descending=True, stable=True)
+    return part[places[:k]].tolist(), values[:k].tolist()
+
+
+def _with_new(
+    known: Catalogue, corpus: Path, new: Sequence[tuple[str, str, str]]
+) -> tuple[list[str], dict[str, int]]:
+    """Titles and keys of the catalogue, then of the new items."""
+    keys = read_table(corpus / "items.parquet")["key"].to_pylist()
+    by_key = {key: item for item, key in enumerate(keys)}
+    titles = [*known.titles]
+    for key, title, _ in new:
+        if key in by_key:
+            raise ConfigError(f"item {key!r} is in the catalogue already; leave it out")
+        by_key[key] = len(titles)
+        titles.append(title)
+    return titles, by_key

@@ -1,0 +1,46 @@
+"""Checkpoints of training: each rank adds its files, and a manifest completes them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from actors.training.zero import barrier
+from minirec.store import disk
+from minirec.store.files import check_published, intact, publish, remove, write_manifest
+
+KEPT = 2
+
+
+def save_checkpoint(folder: Path, step: int, fill: Callable[[Path], None]) -> None:
+    """Publish what `fill` writes on each rank as the checkpoint of `step`; `KEPT` of them stay.
+
+    All ranks call it.
+    """
+    rank, world = dist.get_rank(), dist.get_world_size()
+    final = folder / "checkpoints" / f"step-{step:06d}"
+    if rank == 0:
+        remove(final)
+    barrier()
+    with disk.named(tempfile.gettempdir()), tempfile.TemporaryDirectory() as work:
+        fill(Path(work))
+        files = publish(Path(work), final)
+    parts: list[Any] = [files] * world
+    if world > 1:
+        dist.all_gather_object(parts, files)
+    if rank == 0:
+        write_manifest(final, {k: v for part in parts for k, v in part.items()})
+        for old in sorted(final.parent.glob("step-*"))[:-KEPT]:
+            remove(old)
+
+
+def newest_checkpoint(folder: Path, *, say: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint that its manifest confirms; others are said and removed."""
+    for checkpoint in sorted((folder / "checkpoints").glob("step-*"), reverse=True):
+        if intact(checkpoint, check_published, say=say):
+            return checkpoint
+    return None

@@ -1,0 +1,205 @@
+"""`minirec export`: the ordered subset for other trainers, or the policy for transformers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from jobs.console import quiet, say
+from minirec.config.reading import load
+from minirec.config.run import Config
+from minirec.corpus import prompts
+from minirec.corpus.table import Catalogue, SampleFile, load_catalogue
+from minirec.errors import ArtifactError, ConfigError
+from minirec.store.files import MANIFEST, atomic_dir, fetch, read_json
+from minirec.store.remote import is_remote
+from minirec.store.run import Run
+from minirec.store.tables import read_table
+
+if TYPE_CHECKING:
+    from minirec.model.recommender import Encoder, Policy
+
+POLICIES = ("adapter", "merged")
+PolicyName = Literal["proxy", "trained"]
+STAGE = {"proxy": "proxy", "trained": "train"}
+FOLDER = {"proxy": "proxy", "trained": "policy"}
+
+
+def export(
+    run_dir: str, to: str, out: Path, *, policy: PolicyName | None = None, overwrite: bool = False
+) -> None:
+    """Write a folder that needs nothing of MiniRec.
+
+    Args:
+        run_dir: of a run that has selected, and for a policy trained.
+        to: jsonl, trl, verl, openrlhf; adapter or merged.
+        out: the folder.
+        policy: whose weights are exported; of a subset, whose reward. Default: the trained one
+            for adapter and merged, and the proxy, with which it was chosen, for a subset.
+        overwrite: replace the folder.
+
+    Raises:
+        ArtifactError: the folder is there, or a stage has not finished.
+        ConfigError: the reward is a function of the user, which no file can hold.
+    """
+    run = Run(run_dir)
+    if not run.path("config.yaml").exists():
+        raise ArtifactError(f"{run.root} is no run directory; give the run_dir of `minirec run`")
+    config = load(run.path("config.yaml"))
+    if out.exists() and not overwrite:
+        raise ArtifactError(f"{out} is there; give another --out, or --overwrite")
+    if out.exists() and not (out / MANIFEST).exists() or _inside(run, out):
+        raise ArtifactError(f"{out} is no former export, so it is not replaced; give another --out")
+    name: PolicyName = policy or ("trained" if to in POLICIES else "proxy")
+    needed = [STAGE[name]] + ([] if to in POLICIES else ["select"])
+    for stage in needed:
+        if run.done(stage) is None:
+            raise ArtifactError(
+                f"{run.root} has not finished {stage}; run `minirec {stage} run_dir={run_dir}`"
+            )
+    quiet(config)
+    source = _Source(run, config, name)
+    with atomic_dir(out) as folder:
+        if to in POLICIES:
+            _policy(folder, source, to)
+        else:
+            _subset(folder, source, to)
+    say(f"export: {out} holds {to}")
+
+
+def _inside(run: Run, out: Path) -> bool:
+    """Whether the folder is that of the run, or holds it."""
+    return not is_remote(run.root) and run.root.resolve().is_relative_to(out.resolve())
+
+
+class _Source:
+    """What an export reads of a run."""
+
+    def __init__(self, run: Run, config: Config, policy: PolicyName):
+        from minirec.model.recommender import Encoder, load_policy
+
+        self.run, self.config, self.name = run, config, policy
+        self.catalogue: Catalogue = load_catalogue(run.path("corpus"))
+        model = str(run.path("model")) if config.model.name == "demo" else config.model.name
+        self.base = fetch(model)
+        self.adapter = fetch(str(run.path(FOLDER[policy], "adapter")))
+        self.encoder: Encoder = Encoder.load(
+            self.base, config.model, category=self.catalogue.category
+        )
+        self.policy: Policy = load_policy(
+            self.base, config.model, self.encoder.tokenizer, adapter=self.adapter
+        )
+
+    def save_merged(self, folder: Path) -> None:
+        self.policy.lm.save_pretrained(folder)
+        self.encoder.tokenizer.save_pretrained(folder)
+
+    def save_items(self, folder: Path) -> None:
+        """items.npy, (V, d) float32 unit vectors, and items.jsonl."""
+        import numpy as np
+
+        from minirec.model.recommender import item_table
+
+        c = self.catalogue
+        items = [self.encoder.item(*both) for both in zip(c.titles, c.texts, strict=True)]
+        np.save(folder / "items.npy", item_table(self.policy, items).numpy())
+        with (folder / "items.jsonl").open("w", encoding="utf-8") as file:
+            for item, title in enumerate(c.titles):
+                file.write(json.dumps({"item_id": item, "title": title}, ensure_ascii=False) + "\n")
+
+
+def _subset(folder: Path, source: _Source, to: str) -> None:
+    from minirec.export import cards, formats, reward
+
+    config = source.config
+    if ":" in config.reward.name:
+        raise ConfigError(
+            f"reward.name={config.reward.name} is a function of your own, which an export cannot "
+            f"carry; export from a run with ndcg_softmax, ndcg, reciprocal_rank or hit@K"
+        )
+    order = read_table(source.run.path("selection.parquet")).sort_by("rank")["sample_id"]
+    ids = order.to_pylist()
+    by_id = {s.sample_id: s for s in SampleFile(source.run.path("corpus"), "train").find(ids)}
+    file, row = formats.FORMATS[to]
+    rows = (
+        row(formats.example(rank, by_id[i], source.encoder, source.catalogue), source.catalogue)
+        for rank, i in enumerate(ids)
+    )
+    formats.write(folder / file, rows)
+    shutil.copy(str(reward.__file__), folder / "reward.py")
+    source.save_merged(folder / "scorer")
+    source.save_items(folder)
+    _write_json(
+        folder / "reward.json",
+        config.reward.model_dump(mode="json")
+        | {
+            "temperature": config.model.temperature,
+            "trust_remote_code": config.model.trust_remote_code,
+        },
+    )
+    card = cards.data_card(
+        config,
+        to=to,
+        samples=len(ids),
+        steps=config.training.steps_on(len(ids)),
+        policy=source.name,
+        has_template=source.encoder.has_template,
+    )
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    if to == "verl" and not source.encoder.has_template:
+        say(
+            f"export: {config.model.name} has no chat template, without which verl stops; the "
+            f"command in README.md sets one that leaves the prompts as they are"
+        )
+
+
+def _policy(folder: Path, source: _Source, to: str) -> None:
+    from minirec.export import cards, recommender
+
+    config, model = source.config, source.config.model
+    base = "base" if model.name == "demo" or Path(model.name).is_dir() else model.name
+    if to == "merged":
+        source.save_merged(folder)
+    else:
+        for path in Path(source.adapter).glob("adapter_*"):
+            shutil.copy(path, folder / path.name)
+        described = json.loads((folder / "adapter_config.json").read_text())
+        _write_json(folder / "adapter_config.json", described | {"base_model_name_or_path": base})
+        if base == "base":
+            shutil.copytree(source.base, folder / base)
+    source.save_items(folder)
+    _write_json(
+        folder / "recommender.json",
+        {
+            "base": base if to == "adapter" else None,
+            "category": source.encoder.category,
+            "max_new_tokens": config.rollout.max_new_tokens,
+            "max_prompt_tokens": model.max_prompt_tokens,
+            "max_item_tokens": model.max_item_tokens,
+            "trust_remote_code": model.trust_remote_code,
+        },
+    )
+    code = Path(str(recommender.__file__)).read_text(encoding="utf-8")
+    code = code.replace("from minirec.corpus import prompts", "import prompts")
+    (folder / "recommender.py").write_text(code, encoding="utf-8")
+    shutil.copy(str(prompts.__file__), folder / "prompts.py")
+    card = cards.model_card(
+        config, to=to, base=base, policy=source.name, evaluation=_evaluation(source)
+    )
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def _evaluation(source: _Source) -> dict[str, Any] | None:
+    """Figures of these weights by split; None if they were not evaluated."""
+    run, stage = source.run, STAGE[source.name]
+    record = run.done("evaluate")
+    if record is None or record["inputs"].get(stage) != run.fingerprint(stage):
+        return None
+    found: dict[str, Any] = read_json(run.path("evaluation.json"))["policies"]
+    return found.get(source.name)
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n")

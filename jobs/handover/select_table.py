@@ -1,0 +1,72 @@
+"""`minirec select --features`: from a bare table to an ordered subset, without corpus or model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+
+from minirec.config.run import Config
+from minirec.corpus import schema
+from minirec.errors import ArtifactError, ConfigError
+from minirec.selection.pipeline import Say, ordered, pick, score_samples
+from minirec.selection.summary import summary
+from minirec.selection.tables import read_features
+from minirec.store.tables import write_table
+
+OUTPUTS = ("scores.parquet", "selection.parquet")
+
+
+def select_table(
+    table: Path, config: Config, *, out: Path, chance: float, overwrite: bool, say: Say
+) -> None:
+    """Write ``scores.parquet`` and ``selection.parquet`` into the folder `out`.
+
+    Args:
+        table: as in `minirec.selection.tables.read_features`.
+        config: only `selection` and `seed` are used.
+        out: is made if it is not there.
+        chance: NDCG, or reward where there is none, of a policy that knows nothing; 0 <= c < 1.
+        overwrite: replace what `out` holds.
+        say: takes each line for the user.
+
+    Raises:
+        ArtifactError: the table cannot be used, or `out` holds a selection and `overwrite` is off.
+        ConfigError: the settings do not fit the table.
+    """
+    if not 0 <= chance < 1:
+        raise ConfigError(f"--chance is {chance:g}; expected at least 0 and below 1")
+    _check_out(out, table, overwrite)
+    features = read_features(table, chance=chance)
+    say(f"{len(features):,} samples in {table}; chance level {chance:g}")
+    settings = config.selection
+    scores, pool = score_samples(features, settings, chance=chance, say=say)
+    picks = pick(features, scores["value"], pool, settings, seed=config.seed, say=say)
+    selection = ordered(scores, picks, settings, seed=config.seed)
+    (out / OUTPUTS[-1]).unlink(missing_ok=True)  # nobody finds new scores beside an old selection
+    write_table(out / OUTPUTS[0], pa.table(scores, schema=schema.SCORES))
+    try:
+        write_table(out / OUTPUTS[1], selection)
+    except BaseException:
+        (out / OUTPUTS[0]).unlink()  # so that the same command may try again
+        raise
+    for line in summary(features, scores, picks.indices, pool):
+        say(line)
+    say(f"wrote {out / 'selection.parquet'} and {out / 'scores.parquet'}")
+
+
+def _check_out(out: Path, table: Path, overwrite: bool) -> None:
+    if out.exists() and not out.is_dir():
+        raise ArtifactError(f"{out} is a file; --out names a folder")
+    if table.is_dir() and out.resolve() == table.resolve():
+        raise ArtifactError(
+            f"{out} holds the table, of which the results would become parts; give another --out"
+        )
+    if (out / "stages").is_dir():
+        raise ArtifactError(
+            f"{out} is the directory of a run, whose selection `minirec select run_dir={out}` "
+            f"makes; give another --out"
+        )
+    for name in OUTPUTS:
+        if (out / name).exists() and not overwrite:
+            raise ArtifactError(f"{out / name} is there; give another --out, or --overwrite")

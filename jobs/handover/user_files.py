@@ -1,0 +1,256 @@
+"""The files of `minirec recommend --users`: users and new items in, ranked items out.
+
+They are read by the reader of the corpus, so that an id means here what it meant there.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from minirec.corpus.files import FileSpec, read_blocks, read_header
+from minirec.corpus.ids import known_key
+from minirec.corpus.parse import TEXT_SHOWN, Malformed, identifier, parse
+from minirec.errors import CorpusError
+from minirec.store.files import atomic
+
+FORMATS: dict[str, Literal["jsonl", "parquet"]] = {
+    ".parquet": "parquet",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".jsonl.gz": "jsonl",
+    ".ndjson.gz": "jsonl",
+}
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A row that is not ranked: its line (of Parquet its row) from 1, why, and its beginning."""
+
+    line: int
+    reason: str
+    raw: str
+
+
+@dataclass(frozen=True)
+class Users:
+    """U usable users and the refused rows of a file, both in its order.
+
+    Attributes:
+        ids: (U,) as they stand in the file: of Parquet a part of its column, of JSON lines values.
+        histories: U lists of item keys, oldest first.
+        refused: the other rows.
+    """
+
+    ids: pa.ChunkedArray | list[Any]
+    histories: list[list[str]]
+    refused: list[Refused]
+
+
+def format_of(path: Path) -> Literal["jsonl", "parquet"]:
+    """The format that a name ends with.
+
+    Raises:
+        CorpusError: another ending.
+    """
+    for ending, format in FORMATS.items():
+        if path.name.lower().endswith(ending):
+            return format
+    raise CorpusError(f"{path} does not end with {', '.join(FORMATS)}; give a file of these kinds")
+
+
+def read_users(path: Path, known: Collection[str]) -> Users:
+    """Users and histories of a file.
+
+    Args:
+        path: Parquet or JSON lines with ``user`` and ``history``, a list of item keys.
+        known: keys that a history may hold.
+
+    Raises:
+        CorpusError: the file cannot be read to its end, lacks a column, or has no row.
+    """
+    spec = _spec(path, "events", {"user": "user", "history": "history"}, required=2)
+    ids: list[Any] = []
+    rows: list[int] = []
+    histories: list[list[str]] = []
+    refused: list[Refused] = []
+    for number, (line, raw) in enumerate(_rows(spec)):
+        try:
+            user, history = _user(raw, known)
+        except Malformed as error:
+            shown = raw[: 4 * TEXT_SHOWN].decode("utf-8", errors="replace")[:TEXT_SHOWN]
+            refused.append(Refused(line, str(error), shown))
+            continue
+        ids.append(user)
+        rows.append(number)
+        histories.append(history)
+    if not ids and not refused:
+        raise CorpusError(f"{path} holds no user; give a file with rows")
+    if spec.format == "parquet":
+        # Through JSON a date would be text, which no longer joins with the dates of the file.
+        column = pq.ParquetFile(path).read(columns=["user"])["user"]
+        return Users(column.take(pa.array(rows, pa.int64())), histories, refused)
+    return Users(ids, histories, refused)
+
+
+def _user(raw: bytes, known: Collection[str]) -> tuple[Any, list[str]]:
+    """The id as it is given, and the keys of the history."""
+    row = _object(raw)
+    user, history = row.get("user"), row.get("history")
+    _checked(user, "missing user")
+    if not isinstance(history, list):
+        what = "missing history" if history is None else "the history is no list"
+        raise Malformed(f"{what}; give a list of item keys, oldest first")
+    if not history:
+        raise Malformed("the history is empty")
+    keys = [known_key(_checked(key, "missing item"), known) for key in history]
+    if unknown := next((key for key in keys if key not in known), None):
+        raise Malformed(f"no item has the key {_short(unknown)}")
+    return user, keys
+
+
+def _object(raw: bytes) -> dict[str, Any]:
+    try:
+        row = json.loads(raw.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise Malformed("wrong encoding; write UTF-8") from None
+    except (ValueError, RecursionError):
+        raise Malformed("broken JSON; write one object per line") from None
+    if not isinstance(row, dict):
+        raise Malformed("no JSON object; write one object per line")
+    return row
+
+
+def _checked(value: Any, missing: str) -> str:
+    """The value as an id of the corpus.
+
+    Raises:
+        Malformed: it can be none; with the reason `missing` where it is no text and no number.
+    """
+    try:
+        return identifier(value, missing)
+    except Malformed as error:
+        raise Malformed(f"{error}: {_short(value)} is no id; give text or a number") from None
+
+
+def _short(value: Any) -> str:
+    """A value for a sentence; halves of surrogate pairs, which no file can hold, are escaped."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
+
+
+def read_items(path: Path, known: Collection[str]) -> tuple[tuple[str, str, str], ...]:
+    """Keys, titles and texts of new items; the text may be missing.
+
+    Raises:
+        CorpusError: a column or a value is missing, or a key is there twice or among `known`. One
+            item less would change the ranking of every user, so that none is left out.
+    """
+    spec = _spec(path, "items", {"item": "key", "title": "title", "text": "text"}, required=2)
+    place = "row" if spec.format == "parquet" else "line"
+    items: dict[str, tuple[str, str, str]] = {}
+    for block in read_blocks(spec):
+        for row in parse(block, {str(path): spec}).to_pylist():
+            key, reason = row["key"], row["reason"]
+            if row["line"] < 0:
+                raise CorpusError(f"{path} {row['raw']}")
+            if reason is not None:
+                reason += "; it needs key and title, maybe text"
+            elif key in known:
+                reason = f"item {_short(key)} is in the catalogue already; leave it out"
+            elif key in items:
+                reason = f"the key {_short(key)} stands there twice; remove one"
+            if reason is not None:
+                raise CorpusError(f"{path} {place} {row['line']}: {reason}")
+            items[key] = (key, row["title"], row["text"])
+    return tuple(items.values())
+
+
+def _spec(
+    path: Path, kind: Literal["events", "items"], columns: dict[str, str], *, required: int
+) -> FileSpec:
+    """How to read the file; the first `required` columns must be there."""
+    format = format_of(path)
+    if not path.is_file():
+        what = "is a folder; give one file" if path.is_dir() else "is missing; give a file"
+        raise CorpusError(f"{path} {what}")
+    # JSON lines say in each row which columns they have.
+    if format == "parquet":
+        names = read_header(path, format=format)
+        needed = list(columns.values())[:required]
+        if missing := next((name for name in needed if name not in names), None):
+            raise CorpusError(f"{path} has no column {missing}; it needs {' and '.join(needed)}")
+        columns = {role: name for role, name in columns.items() if name in names}
+    return FileSpec(path=str(path), kind=kind, format=format, header=(), columns=columns)
+
+
+def _rows(spec: FileSpec) -> Iterator[tuple[int, bytes]]:
+    for block in read_blocks(spec):
+        for line, raw in zip(block["line"].to_pylist(), block["raw"].to_pylist(), strict=True):
+            if line < 0:
+                raise CorpusError(f"{spec.path} {raw.decode()}")
+            yield line, raw
+
+
+def refused_path(out: Path) -> Path:
+    """Where the refused rows of a command go that writes `out`."""
+    stem = out.name
+    for ending in FORMATS:
+        if stem.lower().endswith(ending):
+            stem = stem[: -len(ending)]
+            break
+    return out.with_name(f"{stem}-refused.jsonl")
+
+
+def write_refused(out: Path, refused: Sequence[Refused]) -> Path | None:
+    """Write the refused rows beside `out`, whole; with none, a former file is removed."""
+    path = refused_path(out)
+    if not refused:
+        path.unlink(missing_ok=True)
+        return None
+    write_rows(path, ({"line": r.line, "reason": r.reason, "raw": r.raw} for r in refused))
+    return path
+
+
+def write_ranked(path: Path, ids: pa.ChunkedArray | list[Any], ranked: pa.Table) -> None:
+    """Write a column ``user`` of U ids and the columns of `ranked`, U rows, whole or not at all."""
+    if format_of(path) == "jsonl":
+        values = ids if isinstance(ids, list) else ids.to_pylist()
+        both = zip(values, ranked.to_pylist(), strict=True)
+        write_rows(path, ({"user": user} | row for user, row in both))
+        return
+    column = _one_type(ids) if isinstance(ids, list) else ids
+    with atomic(path) as file:
+        pq.write_table(ranked.add_column(0, "user", column), file)
+
+
+def _one_type(ids: Sequence[Any]) -> pa.Array:
+    """Ids of JSON lines as one column that changes none of them, else as text."""
+    if len({type(value) for value in ids}) == 1:
+        try:
+            return pa.array(ids)
+        except (pa.ArrowException, OverflowError):  # integers beyond 64 bits
+            pass
+    return pa.array([str(value) for value in ids], pa.string())
+
+
+def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write JSON lines, compressed where the name says so, whole or not at all."""
+    with atomic(path) as file:
+        packed = path.name.lower().endswith(".gz")
+        with gzip.GzipFile(fileobj=file, mode="wb", mtime=0) if packed else nullcontext(file) as to:
+            for row in rows:
+                to.write((json.dumps(row, ensure_ascii=False, default=_text) + "\n").encode())
+
+
+def _text(value: Any) -> str:
+    """Dates, decimals and bytes, which JSON has not, as the reader of the corpus takes them."""
+    return value.decode("utf-8") if isinstance(value, bytes) else str(value)

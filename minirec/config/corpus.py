@@ -1,0 +1,123 @@
+"""Settings of the corpus: where interactions come from, and what counts as a sample."""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from minirec.config.section import PathText, Section
+
+
+class DemoConfig(Section):
+    """The generated corpus with planted truth (`minirec.corpus.demo`)."""
+
+    users: int = Field(420, ge=20, description="number of users")
+    items: int = Field(300, ge=20, description="number of items")
+    tastes: int = Field(10, ge=2, description="number of latent tastes")
+    events_per_user: int = Field(8, ge=3, description="mean number of events of a user")
+    trivial: float = Field(0.1, ge=0, le=1, description="share of events on the bestsellers")
+    noise: float = Field(0.25, ge=0, le=1, description="share of events drawn at random")
+    duplicates: float = Field(0.15, ge=0, le=1, description="share of users that copy another")
+
+    @model_validator(mode="after")
+    def _shares(self) -> DemoConfig:
+        if self.trivial + self.noise > 1:
+            raise ValueError(
+                f"trivial + noise is {self.trivial + self.noise:g}; lower one, "
+                f"so that they sum to 1 or less"
+            )
+        if self.tastes > self.items:
+            raise ValueError(f"{self.tastes} tastes exceed {self.items} items; lower tastes")
+        return self
+
+
+class CorpusConfig(Section):
+    """Where interactions come from and how they become samples."""
+
+    source: Literal["amazon", "movielens", "recbole", "table", "demo"] = Field(
+        "demo", description="format of the files; table: any, with columns; demo: generated"
+    )
+    path: PathText | None = Field(None, description="folder with the source's files")
+    ratings: PathText | None = Field(None, description="interactions file; default: found in path")
+    metadata: PathText | None = Field(None, description="catalogue file; default: found in path")
+    columns: dict[str, str] = Field(
+        default_factory=dict,
+        description="for sources table and recbole: user, item, rating, time, order, title, text "
+        "-> column of the file; order takes the place of time where events have none: a column of "
+        "whole numbers, or file for the order of the rows; catalogue_item: the item column of the "
+        "catalogue, if it has another name",
+    )
+    category: str | None = Field(None, description="name of the domain, words the prompts")
+    download: bool | Literal["5core"] = Field(
+        False, description="fetch the Amazon 2023 category; 5core: users and items with 5 events"
+    )
+    start: str | None = Field(None, description="first day kept, YYYY-MM-DD, UTC")
+    end: str | None = Field(None, description="first day no longer kept, YYYY-MM-DD, UTC")
+    k_core: int = Field(1, ge=1, description="each user and item keeps at least this many events")
+    history: int = Field(10, ge=1, description="most recent events shown to the policy")
+    min_history: int = Field(1, ge=1, description="events a user needs before a target counts")
+    same_time: Literal["exclude", "keep"] = Field(
+        "exclude",
+        description="other events of the target's user and time: exclude them from history and "
+        "ranking (the task is the next visit), or keep those that ties places before the target "
+        "in the history (the task is the next event)",
+    )
+    ties: Literal["hash", "key", "file"] = Field(
+        "hash",
+        description="order of a user's events of one time: by a hash that says nothing, by item "
+        "key, or as in the files",
+    )
+    min_rating: float | None = Field(None, description="events rated below are dropped")
+    rating_range: tuple[float, float] = Field((0.0, 5.0), description="lowest and highest rating")
+    max_rejected: float = Field(0.01, ge=0, le=1, description="share of malformed rows that stops")
+    split: tuple[float, float, float] | Literal["leave_one_out"] = Field(
+        (0.8, 0.1, 0.1),
+        description="shares of train, valid and test over all samples by time; leave_one_out: a "
+        "user's last time is test, the one before it valid",
+    )
+    demo: DemoConfig = DemoConfig()
+
+    @field_validator("start", "end", mode="before")
+    @classmethod
+    def _day(cls, day: Any) -> Any:
+        if isinstance(day, date):  # as YAML reads 2020-01-31
+            return day.isoformat()[:10]
+        try:
+            return day if day is None else datetime.strptime(day, "%Y-%m-%d").date().isoformat()
+        except (TypeError, ValueError):
+            raise ValueError(f"{day!r} is not a date; write YYYY-MM-DD") from None
+
+    @field_validator("split", mode="before")
+    @classmethod
+    def _split(cls, split: Any) -> Any:
+        shares = isinstance(split, (list, tuple)) and len(split) == 3
+        if split == "leave_one_out" or (shares and all(isinstance(s, (int, float)) for s in split)):
+            return split
+        raise ValueError(
+            f"{split!r} is neither three shares nor leave_one_out; write [0.8, 0.1, 0.1], or "
+            f"leave_one_out"
+        )
+
+    @model_validator(mode="after")
+    def _check(self) -> CorpusConfig:
+        shares = self.split if isinstance(self.split, tuple) else (1.0,)
+        if abs(sum(shares) - 1) > 1e-9 or min(shares) <= 0:
+            raise ValueError(f"split {self.split} must be three positive shares that sum to 1")
+        if self.source != "demo" and not (self.path or self.ratings):
+            raise ValueError(f"source {self.source} needs corpus.path or corpus.ratings")
+        if self.rating_range[0] >= self.rating_range[1]:
+            raise ValueError(f"rating_range {self.rating_range} must rise")
+        if self.start and self.end and self.start >= self.end:
+            raise ValueError(
+                f"start {self.start} is not before end {self.end}; swap or correct them"
+            )
+        files = ("path", "ratings", "metadata", "columns", "download")
+        given = [name for name in files if getattr(self, name)]
+        if self.source == "demo" and given:
+            raise ValueError(
+                f"{given[0]} has no effect with source demo, which is generated; name the source "
+                f"of your files or leave {given[0]} out"
+            )
+        return self

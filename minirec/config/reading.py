@@ -1,0 +1,221 @@
+"""Reading a config: preset, YAML file and dotted overrides (``training.steps=20``), in this order.
+
+Unknown keys are refused with the nearest valid one. Loads neither torch nor ray.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from minirec.config.run import Config
+from minirec.errors import ConfigError
+from minirec.store.remote import located
+
+RENAMED = {"workers": "training_workers", "tensor_parallel": "gpus_per_engine"}
+PLAINER = {
+    "missing": "it has too few values",
+    "too_short": "it is empty",
+    "dict_type": "expected names with values, {name: value}",
+}
+"""Instead of what pydantic says."""
+PRESETS = Path(__file__).parent / "presets"
+
+
+def load(path: str | Path | None = None, overrides: list[str] | None = None) -> Config:
+    """Read a YAML file, apply ``key=value`` overrides, and validate.
+
+    Raises:
+        ConfigError: unreadable file, unknown key (with the nearest valid one), wrong type,
+            or an impossible combination.
+    """
+    given = _read_yaml(located(path)) if path else {}
+    for override in overrides or []:
+        key, separator, value = override.partition("=")
+        if not separator:
+            raise ConfigError(f"override {override!r} has no '='; write key=value")
+        try:
+            _put(given, key, yaml.safe_load(value))
+        except yaml.YAMLError:
+            raise ConfigError(f"override {override!r}: the value is not YAML") from None
+        except ValueError as error:  # a date that YAML knows and the calendar does not
+            raise ConfigError(f"override {override!r}: {error}") from None
+    merged = _merge(preset_values(given.get("preset", "minirec")), given)
+    try:
+        return Config.model_validate(merged)
+    except ValidationError as error:
+        raise ConfigError(_explain(error)) from None
+
+
+def preset_values(preset: str) -> dict[str, Any]:
+    """What a preset sets, as a tree.
+
+    Raises:
+        ConfigError: there is none of this name.
+    """
+    file = PRESETS / f"{preset}.yaml"
+    if not file.exists():
+        names = sorted(p.stem for p in PRESETS.glob("*.yaml"))
+        raise ConfigError(f"preset {preset!r} is unknown; choose one of {', '.join(names)}")
+    return _read_yaml(file)
+
+
+def changed(config: Config, values: dict[str, Any]) -> Config:
+    """The config with other values for some dotted keys, validated as if it were read from a file.
+
+    Raises:
+        ConfigError: a value is refused.
+    """
+    tree = config.model_dump(mode="json")
+    for key, value in values.items():
+        _put(tree, key, value)
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_explain(error)) from None
+
+
+def dump(config: Config) -> str:
+    """YAML of a config with every default written out."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"config {path} cannot be read: {error.strerror}; give the path of a YAML file"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" at line {where.line + 1}" if where else ""
+        raise ConfigError(f"config {path} is not valid YAML{line}; correct the file") from None
+    except ValueError as error:  # a date that YAML knows and the calendar does not
+        raise ConfigError(f"config {path} has a wrong date: {error}; correct the file") from None
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise ConfigError(f"config {path} holds a {type(data).__name__}; expected key: value lines")
+    return data
+
+
+def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, leaf = dotted.split(".")
+    for name in parents:
+        if not isinstance(tree.get(name), dict):
+            tree[name] = {}
+        tree = tree[name]
+    tree[leaf] = value
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def valid_keys(model: type[BaseModel] = Config, prefix: str = "") -> list[str]:
+    """Every dotted key of the config."""
+    keys = []
+    for name, field in model.model_fields.items():
+        sections = _sections(field)
+        for section in sections:
+            keys += valid_keys(section, f"{prefix}{name}.")
+        if not sections or len(_kinds(field)) > 1:
+            keys.append(prefix + name)
+    return keys
+
+
+def check_keys(overrides: list[str]) -> None:
+    """Refuse ``key=value`` with an unknown key, where the other settings are not at hand.
+
+    Raises:
+        ConfigError: with the nearest one.
+    """
+    keys = valid_keys()
+    for word in overrides:
+        key = word.partition("=")[0]
+        if not any(f"{key}.".startswith(f"{k}.") or k.startswith(f"{key}.") for k in keys):
+            raise ConfigError(f"{key} is not a setting; {_advice(key)}")
+
+
+def _kinds(field: FieldInfo) -> tuple[Any, ...]:
+    """What a setting may be: its type and, of a union, each of them."""
+    return (field.annotation, *get_args(field.annotation))
+
+
+def _sections(field: FieldInfo) -> list[type[BaseModel]]:
+    """The section that a key stands for, if it does; it may also be null."""
+    return [k for k in _kinds(field) if isinstance(k, type) and issubclass(k, BaseModel)]
+
+
+def described(section: str = "") -> list[tuple[str, Any, str]]:
+    """Key, default and meaning of every setting of a section, or of one; of all for "".
+
+    Raises:
+        ConfigError: there is no such section or setting, with the nearest one.
+    """
+    keys = [key for key in valid_keys() if f"{key}.".startswith(f"{section}." if section else "")]
+    if not keys:
+        raise ConfigError(f"{section} is not a setting; {_advice(section)}")
+    defaults = load().model_dump(mode="json")
+    return [(key, _at(defaults, key), _meaning(key)) for key in keys]
+
+
+def _at(tree: Any, key: str) -> Any:
+    """The value of a dotted key; None below a section that is null."""
+    for name in key.split("."):
+        tree = None if tree is None else tree[name]
+    return tree
+
+
+def _meaning(key: str) -> str:
+    """The description of a setting, with the words that it may be."""
+    *parents, leaf = key.split(".")
+    model: type[BaseModel] = Config
+    for name in parents:
+        model = _sections(model.model_fields[name])[0]
+    field = model.model_fields[leaf]
+    choices = [c for kind in _kinds(field) if get_origin(kind) is Literal for c in get_args(kind)]
+    words = f" ({', '.join(map(str, choices))})" if choices else ""
+    return f"{field.description or ''}{words}"
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        if any(k == key or k.startswith(f"{key}.") for k in valid_keys()):
+            nested = f"{key.replace('.', ': {')}: ...{'}' * key.count('.')}"
+            return f"{key} is one word in the file; nest it there, {nested}"
+        return f"{key} is not a setting; {_advice(key)}"
+    message = PLAINER.get(first["type"], first["msg"].removeprefix("Value error, "))
+    while key and key not in valid_keys() and key.rpartition(".")[0] in valid_keys():
+        key = key.rpartition(".")[0]  # below a setting is the kind that pydantic tried
+    if not key or first["type"] == "value_error":
+        return f"{key}: {message}" if key else message
+    if first["type"] == "model_type":
+        return f"{key}={first['input']!r} is refused: it is a section; {_advice(f'{key}.')}"
+    return f"{key}={first['input']!r} is refused: {message[:1].lower()}{message[1:]}"
+
+
+def _advice(unknown: str) -> str:
+    """The key that was meant, or those of the section."""
+    keys = valid_keys()
+    *parents, leaf = unknown.split(".")
+    prefix = "".join(f"{parent}." for parent in parents)
+    inside = [key.removeprefix(prefix) for key in keys if key.startswith(prefix)]
+    names = sorted({key.split(".")[0] for key in inside})
+    meant = [key for key in keys if key.split(".")[-1] == RENAMED.get(leaf, leaf)]
+    meant += [prefix + near for near in difflib.get_close_matches(leaf, names, n=1)]
+    if meant:
+        return f"did you mean {meant[0]}?"
+    return f"{prefix.rstrip('.') or 'the config'} has {', '.join(names)}"

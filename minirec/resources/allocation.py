@@ -1,0 +1,225 @@
+"""How many engines, scorers and training workers a cluster has room for.
+
+Engines stay up for the whole run. Scorers work beside them in `score` and `evaluate`, training
+workers in `proxy`, `train` and `gradients`; these two never at once, so they share their room.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from minirec.config.resources import ResourcesConfig
+from minirec.config.run import Config, TrainingConfig
+
+MEMORY_PER_PROCESS_GIB = 2.0  # an engine or scorer on the CPU with a small model
+
+
+@dataclass(frozen=True)
+class Node:
+    """A machine: logical CPUs, GPUs, memory in GiB, and the id that its cluster gives it."""
+
+    name: str
+    cpus: float
+    gpus: float = 0
+    memory_gib: float = math.inf
+    id: str = ""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What one process takes."""
+
+    cpus: int
+    gpus: float
+
+    def bundle(self) -> dict[str, float]:
+        """As Ray writes it."""
+        return {"CPU": float(self.cpus)} | ({"GPU": float(self.gpus)} if self.gpus else {})
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """Concrete numbers. `engines` lie between `engines_min` and `engines_max`."""
+
+    engines: int
+    engines_min: int
+    engines_max: float
+    engine: Shape
+    scorers: int
+    scorer: Shape
+    training_workers: int
+    proxy_workers: int
+    worker: Shape
+
+    def bundles(self, beside: str, *, engines: int | None = None) -> list[dict[str, float]]:
+        """What runs at once: the fewest engines (or `engines`) and what is beside them.
+
+        Args:
+            beside: ``score``, ``proxy`` or ``train``.
+        """
+        count = self.engines_min if engines is None else engines
+        number, shape = {
+            "score": (self.scorers, self.scorer),
+            "proxy": (self.proxy_workers, self.worker),
+            "train": (self.training_workers, self.worker),
+        }[beside]
+        return [self.engine.bundle()] * count + [shape.bundle()] * number
+
+    def sentence(self) -> str:
+        """One line for the user."""
+        most = max(self.training_workers, self.proxy_workers)
+        return (
+            f"resources: {_count(self.engines, 'engine')} ({_shape(self.engine)}), "
+            f"{_count(self.scorers, 'scorer')} ({_shape(self.scorer)}), "
+            f"{_count(most, 'training worker')} ({_shape(self.worker)})"
+        )
+
+
+def allocate(config: Config, nodes: Sequence[Node], *, local: bool) -> Allocation:
+    """Resolve every ``auto`` for a cluster.
+
+    About a quarter of the CPUs, or of the GPUs where processes use them, goes to the training
+    workers, and again to the scorers in their turn; the engines take the rest, since generation
+    is the larger part. What does not fit is not refused here: at least one of each is given.
+
+    Args:
+        nodes: the whole cluster, also what others use of it.
+        local: processes of this machine take turns on its cores, so that CPUs do not limit.
+    """
+    r = config.resources
+    gpus = sum(node.gpus for node in nodes)
+    share = 0.0 if gpus == 0 else 0.5 if gpus < 2 else 1.0
+    engine = Shape(r.cpus_per_engine, share if r.gpus_per_engine == "auto" else r.gpus_per_engine)
+    scorer = Shape(r.cpus_per_scorer, share if r.gpus_per_scorer == "auto" else r.gpus_per_scorer)
+    worker = Shape(
+        1 if r.cpus_per_worker == "auto" else r.cpus_per_worker,
+        share if r.gpus_per_worker == "auto" else r.gpus_per_worker,
+    )
+    workers = _quarter(nodes, worker)
+    found = Allocation(
+        engines=1,
+        engines_min=_bounds(r)[0],
+        engines_max=_bounds(r)[1],
+        engine=engine,
+        scorers=_quarter(nodes, scorer) if r.scorers == "auto" else r.scorers,
+        scorer=scorer,
+        training_workers=_workers(r, config.training, workers),
+        proxy_workers=_workers(r, config.proxy.training, workers),
+        worker=worker,
+    )
+    found = replace(found, engines=engines_for(found, nodes))
+    if r.scorers == "auto":
+        found = replace(found, scorers=min(found.scorers, found.engines))
+    if local and r.cpus_per_worker == "auto":
+        most = max(found.training_workers, found.proxy_workers)
+        cores = max(1, int(nodes[0].cpus) // most)
+        found = replace(found, worker=replace(worker, cpus=cores))
+    return found
+
+
+def engines_for(allocation: Allocation, nodes: Sequence[Node]) -> int:
+    """Engines that these nodes hold beside the scorers or workers, within their bounds."""
+    room = sum(_rooms(allocation, nodes))
+    return int(min(max(room, allocation.engines_min), allocation.engines_max))
+
+
+def engine_places(allocation: Allocation, nodes: Sequence[Node]) -> list[str]:
+    """The id of a node for each of `engines_for`, by turns; empty for those beyond the room."""
+    rooms = enumerate(_rooms(allocation, nodes))
+    turns = sorted((turn, i) for i, room in rooms for turn in range(room))
+    count = engines_for(allocation, nodes)
+    return ([nodes[i].id for _, i in turns] + [""] * count)[:count]
+
+
+def _rooms(allocation: Allocation, nodes: Sequence[Node]) -> list[int]:
+    """Engines that each node holds beside the scorers or workers."""
+    a = allocation
+    workers = _placed(nodes, a.worker, max(a.training_workers, a.proxy_workers))
+    scorers = _placed(nodes, a.scorer, a.scorers)
+    rooms = []
+    for node, working, scoring in zip(nodes, workers, scorers, strict=True):
+        cpus = node.cpus - max(working * a.worker.cpus, scoring * a.scorer.cpus)
+        gpus = node.gpus - max(working * a.worker.gpus, scoring * a.scorer.gpus)
+        if not a.engine.gpus:
+            beside = max(working, scoring)
+            cpus = min(cpus, node.memory_gib // MEMORY_PER_PROCESS_GIB - beside)
+        rooms.append(_copies(replace(node, cpus=cpus, gpus=gpus), a.engine))
+    return rooms
+
+
+def refusal(bundles: Sequence[dict[str, float]], nodes: Sequence[Node]) -> str | None:
+    """Why these nodes can never hold the bundles at once, with both numbers; None if they may."""
+    for name, there in (("CPU", [n.cpus for n in nodes]), ("GPU", [n.gpus for n in nodes])):
+        asked = [bundle.get(name, 0.0) for bundle in bundles]
+        if sum(asked) > sum(there):
+            return f"the run asks for {sum(asked):g} {name}s, the cluster has {sum(there):g}"
+        if max(asked, default=0) > max(there, default=0):
+            return (
+                f"one process asks for {max(asked):g} {name}s, the largest node has "
+                f"{max(there):g} of them"
+            )
+    return None
+
+
+def this_machine(*, gpus: float = 0) -> Node:
+    """The machine that this process runs on."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    return Node("this machine", os.cpu_count() or 1, gpus, memory)
+
+
+def _bounds(resources: ResourcesConfig) -> tuple[int, float]:
+    engines = resources.engines
+    if engines == "auto":
+        return 1, math.inf
+    return engines if isinstance(engines, tuple) else (engines, engines)
+
+
+def _quarter(nodes: Sequence[Node], shape: Shape) -> int:
+    """Processes that fill a quarter of the scarcer resource; 1 at least."""
+    total = sum(node.gpus if shape.gpus else node.cpus for node in nodes)
+    return max(1, int(total / 4 / (shape.gpus or shape.cpus)))
+
+
+def _workers(resources: ResourcesConfig, training: TrainingConfig, most: int) -> int:
+    """The largest number up to `most` that divides a step into whole micro-batches."""
+    if resources.training_workers != "auto":
+        return resources.training_workers
+    rounds = training.prompts_per_step // training.prompts_per_micro_batch
+    return max(n for n in range(1, min(rounds, most) + 1) if rounds % n == 0)
+
+
+def _placed(nodes: Sequence[Node], shape: Shape, count: int) -> list[int]:
+    """Processes on each node when the first nodes are filled first."""
+    placed = []
+    for node in nodes:
+        placed.append(min(count, _copies(node, shape)))
+        count -= placed[-1]
+    return placed
+
+
+def _copies(node: Node, shape: Shape) -> int:
+    """Processes that a node holds; a share of a GPU never lies on two of them."""
+    copies = max(0, node.cpus // shape.cpus)
+    if shape.gpus:
+        whole, rest = divmod(max(0.0, round(node.gpus, 6)), 1)
+        if shape.gpus >= 1:
+            copies = min(copies, whole // shape.gpus)
+        else:
+            copies = min(copies, whole * _floor(1 / shape.gpus) + _floor(rest / shape.gpus))
+    return int(copies)
+
+
+def _floor(ratio: float) -> int:
+    return int(ratio + 1e-6)  # ten tenths of a GPU are one
+
+
+def _count(number: int, name: str) -> str:
+    return f"{number} {name}" if number == 1 else f"{number} {name}s"
+
+
+def _shape(shape: Shape) -> str:
+    cpus = f"{shape.cpus} CPU"
+    return f"{cpus}, {shape.gpus:g} GPU" if shape.gpus else cpus

@@ -1,0 +1,191 @@
+"""One command at a time holds a run directory: a file lock, or a lease on an object store.
+
+Object stores have no locks, but create an object only if it is not there. So a lease is a numbered
+object below ``.lock/``: the highest number holds. Whoever finds it released or expired creates the
+next, which only one can.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import getpass
+import os
+import platform
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from minirec.errors import ArtifactError, DamageError
+from minirec.store.files import read_json, write_json
+from minirec.store.remote import explained, is_remote
+
+RENEWAL_S = 60.0
+EXPIRY_S = 300.0
+"""After this time without renewal a lease is taken over; clocks may differ by less than that."""
+
+
+@contextlib.contextmanager
+def held(root: Path, *, lost: Callable[[str], None]) -> Iterator[None]:
+    """Hold a run directory for this process; a file lock goes with it, however it ends.
+
+    Args:
+        root: the run directory, which is made if it is not there.
+        lost: called from a thread, with the reason, if another command has taken over a lease, or
+            may do so because it could not be renewed.
+
+    Raises:
+        ArtifactError: another command holds it; the message says who, and since when.
+    """
+    if is_remote(root):
+        with explained(root):
+            mine = _acquire(root / ".lock")
+        with _renewed(mine, lost):
+            yield
+        return
+    made = not root.exists()
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = os.fstat(file.fileno()).st_nlink > 0  # else its last holder has deleted it
+        except BlockingIOError:
+            free = False
+        if not free:
+            raise ArtifactError(
+                f"another minirec command works in {root}; wait for it or choose another run_dir"
+            )
+        try:
+            yield
+        finally:
+            if made and os.listdir(root) == [".lock"]:  # nothing came of it: a typo, say
+                (root / ".lock").unlink()
+                root.rmdir()
+
+
+def _acquire(folder: Path) -> Path:
+    """Create the next lease; returns its path."""
+    while True:
+        leases = _leases(folder)
+        number = int(leases[-1].name) + 1 if leases else 1
+        if leases:
+            _refuse_if_held(leases[-1], folder)
+        mine = folder / f"{number:09d}"
+        if _create(mine, _lease()):
+            for old in leases:
+                old.unlink(missing_ok=True)
+            return mine
+
+
+def _leases(folder: Path) -> list[Path]:
+    found = [path for path in folder.glob("*") if path.name.isdigit()]
+    return sorted(found, key=lambda path: path.name)
+
+
+def _here() -> dict[str, str]:
+    """Where a pid means one process; containers may share a hostname, and boots a namespace."""
+    return {
+        "host": platform.node(),
+        "boot": Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+        "pid_namespace": os.readlink("/proc/self/ns/pid"),
+    }
+
+
+def _lease(**changes: Any) -> dict[str, Any]:
+    now = time.time()
+    return {
+        "user": getpass.getuser(),
+        **_here(),
+        "pid": os.getpid(),
+        "since": now,
+        "expires": now + EXPIRY_S,
+        "released": False,
+    } | changes
+
+
+def _refuse_if_held(lease: Path, folder: Path) -> None:
+    try:
+        holder = read_json(lease)
+    except DamageError:
+        return  # gone or damaged: the next number decides
+    here = holder.items() >= _here().items()
+    dead = here and not Path(f"/proc/{holder['pid']}").exists()
+    if holder["released"] or dead or holder["expires"] < time.time():
+        return
+    raise ArtifactError(
+        f"another minirec command works in {folder.parent}: {holder['user']} on {holder['host']}, "
+        f"process {holder['pid']}, since {_clock(holder['since'])} UTC; wait for it (if it died, "
+        f"until {_clock(holder['expires'])}) or choose another run_dir"
+    )
+
+
+def _clock(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _create(path: Any, lease: dict[str, Any]) -> bool:
+    """Create an object unless it is there; False if another command was faster."""
+    import json
+
+    try:
+        path.fs.pipe_file(path.path, json.dumps(lease).encode(), mode="create")
+    except FileExistsError:
+        return False
+    except OSError as error:
+        # s3fs gives the refusal of the condition (412, or 409 in a race) as a plain OSError.
+        if "PreconditionFailed" in str(error) or "pre-condition" in str(error).lower():
+            return False
+        if "ConditionalRequestConflict" in str(error):
+            return False
+        raise
+    return True
+
+
+@contextlib.contextmanager
+def _renewed(mine: Path, lost: Callable[[str], None]) -> Iterator[None]:
+    """Renew the lease from a thread, and release it at the end."""
+    lease = read_json(mine)
+    root = mine.parent.parent
+    stop, gone, one = threading.Event(), threading.Event(), threading.Lock()
+    renewed = time.monotonic()
+
+    def renew() -> None:
+        nonlocal renewed
+        while not stop.wait(RENEWAL_S) and not gone.is_set():
+            # A store that fails now is asked again, until the lease has expired.
+            with contextlib.suppress(Exception):
+                if _leases(mine.parent)[-1].name != mine.name:
+                    give_up(f"another minirec command has taken over {root}")
+                    return
+                asked, now = time.monotonic(), time.time()
+                write_json(mine, lease | {"expires": now + EXPIRY_S})
+                renewed = asked
+
+    def watch() -> None:
+        """Of its own, since a store that does not answer holds up a renewal for minutes."""
+        while (left := renewed + EXPIRY_S - time.monotonic()) > 0:
+            if stop.wait(left) or gone.is_set():
+                return
+        give_up(f"{root} could not be reached for {EXPIRY_S:g} s, so another command may take over")
+
+    def give_up(reason: str) -> None:
+        with one:
+            if not gone.is_set():
+                gone.set()
+                lost(reason)
+
+    renewal = threading.Thread(target=renew, daemon=True)
+    renewal.start()
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        stop.set()
+        renewal.join(RENEWAL_S)
+        if not (gone.is_set() or renewal.is_alive()):
+            # What happened inside matters more than a store that fails now: the lease expires.
+            with contextlib.suppress(Exception):
+                write_json(mine, lease | {"released": True})

@@ -1,0 +1,59 @@
+"""What a selection cannot be once the samples are counted, and trials that cannot work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from minirec.config.run import Config
+from minirec.errors import ConfigError
+from minirec.trials.sweep import Trial
+
+
+def check(config: Config, samples: int) -> None:
+    """Refuse a budget above the samples, more groups than samples, an order without rewards.
+
+    Raises:
+        ConfigError: with the numbers.
+    """
+    s = config.selection
+    budget, scored = s.count(samples), config.scoring.count(samples)
+    if s.method == "full":
+        if scored < samples and s.curriculum != "shuffled":
+            raise ConfigError(
+                f"selection.curriculum {s.curriculum} orders by reward, which is known of {scored} "
+                f"of {samples} training samples (scoring.samples); write "
+                f"selection.curriculum=shuffled"
+            )
+    elif budget > scored:
+        fewer = "scored " if scored < samples else ""
+        raise ConfigError(
+            f"selection.budget {budget} exceeds the {scored} {fewer}training samples; lower the "
+            f"budget{' or raise scoring.samples' if fewer else ''}"
+        )
+    if s.curriculum == "grouped" and s.groups > budget:
+        raise ConfigError(
+            f"selection.groups {s.groups} exceeds the budget of {budget} samples; "
+            f"lower groups or raise selection.budget"
+        )
+
+
+def check_trials(trials: Sequence[Trial], samples: int, *, exact: bool = True) -> None:
+    """Refuse trials of a sweep or comparison that cannot work, or are the same; raises as `check`.
+
+    `exact`: `samples` is no estimate, by which other budgets would be the same.
+    """
+    first: dict[str, str] = {}
+    for trial in trials:
+        try:
+            check(trial.config, samples)
+        except ConfigError as error:
+            raise ConfigError(f"trial {trial.name}: {error}") from None
+        count = trial.config.selection.count(samples)
+        selection = trial.config.selection.model_copy(update={"budget": count})
+        what = trial.config.model_copy(update={"run_dir": "", "selection": selection})
+        twin = first.setdefault(what.model_dump_json(), trial.name)
+        if exact and twin != trial.name:
+            raise ConfigError(
+                f"trials {twin} and {trial.name} are the same: both budgets are {count:,} of "
+                f"{samples:,} samples; leave one out"
+            )

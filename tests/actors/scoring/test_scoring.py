@@ -1,0 +1,232 @@
+"""Scoring a shard in this process: screen, control and the stages of rollouts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from helpers.tiny_model import build_model
+
+from actors.engines.engine import EngineSpec
+from actors.engines.transformers import TransformersEngine
+from actors.scoring.scorer import ScoringSpec, ShardScorer
+from minirec.config.run import ModelConfig, RewardConfig, ScoringConfig
+from minirec.corpus import schema
+from minirec.selection.learnability import chance_level
+from minirec.store.files import write_json
+from minirec.store.tables import write_table
+
+ITEMS, SAMPLES = 30, 24
+CHANCE = chance_level(ITEMS)
+WORDS = ["blue", "red", "pens", "paper", "desk", "user"]
+
+
+class Counted:
+    """An engine in this process, asked as a pool is; counts the completions."""
+
+    def __init__(self, spec: EngineSpec):
+        self.engine = TransformersEngine(spec)
+        self.completions = 0
+
+    def generate(self, calls, adapter=None):
+        self.completions += sum(call.n * len(call.prompts) for call in calls)
+        return [
+            self.engine.generate(
+                call.prompts, n=call.n, seeds=call.seeds, greedy=call.greedy, adapter=adapter
+            )
+            for call in calls
+        ]
+
+
+def write_corpus(folder) -> None:
+    rng = np.random.default_rng(0)
+    titles = [f"{WORDS[i % 6]} {WORDS[i // 6]} {i}" for i in range(ITEMS)]
+    items = {"item_id": range(ITEMS), "key": titles, "title": titles, "text": titles}
+    write_table(folder / "items.parquet", pa.table(items, schema=schema.ITEMS))
+    write_json(folder / "corpus.json", {"category": "things"})
+    history = [rng.choice(ITEMS, size=1 + i % 4, replace=False).tolist() for i in range(SAMPLES)]
+    target = rng.integers(ITEMS, size=SAMPLES).astype(np.int32)
+    # Every other sample shares its time with ten items, by which its target would rank lower.
+    others = [[(int(y) + 1 + j) % ITEMS for j in range(10 * (i % 2))] for i, y in enumerate(target)]
+    samples = {
+        "sample_id": np.arange(SAMPLES) * 3,
+        "user": ["u"] * SAMPLES,
+        "history": history,
+        "history_rating": [[1.0] * len(h) for h in history],
+        "history_time": [[1] * len(h) for h in history],
+        "target": target,
+        "rating": np.ones(SAMPLES, np.float32),
+        "time": np.arange(SAMPLES),
+        "same_time": others,
+    }
+    table = pa.table(samples, schema=schema.SAMPLES_WITH_SAME_TIME)
+    write_table(folder / "train.parquet", table)
+
+
+@pytest.fixture(scope="module")
+def scorer(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scoring")
+    write_corpus(folder / "corpus")
+    model = build_model(folder / "model")
+    engine = EngineSpec(model=model, max_model_len=320, max_new_tokens=6)
+    return ShardScorer(
+        ScoringSpec(
+            corpus=str(folder / "corpus"),
+            split="train",
+            output=str(folder / "features"),
+            item_table=str(folder / "items.npy"),
+            model_path=model,
+            model=ModelConfig(max_prompt_tokens=300),
+            reward=RewardConfig(),
+            adapter=None,
+            scoring=ScoringConfig(),
+            shard_size=16,
+            prompts_per_call=10,
+            seed=5,
+            pool=Counted(engine),
+            policy_adapter=None,
+            threads=1,
+        )
+    )
+
+
+def test_what_is_scored_and_what_is_ranked_are_drawn_apart(scorer):
+    """Else samples that are ranked to judge a selection would be those it was chosen from."""
+    part = replace(scorer.spec, limit=400)
+    ranked = replace(part, scoring=None)
+    assert part.rows(1000) == part.rows(1000) == sorted(set(part.rows(1000)))
+    # 160 of 400 by chance, with a standard deviation of 7.6.
+    assert 120 < len(set(part.rows(1000)) & set(ranked.rows(1000))) < 200
+
+
+def scored(scorer, samples=None, **scoring):
+    """Rows of the samples, by default of all."""
+    scorer.spec = replace(scorer.spec, scoring=ScoringConfig(**scoring))
+    return scorer.score(everyone(scorer) if samples is None else samples).to_pylist()
+
+
+def everyone(scorer):
+    return scorer.samples.take(scorer.rows)
+
+
+@pytest.fixture(scope="module")
+def full(scorer):
+    return scored(scorer)
+
+
+@pytest.fixture(scope="module")
+def screen(scorer):
+    """NDCG and unit hidden state of each sample's forced answer, one sample at a time."""
+    found = []
+    for sample in everyone(scorer):
+        prompt = scorer.encoder.prompt([scorer.titles[i] for i in sample.history])
+        hidden = scorer.policy([prompt + scorer.encoder.answer_ids])[0][0].numpy()
+        scores = scorer.table.numpy() @ (hidden / np.linalg.norm(hidden))
+        rivals = set(range(ITEMS)) - set(sample.history) - set(sample.same_time) - {sample.target}
+        rank = 1 + sum(scores[i] >= scores[sample.target] for i in rivals)
+        found.append((1 / np.log2(rank + 1), hidden / np.linalg.norm(hidden)))
+    return found
+
+
+def middle(screen) -> float:
+    """A lift that parts the samples, between two that occur."""
+    lifts = sorted({(gain - CHANCE) / (1 - CHANCE) for gain, _ in screen})
+    return (lifts[len(lifts) // 2] + lifts[len(lifts) // 2 - 1]) / 2
+
+
+def test_without_a_screen_each_sample_has_all_rollouts(scorer, full):
+    assert [row["sample_id"] for row in full] == [3 * i for i in range(SAMPLES)]
+    assert {len(row["rewards"]) for row in full} == {4}
+    assert not any(row["screened"] or row["control"] for row in full)
+    assert {row["screen_reward"] for row in full} == {row["screen_ndcg"] for row in full} == {None}
+    for row in full:
+        assert row["hits"] == sum(gain > CHANCE for gain in row["ndcg"])
+
+
+@pytest.mark.parametrize("rollouts", [3, 4])
+def test_the_rollout_gradient_is_zero_only_where_all_rollouts_earn_the_same(scorer, rollouts):
+    rows = scored(scorer, rollouts=rollouts)
+    # Equal completions in a batch may differ by rounding, which the floor of the advantage keeps
+    # small; exactly equal rewards leave nothing.
+    for row in rows:
+        if np.ptp(row["rewards"]) == 0:
+            assert not np.any(row["rollout_gradient"])
+        elif np.ptp(row["rewards"]) > 1e-3:
+            assert np.linalg.norm(row["rollout_gradient"]) > 0
+    assert any(np.ptp(row["rewards"]) > 1e-3 for row in rows)
+
+
+def test_the_screen_decides_by_the_forced_answer(scorer, full, screen):
+    low = middle(screen)
+    scorer.spec.pool.completions = 0
+    rows = scored(scorer, screen="prefill", screen_band=(low, 1), control=0.3)
+    far = [(gain - CHANCE) / (1 - CHANCE) < low for gain, _ in screen]
+    assert [row["screened"] or row["control"] for row in rows] == far
+    assert 0 < sum(row["control"] for row in rows) < sum(far) < SAMPLES
+    for row, (gain, unit), other in zip(rows, screen, full, strict=True):
+        assert row["screen_ndcg"] == pytest.approx(gain, abs=1e-6)
+        if row["screened"]:
+            for name in ("rewards", "ndcg", "completions", "tokens"):
+                assert row[name] == []
+            assert row["hits"] == row["rollout_tokens"] == 0
+            np.testing.assert_allclose(row["embedding"], unit, atol=2e-3)
+            assert np.linalg.norm(row["hvp"]) > 0
+            assert not np.any(row["rollout_gradient"])
+        else:
+            same(row, other)
+    rolled = sum(not row["screened"] for row in rows)
+    assert scorer.spec.pool.completions == 5 * rolled
+
+
+def same(row, other, *, rollouts: int = 4):
+    """The first rollouts of two rows are the same; features differ by rounding only."""
+    assert row["tokens"] == other["tokens"][:rollouts]
+    assert row["completions"] == other["completions"][:rollouts]
+    np.testing.assert_allclose(row["rewards"], other["rewards"][:rollouts], atol=1e-5)
+    of_rollouts = ["rollout_gradient"] if len(row["rewards"]) == len(other["rewards"]) else []
+    for name in ("embedding", "gradient", "hvp", *of_rollouts):
+        np.testing.assert_allclose(row[name], other[name], atol=2e-3, rtol=1e-3)
+
+
+def test_a_sample_gets_the_second_stage_where_its_first_completions_disagree(scorer, full):
+    scorer.spec = replace(scorer.spec, scoring=None)
+    ranks = scorer.score(everyone(scorer))["rank"].to_numpy()
+    first = np.array([row["ndcg"][:2] for row in full])
+    seen = np.column_stack([1 / np.log2(ranks + 1), first])
+    spread = seen.max(axis=1) - seen.min(axis=1)
+    limit = float(np.sort(spread)[SAMPLES // 2 - 1 : SAMPLES // 2 + 1].mean())
+    rows = scored(scorer, rollouts=(2, 4), doubt=limit)
+    assert {len(row["rewards"]) for row in rows} == {2, 4}
+    for row, other, doubtful in zip(rows, full, spread > limit, strict=True):
+        same(row, other, rollouts=4 if doubtful else 2)
+        assert len(row["rewards"]) == (4 if doubtful else 2)
+
+
+def test_rows_do_not_depend_on_their_shard(scorer, screen):
+    settings = {"screen": "prefill", "screen_band": (middle(screen), 1), "rollouts": (2, 4)}
+    rows = scored(scorer, **settings)
+    alone = [scored(scorer, [sample], **settings)[0] for sample in everyone(scorer)]
+    for row, other in zip(rows, alone, strict=True):
+        assert (row["screened"], row["control"]) == (other["screened"], other["control"])
+        assert len(row["rewards"]) == len(other["rewards"])
+        same(row, other)
+
+
+def test_a_shard_of_screened_samples_asks_no_engine(scorer):
+    scorer.spec.pool.completions = 0
+    rows = scored(scorer, screen="prefill", screen_band=(1.5, 2), control=0)
+    assert all(row["screened"] for row in rows) and scorer.spec.pool.completions == 0
+    rows = scored(scorer, screen="prefill", screen_band=(1.5, 2), control=1)
+    assert all(row["control"] and len(row["rewards"]) == 4 for row in rows)
+
+
+def test_a_shard_is_written_with_the_same_bytes_again(scorer, screen):
+    scoring = ScoringConfig(screen="prefill", screen_band=(middle(screen), 1), rollouts=(2, 4))
+    scorer.spec = replace(scorer.spec, scoring=scoring)
+    contents = []
+    for _ in range(2):
+        scorer.write(1)
+        contents.append(scorer.spec.part(1).read_bytes())
+    assert contents[0] == contents[1]

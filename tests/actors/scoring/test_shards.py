@@ -1,0 +1,62 @@
+"""Which worker does which shard, of scores and of gradients."""
+
+from __future__ import annotations
+
+from actors.scoring import gradients, shards
+from actors.scoring.gradients import GradientShard
+
+
+def test_training_workers_share_the_missing_shards(monkeypatch, tmp_path):
+    written = []
+
+    class Recorder:
+        def __init__(self, specs):
+            pass
+
+        def write(self, number, shard):
+            written.append((number, shard))
+
+    class Spec:
+        item_table = str(tmp_path / "table.npy")
+
+        def __init__(self, name):
+            self.name = name
+
+        def part(self, shard):
+            return tmp_path / f"{self.name}-{shard}"
+
+    monkeypatch.setattr(shards, "Scorer", Recorder)
+    monkeypatch.setattr(shards.dist, "get_world_size", lambda: 2)
+    work = shards.ShardsSpec([Spec("a"), Spec("b")], [(0, 0), (0, 1), (1, 0)], deadline_s=60)
+    (tmp_path / "b-0").touch()  # of no use without the table of item vectors
+
+    def share(rank):
+        written.clear()
+        monkeypatch.setattr(shards.dist, "get_rank", lambda: rank)
+        shards.score_loop({"spec": work})
+        return list(written)
+
+    assert share(0) == [(0, 0), (1, 0)]
+    assert share(1) == [(0, 1)]
+    (tmp_path / "table.npy").touch()
+    assert share(0) == [(0, 0)]
+
+
+def test_gradient_workers_share_what_rank_0_misses(monkeypatch, tmp_path):
+    """A second node may not see yet that the first one was written."""
+    shards_ = [GradientShard("train", "", str(tmp_path / name)) for name in "abc"]
+    (tmp_path / "a").touch()
+    found = []
+
+    def broadcast(box, src):
+        found.append(box[0])
+        box[0] = shards_[1:]
+
+    monkeypatch.setattr(gradients.dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(gradients.dist, "broadcast_object_list", broadcast)
+    assert gradients._missing(shards_) == shards_[1:]
+    (tmp_path / "a").unlink()
+    assert gradients._missing(shards_) == shards_[1:]
+    assert found == [shards_[1:], shards_]
+    monkeypatch.setattr(gradients.dist, "get_world_size", lambda: 1)
+    assert gradients._missing(shards_) == shards_

@@ -1,0 +1,39 @@
+"""Small corpora of files, and reading them as `prepare` does, without Ray."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+
+from minirec.config.run import CorpusConfig
+from minirec.corpus import files
+from minirec.corpus.assemble import Assembled, assemble
+from minirec.corpus.files import read_blocks
+from minirec.corpus.parse import parse
+from minirec.corpus.sources import BY_FILE, locate
+
+RATINGS = "user_id,parent_asin,rating,timestamp\n"
+
+
+def read(**corpus) -> Assembled:
+    """The corpus of these settings (`CorpusConfig`)."""
+    located = locate(CorpusConfig(**corpus))
+    tables = [
+        pa.concat_tables(
+            [parse(b, {spec.path: spec}) for spec in specs for b in read_blocks(spec)]
+            or [parse(files.LINES.empty_table(), {s.path: s for s in specs})]
+        )
+        for specs in (located.events, located.items)
+    ]
+    by_file = corpus.get("columns", {}).get("order") == BY_FILE
+    return assemble(*tables, inline=located.inline, by_file=by_file)
+
+
+def amazon(folder: Path, ratings: str | bytes, items: list[dict] | None = None) -> Path:
+    """Write ratings.csv (text without, bytes with the header) and meta.jsonl."""
+    raw = ratings if isinstance(ratings, bytes) else (RATINGS + ratings).encode()
+    (folder / "ratings.csv").write_bytes(raw)
+    if items is None:
+        items = [{"parent_asin": f"i{n}", "title": f"Title {n}", "price": None} for n in range(5)]
+    (folder / "meta.jsonl").write_text("".join(json.dumps(i) + "\n" for i in items))
+    return folder

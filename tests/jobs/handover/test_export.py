@@ -1,0 +1,292 @@
+"""What is exported is read by the libraries it is for, and by nothing of MiniRec."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+import torch.nn.functional as F
+
+from jobs.cli import main
+from minirec.config.reading import load
+from minirec.corpus.table import load_catalogue, load_samples
+from minirec.model.recommender import Encoder, item_table, load_policy
+from minirec.rl.reward import excluded_mask, item_scores, rank_target, reward_function
+from minirec.store.run import Run
+from minirec.store.tables import read_table
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]  # of the run that they read
+
+
+@pytest.fixture(scope="module")
+def exported(undisturbed, tmp_path_factory):
+    """Folder of an export, by the word of --to."""
+    made = {}
+
+    def export(to):
+        if to not in made:
+            made[to] = tmp_path_factory.mktemp("export") / to
+            words = ["export", "--run", str(undisturbed), "--to", to, "--out", str(made[to])]
+            assert main(words) == 0
+        return made[to]
+
+    return export
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+
+
+def alone(folder, code, *words):
+    """Run code in the folder, in a Python that finds nothing of MiniRec; returns what it prints."""
+    hidden = (
+        "import sys\n"
+        "class Hide:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name.partition('.')[0] in ('minirec', 'actors', 'jobs'):\n"
+        "            raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, Hide())\nsys.path.insert(0, '.')\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-I", "-c", hidden + code, *words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout
+
+
+def policy_of(run_dir, folder):
+    run = Run(run_dir)
+    config = load(run.path("config.yaml"))
+    catalogue = load_catalogue(run.path("corpus"))
+    encoder = Encoder.load(str(run.path("model")), config.model, category=catalogue.category)
+    adapter = run.path(folder, "adapter")
+    policy = load_policy(str(run.path("model")), config.model, encoder.tokenizer, adapter=adapter)
+    both = zip(catalogue.titles, catalogue.texts, strict=True)
+    return config, encoder, policy, item_table(policy, [encoder.item(*one) for one in both])
+
+
+def expected_rewards(run_dir, samples, completions):
+    """By the functions of the training itself."""
+    config, encoder, policy, table = policy_of(run_dir, "proxy")
+    titles = load_catalogue(run_dir / "corpus").titles
+    sequences = [
+        encoder.prompt([titles[i] for i in sample.history])
+        + encoder.tokenizer.encode(text, add_special_tokens=False)
+        + encoder.answer_ids
+        for sample, text in zip(samples, completions, strict=True)
+    ]
+    with torch.no_grad():
+        scores = item_scores(
+            policy(sequences)[0], items=table, temperature=config.model.temperature
+        )
+    target = torch.tensor([sample.target for sample in samples])
+    mask = excluded_mask([sample.excluded for sample in samples], target, items=len(table))
+    ranking = rank_target(scores, target=target, mask=mask)
+    return reward_function(config.reward)(ranking, config.reward.cutoff).tolist()
+
+
+def test_the_subset_is_whole_and_in_training_order(undisturbed, exported):
+    order = read_table(undisturbed / "selection.parquet").sort_by("rank")["sample_id"].to_pylist()
+    titles = load_catalogue(undisturbed / "corpus").titles
+    samples = {s.sample_id: s for s in load_samples(undisturbed / "corpus", "train")}
+    found = rows(exported("jsonl"))
+    assert [row["sample_id"] for row in found] == order
+    for row in found:
+        assert row["target"] == samples[row["sample_id"]].target
+        assert row["target_title"] == titles[row["target"]]
+        assert row["history"] == samples[row["sample_id"]].history
+        assert row["excluded"] == samples[row["sample_id"]].excluded
+
+
+COMPLETIONS = [" red, blue ", " wood <answer> and more", "", " oak <answer>"]
+
+
+REWARDS = """
+import importlib.util, json, sys
+found = {}
+for to, folder in json.loads(sys.argv[1]).items():
+    spec = importlib.util.spec_from_file_location(to, folder + "/reward.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found[to] = module
+said, (trl, verl, openrlhf) = sys.argv[2:6], (json.loads(text) for text in sys.argv[6:])
+columns = {name: [row[name] for row in trl] for name in trl[0]}
+print(json.dumps({
+    "trl": found["trl"].reward(
+        prompts=columns.pop("prompt"),
+        completions=said,
+        completion_ids=[[]] * 4,
+        trainer_state=None,
+        **columns,
+    ),
+    "verl": [
+        found["verl"].compute_score(
+            data_source=row["data_source"],
+            solution_str=text,
+            ground_truth=row["reward_model"]["ground_truth"],
+            extra_info=row["extra_info"] | {"num_turns": None},
+        )
+        for row, text in zip(verl, said)
+    ],
+    "openrlhf": found["openrlhf"].reward_func(
+        [row["prompt"] + text for row, text in zip(openrlhf, said)],
+        [row["prompt"] for row in openrlhf],
+        [row["label"] for row in openrlhf],
+    )["rewards"].tolist(),
+}))
+"""
+
+
+def test_each_reward_is_that_of_the_training(undisturbed, exported):
+    """Called as each trainer calls it, with what it reads of the exported rows."""
+    first = {to: rows(exported(to))[:4] for to in ("trl", "openrlhf")}
+    first["verl"] = pq.read_table(exported("verl") / "train.parquet").to_pylist()[:4]
+    (message,) = first["verl"][0]["prompt"]
+    assert message["role"] == "user" and message["content"]
+    assert first["verl"][0]["reward_model"]["style"] and "ability" in first["verl"][0]
+    assert [row["extra_info"]["index"] for row in first["verl"]] == [0, 1, 2, 3]
+    by_id = {s.sample_id: s for s in load_samples(undisturbed / "corpus", "train")}
+    samples = [by_id[row["sample_id"]] for row in first["trl"]]
+    plain = [text.partition("<answer>")[0] for text in COMPLETIONS]
+    expected = expected_rewards(undisturbed, samples, plain)
+    folders = {to: str(exported(to)) for to in first}
+    given = [json.dumps(first[to]) for to in ("trl", "verl", "openrlhf")]
+    words = [json.dumps(folders), *COMPLETIONS, *given]
+    found = json.loads(alone(exported("trl"), REWARDS, *words))
+    for to in first:
+        assert found[to] == pytest.approx(expected, abs=1e-5), to
+
+
+def test_trl_takes_it(exported):
+    """Loaded as TRL loads it; one step of its trainer calls the reward with these columns."""
+    trl, datasets = pytest.importorskip("trl"), pytest.importorskip("datasets")
+    folder = exported("trl")
+    data = datasets.load_dataset("json", data_files=str(folder / "train.jsonl"), split="train")
+    seen = []
+
+    def reward(prompts, completions, prompt_text, history, target, **_):
+        seen.append((prompt_text, history, target))
+        return [float(len(c)) for c in completions]
+
+    trainer = trl.GRPOTrainer(
+        model=str(folder / "scorer"),
+        reward_funcs=reward,
+        train_dataset=data,
+        args=trl.GRPOConfig(
+            output_dir=str(folder.parent / "trained"),
+            shuffle_dataset=False,
+            per_device_train_batch_size=4,
+            num_generations=2,
+            max_completion_length=4,
+            max_steps=1,
+            use_cpu=True,
+            report_to=[],
+        ),
+    )
+    trainer.train()
+    first = rows(folder)[:2]
+    assert seen[0][2][::2] == [row["target"] for row in first]
+
+
+def test_the_lines_for_trl_train(exported, tmp_path):
+    """Those of the README, in a folder of their own, all steps with the exported reward."""
+    pytest.importorskip("trl")
+    folder = tmp_path / "trl"
+    shutil.copytree(exported("trl"), folder)
+    (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    code = code.replace("args=GRPOConfig(", "args=GRPOConfig(use_cpu=True, report_to=[],")
+    code += "\nlog = trainer.state.log_history[-1]\nprint(trainer.state.global_step, log['reward'])"
+    steps, reward = alone(folder, code).splitlines()[-1].split()
+    assert steps == "8" and 0 < float(reward) < 1
+
+
+def test_verl_is_told_that_there_is_no_chat_template(undisturbed, tmp_path, capsys):
+    words = ["export", "--run", str(undisturbed), "--to", "verl", "--out", str(tmp_path / "x")]
+    assert main(words) == 0
+    assert "demo has no chat template, without which verl stops" in capsys.readouterr().out
+
+
+def best(run_dir, history, top):
+    """Items and cosines after a greedy completion, by the functions of the evaluation."""
+    config, encoder, policy, table = policy_of(run_dir, "policy")
+    titles = load_catalogue(run_dir / "corpus").titles
+    ids = encoder.prompt([titles[i] for i in history])
+    written = []
+    for _ in range(config.rollout.max_new_tokens):
+        with torch.no_grad():
+            logits = policy.lm(input_ids=torch.tensor([ids + written])).logits[0, -1]
+        token = int(logits.argmax())
+        if token == encoder.tokenizer.eos_token_id:
+            break
+        written.append(token)
+        if encoder.tokenizer.decode(written).endswith("<answer>"):
+            break
+    stopped = encoder.tokenizer.decode(written).endswith("<answer>")
+    with torch.no_grad():
+        hidden = policy([ids + encoder.finish(written, stopped=stopped)])[0]
+    cosines = (F.normalize(hidden, dim=-1) @ table.T)[0]
+    cosines[torch.tensor(history)] = -torch.inf
+    return cosines.topk(top)
+
+
+RECOMMEND = """
+import json, sys
+import recommender
+history, code, *calls = map(json.loads, sys.argv[1:])
+print(json.dumps(recommender.Recommender('.').rank(history, top=10)))
+exec(code, {})
+for titles in calls:
+    sys.argv[1:] = titles
+    try:
+        recommender.main()
+    except SystemExit as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize("to", ["adapter", "merged"])
+def test_the_policy_ranks_alike_in_plain_transformers(undisturbed, exported, to):
+    """So does the code of its card run; a title that is not there is answered with one that is."""
+    folder = exported(to)
+    sample = load_samples(undisturbed / "corpus", "test")[0]
+    expected = best(undisturbed, sample.history, 10)
+    card = (folder / "README.md").read_text()
+    assert "| test | ndcg@10 |" in card
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    title = json.loads((folder / "items.jsonl").read_text().splitlines()[0])["title"]
+    every = [row["title"] for row in map(json.loads, (folder / "items.jsonl").open())]
+    alone_has = [t for t in every if every.count(t) == 1]
+    calls = ([title + "s"], [], [alone_has[0].upper()])
+    words = [json.dumps(word) for word in (sample.history, code, *calls)]
+    ranks, *lines = alone(folder, RECOMMEND, *words).splitlines()
+    assert [item for item, _ in json.loads(ranks)] == expected.indices.tolist()
+    np.testing.assert_allclose([c for _, c in json.loads(ranks)], expected.values, atol=1e-5)
+    assert len(lines) == 10 + 2 + 10
+    assert lines[10].startswith(f"no item is titled {title + 's'!r}; near: {title!r}")
+    assert lines[11].startswith('usage: python recommender.py "TITLE" ...')
+
+
+def test_a_slip_is_one_sentence(undisturbed, exported, tmp_path, capsys):
+    words = ["export", "--to", "jsonl", "--out", str(exported("jsonl")), "--run"]
+    assert main([*words, str(undisturbed)]) == 1
+    assert "is there; give another --out, or --overwrite" in capsys.readouterr().err
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    for folder in (mine, undisturbed, undisturbed.parent):
+        words[4] = str(folder)
+        assert main([*words, str(undisturbed), "--overwrite"]) == 1
+        assert "is no former export, so it is not replaced" in capsys.readouterr().err
+    assert mine.is_dir() and (undisturbed / "selection.parquet").exists()
+    assert main([*words[:-1], "--overwrite", "--run", str(tmp_path)]) == 1
+    assert "is no run directory" in capsys.readouterr().err

@@ -1,0 +1,299 @@
+"""A comparison: what is charged to whom, by hand-computed folders; and one that is killed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from helpers.small import finish, start, steps_logged, wait_for
+
+from jobs.trials import compare_result, diagnostics
+from jobs.trials.compare_result import (
+    curve,
+    drop_outdated,
+    read_rows,
+    rows_of,
+    whole_rows,
+    write_rows,
+)
+from jobs.trials.diagnostics import gains, shared_by_budget
+from jobs.trials.tune import PLANNED, _restorable
+from minirec.config.reading import changed, load
+from minirec.corpus import schema
+from minirec.selection.features import Features
+from minirec.store.files import write_json, write_record
+from minirec.store.run import Run
+from minirec.store.tables import write_table
+from minirec.trials.comparison import contenders
+
+COST = {"finished": True, "generated_tokens": 0, "optimizer_steps": 0, "peak_memory_mib": 1.0}
+
+
+class Result:
+    """As far as one of Ray Tune is looked at."""
+
+    def __init__(self, path, error=None):
+        self.path, self.error = str(path), error
+
+
+def spend(folder, **stages):
+    """Write the costs of a run; each stage: (seconds, rollouts)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [
+        json.dumps({"stage": stage, "seconds": seconds, "rollouts": rollouts, "extra": {}} | COST)
+        for stage, (seconds, rollouts) in stages.items()
+    ]
+    (folder / "costs.jsonl").write_text("".join(line + "\n" for line in lines))
+
+
+def finished_trial(run, trial, *, ids, valid, test=(1, 11)):
+    """Write what a trial leaves: 4 steps of 10 rollouts and 2 s, a validation of 1 s in every
+    second; 12 s of training in all, 3 s of selection.
+    """
+    own = Run(trial.config.run_dir, base=run)
+    spend(own.root, select=(3.0, 0), train=(12.0, 40), evaluate=(50.0, 9))
+    log = [{"step": i, "rollouts": 10, "seconds": 2.0, "dead_groups": 0.25 * i} for i in range(4)]
+    for entry, ndcg in zip(log[1::2], valid, strict=True):
+        entry |= {"seconds": 3.0, "validation_seconds": 1.0, "valid_ndcg@10": ndcg}
+    own.path("policy").mkdir(parents=True)
+    own.path("policy", "log.jsonl").write_text("".join(json.dumps(e) + "\n" for e in log))
+    pq.write_table(pa.table({"sample_id": ids}), own.path("selection.parquet"))
+    ranks = {("trained", "valid"): [1, 2], ("trained", "test"): list(test)}
+    ranks |= {("base", "train"): [11, 1, 11, 2], ("trained", "train"): [1, 1, 2, 2]}
+    rows = [
+        {"policy": policy, "split": split, "sample_id": i, "rank": rank}
+        for (policy, split), values in ranks.items()
+        for i, rank in enumerate(values)
+    ]
+    write_table(own.path("ranks.parquet"), pa.Table.from_pylist(rows, schema=schema.RANKS))
+
+
+@pytest.fixture
+def compared(tmp_path):
+    """Run, config and trials of `random`, `minirec` and full data, which looks finished."""
+    words = ["compare.methods=[random, minirec]", "compare.budget=[2]", "compare.seeds=[1]"]
+    words += ["training.prompts_per_step=1", "training.prompts_per_micro_batch=1"]
+    config = load(None, [f"run_dir={tmp_path / 'run'}", *words])
+    run = Run(config.run_dir)
+    spend(run.root, prepare=(1.0, 0), proxy=(20.0, 300), score=(30.0, 700), gradients=(7.0, 0))
+    write_json(run.path("corpus", "corpus.json"), {"samples": {"train": 4}})
+    write_table(run.path("corpus", "test.parquet"), pa.table({"user": ["a", "b"]}))
+    planned = contenders(config, folder=run.path("comparison"))
+    for trial, valid in zip(planned, ([0.2, 0.4], [0.1, 0.2], [0.39, 0.1]), strict=True):
+        finished_trial(run, trial, ids=[0, 3], valid=valid)
+    return run, config, planned
+
+
+def test_the_features_are_charged_to_those_that_look_at_them(compared):
+    run, config, planned = compared
+    results = [Result(trial.config.run_dir) for trial in planned]
+    full, random, ours = rows_of(results, planned, run, config, samples=4)
+    # Training took 12 s with 2 s of validations; before its steps 12 - 2 - 4 * 2 = 2 s.
+    assert (full["own_rollouts"], full["own_seconds"]) == (40, 3 + 2 + 8)
+    assert (random["rollouts"], random["seconds"]) == (40, 13)
+    assert (ours["rollouts"], ours["seconds"]) == (1000 + 40, 50 + 13)
+    assert (full["samples"], random["samples"], ours["samples"]) == (4, 2, 2)
+    # 95% of the best validation of full data is .38: ours has it at its first, random never.
+    assert (ours["reached_step"], ours["reached_samples"]) == (2, 2)
+    assert (ours["reached_rollouts"], ours["reached_seconds"]) == (1000 + 20, 50 + 3 + 2 + 4)
+    assert full["reached_step"] == 4 and random["reached_step"] is None
+    assert ours["dead_groups"] == pytest.approx(0.375)
+    # NDCG@10 by hand: 1 for rank 1, 1/log2(3) = .6309 for rank 2, 0 beyond 10.
+    assert ours["valid_ndcg@10"] == pytest.approx((1 + 0.63093) / 2)
+    assert ours["test_ndcg@10"] == 0.5
+
+
+def test_gradients_are_charged_to_less(compared):
+    run, config, _ = compared
+    words = ["compare.methods=[less]", "compare.full_steps=null", "scoring.validation_samples=8"]
+    trial = contenders(
+        load(None, [f"run_dir={run.root}", "compare.budget=[2]", "compare.seeds=[1]", *words]),
+        folder=run.path("comparison"),
+    )[0]
+    found = curve(run, trial, chosen=2)
+    assert (found.charged_rollouts, found.charged_seconds) == (1000, 57)
+    assert (found.ndcg, found.own_rollouts) == ([], 0)
+
+
+def test_gains_of_kept_and_dropped_and_shared_selections(compared):
+    run, _, planned = compared
+    # Kept are 0 and 3: gains 1 and 0. Dropped are 1 and 2: gains 0 and .6309.
+    assert gains(run, planned[1]) == pytest.approx((0.5, 0.63093 / 2))
+    assert shared_by_budget(run, planned) == [
+        (2, {(a, b): None if a == b else 1.0 for a in NAMES for b in NAMES})
+    ]
+
+
+NAMES = ("random", "minirec")
+
+
+def test_other_order_of_methods_same_rows(compared, monkeypatch):
+    run, config, planned = compared
+    for trial, test in zip(planned, ([1, 1], [11, 11], [2, 2]), strict=True):
+        shutil.rmtree(trial.config.run_dir)
+        finished_trial(run, trial, ids=[0, 3], valid=[0.1, 0.2], test=test)
+    rows = rows_of([Result(t.config.run_dir) for t in planned], planned, run, config, samples=4)
+    found = []
+    monkeypatch.setattr(compare_result, "race", lambda trained, **_: found.extend(trained))
+    monkeypatch.setattr(compare_result, "_print", lambda *_: None)
+    monkeypatch.setattr(compare_result.comparison_page, "render", lambda *_, **__: "")
+    compare_result.publish(run, config, planned[::-1], rows)
+    assert [one.row["method"] for one in found] == ["minirec", "random", "full"]
+    assert [one.ndcg.mean() for one in found] == [one.row["test_ndcg@10"] for one in found]
+
+
+def test_without_samples_of_train_there_are_no_gains(compared):
+    run, config, _ = compared
+    none = changed(config, {"compare.train_samples": None})
+    trial = contenders(none, folder=run.path("comparison"))[1]
+    assert gains(run, trial) == (None, None)
+
+
+def test_scores_are_judged_by_ten_random_selections(tmp_path, monkeypatch):
+    words = ["compare.methods=[random]", "compare.budget=[2]", "compare.full_steps=null"]
+    seeds = f"compare.seeds={list(range(10))}"
+    config = load(None, [f"run_dir={tmp_path / 'run'}", *words, seeds])
+    run = Run(config.run_dir)
+    write_table(run.path("corpus", "items.parquet"), pa.table({"item_id": range(20)}))
+    # Sample i has reward i / 4; the seeds select {0, 1} or {2, 3}, and the latter train better.
+    features = Features(
+        sample_id=np.arange(4),
+        mean_reward=np.arange(4) / 4,
+        rollouts=np.full(4, 4),
+        hits=np.full(4, 2),
+        screened=np.zeros(4, bool),
+    )
+    monkeypatch.setattr(diagnostics, "load_features", lambda *_, **__: features)
+    planned = contenders(config, folder=run.path("comparison"))
+    for trial in planned:
+        good = trial.config.seed % 2
+        ids, test = ([2, 3], [1, 1]) if good else ([0, 1], [11, 11])
+        finished_trial(run, trial, ids=ids, valid=[0.1, 0.2], test=test)
+    found = {name: one for name, _, one in diagnostics.utility(run, config, planned)}
+    assert found["mean reward, equal steps"].correlation == pytest.approx(1.0)
+    assert found["mean reward, equal steps"].runs == 10
+    assert diagnostics.utility(run, config, planned[:9]) == []
+
+
+def test_a_state_of_another_plan_is_not_gone_on_with(tmp_path):
+    (tmp_path / "tuner.pkl").touch()
+    (tmp_path / "experiment_state-1.json").write_text('{"trial_data": []}')
+    plan = {"trials": ["a", "b"], "limit": "auto"}
+    write_json(tmp_path / PLANNED, plan)
+    assert _restorable(tmp_path, plan)
+    assert not _restorable(tmp_path, plan | {"trials": ["a", "b", "c"]})
+    assert not _restorable(tmp_path, plan | {"limit": 2})
+    (tmp_path / PLANNED).unlink()
+    assert not _restorable(tmp_path, plan)
+
+
+def test_rows_of_other_commands_count_while_their_trials_are_whole(compared):
+    run, config, planned = compared
+    results = [Result(t.config.run_dir) for t in planned]
+    results[0].error = ValueError("no room")
+    assert whole_rows(run, "comparison") == []
+    write_rows(run, rows_of(results, planned, run, config, samples=4))
+    assert [row["method"] for row in whole_rows(run, "comparison")] == ["random", "minirec"]
+    (run.root / "comparison" / planned[1].name / "ranks.parquet").unlink()
+    assert [row["method"] for row in whole_rows(run, "comparison")] == ["minirec"]
+
+
+def test_what_other_gradients_selected_is_made_again(compared):
+    run, config, (_, random, _) = compared
+    used = changed(config, {"compare.methods": ["less"], "scoring.validation_samples": 8})
+    (less,) = contenders(changed(used, {"compare.full_steps": None}), folder=run.path("comparison"))
+    for trial in (less, random):
+        record = {"fingerprint": "x", "inputs": {"gradients": "of before"}, "settings": {}}
+        write_record(Path(trial.config.run_dir) / "stages" / "select.json", record)
+    gradients = run.root / "stages" / "gradients.json"
+    write_record(gradients, {"fingerprint": "of before", "inputs": {}, "settings": {}})
+    drop_outdated(run, [less, random])
+    assert Path(less.config.run_dir).exists()
+    write_record(gradients, {"fingerprint": "of now", "inputs": {}, "settings": {}})
+    drop_outdated(Run(run.root, say=lambda _: None), [less, random])
+    assert not Path(less.config.run_dir).exists() and Path(random.config.run_dir).exists()
+
+
+def test_the_goal_is_that_of_the_trainings_shown(compared, monkeypatch):
+    """Of rows that another command has written, when it knew no full data."""
+    run, config, planned = compared
+    rows = rows_of([Result(t.config.run_dir) for t in planned], planned, run, config, samples=4)
+    blank = {name: None for name in rows[0] if name.startswith("reached_")}
+    found = []
+    monkeypatch.setattr(compare_result, "race", lambda trained, **_: found.extend(trained))
+    monkeypatch.setattr(compare_result, "_print", lambda *_: None)
+    monkeypatch.setattr(compare_result.comparison_page, "render", lambda *_, **__: "")
+    compare_result.publish(run, config, planned, [row | blank for row in rows])
+    assert [one.row for one in found] == rows
+
+
+def test_a_failed_trial_has_its_cause_and_no_quality(compared):
+    run, config, planned = compared
+    results = [Result(t.config.run_dir) for t in planned]
+    results[1].error = ValueError("no room")
+    row = rows_of(results, planned, run, config, samples=4)[1]
+    assert (row["status"], row["cause"]) == ("failed", "no room")
+    assert row["test_ndcg@10"] is None and row["gain_kept"] is None
+
+
+FULL = "full_seed-1"
+COMPARE = (
+    "compare",
+    "compare.methods=[random, minirec]",
+    "compare.budget=[0.25]",
+    "compare.seeds=[1]",
+    "compare.steps=4",
+    "compare.full_steps=6",
+    "compare.validation_steps=2",
+    "compare.train_samples=16",
+)
+
+
+def quality(run_dir):
+    names = ("trial", "steps", "rollouts", "test_ndcg@10", "gain_kept", "gain_dropped")
+    return [{name: row[name] for name in names} for row in read_rows(Run(run_dir))]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_killed_and_gone_on_with(undisturbed, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for folder in (whole, killed):
+        shutil.copytree(undisturbed, folder)
+    assert "Test NDCG@10 at equal steps" in finish(whole, *COMPARE)
+    assert "Do scores foretell" not in (whole / "comparison.html").read_text()  # one run
+
+    first, second = (
+        killed / "comparison" / name for name in ("full_seed-1", "random_steps_budget-0.25_seed-1")
+    )
+    process = start(killed, *COMPARE)
+    wait_for(lambda: steps_logged(second, "policy") > 0, process, "the second trial")
+    process.kill()
+    process.wait(30)
+    done = (first / "costs.jsonl").read_bytes()
+    assert not (killed / "comparison.parquet").exists()
+    finish(killed, *COMPARE)
+    assert (first / "costs.jsonl").read_bytes() == done, "a finished trial ran again"
+    assert quality(killed) == quality(whole)
+    assert all(row["gain_dropped"] is not None for row in quality(whole) if row["trial"] != FULL)
+    assert "compare: finished before, skipped" in finish(killed, *COMPARE)
+
+    assert "compare: finished before, skipped" in finish(
+        killed, *COMPARE, "compare.methods=[minirec, random]"
+    )
+
+    finish(killed, *COMPARE, "compare.methods=[minirec, less]")
+    assert (first / "costs.jsonl").read_bytes() == done, "a finished trial ran again"
+    rows = {row.pop("trial"): row for row in quality(killed)}
+    before = {row.pop("trial"): row for row in quality(whole)}
+    assert {name: rows[name] for name in before} == before, "a row was lost"
+    assert len(rows) == 4
+    assert load(killed / "config.yaml").selection.method == "value", "not that of one trial"
+    assert "compare: finished before, skipped" in finish(killed, *COMPARE)

@@ -1,0 +1,226 @@
+"""Plan and result of a sweep, from folders that look like those of its trials."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from jobs.cli import main
+from jobs.plan import plan
+from jobs.trials.sweep import trial_of
+from jobs.trials.sweep_result import publish, read_rows, shared_cost, write_rows
+from jobs.trials.tune import concurrent
+from minirec.config.reading import load
+from minirec.corpus import schema
+from minirec.errors import ConfigError
+from minirec.store.run import Run
+from minirec.store.tables import write_table
+from minirec.trials.sweep import trials_of
+
+
+def config_of(tmp_path, *overrides):
+    words = ["sweep.budget=[10, 20, 40]", "sweep.seeds=[1, 2]", "evaluation.bootstrap=50"]
+    return load(None, [f"run_dir={tmp_path / 'run'}", *words, *overrides])
+
+
+def test_plan_counts_trials_steps_and_rollouts(tmp_path):
+    config = config_of(
+        tmp_path,
+        "training.epochs=2",
+        "training.prompts_per_step=10",
+        "training.prompts_per_micro_batch=10",
+        "training.rollouts_per_prompt=3",
+        "training.validation_samples=7",
+    )
+    rows = {what: value for stage, what, value in plan(config) if stage == "sweep"}
+    # Two seeds of 2, 4 and 8 steps; at a grace fraction of a half, two validations each.
+    assert rows["trials"].startswith("6: 3 settings")
+    assert rows["budgets"] == "10, 20, 40"
+    assert rows["optimizer steps, at most"] == "28"
+    assert rows["rollouts, at most"] == "840, and 84 greedy ones to validate"
+
+
+def test_a_trial_that_cannot_work_is_refused_by_the_plan(tmp_path):
+    with pytest.raises(ConfigError, match="selection.groups 12 exceeds the budget of 10"):
+        plan(config_of(tmp_path, "sweep.groups=[2, 12]"))
+
+
+def test_a_sweep_over_nothing_is_refused(tmp_path, capsys):
+    assert main(["sweep", f"run_dir={tmp_path / 'run'}"]) == 2
+    assert "nothing to vary" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_trials_at_a_time(tmp_path):
+    config = config_of(tmp_path)
+    assert concurrent(config, {"CPU": 2.0}, limit="auto") == 1
+    assert concurrent(config, {"CPU": 1.0}, limit="auto") == 1
+    assert concurrent(config, {"CPU": 9.0}, limit="auto") == 4
+    assert concurrent(config, {"CPU": 2.0}, limit=3) == 3
+
+
+def row(trial, status, *, rollouts, seconds, quality=None, cause=None):
+    selection = trial.config.selection
+    return {
+        "trial": trial.name,
+        "setting": trial.setting,
+        "budget": selection.budget,
+        "alpha": selection.alpha,
+        "groups": selection.groups,
+        "learnability": selection.learnability,
+        "seed": trial.config.seed,
+        "status": status,
+        "cause": cause,
+        "steps": 5,
+        "own_rollouts": rollouts - 100,
+        "own_seconds": seconds - 10.0,
+        "rollouts": rollouts,
+        "seconds": seconds,
+        "valid_ndcg@10": quality,
+    }
+
+
+def write_ranks(trial, ranks):
+    """Of the trained policy, with those of a reference before, which must not count."""
+    count = len(ranks)
+    table = pa.table(
+        {
+            "policy": ["popularity"] * count + ["trained"] * count,
+            "split": ["valid"] * 2 * count,
+            "sample_id": [*range(count), *range(count)],
+            "rank": [1] * count + ranks,
+        },
+        schema=schema.RANKS,
+    )
+    write_table(Run(trial.config.run_dir).path("ranks.parquet"), table)
+
+
+@pytest.fixture
+def published(tmp_path, capsys):
+    config = config_of(tmp_path)
+    planned = trials_of(config, 1000)
+    small, small2, middle, middle2, large, large2 = planned
+    rows = [
+        row(small, "finished", rollouts=200, seconds=20.0, quality=0.9),
+        row(small2, "failed", rollouts=200, seconds=20.0, cause="<b>no room</b>"),
+        row(middle, "finished", rollouts=300, seconds=30.0, quality=1.0),
+        row(middle2, "finished", rollouts=320, seconds=30.0, quality=1.0),
+        row(large, "finished", rollouts=400, seconds=25.0, quality=1.0),
+        row(large2, "finished", rollouts=400, seconds=25.0, quality=1.0),
+    ]
+    write_ranks(small, [1, 1])
+    # NDCG@10 by hand: 1, and 1/log2(3) = .6309 for rank 2; 0 beyond rank 10.
+    write_ranks(middle, [1, 2])
+    write_ranks(middle2, [1, 1])
+    write_ranks(large, [1, 1])
+    write_ranks(large2, [1, 11])
+    run = Run(tmp_path / "run")
+    write_table(run.path("corpus", "valid.parquet"), pa.table({"user": ["a", "b"]}))
+    write_rows(run, config, planned, rows)
+    publish(run, config, planned, rows)
+    return config, run, capsys.readouterr().out
+
+
+def test_a_setting_counts_when_all_its_seeds_have_finished(published):
+    _, run, shown = published
+    rows = {r["trial"]: r for r in read_rows(run)}
+    assert not rows["budget-10_seed-1"]["front_rollouts"]
+    # middle: (1 + .8155) / 2 = .9077 for 310 rollouts; large: .75 for 400, fewer seconds.
+    assert rows["budget-20_seed-1"]["front_rollouts"]
+    assert not rows["budget-40_seed-1"]["front_rollouts"]
+    assert rows["budget-40_seed-1"]["front_seconds"]
+    assert "310 *" in shown
+    assert "0.9077" in shown
+    assert "budget-20, which is the best itself" in shown
+
+
+def test_intervals_of_finished_trials(published):
+    _, run, _ = published
+    rows = {r["trial"]: r for r in read_rows(run)}
+    low, high = rows["budget-20_seed-1"]["low"], rows["budget-20_seed-1"]["high"]
+    assert (low, high) == (pytest.approx(1 / np.log2(3)), 1.0)
+    assert rows["budget-10_seed-2"]["low"] is None
+    assert pq.read_table(run.path("sweep.parquet")).schema.equals(schema.SWEEP)
+
+
+def test_best_yaml_is_a_run_of_its_own(published):
+    config, run, shown = published
+    best = load(run.path("best.yaml"))
+    assert best.run_dir == f"{config.run_dir}-best"
+    assert best.selection.budget == 20
+    assert best.seed == config.seed
+    assert not best.sweep.varies
+    assert best.training == config.training
+    assert "minirec run --config" in shown
+
+
+def test_the_page_shows_causes_as_text(published):
+    _, run, _ = published
+    page = run.path("sweep.html").read_text()
+    assert "&lt;b&gt;no room&lt;/b&gt;" in page
+    assert page.count("<svg") == 2
+
+
+def test_showing_the_result_again_leaves_the_table(published):
+    """It is an output with a checksum; another tolerance changes the recommendation alone."""
+    config, run, _ = published
+    table, page = run.path("sweep.parquet"), run.path("sweep.html")
+    before, first = (table.stat().st_mtime_ns, table.read_bytes()), page.stat().st_mtime_ns
+    other = config_of(run.root.parent, "sweep.tolerance=0.5")
+    publish(run, other, trials_of(other, 1000), read_rows(run), again=True)
+    assert (table.stat().st_mtime_ns, table.read_bytes()) == before
+    assert page.stat().st_mtime_ns > first
+
+
+def test_damage_to_a_trial_removes_that_trial_alone(tmp_path):
+    run, found = Run(tmp_path / "run", say=lambda line: None), []
+    files = ("trials/a/stages/train.json", "trials/a/policy/log", "trials/b/policy/log", "table")
+
+    def body(cost):
+        found.append({name for name in files if run.path(name).exists()})
+        for name in files:
+            run.path(name).parent.mkdir(parents=True, exist_ok=True)
+            run.path(name).write_text(name)
+
+    def sweep():
+        outputs = ["trials", "table"]
+        run.stage("sweep", settings={}, inputs=[], outputs=outputs, body=body, part_of=trial_of)
+
+    sweep()
+    run.path("trials/a/policy/log").write_text("x")
+    sweep()
+    run.path("table").write_text("x")
+    sweep()
+    assert found == [set(), {"trials/b/policy/log", "table"}, {*files} - {"table"}]
+
+
+def test_without_a_complete_setting_there_is_no_front(tmp_path, capsys):
+    config = config_of(tmp_path, "sweep.budget=[10]", "sweep.seeds=[1]")
+    planned = trials_of(config, 1000)
+    run = Run(tmp_path / "run")
+    write_table(run.path("corpus", "valid.parquet"), pa.table({"user": ["a"]}))
+    rows = [row(planned[0], "stopped", rollouts=150, seconds=12.0)]
+    write_rows(run, config, planned, rows)
+    publish(run, config, planned, rows)
+    assert "there is no front" in capsys.readouterr().out
+    assert not run.path("best.yaml").exists()
+    assert run.path("sweep.html").exists()
+
+
+def test_shared_cost_leaves_out_what_the_selection_does_not_read(tmp_path):
+    run = Run(tmp_path / "run")
+
+    def body(rollouts):
+        def spend(cost):
+            cost.rollouts = rollouts
+
+        return spend
+
+    for stage, rollouts in {"prepare": 1, "proxy": 20, "score": 300, "gradients": 4000}.items():
+        run.stage(stage, settings={}, inputs=[], outputs=[], body=body(rollouts))
+    config = config_of(tmp_path)
+    assert shared_cost(run, config)["rollouts"] == 320
+    lora = config_of(tmp_path, "selection.directions=lora_projected")
+    assert shared_cost(run, lora)["rollouts"] == 4320

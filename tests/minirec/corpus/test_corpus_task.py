@@ -1,0 +1,52 @@
+"""What prepare and the report say of events of one time."""
+
+import numpy as np
+import pyarrow as pa
+
+from minirec.config.corpus import CorpusConfig
+from minirec.corpus.events import Events
+from minirec.corpus.split import make_samples
+from minirec.corpus.task import facts, sentences
+
+SIZES = {"train": 100, "valid": 10, "test": 10}
+
+
+def corpus(setting, *, train=0, test=0, left_out=0):
+    shared = {"train": train, "valid": 0, "test": test}
+    return {
+        "samples": SIZES,
+        "same_time": {"setting": setting, "shared": shared, "left_out": left_out},
+    }
+
+
+def test_the_share_and_the_task_are_said():
+    said = sentences(corpus("exclude", train=53, test=4, left_out=1234))
+    assert said.startswith("53% of the train and 40% of the test samples share their time")
+    assert "next visit" in said and "1,234 events" in said
+    said = sentences(corpus("keep", train=53, test=4))
+    assert "53% of the train" in said and "rest of a basket" in said
+
+
+def test_distinct_times_make_one_task():
+    for setting in ("exclude", "keep"):
+        assert sentences(corpus(setting)).startswith("No sample shares its time with another")
+
+
+def test_visits_that_are_no_targets_are_said_too():
+    """All users had a basket first and single events later: no sample shares its time."""
+    users = range(40)
+    user = np.repeat(users, 5)
+    time = np.array([t for u in users for t in (1, 1, 1, 100 + u, 200 + u)])
+    events = Events(
+        user=user,
+        item=np.tile(np.arange(5), 40),
+        rating=np.full(200, 5.0, np.float32),
+        time=time,
+        order=np.arange(200),
+        users=pa.array([f"u{u:02d}" for u in users]),
+        items=pa.array(list("abcde")),
+    )
+    made = make_samples(events, CorpusConfig())
+    sizes = {name: len(table) for name, table in made.tables.items()}
+    said = sentences({"samples": sizes, "same_time": facts(made, "exclude")})
+    assert said.startswith("0% of the train") and "80 events with too few earlier ones" in said

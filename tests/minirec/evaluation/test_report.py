@@ -1,0 +1,360 @@
+"""The report of a synthetic run: complete, escaped, and without a reference to the network."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import yaml
+
+from jobs.stages.report import report
+from jobs.stages.select import load_features, select
+from minirec.config.run import Config, SelectionConfig
+from minirec.corpus import schema
+from minirec.errors import ArtifactError, ConfigError
+from minirec.evaluation import plots
+from minirec.evaluation.ranking import sample_groups, summarise
+from minirec.evaluation.report import render
+from minirec.evaluation.samples import cause
+from minirec.store.files import write_json
+from minirec.store.run import Run
+from minirec.store.tables import read_table, write_table
+
+ITEMS, SAMPLES, WIDTH = 40, 160, 8
+ATTACK = "<script>alert('title')</script>"
+
+
+def make_run(root: Path, *, truth: bool = True) -> Run:
+    """Artifacts of every stage before `select`, and of `train` and `evaluate`."""
+    rng = np.random.default_rng(0)
+    run = Run(root, say=lambda _: None)
+    titles = [f"Item {i}" for i in range(ITEMS)]
+    titles[1] = ATTACK
+    items = {"item_id": range(ITEMS), "key": titles, "title": titles, "text": titles}
+    write_table(run.path("corpus", "items.parquet"), pa.table(items, schema=schema.ITEMS))
+    history = [rng.integers(ITEMS, size=3).tolist() for _ in range(SAMPLES)]
+    history[0] = [1, 2]
+    target = rng.integers(ITEMS, size=SAMPLES)
+    samples = {
+        "sample_id": np.arange(SAMPLES) * 2,
+        "user": [f"u{i}" for i in range(SAMPLES)],
+        "history": history,
+        "history_rating": [[5.0] * len(h) for h in history],
+        "history_time": [[1] * len(h) for h in history],
+        "target": target.astype(np.int32),
+        "rating": np.full(SAMPLES, 5, np.float32),
+        "time": np.arange(SAMPLES),
+    }
+    write_table(run.path("corpus", "train.parquet"), pa.table(samples, schema=schema.SAMPLES))
+    if truth:
+        labels = np.array(["learnable", "noise", "trivial"])[np.arange(SAMPLES) % 3]
+        table = pa.table({"sample_id": samples["sample_id"], "label": labels}, schema=schema.TRUTH)
+        write_table(run.path("corpus", "truth.parquet"), table)
+    sizes = {"train": SAMPLES, "valid": 60, "test": 60}
+    shared = {"train": SAMPLES // 2, "valid": 0, "test": 15}
+    same_time = {"setting": "exclude", "shared": shared, "left_out": 7}
+    notes = ["7 of 9 items have several titles, such as <b>"]
+    summary = {"source": "demo", "samples": sizes, "same_time": same_time, "notes": notes}
+    write_json(run.path("corpus", "corpus.json"), summary)
+    write_features(run, samples["sample_id"], rng)
+    for name in ("proxy", "policy"):
+        rows = [
+            {"step": s, "reward": 0.2 + s / 100, "loss": -s / 50, "dead_groups": 0.3}
+            for s in range(20)
+        ]
+        run.path(name).mkdir(parents=True)
+        run.path(name, "log.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    ranks = {
+        "base": {s: rng.integers(1, ITEMS, size=60) for s in ("valid", "test")},
+        "trained": {s: rng.integers(1, 15, size=60) for s in ("valid", "test")},
+        "popularity": {s: rng.integers(1, 25, size=60) for s in ("valid", "test")},
+        "cooccurrence": {s: rng.integers(1, 22, size=60) for s in ("valid", "test")},
+        "title_likeness": {s: rng.integers(1, 23, size=60) for s in ("valid", "test")},
+    }
+    groups = sample_groups(target[:60], history=history[:60], train_counts=np.arange(ITEMS))
+    users = {split: np.arange(60) for split in ("valid", "test")}
+    evaluation = summarise(ranks, users=users, groups={"test": groups}, bootstrap=50)
+    write_json(run.path("evaluation.json"), evaluation)
+    run.path("config.yaml").write_text(yaml.safe_dump(Config().model_dump(mode="json")))
+    for stage in ("prepare", "proxy", "score", "train", "evaluate"):
+        run.stage(stage, settings={}, inputs=[], outputs=[], body=lambda cost: None)
+    return run
+
+
+def write_features(run: Run, ids: np.ndarray, rng: np.random.Generator) -> None:
+    """Two shards, the later samples first, as scoring may finish them."""
+    ndcg = rng.choice([0.2, 0.4, 1.0], size=(SAMPLES, 4), p=[0.7, 0.2, 0.1]).astype(np.float32)
+    embedding = rng.normal(size=(SAMPLES, WIDTH)).astype(np.float16)
+    embedding[SAMPLES // 2 :] = embedding[: SAMPLES // 2]
+    hvp = (rng.normal(size=(SAMPLES, WIDTH)) + 0.3).astype(np.float32)
+    hvp[3] = 0
+    columns = {
+        "sample_id": ids,
+        "rewards": list(0.95 * ndcg),
+        "ndcg": list(ndcg),
+        "hits": (ndcg > 0.4).sum(axis=1).astype(np.int8),
+        "completions": [[f"likes <b>{i}</b>"] * 4 for i in range(SAMPLES)],
+        "tokens": [[[i, 1]] * 4 for i in range(SAMPLES)],
+        "embedding": list(embedding),
+        "gradient": list(hvp),
+        "rollout_gradient": list(hvp),
+        "hvp": list(hvp),
+        "el2n": np.ones(SAMPLES, np.float32),
+        "rollout_tokens": np.full(SAMPLES, 40),
+        "screened": np.zeros(SAMPLES, bool),
+        "control": np.zeros(SAMPLES, bool),
+        "screen_reward": [None] * SAMPLES,
+        "screen_ndcg": [None] * SAMPLES,
+    }
+    table = pa.table(columns, schema=schema.features(WIDTH))
+    write_table(run.path("features", "part-00000.parquet"), table.slice(SAMPLES // 2))
+    write_table(run.path("features", "part-00001.parquet"), table.slice(0, SAMPLES // 2))
+
+
+def screen_features(run: Run) -> None:
+    """Every fourth sample screened at NDCG 0.125, every fourth a control; two rollouts for some."""
+    for part in run.path("features").glob("part-*.parquet"):
+        rows = read_table(part).to_pylist()
+        for row in rows:
+            place = row["sample_id"] // 2 % 4
+            row |= {"screened": place == 0, "control": place == 1}
+            row |= {"screen_ndcg": 0.125 if place < 2 else 0.9, "screen_reward": 0.1875}
+            keep = (0, 4, 2, 4)[place]
+            for name in ("rewards", "ndcg", "completions", "tokens"):
+                row[name] = row[name][:keep]
+            row["hits"] = sum(gain > 0.4 for gain in row["ndcg"])
+        write_table(part, pa.Table.from_pylist(rows, schema=schema.features(WIDTH)))
+
+
+def config(**selection) -> Config:
+    return Config(selection=SelectionConfig(**selection))
+
+
+class Page(HTMLParser):
+    """Tags, addresses and ids of a page."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.ids: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        for name, value in attrs:
+            if name in ("href", "src", "action", "xlink:href"):
+                self.addresses.append(value)
+            if name == "id":
+                self.ids.append(value)
+
+
+def test_select_writes_scores_and_an_ordered_selection(tmp_path):
+    run = make_run(tmp_path / "run")
+    said = []
+    run.say = said.append
+    assert select(run, config(budget=0.1, groups=4))
+    scores = read_table(run.path("scores.parquet")).to_pandas()
+    chosen = read_table(run.path("selection.parquet")).to_pandas()
+    assert scores["sample_id"].tolist() == list(range(0, 2 * SAMPLES, 2))
+    assert scores["representativeness"][3] == 0
+    assert chosen["rank"].tolist() == list(range(16))
+    assert chosen["group"].tolist() == sum([[g] * 4 for g in range(4)], [])
+    assert chosen["sample_id"].is_unique
+    for _, group in chosen.groupby("group"):
+        assert group["mean_reward"].is_monotonic_decreasing
+    # The second half repeats the embeddings of the first: no pick repeats another.
+    assert (chosen["sample_id"] // 2 % (SAMPLES // 2)).is_unique
+    text = "\n".join(said)
+    assert "dead" in text and "planted noise: 33.1% of the corpus" in text
+
+
+def test_select_is_byte_identical(tmp_path):
+    contents = []
+    for name in ("a", "b"):
+        run = make_run(tmp_path / name)
+        select(run, config(budget=20, learnability="gaussian_live", fusion="rank"))
+        contents.append(run.path("selection.parquet").read_bytes())
+    assert contents[0] == contents[1]
+
+
+def test_select_drops_samples_below_the_least_reward(tmp_path):
+    run = make_run(tmp_path / "run")
+    select(run, config(budget=10, min_lift=0.05, lift=True))
+    chosen = read_table(run.path("selection.parquet"))["mean_reward"].to_numpy()
+    chance = sum(1 / np.log2(rank + 1) for rank in range(1, ITEMS + 1)) / ITEMS
+    rewards = read_table(run.path("scores.parquet"))["mean_reward"].to_numpy()
+    assert chosen.min() >= chance + 0.05 * (1 - chance) > rewards.min()
+
+
+def test_a_budget_above_the_samples_with_enough_lift_takes_the_next_best(tmp_path):
+    said = []
+    run = make_run(tmp_path / "run")
+    run.say = said.append
+    select(run, config(budget=100, min_lift=0.4, lift=True))
+    assert any(
+        "of 160 samples reach selection.min_lift 0.4; the budget is filled" in s for s in said
+    )
+    features = load_features(run, Config().scoring)
+    ndcg = features.mean_ndcg
+    best = features.sample_id[np.argsort(-ndcg, kind="stable")[:100]]
+    chosen = read_table(run.path("selection.parquet"))["sample_id"].to_pylist()
+    assert sorted(chosen) == sorted(best.tolist())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"budget": 161}, "budget 161 exceeds the 160 training samples"),
+        ({"budget": 3}, "groups 4 exceeds the budget of 3 samples"),
+    ],
+)
+def test_select_refuses_impossible_settings(tmp_path, settings, message):
+    run = make_run(tmp_path / "run")
+    with pytest.raises(ConfigError, match=message):
+        select(run, config(**settings))
+    assert not run.path("selection.parquet").exists()
+
+
+def test_select_refuses_missing_and_doubled_samples(tmp_path):
+    run = make_run(tmp_path / "run")
+    part = run.path("features", "part-00001.parquet")
+    whole = part.read_bytes()
+    part.unlink()
+    with pytest.raises(ArtifactError, match="80 samples; expected 160 of the 160 in"):
+        select(run, config())
+    part.write_bytes(whole)
+    run.path("features", "part-00002.parquet").write_bytes(whole)
+    with pytest.raises(ArtifactError, match="sample 0 occurs twice"):
+        select(run, config())
+
+
+def test_report_is_complete_escaped_and_self_contained(tmp_path):
+    run = make_run(tmp_path / "run")
+    select(run, config(budget=SAMPLES))
+    assert report(run, Config())
+    html = run.path("report.html").read_text()
+    page = Page(html)
+    # Two scripts: the samples as data, in which no tag can end or begin, and their table.
+    assert ATTACK not in html and "&lt;script&gt;" in html and page.tags.count("script") == 2
+    assert "likes &lt;b&gt;" in html
+    assert not {"link", "img", "iframe"} & set(page.tags)
+    assert all(address.startswith("#") for address in page.addresses)
+    assert not re.search(r"https?://|@import|url\((?!#)", html)
+    assert len(page.ids) == len(set(page.ids))
+    assert page.tags.count("svg") == html.count('role="img"') >= 6
+    for words in (
+        "after training",
+        "reference: popularity",
+        "reference: likeness of titles",
+        "Planted truth",
+        "Order of training",
+        "50% of the train and 25% of the test samples share their time",
+        "several titles, such as &lt;b&gt;",
+    ):
+        assert words in html
+    assert not report(run, Config())
+
+
+def test_report_without_truth_and_logs(tmp_path):
+    run = make_run(tmp_path / "run", truth=False)
+    select(run, config())
+    for name in ("proxy", "policy"):
+        run.path(name, "log.jsonl").unlink()
+    html = render(run.root)
+    assert "Planted truth" not in html and "<h2>Learning</h2>" not in html
+    for why in ("dead", "near-duplicate", "lower value"):
+        assert f"<td>{why}</td>" in html
+
+
+def test_report_tells_which_side_waited(tmp_path):
+    run = make_run(tmp_path / "run")
+    select(run, config())
+    assert "Who waited" not in render(run.root)  # a log of an older version
+    rows = [
+        {"step": s, "seconds": 3.5, "rollout_seconds": 2, "wait_seconds": 0.25, "idle_seconds": 1}
+        for s in range(4)
+    ]
+    log = run.path("policy", "log.jsonl")
+    log.write_text("\n".join(json.dumps(row) for row in rows))
+    settings = Config().model_dump(mode="json")
+    settings["training"]["staleness"] = 1
+    run.path("config.yaml").write_text(yaml.safe_dump(settings))
+    cells = ("train", 1, 14.0, 8.0, 13.0, 1.0, 4.0)
+    assert "<tr>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>" in render(run.root)
+
+
+def test_screened_samples_are_selected_by_their_screen_and_shown(tmp_path):
+    run = make_run(tmp_path / "run")
+    screen_features(run)
+    select(run, config(budget=16, min_lift=0.05, lift=True))
+    scores = read_table(run.path("scores.parquet")).to_pandas()
+    assert scores["mean_reward"][::4].tolist() == [0.1875] * 40
+    rewards = {
+        row["sample_id"]: row["rewards"]
+        for part in run.path("features").glob("part-*.parquet")
+        for row in read_table(part).to_pylist()
+    }
+    assert scores["mean_reward"][2] == pytest.approx(np.mean(rewards[4]))
+    chosen = read_table(run.path("selection.parquet"))["sample_id"].to_numpy()
+    assert (chosen // 2 % 4 != 0).all()
+    html = render(run.root)
+    assert "<td>screened</td><td>40</td><td>25.0%</td>" in html
+    assert "0.188 (screen)" in html and "Not rolled out: an answer without analysis" in html
+    # 40 x 4 + 40 x 2 + 40 x 4 sampled and 120 greedy ones, of 160 x 5.
+    assert "Scoring made 520 rollouts; rolling out every sample in full takes 800" in html
+    assert "40 samples (25.0% of the corpus)" in html
+    means = np.array([np.mean(rewards[i]) / 0.95 for i in range(2, 2 * SAMPLES, 8)])
+    chance = sum(1 / np.log2(rank + 1) for rank in range(1, ITEMS + 1)) / ITEMS
+    lost = int((means >= chance + 0.05 * (1 - chance)).sum())
+    assert 0 < lost < 40
+    assert f"of 40 samples that were rolled out all the same as a control,\n{lost} (" in html
+
+
+def test_the_report_of_full_scoring_says_nothing_of_savings(tmp_path):
+    run = make_run(tmp_path / "run")
+    select(run, config())
+    assert "Cheaper scoring" not in render(run.root)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"kept": True}, "kept"),
+        ({"screened": True, "lift": 0.04, "hits": 0}, "screened"),
+        ({"lift": 0.04}, "below the least reward"),
+        ({"hits": 0}, "dead"),
+        ({"learnability": 0.1, "mean_reward": 0.9}, "too easy"),
+        ({"learnability": 0.1, "mean_reward": 0.2}, "too hard"),
+        ({"method": "random", "lift": 0.04}, "not picked"),
+        ({"method": "random", "kept": True}, "kept"),
+        ({"nearest": 0.01}, "near-duplicate"),
+        ({"nearest": 0.01, "value": 0.5}, "lower value"),
+        ({}, "lower value"),
+    ],
+)
+def test_the_reason_fits_the_sample(changes, why):
+    row = {"kept": False, "lift": 0.3, "hits": 3, "learnability": 0.8, "mean_reward": 0.5}
+    row |= {"nearest": 0.4, "value": 1.2, "screened": False} | changes
+    method = row.pop("method", "value")
+    assert cause(row, method=method, min_lift=0.05, best=0.55, lowest_kept=1.0) == why
+
+
+def test_report_names_the_missing_artifact(tmp_path):
+    run = make_run(tmp_path / "run")
+    with pytest.raises(ArtifactError, match=r"scores\.parquet is missing"):
+        render(run.root)
+
+
+def test_a_long_curve_has_few_tips_with_both_ends():
+    steps = range(1, 5001)
+    page = plots.draw(
+        "long", "a curve", lambda ax: plots.curve(ax, steps, np.zeros(5000), title="t")
+    )
+    assert page.count(">step ") == plots.MOST_TIPS
+    assert ">step 1:" in page and ">step 5000:" in page

@@ -1,0 +1,118 @@
+"""The commands in the README of an exported subset have the settings of the run."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+import pytest
+
+from minirec.config.reading import load
+from minirec.export.cards import data_card
+
+NAMED = ["model.name=some/model"]
+
+
+def card(to, *overrides, samples, steps, has_template=True):
+    config = load(None, [*NAMED, *overrides])
+    return data_card(
+        config, to=to, samples=samples, steps=steps, policy="proxy", has_template=has_template
+    )
+
+
+def command(text):
+    """Words of the command, as a shell splits them."""
+    (found,) = re.findall(r"```\n(.*?)```", text, re.DOTALL)
+    return shlex.split(found.replace("\\\n", " "))  # which shlex takes for a word
+
+
+def verl(*overrides, **about):
+    words = command(card("verl", *overrides, **about))
+    assert words[:3] == ["python", "-m", "verl.trainer.main_ppo"]
+    settings = dict(word.split("=", 1) for word in words[3:])
+    assert len(settings) == len(words) - 3
+    return settings
+
+
+def openrlhf(*overrides, **about):
+    words = command(card("openrlhf", *overrides, **about))[3:]
+    assert len(words) % 2 == 0
+    return dict(zip(words[::2], words[1::2], strict=True))
+
+
+def trl(*overrides, **about):
+    found = re.findall(r"(\w+)=([\w.]+),", card("trl", *overrides, **about))
+    return {name: float(value) for name, value in found if value[0].isdigit()}
+
+
+BATCHES = ["training.prompts_per_step=64", "training.prompts_per_micro_batch=16"]
+
+
+def test_verl_gets_batches_groups_and_lengths_of_the_run():
+    found = verl(*BATCHES, "preset=paper-amazon", samples=584, steps=30)
+    assert found["algorithm.adv_estimator"] == "grpo"
+    assert found["actor_rollout_ref.rollout.n"] == "4"
+    assert found["data.train_batch_size"] == "64"
+    assert found["actor_rollout_ref.actor.ppo_mini_batch_size"] == "64"
+    assert found["data.max_prompt_length"] == "1024"
+    assert found["data.truncation"] == "error" and found["data.shuffle"] == "False"
+    assert found["actor_rollout_ref.rollout.agent.num_workers"] == "8"
+    # 584 rows hold 9 batches of 64, so that 30 steps need 4 epochs.
+    assert found["trainer.total_training_steps"] == "30" and found["trainer.total_epochs"] == "4"
+    assert "actor_rollout_ref.model.custom_chat_template" not in found
+    text = card("verl", *BATCHES, samples=584, steps=30)
+    assert "The last 8 samples do not fill a batch" in text
+    assert "do not fill" not in card("verl", *BATCHES, samples=640, steps=30)
+
+
+def test_a_batch_is_no_larger_than_the_file():
+    few = ["training.prompts_per_step=32", "training.rollouts_per_prompt=2"]
+    found = verl(*few, "rollout.max_new_tokens=20000", samples=7, steps=2)
+    assert found["data.train_batch_size"] == "7" and found["trainer.total_epochs"] == "2"
+    assert found["actor_rollout_ref.rollout.agent.num_workers"] == "2"  # 14 in equal parts
+    assert found["actor_rollout_ref.actor.ppo_max_token_len_per_gpu"] == "20512"
+    assert openrlhf(*few, samples=7, steps=2)["--rollout.batch_size"] == "7"
+    found = trl(*few, samples=7, steps=2)
+    assert found["per_device_train_batch_size"] * found["gradient_accumulation_steps"] == 14
+
+
+def test_openrlhf_gets_groups_and_lengths_of_the_run():
+    found = openrlhf(*BATCHES, "rollout.max_new_tokens=40", samples=640, steps=30)
+    assert found["--algo.advantage.estimator"] == "group_norm"
+    assert found["--rollout.n_samples_per_prompt"] == "4"
+    assert found["--rollout.batch_size"] == "64" and found["--train.batch_size"] == "256"
+    assert found["--rollout.max_new_tokens"] == "40" and found["--data.max_len"] == "552"
+    assert found["--train.num_episodes"] == "3"
+
+
+def test_trl_gets_batches_and_groups_of_the_run():
+    found = trl(*BATCHES, "training.rollouts_per_prompt=6", samples=640, steps=30)
+    assert found["num_generations"] == 6 and found["max_steps"] == 30
+    assert found["per_device_train_batch_size"] == 16 * 6
+    assert found["gradient_accumulation_steps"] == 4
+
+
+@pytest.mark.parametrize("overrides", [[], ["model.name=demo"]])
+def test_verl_gets_a_template_that_leaves_the_prompt_of_a_base_model(encoder, overrides):
+    found = verl(*overrides, samples=64, steps=2, has_template=False)
+    quoted = found["actor_rollout_ref.model.custom_chat_template"]
+    assert quoted[0] == quoted[-1] == '"'
+    words = encoder.words(["Jazz Piano Night", 'Robot "War"'])
+    rendered = encoder.tokenizer.apply_chat_template(
+        [{"role": "user", "content": words}],
+        chat_template=quoted[1:-1],
+        tokenize=False,
+        add_generation_prompt=True,
+    )
+    assert rendered == encoder.text(words)
+    text = card("verl", *overrides, samples=64, steps=2, has_template=False)
+    assert "The model has no chat template" in text
+
+
+@pytest.mark.parametrize(("samples", "steps", "episodes"), [(235, 8, 1), (584, 19, 1), (640, 5, 1)])
+def test_openrlhf_trains_the_nearest_number_of_whole_passes(samples, steps, episodes):
+    """235 samples are 7 steps of 32 prompts, 584 are 18, 640 are 20."""
+    about = {"samples": samples, "steps": steps}
+    assert openrlhf(**about)["--train.num_episodes"] == str(episodes)
+    said = card("openrlhf", **about)
+    assert f"about {samples // 32} steps, where MiniRec trains {steps}" in " ".join(said.split())

@@ -1,0 +1,113 @@
+"""The recommender of an exported policy, with small catalogues and titles as people write them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from helpers.tiny import CONFIG, TITLES
+
+from minirec.export import recommender as exported
+from minirec.export.recommender import Recommender, find_items
+
+VECTORS = np.eye(32, dtype=np.float32)[[0, 1, 1, 2, 1]]  # items 1, 2 and 4 are the same
+
+
+@pytest.fixture(scope="module")
+def export(folder, tmp_path_factory):
+    """A folder as `minirec export --to merged` writes it, of five items."""
+    made = tmp_path_factory.mktemp("export") / "x"
+    shutil.copytree(folder, made)
+    np.save(made / "items.npy", VECTORS)
+    lines = [json.dumps({"item_id": i, "title": title}) for i, title in enumerate(TITLES)]
+    (made / "items.jsonl").write_text("\n".join(lines) + "\n")
+    settings = {
+        "base": None,
+        "category": "demo",
+        "max_new_tokens": 4,
+        "max_prompt_tokens": CONFIG.max_prompt_tokens,
+        "max_item_tokens": CONFIG.max_item_tokens,
+        "trust_remote_code": False,
+    }
+    (made / "recommender.json").write_text(json.dumps(settings))
+    shutil.copy(exported.__file__, made / "recommender.py")
+    return made
+
+
+@pytest.fixture(scope="module")
+def recommender(export):
+    return Recommender(export)
+
+
+@pytest.mark.parametrize(
+    ("history", "top", "expected"),
+    [
+        ([0], 10, {1, 2, 3, 4}),
+        ([0, 3, 0], 10, {1, 2, 4}),
+        ([0, 1, 2], 10, {3, 4}),
+        ([4, 3, 2, 1, 0], 10, set()),
+        ([3], 5, {0, 1, 2, 4}),
+    ],
+)
+def test_no_more_than_what_is_left(recommender, history, top, expected):
+    ranked = recommender.rank(history, top=top)
+    assert {item for item, _ in ranked} == expected and len(ranked) == len(expected)
+    assert all(-1 <= cosine <= 1 for _, cosine in ranked)
+    assert [cosine for _, cosine in ranked] == sorted((c for _, c in ranked), reverse=True)
+
+
+def test_equal_items_come_in_the_order_of_their_ids(recommender):
+    items = [item for item, _ in recommender.rank([0], top=4)]
+    assert [i for i in items if i in (1, 2, 4)] == [1, 2, 4]
+    assert [item for item, _ in recommender.rank([0], top=2)] == items[:2]
+
+
+@pytest.mark.parametrize(
+    ("history", "top", "said"),
+    [
+        ([], 3, "the history is empty"),
+        ([0, 5], 3, "5 is no item id; they are 0 to 4"),
+        ([-1], 3, "-1 is no item id"),
+        ([0], 0, "top is 0"),
+    ],
+)
+def test_what_cannot_be_ranked_is_refused(recommender, history, top, said):
+    with pytest.raises(ValueError, match=said):
+        recommender.rank(history, top=top)
+
+
+CATALOGUE = ["3,000 Miles", "Caf\u00e9", "Lamp", "Twice", "twice ", "A,  B"]
+
+
+@pytest.mark.parametrize(
+    ("title", "item"),
+    [("3,000 Miles", 0), ("3, 000 miles", 0), ("Cafe\u0301", 1), (" LAMP", 2), ("a,b", 5)],
+)
+def test_titles_are_found_as_a_person_writes_them(title, item):
+    assert find_items([title], CATALOGUE) == [item]
+
+
+@pytest.mark.parametrize(
+    ("title", "said"),
+    [
+        ("Lamps", "no item is titled 'Lamps'; near: 'Lamp'"),
+        ("", "no item is titled ''; near: none"),
+        ("TWICE", "2 items are titled 'TWICE', with the item ids 3, 4"),
+    ],
+)
+def test_titles_that_name_no_item_or_several(title, said):
+    with pytest.raises(ValueError, match=said):
+        find_items(["Lamp", title], CATALOGUE)
+
+
+def test_the_command_with_fewer_items_than_it_shows(export, monkeypatch, capsys):
+    monkeypatch.setattr(exported, "__file__", str(export / "recommender.py"))
+    for titles, lines in ((TITLES[:1], 4), (TITLES[:4], 1)):
+        monkeypatch.setattr("sys.argv", ["recommender.py", *titles])
+        exported.main()
+        assert len(capsys.readouterr().out.splitlines()) == lines
+    monkeypatch.setattr("sys.argv", ["recommender.py", *TITLES])
+    exported.main()
+    assert capsys.readouterr().out == "every item is in the history\n"

@@ -1,0 +1,162 @@
+"""What ``auto`` takes from a cluster, and what is refused."""
+
+import pytest
+
+from minirec.config.reading import load
+from minirec.config.run import TrainingConfig
+from minirec.errors import ConfigError
+from minirec.resources.allocation import Node, Shape, allocate, engine_places, engines_for, refusal
+
+GPUS = [f"resources.gpus_per_{name}=auto" for name in ("engine", "scorer", "worker")]
+# 32 rounds in a step, so that many numbers of workers divide it.
+FINE = ["training.prompts_per_micro_batch=1", "proxy.training.prompts_per_micro_batch=1"]
+
+
+def gpu_nodes(count, gpus, cpus=32):
+    return [Node(f"n{i}", cpus, gpus) for i in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "local", "overrides", "engines", "scorers", "workers", "engine", "worker"),
+    [
+        # A laptop: one of each, and the worker has both cores while the engine waits.
+        ([Node("a", 2)], True, [], 1, 1, 1, Shape(1, 0), Shape(2, 0)),
+        # The same two cores as a cluster: what runs at once must fit them.
+        ([Node("a", 2)], False, [], 1, 1, 1, Shape(1, 0), Shape(1, 0)),
+        # 4 of 16 for the scorers; 32 prompts in micro-batches of 16 are for two workers at most.
+        ([Node("a", 16)], True, [], 12, 4, 2, Shape(1, 0), Shape(8, 0)),
+        # 12 GiB bear six processes: 4 scorers and 2 engines; scorers need not outnumber these.
+        ([Node("a", 16, 0, 12)], True, [], 2, 2, 2, Shape(1, 0), Shape(8, 0)),
+        # One GPU is shared.
+        (gpu_nodes(1, 1, 8), True, GPUS, 1, 1, 1, Shape(1, 0.5), Shape(8, 0.5)),
+        (gpu_nodes(1, 2, 8), True, GPUS, 1, 1, 1, Shape(1, 1), Shape(8, 1)),
+        # Generation is the larger part.
+        (gpu_nodes(1, 8), False, GPUS, 6, 2, 2, Shape(1, 1), Shape(1, 1)),
+        (gpu_nodes(4, 8), False, GPUS + FINE, 24, 8, 8, Shape(1, 1), Shape(1, 1)),
+        # Two micro-batches in a step: of up to eight workers, two divide it.
+        (gpu_nodes(4, 8), False, GPUS, 24, 8, 2, Shape(1, 1), Shape(1, 1)),
+        # CPUs only; the head has none.
+        ([Node("h", 0), *gpu_nodes(3, 0, 4)], False, FINE, 9, 3, 2, Shape(1, 0), Shape(1, 0)),
+        # GPUs are there, but nobody asked for them.
+        (gpu_nodes(1, 8, 8), False, [], 6, 2, 2, Shape(1, 0), Shape(1, 0)),
+        # Tensor parallel over 4 GPUs: the first node's other four are for the workers.
+        (
+            gpu_nodes(2, 8),
+            False,
+            [*GPUS[1:], *FINE, "resources.gpus_per_engine=4"],
+            3,
+            3,
+            4,
+            Shape(1, 4),
+            Shape(1, 1),
+        ),
+        # Part of a cluster: one of each.
+        ([Node("part", 0, 2)], False, GPUS, 1, 1, 1, Shape(1, 1), Shape(1, 1)),
+        # Numbers that are given stand, whatever is there.
+        (
+            [Node("a", 2)],
+            False,
+            ["resources.engines=5", "resources.scorers=3", "resources.training_workers=2"],
+            5,
+            3,
+            2,
+            Shape(1, 0),
+            Shape(1, 0),
+        ),
+        # A tenth of a GPU is there ten times.
+        (
+            gpu_nodes(1, 1),
+            False,
+            ["resources.gpus_per_engine=0.1", "resources.scorers=1"],
+            10,
+            1,
+            2,
+            Shape(1, 0.1),
+            Shape(1, 0),
+        ),
+    ],
+)
+def test_auto(nodes, local, overrides, engines, scorers, workers, engine, worker):
+    step = ["training.prompts_per_step=32"]
+    found = allocate(load(overrides=step + overrides), nodes, local=local)
+    assert (found.engines, found.scorers, found.training_workers) == (engines, scorers, workers)
+    assert (found.engine, found.worker) == (engine, worker)
+    assert found.engines >= found.engines_min
+
+
+def test_workers_divide_each_training_on_its_own():
+    config = load(
+        overrides=["training.prompts_per_step=96", "proxy.training.prompts_per_micro_batch=32"]
+    )
+    found = allocate(config, [Node("a", 20)], local=False)  # 96 / 16 = 6 rounds, of 5 at most
+    assert (found.training_workers, found.proxy_workers) == (3, 1)
+
+
+def test_engines_follow_the_nodes_within_their_bounds():
+    config = load(overrides=["resources.engines=[2, 5]", "resources.scorers=2"])
+    nodes = [Node(name, 4) for name in "abc"]
+    found = allocate(config, nodes, local=False)
+    assert (found.engines, found.engines_min, found.engines_max) == (5, 2, 5)
+    assert engines_for(found, nodes[:1]) == 2  # 4 CPUs hold 2 scorers and 2 engines
+    assert engines_for(found, [Node("a", 1)]) == 2
+    fixed = allocate(load(overrides=["resources.engines=3"]), nodes, local=False)
+    assert engines_for(fixed, nodes[:1]) == engines_for(fixed, nodes) == 3
+
+
+def test_engines_stand_where_they_were_counted():
+    nodes = [Node("a", 16, id="A"), Node("b", 16, id="B")]
+    one = ["training.prompts_per_step=16", "proxy.training.prompts_per_step=16"]
+    found = allocate(load(overrides=[*one, "resources.cpus_per_worker=8"]), nodes, local=False)
+    places = engine_places(found, nodes)
+    # The worker's 8 CPUs are free on one node; by turns as far as both have room.
+    assert (found.engines, places.count("A"), places.count("B")) == (24, 8, 16)
+    assert places[:4] == ["A", "B", "A", "B"] and set(places[16:]) == {"B"}
+
+
+def test_engines_leave_alone_what_others_use():
+    found = allocate(load(), [Node("a", 8, id="A")], local=False)
+    assert (found.engines, found.scorers, found.training_workers) == (6, 2, 2)
+    assert engine_places(found, [Node("a", 5, id="A")]) == ["A"] * 3
+    # Some engines must be there, even if nothing says where.
+    assert engine_places(found, [Node("a", 0, id="A")]) == [""]
+    fixed = allocate(load(overrides=["resources.engines=4"]), [Node("a", 8)], local=False)
+    assert engine_places(fixed, [Node("a", 5, id="A")]) == ["A", "A", "A", ""]
+
+
+def test_what_runs_at_once():
+    config = load(overrides=["resources.engines=[2, 5]", "resources.scorers=1", *GPUS[:1]])
+    found = allocate(config, gpu_nodes(1, 8), local=False)
+    engine, scorer = {"CPU": 1.0, "GPU": 1.0}, {"CPU": 1.0}
+    assert found.bundles("score") == [engine, engine, scorer]
+    assert found.bundles("score", engines=0) == [scorer]
+    assert found.bundles("train") == [engine, engine] + [{"CPU": 1.0}] * found.training_workers
+
+
+@pytest.mark.parametrize(
+    ("bundles", "nodes", "words"),
+    [
+        ([{"CPU": 1.0}] * 2, [Node("a", 2)], None),
+        ([{"CPU": 1.0}] * 3, [Node("a", 2)], "asks for 3 CPUs, the cluster has 2"),
+        ([{"GPU": 1.0}], [Node("a", 2)], "asks for 1 GPUs, the cluster has 0"),
+        ([{"GPU": 4.0}], gpu_nodes(2, 2), "one process asks for 4 GPUs, the largest node has 2"),
+        ([{"GPU": 2.0}] * 2, gpu_nodes(2, 2), None),
+        ([], [], None),
+    ],
+)
+def test_refusals_give_both_numbers(bundles, nodes, words):
+    why = refusal(bundles, nodes)
+    assert why is None if words is None else words in why
+
+
+def test_workers_that_do_not_share_a_step():
+    with pytest.raises(ConfigError, match="workers x prompts_per_micro_batch = 24"):
+        load(
+            overrides=[
+                "resources.training_workers=3",
+                "training.prompts_per_micro_batch=8",
+                "proxy.training.prompts_per_step=24",
+                "proxy.training.prompts_per_micro_batch=8",
+            ]
+        )
+    with pytest.raises(ValueError, match="= 48; change one of the three"):
+        TrainingConfig().check_workers(3)
