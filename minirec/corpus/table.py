@@ -137,7 +137,7 @@ def _open(path: Path, *, check: bool) -> pq.ParquetFile:
     file = local_file(path, check_table)
     if check and file is path:
         check_table(file)
-    return pq.ParquetFile(file)
+    return pq.ParquetFile(file, page_checksum_verification=True)
 
 
 def _samples(table: pa.Table) -> list[Sample]:
