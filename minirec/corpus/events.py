@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from minirec.config.run import CorpusConfig
+from minirec.corpus import times
 from minirec.errors import CorpusError
 
 
@@ -99,7 +100,7 @@ def filter_events(events: Events, corpus: CorpusConfig) -> np.ndarray:
         high = day_ms(corpus.end) if corpus.end else np.iinfo(np.int64).max
         keep = keep[(events.time >= low) & (events.time < high)]
         if not len(keep):
-            first, last = _day(events.time.min()), _day(events.time.max())
+            first, last = times.day(events.time.min()), times.day(events.time.max())
             raise CorpusError(
                 f"no event between corpus.start={corpus.start} and corpus.end={corpus.end}: "
                 f"the {len(events):,} events run from {first} to {last}; widen the window"
@@ -122,7 +123,3 @@ def filter_events(events: Events, corpus: CorpusConfig) -> np.ndarray:
             f"nothing to rank; give more interactions or loosen the window and corpus.k_core"
         )
     return keep
-
-
-def _day(ms: np.integer) -> str:
-    return datetime.fromtimestamp(int(ms) / 1000, tz=UTC).strftime("%Y-%m-%d")

@@ -152,21 +152,17 @@ def read_blocks(spec: FileSpec) -> Iterator[pa.Table]:
     lines: list[int] = []
     raws: list[bytes] = []
     size = 0
-    while True:
-        try:
-            number, raw = next(source)
-        except StopIteration:
-            break
-        except (EOFError, zlib.error, OSError, pa.ArrowException) as error:
-            lines.append(-1)
-            raws.append(_unreadable(error).encode())
-            break
-        lines.append(number)
-        raws.append(raw)
-        size += len(raw)
-        if len(lines) >= BLOCK_ROWS or size >= BLOCK_BYTES:
-            yield _block(spec.path, lines, raws)
-            lines, raws, size = [], [], 0
+    try:
+        for number, raw in source:
+            lines.append(number)
+            raws.append(raw)
+            size += len(raw)
+            if len(lines) >= BLOCK_ROWS or size >= BLOCK_BYTES:
+                yield _block(spec.path, lines, raws)
+                lines, raws, size = [], [], 0
+    except (EOFError, zlib.error, OSError, pa.ArrowException) as error:
+        lines.append(-1)
+        raws.append(_unreadable(error).encode())
     if lines:
         yield _block(spec.path, lines, raws)
 

@@ -126,19 +126,11 @@ def _fields(raw: bytes, spec: FileSpec) -> dict[str, Any]:
         if not isinstance(row, dict):
             raise Malformed("broken JSON")
         return row
-    if spec.quoted and '"' in text:
-        return dict(zip(spec.header, _quoted(text, spec), strict=True))
-    values = text.split(spec.delimiter)
-    if len(values) != len(spec.header):
-        raise Malformed(quoting.WIDTH)
-    return dict(zip(spec.header, values, strict=True))
-
-
-def _quoted(text: str, spec: FileSpec) -> list[str]:
     try:
-        return quoting.split(text, spec.delimiter, len(spec.header))
+        values = quoting.split(text, spec.delimiter, len(spec.header), quoted=spec.quoted)
     except quoting.BadRow as error:
         raise Malformed(str(error)) from None
+    return dict(zip(spec.header, values, strict=True))
 
 
 def _event(row: dict[str, Any], spec: FileSpec) -> tuple[str, str, float, int, float | None]:

@@ -51,11 +51,8 @@ def _visible(text: str, place: int) -> str:
     """The character at a place, or what stands for it."""
     char = text[place]
     if char in _JOINERS:
-        return (
-            char
-            if place and _joined(text[place - 1]) and _joined(text[place + 1 : place + 2])
-            else ""
-        )
+        kept = place and _joined(text[place - 1]) and _joined(text[place + 1 : place + 2])
+        return char if kept else ""
     if char in _WITHIN_WORDS:
         return ""
     return " " if unicodedata.category(char) in ("Cc", "Cf", "Zl", "Zp") else char

@@ -31,16 +31,17 @@ class BadRow(ValueError):
     """A row without the right fields; the message is one of the reasons of this module."""
 
 
-def split(text: str, delimiter: str, width: int | None) -> list[str]:
+def split(text: str, delimiter: str, width: int | None, *, quoted: bool = True) -> list[str]:
     """Fields of a row, which may hold line breaks inside quotes.
 
     Args:
         width: number of fields, None if it is not known.
+        quoted: whether quotes mean anything.
 
     Raises:
         BadRow: there are more or fewer fields, or the quotes are wrong.
     """
-    if '"' not in text:
+    if not quoted or '"' not in text:
         fields = text.split(delimiter)
     elif delimiter == "\t" and "\n" not in text and width in (None, text.count("\t") + 1):
         fields = [_unquoted(field) for field in text.split("\t")]

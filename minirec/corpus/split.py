@@ -10,6 +10,7 @@ other's histories, `corpus.ties` how they are ordered.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -286,3 +287,37 @@ def split_sizes(samples: int, shares: tuple[float, float, float]) -> tuple[int, 
     while samples - valid - test < 1:
         valid, test = max(1, valid - 1), max(1, test - 1)
     return samples - valid - test, valid, test
+
+
+def same_time_facts(samples: Samples, setting: str) -> dict[str, Any]:
+    """The entry ``same_time`` of ``corpus.json``: the setting and the counts of `Samples`."""
+    return {"setting": setting, "shared": samples.same_time, "left_out": samples.left_out}
+
+
+def same_time_sentences(corpus: dict[str, Any]) -> str:
+    """How many samples share their time with another event of their user, and what that means.
+
+    Args:
+        corpus: the contents of ``corpus.json``.
+    """
+    found = corpus["same_time"]
+    shares = {
+        split: found["shared"][split] / max(1, samples)
+        for split, samples in corpus["samples"].items()
+    }
+    if not any(shares.values()) and not found["left_out"]:
+        return "No sample shares its time with another event of its user."
+    said = (
+        f"{shares['train']:.0%} of the train and {shares['test']:.0%} of the test samples share "
+        f"their time with another event of their user."
+    )
+    if found["setting"] == "keep":
+        return (
+            f"{said} Those placed before the target stand in its history (corpus.same_time=keep): "
+            f"the task is the next event, which may be the rest of a basket."
+        )
+    return (
+        f"{said} None of these stands in the other's history or ranking "
+        f"(corpus.same_time=exclude): the task is the next visit. {found['left_out']:,} events "
+        f"with too few earlier ones are no targets."
+    )

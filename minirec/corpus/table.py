@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from minirec.errors import ArtifactError
 from minirec.store.files import read_json
 from minirec.store.remote import local_file
-from minirec.store.tables import check_table, read_table
+from minirec.store.tables import check_table, open_table, read_table
 
 COLUMNS = ("sample_id", "history", "target", "same_time")
 """What a sample needs of its file; the last column is there only where a sample has such items."""
@@ -67,9 +66,11 @@ class SampleFile:
 
     def __init__(self, corpus: Path, split: str):
         self.path = corpus / f"{split}.parquet"
-        self._file = _open(self.path, check=True)
-        metadata = self._file.metadata
-        sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        self._file = _local(self.path)
+        with open_table(self._file) as source:
+            footer = source.metadata
+            self._names = [name for name in COLUMNS if name in source.schema_arrow.names]
+        sizes = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
         self._starts = np.cumsum([0, *sizes])
         self._held: tuple[int, pa.Table] | None = None
         self._ids: np.ndarray | None = None
@@ -92,7 +93,7 @@ class SampleFile:
             ArtifactError: one is not in the file.
         """
         if self._ids is None:
-            self._ids = self._file.read(columns=["sample_id"])["sample_id"].to_numpy()
+            self._ids = read_table(self._file, ["sample_id"])["sample_id"].to_numpy()
         there = self._ids
         rows = np.flatnonzero(np.isin(there, list(sample_ids)))
         if len(rows) != len(set(sample_ids)):
@@ -108,15 +109,15 @@ class SampleFile:
 
     def _group(self, group: int) -> pa.Table:
         if self._held is None or self._held[0] != group:
-            there = self._file.schema_arrow.names
-            names = [name for name in COLUMNS if name in there]
-            self._held = group, self._file.read_row_group(group, columns=names)
+            with open_table(self._file) as source:
+                self._held = group, source.read_row_group(group, columns=self._names)
         return self._held[1]
 
 
 def count_samples(corpus: Path, split: str) -> int:
     """Samples of a split, from the footer of its file."""
-    return _open(corpus / f"{split}.parquet", check=False).metadata.num_rows
+    with open_table(_local(corpus / f"{split}.parquet")) as source:
+        return source.metadata.num_rows
 
 
 def load_users(corpus: Path, split: str) -> np.ndarray:
@@ -131,13 +132,11 @@ def load_samples(corpus: Path, split: str) -> list[Sample]:
     return samples.take(range(len(samples)))
 
 
-def _open(path: Path, *, check: bool) -> pq.ParquetFile:
+def _local(path: Path) -> Path:
+    """The file, or its copy on this machine."""
     if not path.exists():
         raise ArtifactError(f"{path} is missing; run `minirec prepare` first")
-    file = local_file(path, check_table)
-    if check and file is path:
-        check_table(file)
-    return pq.ParquetFile(file, page_checksum_verification=True)
+    return local_file(path, check_table)
 
 
 def _samples(table: pa.Table) -> list[Sample]:
