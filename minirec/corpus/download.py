@@ -1,4 +1,4 @@
-"""Download of an Amazon Reviews 2023 category, only when the user asks for it.
+"""Downloads an Amazon Reviews 2023 category, only when the user asks for it.
 
 Two files per category from the dataset's public server (https://amazon-reviews-2023.github.io):
 all ratings, and the catalogue. An interrupted download resumes where it stopped. The server
@@ -72,8 +72,8 @@ def download_category(
 def fetch(url: str, path: Path) -> Path:
     """Download `url` to `path` with a progress bar, resuming ``<path>.part``.
 
-    A file that is there with its record ``<path>.json`` is verified and kept; one that is there
-    without a record was put there by the user and is kept as it is.
+    An existing file with a record ``<path>.json`` is verified and kept. An existing file without a
+    record belongs to the user and is kept as it is.
     """
     record = path.with_name(f"{path.name}.json")
     if path.exists():
@@ -112,7 +112,7 @@ def _receive(url: str, part: Path) -> None:
     except HTTPError as error:
         whole = (error.headers.get("Content-Range") or "").rpartition("/")[2]
         if error.code == 416 and whole == str(have):
-            return  # stopped between the last byte and the renaming
+            return  # the last try received all bytes but did not rename the file
         if error.code == 416:
             part.unlink(missing_ok=True)
         raise

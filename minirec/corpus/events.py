@@ -1,7 +1,7 @@
 """Interactions as arrays, and the filters on them: time window, rating, k-core.
 
-The codes of users and items are in the order of their strings, so that comparing integers orders
-by user and by item key.
+Codes of users and items have the order of their strings, so comparing codes compares user ids and
+item keys.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def encode(values: pa.ChunkedArray | pa.Array) -> tuple[np.ndarray, pa.StringArr
     if not pa.types.is_dictionary(values.type):
         values = pc.dictionary_encode(values)
     if isinstance(values, pa.ChunkedArray):
-        # Only now: joined strings end at 2 GiB, their codes do not.
+        # Combined only now: an array of strings holds at most 2 GiB, codes have no such limit.
         values = values.unify_dictionaries().combine_chunks()
     words = values.dictionary
     order = pc.sort_indices(words).to_numpy()

@@ -15,7 +15,7 @@ from minirec.store.remote import local_file
 from minirec.store.tables import check_table, open_table, read_table
 
 COLUMNS = ("sample_id", "history", "target", "same_time")
-"""What a sample needs of its file; the last column is there only where a sample has such items."""
+"""Columns of a sample; a file has the last one only if a sample has such items."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,9 @@ def load_catalogue(corpus: Path) -> Catalogue:
 
 
 class SampleFile:
-    """Samples of train, valid or test, read as they are asked for: a corpus need not fit into
-    memory. One row group is held at a time.
+    """Samples of train, valid or test, read on demand: a corpus need not fit into memory.
+
+    One row group is in memory at a time.
     """
 
     def __init__(self, corpus: Path, split: str):
@@ -79,11 +80,11 @@ class SampleFile:
         return int(self._starts[-1])
 
     def take(self, rows: Sequence[int]) -> list[Sample]:
-        """The samples in these rows of the file; the numbers must rise."""
+        """The samples in these rows of the file; row numbers must ascend."""
         return [sample for table in self._tables(rows) for sample in _samples(table)]
 
     def ids(self, rows: Sequence[int]) -> list[int]:
-        """The sample_ids of these rows; the numbers must rise."""
+        """The sample_ids of these rows; row numbers must ascend."""
         return [i for table in self._tables(rows) for i in table["sample_id"].to_pylist()]
 
     def find(self, sample_ids: Collection[int]) -> list[Sample]:
@@ -121,7 +122,7 @@ def count_samples(corpus: Path, split: str) -> int:
 
 
 def load_users(corpus: Path, split: str) -> np.ndarray:
-    """Which samples of a split are of one user: (N,) int64 codes in file order."""
+    """(N,) int64 codes of the users of a split's samples, in file order."""
     users = read_table(corpus / f"{split}.parquet", ["user"])["user"]
     return users.combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
 
