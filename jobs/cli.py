@@ -1,4 +1,4 @@
-"""The `minirec` command: its a, and one function for each command.
+"""The `minirec` command, with one function for each of its commands.
 
 Heavy imports are inside the functions, so that `--help` and a typo are answered at once.
 """

@@ -56,8 +56,12 @@ def _body(work: Work, *, splits: Sequence[str]) -> None:
     others, users, groups = _references(run, splits)
     ranks |= others
     write_table(run.path("ranks.parquet"), _table(ranks, ids))
+    shown = {
+        policy: {split: values for split, values in by_split.items() if split in splits}
+        for policy, by_split in ranks.items()
+    }
     summary = ranking.summarise(
-        {policy: _only(by_split, splits) for policy, by_split in ranks.items()},
+        shown,
         users=users,
         groups=groups,
         cutoffs=config.evaluation.cutoffs,
@@ -65,10 +69,6 @@ def _body(work: Work, *, splits: Sequence[str]) -> None:
         seed=config.seed,
     )
     write_json(run.path("evaluation.json"), summary)
-
-
-def _only(by_split: ByName, splits: Sequence[str]) -> ByName:
-    return {split: values for split, values in by_split.items() if split in splits}
 
 
 def _policy_ranks(work: Work, splits: Sequence[str]) -> tuple[dict[str, ByName], ByName]:
@@ -154,12 +154,8 @@ def _table(ranks: dict[str, ByName], ids: ByName) -> pa.Table:
     parts = []
     for policy, by_split in ranks.items():
         for split, values in by_split.items():
-            columns = {
-                "policy": pa.array([policy] * len(values)),
-                "split": pa.array([split] * len(values)),
-                "sample_id": ids[split].combine_chunks(),
-                "rank": pa.array(values, pa.int32()),
-            }
+            repeated = {"policy": [policy] * len(values), "split": [split] * len(values)}
+            columns = repeated | {"sample_id": ids[split].combine_chunks(), "rank": values}
             parts.append(pa.table(columns, schema=schema.RANKS))
     return pa.concat_tables(parts)
 

@@ -239,6 +239,6 @@ def test_an_interruption_ends_only_the_view_of_a_job(monkeypatch, capsys):
     def interrupted(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_submit", interrupted)
+    monkeypatch.setitem(cli.COMMANDS, "submit", interrupted)
     assert cli.main(["submit", "--address", NOBODY, "--logs", "x"]) == 130
     assert "the job goes on" in capsys.readouterr().err
