@@ -144,7 +144,7 @@ def _table_arguments(command: argparse.ArgumentParser) -> None:
     table = command.add_argument_group(
         "without a run",
         "Choose from a bare table of sample_id and rewards, ndcg, hits, embedding, hvp, gradient, "
-        "el2n, as far as there are: .parquet, .jsonl, .ndjson, .npz or a folder of Parquet parts. "
+        "el2n, as far as they exist: .parquet, .jsonl, .ndjson, .npz or a folder of Parquet parts. "
         "key=value then takes selection.*, seed and preset.",
     )
     text = "file or folder to choose from"

@@ -79,7 +79,7 @@ def score_shards(
 ) -> None:
     """Score the shards of all specs that have no undamaged file, in one pass of Ray Data.
 
-    `scorer` takes the place of `actors.scoring.scorer.Scorer` in benchmarks.
+    `scorer` replaces `actors.scoring.shards.Scorer` in benchmarks.
     """
     import ray
     import ray.data
@@ -102,7 +102,7 @@ def score_shards(
             scorer or Scorer,
             fn_constructor_args=(specs,),
             batch_size=1,
-            # With one as the least, the rest go on when a node leaves.
+            # At least one, so that the others go on when a node leaves.
             compute=ray.data.ActorPoolStrategy(
                 min_size=1,
                 max_size=(most := min(allocation.scorers, len(rows))),
@@ -150,23 +150,24 @@ def score_on_kept(
 def _missing(
     specs: list[ScoringSpec], say: Callable[[str], None]
 ) -> tuple[list[tuple[int, int]], int]:
-    """Number of the spec and shard of each shard without an undamaged file, and of how many."""
+    """The shards without an undamaged file, as (index of the spec, shard), and the total number.
+
+    The first shard is also missing if the item vectors are: a scorer makes them with a shard.
+    """
     shards = [(number, shard) for number, spec in enumerate(specs) for shard in _shards(spec)]
     files = [specs[number].part(shard) for number, shard in shards]
     there = in_threads(lambda file: intact(file, check_table, say=say), files)
-    # A damaged table of item vectors is removed here, whichever shards are missing.
-    tables = {table: _has_item_table(table, say) for table in {spec.item_table for spec in specs}}
+    # This removes damaged item vectors, whichever shards are missing.
+    tables = {
+        table: intact(located(table), check_array, say=say)
+        for table in {spec.item_table for spec in specs}
+    }
     missing = [
         (number, shard)
         for (number, shard), done in zip(shards, there, strict=True)
         if not done or (shard == 0 and not tables[specs[number].item_table])
     ]
     return missing, len(shards)
-
-
-def _has_item_table(path: str, say: Callable[[str], None]) -> bool:
-    """Whether the item vectors are there; else a scorer makes them when it does a shard."""
-    return intact(located(path), check_array, say=say)
 
 
 def _shards(spec: ScoringSpec) -> range:
@@ -177,7 +178,7 @@ def _shards(spec: ScoringSpec) -> range:
 def parts(
     spec: ScoringSpec, columns: list[str] | None = None, *, folder: Path | None = None
 ) -> Iterator[pa.Table]:
-    """The finished shards of a spec in the order of its samples, one in memory at a time.
+    """The finished shards of a spec in the order of its samples, with one in memory at a time.
 
     Args:
         columns: those that are read besides sample_id; default all.

@@ -54,7 +54,7 @@ def _body(work: Work) -> None:
         folder = run.path("gradients", "valid_gradients")
         shards += _shards(located(spec.output), folder, split="valid")
     _fit(run, config, session, shards)
-    cost.extra = {"dimension": _dimension(shards[0])}
+    cost.extra = {"dimension": config.scoring.projection_dim}
     if validation:
         table = merged(spec)
         cost.rollouts = table.num_rows * (1 + config.scoring.stages[-1])
@@ -145,12 +145,6 @@ def _there(outputs: list[Path], folder: Path) -> int:
     """How many of the files exist; lists the folder that holds all of them once."""
     found = {str(path) for path in folder.rglob("part-*.parquet")}
     return sum(str(path) in found for path in outputs)
-
-
-def _dimension(shard: GradientShard) -> int:
-    from minirec.store.tables import read_table
-
-    return read_table(located(shard.output)).schema.field("gradient").type.list_size
 
 
 def _mean(folder: Path, spec: ScoringSpec) -> np.ndarray:
