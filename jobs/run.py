@@ -25,17 +25,7 @@ from minirec.store.run import Run
 if TYPE_CHECKING:
     from minirec.config.run import Config
 
-STAGES: tuple[Stage, ...] = (
-    PREPARE,
-    MODEL,
-    PROXY,
-    SCORE,
-    GRADIENTS,
-    SELECT,
-    TRAIN,
-    EVALUATE,
-    REPORT,
-)
+STAGES = (PREPARE, MODEL, PROXY, SCORE, GRADIENTS, SELECT, TRAIN, EVALUATE, REPORT)
 SHARED = {stage.name: stage.outputs for stage in STAGES if stage.shared}
 """The stages that all trials share, each with its outputs; for `Run`."""
 

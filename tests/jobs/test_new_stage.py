@@ -61,3 +61,9 @@ def test_its_help_is_listed(capsys, monkeypatch):
     with pytest.raises(SystemExit, match="0"):
         cli.main(["--help"])
     assert USERS.help in capsys.readouterr().out
+
+
+def test_the_stages_before_it_are_compared_with_the_settings(minirec):
+    status, printed = minirec("users", "corpus.demo.users=21")
+    assert status == 1 and "stage prepare" in printed
+    assert "give these settings to `minirec prepare --overwrite` first" in printed
