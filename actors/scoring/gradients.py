@@ -21,13 +21,8 @@ from minirec.corpus import prompts, schema
 from minirec.corpus.table import Sample, SampleFile, load_catalogue
 from minirec.errors import ArtifactError
 from minirec.model.recommender import Encoder, load_policy
-from minirec.selection.lora_gradients import (
-    SampleLoss,
-    ScoredGroup,
-    block_gradients,
-    blocks,
-    gradients,
-)
+from minirec.rl.group import Group
+from minirec.selection.lora_gradients import SampleLoss, block_gradients, blocks, gradients
 from minirec.selection.projection import Projector
 from minirec.store.files import fetch
 from minirec.store.remote import located
@@ -93,7 +88,7 @@ class GradientWorker:
         corpus = located(spec.corpus)
         catalogue = load_catalogue(corpus)
         model_path = fetch(spec.model_path)
-        self.titles = catalogue.titles
+        self.catalogue = catalogue
         self.encoder = Encoder.load(model_path, spec.model, category=catalogue.category)
         self.samples = {
             split: SampleFile(corpus, split)
@@ -107,16 +102,15 @@ class GradientWorker:
             merge=False,
             rollout_temperature=spec.rollout_temperature,
         )
-        self.sharing = policy.sharing
         engine = zero_engine(
             policy,
             stage=spec.zero_stage,
             bfloat16=spec.model.dtype == "bfloat16",
             micro_batch=spec.micro_batch,
         )
-        # Its forward would refuse the backward pass, for want of an optimizer; the module's own
-        # hooks gather what ZeRO has sharded.
-        self.forward, self.device = engine.module, engine.device
+        # Without an optimizer, the engine's own forward refuses the backward pass. The hooks of
+        # the module gather what ZeRO has sharded.
+        self.policy, self.device = engine.module, engine.device
         self.projector = Projector(policy.lm, dim=spec.dim, seed=spec.seed)
         self.loss = SampleLoss(
             table=torch.from_numpy(read_array(located(spec.item_table))).to(self.device),
@@ -135,11 +129,10 @@ class GradientWorker:
         if self.lockstep:
             self._keep_step(scored)
         found = gradients(
-            self.forward,
+            self.policy,
             self.projector,
             scored,
             loss=self.loss,
-            sharing=self.sharing,
             micro_batch=self.spec.micro_batch,
         )
         if shard is None:
@@ -154,7 +147,7 @@ class GradientWorker:
         table = pa.table([pa.array(ids, pa.int64()), column], schema.gradients(self.projector.dim))
         write_table(located(shard.output), table)
 
-    def _groups(self, shard: GradientShard) -> list[tuple[int, ScoredGroup]]:
+    def _groups(self, shard: GradientShard) -> list[tuple[int, Group]]:
         """The sample_id of each row of the shard, and its rollouts with their rewards."""
         columns = ["sample_id", "rewards", "tokens", "completions"]
         rows = read_table(located(shard.features), columns).to_pylist()
@@ -162,25 +155,25 @@ class GradientWorker:
         samples = {sample.sample_id: sample for sample in found}
         return [(row["sample_id"], self._group(row, samples[row["sample_id"]])) for row in rows]
 
-    def _group(self, row: dict[str, list], sample: Sample) -> ScoredGroup:
+    def _group(self, row: dict[str, list], sample: Sample) -> Group:
         completions = [
             self.encoder.finish(tokens, stopped=text.endswith(prompts.ANSWER))
             for tokens, text in zip(row["tokens"], row["completions"], strict=True)
         ]
-        return ScoredGroup.of(
+        return Group.of(
             sample,
-            prompt=self.encoder.prompt([self.titles[i] for i in sample.history]),
+            prompt=self.encoder.prompts([sample], self.catalogue)[0],
             completions=completions,
             written=[len(tokens) for tokens in row["tokens"]],
             rewards=row["rewards"],
         )
 
-    def _keep_step(self, scored: list[ScoredGroup]) -> None:
+    def _keep_step(self, scored: list[Group]) -> None:
         """Make the passes that other workers have more than this one."""
         own = len(list(blocks(scored, loss=self.loss, micro_batch=self.spec.micro_batch)))
         most = torch.tensor(own, device=self.device)
         dist.all_reduce(most, dist.ReduceOp.MAX)
         answer = self.encoder.answer_ids
-        idle = ScoredGroup(answer, [answer, answer], [1, 1], [0.0, 1.0], [], 0)
+        idle = Group(answer, [answer, answer], [1, 1], [], 0, rewards=[0.0, 1.0])
         for _ in range(int(most) - own):
-            block_gradients(self.forward, self.projector, [idle], loss=self.loss, shared=False)
+            block_gradients(self.policy, self.projector, [idle], loss=self.loss)

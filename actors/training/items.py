@@ -7,7 +7,6 @@ sent through the item encoder once, so neither changes the result.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,21 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minirec.model.recommender import item_table
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """The distinct targets of a step, whose vectors carry gradient.
-
-    ids (U,) int64; vectors (U, d) float32 by the current policy, a leaf that collects the gradient;
-    table (V, d) float32 without gradient, all rows from one policy, that of the last refresh. Were
-    the rows of the targets newer than the others, they would have moved along with the prompts and
-    rank too high.
-    """
-
-    ids: Tensor
-    table: Tensor
-    vectors: Tensor
+from minirec.rl.losses import Candidates
 
 
 class ItemSide:
@@ -39,13 +24,22 @@ class ItemSide:
     Both methods make passes of the model, so all workers call them at the same steps.
     """
 
-    def __init__(self, engine: Any, items: Sequence[Sequence[int]], *, refresh_steps: int):
+    def __init__(
+        self,
+        engine: Any,
+        items: Sequence[Sequence[int]],
+        *,
+        refresh_steps: int,
+        log_presence: Tensor | None = None,
+    ):
         """Args:
         engine: DeepSpeed engine around the policy.
-        items: V token lists (`Encoder.item`).
+        items: V token lists (`Encoder.items`).
         refresh_steps: steps between encodings of the whole catalogue.
+        log_presence: (V,) float32, see `Candidates`.
         """
         self.engine, self.items, self.refresh_steps = engine, items, refresh_steps
+        self.log_presence = log_presence
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self._table: Tensor | None = None
 
@@ -63,7 +57,7 @@ class ItemSide:
                 vectors = self._table[ids]  # a copy
             else:
                 vectors = item_table(self.engine, [self.items[i] for i in ids.tolist()])
-        return Candidates(ids, self._table, vectors.requires_grad_(True))
+        return Candidates(ids, vectors.requires_grad_(True), self._table, self.log_presence)
 
     def backward(self, candidates: Candidates, *, backwards: int) -> None:
         """Send the collected gradient through the item encoder, as the last backward of a step.

@@ -28,8 +28,9 @@ from actors.training.zero import barrier, zero_engine
 from minirec.config.run import ModelConfig, RewardConfig, TrainingConfig
 from minirec.corpus.table import Sample, SampleFile, load_catalogue
 from minirec.model.recommender import Encoder, Policy, trainable_policy
+from minirec.rl.group import Group
+from minirec.rl.losses import Objective, Unit, counted, log_presence, losses, lr_factor
 from minirec.rl.reward import reward_function
-from minirec.rl.step import Group, Objective, log_presence, losses, lr_factor
 from minirec.rng import seed_of
 from minirec.store.files import atomic, fetch, read_json, write_json
 from minirec.store.remote import located
@@ -100,14 +101,10 @@ class Worker:
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.folder = located(spec.folder)
         corpus = located(spec.corpus)
-        catalogue = load_catalogue(corpus)
+        self.catalogue = load_catalogue(corpus)
         model_path = fetch(spec.model_path)
-        self.titles = catalogue.titles
-        self.encoder = Encoder.load(model_path, spec.model, category=catalogue.category)
-        self.items = [
-            self.encoder.item(title, text)
-            for title, text in zip(catalogue.titles, catalogue.texts, strict=True)
-        ]
+        self.encoder = Encoder.load(model_path, spec.model, category=self.catalogue.category)
+        self.items = self.encoder.items(self.catalogue)
         samples = SampleFile(corpus, "train").find(set(spec.order))
         self.samples: dict[int, Sample] = {sample.sample_id: sample for sample in samples}
         policy = trainable_policy(
@@ -128,10 +125,13 @@ class Worker:
         self.micro_batches = t.prompts_per_step // (self.world * t.prompts_per_micro_batch)
         # One backward per micro-batch and one through the item encoder.
         self.backwards = self.micro_batches + 1
-        self.sharing = policy.sharing
         self.engine = _deepspeed_engine(policy, spec, self.backwards)
-        self.item_side = ItemSide(self.engine, self.items, refresh_steps=t.item_refresh_steps)
-        self.log_presence = self._log_presence()
+        self.item_side = ItemSide(
+            self.engine,
+            self.items,
+            refresh_steps=t.item_refresh_steps,
+            log_presence=self._log_presence(),
+        )
         self.adapters = Adapters(
             self.folder, self.engine, sharded=spec.zero_stage == 3, start=spec.start
         )
@@ -160,22 +160,12 @@ class Worker:
         self._learning_rate(step)
         groups, times = self._roll_out(step)
         candidates = self.item_side.candidates(step, (g.target for g in groups))
-        tokens = sum(sum(g.generated) for g in groups)
+        counts = counted(groups)
         scale = self.world * self.backwards  # cancels DeepSpeed's two averages
-        sums: dict[str, float] = {}
+        sums: dict[tuple[str, Unit], float] = {}
         for micro in self._micro_batches(groups):
-            part = losses(
-                self.engine,
-                micro,
-                objective=self.objective,
-                table=candidates.table,
-                batch_items=candidates.ids,
-                batch_vectors=candidates.vectors,
-                log_presence=self.log_presence,
-                sharing=self.sharing,
-            )
-            loss = part.token / tokens + part.item / len(groups)
-            self.engine.backward(loss * scale)
+            part = losses(self.engine, micro, candidates=candidates, objective=self.objective)
+            self.engine.backward(part.mean(counts) * scale)
             self.engine.step()
             for key, value in part.sums.items():
                 sums[key] = sums.get(key, 0.0) + value
@@ -186,9 +176,8 @@ class Worker:
         self._write_log(
             step,
             sums,
+            counts,
             **validation,
-            groups=len(groups),
-            tokens=tokens,
             grad_norm=norm,
             prompt_tokens=sum(len(g.prompt) for g in groups),
             seconds=round(time.monotonic() - started, 3),
@@ -208,7 +197,7 @@ class Worker:
         """What the pool is asked for the global batch."""
         spec = self.spec
         batch = self._samples(step)
-        prompts = [self.encoder.prompt([self.titles[i] for i in s.history]) for _, s in batch]
+        prompts = self.encoder.prompts([sample for _, sample in batch], self.catalogue)
         seeds = [seed_of(spec.seed, "train", p) for p, _ in batch]
         n = spec.prompts_per_call
         count = spec.training.rollouts_per_prompt
@@ -231,19 +220,10 @@ class Worker:
             dist.broadcast_object_list(box, src=0)
         drawn = box[0]
         assert drawn is not None
+        samples = [sample for _, sample in self._samples(step)]
         groups = [
-            Group.of(
-                sample,
-                prompt=prompt,
-                completions=[
-                    self.encoder.finish(c.token_ids, stopped=c.stopped) for c in completions
-                ],
-                generated=[len(c.token_ids) for c in completions],
-                rollout_logprobs=[list(c.logprobs) for c in completions],
-            )
-            for (_, sample), (prompt, completions) in zip(
-                self._samples(step), drawn.rollouts, strict=True
-            )
+            self.encoder.group(sample, prompt, completions)
+            for sample, (prompt, completions) in zip(samples, drawn.rollouts, strict=True)
         ]
         times = ("rollout_seconds", "wait_seconds", "idle_seconds")
         return groups, {name: round(getattr(drawn, name), 3) for name in times}
@@ -276,7 +256,7 @@ class Worker:
                 training=spec.training,
                 seed=spec.seed,
                 encoder=self.encoder,
-                titles=self.titles,
+                catalogue=self.catalogue,
                 items=self.items,
                 temperature=spec.model.temperature,
                 pool=spec.pool,
@@ -293,17 +273,23 @@ class Worker:
             group["lr"] = self.spec.learning_rate * factor
 
     def _write_log(
-        self, step: int, sums: dict[str, float], *, groups: int, tokens: int, **figures: Any
+        self,
+        step: int,
+        sums: dict[tuple[str, Unit], float],
+        counts: dict[Unit, int],
+        **figures: Any,
     ) -> None:
+        """Add a line: `sums` of this rank over all ranks, per token or group, and `figures`."""
         keys = sorted(sums)
         total = torch.tensor([sums[k] for k in keys], dtype=torch.float64)
         if self.world > 1:
             dist.all_reduce(total)
-        means = dict(zip(keys, total.tolist(), strict=True))
-        per = dict.fromkeys(("abs_log_ratio", "clipped_tokens", "token_loss"), tokens)
-        entry = {"step": step, **{k: v / per.get(k, groups) for k, v in means.items()}}
-        entry["loss"] = entry["token_loss"] + entry["item_loss"]
-        entry |= {"tokens": tokens, "rollouts": groups * self.spec.training.rollouts_per_prompt}
+        entry: dict[str, Any] = {"step": step}
+        for (name, unit), value in zip(keys, total.tolist(), strict=True):
+            entry[name] = value / counts[unit]
+        entry["loss"] = sum(value for name, value in entry.items() if name.endswith("_loss"))
+        rollouts = counts["groups"] * self.spec.training.rollouts_per_prompt
+        entry |= {"tokens": counts["tokens"], "rollouts": rollouts}
         self.log.append(entry | figures)
         if self.rank == 0:
             self._flush_log()

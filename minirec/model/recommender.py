@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -13,11 +13,29 @@ from torch import Tensor, nn
 
 from minirec.config.run import ModelConfig
 from minirec.corpus import prompts
+from minirec.corpus.table import Catalogue, Sample
 from minirec.errors import ConfigError
 from minirec.model.shared_prompt import pack
 from minirec.model.sharing import Sharing
+from minirec.rl.group import Group
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class Rollout(Protocol):
+    """What an engine writes after a prompt (`actors.engines.engine.Completion`)."""
+
+    @property
+    def token_ids(self) -> list[int]:
+        """Tokens of the rollout."""
+
+    @property
+    def logprobs(self) -> list[float]:
+        """Log-probability of each token when it was drawn."""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the tokens end with the answer marker."""
 
 
 class Encoder:
@@ -44,6 +62,10 @@ class Encoder:
             return text
         ids = self.tokenizer.encode(text, add_special_tokens=False)
         return text if len(ids) <= tokens else self.tokenizer.decode(ids[:tokens]).strip("�")
+
+    def prompts(self, samples: Sequence[Sample], catalogue: Catalogue) -> list[list[int]]:
+        """Token ids of the prompt of each sample; raises as `prompt`."""
+        return [self.prompt([catalogue.titles[i] for i in s.history]) for s in samples]
 
     def prompt(self, titles: Sequence[str]) -> list[int]:
         """Token ids of the prompt for a history (oldest first); the oldest titles go first.
@@ -97,6 +119,11 @@ class Encoder:
         )
         return text
 
+    def items(self, catalogue: Catalogue) -> list[list[int]]:
+        """Token ids of each item of a catalogue."""
+        both = zip(catalogue.titles, catalogue.texts, strict=True)
+        return [self.item(title, text) for title, text in both]
+
     def item(self, title: str, text: str) -> list[int]:
         """Token ids of an item, cut to ``model.max_item_tokens``, with the answer marker."""
         words = self.cut(prompts.item_text(title, text), self.config.max_item_tokens)
@@ -109,6 +136,20 @@ class Encoder:
     def finish(self, completion: Sequence[int], *, stopped: bool) -> list[int]:
         """A completion with the answer marker at its end, where the hidden state is read."""
         return list(completion) if stopped else [*completion, *self.answer_ids]
+
+    def sequence(self, prompt: list[int], rollout: Rollout) -> list[int]:
+        """A prompt with what an engine wrote after it, as the policy reads it."""
+        return prompt + self.finish(rollout.token_ids, stopped=rollout.stopped)
+
+    def group(self, sample: Sample, prompt: list[int], rollouts: Sequence[Rollout]) -> Group:
+        """The group of a sample: its prompt with what an engine wrote after it."""
+        return Group.of(
+            sample,
+            prompt=prompt,
+            completions=[self.finish(r.token_ids, stopped=r.stopped) for r in rollouts],
+            written=[len(r.token_ids) for r in rollouts],
+            rollout_logprobs=[r.logprobs for r in rollouts],
+        )
 
 
 class Policy(nn.Module):
@@ -124,27 +165,26 @@ class Policy(nn.Module):
         self.rollout_temperature = temperature
 
     def forward(
-        self,
-        sequences: Sequence[Sequence[int]],
-        starts: Sequence[int] | None = None,
-        rollouts: Sequence[int] | None = None,
+        self, sequences: Sequence[Sequence[int]] = (), *, groups: Sequence[Group] | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """One forward pass.
+        """One forward pass, of sequences for their hidden states or of groups for both results.
+
+        The prompt of a group is read once for all its rollouts where that is less work
+        (`packs`), which changes rounding only.
 
         Args:
             sequences: B token lists that end with the answer marker.
-            starts: position of the first completion token per sequence (>= 1); None: only the
-                hidden states are wanted.
-            rollouts: sizes of consecutive groups of sequences with one prompt each, which is then
-                read once; only where there is `sharing`.
+            groups: their B completions, each after its prompt, are read instead.
 
         Returns:
-            hidden (B, d) float32 at the last token; token log-probabilities (sum of completion
-            lengths,) float32, sequence after sequence, at the rollout temperature, or None.
+            hidden (B, d) float32 at the last token of each sequence; for groups, log-probabilities
+            (sum of completion lengths,) float32 of their tokens, completion after completion, at
+            the rollout temperature, else None.
         """
-        if rollouts is not None:
-            assert starts is not None
-            return self._shared(sequences, starts, rollouts)
+        if groups is not None and self.packs(groups):
+            return self._packed(groups)
+        if groups is not None:
+            sequences = [sequence for group in groups for sequence in group.sequences]
         ids, mask = pad(sequences, self.pad_id, self.device)
         states = self.causal.base_model(
             input_ids=ids, attention_mask=mask, use_cache=False
@@ -152,14 +192,20 @@ class Policy(nn.Module):
         lengths = mask.sum(1)
         rows = torch.arange(len(sequences), device=self.device)
         hidden = _at_least_float32(states[rows, lengths - 1])
-        if starts is None:
+        if groups is None:
             return hidden, None
         positions = torch.arange(ids.shape[1], device=self.device)
+        starts = [len(group.prompt) for group in groups for _ in group.completions]
         first = torch.as_tensor(starts, device=self.device)
         predicts = (positions[None] >= first[:, None] - 1) & (
             positions[None] < lengths[:, None] - 1
         )
         return hidden, self._logprobs(states[predicts], ids[:, 1:][predicts[:, :-1]])
+
+    def packs(self, groups: Sequence[Group]) -> bool:
+        """Whether `forward` reads the prompt of each group once."""
+        sharing = Sharing.of(self.causal)
+        return sharing is not None and sharing.saves([group.lengths for group in groups])
 
     @property
     def causal(self) -> Any:
@@ -171,22 +217,9 @@ class Policy(nn.Module):
         """Where the weights are."""
         return next(self.lm.parameters()).device
 
-    @property
-    def sharing(self) -> Sharing | None:
-        """Where `forward` had better get `rollouts`; None: it takes none."""
-        return Sharing.of(self.causal)
-
-    def _shared(
-        self, sequences: Sequence[Sequence[int]], starts: Sequence[int], rollouts: Sequence[int]
-    ) -> tuple[Tensor, Tensor]:
-        packed = pack(
-            sequences,
-            starts,
-            rollouts,
-            pad_id=self.pad_id,
-            dtype=next(self.lm.parameters()).dtype,
-            device=self.device,
-        )
+    def _packed(self, groups: Sequence[Group]) -> tuple[Tensor, Tensor]:
+        dtype = next(self.lm.parameters()).dtype
+        packed = pack(groups, pad_id=self.pad_id, dtype=dtype, device=self.device)
         states = self.causal.base_model(
             input_ids=packed.ids,
             attention_mask=packed.mask,

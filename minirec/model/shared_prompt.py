@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from minirec.model.sharing import packed_width, slices
+from minirec.model.sharing import packed_width
+from minirec.rl.group import Group
 
 
 @dataclass(frozen=True)
@@ -34,21 +35,10 @@ class Packed:
 
 
 def pack(
-    sequences: Sequence[Sequence[int]],
-    starts: Sequence[int],
-    rollouts: Sequence[int],
-    *,
-    pad_id: int,
-    dtype: torch.dtype,
-    device: torch.device,
+    groups: Sequence[Group], *, pad_id: int, dtype: torch.dtype, device: torch.device
 ) -> Packed:
-    """Pack groups of `rollouts` consecutive sequences with the same first ``starts`` tokens.
-
-    Raises:
-        ValueError: the sequences of a group differ in their prompt.
-    """
-    groups = slices(rollouts)
-    width = packed_width(sequences, starts, groups)
+    """Pack P groups; `dtype` is that of the mask."""
+    width = packed_width([group.lengths for group in groups])
     ids = torch.full((len(groups), width), pad_id, dtype=torch.int64)
     positions = torch.zeros_like(ids)
     branch = torch.full_like(ids, -1)  # 0: prompt, 1..G: completion, -1: padding
@@ -56,18 +46,14 @@ def pack(
     targets: list[int] = []
     last: list[int] = []
     for row, group in enumerate(groups):
-        start = column = starts[group.start]
-        prompt = list(sequences[group.start][:start])
-        ids[row, :start] = torch.tensor(prompt)
+        start = column = len(group.prompt)
+        ids[row, :start] = torch.tensor(group.prompt)
         positions[row, :start] = torch.arange(start)
         branch[row, :start] = 0
-        for number, sequence in enumerate(sequences[group], 1):
-            if list(sequence[:start]) != prompt:
-                raise ValueError(f"sequence {number} of group {row} has another prompt")
-            completion = list(sequence[start:])
+        for number, completion in enumerate(group.completions, 1):
             end = column + len(completion)
             ids[row, column:end] = torch.tensor(completion)
-            positions[row, column:end] = torch.arange(start, len(sequence))
+            positions[row, column:end] = torch.arange(start, start + len(completion))
             branch[row, column:end] = number
             # The first token follows the prompt, each other the one before it.
             states = [start - 1, *range(column, end)]

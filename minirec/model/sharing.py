@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 ARCHITECTURES = frozenset({"qwen2", "qwen3", "llama"})
+Lengths = tuple[int, list[int]]
+"""Tokens of a prompt and of each of its completions."""
 
 
 @dataclass(frozen=True)
@@ -41,29 +42,20 @@ class Sharing:
         # 2 FLOPs for each weight and token; 4 for each pair and number of a query.
         return cls(weights / (2 * query))
 
-    def saves(
-        self, sequences: Sequence[Sequence[int]], starts: Sequence[int], rollouts: Sequence[int]
-    ) -> bool:
-        """Whether the groups are less work packed, padding counted; arguments as for `pack`.
+    def saves(self, groups: Sequence[Lengths]) -> bool:
+        """Whether the groups are less work packed, padding counted.
 
         Attention grows with the square of a row, and a packed row holds all completions of its
         group, so long completions of a short prompt are better read alone.
         """
-        packed = self._work(len(rollouts), packed_width(sequences, starts, slices(rollouts)))
-        return packed < self._work(len(sequences), max(map(len, sequences)))
+        apart = [prompt + length for prompt, completions in groups for length in completions]
+        packed = self._work(len(groups), packed_width(groups))
+        return packed < self._work(len(apart), max(apart))
 
     def _work(self, rows: int, width: int) -> float:
         return rows * width * (self.pairs_per_token + width)
 
 
-def slices(sizes: Sequence[int]) -> list[slice]:
-    """Consecutive slices of the given sizes."""
-    ends = list(itertools.accumulate(sizes))
-    return [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)]
-
-
-def packed_width(
-    sequences: Sequence[Sequence[int]], starts: Sequence[int], groups: Sequence[slice]
-) -> int:
+def packed_width(groups: Sequence[Lengths]) -> int:
     """Tokens of the longest group, its prompt counted once."""
-    return max(starts[g.start] + sum(map(len, sequences[g])) - sum(starts[g]) for g in groups)
+    return max(prompt + sum(completions) for prompt, completions in groups)

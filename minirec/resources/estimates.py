@@ -235,8 +235,7 @@ def group_tokens(shape: Shape, *, rollouts: int, prompt: int, completion: int) -
         return apart
     weights = sum(i * o for i, o in shape.matrices)
     rule = Sharing(weights / (2 * shape.heads * shape.head_dim))
-    sequences = [range(prompt + completion)] * rollouts
-    packs = rule.saves(sequences, [prompt] * rollouts, [rollouts])
+    packs = rule.saves([(prompt, [completion] * rollouts)])
     return prompt + rollouts * completion if packs else apart
 
 

@@ -1,0 +1,68 @@
+"""A prompt with its rollouts: what engines write, the policy reads and the losses compare."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from minirec.corpus.table import Sample
+
+
+@dataclass(frozen=True)
+class Group:
+    """A prompt with its G rollouts; G may be 0.
+
+    Attributes:
+        prompt: token ids.
+        completions: token ids of each rollout. They end with the answer marker, which is appended
+            where the engine did not write it (`Encoder.finish`).
+        written: for each rollout, the number of tokens that the engine wrote. Only these enter the
+            token loss.
+        excluded: items that do not compete with the target (`Sample.excluded`).
+        target: item id.
+        rollout_logprobs: for each rollout, log-probabilities of its written tokens under the policy
+            that wrote them. Training needs them.
+        rewards: of each rollout, where they are known already.
+    """
+
+    prompt: list[int]
+    completions: list[list[int]]
+    written: list[int]
+    excluded: list[int]
+    target: int
+    rollout_logprobs: list[list[float]] = field(default_factory=list)
+    rewards: list[float] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, sample: Sample, **rollouts: Any) -> Group:
+        """The group of a sample; `rollouts` are the other attributes."""
+        return cls(excluded=sample.excluded, target=sample.target, **rollouts)
+
+    @property
+    def sequences(self) -> list[list[int]]:
+        """The prompt with each of its completions."""
+        return [self.prompt + completion for completion in self.completions]
+
+    @property
+    def lengths(self) -> tuple[int, list[int]]:
+        """Number of tokens of the prompt and of each completion."""
+        return len(self.prompt), [len(completion) for completion in self.completions]
+
+
+def written_tokens(groups: Sequence[Group]) -> tuple[list[int], list[int]]:
+    """The W tokens that the engine wrote, among the completion tokens of all groups.
+
+    Returns:
+        Their positions in the order of `Policy.forward`, and for each the number of its rollout.
+    """
+    positions: list[int] = []
+    rollouts: list[int] = []
+    offset = number = 0
+    for group in groups:
+        for completion, written in zip(group.completions, group.written, strict=True):
+            positions += range(offset, offset + written)
+            rollouts += [number] * written
+            offset += len(completion)
+            number += 1
+    return positions, rollouts
