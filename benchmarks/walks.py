@@ -109,6 +109,7 @@ def main() -> None:
         "seed": config.seed,
     }
     with tempfile.TemporaryDirectory() as work:
+        os.environ["LOCAL_RANK"] = "0"  # DeepSpeed wants it
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
         training = config.training.model_copy(update={**sizes, "learning_rate": 1e-3})
         order = [sample.sample_id for sample in load_samples(Path(corpus), "train")[:4]]

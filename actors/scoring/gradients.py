@@ -1,8 +1,8 @@
 """Ray Train loop: projected LoRA gradients of the rollouts that scoring has kept.
 
-A shard of features gives one file of gradients. A worker takes every n-th shard without a file, so
-a restart does only what is missing. No sample sees another, so neither workers nor micro-batches
-change a gradient by more than rounding.
+Each shard of features gives one file of gradients. A worker takes every n-th shard without a file,
+so a restart computes only the missing ones. Samples do not influence each other, so the number of
+workers and the size of a micro-batch change a gradient by rounding only.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class GradientShard:
 
 @dataclass(frozen=True)
 class GradientSpec:
-    """All that a worker needs; picklable. `dim` and `seed` fix the projection."""
+    """The settings of a worker; picklable. `dim` and `seed` determine the projection."""
 
     corpus: str
     shards: list[GradientShard]
@@ -72,7 +72,7 @@ def gradient_loop(config: dict[str, GradientSpec]) -> None:
 
 
 def _missing(shards: list[GradientShard]) -> list[GradientShard]:
-    """The shards to be done, as rank 0 sees them: a node may see a new file late."""
+    """The missing shards, as rank 0 sees them: another node may see a new file late."""
     box = [[s for s in shards if not located(s.output).exists()]]
     if dist.get_world_size() > 1:
         dist.broadcast_object_list(box, src=0)
@@ -80,7 +80,7 @@ def _missing(shards: list[GradientShard]) -> list[GradientShard]:
 
 
 class GradientWorker:
-    """One rank. It holds the policy with the adapter as a LoRA of its own, unmerged."""
+    """One rank. It holds the policy with an unmerged LoRA adapter."""
 
     def __init__(self, spec: GradientSpec):
         self.spec = spec
@@ -118,11 +118,11 @@ class GradientWorker:
             advantage_floor=spec.training.advantage_floor,
             scale_advantage=spec.training.scale_advantage,
         )
-        # ZeRO 3 gathers weights from all workers in each pass, so all make the same number.
+        # ZeRO 3 gathers weights from all workers in each pass, so all need the same number of them.
         self.lockstep = spec.zero_stage == 3 and self.world > 1
 
     def turn(self, shard: GradientShard | None) -> None:
-        """Write the gradients of a shard; without one, only keep step with the others."""
+        """Write the gradients of a shard; without one, only make the passes of the others."""
         groups = self._groups(shard) if shard else []
         ids = [i for i, _ in groups]
         scored = [group for _, group in groups]
@@ -169,7 +169,7 @@ class GradientWorker:
         )
 
     def _keep_step(self, scored: list[Group]) -> None:
-        """Make the passes that other workers have more than this one."""
+        """Make as many empty passes as other workers have more than this one."""
         own = len(list(blocks(scored, loss=self.loss, micro_batch=self.spec.micro_batch)))
         most = torch.tensor(own, device=self.device)
         dist.all_reduce(most, dist.ReduceOp.MAX)

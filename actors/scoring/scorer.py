@@ -1,7 +1,7 @@
 """A shard of samples -> rollouts -> rewards and head features, or ranks.
 
-A shard is a fixed list of samples, rolled out in fixed calls and forwarded in fixed batches, so
-its file depends neither on its neighbours, nor on the engine, nor on when it ran.
+A shard is a fixed list of samples, rolled out in fixed calls and forwarded in fixed batches. So its
+file does not depend on other shards, on the engine or on the time.
 """
 
 from __future__ import annotations
@@ -36,17 +36,16 @@ from minirec.store.tables import read_array, write_array, write_table
 
 FORWARD_SEQUENCES = 64
 FORCED = Completion("", [], [], stopped=False)
-"""No analysis: the answer marker comes straight after the prompt."""
+"""No analysis: the answer marker follows the prompt at once."""
 
 
 @dataclass(frozen=True)
 class ScoringSpec:
-    """All that a scorer needs; picklable.
+    """The settings of a scorer; picklable.
 
     `output` is the folder of the shards; `item_table` the file of the policy's item vectors, which
-    specs of one policy share. `scoring` says how samples are screened and rolled out; None: the
-    greedy completion is ranked and nothing else; `limit` is the number of
-    samples, drawn at random (None: all).
+    specs of one policy share. `scoring` says how samples are screened and rolled out (None: only
+    the greedy completion is ranked). `limit` is the number of samples, drawn at random (None: all).
     """
 
     corpus: str
@@ -68,10 +67,10 @@ class ScoringSpec:
     limit: int | None = None
 
     def rows(self, samples: int) -> Sequence[int]:
-        """Rows of the split's file, which holds `samples`, that are scored; rising."""
+        """Rows of the split's file that are scored, ascending; the file holds `samples`."""
         if self.limit is None or self.limit >= samples:
             return range(samples)
-        # Samples that are ranked are drawn apart from those that may be selected.
+        # Samples for evaluation are drawn independently of those for selection.
         word = "limit" if self.scoring is None else "scored"
         draw = random.Random(seed_of(self.seed, self.split, word))
         return sorted(draw.sample(range(samples), self.limit))
@@ -136,7 +135,7 @@ class _Batch:
 
 @dataclass(frozen=True)
 class _Rollouts:
-    """Sampled completions of some samples, group by group, with what they led to.
+    """Sampled completions of some samples, group by group, with their rewards.
 
     hidden: (n, d) for each group; rewards and ndcg: (n,).
     """
@@ -234,7 +233,7 @@ class ShardScorer:
     ) -> tuple[Tensor, list[Completion], _Rollouts]:
         """Hidden state (B, d) at the greedy completion, that completion, and the sampled ones.
 
-        After the first stage, only samples in doubt get the rollouts of the next.
+        After each stage, only samples whose rewards are still uncertain get more rollouts.
         """
         first, *later = scoring.stages
         greedy, sampled = self._generate(batch, first)
@@ -255,10 +254,10 @@ class ShardScorer:
     def _generate(
         self, batch: _Batch, n: int, *, before: int = 0, greedy: bool = True
     ) -> tuple[list[Completion], list[list[Completion]]]:
-        """Greedy completion of each prompt, if wanted, and `n` sampled ones.
+        """Greedy completion of each prompt, if `greedy`, and `n` sampled ones.
 
-        `before` sampled ones are there already. Rollout j is drawn with the seed plus j, so it is
-        the same completion in whichever stage it is asked for.
+        Earlier stages have made `before` sampled ones. Rollout j is drawn with the seed plus j, so
+        it is the same completion in every stage.
         """
         size, count = self.spec.prompts_per_call, len(batch.prompts)
         blocks = [slice(i, i + size) for i in range(0, count, size)]
@@ -327,8 +326,8 @@ class ShardScorer:
 
     def _head_columns(self, hidden: Tensor, targets: Targets) -> dict[str, object]:
         """Embedding, head gradient and Hessian-vector product at the hidden states (B, d)."""
-        # In float64: for a target that is nearly certain, the difference of the mean and the
-        # target's vector is rounding in float32.
+        # In float32, the difference between the mean and the target's vector is only rounding
+        # where the target is nearly certain.
         found = head_features(
             hidden.double(),
             items=self.table,

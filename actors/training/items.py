@@ -1,7 +1,7 @@
 """The item side of a training step: the table, the candidates of the item loss, their gradient.
 
-The gradient of the candidates' vectors is collected over all micro-batches and workers first and
-sent through the item encoder once, so neither changes the result.
+The gradient of the candidates' vectors is first collected over all micro-batches and workers, then
+sent through the item encoder once. So the result depends on neither number.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from minirec.rl.losses import Candidates
 
 
 class ItemSide:
-    """Encodes the catalogue for one training worker, and takes the items' gradient back.
+    """Encodes the catalogue for one training worker, and backpropagates into the items.
 
-    Both methods make passes of the model, so all workers call them at the same steps.
+    Both methods run the model, so all workers call them at the same steps.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class ItemSide:
         """The items of a step.
 
         Args:
-            step: with `refresh_steps` it says whether the whole catalogue is encoded.
+            step: the whole catalogue is encoded where `refresh_steps` divides it.
             targets: of the global batch, the same on all workers.
         """
         ids = torch.tensor(sorted(set(targets)), device=self.engine.device)
@@ -64,7 +64,8 @@ class ItemSide:
 
         Args:
             candidates: of this step.
-            backwards: over which DeepSpeed averages the gradient of a step, this one with them.
+            backwards: number of backwards of the step, this one included, over which DeepSpeed
+                averages the gradient.
         """
         collected = candidates.vectors.grad
         gradient = torch.zeros_like(candidates.vectors) if collected is None else collected

@@ -1,10 +1,9 @@
-"""The rollouts of each training step, asked for in time.
+"""Requests the rollouts of each training step, if wanted one step ahead.
 
-With staleness 0 the pool is asked when a step begins, and training waits. With staleness 1 the
-rollouts of step s + 1 are asked for before step s trains, with the adapter of that moment, so the
+With staleness 0, the request is sent when a step begins, and training waits. With staleness 1, the
+rollouts of step s + 1 are requested before step s trains, with the adapter of that moment. So the
 engines work while the step trains, and each policy learns from rollouts that are one update old.
-Those of the first step have no older adapter: steps 0 and 1 are both drawn with the weights that
-training starts from.
+The first step has no older adapter: steps 0 and 1 both use the weights that training starts from.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ class Drawn:
 
     rollouts: each prompt with its completions, in the order of the calls.
     rollout_seconds: from the request to the last completion.
-    wait_seconds: that training stood still for them.
-    idle_seconds: that the engines had nothing to do before the request; 0 for the first one.
+    wait_seconds: how long training waited for them.
+    idle_seconds: how long the engines were idle before the request; 0 for the first one.
     """
 
     rollouts: list[tuple[list[int], list[Completion]]]
@@ -43,10 +42,10 @@ class _Request:
 
 
 class Lookahead:
-    """Asks the pool for one step after another; one request is under way at a time.
+    """Requests the rollouts of one step after another; at most one request is pending.
 
-    A call carries one adapter and a request is answered whole before the next is sent, so no step
-    mixes versions. For one thread, which makes the calls too: tokenizers bear no second one.
+    A call carries one adapter, and a request is complete before the next is sent, so no step mixes
+    versions. Use it from one thread: it also makes the calls, and a tokenizer is not thread-safe.
     """
 
     def __init__(
@@ -59,7 +58,7 @@ class Lookahead:
     ) -> None:
         """Args:
         calls: the calls of a step.
-        steps: number of steps; nothing is asked for beyond the last.
+        steps: number of steps; nothing is requested after the last.
         staleness: 0 or 1, updates between the adapter of the rollouts and that of their step.
         """
         self._pool = pool
@@ -70,13 +69,13 @@ class Lookahead:
         self._ended: float | None = None
 
     def take(self, step: int, *, newest: Adapter | None, behind: Adapter | None) -> Drawn:
-        """Wait for the rollouts of `step`; with staleness 1, have the next ones drawn meanwhile.
+        """Wait for the rollouts of `step`; with staleness 1, request those of the next step.
 
         Steps come in order. The pool's deadlines end the wait.
 
         Args:
             newest: the adapter that the step starts from; None: the base weights.
-            behind: the one before, whose rollouts an attempt that starts here takes first.
+            behind: the one before. An attempt that starts at this step uses it, if stale.
 
         Raises:
             EngineError: as `PoolHandle.generate`, also if that failed in the background.
@@ -100,7 +99,7 @@ class Lookahead:
         )
 
     def close(self) -> None:
-        """Wait until nothing is under way, for a training that ends early; whatever it brings."""
+        """Wait for a pending request and ignore its result; for a training that ends early."""
         if self._pending is not None:
             self._pending.answer.exception()
             self._pending = None
@@ -116,6 +115,6 @@ class Lookahead:
             except BaseException as error:  # raised again where the step waits
                 request.answer.set_exception(error)
 
-        # A daemon: a worker that fails in its step must not wait for the engines to end.
+        # A daemon: a worker that fails in its step must not wait for the engines.
         threading.Thread(target=generate, name=f"rollouts-{step}", daemon=True).start()
         return request

@@ -2,8 +2,9 @@
 
 One step: the order gives the next prompts; the pool rolls out G completions of each with the
 adapter of the last step, or of the one before (`actors.training.lookahead`); one forward gives
-token log-probabilities and hidden states, hence rewards, advantages and both losses; backward;
-optimizer step; the adapter is published.
+token log-probabilities and hidden states, from which rewards, advantages and losses follow;
+backward; optimizer step; the adapter is published. examples/loop.py has the same steps in one
+process.
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ from minirec.rng import seed_of
 from minirec.store.files import atomic, fetch, read_json, write_json
 from minirec.store.remote import located
 
-TRIM_STEPS = 8  # between two times that a worker gives free memory back
+TRIM_STEPS = 8  # steps after which a worker returns free memory to the system
 STOP = "stop"
-"""Where this file is in the training's folder, it ends before its next step."""
+"""A training ends before its next step if its folder has a file of this name."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def train_loop(config: dict[str, TrainingSpec]) -> None:
     spec = config["spec"]
     torch.set_num_threads(spec.threads)
     limit = spec.training.step_deadline_s
-    # A worker that hangs dies and is started again by Ray Train.
+    # A worker that hangs is killed, and Ray Train restarts it.
     with deadline(limit):
         worker = Worker(spec)
         first = worker.resume()
@@ -148,7 +149,7 @@ class Worker:
         return presence.to(self.engine.device)
 
     def told_to_stop(self) -> bool:
-        """Whether the file is there; all workers get the answer of rank 0."""
+        """Whether the file `STOP` exists; all workers get the answer of rank 0."""
         box = [self.rank == 0 and (self.folder / STOP).exists()]
         if self.world > 1:
             dist.broadcast_object_list(box, src=0)
@@ -207,9 +208,9 @@ class Worker:
         ]
 
     def _roll_out(self, step: int) -> tuple[list[Group], dict[str, float]]:
-        """Rollouts of the global batch, and what they took for the log.
+        """Rollouts of the global batch, and their seconds for the log.
 
-        Rank 0 asks the pool, so all ranks see the same.
+        Rank 0 sends the request, so all ranks see the same rollouts.
         """
         box: list[Drawn | None] = [None]
         if self.rank == 0:
@@ -241,12 +242,12 @@ class Worker:
         return norm if norm is not None else float(self.engine.get_global_grad_norm())
 
     def _gradient_norm(self) -> float:
-        """DeepSpeed keeps it only from ZeRO stage 1 on."""
+        """Norm of the gradient; DeepSpeed keeps it only from ZeRO stage 1 on."""
         gradients = [p.grad for p in self.engine.module.parameters() if p.grad is not None]
         return float(torch.nn.utils.get_total_norm(gradients))
 
     def _validate(self, step: int) -> dict[str, Any]:
-        """What the log says of the policy after this step, where it is validated."""
+        """The log entries of a validation after this step; none if no validation is due."""
         spec = self.spec
         if not due(step, steps=spec.steps, every=spec.training.validation_steps):
             return {}
@@ -331,7 +332,7 @@ class Worker:
         return step
 
     def finish(self) -> None:
-        """Write the final adapter, which tells a restarted driver that training is through."""
+        """Write the final adapter, by which a restarted driver sees that training is finished."""
         keeps_best = self.spec.training.patience is not None
         self.adapters.finish(best_step(self.log) if keeps_best else None)
         barrier()

@@ -71,9 +71,9 @@ class Validation:
     ):
         """Args:
         samples: the validation split.
-        training: says how many are drawn, and the size of a micro-batch.
-        seed: of the run, where `training` has none for the draw.
-        encoder: of the model that is trained.
+        training: says how many samples are drawn, and the size of a micro-batch.
+        seed: of the run; used for the draw unless `training` has a seed for it.
+        encoder: of the trained model.
         catalogue: of V items.
         items: their token lists (`Encoder.items`).
         temperature: tau of the item softmax.
@@ -93,10 +93,10 @@ class Validation:
 
     @torch.no_grad()
     def measure(self, policy: Policy, adapter: Adapter | None) -> dict[str, Any]:
-        """What the log says of a validation: ``valid_ndcg@10`` and what it cost.
+        """The log entries of a validation: ``valid_ndcg@10`` and its cost.
 
         Args:
-            policy: the policy in training, maybe inside a DeepSpeed engine.
+            policy: the policy in training, or a DeepSpeed engine around it.
             adapter: its published weights, for the engines.
         """
         started = time.monotonic()
@@ -130,7 +130,7 @@ class Validation:
     def _shared(self, gains: Callable[[range], list[float]]) -> list[float]:
         """Gains of all samples, in blocks that the workers share.
 
-        Under ZeRO 3 a forward needs all workers: one that has no block left repeats the first.
+        Under ZeRO 3 a forward needs all workers, so a worker without a block repeats the first one.
         """
         count = len(self.samples)
         blocks = [range(i, min(i + self.block, count)) for i in range(0, count, self.block)]

@@ -23,13 +23,13 @@ def zero_engine(
 
     Args:
         stage: ZeRO stage, 0 to 3.
-        micro_batch: sequences or prompts of a pass, which DeepSpeed only writes down.
-        optimizer: None: for passes without steps; stages 1 and 2 have nothing to shard then.
-        settings: more of DeepSpeed's config.
+        micro_batch: sequences or prompts of a pass. DeepSpeed only records it.
+        optimizer: None: no steps are made. Stages 1 and 2 have nothing to shard then.
+        settings: further entries of DeepSpeed's config.
     """
     import deepspeed
 
-    # Without this, two CPU workers compile a shared-memory op at start, which needs a compiler.
+    # Otherwise two CPU workers compile a shared-memory op when they start, and need a compiler.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if optimizer is None and stage < 3:
         stage = 0
