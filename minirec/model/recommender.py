@@ -1,4 +1,4 @@
-"""The policy: a causal LM whose hidden state at `<answer>` is matched with the item table."""
+"""The policy: a causal LM whose hidden state at `<answer>` is compared with the item table."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Rollout(Protocol):
 
 
 class Encoder:
-    """Tokens of prompts and items. Text is cut by tokens, never by characters."""
+    """Turns prompts and items into tokens. Text is cut by tokens, never by characters."""
 
     def __init__(self, tokenizer: Any, config: ModelConfig, *, category: str):
         self.tokenizer = tokenizer
@@ -49,7 +49,7 @@ class Encoder:
 
     @classmethod
     def load(cls, path: str, config: ModelConfig, *, category: str) -> Encoder:
-        """Load the tokenizer that belongs to the model at `path` (folder or hub name)."""
+        """Load the tokenizer of the model at `path`, a folder or hub name."""
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=config.trust_remote_code)
@@ -68,7 +68,8 @@ class Encoder:
         return [self.prompt([catalogue.titles[i] for i in s.history]) for s in samples]
 
     def prompt(self, titles: Sequence[str]) -> list[int]:
-        """Token ids of the prompt for a history (oldest first); the oldest titles go first.
+        """Token ids of the prompt for a history, oldest first. If it is too long, the oldest titles
+        are dropped.
 
         Raises:
             ConfigError: not even the last title fits into ``model.max_prompt_tokens``.
@@ -76,11 +77,11 @@ class Encoder:
         return self.fitting(titles)[1]
 
     def words(self, titles: Sequence[str]) -> str:
-        """What the user says in the prompt for a history, without chat template."""
+        """The user's message in the prompt for a history, without chat template."""
         return self._say(self.fitting(titles)[0])
 
     def fitting(self, titles: Sequence[str]) -> tuple[list[str], list[int]]:
-        """The last titles, which fit into a prompt, and its token ids; raises as `prompt`."""
+        """The last titles that fit into a prompt, and its token ids; raises as `prompt`."""
         limit = self.config.max_prompt_tokens
         titles = [self.cut(title, self.config.max_item_tokens) for title in titles]
 
@@ -101,7 +102,7 @@ class Encoder:
 
     @property
     def has_template(self) -> bool:
-        """Whether the model reads chats."""
+        """Whether the model has a chat template."""
         return bool(getattr(self.tokenizer, "chat_template", None))
 
     def _say(self, titles: Sequence[str]) -> str:
@@ -110,7 +111,7 @@ class Encoder:
         return prompts.plain(titles)
 
     def text(self, words: str) -> str:
-        """The prompt in which a user says `words`, as the model reads it."""
+        """The prompt for the user's message `words`, as the model reads it."""
         if not self.has_template:
             return words
         chat = [{"role": "user", "content": words}]
@@ -130,7 +131,7 @@ class Encoder:
         return self._read(words) + self.answer_ids
 
     def _read(self, text: str) -> list[int]:
-        """Token ids of a text as the model reads it from its start."""
+        """Token ids of a text from its start, with the BOS token if the model has one."""
         return prompts.begun(self.tokenizer.encode(text, add_special_tokens=False), self.tokenizer)
 
     def finish(self, completion: Sequence[int], *, stopped: bool) -> list[int]:
@@ -155,7 +156,7 @@ class Encoder:
 class Policy(nn.Module):
     """Hidden states and token log-probabilities of a (LoRA-adapted) causal LM.
 
-    Works on right-padded batches: with a causal mask the padding changes nothing to its left.
+    Batches are padded on the right. With a causal mask, padding does not change earlier tokens.
     """
 
     def __init__(self, lm: nn.Module, *, pad_id: int, temperature: float = 1.0):
@@ -214,7 +215,7 @@ class Policy(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return next(self.lm.parameters()).device
 
     def _packed(self, groups: Sequence[Group]) -> tuple[Tensor, Tensor]:
@@ -227,9 +228,9 @@ class Policy(nn.Module):
             use_cache=False,
         ).last_hidden_state.flatten(0, 1)
         hidden = _at_least_float32(states[packed.last])
-        # The end of a prompt predicts the first token of each of its rollouts. On the CPU the
-        # gradients of a row that is taken several times are added up in any order by `[]`, so
-        # that bytes would differ between runs, and in this one by `index_select`.
+        # The end of a prompt predicts the first token of each of its rollouts, so its row is taken
+        # several times. On the CPU, the backward of `[]` adds the gradients of such a row in any
+        # order, so that bytes would differ between runs; that of `index_select` keeps the order.
         return hidden, self._logprobs(states.index_select(0, packed.predicts), packed.targets)
 
     def _logprobs(self, states: Tensor, targets: Tensor) -> Tensor:
@@ -243,9 +244,9 @@ def _at_least_float32(values: Tensor) -> Tensor:
 
 
 def _scaled_logits(causal: Any, states: Tensor) -> Tensor:
-    """Logits as the model's own forward gives them, of chosen positions only.
+    """Logits of the given states only, scaled as in the model's own forward.
 
-    Gemma caps them, Cohere multiplies and Granite divides them; the config says so.
+    Gemma caps them, Cohere multiplies and Granite divides them, as their config says.
     """
     logits, config = causal.lm_head(states), causal.config
     if (scale := getattr(config, "logit_scale", None)) is not None:
@@ -292,7 +293,7 @@ def load_policy(
     rollout_temperature: float = 1.0,
     device: str = "cpu",
 ) -> Policy:
-    """A frozen policy; the adapter, if any, is merged into the weights or stays a LoRA of peft."""
+    """A frozen policy; an adapter is merged into the weights, or stays a LoRA without `merge`."""
     lm = load_lm(path, config)
     if adapter is not None:
         from peft import PeftModel
@@ -312,9 +313,8 @@ def trainable_policy(
     seed: int,
     adapter: str | Path | None = None,
 ) -> Policy:
-    """A policy with a LoRA adapter: the one in a folder, or a fresh one, whose initial weights
-    `seed` fixes.
-    """
+    """A policy with a LoRA adapter: the one in a folder, or a new one with weights by `seed`."""
+
     from peft import LoraConfig, PeftModel, get_peft_model
 
     if adapter is not None:
@@ -342,8 +342,8 @@ def pad_id(tokenizer: Any) -> int:
 def item_table(policy: Policy, items: Sequence[Sequence[int]], *, batch: int = 64) -> Tensor:
     """Unit-norm item vectors (V, d) float32 of V token lists, in blocks of `batch` items.
 
-    Items of like length share a block; the blocks are fixed by the catalogue, so the table does
-    not depend on who computes it.
+    A block holds items of similar length. The blocks depend on the catalogue only, so every worker
+    computes the same table.
     """
     order = sorted(range(len(items)), key=lambda i: (len(items[i]), i))
     table: Tensor | None = None

@@ -1,8 +1,8 @@
 """Rollouts of one prompt in one sequence, so that the prompt is read once.
 
-A group becomes prompt + completion 1 + ... + completion G. A token sees the prompt and the earlier
-tokens of its own completion, at the position that it has in its own sequence, so states and
-gradients are those of G separate sequences.
+A group becomes prompt + completion 1 + ... + completion G. A token attends to the prompt and to the
+earlier tokens of its completion, and has the position that it has in a separate sequence. So states
+and gradients are those of G separate sequences.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ def pack(
             ids[row, column:end] = torch.tensor(completion)
             positions[row, column:end] = torch.arange(start, start + len(completion))
             branch[row, column:end] = number
-            # The first token follows the prompt, each other the one before it.
+            # The first token is predicted by the end of the prompt, each other one by the token
+            # before it.
             states = [start - 1, *range(column, end)]
             predicts += [row * width + state for state in states[:-1]]
             last.append(row * width + states[-1])
@@ -73,6 +74,6 @@ def _mask(branch: Tensor, dtype: torch.dtype) -> Tensor:
     """(P, 1, L, L): 0 where query (second last) sees key (last), the least number elsewhere."""
     query, key = branch[:, :, None], branch[:, None, :]
     earlier = torch.ones(branch.shape[1:] * 2, dtype=torch.bool, device=branch.device).tril()
-    # Padding sees padding: a row of the softmax without any key would be NaN.
+    # Padding attends to padding, since a row of the softmax without any key would be NaN.
     seen = earlier & ((key == 0) & (query >= 0) | (key == query))
     return torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)[:, None]

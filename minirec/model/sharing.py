@@ -1,4 +1,4 @@
-"""Whether a prompt and its rollouts are less work in one sequence; loads no torch."""
+"""Whether a prompt and its rollouts are cheaper to read in one sequence; loads no torch."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ Lengths = tuple[int, list[int]]
 
 @dataclass(frozen=True)
 class Sharing:
-    """Where packed groups are less work for a model that can take them.
+    """Decides where packed groups are cheaper, for a model that can read them.
 
-    `pairs_per_token` is what a token costs in the linear layers of a block, counted in pairs of
-    query and key: hundreds for tiny models, thousands for large ones.
+    `pairs_per_token` is the cost of a token in the linear layers of a block, in pairs of query and
+    key: hundreds for tiny models, thousands for large ones.
     """
 
     pairs_per_token: float
 
     @classmethod
     def of(cls, causal: Any) -> Sharing | None:
-        """For a causal LM; None where it needs separate sequences.
+        """For a causal LM; None if it cannot read packed groups.
 
-        Known to take packed ones: `ARCHITECTURES` with full attention and explicit masks.
+        `ARCHITECTURES` with full attention and explicit masks can.
         """
         config = causal.config
         kinds = getattr(config, "layer_types", None) or ["full_attention"]
@@ -39,14 +39,14 @@ class Sharing:
         head = getattr(config, "head_dim", None) or size // heads
         query, key = heads * head, config.num_key_value_heads * head
         weights = size * (2 * query + 2 * key + 3 * config.intermediate_size)
-        # 2 FLOPs for each weight and token; 4 for each pair and number of a query.
+        # 2 FLOPs for each weight and token; 4 for each pair and each number of a query vector.
         return cls(weights / (2 * query))
 
     def saves(self, groups: Sequence[Lengths]) -> bool:
-        """Whether the groups are less work packed, padding counted.
+        """Whether the groups are cheaper packed, padding included.
 
-        Attention grows with the square of a row, and a packed row holds all completions of its
-        group, so long completions of a short prompt are better read alone.
+        The cost of attention grows with the square of a row's length, and a packed row holds all
+        completions of its group. So long completions of a short prompt are cheaper apart.
         """
         apart = [prompt + length for prompt, completions in groups for length in completions]
         packed = self._work(len(groups), packed_width(groups))
@@ -57,5 +57,5 @@ class Sharing:
 
 
 def packed_width(groups: Sequence[Lengths]) -> int:
-    """Tokens of the longest group, its prompt counted once."""
+    """Tokens of the longest group, with its prompt counted once."""
     return max(prompt + sum(completions) for prompt, completions in groups)

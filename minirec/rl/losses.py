@@ -264,8 +264,8 @@ CANDIDATES: dict[ItemCandidates, Callable[[Candidates, Targets], Rivals]] = {
 def log_presence(targets: Sequence[int], *, items: int, prompts: int) -> Tensor:
     """Log-probability (V,) float32 that the rest of a step has each item as a target.
 
-    The rest is what a sample meets in its step: `prompts` - 1 of the other samples, drawn without
-    replacement; the order of the curriculum is not looked at. An item that is no target has -inf.
+    The rest of a sample's step is `prompts` - 1 of the other samples, drawn without replacement;
+    the order of the curriculum is ignored. An item that is no target has -inf.
 
     Args:
         targets: (n,) of the samples trained on.
@@ -289,10 +289,10 @@ def log_presence(targets: Sequence[int], *, items: int, prompts: int) -> Tensor:
 
 
 def lr_factor(step: int, *, steps: int, warmup: int, schedule: str) -> float:
-    """What the learning rate is multiplied with at `step` of `steps`, in 0..1.
+    """Factor of the learning rate at `step` of `steps`, in 0..1.
 
-    It rises over `warmup` steps, then stays (constant) or falls towards 0, which the step after
-    the last would have (linear, cosine).
+    It rises over `warmup` steps, then stays (constant) or falls to 0 (linear, cosine), which it
+    would reach at the step after the last.
     """
     if step < warmup:
         return (step + 1) / (warmup + 1)

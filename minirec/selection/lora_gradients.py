@@ -1,10 +1,10 @@
 """Gradient of the GRPO loss of each sample by the LoRA weights, projected (method, section 4).
 
-The loss of sample i depends on no other sample. With T_i written tokens in its rollouts j,
+The loss of sample i does not depend on other samples. With T_i written tokens in its rollouts j,
 
     -(1/T_i) sum over j and written tokens t of A_ij log pi(t)  -  A_best log p_y,
 
-that is GRPO at ratio 1, where the clip is inactive (`minirec.rl.grpo`); the candidates of p are the
+This is GRPO at ratio 1, where the clip is inactive (`minirec.rl.grpo`). The candidates of p are the
 whole catalogue, detached, without the excluded items.
 """
 
@@ -25,7 +25,7 @@ from minirec.selection.projection import Projector
 
 @dataclass(frozen=True)
 class SampleLoss:
-    """What the loss needs beside the groups: the detached item table (V, d) and settings."""
+    """The loss of rewarded groups; holds the detached item table (V, d) and settings."""
 
     table: Tensor
     temperature: float
@@ -33,7 +33,7 @@ class SampleLoss:
     scale_advantage: bool
 
     def advantages(self, group: Group) -> Tensor:
-        """(G,) float64, in which equal float32 rewards have advantage 0 exactly."""
+        """(G,) float64, so that equal float32 rewards have an advantage of exactly 0."""
         rewards = torch.tensor([group.rewards], dtype=torch.float64)
         if not rewards.numel():
             return rewards[0]
@@ -76,7 +76,7 @@ class SampleLoss:
 def blocks(groups: Sequence[Group], *, loss: SampleLoss, micro_batch: int) -> Iterator[list[int]]:
     """Indices of the groups that have a gradient, in micro-batches of sequences of like length.
 
-    A dead group, whose advantages are 0, has none; nor has one without rollouts.
+    Groups without rollouts, and dead groups, whose advantages are 0, have none.
     """
     live = [i for i, group in enumerate(groups) if loss.advantages(group).any()]
     live.sort(key=lambda i: (len(groups[i].prompt) + max(map(len, groups[i].completions)), i))
@@ -111,7 +111,7 @@ def gradients(
 ) -> Tensor:
     """Projected gradients (N, dim) float32 of N groups, on the CPU; 0 for dead groups.
 
-    Each is that of the sum of the loss over the group's rollouts, whatever the micro-batch.
+    Each is the gradient of the group's own loss and does not depend on `micro_batch`.
     """
     found = torch.zeros(len(groups), projector.dim)
     for rows in blocks(groups, loss=loss, micro_batch=micro_batch):
