@@ -26,7 +26,8 @@ import torch.distributed as dist
 from actors.engines.engine import Adapter, EngineSpec, engine_spec
 from actors.engines.transformers import TransformersEngine
 from actors.scoring.scorer import ScoringSpec, ShardScorer
-from actors.training.loop import TrainingSpec, Worker
+from actors.training.loop import Worker
+from actors.training.spec import TrainingSpec
 from jobs.handover.select_table import select_table
 from minirec.config.reading import load
 from minirec.corpus import demo, split

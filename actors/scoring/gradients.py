@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 from actors.process import deadline
-from actors.training.zero import zero_engine
+from actors.training.zero import of_rank_0, zero_engine
 from minirec.config.run import ModelConfig, TrainingConfig
 from minirec.corpus import prompts, schema
 from minirec.corpus.table import Sample, SampleFile, load_catalogue
@@ -73,10 +73,7 @@ def gradient_loop(config: dict[str, GradientSpec]) -> None:
 
 def _missing(shards: list[GradientShard]) -> list[GradientShard]:
     """The missing shards, as rank 0 sees them: another node may see a new file late."""
-    box = [[s for s in shards if not located(s.output).exists()]]
-    if dist.get_world_size() > 1:
-        dist.broadcast_object_list(box, src=0)
-    return box[0]
+    return of_rank_0(lambda: [s for s in shards if not located(s.output).exists()])
 
 
 class GradientWorker:

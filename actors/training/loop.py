@@ -11,22 +11,21 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from actors.pool.pool import Call, PoolHandle
+from actors.pool.pool import Call
 from actors.process import deadline, trim
 from actors.training.adapters import Adapters
 from actors.training.checkpoints import newest_checkpoint, save_checkpoint
 from actors.training.items import ItemSide
-from actors.training.lookahead import Drawn, Lookahead
+from actors.training.lookahead import Lookahead
+from actors.training.spec import TrainingSpec
 from actors.training.validation import Validation, best_step, due, exhausted
-from actors.training.zero import barrier, zero_engine
-from minirec.config.run import ModelConfig, RewardConfig, TrainingConfig
+from actors.training.zero import barrier, of_rank_0, zero_engine
 from minirec.corpus.table import Sample, SampleFile, load_catalogue
 from minirec.model.recommender import Encoder, Policy, trainable_policy
 from minirec.rl.group import Group
@@ -39,33 +38,6 @@ from minirec.store.remote import located
 TRIM_STEPS = 8  # steps after which a worker returns free memory to the system
 STOP = "stop"
 """A training ends before its next step if its folder has a file of this name."""
-
-
-@dataclass(frozen=True)
-class TrainingSpec:
-    """All that a training worker needs; picklable. `training.learning_rate` is set."""
-
-    corpus: str
-    folder: str
-    model_path: str
-    model: ModelConfig
-    reward: RewardConfig
-    training: TrainingConfig
-    order: list[int]
-    steps: int
-    seed: int
-    rollout_temperature: float
-    prompts_per_call: int
-    pool: PoolHandle
-    threads: int
-    zero_stage: int = 0
-    start: str | None = None  # adapter to go on with
-
-    @property
-    def learning_rate(self) -> float:
-        """The peak."""
-        assert self.training.learning_rate is not None
-        return self.training.learning_rate
 
 
 def train_loop(config: dict[str, TrainingSpec]) -> None:
@@ -150,10 +122,7 @@ class Worker:
 
     def told_to_stop(self) -> bool:
         """Whether the file `STOP` exists; all workers get the answer of rank 0."""
-        box = [self.rank == 0 and (self.folder / STOP).exists()]
-        if self.world > 1:
-            dist.broadcast_object_list(box, src=0)
-        return box[0]
+        return of_rank_0(lambda: (self.folder / STOP).exists())
 
     def step(self, step: int) -> None:
         """One optimizer step on the global batch."""
@@ -212,15 +181,11 @@ class Worker:
 
         Rank 0 sends the request, so all ranks see the same rollouts.
         """
-        box: list[Drawn | None] = [None]
-        if self.rank == 0:
-            box[0] = self.lookahead.take(
+        drawn = of_rank_0(
+            lambda: self.lookahead.take(
                 step, newest=self.adapters.newest, behind=self.adapters.behind
             )
-        if self.world > 1:
-            dist.broadcast_object_list(box, src=0)
-        drawn = box[0]
-        assert drawn is not None
+        )
         samples = [sample for _, sample in self._samples(step)]
         groups = [
             self.encoder.group(sample, prompt, completions)
@@ -253,15 +218,7 @@ class Worker:
             return {}
         if self.validation is None:
             self.validation = Validation(
-                SampleFile(located(spec.corpus), "valid"),
-                training=spec.training,
-                seed=spec.seed,
-                encoder=self.encoder,
-                catalogue=self.catalogue,
-                items=self.items,
-                temperature=spec.model.temperature,
-                pool=spec.pool,
-                prompts_per_call=spec.prompts_per_call,
+                spec, encoder=self.encoder, catalogue=self.catalogue, items=self.items
             )
         return self.validation.measure(self.engine, self.adapters.newest)
 
@@ -314,22 +271,21 @@ class Worker:
 
     def resume(self) -> int:
         """Load the newest undamaged checkpoint; returns the step to go on with."""
-        box: list[str | None] = [None]
-        if self.rank == 0:
-            self.adapters.clear()
-            found = newest_checkpoint(self.folder, say=print)
-            box[0] = str(found) if found else None
-        if self.world > 1:
-            dist.broadcast_object_list(box, src=0)
-        if box[0] is None:
+        checkpoint = of_rank_0(self._newest_checkpoint)
+        if checkpoint is None:
             return 0
-        newest = located(box[0])
-        copy = fetch(box[0])
+        newest = located(checkpoint)
+        copy = fetch(checkpoint)
         self.engine.load_checkpoint(copy, tag="state", load_module_strict=False)
         self.log = read_json(newest / "log.json")
         step = int(newest.name.removeprefix("step-"))
         self.adapters.restore(step, Path(copy))
         return step
+
+    def _newest_checkpoint(self) -> str | None:
+        self.adapters.clear()
+        found = newest_checkpoint(self.folder, say=print)
+        return str(found) if found else None
 
     def finish(self) -> None:
         """Write the final adapter, by which a restarted driver sees that training is finished."""

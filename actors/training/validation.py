@@ -11,13 +11,15 @@ import torch
 import torch.distributed as dist
 
 from actors.engines.engine import Adapter, Completion
-from actors.pool.pool import Call, PoolHandle
-from minirec.config.run import TrainingConfig
+from actors.pool.pool import Call
+from actors.training.spec import TrainingSpec
+from actors.training.zero import of_rank_0
 from minirec.corpus.table import Catalogue, SampleFile
 from minirec.model.recommender import Encoder, Policy, item_table
 from minirec.rl.ranker import Ranker
 from minirec.rl.reward import ndcg
 from minirec.rng import seed_of
+from minirec.store.remote import located
 
 CUTOFF = 10
 
@@ -58,37 +60,24 @@ class Validation:
 
     def __init__(
         self,
-        samples: SampleFile,
+        spec: TrainingSpec,
         *,
-        training: TrainingConfig,
-        seed: int,
         encoder: Encoder,
         catalogue: Catalogue,
         items: Sequence[Sequence[int]],
-        temperature: float,
-        pool: PoolHandle,
-        prompts_per_call: int,
     ):
         """Args:
-        samples: the validation split.
-        training: says how many samples are drawn, and the size of a micro-batch.
-        seed: of the run; used for the draw unless `training` has a seed for it.
         encoder: of the trained model.
-        catalogue: of V items.
-        items: their token lists (`Encoder.items`).
-        temperature: tau of the item softmax.
-        pool: engines that complete the prompts.
-        prompts_per_call: prompts of one call of an engine.
+        items: token lists of the catalogue (`Encoder.items`).
         """
-        own = training.validation_seed
-        rows = drawn(
-            len(samples), count=training.validation_samples, seed=seed if own is None else own
-        )
-        self.samples = samples.take(rows)
-        self.encoder, self.items, self.temperature = encoder, items, temperature
+        t = spec.training
+        file = SampleFile(located(spec.corpus), "valid")
+        seed = spec.seed if t.validation_seed is None else t.validation_seed
+        self.samples = file.take(drawn(len(file), count=t.validation_samples, seed=seed))
+        self.encoder, self.items, self.temperature = encoder, items, spec.model.temperature
         self.prompts = encoder.prompts(self.samples, catalogue)
-        self.block = training.prompts_per_micro_batch * training.rollouts_per_prompt
-        self.pool, self.prompts_per_call = pool.of_ones_own(), prompts_per_call
+        self.block = t.prompts_per_micro_batch * t.rollouts_per_prompt
+        self.pool, self.prompts_per_call = spec.pool.of_ones_own(), spec.prompts_per_call
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
 
     @torch.no_grad()
@@ -116,16 +105,15 @@ class Validation:
 
     def _complete(self, adapter: Adapter | None) -> list[Completion]:
         """The greedy completion of each prompt; the same on all ranks."""
-        box: list[Any] = [None]
-        if self.rank == 0:
+
+        def complete() -> list[Completion]:
             n = self.prompts_per_call
             blocks = [self.prompts[i : i + n] for i in range(0, len(self.prompts), n)]
             calls = [Call(block, 1, [0] * len(block), greedy=True) for block in blocks]
             answers = self.pool.generate(calls, adapter=adapter)
-            box[0] = [one for answer in answers for (one,) in answer]
-        if self.world > 1:
-            dist.broadcast_object_list(box, src=0)
-        return box[0]
+            return [one for answer in answers for (one,) in answer]
+
+        return of_rank_0(complete)
 
     def _shared(self, gains: Callable[[range], list[float]]) -> list[float]:
         """Gains of all samples, in blocks that the workers share.

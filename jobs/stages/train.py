@@ -90,7 +90,8 @@ def _fit(
     order: list[int],
 ) -> None:
     from actors.training.checkpoints import newest_checkpoint
-    from actors.training.loop import STOP, TrainingSpec, train_loop
+    from actors.training.loop import STOP, train_loop
+    from actors.training.spec import TrainingSpec
 
     model_path = base_model(run, config)
     folder = run.path(name)

@@ -26,16 +26,11 @@ class Rollout(Protocol):
     """What an engine writes after a prompt (`actors.engines.engine.Completion`)."""
 
     @property
-    def token_ids(self) -> list[int]:
-        """Tokens of the rollout."""
-
+    def token_ids(self) -> list[int]: ...
     @property
-    def logprobs(self) -> list[float]:
-        """Log-probability of each token when it was drawn."""
-
+    def logprobs(self) -> list[float]: ...
     @property
-    def stopped(self) -> bool:
-        """Whether the tokens end with the answer marker."""
+    def stopped(self) -> bool: ...
 
 
 class Encoder:

@@ -11,19 +11,12 @@ from minirec.corpus.table import Sample
 
 @dataclass(frozen=True)
 class Group:
-    """A prompt with its G rollouts; G may be 0.
+    """A prompt with its G rollouts, all as token ids; G may be 0.
 
-    Attributes:
-        prompt: token ids.
-        completions: token ids of each rollout. They end with the answer marker, which is appended
-            where the engine did not write it (`Encoder.finish`).
-        written: for each rollout, the number of tokens that the engine wrote. Only these enter the
-            token loss.
-        excluded: items that do not compete with the target (`Sample.excluded`).
-        target: item id.
-        rollout_logprobs: for each rollout, log-probabilities of its written tokens under the policy
-            that wrote them. Training needs them.
-        rewards: of each rollout, where they are known already.
+    Completions end with the answer marker, which is appended where the engine did not write it
+    (`Encoder.finish`). Of each, the engine wrote the first `written` tokens, which alone enter the
+    token loss; rollout_logprobs holds their log-probabilities at that time. `excluded` items do
+    not compete with the target. rewards holds those of the rollouts, where known.
     """
 
     prompt: list[int]

@@ -47,13 +47,10 @@ class Objective:
 class Candidates:
     """The items of a step: its distinct targets, whose vectors carry gradient, and the catalogue.
 
-    Attributes:
-        ids: (U,) int64.
-        vectors: (U, d) float32, unit norm, by the current policy; a leaf that collects gradient.
-        table: (V, d) float32 without gradient. All rows come from one policy, that of the last
-            refresh. Newer rows of the targets would have moved along with the prompts and rank too
-            high.
-        log_presence: (V,) float32 of `log_presence`, for `item_candidates: corrected` alone.
+    ids (U,) int64; vectors (U, d) float32, unit norm, by the current policy; table (V, d) float32
+    without gradient; log_presence (V,) float32, for `item_candidates: corrected` only. All rows of
+    the table come from one policy, that of the last refresh: newer rows of the targets would have
+    moved along with the prompts and rank too high.
     """
 
     ids: Tensor
@@ -64,14 +61,11 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Rollouts:
-    """What the policy says about P groups of G rollouts, in which engines wrote W tokens.
+    """What the policy computes for P groups of G rollouts, in which engines wrote W tokens.
 
-    Attributes:
-        hidden: (P, G, d) float32 at the answer marker, with gradient.
-        logprobs: (W,) float32 of the written tokens, with gradient.
-        behaviour: (W,) float32, the log-probabilities under the policy that wrote them.
-        rollout: (W,) int64, which of the P * G rollouts a token belongs to.
-        targets: of the P groups.
+    hidden (P, G, d) float32 at the answer marker and logprobs (W,) float32 carry gradient.
+    behaviour (W,) float32 holds the log-probabilities under the policy that wrote the tokens,
+    rollout (W,) int64 says which of the P * G rollouts each token belongs to.
     """
 
     hidden: Tensor
@@ -92,12 +86,10 @@ class Rewards:
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss of a micro-batch.
+    """A loss of a micro-batch: a scalar with gradient, and sums for the log.
 
-    Attributes:
-        total: scalar with gradient, summed over the tokens or groups of the micro-batch.
-        sums: for the log, summed over the same.
-        unit: the step divides both by the number of these in the global batch.
+    Both are summed over the tokens or groups of the micro-batch, as `unit` says; the step divides
+    them by the number of these in the global batch.
     """
 
     total: Tensor
@@ -195,16 +187,16 @@ def item_loss(
     best = grpo.best_rollouts(rewards.reward)
     rows = torch.arange(len(best), device=best.device)
     advantage = rewards.advantage[rows, best]
-    rivals = CANDIDATES[kind](candidates, rollouts.targets)
+    vectors, place, excluded, presence = CANDIDATES[kind](candidates, rollouts.targets)
     total, log_p = grpo.item_loss(
         rollouts.hidden[rows, best],
-        candidates=rivals.vectors,
-        target=rivals.target,
-        excluded=rivals.excluded,
+        candidates=vectors,
+        target=place,
+        excluded=excluded,
         advantage=advantage,
         temperature=objective.temperature,
         clip=objective.clip,
-        log_presence=rivals.log_presence,
+        log_presence=presence,
     )
     return Loss(total, {"item_loss": float(-(advantage * log_p).sum())}, "groups")
 
@@ -222,21 +214,9 @@ def losses(
     return Losses(rewards, [loss(rollouts, rewards, candidates, objective) for loss in LOSSES])
 
 
-@dataclass(frozen=True)
-class Rivals:
-    """The C candidates that the item loss of P groups compares.
-
-    Attributes:
-        vectors: (C, d) float32.
-        target: (P,) int64, the place of each target among them.
-        excluded: (P, C) bool, those that do not compete.
-        log_presence: (C,) float32 or None, see `grpo.item_loss`.
-    """
-
-    vectors: Tensor
-    target: Tensor
-    excluded: Tensor
-    log_presence: Tensor | None = None
+Rivals = tuple[Tensor, Tensor, Tensor, Tensor | None]
+"""The C candidates of the item loss: their vectors (C, d), the place (P,) of each target among
+them, those that do not compete (P, C) bool, and `log_presence` (C,) or None (`grpo.item_loss`)."""
 
 
 def batch(candidates: Candidates, targets: Targets) -> Rivals:
@@ -244,13 +224,13 @@ def batch(candidates: Candidates, targets: Targets) -> Rivals:
     ids = candidates.ids
     place = (targets.target[:, None] == ids[None]).int().argmax(1)
     presence = None if candidates.log_presence is None else candidates.log_presence[ids]
-    return Rivals(candidates.vectors, place, targets.mask[:, ids], presence)
+    return candidates.vectors, place, targets.mask[:, ids], presence
 
 
 def catalogue(candidates: Candidates, targets: Targets) -> Rivals:
     """The targets of the step, and all other items without gradient."""
     vectors = candidates.table.index_copy(0, candidates.ids, candidates.vectors)
-    return Rivals(vectors, targets.target, targets.mask)
+    return vectors, targets.target, targets.mask, None
 
 
 CANDIDATES: dict[ItemCandidates, Callable[[Candidates, Targets], Rivals]] = {

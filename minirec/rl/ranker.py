@@ -4,24 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from minirec.corpus.table import Sample
+from minirec.rl.group import Group
 from minirec.rl.reward import Ranking, excluded_mask, item_scores, rank_target
-
-
-class Asked(Protocol):
-    """What is ranked for: a `Sample` or a `Group`."""
-
-    @property
-    def target(self) -> int:
-        """Item id."""
-
-    @property
-    def excluded(self) -> list[int]:
-        """Items that do not compete with the target."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +22,7 @@ class Targets:
 
     @classmethod
     def of(
-        cls, asked: Sequence[Asked], *, items: int, device: torch.device | str = "cpu"
+        cls, asked: Sequence[Sample | Group], *, items: int, device: torch.device | str = "cpu"
     ) -> Targets:
         """Those of samples or groups in a catalogue of `items`."""
         target = torch.tensor([one.target for one in asked], dtype=torch.int64)
@@ -52,7 +41,7 @@ class Ranker:
     table: Tensor
     temperature: float
 
-    def targets(self, asked: Sequence[Asked]) -> Targets:
+    def targets(self, asked: Sequence[Sample | Group]) -> Targets:
         """The targets of samples or groups, on the device of the table."""
         return Targets.of(asked, items=len(self.table), device=self.table.device)
 
