@@ -157,9 +157,10 @@ class GradientWorker:
             self.encoder.finish(tokens, stopped=text.endswith(prompts.ANSWER))
             for tokens, text in zip(row["tokens"], row["completions"], strict=True)
         ]
-        return Group.of(
-            sample,
-            prompt=self.encoder.prompts([sample], self.catalogue)[0],
+        return Group(
+            self.encoder.prompts([sample], self.catalogue)[0],
+            excluded=sample.excluded,
+            target=sample.target,
             completions=completions,
             written=[len(tokens) for tokens in row["tokens"]],
             rewards=row["rewards"],

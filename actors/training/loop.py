@@ -224,11 +224,12 @@ class Worker:
 
     def _learning_rate(self, step: int) -> None:
         t = self.spec.training
+        assert t.learning_rate is not None
         factor = lr_factor(
             step, steps=self.spec.steps, warmup=t.lr_warmup_steps, schedule=t.lr_schedule
         )
         for group in self.engine.optimizer.param_groups:
-            group["lr"] = self.spec.learning_rate * factor
+            group["lr"] = t.learning_rate * factor
 
     def _write_log(
         self,
@@ -302,7 +303,7 @@ def _deepspeed_engine(policy: Policy, spec: TrainingSpec, backwards: int) -> Any
         stage=spec.zero_stage,
         bfloat16=spec.model.dtype == "bfloat16",
         micro_batch=t.prompts_per_micro_batch,
-        optimizer=torch.optim.AdamW(lora, lr=spec.learning_rate, weight_decay=t.weight_decay),
+        optimizer=torch.optim.AdamW(lora, weight_decay=t.weight_decay),
         gradient_accumulation_steps=backwards,
         gradient_clipping=t.max_grad_norm,
     )

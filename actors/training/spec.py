@@ -27,9 +27,3 @@ class TrainingSpec:
     threads: int
     zero_stage: int = 0
     start: str | None = None  # adapter to go on with
-
-    @property
-    def learning_rate(self) -> float:
-        """The peak."""
-        assert self.training.learning_rate is not None
-        return self.training.learning_rate

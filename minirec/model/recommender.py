@@ -15,8 +15,7 @@ from minirec.config.run import ModelConfig
 from minirec.corpus import prompts
 from minirec.corpus.table import Catalogue, Sample
 from minirec.errors import ConfigError
-from minirec.model.shared_prompt import pack
-from minirec.model.sharing import Sharing
+from minirec.model.sharing import Sharing, pack
 from minirec.rl.group import Group
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -139,11 +138,12 @@ class Encoder:
 
     def group(self, sample: Sample, prompt: list[int], rollouts: Sequence[Rollout]) -> Group:
         """The group of a sample: its prompt with what an engine wrote after it."""
-        return Group.of(
-            sample,
-            prompt=prompt,
+        return Group(
+            prompt,
             completions=[self.finish(r.token_ids, stopped=r.stopped) for r in rollouts],
             written=[len(r.token_ids) for r in rollouts],
+            excluded=sample.excluded,
+            target=sample.target,
             rollout_logprobs=[r.logprobs for r in rollouts],
         )
 

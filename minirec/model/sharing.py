@@ -1,10 +1,21 @@
-"""Whether a prompt and its rollouts are cheaper to read in one sequence; loads no torch."""
+"""Rollouts of one prompt in one sequence, so that the prompt is read once; loads no torch by itself.
+
+A group becomes prompt + completion 1 + ... + completion G. A token attends to the prompt and to the
+earlier tokens of its completion, and has the position that it has in a separate sequence. So states
+and gradients are those of G separate sequences. `Sharing` decides where this is cheaper.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from minirec.rl.group import Group
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 ARCHITECTURES = frozenset({"qwen2", "qwen3", "llama"})
 Lengths = tuple[int, list[int]]
@@ -59,3 +70,69 @@ class Sharing:
 def packed_width(groups: Sequence[Lengths]) -> int:
     """Tokens of the longest group, with its prompt counted once."""
     return max(prompt + sum(completions) for prompt, completions in groups)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """P groups as P right-padded rows of L tokens.
+
+    ids, positions (P, L) int64; mask (P, 1, L, L) added to attention scores; predicts (T,) the flat
+    index (row * L + column) of the state that predicts each completion token, targets (T,) these
+    tokens, group after group; last (B,) the flat index of the last token of each sequence.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    mask: Tensor
+    predicts: Tensor
+    targets: Tensor
+    last: Tensor
+
+
+def pack(
+    groups: Sequence[Group], *, pad_id: int, dtype: torch.dtype, device: torch.device
+) -> Packed:
+    """Pack P groups; `dtype` is that of the mask."""
+    import torch
+
+    width = packed_width([group.lengths for group in groups])
+    ids = torch.full((len(groups), width), pad_id, dtype=torch.int64)
+    positions = torch.zeros_like(ids)
+    branch = torch.full_like(ids, -1)  # 0: prompt, 1..G: completion, -1: padding
+    predicts: list[int] = []
+    targets: list[int] = []
+    last: list[int] = []
+    for row, group in enumerate(groups):
+        start = column = len(group.prompt)
+        ids[row, :start] = torch.tensor(group.prompt)
+        positions[row, :start] = torch.arange(start)
+        branch[row, :start] = 0
+        for number, completion in enumerate(group.completions, 1):
+            end = column + len(completion)
+            ids[row, column:end] = torch.tensor(completion)
+            positions[row, column:end] = torch.arange(start, start + len(completion))
+            branch[row, column:end] = number
+            # The first token is predicted by the end of the prompt, each other one by the token
+            # before it.
+            states = [start - 1, *range(column, end)]
+            predicts += [row * width + state for state in states[:-1]]
+            last.append(row * width + states[-1])
+            targets += completion
+            column = end
+    return Packed(
+        ids.to(device),
+        positions.to(device),
+        _mask(branch.to(device), dtype),
+        *(torch.tensor(x, dtype=torch.int64, device=device) for x in (predicts, targets, last)),
+    )
+
+
+def _mask(branch: Tensor, dtype: torch.dtype) -> Tensor:
+    """(P, 1, L, L): 0 where query (second last) sees key (last), the least number elsewhere."""
+    import torch
+
+    query, key = branch[:, :, None], branch[:, None, :]
+    earlier = torch.ones(branch.shape[1:] * 2, dtype=torch.bool, device=branch.device).tril()
+    # Padding attends to padding, since a row of the softmax without any key would be NaN.
+    seen = earlier & ((key == 0) & (query >= 0) | (key == query))
+    return torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)[:, None]

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-from minirec.corpus.table import Sample
 
 
 @dataclass(frozen=True)
@@ -26,11 +23,6 @@ class Group:
     target: int
     rollout_logprobs: list[list[float]] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, sample: Sample, **rollouts: Any) -> Group:
-        """The group of a sample; `rollouts` are the other attributes."""
-        return cls(excluded=sample.excluded, target=sample.target, **rollouts)
 
     @property
     def sequences(self) -> list[list[int]]:

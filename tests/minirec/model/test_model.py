@@ -18,6 +18,7 @@ from tokenizers.processors import TemplateProcessing
 from minirec.config.run import TrainingConfig
 from minirec.config.training import ItemCandidates
 from minirec.corpus import prompts
+from minirec.corpus.table import Sample
 from minirec.errors import ConfigError
 from minirec.export.reward import Scorer
 from minirec.model.recommender import Encoder, Policy, item_table, load_policy, trainable_policy
@@ -214,6 +215,17 @@ def _gradient(policy, groups, table, training, parts):
         ),
         leaf.grad,
     )
+
+
+def test_a_group_is_a_sample_with_what_the_engine_wrote(encoder):
+    sample = Sample(sample_id=0, history=[0], target=2, same_time=[3])
+    stopped = SimpleNamespace(token_ids=[7, *encoder.answer_ids], logprobs=[-1, -2], stopped=True)
+    cut = SimpleNamespace(token_ids=[8, 9], logprobs=[-3, -4], stopped=False)
+    group = encoder.group(sample, [5], [stopped, cut])
+    assert (group.excluded, group.target) == ([0, 3], 2)
+    assert group.sequences == [[5, 7, *encoder.answer_ids], [5, 8, 9, *encoder.answer_ids]]
+    assert group.sequences == [encoder.sequence([5], one) for one in (stopped, cut)]
+    assert group.written == [2, 2] and group.rollout_logprobs == [[-1, -2], [-3, -4]]
 
 
 @pytest.mark.parametrize("candidates", ["batch", "corrected", "catalogue"])

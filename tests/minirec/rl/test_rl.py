@@ -289,8 +289,8 @@ def test_what_the_user_took_with_the_target_does_not_compete():
         [True, False, False, True, False],
         [False, True, False, False, False],  # the target competes, in the history or not
     ]
-    group = Group.of(baskets, prompt=[7], completions=[[8]], written=[1])
-    assert (group.excluded, group.target, group.completions) == ([0, 3], 2, [[8]])
+    group = Group([7], [[8]], [1], excluded=baskets.excluded, target=baskets.target)
+    assert group.excluded == [0, 3]
     assert torch.equal(Targets.of([group], items=5).mask, targets.mask[:1])
 
 
