@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from actors.engines.engine import Adapter, Completion
 from actors.pool.pool import Call, PoolHandle
@@ -32,13 +32,6 @@ class Drawn:
     rollout_seconds: float
     wait_seconds: float
     idle_seconds: float
-
-
-@dataclass(frozen=True)
-class _Request:
-    calls: list[Call]
-    asked: float
-    answer: Future[tuple[list[list[list[Completion]]], float]]
 
 
 class Lookahead:
@@ -65,7 +58,7 @@ class Lookahead:
         self._calls = calls
         self._steps = steps
         self._staleness = staleness
-        self._pending: _Request | None = None
+        self._pending: Future[Drawn] | None = None
         self._ended: float | None = None
 
     def take(self, step: int, *, newest: Adapter | None, behind: Adapter | None) -> Drawn:
@@ -83,38 +76,32 @@ class Lookahead:
         begun = time.monotonic()
         request = self._pending or self._ask(step, behind if self._staleness else newest)
         self._pending = None
-        answers, ended = request.answer.result()
-        waited = time.monotonic() - begun
-        idle = 0.0 if self._ended is None else request.asked - self._ended
-        self._ended = ended
+        drawn = replace(request.result(), wait_seconds=time.monotonic() - begun)
         if self._staleness and step + 1 < self._steps:
             self._pending = self._ask(step + 1, newest)
-        prompts = [prompt for call in request.calls for prompt in call.prompts]
-        completions = [one for answer in answers for one in answer]
-        return Drawn(
-            list(zip(prompts, completions, strict=True)),
-            rollout_seconds=ended - request.asked,
-            wait_seconds=waited,
-            idle_seconds=idle,
-        )
+        return drawn
 
     def close(self) -> None:
         """Wait for a pending request and ignore its result; for a training that ends early."""
         if self._pending is not None:
-            self._pending.answer.exception()
+            self._pending.exception()
             self._pending = None
 
-    def _ask(self, step: int, adapter: Adapter | None) -> _Request:
-        request = _Request(self._calls(step), time.monotonic(), Future())
-        pool = self._pool
+    def _ask(self, step: int, adapter: Adapter | None) -> Future[Drawn]:
+        calls, asked, future = self._calls(step), time.monotonic(), Future[Drawn]()
+        idle = 0.0 if self._ended is None else asked - self._ended
 
         def generate() -> None:
             try:
-                answers = pool.generate(request.calls, adapter=adapter)
-                request.answer.set_result((answers, time.monotonic()))
+                answers = self._pool.generate(calls, adapter=adapter)
+                self._ended = time.monotonic()
+                prompts = [prompt for call in calls for prompt in call.prompts]
+                completions = [one for answer in answers for one in answer]
+                rollouts = list(zip(prompts, completions, strict=True))
+                future.set_result(Drawn(rollouts, self._ended - asked, 0, idle))
             except BaseException as error:  # raised again where the step waits
-                request.answer.set_exception(error)
+                future.set_exception(error)
 
         # A daemon: a worker that fails in its step must not wait for the engines.
         threading.Thread(target=generate, name=f"rollouts-{step}", daemon=True).start()
-        return request
+        return future

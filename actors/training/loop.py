@@ -202,14 +202,11 @@ class Worker:
 
     def _optimizer_step(self) -> float:
         """Step with the gradient of all backwards; returns its norm before clipping."""
-        norm = self._gradient_norm() if not self.spec.zero_stage else None
-        self.engine.step()
-        return norm if norm is not None else float(self.engine.get_global_grad_norm())
-
-    def _gradient_norm(self) -> float:
-        """Norm of the gradient; DeepSpeed keeps it only from ZeRO stage 1 on."""
         gradients = [p.grad for p in self.engine.module.parameters() if p.grad is not None]
-        return float(torch.nn.utils.get_total_norm(gradients))
+        own = torch.nn.utils.get_total_norm(gradients)
+        self.engine.step()
+        # DeepSpeed knows the norm only from ZeRO stage 1 on, where the gradients are not in p.grad.
+        return float(self.engine.get_global_grad_norm() if self.spec.zero_stage else own)
 
     def _validate(self, step: int) -> dict[str, Any]:
         """The log entries of a validation after this step; none if no validation is due."""
@@ -251,12 +248,8 @@ class Worker:
         entry |= {"tokens": counts["tokens"], "rollouts": rollouts}
         self.log.append(entry | figures)
         if self.rank == 0:
-            self._flush_log()
-
-    def _flush_log(self) -> None:
-        lines = "".join(json.dumps(entry) + "\n" for entry in self.log)
-        with atomic(self.folder / "log.jsonl") as file:
-            file.write(lines.encode())
+            with atomic(self.folder / "log.jsonl") as file:
+                file.write("".join(json.dumps(entry) + "\n" for entry in self.log).encode())
 
     def checkpoint(self, step: int) -> None:
         """Save weights, optimizer and log."""

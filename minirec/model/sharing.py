@@ -1,8 +1,9 @@
-"""Rollouts of one prompt in one sequence, so that the prompt is read once; loads no torch by itself.
+"""Rollouts of one prompt in one sequence, so that the prompt is read once.
 
 A group becomes prompt + completion 1 + ... + completion G. A token attends to the prompt and to the
 earlier tokens of its completion, and has the position that it has in a separate sequence. So states
-and gradients are those of G separate sequences. `Sharing` decides where this is cheaper.
+and gradients are those of G separate sequences. `Sharing` decides where this is cheaper; it
+needs no torch.
 """
 
 from __future__ import annotations
