@@ -160,7 +160,7 @@ def _rendezvous(prefix: str) -> Iterator[None]:
     """Let vLLM put the file by which its processes meet into a folder of its own.
 
     It is needed as long as the engine lives, and a kill leaves it behind:
-    `actors.pool.roster` removes the folder.
+    `actors.pool.pool` removes the folder.
     """
     from torch._inductor.runtime.cache_dir_utils import cache_dir
 

@@ -1,11 +1,10 @@
-"""Who scores the shards of several specs: a callable for Ray Data, a loop for Ray Train workers."""
+"""Scores shards: a callable for Ray Data, and a loop for the training worker of trials."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-import torch.distributed as dist
 
 from actors.process import deadline
 from actors.scoring.scorer import ScoringSpec, ShardScorer
@@ -35,7 +34,7 @@ class Scorer:
 
 @dataclass(frozen=True)
 class ShardsSpec:
-    """What Ray Train workers need that score in the place of Ray Data's; picklable.
+    """What a training worker needs that scores in the place of Ray Data's actors; picklable.
 
     shards: number of the spec and shard; deadline_s: of one shard.
     """
@@ -46,12 +45,12 @@ class ShardsSpec:
 
 
 def score_loop(config: dict[str, ShardsSpec]) -> None:
-    """Body of Ray Train workers, each of which scores every n-th shard that is not there yet."""
+    """Score the shards, but those that an attempt before has finished."""
     spec = config["spec"]
     scorer = Scorer(spec.specs)
-    for number, shard in spec.shards[dist.get_rank() :: dist.get_world_size()]:
+    for number, shard in spec.shards:
         one = spec.specs[number]
         if one.part(shard).exists() and located(one.item_table).exists():
-            continue  # done before a worker was started again
+            continue
         with deadline(spec.deadline_s):
             scorer.write(number, shard)

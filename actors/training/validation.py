@@ -87,7 +87,7 @@ class Validation:
         self.encoder, self.items, self.temperature = encoder, items, temperature
         self.prompts = [encoder.prompt([titles[i] for i in s.history]) for s in self.samples]
         self.block = training.prompts_per_micro_batch * training.rollouts_per_prompt
-        self.pool, self.prompts_per_call = pool.of_ones_own(), prompts_per_call
+        self.pool, self.prompts_per_call = pool.copy(), prompts_per_call
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
 
     @torch.no_grad()

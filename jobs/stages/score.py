@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from jobs.cluster.workers import KeptWorkers
+from jobs.cluster.workers import KeptWorker
 from jobs.console import bar
 from jobs.fingerprint import rollout_settings
 from jobs.stages.model import base_model, model_inputs
@@ -208,21 +208,22 @@ def score_shards(
 
 def score_on_kept(
     specs: list[ScoringSpec],
-    workers: KeptWorkers,
+    worker: KeptWorker,
     config: Config,
     allocation: Allocation,
     *,
     say: Callable[[str], None] = print,
 ) -> None:
-    """`score_shards` by training workers that stay up."""
+    """`score_shards` by the training worker of the trials of a sweep."""
     from actors.scoring.shards import ShardsSpec, score_loop
 
     missing, _ = _missing(specs, say)
     if missing:
-        # Threads stay those of a scorer: bytes depend on them.
+        # The number of threads stays that of a scorer: bytes depend on it.
         device = "cuda" if allocation.worker.gpus else "cpu"
         specs = [replace(spec, device=device) for spec in specs]
-        workers.do(score_loop, ShardsSpec(specs, missing, config.scoring.shard_deadline_s))
+        work = ShardsSpec(specs, missing, config.scoring.shard_deadline_s)
+        worker.run(score_loop, {"spec": work}, training=config.training)
 
 
 def _missing(

@@ -189,8 +189,8 @@ def pools(spec):
     """A merged and a LoRA vLLM engine, started side by side."""
     ray.init(num_cpus=4, include_dashboard=False, object_store_memory=200_000_000)
     with (
-        Pool.start(spec, engine="vllm", engines=1, name="merged") as merged,
-        Pool.start(
+        Pool(spec, engine="vllm", engines=1, name="merged") as merged,
+        Pool(
             dataclasses.replace(spec, adapter="lora"), engine="vllm", engines=1, name="lora"
         ) as lora,
     ):
