@@ -152,19 +152,18 @@ class Room:
             self._cluster.request([])
 
 
-def check_shared(folder: Path) -> None:
+def check_shared(folder: Path, cluster: Cluster) -> None:
     """Refuse a run directory that a node of the cluster does not see.
 
     Raises:
         ConfigError: names the nodes.
     """
-    nodes = [node for node in ray.nodes() if node["Alive"]]
     token = secrets.token_hex(8)
     folder.mkdir(parents=True, exist_ok=True)
     probe = folder / f".probe-{token}"
     probe.write_text(token)
     try:
-        blind = _blind(nodes, probe, token)
+        blind = _blind(cluster, probe, token)
     finally:
         probe.unlink()
     if blind:
@@ -174,21 +173,17 @@ def check_shared(folder: Path) -> None:
         )
 
 
-def _blind(nodes: Sequence[dict], probe: Path, token: str) -> list[str]:
+def _blind(cluster: Cluster, probe: Path, token: str) -> list[str]:
     """Names of the nodes that do not read the token from the file."""
     reads = {
         _read.options(
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)
         ).remote(str(probe)): node
-        for node in nodes
+        for node in cluster.nodes()
     }
     ray.wait(list(reads), num_returns=len(reads), timeout=PROBE_S)
-    still = {node["NodeID"] for node in ray.nodes() if node["Alive"]}  # one may have left
-    return [
-        f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
-        for ref, node in reads.items()
-        if node["NodeID"] in still and not _holds(ref, token)
-    ]
+    alive = {node.id for node in cluster.nodes()}  # one may have left
+    return [node.name for ref, node in reads.items() if node.id in alive and not _holds(ref, token)]
 
 
 def _holds(ref: ray.ObjectRef, token: str) -> bool:

@@ -169,7 +169,7 @@ class Session:
         for stage in ("score", "proxy", "train"):
             self._room.refuse_impossible(found.bundles(stage))
         if "://" not in self.config.run_dir:
-            check_shared(Path(self.config.run_dir).absolute())
+            check_shared(Path(self.config.run_dir).absolute(), self._cluster)
         return replace(found, engines=engines_for(found, self._room.nodes(found.engine, {})))
 
     def _new_room(self, *, requests: bool) -> Room:
