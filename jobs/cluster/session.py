@@ -12,8 +12,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import ray
+
+from actors.cluster import Bundles, Cluster, Room, check_shared
 from actors.engines.engine import engine_spec, resolve_engine
 from actors.pool.pool import Pool, PoolHandle
 from jobs.cluster.joining import check_cluster, cluster_address, not_started
@@ -30,9 +33,6 @@ from minirec.resources.allocation import (
     refusal,
     this_machine,
 )
-
-if TYPE_CHECKING:
-    from actors.cluster import Bundles, Cluster, Room
 
 
 class Session:
@@ -55,7 +55,7 @@ class Session:
         self.trials = trials
         self._on_cluster = on_cluster
         self.kept: KeptWorker | None = None
-        self._given = cluster
+        self._cluster = cluster or Cluster()
         self._pool: Pool | None = None
         self._model: str | None = None
         self._started_ray = False
@@ -75,8 +75,6 @@ class Session:
             ConfigError: the address is not valid, or the machine cannot hold the run.
             EngineError: no cluster answers there, or Ray does not start.
         """
-        import ray
-
         if self._allocation is None:
             self._set_up_train()
         if self._cluster.joined():
@@ -122,13 +120,6 @@ class Session:
         )
 
     @property
-    def _cluster(self) -> Cluster:
-        from actors.cluster import Cluster
-
-        self._given = self._given or Cluster()
-        return self._given
-
-    @property
     def allocation(self) -> Allocation:
         """How many engines, scorers and workers; starts Ray, since ``auto`` depends on it."""
         self.start_ray()
@@ -162,8 +153,6 @@ class Session:
 
     def _fit_cluster(self) -> Allocation:
         """Fit what the nodes have; refuse what they cannot hold, or a run directory not shared."""
-        from actors.cluster import check_shared
-
         found = allocate(self.config, self._cluster.nodes(), local=False)
         self._room = self._new_room(requests=True)
         for stage in ("score", "proxy", "train"):
@@ -173,8 +162,6 @@ class Session:
         return replace(found, engines=engines_for(found, self._room.nodes(found.engine, {})))
 
     def _new_room(self, *, requests: bool) -> Room:
-        from actors.cluster import Room
-
         r = self.config.resources
         return Room(self._cluster, wait_s=r.wait_s, autoscaling=r.autoscaling, requests=requests)
 
@@ -297,8 +284,6 @@ class Session:
                 self._room.close()
             self._room = None
         if self._started_ray:
-            import ray
-
             ray.shutdown()
             self._started_ray = False
             self._allocation = None
