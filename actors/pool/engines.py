@@ -78,7 +78,11 @@ class Engines:
     link: Any
 
     def probe(self) -> list[dict[str, Any]]:
-        """A one-token generation on every engine, within the starting deadline."""
+        """A one-token generation on every engine, within the starting deadline.
+
+        Raises:
+            EngineError: one did not answer in time, or died; names the resources.
+        """
         link = self.link
         refs = {name: actor.probe.remote() for name, actor in self.actors.items()}
         end = link.now() + self.start_deadline_s

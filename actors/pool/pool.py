@@ -44,14 +44,11 @@ Target = Callable[[Mapping[str, int]], list[str]]
 """From engines at work by node id: a node id for each engine wanted; empty means any node."""
 
 
-class PoolHandle:
+class PoolHandle(Engines):
     """What a Ray Train worker or a Ray Data actor holds to generate; picklable."""
 
-    def __init__(self, engines: Engines) -> None:
-        self._engines = engines
-
     def __len__(self) -> int:
-        return len(self._engines.actors)
+        return len(self.actors)
 
     def generate(
         self, calls: list[Call], adapter: Adapter | None = None
@@ -62,19 +59,11 @@ class PoolHandle:
             EngineError: an engine raised, died more often than `max_restarts`, hung that often,
                 or fewer engines than `least` came up within the starting deadline.
         """
-        return Dispatch(self._engines, calls, adapter).run()
-
-    def probe(self) -> list[dict[str, Any]]:
-        """A one-token generation on every engine, within the starting deadline.
-
-        Raises:
-            EngineError: one did not answer in time, or died; names the resources.
-        """
-        return self._engines.probe()
+        return Dispatch(self, calls, adapter).run()
 
     def copy(self) -> PoolHandle:
         """Another handle for the same engines, for another thread."""
-        return PoolHandle(copy.copy(self._engines))
+        return copy.copy(self)
 
 
 class Pool:
@@ -128,7 +117,7 @@ class Pool:
         self._arguments = (kind, replace(spec, scratch=self._prefix))
         for node in target({}) if target else [""] * engines:
             self._add(node)
-        self._engines = Engines(
+        self._handle = PoolHandle(
             dict(self.actors),
             prefix=self._prefix,
             name=name or str(engine),
@@ -151,12 +140,12 @@ class Pool:
         Raises:
             EngineError: one did not within `start_deadline_s`, or died; names the resources.
         """
-        self._engines.probe()
+        self._handle.probe()
         return self
 
     def handle(self) -> PoolHandle:
         """For a client."""
-        return PoolHandle(self._engines)
+        return self._handle
 
     def _add(self, node: str) -> None:
         name = f"{self._prefix}{self._made}"
@@ -224,7 +213,7 @@ class Pool:
         ]
         if waits:
             ray.wait(waits, num_returns=len(waits), timeout=60)
-        self.actors = self._engines.actors = {}
+        self.actors = self._handle.actors = {}
 
     def __enter__(self) -> Pool:
         return self

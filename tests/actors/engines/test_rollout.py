@@ -256,7 +256,7 @@ def test_vllm_killed_during_generate_gives_the_same_bytes(pools, adapters):
     call = Call(prompts(32, 220), n=8, seeds=[100 * i for i in range(32)])
     handle = pools["merged"]
     expected = handle.generate([call], adapters[0])
-    actor = next(iter(handle._engines.actors.values()))
+    actor = next(iter(handle.actors.values()))
     pid = ray.get(actor.status.remote())["pid"]
 
     def kill_when_busy():

@@ -6,7 +6,6 @@ import pytest
 from ray.exceptions import RayActorError
 
 from actors.pool.actor import Call
-from actors.pool.engines import Engines
 from actors.pool.pool import PoolHandle
 from minirec.errors import EngineError
 
@@ -89,9 +88,9 @@ def world():
     return World()
 
 
-def known(world, there, *, elastic=True, least=1, start_deadline_s=50):
+def handle(world, there, *, elastic=True, least=1, start_deadline_s=50):
     world.engines = {f"p-{i}": engine for i, engine in enumerate(there)}
-    return Engines(
+    return PoolHandle(
         dict(world.engines),
         prefix="p-",
         name="test",
@@ -102,10 +101,6 @@ def known(world, there, *, elastic=True, least=1, start_deadline_s=50):
         max_restarts=2,
         link=world,
     )
-
-
-def handle(world, there, **settings):
-    return PoolHandle(known(world, there, **settings))
 
 
 def test_an_engine_that_starts_late_gets_what_is_left(world):
@@ -232,7 +227,7 @@ def test_another_clients_call_that_hangs_does_not_count_against_the_own(world):
 
 def test_the_engines_can_be_read_while_they_are_refreshed(world):
     """As by a second thread; one engine has left, one has joined, one is gone when looked up."""
-    there = known(world, [Engine(world), Engine(world)])
+    there = handle(world, [Engine(world), Engine(world)])
     read = iter(there.actors)
     next(read)
     stays, joins = world.engines["p-0"], Engine(world)

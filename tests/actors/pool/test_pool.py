@@ -42,13 +42,13 @@ def calls(count):
 
 
 def pids(pool):
-    actors = pool.handle()._engines.actors.values()
+    actors = pool.handle().actors.values()
     return [answer["pid"] for answer in ray.get([actor.status.remote() for actor in actors])]
 
 
 def signal_when_busy(pool, engine, number):
     """Send a signal to the engine's process as soon as it is at work; returns the thread."""
-    actor, pid = list(pool.handle()._engines.actors.values())[engine], pids(pool)[engine]
+    actor, pid = list(pool.handle().actors.values())[engine], pids(pool)[engine]
 
     def send():
         while ray.get(actor.status.remote())["call"] is None:
