@@ -1,7 +1,7 @@
 """One training worker without Ray Train, which stays up for the trials of a sweep.
 
-Ray Train takes about 20 s on two cores to start a worker and end it, this worker about 1 s when it is
-up: trials of a few dozen steps would spend half of their time on it.
+On two cores Ray Train adds about 20 s to the steps of a training and this worker 1 s: trials of a few
+dozen steps would spend half of their time on it.
 """
 
 from __future__ import annotations
