@@ -1,6 +1,6 @@
 """One training worker without Ray Train, which stays up for the trials of a sweep.
 
-On two cores Ray Train adds about 20 s to the steps of a training and this worker 1 s: trials of a few
+On two cores Ray Train adds about 20 s to the steps of a training, this worker 1 s: trials of a few
 dozen steps would spend half of their time on it.
 """
 
