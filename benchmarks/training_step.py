@@ -17,7 +17,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from minirec.config.run import RewardConfig, TrainingConfig
+from minirec.config.run import TrainingConfig
 from minirec.model.recommender import Policy
 from minirec.model.sharing import Sharing
 from minirec.rl.reward import reward_function
@@ -81,7 +81,8 @@ class Always(Sharing):
 
 def seconds(model: Policy, groups: list[Group], table: torch.Tensor, *, packed: bool) -> float:
     """Of one forward and backward."""
-    objective = Objective(TrainingConfig(), 0.02, 1000, reward_function(RewardConfig()))
+    reward = reward_function("ndcg_softmax", softmax_weight=0.05)
+    objective = Objective(TrainingConfig(), 0.02, 1000, reward)
     ids = torch.arange(len(groups))
     started = time.perf_counter()
     found = losses(

@@ -155,7 +155,7 @@ class ShardScorer:
             for title, text in zip(catalogue.titles, catalogue.texts, strict=True)
         ]
         self.table = _shared_table(spec, self.policy, items).to(spec.device)
-        self.reward = reward_function(spec.reward)
+        self.reward = reward_function(spec.reward.name, softmax_weight=spec.reward.softmax_weight)
         self.cutoff = min(spec.reward.cutoff, len(self.table))
         self.chance = chance_level(len(self.table), cutoff=spec.reward.cutoff)
 

@@ -93,7 +93,8 @@ def expected_rewards(run_dir, samples, completions):
     target = torch.tensor([sample.target for sample in samples])
     mask = excluded_mask([sample.excluded for sample in samples], target, items=len(table))
     ranking = rank_target(scores, target=target, mask=mask)
-    return reward_function(config.reward)(ranking, config.reward.cutoff).tolist()
+    reward = reward_function(config.reward.name, softmax_weight=config.reward.softmax_weight)
+    return reward(ranking, config.reward.cutoff).tolist()
 
 
 def test_the_subset_is_whole_and_in_training_order(undisturbed, exported):

@@ -20,7 +20,7 @@ from minirec.errors import ConfigError
 from minirec.export.reward import Scorer
 from minirec.model.recommender import Encoder, Policy, item_table, load_policy, trainable_policy
 from minirec.model.sharing import Sharing
-from minirec.rl.reward import RewardConfig, reward_function
+from minirec.rl.reward import reward_function
 from minirec.rl.step import Group, Objective, log_presence, losses
 
 
@@ -176,7 +176,7 @@ def _gradient(policy, groups, table, training, parts, sharing=None):
         training=training or TrainingConfig(),
         temperature=0.5,
         cutoff=1000,
-        reward=reward_function(RewardConfig()),
+        reward=reward_function("ndcg_softmax", softmax_weight=0.05),
     )
     presence = None
     if objective.training.item_candidates == "corrected":
@@ -237,7 +237,7 @@ def test_a_correction_is_given_where_it_is_asked_for_and_nowhere_else(kind):
         training=TrainingConfig(item_candidates=kind),
         temperature=0.5,
         cutoff=1000,
-        reward=reward_function(RewardConfig()),
+        reward=reward_function("ndcg_softmax", softmax_weight=0.05),
     )
     table = torch.eye(5)
     given = {"batch": torch.zeros(5), "corrected": None}[kind]
