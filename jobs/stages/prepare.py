@@ -21,6 +21,7 @@ from minirec.corpus.events import Events
 from minirec.corpus.files import BLOCK_BYTES, FileSpec, read_blocks
 from minirec.corpus.parse import CATALOGUE, EVENTS, parse
 from minirec.corpus.schema import ITEMS, REJECTED, TRUTH
+from minirec.corpus.specs import BY_FILE
 from minirec.errors import CorpusError, EngineError, MiniRecError
 from minirec.store.files import atomic_dir, write_json
 from minirec.store.run import Cost, Run, flatten, peak_memory_mib
@@ -181,7 +182,7 @@ def _from_files(
         read_with_ray(located.events),
         read_with_ray(located.items),
         inline=located.inline,
-        by_file=corpus.columns.get("order") == sources.BY_FILE,
+        by_file=corpus.columns.get("order") == BY_FILE,
     )
     try:
         assemble.check_rejected(read, limit=corpus.max_rejected)

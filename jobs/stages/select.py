@@ -11,7 +11,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from jobs.stages.gradients import gradient_inputs
-from minirec.config.run import Config, ScoringConfig, SelectionConfig
+from minirec.config.run import Config
+from minirec.config.scoring import ScoringConfig
+from minirec.config.selection import SelectionConfig
 from minirec.corpus import schema
 from minirec.errors import ArtifactError
 from minirec.selection.diversity import MaxMin, maxmin

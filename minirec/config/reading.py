@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from minirec.config.choices import OWN, Choices
 from minirec.config.run import Config
 from minirec.errors import ConfigError
 from minirec.store.remote import located
@@ -178,15 +179,21 @@ def _at(tree: Any, key: str) -> Any:
 
 
 def _meaning(key: str) -> str:
-    """The description of a setting, with the words that it may be."""
+    """The description of a setting and the words that it takes, each with its meaning if known."""
     *parents, leaf = key.split(".")
     model: type[BaseModel] = Config
     for name in parents:
         model = _sections(model.model_fields[name])[0]
     field = model.model_fields[leaf]
-    choices = [c for kind in _kinds(field) if get_origin(kind) is Literal for c in get_args(kind)]
-    words = f" ({', '.join(map(str, choices))})" if choices else ""
-    return f"{field.description or ''}{words}"
+    text = field.description or ""
+    words = [w for kind in _kinds(field) if get_origin(kind) is Literal for w in get_args(kind)]
+    if words:
+        text += f" ({', '.join(map(str, words))})"
+    parts = [field.metadata, *(getattr(kind, "__metadata__", ()) for kind in _kinds(field))]
+    for choices in (one for part in parts for one in part if isinstance(one, Choices)):
+        text += "".join(f"\n{name}: {meaning}" for name, meaning in choices.meanings().items())
+        text += f"\n{OWN}: A function of your own." if choices.own else ""
+    return text
 
 
 def _explain(error: ValidationError) -> str:

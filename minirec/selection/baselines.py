@@ -1,9 +1,10 @@
-"""Other ways to choose a subset, for comparison (method, section 8).
+"""Other methods of choosing a subset, for comparison (method, section 8).
 
-Each takes the same arguments and returns sample ids: ``method(features, budget=k, seed=s)`` ->
-(k,) int64, distinct, best first where the method has an order. Ties go to the lowest sample_id.
-Each raises `FeatureError` if the features lack what it needs, and `ValueError` if `budget` is
-outside 1..N.
+Each is a function ``method(features, budget=k, seed=s)`` that returns (k,) int64 sample ids,
+distinct, best first where the method has an order. Ties go to the lowest sample_id. It raises
+`FeatureError` if the features lack what it needs, and `ValueError` if `budget` is outside 1..N. A
+new method is a function here and a line in `METHODS` at the end, or a function of yours that the
+setting names as ``package.module:function``.
 """
 
 from __future__ import annotations
@@ -206,7 +207,7 @@ def _generator(seed: int, name: str) -> np.random.Generator:
     return np.random.default_rng(seed_of(seed, "select", name))
 
 
-BASELINES: dict[str, Callable[..., Ids]] = {
+METHODS: dict[str, Callable[..., Ids]] = {
     "random": random,
     "random_live": random_live,
     "full": full,
@@ -219,4 +220,4 @@ BASELINES: dict[str, Callable[..., Ids]] = {
     "ccs": ccs,
     "less": less,
 }
-"""By the names of ``selection.method``; all take (features, budget, seed)."""
+"""By the names of ``selection.method``; `minirec.config.choices` reads them from here."""

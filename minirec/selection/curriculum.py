@@ -85,4 +85,4 @@ CURRICULA: dict[str, Callable[..., Ids]] = {
     "hard_to_easy": hard_to_easy,
     "shuffled": shuffled,
 }
-"""By the names of ``selection.curriculum``; all take (sample_ids, mean_reward, groups, seed)."""
+"""By the names of ``selection.curriculum``; `minirec.config.choices` reads them from here."""

@@ -10,7 +10,8 @@ from minirec.corpus import files
 from minirec.corpus.assemble import Assembled, assemble
 from minirec.corpus.files import read_blocks
 from minirec.corpus.parse import parse
-from minirec.corpus.sources import BY_FILE, locate
+from minirec.corpus.sources import locate
+from minirec.corpus.specs import BY_FILE
 
 RATINGS = "user_id,parent_asin,rating,timestamp\n"
 
