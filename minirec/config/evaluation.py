@@ -13,40 +13,30 @@ from minirec.store.remote import expanded
 class EvaluationConfig(Section):
     """Full ranking of valid and test (method, section 9)."""
 
-    cutoffs: tuple[PositiveInt, ...] = Field(
-        (5, 10, 20, 50), min_length=1, description="Values k of the metrics HR@k and NDCG@k."
-    )
-    bootstrap: int = Field(
-        1000, ge=1, description="Number of bootstrap resamples of a confidence interval."
-    )
+    cutoffs: tuple[PositiveInt, ...] = Field((5, 10, 20, 50), min_length=1)
+    """Values k of the metrics HR@k and NDCG@k."""
+    bootstrap: int = Field(1000, ge=1)
+    """Number of bootstrap resamples of a confidence interval."""
     policies: tuple[Literal["base", "proxy", "trained"], ...] = Field(
-        ("base", "trained"), min_length=1, description="Policies that are evaluated."
+        ("base", "trained"), min_length=1
     )
-    train_samples: PositiveInt | None = Field(
-        None,
-        description="Number of training samples, drawn at random, that the base and the trained "
-        "policy rank too; null ranks none.",
-    )
+    """Policies that are evaluated."""
+    train_samples: PositiveInt | None = None
+    """Number of training samples, drawn at random, that the base and the trained policy rank too;
+    null ranks none."""
 
 
 class TrackingConfig(Section):
     """Services that a run reports to. They change no result."""
 
-    tensorboard: bool = Field(
-        True, description="Whether event files of TensorBoard are written to run_dir/tensorboard."
-    )
-    mlflow: str | None = Field(
-        None,
-        description="Tracking URI of MLflow, e.g. http://host:5000 or sqlite:///mlflow.db; null "
-        "turns it off.",
-    )
-    wandb: Literal["online", "offline"] | None = Field(
-        None,
-        description="Weights & Biases: online, or offline into run_dir/wandb; null turns it off.",
-    )
-    project: str = Field(
-        "minirec", description="Name of the MLflow experiment and of the Weights & Biases project."
-    )
+    tensorboard: bool = True
+    """Whether event files of TensorBoard are written to run_dir/tensorboard."""
+    mlflow: str | None = None
+    """Tracking URI of MLflow, e.g. http://host:5000 or sqlite:///mlflow.db; null turns it off."""
+    wandb: Literal["online", "offline"] | None = None
+    """Weights & Biases: online, or offline into run_dir/wandb; null turns it off."""
+    project: str = "minirec"
+    """Name of the MLflow experiment and of the Weights & Biases project."""
 
     @field_validator("mlflow")
     @classmethod

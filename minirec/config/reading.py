@@ -185,7 +185,7 @@ def _meaning(key: str) -> str:
     for name in parents:
         model = _sections(model.model_fields[name])[0]
     field = model.model_fields[leaf]
-    text = field.description or ""
+    text = " ".join((field.description or "").split())
     words = [w for kind in _kinds(field) if get_origin(kind) is Literal for w in get_args(kind)]
     if words:
         text += f" ({', '.join(map(str, words))})"

@@ -20,56 +20,35 @@ class ResourcesConfig(Section):
     But for `gpus_per_engine`, from which `rollout.adapter` follows where it is auto.
     """
 
-    engines: PositiveInt | tuple[PositiveInt, PositiveInt] | Auto = Field(
-        "auto",
-        description="Number of rollout engines; [2, 8] takes at least two, and up to eight where "
-        "there is room; auto chooses from the nodes.",
-    )
-    gpus_per_engine: float | Auto = Field(
-        0.0,
-        description="GPUs of an engine: 0 computes on the CPU, 0.5 shares a GPU, 2 and more are "
-        "tensor parallel; auto takes whole ones, or halves of a single one.",
-    )
-    cpus_per_engine: int = Field(
-        1, ge=1, description="CPU cores of an engine, and threads of an engine on CPUs."
-    )
-    scorers: PositiveInt | Auto = Field(
-        "auto", description="Number of parallel scoring actors; auto chooses from the nodes."
-    )
-    gpus_per_scorer: float | Auto = Field(
-        0.0, description="GPUs of a scoring actor, 0 to 1; auto chooses from the nodes."
-    )
-    cpus_per_scorer: int = Field(
-        1,
-        ge=1,
-        description="CPU cores and threads of a scoring actor; the bytes of its results depend on "
-        "this number, not on the machine's cores.",
-    )
-    training_workers: PositiveInt | Auto = Field(
-        "auto",
-        description="Number of Ray Train workers of proxy, train and gradients; in the trials of "
-        "a sweep or comparison on one machine they evaluate too; auto chooses from the nodes.",
-    )
-    gpus_per_worker: float | Auto = Field(
-        0.0, description="GPUs of a training worker, 0 to 1; auto chooses from the nodes."
-    )
-    cpus_per_worker: PositiveInt | Auto = Field(
-        "auto",
-        description="CPU cores and threads of a training worker; auto takes its share of this "
-        "machine, or one on a cluster.",
-    )
-    zero_stage: Literal[0, 1, 2, 3] = Field(
-        0, description="ZeRO stage of DeepSpeed in the training workers."
-    )
-    gpu: Literal["H200", "H100", "A100-80", "L40S", "A10G", "L4"] | None = Field(
-        None,
-        description="GPU that `minirec plan` estimates for; null takes that of this machine.",
-    )
-    wait_s: float = Field(
-        300,
-        gt=0,
-        description="Seconds that the command waits for room on a busy or growing cluster.",
-    )
+    engines: PositiveInt | tuple[PositiveInt, PositiveInt] | Auto = "auto"
+    """Number of rollout engines; [2, 8] takes at least two, and up to eight where there is room;
+    auto chooses from the nodes."""
+    gpus_per_engine: float | Auto = 0.0
+    """GPUs of an engine: 0 computes on the CPU, 0.5 shares a GPU, 2 and more are tensor parallel;
+    auto takes whole ones, or halves of a single one."""
+    cpus_per_engine: int = Field(1, ge=1)
+    """CPU cores of an engine, and threads of an engine on CPUs."""
+    scorers: PositiveInt | Auto = "auto"
+    """Number of parallel scoring actors; auto chooses from the nodes."""
+    gpus_per_scorer: float | Auto = 0.0
+    """GPUs of a scoring actor, 0 to 1; auto chooses from the nodes."""
+    cpus_per_scorer: int = Field(1, ge=1)
+    """CPU cores and threads of a scoring actor; the bytes of its results depend on this number, not
+    on the machine's cores."""
+    training_workers: PositiveInt | Auto = "auto"
+    """Number of Ray Train workers of proxy, train and gradients; in the trials of a sweep or
+    comparison on one machine they evaluate too; auto chooses from the nodes."""
+    gpus_per_worker: float | Auto = 0.0
+    """GPUs of a training worker, 0 to 1; auto chooses from the nodes."""
+    cpus_per_worker: PositiveInt | Auto = "auto"
+    """CPU cores and threads of a training worker; auto takes its share of this machine, or one on a
+    cluster."""
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    """ZeRO stage of DeepSpeed in the training workers."""
+    gpu: Literal["H200", "H100", "A100-80", "L40S", "A10G", "L4"] | None = None
+    """GPU that `minirec plan` estimates for; null takes that of this machine."""
+    wait_s: float = Field(300, gt=0)
+    """Seconds that the command waits for room on a busy or growing cluster."""
 
     @field_validator("engines", mode="before")
     @classmethod

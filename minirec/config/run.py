@@ -24,14 +24,12 @@ from minirec.config.trials import CompareConfig, SweepConfig
 class Config(Section):
     """A whole run."""
 
-    run_dir: PathText = Field(
-        "runs/demo", description="Where the run is stored: a folder, s3://... or gs://..."
-    )
-    seed: int = Field(42, ge=0, description="Seed of all random draws.")
-    preset: Literal["minirec", "paper", "paper-amazon"] = Field(
-        "minirec",
-        description="Named set of defaults, which a file and the command line may change.",
-    )
+    run_dir: PathText = "runs/demo"
+    """Where the run is stored: a folder, s3://... or gs://..."""
+    seed: int = Field(42, ge=0)
+    """Seed of all random draws."""
+    preset: Literal["minirec", "paper", "paper-amazon"] = "minirec"
+    """Named set of defaults, which a file and the command line may change."""
     corpus: CorpusConfig = CorpusConfig()
     model: ModelConfig = ModelConfig()
     rollout: RolloutConfig = RolloutConfig()

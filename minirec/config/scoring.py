@@ -13,67 +13,41 @@ from minirec.config.section import Section, counted, share_or_count
 class RewardConfig(Section):
     """Reward of a rollout (method, section 1)."""
 
-    name: Reward = Field("ndcg_softmax", description="Reward of a rollout.")
-    cutoff: int = Field(
-        1000, ge=1, description="Lowest rank m that still earns a reward, as in NDCG@m."
-    )
-    softmax_weight: float = Field(
-        0.05, ge=0, le=1, description="Weight b of the target's probability in ndcg_softmax."
-    )
+    name: Reward = "ndcg_softmax"
+    """Reward of a rollout."""
+    cutoff: int = Field(1000, ge=1)
+    """Lowest rank m that still earns a reward, as in NDCG@m."""
+    softmax_weight: float = Field(0.05, ge=0, le=1)
+    """Weight b of the target's probability in ndcg_softmax."""
 
 
 class ScoringConfig(Section):
     """Rollouts, rewards and head features of the train split."""
 
-    samples: int | float | None = Field(
-        None,
-        gt=0,
-        description="Training samples that are scored, drawn at random: a number (1, 2, ...) or a "
-        "share of the corpus (below 1); null scores all.",
-    )
-    rollouts: PositiveInt | tuple[PositiveInt, PositiveInt] = Field(
-        4,
-        description="Rollouts of each sample, G; [2, 4] writes two first, and up to four where "
-        "these disagree.",
-    )
-    screen: Literal["prefill"] | None = Field(
-        None,
-        description="prefill ranks the target after a forced <answer> and rolls out only samples "
-        "inside screen_band; null rolls out all.",
-    )
-    screen_band: tuple[float, float] = Field(
-        (0.05, 1.0),
-        description="Lowest and highest lift of the screen at which a sample is rolled out.",
-    )
-    doubt: float = Field(
-        0.1,
-        ge=0,
-        le=1,
-        description="Spread of the NDCGs of the first rollouts above which the others are written.",
-    )
-    control: float = Field(
-        0.05,
-        ge=0,
-        le=1,
-        description="Share of the screened samples that is rolled out anyway, to estimate what "
-        "the screen loses.",
-    )
-    shard_size: int = Field(64, ge=1, description="Number of samples in one shard of scoring.")
-    shard_deadline_s: float = Field(
-        1800, gt=0, description="Seconds without a finished shard after which scoring ends."
-    )
-    projection_dim: int = Field(
-        4096, ge=1, description="Largest number of values of a projected LoRA gradient."
-    )
-    gradient_micro_batch: int = Field(
-        8, ge=1, description="Number of prompts in one pass of the LoRA gradients."
-    )
-    validation_samples: int = Field(
-        256,
-        ge=0,
-        description="Number of validation samples whose mean gradient the method less compares "
-        "with.",
-    )
+    samples: int | float | None = Field(None, gt=0)
+    """Training samples that are scored, drawn at random: a number (1, 2, ...) or a share of the
+    corpus (below 1); null scores all."""
+    rollouts: PositiveInt | tuple[PositiveInt, PositiveInt] = 4
+    """Rollouts of each sample, G; [2, 4] writes two first, and up to four where these disagree."""
+    screen: Literal["prefill"] | None = None
+    """prefill ranks the target after a forced <answer> and rolls out only samples inside
+    screen_band; null rolls out all."""
+    screen_band: tuple[float, float] = (0.05, 1.0)
+    """Lowest and highest lift of the screen at which a sample is rolled out."""
+    doubt: float = Field(0.1, ge=0, le=1)
+    """Spread of the NDCGs of the first rollouts above which the others are written."""
+    control: float = Field(0.05, ge=0, le=1)
+    """Share of screened samples that is rolled out anyway, to estimate what the screen loses."""
+    shard_size: int = Field(64, ge=1)
+    """Number of samples in one shard of scoring."""
+    shard_deadline_s: float = Field(1800, gt=0)
+    """Seconds without a finished shard after which scoring ends."""
+    projection_dim: int = Field(4096, ge=1)
+    """Largest number of values of a projected LoRA gradient."""
+    gradient_micro_batch: int = Field(8, ge=1)
+    """Number of prompts in one pass of the LoRA gradients."""
+    validation_samples: int = Field(256, ge=0)
+    """Number of validation samples whose mean gradient the method less compares with."""
 
     @field_validator("samples", mode="before")
     @classmethod

@@ -19,7 +19,9 @@ LARGEST_SEED = 2**63 - 1
 class Section(BaseModel):
     """Base of every section: unknown keys are errors, values are fixed once loaded."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     @field_validator("*", mode="before")
     @classmethod

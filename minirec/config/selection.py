@@ -13,49 +13,33 @@ from minirec.config.section import Section, counted, share_or_count
 class SelectionConfig(Section):
     """Value, diversity and curriculum (method, sections 3 to 6)."""
 
-    budget: int | float = Field(
-        0.1,
-        gt=0,
-        description="Samples that are chosen: a number (1, 2, ...) or a share of the corpus "
-        "(below 1).",
-    )
-    method: Method = Field("value", description="Method that chooses the samples.")
-    learnability: Learnability = Field(
-        "gaussian", description="How learnability follows from the rewards of a sample."
-    )
-    lift: bool = Field(
-        False, description="Whether learnability takes the NDCG above chance, not the reward."
-    )
-    mu: float | None = Field(
-        0.5, description="Centre of the Gaussian of learnability; null takes the median reward."
-    )
-    sigma: float | None = Field(
-        None,
-        gt=0,
-        description="Width of the Gaussian of learnability; null takes the standard deviation of "
-        "the rewards.",
-    )
-    min_lift: float | None = Field(
-        None,
-        description="Lowest mean lift (NDCG above chance) of a sample that may be chosen; null "
-        "sets no bound.",
-    )
-    alpha: float = Field(
-        1.0, ge=0, description="Weight of learnability beside representativeness in the value."
-    )
-    fusion: Literal["sum", "rank"] = Field(
-        "sum",
-        description="How learnability and representativeness become the value: their sum, or the "
-        "mean of their ranks.",
-    )
-    directions: Literal["head_hvp", "head_gradient", "lora_projected"] = Field(
-        "head_hvp", description="Vectors of the samples from which representativeness follows."
-    )
-    shards: int = Field(
-        1, ge=1, description="Largest number of Ray actors that share the samples of MaxMin."
-    )
-    curriculum: Curriculum = Field("grouped", description="Order in which training takes samples.")
-    groups: int = Field(4, ge=1, description="Number of groups K of the grouped curriculum.")
+    budget: int | float = Field(0.1, gt=0)
+    """Samples that are chosen: a number (1, 2, ...) or a share of the corpus (below 1)."""
+    method: Method = "value"
+    """Method that chooses the samples."""
+    learnability: Learnability = "gaussian"
+    """How learnability follows from the rewards of a sample."""
+    lift: bool = False
+    """Whether learnability takes the NDCG above chance, not the reward."""
+    mu: float | None = 0.5
+    """Centre of the Gaussian of learnability; null takes the median reward."""
+    sigma: float | None = Field(None, gt=0)
+    """Width of the Gaussian of learnability; null takes the standard deviation of the rewards."""
+    min_lift: float | None = None
+    """Lowest mean lift (NDCG above chance) of a sample that may be chosen; null sets no bound."""
+    alpha: float = Field(1.0, ge=0)
+    """Weight of learnability beside representativeness in the value."""
+    fusion: Literal["sum", "rank"] = "sum"
+    """How learnability and representativeness become the value: their sum, or the mean of their
+    ranks."""
+    directions: Literal["head_hvp", "head_gradient", "lora_projected"] = "head_hvp"
+    """Vectors of the samples from which representativeness follows."""
+    shards: int = Field(1, ge=1)
+    """Largest number of Ray actors that share the samples of MaxMin."""
+    curriculum: Curriculum = "grouped"
+    """Order in which training takes samples."""
+    groups: int = Field(4, ge=1)
+    """Number of groups K of the grouped curriculum."""
 
     @field_validator("budget", mode="before")
     @classmethod
