@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -19,7 +20,16 @@ from minirec.errors import ArtifactError
 from minirec.selection.diversity import MaxMin, maxmin
 from minirec.selection.features import Features
 from minirec.selection.learnability import chance_level
-from minirec.selection.pipeline import Diversity, Say, ordered, pick, score_samples, with_unscored
+from minirec.selection.pipeline import (
+    Diversity,
+    Say,
+    ordered,
+    pick,
+    score_samples,
+    vectors_read,
+    with_unscored,
+)
+from minirec.selection.readers import VECTORS
 from minirec.selection.summary import summary
 from minirec.selection.tables import read_features
 from minirec.store.run import Cost, Run
@@ -73,7 +83,12 @@ def _body(run: Run, config: Config, cost: Cost, diversity: Diversity) -> None:
     # The budget is a share of the corpus, not of what is scored of it.
     budget = config.selection.count(len(train))
     settings = config.selection.model_copy(update={"budget": budget})
-    features = load_features(run, config.scoring, lora=settings.needs_lora_gradients)
+    features = load_features(
+        run,
+        config.scoring,
+        lora=settings.needs_lora_gradients,
+        vectors=vectors_read(settings),
+    )
     items = read_table(run.path("corpus", "items.parquet"), ["item_id"]).num_rows
     chance = chance_level(items, cutoff=config.reward.cutoff)
     say(f"chance level {chance!r}, the NDCG of a policy that knows nothing")
@@ -107,13 +122,20 @@ def _train_ids(run: Run) -> NDArray[np.int64]:
     return np.sort(read_table(path, ["sample_id"])["sample_id"].to_numpy())
 
 
-def load_features(run: Run, scoring: ScoringConfig, *, lora: bool = False) -> Features:
+def load_features(
+    run: Run,
+    scoring: ScoringConfig,
+    *,
+    lora: bool = False,
+    vectors: Collection[str] = VECTORS,
+) -> Features:
     """All feature shards, sorted by sample_id and complete.
 
     Args:
         run: a run whose samples are scored.
         scoring: its settings.
-        lora: take projected LoRA gradients, not those of the head.
+        lora: read the projected LoRA gradients too.
+        vectors: columns of vectors that are read from the features.
 
     Raises:
         ArtifactError: no shard, a bad value, a sample twice, other samples than in
@@ -122,7 +144,7 @@ def load_features(run: Run, scoring: ScoringConfig, *, lora: bool = False) -> Fe
     folder = run.path("features")
     if not any(folder.glob("part-*.parquet")):
         raise ArtifactError(f"{folder} holds no part; run `minirec score` first")
-    features = read_features(folder)
+    features = read_features(folder, vectors=vectors)
     ids, train = features.sample_id, _train_ids(run)
     wanted = scoring.count(len(train))
     odd = np.setdiff1d(ids, train)

@@ -18,6 +18,7 @@ from minirec.selection.checks import Floats, matrix, norms, scaled
 from minirec.selection.curriculum import group_numbers
 from minirec.selection.diversity import MaxMin, maxmin
 from minirec.selection.features import Features
+from minirec.selection.readers import VECTORS
 from minirec.selection.representativeness import alignment
 from minirec.selection.value import combine, normalised_rank
 
@@ -216,6 +217,14 @@ DIRECTIONS = {
     "lora_projected": "lora_gradient",
 }
 """Feature that holds the vectors of ``selection.directions``."""
+
+
+def vectors_read(settings: SelectionConfig) -> tuple[str, ...]:
+    """The vectors that scoring and choosing by these settings read of complete features."""
+    if ":" in settings.method:  # nobody knows what a function of the user reads
+        return VECTORS
+    gradient = ("gradient",) if settings.method == "grad_norm" else ()
+    return ("embedding", DIRECTIONS[settings.directions], *gradient)
 
 
 def _directions(
