@@ -104,7 +104,7 @@ def _body(run: Run, config: Config, cost: Cost, diversity: Diversity) -> None:
     )
     write_table(run.path("scores.parquet"), pa.table(scores, schema=schema.SCORES))
     if len(features) < len(train):
-        say(f"{len(features):,} of {len(train):,} training samples are scored, and told of here")
+        say(f"{len(features):,} of {len(train):,} training samples are scored; of these:")
     for line in summary(features, scores, picks.indices, pool):
         say(line)
     if settings.method == "full":

@@ -70,8 +70,7 @@ class RolloutConfig(Section):
     engine: Literal["auto", "vllm", "transformers"] = "auto"
     """Library that writes rollouts; auto takes vLLM where it is installed."""
     adapter: Literal["auto", "lora", "merged"] = "auto"
-    """How an engine gets the adapter: as LoRA, or merged into its weights; auto merges on the CPU.
-    """
+    """How an engine gets the adapter: as LoRA, or merged into its weights; auto merges on CPUs."""
     max_new_tokens: int = Field(24, ge=1)
     """Largest number of tokens of a completion."""
     temperature: float = Field(1.0, gt=0)

@@ -46,8 +46,7 @@ class TrainingConfig(Section):
     importance_cap: float = Field(2.0, ge=1)
     """Largest importance weight of a token; larger ones are truncated."""
     staleness: Literal[0, 1] = 0
-    """Updates by which rollouts are behind; 1 writes those of the next step while this step trains.
-    """
+    """Updates by which rollouts are behind; 1 writes those of the next step while one trains."""
     item_candidates: Literal["batch", "corrected", "catalogue"] = "batch"
     """Items that the item loss compares with: the targets of the step; the same, corrected for how
     often each item is a target; or all items."""

@@ -128,7 +128,7 @@ def amazon(corpus: CorpusConfig) -> Located:
     ratings = chosen(corpus.ratings, corpus.path) or [
         table
         for table in listed(corpus.path, (".csv",))
-        # Benchmark folders hold other CSVs too: one that can be read is enough.
+        # Benchmark folders hold other CSVs too: one that fits is enough.
         if not table.name.lower().startswith("meta")
     ]
     fix = f"{WHERE}, or add corpus.download=true with corpus.category"

@@ -161,6 +161,6 @@ def _require(
     elif separator and any(name.replace(".", "", 1).isdecimal() for name in header):
         fix = f"its first line seems to hold values; add a line with the names of columns, or {fix}"
     elif any(part.startswith(f"{missing}=") for part in file.parts):
-        fix = "it stands only in the name of its folder; write it into the files too"
+        fix = "it is only in the name of its folder; write it into the files too"
     found = ", ".join(map(repr, header[:20]))
     raise CorpusError(f"{file} has no column {missing!r}; found {found}; {fix}")

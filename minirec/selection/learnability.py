@@ -39,7 +39,7 @@ def gaussian(
         return np.zeros(len(reward))
     centre = float(np.median(reward)) if mu is None else mu
     width = float(np.std(reward)) if sigma is None else sigma
-    if width**2 == 0:  # rewards that differ by less than a number can tell
+    if width**2 == 0:  # the rewards differ by less than float64 can square
         return np.zeros(len(reward))
     return scaled(np.exp(-((reward - centre) ** 2) / (2 * width**2)))
 

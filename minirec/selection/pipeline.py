@@ -57,7 +57,7 @@ def score_samples(
     except (ConfigError, FeatureError) as error:
         if settings.method == "value":
             raise
-        say(f"{error}; {settings.method} does without, the scores show the Gaussian instead")
+        say(f"{error}; {settings.method} does not use it, so the scores show the Gaussian instead")
         learnable = _gaussian(features, reward, settings)
     directions = _directions(features, settings, say=say)
     if directions is not None:
@@ -87,7 +87,7 @@ def _remedy(settings: SelectionConfig) -> str:
 
 
 def _check_range(reward: Floats, settings: SelectionConfig, *, say: Say) -> None:
-    """Say so where the Gaussian of rewards from 0 to 1 meets others."""
+    """Warn where the Gaussian assumes rewards from 0 to 1 and others occur."""
     low, high, mu = reward.min(), reward.max(), settings.mu
     fixed = settings.learnability == "gaussian" and mu is not None and 0 <= mu <= 1
     if fixed and (low < 0 or high > 1):
@@ -221,7 +221,7 @@ DIRECTIONS = {
 
 def vectors_read(settings: SelectionConfig) -> tuple[str, ...]:
     """The vectors that scoring and choosing by these settings read of complete features."""
-    if ":" in settings.method:  # nobody knows what a function of the user reads
+    if ":" in settings.method:  # a function of the user may read any of them
         return VECTORS
     gradient = ("gradient",) if settings.method == "grad_norm" else ()
     return ("embedding", DIRECTIONS[settings.directions], *gradient)
@@ -245,7 +245,7 @@ def _directions(
 def _representativeness(vectors: NDArray[np.floating], *, say: Say) -> Floats:
     """Alignment of the samples that move the policy at all; 0 for the others.
 
-    A target with probability 1 leaves no gradient, hence no direction.
+    A target with probability 1 has no gradient, so no direction.
     """
     vectors = matrix("vectors", vectors)
     moves = norms("vectors", vectors) > 0

@@ -18,7 +18,7 @@ from minirec.errors import ArtifactError
 from minirec.store.tables import compared
 
 REWARDS = ("rewards", "reward", "mean_reward")
-"""Names of the reward; the first that is there is taken."""
+"""Names of the reward column; the first that a file has is read."""
 VECTORS = ("embedding", "hvp", "gradient", "rollout_gradient", "lora_gradient")
 SCREEN = ("screen_reward", "screen_ndcg")
 COUNTS = ("hits", "rollouts", "screened")

@@ -1,6 +1,6 @@
 """Features from a table: a file, or a folder of Parquet parts such as a run's ``features/``.
 
-Nothing is guessed: a value that cannot be meant is refused with its file, row and column.
+Nothing is guessed: a value that makes no sense is refused with its file, row and column.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def read_features(
     Args:
         path: ``.parquet``, ``.jsonl``, ``.ndjson``, ``.npz``, or a folder of Parquet files.
         chance: NDCG or reward of a policy that knows nothing.
-        vectors: columns of vectors that are read, where they are there; they take the most memory.
+        vectors: columns of vectors that are read, if a file has them; they take the most memory.
 
     Raises:
         ArtifactError: names the file and, for a bad value, its row, column and what was found.
@@ -181,7 +181,7 @@ def _rollouts(part: Part, reward: str) -> NDArray[np.int64]:
 
 
 def _screened(part: Part, reward: str, rollouts: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Samples without a rollout; a screened one that was rolled out all the same is a control."""
+    """Samples without a rollout; a screened sample that has rollouts is a control."""
     screened = part.numbers.get("screened", np.zeros(len(rollouts))) != 0
     lost = np.flatnonzero((rollouts == 0) & ~screened)
     if len(lost):
