@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +48,13 @@ class Matrix:
     def part(self) -> slice:
         """Its numbers."""
         return slice(self.start, self.start + self.k_out * self.k_in)
+
+
+class Sketch(NamedTuple):
+    """Random buckets (n,) int64 and signs (n,), 1 or -1, that numbers are added up with."""
+
+    bucket: Tensor
+    sign: Tensor
 
 
 class Projector:
@@ -86,8 +94,7 @@ class Projector:
         self.dim = min(dim, self.width)
         self.sketch = self._sketch(seed) if self.dim < self.width else None
 
-    def _sketch(self, seed: int) -> tuple[Tensor, Tensor]:
-        """Bucket (n,) int64 and sign (n,), 1 or -1, of each number."""
+    def _sketch(self, seed: int) -> Sketch:
         bucket, sign = [], []
         for matrix in self.matrices:
             size = (matrix.k_out * matrix.k_in,)
@@ -96,7 +103,14 @@ class Projector:
             sign.append(torch.randint(2, size, generator=generator) * 2.0 - 1)
         weight = self.matrices[0].module.weight
         signs = torch.cat(sign).to(weight.device, _sum_dtype(weight))
-        return torch.cat(bucket).to(weight.device), signs
+        return Sketch(torch.cat(bucket).to(weight.device), signs)
+
+    def sketched(self, values: Tensor) -> Tensor:
+        """(S, dim) of numbers (S, width)."""
+        if self.sketch is None:
+            return values
+        sums = values.new_zeros(len(values), self.dim)
+        return sums.index_add_(1, self.sketch.bucket, values * self.sketch.sign)
 
     def collect(
         self, owner: Tensor, *, samples: int, forward_backward: Callable[[], None]
@@ -127,10 +141,7 @@ class Projector:
         finally:
             for handle in handles:
                 handle.remove()
-        if self.sketch is None:
-            return sums
-        bucket, sign = self.sketch
-        return sums.new_zeros(samples, self.dim).index_add_(1, bucket, sums * sign)
+        return self.sketched(sums)
 
 
 class _Hook:
