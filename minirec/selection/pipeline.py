@@ -54,7 +54,7 @@ def score_samples(
     reward = lift if settings.lift else features.mean_reward
     try:
         learnable = choices.LEARNABILITY.find(settings.learnability)(features, reward, settings)
-    except (ConfigError, FeatureError) as error:
+    except FeatureError as error:
         if settings.method == "value":
             raise
         say(f"{error}; {settings.method} does not use it, so the scores show the Gaussian instead")
@@ -187,11 +187,6 @@ def _gaussian(features: Features, reward: Floats, settings: SelectionConfig) -> 
 
 def _gaussian_live(features: Features, reward: Floats, settings: SelectionConfig) -> Floats:
     """Gaussian fitted to the samples with a rollout above chance; mu and sigma have no effect."""
-    if not features.hits.any():
-        raise ConfigError(
-            "no rollout of any sample ranks its target above chance, so gaussian_live has no "
-            "centre; train the proxy longer or set selection.learnability=gaussian"
-        )
     return learnability.gaussian_live(reward, hits=features.hits)
 
 
