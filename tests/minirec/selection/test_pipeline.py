@@ -138,7 +138,7 @@ def test_full_takes_all_whatever_the_budget():
 )
 def test_impossible_settings_are_refused(given, message):
     data = dataclasses.replace(rich(), hits=np.zeros(60, dtype=np.int64))
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(MiniRecError, match=message):
         run(data, **given)
 
 
