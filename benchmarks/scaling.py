@@ -37,8 +37,9 @@ from actors.scoring.scorer import ScoringSpec
 from jobs.cluster.session import Session
 from jobs.shards import parts, score_shards
 from jobs.stages.prepare import PREPARE
+from minirec.config.model import ModelConfig
 from minirec.config.reading import load
-from minirec.config.run import ModelConfig, RewardConfig, ScoringConfig
+from minirec.config.scoring import RewardConfig, ScoringConfig
 from minirec.selection.screening import COLUMNS, savings
 from minirec.store.run import Run
 from minirec.store.tables import write_table

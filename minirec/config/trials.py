@@ -15,22 +15,8 @@ from pydantic import (
     field_validator,
 )
 
+from minirec.config.choices import Compared, Learnability, Reference
 from minirec.config.section import Section
-
-Method = Literal[
-    "minirec",
-    "paper",
-    "random",
-    "random_live",
-    "top_reward",
-    "hit_variance",
-    "grad_norm",
-    "el2n",
-    "kmeans",
-    "kcenter",
-    "ccs",
-    "less",
-]
 
 
 class AshaConfig(Section):
@@ -50,9 +36,7 @@ class SweepConfig(Section):
     budget: tuple[StrictInt | StrictFloat, ...] = Field((), description="of selection.budget")
     alpha: tuple[NonNegativeFloat, ...] = Field((), description="of selection.alpha")
     groups: tuple[PositiveInt, ...] = Field((), description="of selection.groups")
-    learnability: tuple[Literal["gaussian", "gaussian_live", "hit_variance"], ...] = Field(
-        (), description="of selection.learnability"
-    )
+    learnability: tuple[Learnability, ...] = Field((), description="of selection.learnability")
     seeds: tuple[NonNegativeInt, ...] = Field(
         (), description="of selection and training; the features keep the seed of the config"
     )
@@ -101,7 +85,7 @@ class SweepConfig(Section):
 class CompareConfig(Section):
     """Trials are all methods x budgets x seeds, in one table or two, and full data per seed."""
 
-    methods: tuple[Method, ...] = Field(
+    methods: tuple[Compared, ...] = Field(
         (), description="minirec and paper: selection of that preset; else of selection.method"
     )
     budget: tuple[float | int, ...] = Field(
@@ -129,7 +113,7 @@ class CompareConfig(Section):
     reach: float = Field(
         0.95, gt=0, le=1, description="share of the best full-data NDCG@10 that is to be reached"
     )
-    references: tuple[Literal[Method, "full"], ...] = Field(
+    references: tuple[Reference, ...] = Field(
         ("random", "paper", "full"),
         max_length=3,
         description="methods from which the differences of all others are tested; up to three",

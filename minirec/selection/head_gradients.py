@@ -164,7 +164,7 @@ class _Head:
     def _softmax(self) -> None:
         """log Z (B, 1) and sum_v p_v w_v (B, d), by a running maximum.
 
-        Also, without the target, which may have all but nothing: sum_v p_v and sum_v p_v^2 (B, 1).
+        Also sum_v p_v and sum_v p_v^2 (B, 1) without the target, whose probability may be nearly 1.
         """
         top = torch.full_like(self.length, -torch.inf)
         total, others, squares = (torch.zeros_like(top) for _ in range(3))

@@ -8,7 +8,7 @@ import pytest
 from helpers.paths import SHARED
 from helpers.small_corpora import read
 
-from minirec.config.run import CorpusConfig
+from minirec.config.corpus import CorpusConfig
 from minirec.corpus.assemble import Assembled, counts
 from minirec.corpus.split import make_samples
 from minirec.errors import CorpusError

@@ -14,7 +14,7 @@ from helpers.small_corpora import RATINGS, amazon, read
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from minirec.config.run import CorpusConfig
+from minirec.config.corpus import CorpusConfig
 from minirec.corpus import files
 from minirec.corpus.assemble import counts
 from minirec.corpus.files import FileSpec, read_blocks

@@ -19,7 +19,8 @@ from jobs.stages.report import REPORT
 from jobs.stages.score import SCORE
 from jobs.stages.select import SELECT
 from jobs.stages.train import TRAIN
-from minirec.config.run import Config, SelectionConfig
+from minirec.config.run import Config
+from minirec.config.selection import SelectionConfig
 from minirec.corpus import schema
 from minirec.errors import ArtifactError, ConfigError
 from minirec.evaluation import plots
