@@ -7,10 +7,10 @@ import math
 
 import numpy as np
 import pytest
+from helpers.features import features, rich
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
-from test_baselines import features, rich
 
 from minirec.config.selection import SelectionConfig
 from minirec.errors import ConfigError, FeatureError, MiniRecError

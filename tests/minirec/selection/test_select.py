@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
-from test_report import SAMPLES, config, make_run
+from helpers.report_run import SAMPLES, config, make_run
 
 from jobs.handover.select_table import select_table
 from jobs.stages.select import SELECT
