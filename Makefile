@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # so they run one at a time. A choice of ARGS may leave either of the two nothing to do (exit 5).
 ENGINE := ray or vllm or gpu
 PYTEST := $(VENV_BIN)/python -m pytest
-PARALLEL := OMP_NUM_THREADS=1 $(PYTEST) -n logical --maxprocesses 8 --dist worksteal
+PARALLEL := $(PYTEST) -n logical --maxprocesses 8 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo compare test long quick faults check format lock clean

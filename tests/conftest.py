@@ -10,6 +10,10 @@ import threading
 import pytest
 from hypothesis import settings
 
+# Before torch is loaded. Its threads wait for each other in busy loops, which is many times slower
+# where other processes want the same cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # A busy machine is no fault of the code: pytest's own timeout is the limit.
 settings.register_profile("minirec", deadline=None)
 settings.load_profile("minirec")
