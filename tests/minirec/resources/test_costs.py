@@ -189,6 +189,7 @@ def test_parameters_and_activations_are_those_of_transformers(family):
 
 
 def test_loads_no_torch():
-    code = "import sys, minirec.resources.estimates as c; c.shape_of('a/b'); print('torch' in sys.modules)"
+    code = "import sys, minirec.resources.estimates as c; c.shape_of('a/b'); "
+    code += "print('torch' in sys.modules)"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
     assert printed.strip() == "False"
