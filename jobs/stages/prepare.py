@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from minirec.config.run import Config, CorpusConfig
-from minirec.corpus import assemble, demo, download, sources, split, task, times
+from minirec.corpus import assemble, demo, download, sources, split, times
 from minirec.corpus.events import Events
 from minirec.corpus.files import BLOCK_BYTES, FileSpec, read_blocks
 from minirec.corpus.parse import CATALOGUE, EVENTS, parse
@@ -116,7 +116,7 @@ def _body(run: Run, config: Config, session: Session, cost: Cost) -> None:
         f"{sizes}; "
         f"{sum(summary['rejected'].values()):,} rows rejected{_duplicates(summary['rejected'])}"
     )
-    run.say(f"prepare: {task.sentences(summary)}")
+    run.say(f"prepare: {split.same_time_sentences(summary)}")
 
 
 def _span(summary: dict[str, Any]) -> str:
@@ -217,7 +217,7 @@ def _write(
         **({} if "order" in corpus.columns else _days(samples.tables)),
         "samples": {name: len(table) for name, table in samples.tables.items()},
         "rejected": assemble.counts(rejected),
-        "same_time": task.facts(samples, corpus.same_time),
+        "same_time": split.same_time_facts(samples, corpus.same_time),
     }
     with atomic_dir(folder) as work:
         chosen = catalogue.take(pa.array(samples.item_codes))

@@ -17,7 +17,7 @@ import yaml
 from markupsafe import Markup
 
 from minirec.config.run import ScoringConfig
-from minirec.corpus import task
+from minirec.corpus.split import same_time_sentences
 from minirec.errors import ArtifactError
 from minirec.evaluation import plots
 from minirec.evaluation.pages import template
@@ -67,7 +67,7 @@ def render(run_root: Path) -> str:
         name=root.name,
         config=yaml.safe_dump(config, sort_keys=False),
         corpus=_flat(corpus),
-        task=task.sentences(corpus),
+        task=same_time_sentences(corpus),
         notes=corpus["notes"],
         facts=_facts(data, tables, evaluation),
         quality=_quality(evaluation),
