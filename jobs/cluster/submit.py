@@ -23,6 +23,7 @@ from minirec.errors import ConfigError, MiniRecError
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
+Parse = Callable[[list[str]], argparse.Namespace]
 EXCLUDES = (
     ".git",
     ".venv",
@@ -86,6 +87,7 @@ def _explained(address: str, remedy: str) -> Iterator[None]:
 def submit(
     words: list[str],
     *,
+    parse: Parse,
     address: str,
     working_dir: str | Path = ".",
     variables: tuple[str, ...] = (),
@@ -94,6 +96,7 @@ def submit(
 
     Args:
         words: e.g. ``["run", "--config", "configs/demo.yaml", "run_dir=/shared/demo"]``.
+        parse: see `check_command`.
         address: the dashboard's address.
         working_dir: folder that is copied to the nodes, less `EXCLUDES`. If it holds the code of
             this project, driver and workers run that; else both run what is installed.
@@ -105,7 +108,7 @@ def submit(
         JobError: the server does not answer, or the folder is too large.
     """
     folder = Path(working_dir)
-    check_command(words, folder)
+    check_command(words, folder, parse=parse)
     unset = [name for name in variables if name not in os.environ]
     if unset:
         raise ConfigError(f"--env {unset[0]}: there is no such variable here; set it first")
@@ -124,13 +127,15 @@ def submit(
         )
 
 
-def check_command(words: list[str], working_dir: Path) -> None:
+def check_command(words: list[str], working_dir: Path, *, parse: Parse) -> None:
     """Refuse here, before anything is sent, what the job would refuse.
+
+    Args:
+        parse: `jobs.arguments.parse`, which this module must not import.
 
     Raises:
         ConfigError: no command, settings that cannot work, or a path that a job would not find.
     """
-    from jobs.arguments import parse
 
     if not words:
         raise ConfigError("there is nothing to submit; write the command after --, e.g. -- run")

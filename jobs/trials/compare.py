@@ -6,7 +6,7 @@ from typing import Any
 
 from jobs.console import pulse, say
 from jobs.fingerprint import rollout_settings, without_runtime
-from jobs.run import holding, stages
+from jobs.run import SHARED, holding, stages
 from jobs.trials.compare_result import (
     drop_outdated,
     publish,
@@ -27,7 +27,6 @@ from minirec.trials.comparison import FREE_ORDER, contenders
 
 FOLDER = "comparison"
 FREE_TO_CHANGE = {"methods", "budget", "seeds", "max_concurrent", "references"}
-SHARED = ("prepare", "proxy", "score")
 
 
 def compare(config: Config, *, overwrite: bool = False) -> Run:
@@ -45,7 +44,7 @@ def compare(config: Config, *, overwrite: bool = False) -> Run:
     made = changed(config, {"selection.method": "less"}) if less else config
     stages(
         made,
-        SHARED,
+        tuple(SHARED),
         overwrite=overwrite,
         check=lambda n: check_trials(planned, n),
         recorded=config,
@@ -83,7 +82,7 @@ def compare(config: Config, *, overwrite: bool = False) -> Run:
             "compare",
             settings=_settings(config),
             # Not gradients, which only some trials read: `less` may join what has finished.
-            inputs=[*SHARED],
+            inputs=["prepare", "proxy", "score"],
             outputs=[FOLDER, "comparison.parquet"],
             body=body,
             part_of=trial_of,

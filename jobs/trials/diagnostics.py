@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.stages.select import load_features
+from jobs.run import SHARED
 from minirec.config.reading import changed
 from minirec.config.run import Config
 from minirec.errors import ConfigError, FeatureError
 from minirec.evaluation.diagnostics import LEAST_RUNS, Foretold, Overlaps, datamodel_score, overlaps
 from minirec.evaluation.ranking import per_sample
+from minirec.selection.from_run import load_features
 from minirec.selection.learnability import chance_level
 from minirec.selection.pipeline import score_samples
 from minirec.store.run import Run
@@ -25,7 +26,7 @@ Ids = NDArray[np.int64]
 
 def own(run: Run, trial: Contender) -> Run:
     """The run of a trial."""
-    return Run(trial.config.run_dir, base=run)
+    return Run(trial.config.run_dir, base=run, shared=SHARED)
 
 
 def selected(run: Run, trial: Contender) -> Ids:

@@ -6,7 +6,7 @@ from typing import Any
 
 from jobs.console import pulse, say
 from jobs.fingerprint import rollout_settings, without_runtime
-from jobs.run import holding, stages
+from jobs.run import SHARED, holding, stages
 from jobs.stages.gradients import gradient_inputs
 from jobs.trials.sweep_result import publish, read_rows, rows_of, write_rows
 from jobs.trials.tune import forget, run_trials
@@ -16,8 +16,6 @@ from minirec.errors import EngineError
 from minirec.store.run import Cost, Run
 from minirec.trials.checks import check_trials
 from minirec.trials.sweep import trials_of
-
-SHARED = ("prepare", "proxy", "score")
 
 
 def sweep(config: Config, *, overwrite: bool = False) -> Run:
@@ -31,7 +29,7 @@ def sweep(config: Config, *, overwrite: bool = False) -> Run:
     trials_of(config, 1)  # refuses before anything starts
     stages(
         config,
-        SHARED,
+        tuple(SHARED),
         overwrite=overwrite,
         check=lambda n: check_trials(trials_of(config, n), n),
     )

@@ -12,6 +12,8 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from jobs.console import console
+from jobs.run import SHARED, STAGES
+from jobs.stage import SELECTION
 from jobs.training_log import read_log, spent
 from minirec.config.reading import changed, dump
 from minirec.config.run import Config
@@ -27,7 +29,6 @@ from minirec.trials.sweep import AXES, Trial
 if TYPE_CHECKING:
     from ray.tune import ResultGrid
 
-CHARGED = ("proxy", "score", "gradients")
 Row = dict[str, Any]
 
 
@@ -42,7 +43,7 @@ def rows_of(results: ResultGrid, planned: list[Trial], base: Run, *, samples: in
 
 
 def _row(trial: Trial, result: Any, base: Run, *, budget: int) -> Row:
-    run = Run(trial.config.run_dir, base=base)
+    run = Run(trial.config.run_dir, base=base, shared=SHARED)
     metrics = result.metrics or {}
     status = "finished" if metrics.get("finished") else "stopped"
     status = "failed" if result.error else status
@@ -87,7 +88,8 @@ def shared_cost(base: Run, config: Config) -> dict[str, Any]:
 
     Each trial is charged with all of it, as if it stood alone.
     """
-    read = CHARGED if config.selection.needs_lora_gradients else CHARGED[:-1]
+    charged = [stage for stage in STAGES if stage.shared and stage.charged == SELECTION]
+    read = [stage.name for stage in charged if stage.needed(config)]
     costs = [cost for cost in base.costs() if cost["stage"] in read]
     return {name: sum(cost[name] for cost in costs) for name in ("rollouts", "seconds")}
 
@@ -145,7 +147,8 @@ def _draws(run: Run, config: Config) -> dict[str, Any]:
 
 def _ndcg(run: Run, trial: Trial) -> np.ndarray:
     """(N,) NDCG@10 of the final adapter on the validation split, in the order of its file."""
-    ranks = read_table(Run(trial.config.run_dir, base=run).path("ranks.parquet")).to_pandas()
+    own = Run(trial.config.run_dir, base=run, shared=SHARED)
+    ranks = read_table(own.path("ranks.parquet")).to_pandas()
     mine = ranks[(ranks["policy"] == "trained") & (ranks["split"] == "valid")]
     return per_sample(mine["rank"].to_numpy())["ndcg@10"]
 

@@ -15,10 +15,11 @@ from actors.training.loop import STOP
 from actors.training.validation import METRIC
 from jobs.cluster.session import Session
 from jobs.cluster.workers import Team
-from jobs.stages.evaluate import evaluate
-from jobs.stages.model import base_model
-from jobs.stages.select import select
-from jobs.stages.train import train
+from jobs.run import SHARED
+from jobs.stage import base_model
+from jobs.stages.evaluate import evaluation
+from jobs.stages.select import SELECT
+from jobs.stages.train import TRAIN
 from jobs.training_log import poll_s, read_log, spent
 from minirec.config.run import Config
 from minirec.store.files import read_json
@@ -74,7 +75,7 @@ class TrialRun(tune.Trainable):
         self.session = self.session or Session(
             self.settings, on_cluster=self.on_cluster, keep_workers=not self.on_cluster
         )
-        self.run = Run(self.settings.run_dir, base=self.base)
+        self.run = Run(self.settings.run_dir, base=self.base, shared=SHARED)
         self.stop_file = self.run.path("policy", STOP)
         self.stop_file.unlink(missing_ok=True)
         self.reported: set[float] = set()
@@ -124,9 +125,8 @@ class TrialRun(tune.Trainable):
             session.pool(base_model(run, config), beside="train").probe()
             if session.kept is not None:
                 session.kept.start(kept_team(run, config, session))
-            select(run, config, session)
-            train(run, config, session)
-            evaluate(run, config, session, splits=self.splits)
+            for stage in (SELECT, TRAIN, evaluation(self.splits)):
+                stage.run(run, config, session)
         except BaseException as error:
             if run is self.run:  # not a thread that was given up
                 self.error = error
@@ -187,7 +187,8 @@ class Asha(FIFOScheduler):
         asha.on_trial_add(tune_controller, trial)
         if trial.status == TuneTrial.TERMINATED:
             config = self.trials[trial.config["name"]].config
-            for entry in reports(Run(config.run_dir, base=Run(self.base)), config):
+            run = Run(config.run_dir, base=Run(self.base), shared=SHARED)
+            for entry in reports(run, config):
                 asha.on_trial_result(tune_controller, trial, entry)
 
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: Any) -> str:

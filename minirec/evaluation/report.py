@@ -37,8 +37,6 @@ POLICIES = {
     "cooccurrence": "reference: co-occurrence",
     "title_likeness": "reference: likeness of titles",
 }
-CHARGED = ("proxy", "score", "gradients", "select")
-"""Stages whose cost is charged to selection; `gradients` only if the selection has read them."""
 
 
 def render(run_root: Path) -> str:
@@ -236,9 +234,12 @@ def _planted(tables: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _costs(root: Path) -> list[dict[str, Any]]:
     """Cost of each stage, and whether selection is charged with it."""
-    read = (Run(root).done("select") or {}).get("inputs", {})
-    used = [stage for stage in CHARGED if stage != "gradients" or stage in read]
-    return [row | {"charged": row["stage"] in used} for row in Run(root).costs()]
+    run = Run(root)
+    used = {"select", *run.made_from("select")}
+    return [
+        row | {"charged": row["charged"] == "selection" and row["stage"] in used}
+        for row in run.costs()
+    ]
 
 
 def _charged(costs: list[dict[str, Any]]) -> dict[str, Any]:

@@ -10,9 +10,10 @@ import ray
 
 from jobs.cluster.session import Session
 from jobs.cluster.workers import KeptWorkers, Team
-from jobs.stages.evaluate import evaluate
-from jobs.stages.select import select
-from jobs.stages.train import train
+from jobs.run import SHARED
+from jobs.stages.evaluate import EVALUATE
+from jobs.stages.select import SELECT
+from jobs.stages.train import TRAIN
 from jobs.trials.trial import kept_team
 from minirec.config.reading import load
 from minirec.config.run import TrainingConfig
@@ -109,10 +110,9 @@ def test_trials_on_kept_workers_give_the_bytes_of_a_run(undisturbed, tmp_path):
         for name, zero_stage in (("sharded", 3), ("whole", 0)):
             words = [f"run_dir={tmp_path / name}", f"resources.zero_stage={zero_stage}"]
             config = load(settings, shared + words)
-            run = Run(config.run_dir, base=Run(undisturbed))
+            run = Run(config.run_dir, base=Run(undisturbed), shared=SHARED)
             session.kept.start(kept_team(run, config, session))
-            select(run, config, session)
-            train(run, config, session)
-            evaluate(run, config, session)
+            for stage in (SELECT, TRAIN, EVALUATE):
+                stage.run(run, config, session)
     for name in ("policy/adapter/adapter_model.safetensors", "ranks.parquet"):
         assert (tmp_path / "whole" / name).read_bytes() == (undisturbed / name).read_bytes()
