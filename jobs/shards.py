@@ -86,7 +86,7 @@ def score_shards(
     from ray.data.exceptions import ExecutionTimeoutError
 
     from actors.causes import cause
-    from actors.scoring.shards import Scorer
+    from actors.scoring.scorer import Scorer
 
     missing, total = _missing(specs, say)
     done = total - len(missing)

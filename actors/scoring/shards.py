@@ -1,36 +1,14 @@
-"""Who scores the shards of several specs: a callable for Ray Data, a loop for Ray Train workers."""
+"""The shards of several specs, scored by Ray Train workers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch.distributed as dist
 
 from actors.process import deadline
-from actors.scoring.scorer import ScoringSpec, ShardScorer
+from actors.scoring.scorer import Scorer, ScoringSpec
 from minirec.store.remote import located
-
-
-class Scorer:
-    """Scores shards of several specs, e.g. each policy on each split, in one pass of Ray Data."""
-
-    def __init__(self, specs: list[ScoringSpec]):
-        self.specs = specs
-        self._current: tuple[int, ShardScorer] | None = None
-
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Write the files of the shards named by ``batch["spec"]`` and ``batch["shard"]``."""
-        for number, shard in zip(batch["spec"].tolist(), batch["shard"].tolist(), strict=True):
-            self.write(number, shard)
-        return batch
-
-    def write(self, number: int, shard: int) -> None:
-        """Write the file of one shard of one spec."""
-        if self._current is None or self._current[0] != number:
-            self._current = None  # two models may not fit
-            self._current = (number, ShardScorer(self.specs[number]))
-        self._current[1].write(shard)
 
 
 @dataclass(frozen=True)

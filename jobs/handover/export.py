@@ -104,8 +104,7 @@ class _Source:
         from minirec.model.recommender import item_table
 
         c = self.catalogue
-        items = [self.encoder.item(*both) for both in zip(c.titles, c.texts, strict=True)]
-        np.save(folder / "items.npy", item_table(self.policy, items).numpy())
+        np.save(folder / "items.npy", item_table(self.policy, self.encoder.items(c)).numpy())
         with (folder / "items.jsonl").open("w", encoding="utf-8") as file:
             for item, title in enumerate(c.titles):
                 file.write(json.dumps({"item_id": item, "title": title}, ensure_ascii=False) + "\n")

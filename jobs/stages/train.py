@@ -35,7 +35,8 @@ def train_on(work: Work, order: list[int], *, training: TrainingConfig, folder: 
         EngineError: a worker failed too often, or the training was told to stop.
     """
     from actors.training.checkpoints import newest_checkpoint
-    from actors.training.loop import STOP, TrainingSpec, train_loop
+    from actors.training.loop import STOP, train_loop
+    from actors.training.spec import TrainingSpec
     from jobs.cluster.workers import Team, fit
     from jobs.tracking import tracking
     from jobs.training_log import follow, last_step, read_log, spent

@@ -210,6 +210,5 @@ def group_tokens(shape: ModelShape, *, rollouts: int, prompt: int, completion: i
         return apart
     weights = sum(i * o for i, o in shape.matrices)
     rule = Sharing(weights / (2 * shape.heads * shape.head_dim))
-    sequences = [range(prompt + completion)] * rollouts
-    packs = rule.saves(sequences, [prompt] * rollouts, [rollouts])
+    packs = rule.saves([(prompt, [completion] * rollouts)])
     return prompt + rollouts * completion if packs else apart
