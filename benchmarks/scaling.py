@@ -91,7 +91,7 @@ def engines(
     with Session(config) as session:
         session.start_ray()
         spec = EngineSpec(model=str(log), max_model_len=8, temperature=seconds)
-        with Pool.start(
+        with Pool(
             spec, engine=SleepingEngine, engines=engines, cpus_per_engine=0.01, name="sleeping"
         ) as pool:
             pool.wait_ready()
@@ -186,7 +186,7 @@ def rows(count: int, folder: Path) -> dict[str, Any]:
         with memory.phase("prepare"), timed(seconds, "prepare"):
             PREPARE.run(run, config, session)
         engine = EngineSpec(model="", max_model_len=8, temperature=0)
-        with Pool.start(engine, engine=SleepingEngine, engines=2, name="sleeping") as pool:
+        with Pool(engine, engine=SleepingEngine, engines=2, name="sleeping") as pool:
             spec = spec_of(run, pool, shard_size=2048, prompts_per_call=1024)
             with memory.phase("score"), timed(seconds, "score"):
                 score_shards(

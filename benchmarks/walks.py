@@ -47,7 +47,7 @@ class Local:
     def __post_init__(self) -> None:
         self.engine = TransformersEngine(self.spec)
 
-    def of_ones_own(self) -> Local:
+    def copy(self) -> Local:
         """Itself: there is no second thread."""
         return self
 

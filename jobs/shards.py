@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from jobs.cluster.workers import KeptWorkers
+from jobs.cluster.workers import KeptWorker
 from jobs.console import bar
 from jobs.stage import base_model
 from minirec.config.run import Config, ScoringConfig
@@ -86,7 +86,7 @@ def score_shards(
     from ray.data.exceptions import ExecutionTimeoutError
 
     from actors.causes import cause
-    from actors.scoring.scorer import Scorer
+    from actors.scoring.shards import Scorer
 
     missing, total = _missing(specs, say)
     done = total - len(missing)
@@ -130,13 +130,13 @@ def score_shards(
 
 def score_on_kept(
     specs: list[ScoringSpec],
-    workers: KeptWorkers,
+    worker: KeptWorker,
     config: Config,
     allocation: Allocation,
     *,
     say: Callable[[str], None] = print,
 ) -> None:
-    """`score_shards` by training workers that stay up."""
+    """`score_shards` by the training worker of the trials of a sweep."""
     from actors.scoring.shards import ShardsSpec, score_loop
 
     missing, _ = _missing(specs, say)
@@ -144,7 +144,8 @@ def score_on_kept(
         # Threads stay those of a scorer: bytes depend on them.
         device = "cuda" if allocation.worker.gpus else "cpu"
         specs = [replace(spec, device=device) for spec in specs]
-        workers.do(score_loop, ShardsSpec(specs, missing, config.scoring.shard_deadline_s))
+        work = ShardsSpec(specs, missing, config.scoring.shard_deadline_s)
+        worker.run(score_loop, {"spec": work}, training=config.training)
 
 
 def _missing(

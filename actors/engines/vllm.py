@@ -160,7 +160,7 @@ class VllmEngine:
 def _rendezvous(prefix: str) -> Iterator[None]:
     """Let vLLM write the file through which its processes find each other into a new folder.
 
-    The engine needs the file until it ends. After a kill, `actors.pool.roster` removes the folder.
+    The engine needs the file until it ends. After a kill, `actors.pool.pool` removes the folder.
     """
     from torch._inductor.runtime.cache_dir_utils import cache_dir
 

@@ -371,27 +371,3 @@ class ShardScorer:
 
 def _fixed(values: np.ndarray, size: int) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(values).ravel()), size)
-
-
-class Scorer:
-    """Scores shards of several specs, e.g. each policy on each split, in one pass of Ray Data."""
-
-    def __init__(self, specs: list[ScoringSpec]):
-        self.specs = specs
-        self._current: ShardScorer | None = None
-
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Write the files of the shards named by ``batch["spec"]`` and ``batch["shard"]``."""
-        for number, shard in zip(batch["spec"].tolist(), batch["shard"].tolist(), strict=True):
-            self.write(number, shard)
-        return batch
-
-    def write(self, number: int, shard: int) -> None:
-        """Write the file of one shard of one spec."""
-        spec = self.specs[number]
-        if self._current is None or self._current.spec is not spec:
-            loaded = self._current.loaded if self._current else None
-            if self._current and self._current.spec.policy != spec.policy:
-                self._current = loaded = None  # two models may not fit
-            self._current = ShardScorer(spec, loaded)
-        self._current.write(shard)

@@ -77,7 +77,7 @@ class Validation:
         self.encoder, self.items, self.temperature = encoder, items, spec.model.temperature
         self.prompts = encoder.prompts(self.samples, catalogue)
         self.block = t.prompts_per_micro_batch * t.rollouts_per_prompt
-        self.pool, self.prompts_per_call = spec.pool.of_ones_own(), spec.prompts_per_call
+        self.pool, self.prompts_per_call = spec.pool.copy(), spec.prompts_per_call
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
 
     @torch.no_grad()
