@@ -114,6 +114,7 @@ def test_what_an_order_cannot_be(tmp_path, settings, words):
         read(source="table", path=str(tmp_path), **settings)
 
 
+@pytest.mark.slow
 def test_a_public_leave_one_out_corpus():
     path = DATA / "amazon2014_beauty"
     if not path.exists():
