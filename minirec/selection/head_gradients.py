@@ -229,8 +229,8 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
     """left (B, k) times the transpose of right (n, k), which may be a view.
 
     For float32 on a CPU, torch takes MKL, which reaches half the speed of oneDNN on CPUs of
-    another maker (docs/lab/selection-speed.md). The operation is the one that torch compiles linear layers
-    to; it has no public name.
+    another maker (docs/lab/selection-speed.md). The operation is the one that torch compiles
+    linear layers to; it has no public name.
     """
     if ONEDNN is None or left.device.type != "cpu" or left.dtype != torch.float32:
         return left @ right.T
