@@ -1,7 +1,10 @@
 """The pages name only settings, files and pages that exist."""
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -84,3 +87,20 @@ def test_every_page_is_in_the_navigation():
 
     docs = ROOT / "docs"
     assert pages(site["nav"]) == {str(p.relative_to(docs)) for p in docs.rglob("*.md")}
+
+
+@pytest.mark.slow
+def test_the_site_builds_and_loads_nothing_from_other_hosts(tmp_path):
+    pytest.importorskip("mkdocs")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    built = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert built.returncode == 0, built.stderr
+    loads = r"<(?:script|link|img|iframe|source)[^>]* (?:src|href)=[\"']?((?:https?:)?//[^\"' >]+)"
+    for page in tmp_path.rglob("*.html"):
+        assert not re.findall(loads, page.read_text()), page
