@@ -17,7 +17,7 @@ PYTEST := $(VENV_BIN)/python -m pytest
 PARALLEL := $(PYTEST) -n logical --maxprocesses 8 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo compare test long quick faults check format lock clean
+.PHONY: help install demo compare test long quick faults check docs format lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,11 +44,15 @@ quick: install ## the tests that start no engine and take seconds
 faults: install ## the campaign of faults: 56 trials, an hour and a half; TRIALS=n makes n
 	MINIREC_TRIALS=$(TRIALS) $(PYTEST) tests/faults -s $(ARGS)
 
-check: install ## formatting, lint, types, and the three rings
+check: install ## formatting, lint, types, the three rings, and the site of docs/
 	$(VENV_BIN)/ruff format --check .
 	$(VENV_BIN)/ruff check .
 	$(VENV_BIN)/mypy
 	$(VENV_BIN)/lint-imports
+	$(MAKE) --no-print-directory docs
+
+docs: install ## the site of docs/ in site/; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(VENV_BIN)/mkdocs build --strict --quiet
 
 format: install ## format, and fix what ruff can fix
 	$(VENV_BIN)/ruff format .
@@ -67,5 +71,5 @@ lock: install ## resolve locks/ again, keeping pins that still fit; UPGRADE=1 ta
 	echo uv | $(COMPILE) - -o locks/uv.txt
 
 clean: ## remove caches and build leftovers; .venv and runs stay
-	rm -rf build *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
+	rm -rf build site *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,7 +1,7 @@
 """What the control plane bears, with engines that sleep as long as a real call would take.
 
     python benchmarks/scaling.py engines --seconds 2 --up-to 64
-    python benchmarks/scaling.py rows --rows 100000 1000000 10000000 --plot docs/scaling.svg
+    python benchmarks/scaling.py rows --rows 100000 1000000 10000000 --plot docs/lab/scaling.svg
 
 `engines`: through Ray Data, scorers and the pool as in `minirec score`; the efficiency is the time
 that engines worked, of the time from the first call to the end of the last. With ``--seconds 0``
