@@ -131,7 +131,7 @@ def run(config: Config, folder: Path, *, steps: int, seed: int, validated: int =
     by_id = {sample.sample_id: sample for sample in chosen}
     # The curriculum: what the untrained policy finds easy comes first.
     order = easy_to_hard(list(by_id), mean_reward=recommender.ndcg(chosen, version=0), seed=seed)
-    reward = reward_function(config.reward)
+    reward = reward_function(config.reward.name, softmax_weight=config.reward.softmax_weight)
     objective = Objective(config.training, config.model.temperature, config.reward.cutoff, reward)
     chosen = [by_id[i] for i in order.tolist()]
     rewards = train(recommender, chosen, objective=objective, steps=steps, seed=seed)
@@ -146,6 +146,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--seed", type=int, default=42)
-    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
-        run(CONFIG, Path(work), steps=args.steps, seed=args.seed)
+        run(CONFIG, Path(work), **vars(parser.parse_args()))
