@@ -38,7 +38,7 @@ def ranked(file: Path, policy: str, split: str) -> pd.Series:
 
 def by_method(run: Path, split: str) -> dict[str, Floats]:
     """(S, N) mean over budgets by method; a row for each seed, a column for each sample."""
-    trials = read_table(run / "comparison.parquet").to_pandas()
+    trials = read_table(run / "comparison" / "trials.parquet").to_pandas()
     trials = trials[trials["table"].isin(["steps", ""])].fillna({"budget": 0})
     failed = trials[trials["status"] != "finished"]["trial"]
     if len(failed):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import importlib
 import os
 import sys
 from pathlib import Path
@@ -139,9 +138,9 @@ def _with_config(arguments: argparse.Namespace) -> int:
         os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
         # Trials have many processes, most of them idle; Ray would warn of their number.
         os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "worker processes have been started")
-        module = importlib.import_module(f"jobs.trials.{arguments.command}")
-        trials = getattr(module, arguments.command)
-        print_summary(trials(config, overwrite=arguments.overwrite))
+        from jobs.trials.bench import run_bench
+
+        print_summary(run_bench(arguments.command, config, overwrite=arguments.overwrite))
         return 0
     from jobs import run
 

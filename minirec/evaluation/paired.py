@@ -1,4 +1,4 @@
-"""Methods set against each other over seeds and users (method, sections 8 and 9)."""
+"""Differences between methods, tested over seeds and users (method, sections 8 and 9)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from minirec.evaluation.front import Codes, resampled
-from minirec.evaluation.ranking import interval, two_sided
+from minirec.evaluation.ranking import bootstrap_means, interval, two_sided
 
 K = TypeVar("K", bound=Hashable)
 Floats = NDArray[np.float64]
+Codes = NDArray[np.int64]
 LEAST = 100
-"""Resamples for each difference that is tested: p is 2 / (R + 1) at least, times their number."""
+"""Resamples for each difference that is tested. R resamples give a p of at least 2 / (R + 1), which
+Holm multiplies by the number of differences."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Standing:
 
 @dataclass(frozen=True)
 class Difference:
-    """Of a method from a reference: 95% interval, bootstrap p, and p after Holm's correction."""
+    """A method minus a reference: mean, 95% interval, bootstrap p, p after Holm's correction."""
 
     mean: float
     low: float
@@ -38,8 +39,26 @@ class Difference:
     p_holm: float
 
 
+def resampled(ndcg: Floats, *, users: Codes, resamples: int, seed: int) -> Floats:
+    """Means (R, ...) of NDCG@10 (..., S, N) over resampled seeds and users, with replacement.
+
+    `users` (N,) are the codes of the samples' users. The draws follow from `seed`, S and the number
+    of users alone, so those of two settings with as many seeds are paired. With one seed only the
+    users vary.
+    """
+    *settings, count, samples = ndcg.shape
+    means = bootstrap_means(
+        ndcg.reshape(-1, samples).T, users=users, resamples=resamples, seed=seed
+    )
+    by_seed = means.reshape(resamples, *settings, count)
+    drawn = np.random.default_rng([seed, count]).integers(count, size=(resamples, count))
+    return np.take_along_axis(
+        by_seed, drawn.reshape(resamples, *[1] * len(settings), count), axis=-1
+    ).mean(-1)
+
+
 def standing(ndcg: Floats, *, users: Codes, resamples: int, seed: int) -> Standing:
-    """Of (S, N) NDCG@10, a row for each seed, a column for each sample of `users` (N,)."""
+    """The standing of (S, N) NDCG@10, a row for each seed, a column for each sample of `users`."""
     low, high = interval(resampled(ndcg, users=users, resamples=resamples, seed=seed))
     return Standing(float(ndcg.mean()), low, high)
 
@@ -47,7 +66,7 @@ def standing(ndcg: Floats, *, users: Codes, resamples: int, seed: int) -> Standi
 def differences(
     ndcg: Mapping[K, Floats], reference: Floats, *, users: Codes, resamples: int, seed: int
 ) -> dict[K, Difference]:
-    """Each method minus the reference, tested together.
+    """Differences of the methods from the reference, which are tested together.
 
     Args:
         ndcg: (S, N) by method, one or more; seeds and samples are those of the reference, in order.

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from minirec.evaluation.front import Outcome, choose, pareto, points, resampled
+from minirec.evaluation.front import choose, pareto, points
+from minirec.evaluation.outcomes import Outcome
+from minirec.evaluation.paired import resampled
 
 
 def alone(samples):
@@ -15,8 +17,11 @@ def alone(samples):
 
 def outcome(name, budget, ndcg, rollouts, seconds=None):
     ndcg = np.atleast_2d(np.asarray(ndcg, dtype=float))
-    cost = np.full(len(ndcg), float(rollouts))
-    return Outcome(name, budget, ndcg, cost, cost if seconds is None else np.array(seconds, float))
+    rows = [
+        {"setting": name, "samples": budget, "rollouts": rollouts, "seconds": spent}
+        for spent in seconds or [rollouts] * len(ndcg)
+    ]
+    return Outcome(rows, ndcg)
 
 
 def test_pareto_by_hand():
@@ -45,15 +50,10 @@ def test_points_average_seeds_and_keep_fronts_apart():
     a = outcome("a", 10, [[0.2, 0.4], [0.4, 0.6]], 100, seconds=[50, 70])
     b = outcome("b", 20, [[0.1, 0.5], [0.3, 0.3]], 150, seconds=[10, 10])
     first, second = points([a, b], users=alone(2), resamples=200, seed=1)
-    assert (first.quality, first.seeds, first.rollouts, first.seconds) == (
-        pytest.approx(0.4),
-        2,
-        100,
-        60,
-    )
-    assert second.quality == pytest.approx(0.3)
-    assert (first.front_rollouts, second.front_rollouts) == (True, False)
-    assert (first.front_seconds, second.front_seconds) == (True, True)
+    assert first.quality.mean == pytest.approx(0.4)
+    assert (first.outcome.cost("rollouts"), first.outcome.cost("seconds")) == (100, 60)
+    assert second.quality.mean == pytest.approx(0.3)
+    assert (first.front, second.front) == ({"rollouts", "seconds"}, {"seconds"})
 
 
 def test_interval_covers_seeds_and_samples():
