@@ -7,13 +7,20 @@ selection methods at equal cost.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from jobs.console import console, pulse, say
 from jobs.fingerprint import rollout_settings, without_runtime
 from jobs.run import holding, stages
-from jobs.trials.result import drop_outdated, read_rows, rows_of, whole_rows, write_rows
+from jobs.trials.result import (
+    Result,
+    drop_outdated,
+    read_rows,
+    rows_of,
+    whole_rows,
+    write_rows,
+)
 from jobs.trials.views import publish_comparison, publish_sweep, with_fronts, with_reached
 from minirec.config.reading import changed
 from minirec.config.run import Config
@@ -40,8 +47,8 @@ class Bench:
     changeable: frozenset[str]
     splits: tuple[str, ...]
     validations: bool
-    judge: Callable[..., list[Row]]
-    publish: Callable[..., None]
+    judge: Callable[[Result], list[Row]]
+    publish: Callable[[Result], None]
 
 
 BENCHES = {
@@ -92,11 +99,10 @@ def run_bench(command: str, config: Config, *, overwrite: bool = False) -> Run:
     planned = trials_of(config, command, samples)
     names = {trial.name for trial in planned}
 
-    def publish(rows: Sequence[Row]) -> None:
+    def judged(rows: Sequence[Row]) -> Result:
         by_name = {row["trial"]: row for row in rows}
-        mine = [by_name[trial.name] for trial in planned]
-        # Again, since the rows may be of commands with other trials.
-        bench.publish(run, config, planned, bench.judge(run, config, planned, mine))
+        found = Result(run, config, planned, [by_name[trial.name] for trial in planned])
+        return replace(found, rows=bench.judge(found))
 
     def body(cost: Cost) -> None:
         from jobs.trials.tune import run_trials  # loads ray
@@ -112,16 +118,15 @@ def run_bench(command: str, config: Config, *, overwrite: bool = False) -> Run:
             asha=getattr(section, "asha", None),
         )
         rows = rows_of(run, config, planned, errors, samples=samples, validations=bench.validations)
-        rows = bench.judge(run, config, planned, rows)
+        found = judged(rows)
         others = [row for row in whole_rows(run, folder) if row["trial"] not in names]
-        write_rows(run, folder, rows + others)
+        write_rows(run, folder, found.rows + others)
         cost.rollouts = sum(row["own_rollouts"] for row in rows + others)
         cost.optimizer_steps = sum(row["steps"] for row in rows + others)
-        failed = sum(row["status"] == "failed" for row in rows)
-        if failed:
-            publish(rows)
+        if errors:
+            bench.publish(found)
             raise EngineError(
-                f"{failed} of {len(rows)} trials failed, for the causes in the table; the "
+                f"{len(errors)} of {len(rows)} trials failed, for the causes in the table; the "
                 f"same command tries them again"
             )
 
@@ -141,7 +146,8 @@ def run_bench(command: str, config: Config, *, overwrite: bool = False) -> Run:
             console.print(
                 f"{command}: every trial has finished or was stopped before; nothing to do"
             )
-        publish(read_rows(run, folder))
+        # Judged again, because the rows may be of commands with other trials.
+        bench.publish(judged(read_rows(run, folder)))
     return run
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ from jobs.training_log import read_log
 from minirec.config.run import Config
 from minirec.corpus import schema
 from minirec.corpus.table import load_users
-from minirec.evaluation.outcomes import Curve, Floats, Row
-from minirec.evaluation.ranking import bootstrap_means, interval, per_sample
+from minirec.evaluation.outcomes import Curve, Outcome, Row, outcomes
+from minirec.evaluation.paired import Bootstrap, Floats, standing
+from minirec.evaluation.ranking import per_sample
 from minirec.store.files import read_json, remove
 from minirec.store.run import Run
 from minirec.store.tables import read_table, write_table
@@ -24,6 +26,40 @@ METRIC = "valid_ndcg@10"
 TABLE = "trials.parquet"  # in the folder of the trials
 STOPPED = "stopped.json"  # in the folder of a trial that ASHA stopped: its last report
 Ids = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a bench has found; `rows` are those of the planned trials, in their order."""
+
+    run: Run
+    config: Config
+    planned: Sequence[Trial]
+    rows: list[Row]
+
+    def finished(self) -> list[Trial]:
+        """The trials that were neither stopped nor failed."""
+        pairs = zip(self.planned, self.rows, strict=True)
+        return [trial for trial, row in pairs if row["status"] == "finished"]
+
+    def outcomes(self, split: str) -> list[Outcome]:
+        """The settings with a finished seed, by their NDCG@10 on a split."""
+        ndcg = {t.name: ranked(self.run, t, split)[1] for t in self.finished()}
+        return outcomes([row for row in self.rows if row["trial"] in ndcg], ndcg)
+
+    def curves(self) -> dict[str, Curve]:
+        """Validations by trial, which are not part of the cost."""
+        pairs = zip(self.planned, self.rows, strict=True)
+        return {t.name: curve(self.run, t, chosen=row["samples"]) for t, row in pairs}
+
+    def bootstrap(self, split: str) -> Bootstrap:
+        """Resamples of the users of a split."""
+        return _bootstrap(self.run, self.config, split)
+
+
+def _bootstrap(run: Run, config: Config, split: str) -> Bootstrap:
+    users = load_users(run.path("corpus"), split)
+    return Bootstrap(users, config.evaluation.bootstrap, config.seed)
 
 
 def own(run: Run, trial: Trial) -> Run:
@@ -69,18 +105,14 @@ def rows_of(
         samples: of the train split.
         validations: whether they are part of the cost.
     """
-    draws = {
-        "users": load_users(run.path("corpus"), "valid"),
-        "resamples": config.evaluation.bootstrap,
-        "seed": config.seed,
-    }
+    bootstrap = _bootstrap(run, config, "valid")
     rows = []
     for trial in planned:
         row = _row(run, trial, trial.config.selection.count(samples), validations)
         if trial.name in errors:
             row |= {"status": "failed", "cause": failure(errors[trial.name])}
         elif row["status"] == "finished":
-            row |= _quality(run, trial, draws)
+            row |= _quality(run, trial, bootstrap)
         rows.append(row)
     return rows
 
@@ -112,15 +144,15 @@ def _row(run: Run, trial: Trial, chosen: int, validations: bool) -> Row:
     }
 
 
-def _quality(run: Run, trial: Trial, draws: dict[str, Any]) -> Row:
+def _quality(run: Run, trial: Trial, bootstrap: Bootstrap) -> Row:
     """What is known of a finished trial only."""
     valid, test = (ranked(run, trial, split)[1] for split in ("valid", "test"))
-    low, high = interval(bootstrap_means(valid[:, None], **draws)[:, 0])
+    found = standing(valid[None], bootstrap)
     kept, dropped = gains(run, trial)
     return {
-        METRIC: float(valid.mean()),
-        "low": low,
-        "high": high,
+        METRIC: found.mean,
+        "low": found.low,
+        "high": found.high,
         "test_ndcg@10": float(test.mean()) if len(test) else None,
         "gain_kept": kept,
         "gain_dropped": dropped,

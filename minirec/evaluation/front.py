@@ -13,22 +13,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from minirec.evaluation.outcomes import Outcome
-from minirec.evaluation.paired import Codes, Standing, resampled, standing
+from minirec.evaluation.paired import Bootstrap
 from minirec.evaluation.ranking import interval
 
 COSTS = ("rollouts", "seconds")
-
-
-@dataclass(frozen=True)
-class Point:
-    """A setting: quality with 95% interval, and the costs by which it is on a front.
-
-    front: of `COSTS`.
-    """
-
-    outcome: Outcome
-    quality: Standing
-    front: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -59,7 +47,10 @@ def pareto(cost: ArrayLike, quality: ArrayLike) -> NDArray[np.bool_]:
 
 
 def fronts(outcomes: Sequence[Outcome]) -> dict[str, set[str]]:
-    """The settings that are on the Pareto front, for each of `COSTS`."""
+    """The settings that are on the Pareto front, for each of `COSTS`.
+
+    Every seed of the settings must have finished.
+    """
     quality = [o.quality for o in outcomes]
     found = {}
     for unit in COSTS:
@@ -68,45 +59,20 @@ def fronts(outcomes: Sequence[Outcome]) -> dict[str, set[str]]:
     return found
 
 
-def points(outcomes: Sequence[Outcome], *, users: Codes, resamples: int, seed: int) -> list[Point]:
-    """A point for each setting, in the order given, and the fronts among them.
-
-    Args:
-        outcomes: settings of which every seed has finished.
-        users: (N,) code of the user of each sample.
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
-    """
-    found = fronts(outcomes)
-    return [
-        Point(
-            o,
-            standing(o.ndcg, users=users, resamples=resamples, seed=seed),
-            frozenset(unit for unit in COSTS if o.setting in found[unit]),
-        )
-        for o in outcomes
-    ]
-
-
-def choose(
-    outcomes: Sequence[Outcome], *, tolerance: float, users: Codes, resamples: int, seed: int
-) -> Choice:
+def choose(outcomes: Sequence[Outcome], bootstrap: Bootstrap, *, tolerance: float) -> Choice:
     """The smallest budget whose quality is at least (1 - tolerance) times the best.
 
     Of settings with the same budget the better one; ties go to the earlier one.
 
     Args:
         outcomes: one or more settings of which every seed has finished.
+        bootstrap: of the difference from the best.
         tolerance: relative, 0 to 1.
-        users: (N,) code of the user of each sample.
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
     """
     best = max(outcomes, key=lambda o: o.quality)
     enough = [o for o in outcomes if o.quality >= (1 - tolerance) * best.quality]
     chosen = min(enough, key=lambda o: (o.samples, -o.quality))
-    means = [resampled(o.ndcg, users=users, resamples=resamples, seed=seed) for o in (chosen, best)]
-    low, high = interval(means[0] - means[1])
+    low, high = interval(bootstrap.means(chosen.ndcg) - bootstrap.means(best.ndcg))
     return Choice(
         setting=chosen.setting,
         best=best.setting,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -13,15 +13,45 @@ from minirec.evaluation.ranking import bootstrap_means, interval, two_sided
 
 K = TypeVar("K", bound=Hashable)
 Floats = NDArray[np.float64]
-Codes = NDArray[np.int64]
 LEAST = 100
 """Resamples for each difference that is tested. R resamples give a p of at least 2 / (R + 1), which
 Holm multiplies by the number of differences."""
 
 
 @dataclass(frozen=True)
+class Bootstrap:
+    """Resamples of seeds and users, the same for all settings, so that differences are paired.
+
+    users: (N,) code of the user of each sample.
+    """
+
+    users: NDArray[np.int64]
+    resamples: int
+    seed: int
+
+    def means(self, ndcg: Floats) -> Floats:
+        """Means (R, ...) of NDCG@10 (..., S, N) over seeds and users, drawn with replacement.
+
+        The draws follow from `seed`, S and the number of users alone. With one seed only the users
+        vary.
+        """
+        *settings, count, samples = ndcg.shape
+        means = bootstrap_means(
+            ndcg.reshape(-1, samples).T,
+            users=self.users,
+            resamples=self.resamples,
+            seed=self.seed,
+        )
+        by_seed = means.reshape(self.resamples, *settings, count)
+        generator = np.random.default_rng([self.seed, count])
+        drawn = generator.integers(count, size=(self.resamples, count))
+        drawn = drawn.reshape(self.resamples, *[1] * len(settings), count)
+        return np.take_along_axis(by_seed, drawn, axis=-1).mean(-1)
+
+
+@dataclass(frozen=True)
 class Standing:
-    """Mean NDCG@10 of a method, with its 95% interval over seeds and users."""
+    """Mean NDCG@10 of a setting, with its 95% interval over seeds and users."""
 
     mean: float
     low: float
@@ -29,51 +59,27 @@ class Standing:
 
 
 @dataclass(frozen=True)
-class Difference:
-    """A method minus a reference: mean, 95% interval, bootstrap p, p after Holm's correction."""
+class Difference(Standing):
+    """A method minus a reference, with its bootstrap p, and p after Holm's correction."""
 
-    mean: float
-    low: float
-    high: float
     p: float
     p_holm: float
 
 
-def resampled(ndcg: Floats, *, users: Codes, resamples: int, seed: int) -> Floats:
-    """Means (R, ...) of NDCG@10 (..., S, N) over resampled seeds and users, with replacement.
-
-    `users` (N,) are the codes of the samples' users. The draws follow from `seed`, S and the number
-    of users alone, so those of two settings with as many seeds are paired. With one seed only the
-    users vary.
-    """
-    *settings, count, samples = ndcg.shape
-    means = bootstrap_means(
-        ndcg.reshape(-1, samples).T, users=users, resamples=resamples, seed=seed
-    )
-    by_seed = means.reshape(resamples, *settings, count)
-    drawn = np.random.default_rng([seed, count]).integers(count, size=(resamples, count))
-    return np.take_along_axis(
-        by_seed, drawn.reshape(resamples, *[1] * len(settings), count), axis=-1
-    ).mean(-1)
-
-
-def standing(ndcg: Floats, *, users: Codes, resamples: int, seed: int) -> Standing:
-    """The standing of (S, N) NDCG@10, a row for each seed, a column for each sample of `users`."""
-    low, high = interval(resampled(ndcg, users=users, resamples=resamples, seed=seed))
-    return Standing(float(ndcg.mean()), low, high)
+def standing(ndcg: Floats, bootstrap: Bootstrap) -> Standing:
+    """The standing of (S, N) NDCG@10, a row for each seed, a column for each sample."""
+    return Standing(float(ndcg.mean()), *interval(bootstrap.means(ndcg)))
 
 
 def differences(
-    ndcg: Mapping[K, Floats], reference: Floats, *, users: Codes, resamples: int, seed: int
+    ndcg: Mapping[K, Floats], reference: Floats, bootstrap: Bootstrap
 ) -> dict[K, Difference]:
     """Differences of the methods from the reference, which are tested together.
 
     Args:
         ndcg: (S, N) by method, one or more; seeds and samples are those of the reference, in order.
         reference: (S, N).
-        users: (N,) code of the user of each sample.
-        resamples: of the bootstrap; raised to `LEAST` for each method.
-        seed: of the bootstrap; resamples are the same for all, so that differences are paired.
+        bootstrap: its resamples are raised to `LEAST` for each method.
 
     Raises:
         ValueError: shapes differ.
@@ -82,7 +88,8 @@ def differences(
         if values.shape != reference.shape:
             raise ValueError(f"{name} has shape {values.shape}; expected {reference.shape}")
     shifted = np.stack([values - reference for values in ndcg.values()])
-    drawn = resampled(shifted, users=users, resamples=max(resamples, LEAST * len(ndcg)), seed=seed)
+    enough = max(bootstrap.resamples, LEAST * len(ndcg))
+    drawn = replace(bootstrap, resamples=enough).means(shifted)
     p = [two_sided(values) for values in drawn.T]
     rows = zip(ndcg, shifted, drawn.T, p, holm(p), strict=True)
     return {

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from minirec.evaluation.outcomes import Outcome, Row
-from minirec.evaluation.paired import Codes, Difference, Standing, differences, standing
+from minirec.evaluation.paired import Bootstrap, Difference, Standing, differences, standing
 from minirec.trials.trial import FULL
 
 
@@ -57,12 +56,10 @@ class Race:
 
 def race(
     outcomes: Sequence[Outcome],
+    bootstrap: Bootstrap,
     *,
     table: str,
     references: Sequence[str],
-    users: Codes,
-    resamples: int,
-    seed: int,
 ) -> Race:
     """All methods at all budgets of one table.
 
@@ -72,24 +69,21 @@ def race(
 
     Args:
         outcomes: settings of all tables.
+        bootstrap: of intervals and tests.
         table: ``steps`` or ``epochs``.
         references: methods.
-        users: (N,) code of the user of each sample; users are resampled.
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
     """
-    draws: dict[str, Any] = {"users": users, "resamples": resamples, "seed": seed}
     shown = [o for o in outcomes if o.rows[0]["table"] in (table, "")]
     methods = {o.method for o in shown}
     references = [name for name in references if name in methods]
     seeds: set[int] = set().union(*(o.seeds for o in shown))
     whole = [o for o in shown if o.seeds == seeds]
-    against = {name: _against(name, whole, **draws) for name in references}
+    against = {name: _against(name, whole, bootstrap) for name in references}
     full = next((o for o in shown if o.method == FULL), None)
     places = [
         Place(
             outcome,
-            standing(outcome.ndcg, **draws),
+            standing(outcome.ndcg, bootstrap),
             {name: against[name].get(outcome.setting) for name in references},
             full,
         )
@@ -99,9 +93,7 @@ def race(
     return Race(table, references, places)
 
 
-def _against(
-    name: str, whole: Sequence[Outcome], *, users: Codes, resamples: int, seed: int
-) -> dict[str, Difference]:
+def _against(name: str, whole: Sequence[Outcome], bootstrap: Bootstrap) -> dict[str, Difference]:
     """Differences from a reference, by setting."""
     shifted = {}
     for one in whole:
@@ -113,4 +105,4 @@ def _against(
     if not shifted:
         return {}
     zero = np.zeros_like(next(iter(shifted.values())))
-    return differences(shifted, zero, users=users, resamples=resamples, seed=seed)
+    return differences(shifted, zero, bootstrap)

@@ -15,10 +15,10 @@ from markupsafe import Markup
 
 from minirec.evaluation import plots
 from minirec.evaluation.diagnostics import Correlation, Overlaps
-from minirec.evaluation.front import COSTS, Choice, Point
-from minirec.evaluation.outcomes import Curve, Row
+from minirec.evaluation.front import COSTS, Choice, fronts
+from minirec.evaluation.outcomes import Curve, Outcome, Row
 from minirec.evaluation.pages import template
-from minirec.evaluation.paired import Difference
+from minirec.evaluation.paired import Difference, Standing
 from minirec.evaluation.standings import Place, Race
 from minirec.trials.trial import FULL
 
@@ -30,7 +30,7 @@ def sweep_page(
     name: str,
     *,
     rows: Sequence[Row],
-    points: Sequence[Point],
+    points: Sequence[tuple[Outcome, Standing]],
     choice: Choice | None,
     users: int,
 ) -> str:
@@ -39,17 +39,19 @@ def sweep_page(
     Args:
         name: of the run directory.
         rows: trials, as in `minirec.corpus.schema.TRIALS`.
-        points: settings of which every seed has finished; may be empty.
+        points: settings of which every seed has finished, by rollouts; may be empty.
         choice: None if there are no points.
         users: of the validation split, which are resampled.
     """
+    best = fronts([outcome for outcome, _ in points])
     return _render(
         "sweep.html.j2",
         name=name,
         rows=rows,
-        points=sorted(points, key=lambda p: p.outcome.cost("rollouts")),
+        points=points,
+        fronts=best,
         sentence=sentence(choice) if choice else None,
-        plots=[_front(points, unit) for unit in COSTS] if points else [],
+        plots=[_front(points, unit, best[unit]) for unit in COSTS] if points else [],
         users=users,
     )
 
@@ -164,18 +166,18 @@ def _plot(name: str, label: str, paint: Callable[..., None], **options: Any) -> 
     return Markup(plots.draw(name, label, partial(paint, **options)))
 
 
-def _front(points: Sequence[Point], unit: str) -> Markup:
+def _front(points: Sequence[tuple[Outcome, Standing]], unit: str, best: set[str]) -> Markup:
     return _plot(
         f"front-{unit}",
         f"Validation NDCG@10 of each setting against its total cost in {unit}",
         plots.front,
-        cost=[p.outcome.cost(unit) for p in points],
-        on_front=[unit in p.front for p in points],
+        cost=[outcome.cost(unit) for outcome, _ in points],
+        on_front=[outcome.setting in best for outcome, _ in points],
         title=f"Quality by total cost in {unit}",
         xlabel=unit,
-        mean=[p.quality.mean for p in points],
-        low=[p.quality.low for p in points],
-        high=[p.quality.high for p in points],
+        mean=[quality.mean for _, quality in points],
+        low=[quality.low for _, quality in points],
+        high=[quality.high for _, quality in points],
     )
 
 

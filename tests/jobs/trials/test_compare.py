@@ -15,6 +15,7 @@ from helpers.small import finish, start, steps_logged, wait_for
 from jobs.trials import diagnostics, views
 from jobs.trials.diagnostics import shared_by_budget
 from jobs.trials.result import (
+    Result,
     curve,
     drop_outdated,
     gains,
@@ -69,7 +70,7 @@ def finished_trial(run, trial, *, ids, valid, test=(1, 11)):
 
 def judged(run, config, planned, errors=None):
     rows = rows_of(run, config, planned, errors or {}, samples=4, validations=False)
-    return with_reached(run, config, planned, rows)
+    return with_reached(Result(run, config, planned, rows))
 
 
 @pytest.fixture
@@ -134,18 +135,18 @@ def test_other_order_of_methods_same_rows(compared, monkeypatch):
         shutil.rmtree(trial.config.run_dir)
         finished_trial(run, trial, ids=[0, 3], valid=[0.1, 0.2], test=test)
     rows = judged(run, config, planned)
-    found = shown(run, config, planned[::-1], rows, monkeypatch)
+    found = shown(Result(run, config, planned[::-1], rows[::-1]), monkeypatch)
     assert {one.setting: one.quality for one in found} == {
         row["setting"]: row["test_ndcg@10"] for row in rows
     }
 
 
-def shown(run, config, planned, rows, monkeypatch):
+def shown(result, monkeypatch):
     """The outcomes that a published comparison judges."""
     found = []
     race = views.race
-    monkeypatch.setattr(views, "race", lambda o, **how: found.extend(o) or race(o, **how))
-    publish_comparison(run, config, planned, rows)
+    monkeypatch.setattr(views, "race", lambda o, *a, **b: found.extend(o) or race(o, *a, **b))
+    publish_comparison(result)
     return found
 
 
@@ -213,7 +214,7 @@ def test_the_goal_is_that_of_the_trainings_shown(compared):
     run, config, planned = compared
     rows = judged(run, config, planned)
     blank = {name: None for name in rows[0] if name.startswith("reached_")}
-    assert with_reached(run, config, planned, [row | blank for row in rows]) == rows
+    assert with_reached(Result(run, config, planned, [row | blank for row in rows])) == rows
 
 
 def test_a_failed_trial_has_its_cause_and_no_quality(compared):

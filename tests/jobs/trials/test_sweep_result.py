@@ -10,7 +10,7 @@ import pytest
 from jobs.cli import main
 from jobs.plan import plan
 from jobs.trials.bench import trial_of
-from jobs.trials.result import charge, read_rows, rows_of, write_rows
+from jobs.trials.result import Result, charge, read_rows, rows_of, write_rows
 from jobs.trials.tune import concurrent
 from jobs.trials.views import publish_sweep, with_fronts
 from minirec.config.reading import load
@@ -102,8 +102,9 @@ def write_ranks(trial, ranks):
 
 
 def show(run, config, planned, rows):
-    write_rows(run, "sweep", with_fronts(run, config, planned, rows))
-    publish_sweep(run, config, planned, rows)
+    result = Result(run, config, planned, rows)
+    write_rows(run, "sweep", with_fronts(result))
+    publish_sweep(result)
 
 
 @pytest.fixture
@@ -183,7 +184,7 @@ def test_showing_the_result_again_leaves_the_table(published):
     table, page = run.path("sweep", "trials.parquet"), run.path("sweep.html")
     before, first = (table.stat().st_mtime_ns, table.read_bytes()), page.stat().st_mtime_ns
     other = config_of(run.root.parent, "sweep.tolerance=0.5")
-    publish_sweep(run, other, trials_of(other, "sweep", 1000), read_rows(run, "sweep"))
+    publish_sweep(Result(run, other, trials_of(other, "sweep", 1000), read_rows(run, "sweep")))
     assert (table.stat().st_mtime_ns, table.read_bytes()) == before
     assert page.stat().st_mtime_ns > first
 

@@ -8,14 +8,13 @@ from minirec.corpus import schema
 from minirec.errors import ConfigError
 from minirec.evaluation.diagnostics import Correlation
 from minirec.evaluation.outcomes import Curve, outcomes, reached
-from minirec.evaluation.paired import differences, holm
+from minirec.evaluation.paired import Bootstrap, differences, holm
 from minirec.evaluation.standings import race
 from minirec.evaluation.trials_page import comparison_page
 from minirec.trials.trial import trials_of
 
-DRAWS = {"resamples": 200, "seed": 3}
-TWO = {"users": np.arange(2), **DRAWS}
-FORTY = {"users": np.arange(40), **DRAWS}
+TWO = Bootstrap(np.arange(2), resamples=200, seed=3)
+FORTY = Bootstrap(np.arange(40), resamples=200, seed=3)
 
 
 def test_holm_by_hand():
@@ -26,14 +25,14 @@ def test_holm_by_hand():
 
 def test_a_constant_difference_has_no_spread_and_none_is_not_significant():
     noise = np.random.default_rng(0).random((3, 40))
-    found = differences({"more": noise + 0.5, "same": noise}, noise, **FORTY)
+    found = differences({"more": noise + 0.5, "same": noise}, noise, FORTY)
     more, same = found["more"], found["same"]
     assert [more.mean, more.low, more.high] == pytest.approx([0.5] * 3)
     assert more.p == pytest.approx(2 / 201)
     assert more.p_holm == pytest.approx(4 / 201)
     assert (same.mean, same.low, same.high, same.p_holm) == (0, 0, 0, 1)
     with pytest.raises(ValueError, match=r"short has shape \(2, 40\); expected \(3, 40\)"):
-        differences({"short": noise[:2]}, noise, **FORTY)
+        differences({"short": noise[:2]}, noise, FORTY)
 
 
 def curve(*ndcg, charged=100):
@@ -52,7 +51,7 @@ def test_many_rows_can_still_be_significant():
     """The finest p of few resamples, times the number of rows, would be above any level."""
     noise = np.random.default_rng(0).normal(size=(3, 200))
     rows = {number: noise + 1 for number in range(60)}
-    found = differences(rows, noise, users=np.arange(200), resamples=1000, seed=0)
+    found = differences(rows, noise, Bootstrap(np.arange(200), resamples=1000, seed=0))
     assert {one.p_holm < 0.05 for one in found.values()} == {True}
 
 
@@ -81,7 +80,7 @@ def trained(method, seed, ndcg, *, samples=30, there=None, table="steps"):
 def race_of(trials, *, references, table="steps"):
     rows = [row for row, _ in trials]
     found = outcomes(rows, {row["trial"]: ndcg for row, ndcg in trials})
-    return race(found, table=table, references=references, **TWO)
+    return race(found, TWO, table=table, references=references)
 
 
 def small_race(references=("random", "paper", "full")):
@@ -179,7 +178,7 @@ def compared(*words):
 
 
 def test_a_page_of_failures_alone_has_no_warning(recwarn):
-    empty = race([], table="steps", references=["random"], **TWO)
+    empty = race([], TWO, table="steps", references=["random"])
     page = comparison_page(
         "demo", rows=[], races=[empty], curves={}, reach=0.95, samples=300, users=2
     )
