@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     BeforeValidator,
+    ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -29,8 +30,9 @@ Baseline = Literal[
     "ccs",
     "less",
 ]
-Method = Literal["minirec", "paper", Baseline]
-CONCURRENT = "Trials that run at the same time; auto: as many as the cluster has room for."
+Compared = Literal["minirec", "paper", Baseline]
+Reference = Literal[Compared, "full"]
+Learnability = Literal["gaussian", "gaussian_live", "hit_variance"]
 
 
 def _listed(section: str) -> BeforeValidator:
@@ -63,60 +65,45 @@ SweepList, CompareList = _listed("sweep"), _listed("compare")
 Concurrent = Annotated[PositiveInt | Literal["auto"], BeforeValidator(_concurrent)]
 
 
-class AshaConfig(Section):
+class Described(Section):
+    """A section whose settings are described by the docstrings beneath them."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+
+class AshaConfig(Described):
     """Asynchronous successive halving on validation NDCG@10 (arXiv 1810.05934)."""
 
-    grace_fraction: float = Field(
-        0.5, gt=0, lt=1, description="Share of a trial's steps before ASHA may stop it."
-    )
-    reduction_factor: int = Field(
-        2,
-        ge=2,
-        description="At each rung, one of this many trials goes on; each rung lies at this many "
-        "times the steps of the rung before.",
-    )
+    grace_fraction: float = Field(0.5, gt=0, lt=1)
+    """Share of a trial's steps before ASHA may stop it."""
+    reduction_factor: int = Field(2, ge=2)
+    """One of this many trials goes on at each rung, and the next rung is at this many times the
+    steps."""
 
 
-class SweepConfig(Section):
+class SweepConfig(Described):
     """Trials are all combinations of the lists; an empty list takes the value of the config."""
 
-    budget: Annotated[tuple[StrictInt | StrictFloat, ...], SweepList] = Field(
-        (), description="Values of selection.budget that are tried; empty: that of the config."
-    )
-    alpha: Annotated[tuple[NonNegativeFloat, ...], SweepList] = Field(
-        (), description="Values of selection.alpha that are tried; empty: that of the config."
-    )
-    groups: Annotated[tuple[PositiveInt, ...], SweepList] = Field(
-        (), description="Values of selection.groups that are tried; empty: that of the config."
-    )
-    learnability: Annotated[
-        tuple[Literal["gaussian", "gaussian_live", "hit_variance"], ...], SweepList
-    ] = Field(
-        (),
-        description="Values of selection.learnability that are tried; empty: that of the config.",
-    )
-    seeds: Annotated[tuple[NonNegativeInt, ...], SweepList] = Field(
-        (),
-        description="Seeds of selection and training, each of which makes a trial of every "
-        "combination. The features keep the seed of the config. Empty: the seed of the config.",
-    )
-    samples: PositiveInt | None = Field(
-        None,
-        description="Number of combinations that are drawn at random, each with all seeds; null: "
-        "all combinations are tried.",
-    )
-    max_concurrent: Concurrent = Field("auto", description=CONCURRENT)
-    tolerance: float = Field(
-        0.05,
-        ge=0,
-        lt=1,
-        description="Acceptable loss of NDCG@10, as a share of the best; the smallest budget "
-        "within it is recommended.",
-    )
-    asha: AshaConfig | None = Field(
-        AshaConfig(),
-        description="Rule by which bad trials are stopped early; null: no trial is stopped.",
-    )
+    budget: Annotated[tuple[StrictInt | StrictFloat, ...], SweepList] = ()
+    """Values of selection.budget to try; empty takes that of the config."""
+    alpha: Annotated[tuple[NonNegativeFloat, ...], SweepList] = ()
+    """Values of selection.alpha to try; empty takes that of the config."""
+    groups: Annotated[tuple[PositiveInt, ...], SweepList] = ()
+    """Values of selection.groups to try; empty takes that of the config."""
+    learnability: Annotated[tuple[Learnability, ...], SweepList] = ()
+    """Values of selection.learnability to try; empty takes that of the config."""
+    seeds: Annotated[tuple[NonNegativeInt, ...], SweepList] = ()
+    """Seeds of selection and training, each with every combination; empty takes that of the config.
+    The features keep the seed of the config."""
+    samples: PositiveInt | None = None
+    """Number of combinations drawn at random, each with all seeds; null tries all."""
+    max_concurrent: Concurrent = "auto"
+    """Trials that run at the same time; auto takes as many as the cluster has room for."""
+    tolerance: float = Field(0.05, ge=0, lt=1)
+    """Acceptable loss of NDCG@10, as a share of the best. The smallest budget within it is
+    recommended."""
+    asha: AshaConfig | None = AshaConfig()
+    """When trials are stopped early; null stops none."""
 
     @property
     def varies(self) -> bool:
@@ -124,68 +111,40 @@ class SweepConfig(Section):
         return any((self.budget, self.alpha, self.groups, self.learnability, self.seeds))
 
 
-class CompareConfig(Section):
+class CompareConfig(Described):
     """Trials are all methods x budgets x seeds, in one table or two, and full data per seed."""
 
-    methods: Annotated[tuple[Method, ...], CompareList] = Field(
-        (),
-        description="Selection methods that are compared: minirec and paper take the selection of "
-        "that preset, every other name is a value of selection.method.",
-    )
+    methods: Annotated[tuple[Compared, ...], CompareList] = ()
+    """Methods to compare. minirec and paper take the selection of that preset; every other name is
+    a value of selection.method."""
     budget: Annotated[tuple[float | int, ...], CompareList] = Field(
-        (0.05, 0.1, 0.2, 0.4),
-        min_length=1,
-        description="Budgets at which the methods are compared: numbers of samples, or shares "
-        "below 1.",
+        (0.05, 0.1, 0.2, 0.4), min_length=1
     )
-    seeds: Annotated[tuple[NonNegativeInt, ...], CompareList] = Field(
-        (1, 2, 3),
-        min_length=1,
-        description="Seeds of selection and training, each of which makes a trial of every method "
-        "and budget. The features keep the seed of the config.",
+    """Budgets of every method: numbers of samples, or shares of the corpus (below 1)."""
+    seeds: Annotated[tuple[NonNegativeInt, ...], CompareList] = Field((1, 2, 3), min_length=1)
+    """Seeds of selection and training, each with every method and budget. The features keep the
+    seed of the config."""
+    steps: PositiveInt | None = 60
+    """Optimizer steps of each trial in the table at equal steps; null makes no such table."""
+    epochs: float | None = Field(None, gt=0)
+    """Passes over the selection in the table at equal epochs; null makes no such table."""
+    full_steps: PositiveInt | None = 600
+    """Largest number of optimizer steps on full data; null leaves full data out."""
+    patience: PositiveInt = 5
+    """Validations in a row without a better one after which the training on full data stops."""
+    train_samples: PositiveInt | None = 256
+    """Samples of train that are ranked before and after training, to show what kept and dropped
+    samples gained; null ranks none."""
+    validation_steps: PositiveInt = 10
+    """Optimizer steps between two validations of a trial."""
+    reach: float = Field(0.95, gt=0, le=1)
+    """Share of the best NDCG@10 of full data at which the cost until then is reported."""
+    references: Annotated[tuple[Reference, ...], CompareList] = Field(
+        ("random", "paper", "full"), max_length=3
     )
-    steps: PositiveInt | None = Field(
-        60,
-        description="Optimizer steps of each trial in the table at equal steps; null: there is no "
-        "such table.",
-    )
-    epochs: float | None = Field(
-        None,
-        gt=0,
-        description="Passes over the selected samples of each trial in the table at equal epochs; "
-        "null: there is no such table.",
-    )
-    full_steps: PositiveInt | None = Field(
-        600,
-        description="Largest number of optimizer steps on full data; null: no trial trains on full "
-        "data.",
-    )
-    patience: PositiveInt = Field(
-        5,
-        description="Training on full data stops after this many validations in a row that were "
-        "not better than the best before.",
-    )
-    train_samples: PositiveInt | None = Field(
-        256,
-        description="Samples of the train split that are ranked before and after training, to show "
-        "what kept and dropped samples gained; null: none.",
-    )
-    validation_steps: PositiveInt = Field(
-        10, description="Optimizer steps between two validations of a trial."
-    )
-    reach: float = Field(
-        0.95,
-        gt=0,
-        le=1,
-        description="Share of the best NDCG@10 of full data that counts as reached, when the cost "
-        "until then is reported.",
-    )
-    references: Annotated[tuple[Literal[Method, "full"], ...], CompareList] = Field(
-        ("random", "paper", "full"),
-        max_length=3,
-        description="Methods from which the differences of all others are tested; up to three.",
-    )
-    max_concurrent: Concurrent = Field("auto", description=CONCURRENT)
+    """Up to three methods from which the differences of all others are tested."""
+    max_concurrent: Concurrent = "auto"
+    """Trials that run at the same time; auto takes as many as the cluster has room for."""
 
     @property
     def varies(self) -> bool:
