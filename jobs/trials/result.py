@@ -119,9 +119,10 @@ def rows_of(
 
 def _row(run: Run, trial: Trial, chosen: int, validations: bool) -> Row:
     """What is known of a trial in any state."""
-    selection, stopped = trial.config.selection, own(run, trial).path(STOPPED)
+    selection, trained = trial.config.selection, own(run, trial)
+    stopped = trained.path(STOPPED)
     last = read_json(stopped) if stopped.exists() else {}
-    log = read_log(own(run, trial).path("policy", "log.jsonl"))[: last.get("steps")]
+    log = read_log(trained.path("policy", "log.jsonl"))[: last.get("steps")]
     found = curve(run, trial, chosen=chosen, validations=validations, length=last.get("steps"))
     dead = [entry["dead_groups"] for entry in log]
     return dict.fromkeys(schema.TRIALS.names) | {
@@ -240,19 +241,16 @@ def write_rows(run: Run, folder: str, rows: Sequence[Row]) -> None:
 
 
 def whole_rows(run: Run, folder: str) -> list[Row]:
-    """Rows of the trials in `folder` that need not run again, also those of former commands.
-
-    Of a stopped trial nothing is needed any more; a finished one has what a page reads.
-    """
+    """Rows of the trials in `folder` that need not run again, also those of former commands."""
     if not run.path(folder, TABLE).exists():
         return []
-    read = ("selection.parquet", "ranks.parquet", "policy/log.jsonl")
+    read_by_page = ("policy/log.jsonl", "selection.parquet", "ranks.parquet")
+    needed = {"failed": None, "stopped": read_by_page[:1], "finished": read_by_page}
     return [
         row
         for row in read_rows(run, folder)
-        if row["status"] == "stopped"
-        or row["status"] == "finished"
-        and all(run.path(folder, row["trial"], name).exists() for name in read)
+        if (files := needed[row["status"]])
+        and all(run.path(folder, row["trial"], name).exists() for name in files)
     ]
 
 

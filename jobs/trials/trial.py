@@ -19,7 +19,7 @@ from jobs.stages.evaluate import evaluate
 from jobs.stages.model import base_model
 from jobs.stages.select import select
 from jobs.stages.train import train
-from jobs.training_log import poll_s, read_log, spent
+from jobs.training_log import poll_s, read_log
 from jobs.trials.result import STOPPED, ended, own
 from minirec.config.run import Config
 from minirec.config.trials import AshaConfig
@@ -159,8 +159,6 @@ def reports(run: Run, config: Config) -> list[dict[str, Any]]:
             PROGRESS: (entry["step"] + 1) / steps,
             METRIC: entry[METRIC],
             "steps": i + 1,
-            "rollouts": spent(log[: i + 1], "rollouts"),
-            "seconds": sum(e["seconds"] for e in log[: i + 1]),
         }
         for i, entry in enumerate(log)
         if METRIC in entry and entry["step"] + 1 < steps
