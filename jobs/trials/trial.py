@@ -175,8 +175,8 @@ class Asha(FIFOScheduler):
 
     def __init__(self, run: Run, planned: Sequence[Trial], settings: AshaConfig):
         super().__init__()
-        self.own = {trial.name: own(run, trial) for trial in planned}
-        self.before = {name for name, run in self.own.items() if ended(run)}
+        self.before = {trial.name for trial in planned if ended(own(run, trial))}
+        self.folder = {trial.name: trial.config.run_dir for trial in planned}
         self.seed = {trial.name: trial.config.seed for trial in planned}
         self.by_seed = {
             seed: AsyncHyperBandScheduler(
@@ -207,7 +207,7 @@ class Asha(FIFOScheduler):
             return TrialScheduler.CONTINUE
         if decision == TrialScheduler.STOP:
             last = {key: result[key] for key in (PROGRESS, METRIC, "steps")}
-            write_json(self.own[name].path(STOPPED), last)
+            write_json(Run(self.folder[name]).path(STOPPED), last)
         return decision
 
     def on_trial_complete(self, tune_controller: Any, trial: TuneTrial, result: Any) -> None:
