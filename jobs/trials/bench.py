@@ -83,17 +83,7 @@ def run_bench(command: str, config: Config, *, overwrite: bool = False) -> Run:
         EngineError: trials failed; the others are finished, and the result is written.
     """
     bench, folder = BENCHES[command], FOLDERS[command]
-    # Refuses before anything starts.
-    less = any(t.config.selection.method == "less" for t in trials_of(config, command, 1))
-    # So that gradients come with scoring, and with them those of validation samples.
-    made = changed(config, {"selection.method": "less"}) if less else config
-    stages(
-        made,
-        SHARED,
-        overwrite=overwrite,
-        check=lambda n: check_trials(trials_of(config, command, n), n),
-        recorded=config,
-    )
+    _features(command, config, overwrite=overwrite)
     run = Run(config.run_dir, overwrite=overwrite, say=say)
     samples = count_samples(run.path("corpus"), "train")
     planned = trials_of(config, command, samples)
@@ -149,6 +139,19 @@ def run_bench(command: str, config: Config, *, overwrite: bool = False) -> Run:
         # Judged again, because the rows may be of commands with other trials.
         bench.publish(judged(read_rows(run, folder)))
     return run
+
+
+def _features(command: str, config: Config, *, overwrite: bool) -> None:
+    """What the trials share. Refuses trials that cannot work before anything starts."""
+    less = any(t.config.selection.method == "less" for t in trials_of(config, command, 1))
+    stages(
+        # So that gradients come with scoring, and with them those of validation samples.
+        changed(config, {"selection.method": "less"}) if less else config,
+        SHARED,
+        overwrite=overwrite,
+        check=lambda samples: check_trials(trials_of(config, command, samples), samples),
+        recorded=config,
+    )
 
 
 def trial_of(path: str) -> str:

@@ -95,13 +95,7 @@ def comparison_page(
 
 
 def _render(file: str, **values: Any) -> str:
-    functions: dict[str, Callable[..., Any]] = {
-        "number": _number,
-        "count": _count,
-        "cells": cells,
-        "headings": headings,
-    }
-    return template(file, **functions).render(values)
+    return template(file, number=_number, count=_count, cells=cells).render(values)
 
 
 def _number(x: float | None) -> str:
@@ -124,12 +118,6 @@ def sentence(choice: Choice) -> str:
         f"{budget}; NDCG@10 minus that of {choice.best}: {choice.difference:+.4f}, 95% interval "
         f"{choice.low:+.4f} to {choice.high:+.4f}{doubt}"
     )
-
-
-def headings(references: Sequence[str]) -> list[str]:
-    """The headings of the columns of `cells`."""
-    against = [f"minus {name}" for name in references]
-    return ["method", "samples", "NDCG@10", "95% interval", *against, "rollouts", "seconds"]
 
 
 def cells(place: Place, references: Sequence[str]) -> list[str]:
