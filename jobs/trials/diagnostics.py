@@ -82,13 +82,10 @@ def _scores(run: Run, config: Config) -> tuple[Ids, dict[str, NDArray[np.float64
     for preset in PRESETS:
         settings = changed(config, selection_of(preset)).selection
         try:
-            columns, _ = score_samples(features, settings, chance=chance, say=_unsaid)
+            # The stage `select` has printed the same lines.
+            columns, _ = score_samples(features, settings, chance=chance, say=lambda line: None)
         except (ConfigError, FeatureError) as error:
             run.say(f"compare: no scores of {preset} to judge: {error}")
             continue
         scores |= {f"{name} of {preset}": columns[name] for name in SCORES}
     return features.sample_id, scores
-
-
-def _unsaid(line: str) -> None:
-    """Says nothing: the stage `select` has said it already."""

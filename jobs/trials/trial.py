@@ -1,4 +1,4 @@
-"""One trial: select, train and evaluate in a folder of its own, inside Ray Tune."""
+"""One trial inside Ray Tune: select, train and evaluate in its own folder."""
 
 from __future__ import annotations
 

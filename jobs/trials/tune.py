@@ -1,4 +1,4 @@
-"""Trials in Ray Tune: each selects, trains and evaluates in a folder of its own.
+"""The trials of a bench in Ray Tune; each selects, trains and evaluates in its own folder.
 
 What a trial has done is in its folder, so Tune's own state is not kept: a command that goes on
 gives all trials to Tune again, and those that have ended only repeat their reports to ASHA.
@@ -32,7 +32,7 @@ STATE = "tune"  # folder of Tune's state beside the trials, until all have ended
 TUNE_SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the trials have logs of their own
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # nothing reads Tune's state
-    "RAY_AIR_NEW_OUTPUT": "0",  # which prints a table even when told to be quiet
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a table although verbose is 0
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a relative model.name is below the directory of the command
 }
 
@@ -73,9 +73,9 @@ def run_trials(
         session.start_ray()
         free = ray.available_resources()
         if not cluster_address():
-            free.pop("CPU", 0)  # slots, of which a local Ray is told more than there are cores
+            free.pop("CPU", 0)  # a local Ray counts more slots than there are cores
         elif "CPU" not in free:
-            free["CPU"] = 0.0  # Ray leaves out what is used up
+            free["CPU"] = 0.0  # Ray leaves out a resource that is in use completely
         tuner = tune.Tuner(
             _trainable(run, planned, splits),
             param_space={"name": tune.grid_search([trial.name for trial in planned])},
@@ -103,7 +103,7 @@ def run_trials(
 
 
 def _trainable(run: Run, planned: Sequence[Trial], splits: Sequence[str]) -> Any:
-    """A trial itself needs no CPU: its engines and workers do, and on two CPUs they need both."""
+    """A trial itself asks for no CPU, because on two CPUs its engine and its worker need both."""
     with_trials = tune.with_parameters(
         TrialRun,
         trials={trial.name: trial for trial in planned},
@@ -115,12 +115,12 @@ def _trainable(run: Run, planned: Sequence[Trial], splits: Sequence[str]) -> Any
 
 
 def concurrent(config: Config, resources: dict[str, float], *, limit: Limit) -> int:
-    """Trials at a time: each has engines, and training workers or scorers beside them.
+    """Number of trials that run at the same time; each has engines, and workers or scorers.
 
     Args:
         config: of all trials; where its resources are ``auto``, a trial has one of each.
-        resources: that are free in the cluster; without CPUs: the cores of this machine.
-        limit: a number is taken as it is.
+        resources: that are free in the cluster; without CPUs, the cores of this machine count.
+        limit: a number is returned as it is.
     """
     if limit != "auto":
         return limit
