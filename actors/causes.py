@@ -1,4 +1,4 @@
-"""What ended a task, an actor or a training worker, in one sentence, from Ray's long report."""
+"""Why a task, an actor or a training worker ended: one sentence made from Ray's long report."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ DEATHS = {"ActorDiedError", "RayActorError", "ActorUnavailableError", "WorkerCra
 def cause(error: BaseException) -> str:
     """Type and message of the exception that a worker raised, or how its process ended.
 
-    Ray's reports hold the traceback of the worker and end with the exception; for a process that
-    is gone without one, they hold pages on what may have been.
+    Ray's report contains the traceback of the worker and ends with the exception. If the process
+    ended without one, the report lists possible reasons.
     """
     if isinstance(error, RayTaskError) and error.cause is not None:
         return cause(error.cause) if isinstance(error.cause, Exception) else str(error.cause)
@@ -37,9 +37,9 @@ def cause(error: BaseException) -> str:
 
 
 def raised_in(error: BaseException) -> BaseException:
-    """What a task raised, also one inside a task; any other error as it is.
+    """The exception that a task raised, also a task within a task; any other error unchanged.
 
-    A `RayTaskError` is an instance of its cause's type too, with Ray's pages as its text.
+    A `RayTaskError` is an instance of its cause's type too, but its text is Ray's report.
     """
     while isinstance(error, RayTaskError) and isinstance(error.cause, BaseException):
         error = error.cause

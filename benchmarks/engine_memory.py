@@ -3,7 +3,7 @@
 .venv/bin/python benchmarks/engine_memory.py runs/demo/model [--calls 240] [--trim 8]
 
 `--trim` is the number of calls between two times that free memory goes back to the system, as
-`actors.pool.roster.TRIM_CALLS`; 0: never.
+`actors.pool.actor.TRIM_CALLS`; 0: never.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from actors.engines.engine import EngineSpec, engine_environment
-from actors.pool.roster import TRIM_CALLS
+from actors.pool.actor import TRIM_CALLS
 from actors.process import trim
 
 PROMPTS, ROLLOUTS = 32, 2

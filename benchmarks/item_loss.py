@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from minirec.config.reading import load
 from minirec.corpus.table import Sample, load_catalogue, load_samples
@@ -26,8 +25,8 @@ from minirec.evaluation.ranking import per_sample
 from minirec.model import demo
 from minirec.model.recommender import Encoder, item_table, trainable_policy
 from minirec.rl import grpo
-from minirec.rl.reward import item_scores, rank_target, target_and_mask
-from minirec.rl.step import competitors, log_presence, lr_factor
+from minirec.rl.losses import CANDIDATES, Candidates, log_presence, lr_factor
+from minirec.rl.ranker import Ranker, Targets
 
 PROMPTS, VALIDATED, BLOCK = 64, 600, 50
 
@@ -43,9 +42,7 @@ class Bench:
         self.train = load_samples(run / "corpus", "train")
         self.valid = load_samples(run / "corpus", "valid")[:VALIDATED]
         self.encoder = Encoder.load(self.model, self.config, category=catalogue.category)
-        self.items = [
-            self.encoder.item(*item) for item in zip(catalogue.titles, catalogue.texts, strict=True)
-        ]
+        self.items = self.encoder.items(catalogue)
 
     def texts(self, samples: Sequence[Sample], rng: random.Random) -> list[list[int]]:
         """Prompt, templated analysis and answer marker of each sample."""
@@ -56,20 +53,15 @@ class Bench:
             result.append(prompt + answer)
         return result
 
-    def masked(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
-        """Targets (B,) and mask (B, V) of what does not compete with them."""
-        return target_and_mask(samples, items=len(self.items))
-
     @torch.no_grad()
     def quality(self, policy: torch.nn.Module) -> float:
         """NDCG@10 of the validation samples."""
-        table, rng, ranks = item_table(policy, self.items), random.Random(0), []
+        ranker = Ranker(item_table(policy, self.items), self.config.temperature)
+        rng, ranks = random.Random(0), []
         for start in range(0, len(self.valid), BLOCK):
             samples = self.valid[start : start + BLOCK]
             hidden, _ = policy(self.texts(samples, rng))
-            target, mask = self.masked(samples)
-            scores = item_scores(hidden, items=table, temperature=self.config.temperature)
-            ranks.append(rank_target(scores, target=target, mask=mask).rank)
+            ranks.append(ranker.rank(hidden, ranker.targets(samples)).rank)
         return float(per_sample(torch.cat(ranks).numpy().astype(np.int64))["ndcg@10"].mean())
 
     def curve(self, kind: str, *, steps: int, learning_rate: float) -> list[float]:
@@ -89,19 +81,22 @@ class Bench:
             samples = rng.sample(self.train, PROMPTS)
             if kind == "catalogue":  # each step: the targets are of this one
                 table = item_table(policy, self.items)
-            target, mask = self.masked(samples)
-            ids = target.unique()
+            targets = Targets.of(samples, items=len(self.items))
+            ids = targets.target.unique()
             vectors = F.normalize(policy([self.items[i] for i in ids.tolist()])[0], dim=-1)
-            candidates, position, excluded = competitors(table, ids, vectors, target, mask, kind)
+            present = presence if kind == "corrected" else None
+            vectors, place, excluded, present = CANDIDATES[kind](
+                Candidates(ids, vectors, table, present), targets
+            )
             loss, _ = grpo.item_loss(
                 policy(self.texts(samples, rng))[0],
-                candidates=candidates,
-                target=position,
+                candidates=vectors,
+                target=place,
                 excluded=excluded,
                 advantage=torch.ones(PROMPTS),
                 temperature=self.config.temperature,
                 clip=grpo.Clip(),
-                log_presence=presence[ids] if kind == "corrected" else None,
+                log_presence=present,
             )
             (loss / PROMPTS).backward()
             torch.nn.utils.clip_grad_norm_(lora, 1.0)
@@ -118,7 +113,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
-    parser.add_argument("--candidates", nargs="+", default=["batch", "corrected", "catalogue"])
+    parser.add_argument("--candidates", nargs="+", default=list(CANDIDATES))
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

@@ -19,9 +19,9 @@ import pyarrow as pa
 import yaml
 from numpy.typing import NDArray
 
-from jobs.stages.select import load_features
 from minirec.config.reading import load
 from minirec.selection.features import Features
+from minirec.selection.from_run import load_features
 from minirec.selection.learnability import chance_level
 from minirec.selection.pipeline import pick, score_samples
 from minirec.selection.tables import read_features

@@ -35,11 +35,11 @@ from actors.engines.engine import EngineSpec
 from actors.pool.pool import Pool
 from actors.scoring.scorer import ScoringSpec
 from jobs.cluster.session import Session
-from jobs.stages.prepare import prepare
-from jobs.stages.score import COLUMNS, parts, score_shards
+from jobs.shards import parts, score_shards
+from jobs.stages.prepare import PREPARE
 from minirec.config.reading import load
 from minirec.config.run import ModelConfig, RewardConfig, ScoringConfig
-from minirec.selection.screening import savings
+from minirec.selection.screening import COLUMNS, savings
 from minirec.store.run import Run
 from minirec.store.tables import write_table
 
@@ -91,7 +91,7 @@ def engines(
     with Session(config) as session:
         session.start_ray()
         spec = EngineSpec(model=str(log), max_model_len=8, temperature=seconds)
-        with Pool.start(
+        with Pool(
             spec, engine=SleepingEngine, engines=engines, cpus_per_engine=0.01, name="sleeping"
         ) as pool:
             pool.wait_ready()
@@ -184,9 +184,9 @@ def rows(count: int, folder: Path) -> dict[str, Any]:
         session.start_ray()
         seconds = {}
         with memory.phase("prepare"), timed(seconds, "prepare"):
-            prepare(run, config, session)
+            PREPARE.run(run, config, session)
         engine = EngineSpec(model="", max_model_len=8, temperature=0)
-        with Pool.start(engine, engine=SleepingEngine, engines=2, name="sleeping") as pool:
+        with Pool(engine, engine=SleepingEngine, engines=2, name="sleeping") as pool:
             spec = spec_of(run, pool, shard_size=2048, prompts_per_call=1024)
             with memory.phase("score"), timed(seconds, "score"):
                 score_shards(

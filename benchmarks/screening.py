@@ -26,10 +26,10 @@ from presets import silent
 from scipy.stats import spearmanr
 
 from actors.engines.engine import engine_environment, engine_spec, resolve_engine
-from jobs.stages.select import load_features
 from minirec.config.reading import load
 from minirec.config.run import ScoringConfig
 from minirec.resources.allocation import Shape
+from minirec.selection.from_run import load_features
 from minirec.selection.learnability import chance_level
 from minirec.selection.pipeline import pick, score_samples
 from minirec.selection.screening import COLUMNS, Savings, savings

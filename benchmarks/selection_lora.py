@@ -17,7 +17,8 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from minirec.config.run import DemoModelConfig, ModelConfig
 from minirec.model.recommender import Policy
-from minirec.selection.lora_gradients import SampleLoss, ScoredGroup, blocks, gradients
+from minirec.rl.group import Group
+from minirec.selection.lora_gradients import SampleLoss, blocks, gradients
 from minirec.selection.projection import Projector, lora_matrices
 
 SAMPLES, ROLLOUTS, PROMPT, COMPLETION = 256, 4, 100, 10
@@ -48,7 +49,7 @@ def policy() -> Policy:
     return Policy(model, pad_id=0)
 
 
-def groups() -> list[ScoredGroup]:
+def groups() -> list[Group]:
     """Live groups of about PROMPT and COMPLETION tokens."""
     draw = torch.Generator().manual_seed(1)
 
@@ -60,7 +61,7 @@ def groups() -> list[ScoredGroup]:
     for number in range(SAMPLES):
         completions = [tokens(COMPLETION) for _ in range(ROLLOUTS)]
         found.append(
-            ScoredGroup(
+            Group(
                 prompt=tokens(PROMPT),
                 completions=completions,
                 written=[len(c) for c in completions],
@@ -93,12 +94,13 @@ def measure(repeats: int = 5) -> dict[str, float]:
         weights(True)
         for rows in blocks(samples, loss=loss, micro_batch=micro_batch):
             model.zero_grad(set_to_none=True)
-            loss(model, [samples[i] for i in rows], shared=shared).backward()
+            model.packs = lambda _: shared
+            loss(model, [samples[i] for i in rows]).backward()
 
     def projected(shared: bool) -> None:
         weights(False)
-        sharing = model.sharing if shared else None
-        gradients(model, projector, samples, loss=loss, sharing=sharing, micro_batch=MICRO_BATCH)
+        model.packs = lambda _: shared
+        gradients(model, projector, samples, loss=loss, micro_batch=MICRO_BATCH)
 
     runs: dict[str, Callable[[], None]] = {
         "plain": lambda: plain(MICRO_BATCH, False),

@@ -60,7 +60,7 @@ class SleepingEngine:
 
 
 class SleepingScorer:
-    """Reads samples, asks the pool and writes shards as `actors.scoring.scorer.Scorer` does."""
+    """Reads samples, asks the pool and writes shards as `actors.scoring.shards.Scorer` does."""
 
     def __init__(self, specs: list[Any]):
         self.spec = specs[0]

@@ -19,9 +19,9 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from minirec.config.run import RewardConfig, TrainingConfig
 from minirec.model.recommender import Policy
-from minirec.model.sharing import Sharing
+from minirec.rl.group import Group
+from minirec.rl.losses import Candidates, Objective, counted, losses
 from minirec.rl.reward import reward_function
-from minirec.rl.step import Group, Objective, losses
 
 VOCABULARY, ITEMS = 1500, 300
 # name, hidden size, layers, prompts, rollouts of each, tokens of a prompt and of a completion
@@ -62,7 +62,7 @@ def batch(prompts: int, rollouts: int, prompt: int, completion: int) -> list[Gro
         Group(
             prompt=words(prompt),
             completions=[words(completion) for _ in range(rollouts)],
-            generated=[completion] * rollouts,
+            written=[completion] * rollouts,
             rollout_logprobs=[[-7.0] * completion] * rollouts,
             excluded=[],
             target=number,
@@ -71,29 +71,15 @@ def batch(prompts: int, rollouts: int, prompt: int, completion: int) -> list[Gro
     ]
 
 
-class Always(Sharing):
-    """Packs also where it does not pay."""
-
-    def saves(self, *_: object) -> bool:
-        """Yes."""
-        return True
-
-
 def seconds(model: Policy, groups: list[Group], table: torch.Tensor, *, packed: bool) -> float:
     """Of one forward and backward."""
     objective = Objective(TrainingConfig(), 0.02, 1000, reward_function(RewardConfig()))
     ids = torch.arange(len(groups))
+    candidates = Candidates(ids, table[ids].clone().requires_grad_(True), table)
+    model.packs = lambda _: packed  # type: ignore[method-assign]
     started = time.perf_counter()
-    found = losses(
-        model,
-        groups,
-        objective=objective,
-        table=table,
-        batch_items=ids,
-        batch_vectors=table[ids].clone().requires_grad_(True),
-        sharing=Always(0) if packed else None,
-    )
-    (found.token + found.item).backward()
+    found = losses(model, groups, candidates=candidates, objective=objective)
+    found.mean(counted(groups)).backward()
     return time.perf_counter() - started
 
 
@@ -103,10 +89,7 @@ def main(repeats: int = 7) -> None:
     for name, hidden, layers, *sizes in SHAPES:
         model, groups = policy(hidden, layers), batch(*sizes)
         table = torch.nn.functional.normalize(torch.randn(ITEMS, hidden), dim=-1)
-        sequences = [g.prompt + c for g in groups for c in g.completions]
-        starts = [len(g.prompt) for g in groups for _ in g.completions]
-        assert model.sharing is not None
-        packs = model.sharing.saves(sequences, starts, [sizes[1]] * sizes[0])
+        packs = model.packs(groups)
         taken: dict[bool, list[float]] = {False: [], True: []}
         for _ in range(repeats + 1):  # the first warms up
             for packed, times in taken.items():

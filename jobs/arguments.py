@@ -4,25 +4,46 @@ from __future__ import annotations
 
 import argparse
 import difflib
+from collections.abc import Callable
+from typing import Any
 
+from jobs import run
 from minirec import __version__
 from minirec.store.remote import expanded
 
-MOST = 10**9
-"""Of items, processes or requests that an option may ask for."""
-COMMANDS = {
-    "run": "all stages in order; what is finished is skipped",
-    "prepare": "read interactions and catalogue, make samples",
-    "proxy": "train the proxy policy on a small random subset",
-    "score": "roll out and score every training sample",
-    "gradients": "projected LoRA gradients; `score` makes them where the selection uses them",
-    "select": "choose and order the subset",
-    "train": "train the policy on the subset",
-    "evaluate": "rank valid and test over the full catalogue",
-    "report": "write report.html",
+Arguments = argparse.Namespace
+RUN = {"run": "all stages in order; finished ones are skipped"}
+TRIALS = {
     "sweep": "search the budget: features once, then a trial for each combination of sweep.*",
     "compare": "compare selection methods at equal cost, over budgets and seeds of compare.*",
 }
+OVERWRITE = (
+    "redo what was made with other settings; a command for one stage redoes it in any case, and "
+    "`select --features` replaces what --out holds"
+)
+ANALYSIS = {"action": "store_true", "help": "rank at once, without a written analysis"}
+
+
+def parse(argv: list[str] | None) -> Arguments:
+    """Parse; overrides may stand anywhere after the command, also between options."""
+    top = parser()
+    a, rest = top.parse_known_args(argv)
+    strange = [word for word in rest if word.startswith("-") or "=" not in word]
+    if strange or (rest and not hasattr(a, "overrides")):
+        top.error(_unknown((strange or rest)[0], a))
+    if rest:
+        a.overrides += rest
+    if a.command == "recommend":
+        if (a.users is None) != (a.out is None):
+            top.error("--users and --out belong together")
+        if a.items and a.users is None:
+            top.error("--items needs --users")
+    if a.command == "select" and a.features is None:
+        for name in ("budget", "out", "chance"):
+            if getattr(a, name) is not None:
+                setting = "; of a run, write selection.budget=N" if name == "budget" else ""
+                top.error(f"--{name} needs --features{setting}")
+    return a
 
 
 def parser() -> argparse.ArgumentParser:
@@ -35,165 +56,108 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"minirec {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, text in COMMANDS.items():
-        command = _command(commands, name, text)
-        _config_arguments(command)
-        command.add_argument(
-            "--overwrite",
-            action="store_true",
-            help="redo what was made with other settings; a command for one stage redoes it in any "
-            "case, and `select --features` replaces what --out holds",
-        )
-        if name == "select":
-            _table_arguments(command)
-    text = "print what a run would do, without starting anything"
-    _config_arguments(_command(commands, "plan", text))
+
+    def command(name: str, text: str, *, config: bool = False) -> argparse.ArgumentParser:
+        # Without abbreviations: --overwrit is a typo and must not be obeyed.
+        one = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        if config:
+            _config_arguments(one)
+        return one
+
+    commands_of_stages = {stage.name: stage.help for stage in run.STAGES}
+    for name, text in (RUN | commands_of_stages | TRIALS).items():
+        _add(command(name, text, config=True), "--overwrite", action="store_true", help=OVERWRITE)
+    _table_arguments(commands.choices["select"])
+    command("plan", "print what a run would do, without starting anything", config=True)
+
     text = "list the settings, with their defaults and what they mean"
-    _command(commands, "settings", text).add_argument(
-        "section", nargs="?", default="", metavar="SECTION", help="e.g. selection; default: all"
-    )
-    _submit_arguments(commands)
-    _export_arguments(commands)
-    _recommend_arguments(commands)
-    _serve_arguments(commands)
+    section = {"nargs": "?", "default": "", "metavar": "SECTION"}
+    _add(command("settings", text), "section", **section, help="e.g. selection; default: all")
+    _submit_arguments(command("submit", "send a command to a Ray cluster as a job"))
+    _handover_commands(command)
     return top
 
 
-def _command(commands: argparse._SubParsersAction, name: str, text: str) -> argparse.ArgumentParser:
-    # Without abbreviations: --overwrit is a slip, not an order.
-    return commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+def _submit_arguments(one: argparse.ArgumentParser) -> None:
+    _add(one, "--address", required=True, metavar="URL", help="http://HOST:8265")
+    text = "folder that the job gets a copy of"
+    _add(one, "--working-dir", type=_path, default=".", metavar="DIR", help=text)
+    text = "variable of this shell that the job gets too, e.g. HF_TOKEN; may be repeated"
+    _add(one, "--env", action="append", default=[], metavar="NAME", help=text)
+    _add(one, "--follow", action="store_true", help="print the job's log to its end")
+    about = one.add_mutually_exclusive_group()
+    _add(about, "--status", metavar="ID", help="print the state of a job")
+    _add(about, "--logs", metavar="ID", help="print what a job has printed")
+    _add(about, "--stop", metavar="ID", help="stop a job")
+    text = "e.g. -- run --config configs/demo.yaml"
+    _add(one, "words", nargs="*", metavar="-- COMMAND", help=text)
+
+
+def _handover_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """The commands `export`, `recommend` and `serve`."""
+    text = "hand over the ordered subset, or the policy, as other software reads it"
+    one = command("export", text)
+    _add(one, "--run", **RUN_DIR)
+    formats = ("jsonl", "trl", "verl", "openrlhf", "adapter", "merged")
+    text = "the subset with a reward function, or the policy: as peft adapter, or merged"
+    _add(one, "--to", required=True, choices=formats, help=text)
+    _add(one, "--out", required=True, type=_path, metavar="FOLDER", help="folder to write")
+    text = "whose weights; default: trained for adapter and merged, else proxy"
+    _add(one, "--policy", choices=("proxy", "trained"), help=text)
+    _add(one, "--overwrite", action="store_true", help="replace the folder")
+
+    one = command("recommend", "recommend items for a history, or for a file of users")
+    _add(one, "--run", **RUN_DIR)
+    whom = one.add_mutually_exclusive_group(required=True)
+    _add(whom, "--history", help="titles or item keys, oldest first, with commas between")
+    text = ".parquet, .jsonl or .jsonl.gz with user and history, a list of item keys, oldest first"
+    _add(whom, "--users", type=_path, metavar="FILE", help=text)
+    text = "for --users, with one of these endings"
+    _add(one, "--out", type=_path, metavar="FILE", help=text)
+    text = "new items for --users, with key, title and maybe text"
+    _add(one, "--items", type=_path, metavar="FILE", help=text)
+    _add(one, "--top", type=_positive, default=10, help="how many items (default 10)")
+    _add(one, "--no-analysis", **ANALYSIS)
+
+    one = command("serve", "answer POST /recommend over HTTP with the trained policy")
+    _add(one, "--run", **RUN_DIR)
+    _add(one, "--host", default="127.0.0.1", help="address (default 127.0.0.1)")
+    _add(one, "--port", type=_port, default=8000, help="port (default 8000)")
+    _add(one, "--replicas", type=_positive, default=1, help="processes (default 1)")
+    _add(one, "--queue", type=_positive, default=256, help="requests that may wait (default 256)")
+    _add(one, "--no-analysis", **ANALYSIS)
+
+
+def _add(to: Any, *names: str, **options: Any) -> None:
+    to.add_argument(*names, **options)
 
 
 def _config_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--config",
-        type=_path,
-        metavar="FILE",
-        help="YAML file such as those in configs/; default: that of the run directory, if any",
-    )
-    command.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="key=value",
-        help="e.g. selection.budget=0.2; `minirec settings` lists all",
-    )
+    text = "YAML file such as those in configs/; default: that of the run directory, if any"
+    _add(command, "--config", type=_path, metavar="FILE", help=text)
+    text = "e.g. selection.budget=0.2; `minirec settings` lists all"
+    _add(command, "overrides", nargs="*", metavar="key=value", help=text)
 
 
 def _table_arguments(command: argparse.ArgumentParser) -> None:
+    """The arguments of `select` without a run."""
     table = command.add_argument_group(
         "without a run",
         "Choose from a bare table of sample_id and rewards, ndcg, hits, embedding, hvp, gradient, "
-        "el2n, as far as there are: .parquet, .jsonl, .ndjson, .npz or a folder of Parquet parts. "
+        "el2n, as far as they exist: .parquet, .jsonl, .ndjson, .npz or a folder of Parquet parts. "
         "key=value then takes selection.*, seed and preset.",
     )
-    table.add_argument(
-        "--features", type=_path, metavar="TABLE", help="file or folder to choose from"
+    text = "file or folder to choose from"
+    _add(table, "--features", type=_path, metavar="TABLE", help=text)
+    text = "samples, or a share below 1 (default 0.1)"
+    _add(table, "--budget", type=_budget, metavar="K", help=text)
+    text = "where selection.parquet and scores.parquet go (default .)"
+    _add(table, "--out", type=_path, metavar="FOLDER", help=text)
+    text = (
+        "NDCG, or reward where there is none, of a policy that knows nothing (default 0); "
+        "`minirec select` of a run prints that of its catalogue"
     )
-    table.add_argument(
-        "--budget", type=_budget, metavar="K", help="samples, or a share below 1 (default 0.1)"
-    )
-    table.add_argument(
-        "--out",
-        type=_path,
-        metavar="FOLDER",
-        help="where selection.parquet and scores.parquet go (default .)",
-    )
-    table.add_argument(
-        "--chance",
-        type=float,
-        metavar="C",
-        help="NDCG, or reward where there is none, of a policy that knows nothing (default 0); "
-        "`minirec select` of a run prints that of its catalogue",
-    )
-
-
-def _submit_arguments(commands: argparse._SubParsersAction) -> None:
-    command = _command(commands, "submit", "send a command to a Ray cluster as a job")
-    command.add_argument("--address", required=True, metavar="URL", help="http://HOST:8265")
-    command.add_argument(
-        "--working-dir",
-        type=_path,
-        default=".",
-        metavar="DIR",
-        help="folder that the job gets a copy of",
-    )
-    command.add_argument(
-        "--env",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="variable of this shell that the job gets too, e.g. HF_TOKEN; may be repeated",
-    )
-    command.add_argument("--follow", action="store_true", help="print the job's log to its end")
-    about = command.add_mutually_exclusive_group()
-    about.add_argument("--status", metavar="ID", help="print the state of a job")
-    about.add_argument("--logs", metavar="ID", help="print what a job has printed")
-    about.add_argument("--stop", metavar="ID", help="stop a job")
-    command.add_argument(
-        "words", nargs="*", metavar="-- COMMAND", help="e.g. -- run --config configs/demo.yaml"
-    )
-
-
-def _export_arguments(commands: argparse._SubParsersAction) -> None:
-    text = "hand over the ordered subset, or the policy, as other software reads it"
-    command = _command(commands, "export", text)
-    command.add_argument("--run", required=True, type=_path, metavar="DIR", help="run directory")
-    command.add_argument(
-        "--to",
-        required=True,
-        choices=("jsonl", "trl", "verl", "openrlhf", "adapter", "merged"),
-        help="the subset with a reward function, or the policy: as peft adapter, or merged",
-    )
-    command.add_argument(
-        "--out", required=True, type=_path, metavar="FOLDER", help="folder to write"
-    )
-    command.add_argument(
-        "--policy",
-        choices=("proxy", "trained"),
-        help="whose weights; default: trained for adapter and merged, else proxy",
-    )
-    command.add_argument("--overwrite", action="store_true", help="replace the folder")
-
-
-def _recommend_arguments(commands: argparse._SubParsersAction) -> None:
-    one = _command(commands, "recommend", "recommend items for a history, or for a file of users")
-    one.add_argument("--run", required=True, type=_path, metavar="DIR", help="run directory")
-    whom = one.add_mutually_exclusive_group(required=True)
-    whom.add_argument("--history", help="titles or item keys, oldest first, with commas between")
-    whom.add_argument(
-        "--users",
-        type=_path,
-        metavar="FILE",
-        help=".parquet, .jsonl or .jsonl.gz with user and history, a list of item keys, oldest "
-        "first",
-    )
-    one.add_argument(
-        "--out", type=_path, metavar="FILE", help="for --users, with one of these endings"
-    )
-    one.add_argument(
-        "--items",
-        type=_path,
-        metavar="FILE",
-        help="new items for --users, with key, title and maybe text",
-    )
-    one.add_argument("--top", type=_positive, default=10, help="how many items (default 10)")
-    one.add_argument(
-        "--no-analysis", action="store_true", help="rank at once, without a written analysis"
-    )
-
-
-def _serve_arguments(commands: argparse._SubParsersAction) -> None:
-    one = _command(commands, "serve", "answer POST /recommend over HTTP with the trained policy")
-    one.add_argument("--run", required=True, type=_path, metavar="DIR", help="run directory")
-    one.add_argument("--host", default="127.0.0.1", help="address (default 127.0.0.1)")
-    one.add_argument("--port", type=_port, default=8000, help="port (default 8000)")
-    one.add_argument("--replicas", type=_positive, default=1, help="processes (default 1)")
-    one.add_argument(
-        "--queue", type=_positive, default=256, help="requests that may wait (default 256)"
-    )
-    one.add_argument(
-        "--no-analysis", action="store_true", help="rank at once, without a written analysis"
-    )
+    _add(table, "--chance", type=float, metavar="C", help=text)
 
 
 def _path(text: str) -> str:
@@ -203,9 +167,12 @@ def _path(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+RUN_DIR = {"required": True, "type": _path, "metavar": "DIR", "help": "run directory"}
+
+
 def _positive(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= MOST:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {MOST:,}")
+    if not text.isdecimal() or not 1 <= int(text) <= 10**9:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 1,000,000,000")
     return int(text)
 
 
@@ -229,32 +196,10 @@ def _budget(text: str) -> int | float:
     return share
 
 
-def _unknown(word: str, arguments: argparse.Namespace) -> str:
-    """What is said of a word that the command does not take."""
-    words = {"command", "overrides", "words"}  # which are no options
-    options = [f"--{name.replace('_', '-')}" for name in vars(arguments) if name not in words]
+def _unknown(word: str, a: Arguments) -> str:
+    """The message about a word that the command does not take."""
+    no_options = {"command", "overrides", "words"}
+    options = [f"--{name.replace('_', '-')}" for name in vars(a) if name not in no_options]
     near = difflib.get_close_matches(word.partition("=")[0], options, n=1)
-    way_out = f"did you mean {near[0]}?" if near else f"see minirec {arguments.command} --help"
-    return f"{arguments.command} takes no {word}; {way_out}"
-
-
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Parse; overrides may stand anywhere after the command, also between options."""
-    top = parser()
-    arguments, rest = top.parse_known_args(argv)
-    strange = [word for word in rest if word.startswith("-") or "=" not in word]
-    if strange or (rest and not hasattr(arguments, "overrides")):
-        top.error(_unknown((strange or rest)[0], arguments))
-    if rest:
-        arguments.overrides += rest
-    if arguments.command == "recommend":
-        if (arguments.users is None) != (arguments.out is None):
-            top.error("--users and --out belong together")
-        if arguments.items and arguments.users is None:
-            top.error("--items needs --users")
-    if arguments.command == "select" and arguments.features is None:
-        for name in ("budget", "out", "chance"):
-            if getattr(arguments, name) is not None:
-                run = "; of a run, write selection.budget=N" if name == "budget" else ""
-                top.error(f"--{name} needs --features{run}")
-    return arguments
+    way_out = f"did you mean {near[0]}?" if near else f"see minirec {a.command} --help"
+    return f"{a.command} takes no {word}; {way_out}"

@@ -1,48 +1,40 @@
-"""The `minirec` command."""
+"""The `minirec` command, with one function for each of its commands.
+
+Heavy imports are inside the functions, so that `--help` and a typo are answered at once.
+"""
 
 from __future__ import annotations
 
-import argparse
 import errno
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from jobs.arguments import parse
+from jobs import run
+from jobs.arguments import TRIALS, Arguments, parse
 from minirec.errors import ConfigError, MiniRecError
 from minirec.store.disk import full
 from minirec.store.remote import expanded, explain, located
 
+if TYPE_CHECKING:
+    from minirec.config.run import Config
+
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit status: 0 done, 1 failed, 2 wrong use, 130 interrupted."""
-    arguments = parse(argv)
+    a = parse(argv)
     try:
-        if arguments.command == "recommend":
-            return _recommend(arguments)
-        if arguments.command == "settings":
-            return _settings(arguments)
-        if arguments.command == "submit":
-            return _submit(arguments)
-        if arguments.command == "export":
-            return _export(arguments)
-        if arguments.command == "serve":
-            return _serve(arguments)
-        if getattr(arguments, "features", None) is not None:
-            return _select_table(arguments)
-        return _with_config(arguments)
+        return COMMANDS.get(a.command, _run)(a) or 0
     except KeyboardInterrupt:
-        # Of a job only the view has ended: the same command would submit another.
-        how = (
-            "the job goes on"
-            if arguments.command == "submit"
-            else "the same command goes on from here"
-        )
+        # For `submit` only the view has ended: the same command would submit another job.
+        submitted = a.command == "submit"
+        how = "the job goes on" if submitted else "the same command goes on from here"
         print(f"minirec: interrupted; {how}", file=sys.stderr)
         return 130
     except Exception as error:
         raised = _raised(error)
-        problem = _problem(raised, arguments)
+        problem = _problem(raised, a)
         if problem is None:
             raise
         print(f"minirec: {problem}", file=sys.stderr)
@@ -50,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _raised(error: BaseException) -> BaseException:
-    """What a task of Ray raised, where Ray is in use; it takes seconds to import."""
+    """What a task of Ray raised, if Ray is in use; importing it takes seconds."""
     if "ray" not in sys.modules:
         return error
     from actors.causes import raised_in
@@ -58,12 +50,12 @@ def _raised(error: BaseException) -> BaseException:
     return raised_in(error)
 
 
-def _problem(error: BaseException, arguments: argparse.Namespace) -> str | None:
+def _problem(error: BaseException, a: Arguments) -> str | None:
     """One sentence for an error that a user can do something about; None for any other."""
     if isinstance(error, MiniRecError):
         return str(error)
-    run_dir = _run_dir(arguments)
-    if disk := full(error, getattr(arguments, "out", None) or run_dir or os.getcwd()):
+    run_dir = _run_dir(a)
+    if disk := full(error, getattr(a, "out", None) or run_dir or os.getcwd()):
         return str(disk)
     problem = explain(error, run_dir)
     if problem is None and isinstance(error, OSError):
@@ -74,26 +66,32 @@ def _problem(error: BaseException, arguments: argparse.Namespace) -> str | None:
     return problem
 
 
-def _run_dir(arguments: argparse.Namespace) -> str:
-    """The run directory, for the sentence of an error; empty where the settings are no good."""
-    for word in reversed(getattr(arguments, "overrides", [])):
-        if word.startswith("run_dir="):
-            return os.path.expanduser(word.partition("=")[2])
-    if getattr(arguments, "config", None):
+def _run_dir(a: Arguments) -> str:
+    """The run directory, for the sentence of an error; empty if the settings are not valid."""
+    given = _given(a)
+    if "run_dir" in given:
+        return os.path.expanduser(given["run_dir"])
+    if getattr(a, "config", None):
         from minirec.config.reading import load
 
         try:
-            return load(arguments.config, arguments.overrides).run_dir
+            return load(a.config, a.overrides).run_dir
         except ConfigError:
             return ""
-    return getattr(arguments, "run", "")
+    return getattr(a, "run", "")
 
 
-def _config_of_the_run(arguments: argparse.Namespace) -> Path | None:
+def _given(a: Arguments) -> dict[str, str]:
+    """The overrides of a command by key."""
+    words = getattr(a, "overrides", [])
+    return dict(word.split("=", 1) for word in words if "=" in word)
+
+
+def _config_of_the_run(a: Arguments) -> Path | None:
     """Without --config, a command takes the settings that the run directory was made with."""
     from minirec.config.run import Config
 
-    given = dict(word.split("=", 1) for word in arguments.overrides if "=" in word)
+    given = _given(a)
     default = Config.model_fields["run_dir"].default
     try:
         path = located(expanded(given.get("run_dir") or default)) / "config.yaml"
@@ -109,56 +107,71 @@ def _config_of_the_run(arguments: argparse.Namespace) -> Path | None:
     return path
 
 
-def _with_config(arguments: argparse.Namespace) -> int:
+def _config(a: Arguments) -> Config:
+    from jobs.cluster.submit import check_shared, in_job
+    from jobs.console import say
     from minirec.config.reading import load
 
-    file = arguments.config or _config_of_the_run(arguments)
-    config = load(file, arguments.overrides)
-    if file and not arguments.config:
-        from jobs.console import say
-
+    file = a.config or _config_of_the_run(a)
+    config = load(file, a.overrides)
+    if file and not a.config:
         say(f"settings: {file}")
-    from jobs.cluster.submit import check_shared, in_job
-
     if in_job():
         check_shared(config)
-    from jobs.console import print_plan, print_summary
+    return config
+
+
+def _possible(a: Arguments) -> Config:
+    """The settings, after those are refused that cannot work; nothing has started yet."""
     from jobs.plan import plan
+
+    config = _config(a)
+    plan(config, command=a.command, again=a.overwrite)
+    return config
+
+
+def _plan(a: Arguments) -> None:
+    from jobs.console import print_plan
+    from jobs.plan import plan
+    from jobs.plan_costs import estimated
+
+    config = _config(a)
+    print_plan(plan(config, starts=False) + estimated(config))
+
+
+def _run(a: Arguments) -> None:
+    """All stages, or the one that the command is named after."""
+    from jobs.console import print_summary, say
     from minirec.trials.checks import check
 
-    if arguments.command == "plan":
-        from jobs.plan_costs import estimated
-
-        print_plan(plan(config, starts=False) + estimated(config))
-        return 0
-    # Refuses what cannot work before anything starts.
-    plan(config, command=arguments.command, again=arguments.overwrite)
-    if arguments.command in ("sweep", "compare"):
-        # Before ray is imported: else Tune's thread starts a Ray of its own after Ctrl-C.
-        os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
-        # Trials have many processes, most of them idle; Ray would warn of their number.
-        os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "worker processes have been started")
-        from jobs.trials.bench import run_bench
-
-        print_summary(run_bench(arguments.command, config, overwrite=arguments.overwrite))
-        return 0
-    from jobs import run
-
-    names = run.STAGES if arguments.command == "run" else (arguments.command,)
+    config = _possible(a)
+    order = [stage.name for stage in run.STAGES]
+    names = tuple(order) if a.command == "run" else (a.command,)
 
     def counted(samples: int) -> None:
-        """`run` must not compute for hours what `select` then refuses; others only tell of it."""
+        """Refuse what `select` would refuse hours later; a stage before it only warns."""
         try:
             check(config, samples)
         except ConfigError as error:
             if "select" in names:
                 raise
-            if names[0] in run.STAGES[: run.STAGES.index("select")]:
-                run.say(f"`minirec select` would refuse these settings: {error}")
+            if names[0] in order[: order.index("select")]:
+                say(f"`minirec select` would refuse these settings: {error}")
 
-    finished = run.stages(config, names, overwrite=arguments.overwrite, check=counted)
-    print_summary(finished)
-    return 0
+    print_summary(run.stages(config, names, overwrite=a.overwrite, check=counted))
+
+
+def _trials(a: Arguments) -> None:
+    from jobs.console import print_summary
+
+    config = _possible(a)
+    # Before ray is imported: else Tune's thread starts a Ray of its own after Ctrl-C.
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
+    # Trials have many processes, most of them idle; Ray would warn of their number.
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "worker processes have been started")
+    from jobs.trials.bench import run_bench
+
+    print_summary(run_bench(a.command, config, overwrite=a.overwrite))
 
 
 def _file(option: str, text: str) -> Path:
@@ -168,117 +181,103 @@ def _file(option: str, text: str) -> Path:
     return Path(text)
 
 
-def _select_table(arguments: argparse.Namespace) -> int:
-    """Without the stages: this path loads neither torch nor ray."""
+def _select(a: Arguments) -> None:
+    """The stage, or with --features a selection without a run, which loads no torch and no ray."""
+    if a.features is None:
+        return _run(a)
     from jobs.cluster.submit import check_table, in_job
+    from jobs.console import say
+    from jobs.handover.select_table import select_table
+    from minirec.config.reading import load
 
     if in_job():
-        check_table(arguments.features, arguments.out)
-    for word in arguments.overrides:
+        check_table(a.features, a.out)
+    for word in a.overrides:
         key = word.partition("=")[0]
         known = key in ("seed", "preset") or key.startswith("selection.")
-        if key == "selection.budget" and arguments.budget is not None:
+        if key == "selection.budget" and a.budget is not None:
             raise ConfigError("--budget and selection.budget both say how many; give one of them")
         if not known or key == "selection.shards":
             raise ConfigError(
                 f"{key} has no effect with --features; give selection.* (but shards), seed "
                 f"or preset"
             )
-    from jobs.console import console
-    from jobs.handover.select_table import select_table
-    from minirec.config.reading import load
-
-    budget = [] if arguments.budget is None else [f"selection.budget={arguments.budget}"]
+    budget = [] if a.budget is None else [f"selection.budget={a.budget}"]
     select_table(
-        _file("--features", arguments.features),
-        load(arguments.config, arguments.overrides + budget),
-        out=_file("--out", arguments.out or "."),
-        chance=arguments.chance or 0.0,
-        overwrite=arguments.overwrite,
-        say=lambda line: console.print(f"select: {line}", markup=False),
+        _file("--features", a.features),
+        load(a.config, a.overrides + budget),
+        out=_file("--out", a.out or "."),
+        chance=a.chance or 0.0,
+        overwrite=a.overwrite,
+        say=lambda line: say(f"select: {line}"),
     )
-    return 0
+    return None
 
 
-def _settings(arguments: argparse.Namespace) -> int:
+def _settings(a: Arguments) -> None:
     from jobs.console import print_settings
     from minirec.config.reading import described
 
-    print_settings(described(arguments.section))
-    return 0
+    print_settings(described(a.section))
 
 
-def _submit(arguments: argparse.Namespace) -> int:
+def _submit(a: Arguments) -> int:
     from jobs.cluster.submit import ask, follow, submit
 
     for what in ("status", "logs", "stop"):
-        if about := getattr(arguments, what):
-            print(ask(what, about, address=arguments.address))
+        if about := getattr(a, what):
+            print(ask(what, about, address=a.address))
             return 0
-    job = submit(
-        arguments.words,
-        address=arguments.address,
-        working_dir=arguments.working_dir,
-        variables=tuple(arguments.env),
-    )
-    print(f"job {job}: minirec submit --address {arguments.address} --logs|--status|--stop {job}")
-    if not arguments.follow:
+    places = {"address": a.address, "working_dir": a.working_dir}
+    job = submit(a.words, parse=parse, variables=tuple(a.env), **places)
+    print(f"job {job}: minirec submit --address {a.address} --logs|--status|--stop {job}")
+    if not a.follow:
         return 0
-    done = follow(job, address=arguments.address, say=lambda text: print(text, end="", flush=True))
+    done = follow(job, address=a.address, say=lambda text: print(text, end="", flush=True))
     return 0 if done else 1
 
 
-def _recommend(arguments: argparse.Namespace) -> int:
-    from jobs.console import print_recommendation
-    from jobs.handover.recommend import recommend
-
-    if arguments.users:
+def _recommend(a: Arguments) -> None:
+    options = {"top": a.top, "analysis": not a.no_analysis}
+    if a.users:
         from jobs.handover.recommend_files import recommend_files
 
-        recommend_files(
-            arguments.run,
-            _file("--users", arguments.users),
-            _file("--out", arguments.out),
-            items=_file("--items", arguments.items) if arguments.items else None,
-            top=arguments.top,
-            analysis=not arguments.no_analysis,
-        )
-        return 0
-    analysis, items = recommend(
-        arguments.run, arguments.history, top=arguments.top, analysis=not arguments.no_analysis
-    )
-    print_recommendation(analysis, items)
-    return 0
+        items = _file("--items", a.items) if a.items else None
+        users, out = _file("--users", a.users), _file("--out", a.out)
+        recommend_files(a.run, users, out, items=items, **options)
+    else:
+        from jobs.console import print_recommendation
+        from jobs.handover.recommend import recommend
+
+        print_recommendation(*recommend(a.run, a.history, **options))
 
 
-def _export(arguments: argparse.Namespace) -> int:
+def _export(a: Arguments) -> None:
     from jobs.handover.export import export
 
-    export(
-        arguments.run,
-        arguments.to,
-        _file("--out", arguments.out),
-        policy=arguments.policy,
-        overwrite=arguments.overwrite,
-    )
-    return 0
+    export(a.run, a.to, _file("--out", a.out), policy=a.policy, overwrite=a.overwrite)
 
 
-def _serve(arguments: argparse.Namespace) -> int:
+def _serve(a: Arguments) -> None:
     # Before ray is imported: it would report the end of Serve's controller as a failure.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "ServeController.graceful_shutdown failed")
     from jobs.handover.serve import serve
 
-    serve(
-        arguments.run,
-        host=arguments.host,
-        port=arguments.port,
-        replicas=arguments.replicas,
-        queue=arguments.queue,
-        analysis=not arguments.no_analysis,
-    )
-    return 0
+    place = {"host": a.host, "port": a.port, "replicas": a.replicas, "queue": a.queue}
+    serve(a.run, analysis=not a.no_analysis, **place)
 
+
+COMMANDS = {
+    "select": _select,
+    **dict.fromkeys(TRIALS, _trials),
+    "plan": _plan,
+    "settings": _settings,
+    "submit": _submit,
+    "export": _export,
+    "recommend": _recommend,
+    "serve": _serve,
+}
+"""The functions of commands; any other command runs stages."""
 
 if __name__ == "__main__":
     sys.exit(main())

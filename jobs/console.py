@@ -1,4 +1,4 @@
-"""What the terminal shows: progress, and not the chatter of libraries."""
+"""What the terminal shows: progress and tables, and no messages of libraries."""
 
 from __future__ import annotations
 
@@ -28,13 +28,11 @@ from minirec.store.files import read_json
 from minirec.store.run import Run
 
 console = Console(soft_wrap=True, highlight=False)
-
-
-PULSE_S = 60.0  # without a terminal, no longer silence than this
+PULSE_S = 60.0  # the longest silence without a terminal
 
 
 class Bar:
-    """A progress bar; where the output is no terminal, a line at each quarter."""
+    """A progress bar; if the output is not a terminal, a line at each quarter."""
 
     def __init__(self, progress: Progress | None, label: str, total: int):
         self.label, self.total, self.done, self.note = label, total, 0, ""
@@ -54,7 +52,7 @@ class Bar:
 
 
 class _Spoken:
-    """When the last line was printed, and the bar at work, for `pulse`."""
+    """When the last line was printed, and the current bar, for `pulse`."""
 
     at = 0.0
     bar: Bar | None = None
@@ -68,7 +66,7 @@ def say(line: str) -> None:
 
 @contextmanager
 def pulse(stage: str) -> Iterator[None]:
-    """Without a terminal, break each silence of `PULSE_S` with a line on how far the stage is."""
+    """Without a terminal, print the progress of the stage after each silence of `PULSE_S`."""
     if console.is_terminal:
         yield
         return
@@ -113,7 +111,7 @@ def bar(label: str, total: int) -> Iterator[Bar]:
 
 
 def quiet(config: Config) -> None:
-    """Keep libraries from printing what says nothing about the run; what is set stays."""
+    """Silence what libraries print about themselves; variables that are set stay."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if not config.resources.gpus_per_worker:
@@ -124,7 +122,7 @@ def quiet(config: Config) -> None:
 
 @contextmanager
 def without_stderr() -> Iterator[None]:
-    """Send file descriptor 2 to nowhere: C++ libraries greet there, whatever Python is told."""
+    """Discard what C++ libraries print on file descriptor 2; Python cannot silence them."""
     sys.stderr.flush()
     kept = os.dup(2)
     try:

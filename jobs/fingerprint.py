@@ -1,19 +1,31 @@
-"""Which settings of rollouts and trainings a stage's fingerprint covers."""
+"""Which settings of models, rollouts and trainings enter a stage's fingerprint."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from actors.engines.engine import resolve_adapter, resolve_engine
-from minirec.config.run import Config
+if TYPE_CHECKING:
+    from minirec.config.run import Config
+
+
+def policy_settings(config: Config) -> dict[str, Any]:
+    """The settings of a stage that computes rewards with a policy."""
+    return {
+        "seed": config.seed,
+        "model": config.model.model_dump(mode="json"),
+        "reward": config.reward.model_dump(mode="json"),
+        "rollout": rollout_settings(config),
+    }
 
 
 def rollout_settings(config: Config) -> dict[str, Any]:
-    """The rollout settings that change results; the others only change speed.
+    """The rollout settings that change results; the others change only the speed.
 
-    Two engines draw other tokens from the same seed, and an adapter that is merged gives other
-    last digits than an active one.
+    The engine is one of them, because two engines draw other tokens from the same seed. A merged
+    adapter gives other last digits than an active one.
     """
+    from actors.engines.engine import resolve_adapter, resolve_engine
+
     r = config.rollout
     return {
         "engine": resolve_engine(r),
@@ -25,18 +37,12 @@ def rollout_settings(config: Config) -> dict[str, Any]:
 
 
 def without_runtime(section: dict[str, Any]) -> dict[str, Any]:
-    """Training settings without those that a restart may change (deadlines, failures).
-
-    A start from the base, staleness 0 and no validation are left out too: what was trained before
-    there was a choice is the same.
-    """
-    runtime = {"max_failures", "step_deadline_s"}
-    former = {"start": "base", "staleness": 0, "patience": None}
-    runtime |= {key for key, value in former.items() if section.get(key) == value}
+    """Training settings without those that a restart may change, and without unused validation."""
+    left_out = {"max_failures", "step_deadline_s"}
     if section.get("validation_steps") is None:
-        runtime |= {"validation_steps", "validation_samples", "validation_seed"}
+        left_out |= {"validation_steps", "validation_samples", "validation_seed"}
     return {
         key: without_runtime(value) if isinstance(value, dict) else value
         for key, value in section.items()
-        if key not in runtime
+        if key not in left_out
     }

@@ -1,4 +1,4 @@
-"""What a run would do, worked out without starting anything."""
+"""Computes what a run would do, without starting anything."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ from minirec.trials.checks import check, check_trials
 from minirec.trials.trial import FOLDERS, Trial, trials_of
 
 Row = tuple[str, str, str]
-
-
 TRIALS = tuple(FOLDERS)
 CPU_HEADS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 """Sizes of an attention head that vLLM's kernels for CPUs have."""
@@ -28,16 +26,16 @@ CPU_HEADS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 def plan(
     config: Config, *, command: str = "plan", again: bool = False, starts: bool = True
 ) -> list[Row]:
-    """Rows (stage, quantity, value). Refuses what cannot work.
+    """Rows (stage, quantity, value); refuses settings that cannot work.
 
-    Sizes are exact after `prepare`; before, or if it may be done `again`, the demo corpus is
-    estimated from its settings and other sources are left open.
+    Sizes are exact after `prepare`. Before it, or where the command may repeat it (`again`), the
+    demo corpus is estimated from its settings, and sizes of other sources are not known.
 
     Args:
-        command: whose stages are checked; trials are planned for ``sweep``, ``compare`` and
-            ``plan``, which checks everything.
-        starts: work starts after it; else files of the corpus that are not there are a row, since
-            another machine may have them.
+        command: the command whose stages are checked. Trials are planned for ``sweep``,
+            ``compare`` and ``plan``, which checks everything.
+        starts: whether work starts after the plan. If not, missing files of the corpus are only
+            reported in a row, since another machine may have them.
     """
     if _runs(command, "proxy", "train", *TRIALS):
         check_trackers(config)
@@ -86,7 +84,7 @@ def _check_head(config: Config) -> None:
 def _counted_rows(
     config: Config, samples: int, command: str, *, again: bool, exact: bool
 ) -> list[Row]:
-    """What follows from the number of training samples."""
+    """Rows that follow from the number of training samples."""
     about = "" if exact else "about "
     scored = config.scoring.count(samples)
     rollouts = scored * (config.scoring.stages[-1] + 1)
@@ -107,7 +105,7 @@ def _counted_rows(
 
 
 def _uncounted_rows(config: Config, command: str) -> list[Row]:
-    """What is known before `prepare` has counted the samples; refuses trials with bad settings."""
+    """Rows known before `prepare` has counted the samples; refuses trials with bad settings."""
     rows = [("score", "rollouts", "known once `minirec prepare` has counted the samples")]
     budget = config.selection.budget
     counted = isinstance(budget, int) and config.selection.method != "full"
@@ -139,8 +137,8 @@ def _samples(config: Config, again: bool) -> tuple[int, bool]:
 
 
 def _files_rows(config: Config, starts: bool) -> list[Row]:
-    """Refuse files of the corpus that are not there, or lack a column, or say so."""
-    made = Run(config.run_dir).path("corpus", "corpus.json").exists()  # and needs none any more
+    """Refuse (`starts`) or report files of the corpus that are missing or lack a column."""
+    made = Run(config.run_dir).path("corpus", "corpus.json").exists()  # it needs no files any more
     if config.corpus.download or made:
         return []
     try:
@@ -164,7 +162,7 @@ def _each(scoring: ScoringConfig) -> str:
 
 
 def _rollouts_made(run: Run, samples: int) -> list[Row]:
-    """What a finished scoring needed, if that was less than every rollout of its settings."""
+    """What a finished scoring needed, if it was less than the settings allow at most."""
     record = run.done("score")
     if record is None:
         return []
@@ -224,7 +222,7 @@ def _trial_rows(kind: str, trials: Sequence[Trial], samples: int, *, exact: bool
 
 
 def _resource_rows(config: Config) -> list[Row]:
-    """As on this machine; on a cluster ``auto`` depends on its nodes."""
+    """Resources on this machine; on a cluster ``auto`` depends on its nodes."""
     r = config.resources
     a = allocate(config, [this_machine()], local=True)
     auto = " (auto, on this machine)"
@@ -244,7 +242,7 @@ def _device(gpus: float) -> str:
 
 
 def _memory(a: Allocation, workers: int) -> str:
-    """Sum over processes that have just started, from resident sizes on a CPU machine."""
+    """Sum over processes that have just started, by resident sizes on a CPU machine."""
     engine, worker, driver = 1.1, 1.0, 1.2
     total = driver + 0.8 + a.engines * engine
     total += max(workers, a.scorers) * worker

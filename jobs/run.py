@@ -1,24 +1,33 @@
-"""All stages in order."""
+"""All stages in order, and the loop that runs them."""
 
 from __future__ import annotations
 
-import importlib
 import signal
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
-from jobs.cluster.session import Session
-from jobs.console import pulse, quiet, say
-from minirec.config.reading import dump
-from minirec.config.run import Config
-from minirec.corpus.table import count_samples
+from jobs.stage import Stage
+from jobs.stages.evaluate import EVALUATE
+from jobs.stages.gradients import GRADIENTS
+from jobs.stages.model import MODEL
+from jobs.stages.prepare import PREPARE
+from jobs.stages.proxy import PROXY
+from jobs.stages.report import REPORT
+from jobs.stages.score import SCORE
+from jobs.stages.select import SELECT
+from jobs.stages.train import TRAIN
 from minirec.store.files import atomic
 from minirec.store.lease import held
 from minirec.store.run import Run
 
-STAGES = ("prepare", "proxy", "score", "gradients", "select", "train", "evaluate", "report")
-ON_RAY = ("proxy", "score", "gradients", "train", "evaluate")
+if TYPE_CHECKING:
+    from minirec.config.run import Config
+
+STAGES = (PREPARE, MODEL, PROXY, SCORE, GRADIENTS, SELECT, TRAIN, EVALUATE, REPORT)
+SHARED = {stage.name: stage.outputs for stage in STAGES if stage.shared}
+"""The stages that all trials share, each with its outputs; for `Run`."""
 
 
 def stages(
@@ -29,77 +38,77 @@ def stages(
     check: Callable[[int], object] | None = None,
     recorded: Config | None = None,
 ) -> Run:
-    """Run the named stages of a run directory in the given order.
+    """Run the named stages of a run directory in their order.
 
-    Stages before them that are not named are compared with the settings: what they were made
-    with must not differ from what the run directory then says.
+    Finished stages before them are compared with the settings first.
 
     Args:
-        check: called with the number of training samples as soon as it is known, so that what
-            cannot work is refused before the long stages.
-        recorded: what config.yaml says, if not `config`.
+        overwrite: redo stages that were made with other settings; a single stage is redone in
+            any case.
+        check: called with the number of training samples as soon as it is known, so that it can
+            refuse the settings before the long stages.
+        recorded: what config.yaml is to say, if not `config`.
 
     Raises:
         ArtifactError: another command works in the directory, a stage was made with other
             settings, or an input is missing.
     """
-    alone = len(names) == 1
-    names = stages_of(config, names)
-    redo = names if overwrite and alone else ()
+    from jobs.cluster.session import Session
+    from jobs.console import pulse, quiet, say
+    from minirec.config.reading import dump
+    from minirec.corpus.table import count_samples
+
+    asked = stages_of(config, names)
+    redo = names if overwrite and len(names) == 1 else ()
     run = Run(config.run_dir, overwrite=overwrite, redo=redo, say=say)
     quiet(config)
+
+    def checked(stage: Stage) -> None:
+        if check is not None and stage.name == "prepare":
+            check(count_samples(run.path("corpus"), "train"))
+
     with holding(run), Session(config) as session:
-        if any(run.done(name) is None for name in names if name in ON_RAY):
+        if any(stage.on_ray and run.done(stage.name) is None for stage in asked):
             session.join_cluster()
-        last = max(STAGES.index(name) for name in names)
-        for name in STAGES[: last + 1]:
-            run.checking = name not in names
-            if run.checking and run.done(name) is None:
-                continue
-            if name == "gradients" and not config.selection.needs_lora_gradients and run.checking:
-                continue  # another selection has read them
-            with pulse(name):
-                _stage(name)(run, config, session)
-            if not run.checking:
-                with atomic(run.path("config.yaml")) as file:
-                    file.write(dump(recorded or config).encode())
-            if check is not None and name == "prepare":
-                check(count_samples(run.path("corpus"), "train"))
-    run.checking = False
+        for stage in STAGES[: STAGES.index(asked[-1])]:
+            if stage not in asked and stage.needed(config) and run.done(stage.name):
+                with pulse(stage.name):
+                    stage.compare(run, config)
+                checked(stage)
+        for stage in asked:
+            with pulse(stage.name):
+                stage.run(run, config, session)
+            with atomic(run.path("config.yaml")) as file:
+                file.write(dump(recorded or config).encode())
+            checked(stage)
     return run
 
 
-def stages_of(config: Config, names: tuple[str, ...]) -> tuple[str, ...]:
-    """The stages that a command for `names` runs.
+def stages_of(config: Config, names: tuple[str, ...]) -> tuple[Stage, ...]:
+    """The stages that a command for `names` runs: these, and the needed ones that come with them.
 
-    Gradients come with scoring where the selection uses them, else only by their own name.
+    The command for a single stage runs it even if a whole run would not need it.
     """
-    if names == ("gradients",):
-        return names
-    wanted = "score" in names and config.selection.needs_lora_gradients
-    return tuple(name for name in STAGES if (wanted if name == "gradients" else name in names))
+
+    def runs(stage: Stage) -> bool:
+        named = bool({stage.name, *stage.comes_with} & set(names))
+        return names == (stage.name,) or (named and stage.needed(config))
+
+    return tuple(stage for stage in STAGES if runs(stage))
 
 
 def holding(run: Run) -> AbstractContextManager[None]:
     """Hold the run directory for this command, which is interrupted if it loses its lease."""
+    from jobs.console import say
 
     main = threading.main_thread().ident
     assert main is not None
-    # A command that a shell script puts into the background is born deaf to SIGINT.
-    deaf = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    # A command that a shell script starts in the background ignores SIGINT.
+    ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
 
     def lost(reason: str) -> None:
         say(f"{reason}; this command stops")
-        # A real signal, since nothing less wakes a main thread that waits for another one.
-        signal.pthread_kill(main, signal.SIGTERM if deaf else signal.SIGINT)
+        # Only a real signal wakes a main thread that waits for another thread.
+        signal.pthread_kill(main, signal.SIGTERM if ignored else signal.SIGINT)
 
     return held(run.root, lost=lost)
-
-
-def _stage(name: str) -> Callable[[Run, Config, Session], object]:
-    """The function of a stage; imported here, so that a stage loads only what it needs."""
-    module = {"proxy": "train"}.get(name, name)
-    function = getattr(importlib.import_module(f"jobs.stages.{module}"), name)
-    if name == "report":
-        return lambda run, config, session: function(run, config)
-    return function

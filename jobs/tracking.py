@@ -5,9 +5,8 @@ from __future__ import annotations
 import importlib.util
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from functools import partial
-from typing import Any, Protocol
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any
 
 from jobs.console import say
 from minirec.config.run import Config
@@ -16,41 +15,32 @@ from minirec.store.files import remove
 from minirec.store.remote import is_remote
 from minirec.store.run import Run, flatten
 
-Entry = dict[str, Any]
-
-
-class Tracker(Protocol):
-    """One place where figures go."""
-
-    def log(self, step: int, figures: dict[str, float]) -> None:
-        """The figures of an optimizer step."""
-
-    def close(self) -> None:
-        """No more will come."""
+Log = Callable[[int, dict[str, float]], None]
+"""Takes the figures of an optimizer step."""
 
 
 class Tracking:
-    """Sends each entry of a training log once to every tracker."""
+    """Sends each entry of a training log once to every tracker; drops a tracker that fails."""
 
-    def __init__(self, trackers: list[Tracker]):
+    def __init__(self, trackers: dict[str, Log]):
         self.trackers = trackers
         self.next_step = 0
 
-    def update(self, log: list[Entry]) -> None:
+    def update(self, log: list[dict[str, Any]]) -> None:
         """Send what is new in a log, which grows at its end."""
         for entry in log:
             if entry["step"] < self.next_step:
                 continue
             figures = {key: float(value) for key, value in entry.items() if key != "step"}
             self.next_step = entry["step"] + 1
-            for tracker in [*self.trackers]:
+            for name, tracker in [*self.trackers.items()]:
                 try:
-                    tracker.log(entry["step"], figures)
-                except Exception as error:  # of a server, which must not cost a training
-                    self.trackers.remove(tracker)
+                    tracker(entry["step"], figures)
+                except Exception as error:  # of a server, which must not end a training
+                    del self.trackers[name]
                     say(
-                        f"tracking: {type(tracker).__name__} has failed ({error}); its figures end "
-                        f"with step {entry['step']}, log.jsonl has all"
+                        f"tracking: {name} has failed ({error}); its figures end with step "
+                        f"{entry['step']}, log.jsonl has all"
                     )
 
 
@@ -71,106 +61,92 @@ def check(config: Config) -> None:
 
 @contextmanager
 def tracking(run: Run, config: Config, stage: str) -> Iterator[Tracking]:
-    """The trackers of the settings for one stage, closed at the end."""
-    c = config.tracking
+    """The trackers of the settings for one stage, closed at the end.
+
+    Raises:
+        ConfigError: a tracker cannot be started.
+    """
     with ExitStack() as closing:
-        trackers: list[Tracker] = []
-        if c.tensorboard and not is_remote(run.root):  # its writer knows local folders only
-            trackers.append(TensorBoard(run, stage))
-        for name, on, made in (("mlflow", c.mlflow, Mlflow), ("wandb", c.wandb, WeightsAndBiases)):
-            if on:
-                trackers.append(_started(name, on, partial(made, run, config, stage)))
-        for tracker in trackers:
-            closing.callback(_closed, tracker)
+        trackers: dict[str, Log] = {}
+        for name, tracker in TRACKERS.items():
+            value = getattr(config.tracking, name)
+            if not value or (name == "tensorboard" and is_remote(run.root)):
+                continue  # the writer of TensorBoard knows only local folders
+            context = tracker(run, config, stage)
+            try:
+                trackers[name] = context.__enter__()
+            except Exception as error:
+                raise ConfigError(
+                    f"tracking.{name}={value} cannot be used ({error}); correct it, or set "
+                    f"tracking.{name}=null"
+                ) from error
+            closing.callback(_close, name, context)
         yield Tracking(trackers)
 
 
-def _closed(tracker: Tracker) -> None:
+def _close(name: str, context: AbstractContextManager[Log]) -> None:
     try:
-        tracker.close()
+        context.__exit__(None, None, None)
     except Exception as error:  # as in `Tracking.update`
-        say(f"tracking: {type(tracker).__name__} could not be closed ({error})")
+        say(f"tracking: {name} could not be closed ({error})")
 
 
-def _started(name: str, value: str, make: Callable[[], Tracker]) -> Tracker:
-    """A tracker, or one sentence why there is none before hours are spent."""
-    try:
-        return make()
-    except Exception as error:
-        raise ConfigError(
-            f"tracking.{name}={value} cannot be used ({error}); mend it, or set "
-            f"tracking.{name}=null"
-        ) from error
-
-
-class TensorBoard:
+@contextmanager
+def tensorboard(run: Run, config: Config, stage: str) -> Iterator[Log]:
     """Event files below ``tensorboard/STAGE`` of the run directory."""
+    from torch.utils.tensorboard import SummaryWriter
 
-    def __init__(self, run: Run, stage: str):
-        from torch.utils.tensorboard import SummaryWriter
+    folder = run.path("tensorboard", stage)
+    remove(folder)  # the log of this attempt repeats the steps of a former one
+    writer = SummaryWriter(str(folder), flush_secs=10)
 
-        folder = run.path("tensorboard", stage)
-        remove(folder)  # what a former attempt wrote is in the log of this one again
-        self.writer = SummaryWriter(str(folder), flush_secs=10)
-
-    def log(self, step: int, figures: dict[str, float]) -> None:
-        """See `Tracker`."""
+    def log(step: int, figures: dict[str, float]) -> None:
         for name, value in figures.items():
-            self.writer.add_scalar(name, value, step)
+            writer.add_scalar(name, value, step)
 
-    def close(self) -> None:
-        """See `Tracker`."""
-        self.writer.close()
+    yield log
+    writer.close()
 
 
-class Mlflow:
+@contextmanager
+def mlflow(run: Run, config: Config, stage: str) -> Iterator[Log]:
     """A run of MLflow for each attempt at a stage."""
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
 
-    def __init__(self, run: Run, config: Config, stage: str):
-        from mlflow import MlflowClient
+    client = MlflowClient(config.tracking.mlflow)
+    project = config.tracking.project
+    found = client.get_experiment_by_name(project)
+    experiment = found.experiment_id if found else client.create_experiment(project)
+    made = client.create_run(experiment, run_name=f"{run.root.name}/{stage}").info.run_id
+    for key, value in flatten(config.model_dump(mode="json")).items():
+        client.log_param(made, key, value)
 
-        self.client = MlflowClient(config.tracking.mlflow)
-        name = config.tracking.project
-        found = self.client.get_experiment_by_name(name)
-        experiment = found.experiment_id if found else self.client.create_experiment(name)
-        made = self.client.create_run(experiment, run_name=f"{run.root.name}/{stage}")
-        self.id = made.info.run_id
-        for key, value in flatten(config.model_dump(mode="json")).items():
-            self.client.log_param(self.id, key, value)
-
-    def log(self, step: int, figures: dict[str, float]) -> None:
-        """See `Tracker`."""
-        from mlflow.entities import Metric
-
+    def log(step: int, figures: dict[str, float]) -> None:
         now = int(time.time() * 1000)
-        # A name may hold no @.
+        # MLflow allows no @ in a name.
         rows = [Metric(k.replace("@", "_at_"), v, now, step) for k, v in figures.items()]
-        self.client.log_batch(self.id, metrics=rows)
+        client.log_batch(made, metrics=rows)
 
-    def close(self) -> None:
-        """See `Tracker`."""
-        self.client.set_terminated(self.id)
+    yield log
+    client.set_terminated(made)
 
 
-class WeightsAndBiases:
+@contextmanager
+def wandb(run: Run, config: Config, stage: str) -> Iterator[Log]:
     """A run of Weights & Biases for each attempt at a stage."""
+    import wandb
 
-    def __init__(self, run: Run, config: Config, stage: str):
-        import wandb
+    made = wandb.init(
+        project=config.tracking.project,
+        name=f"{run.root.name}/{stage}",
+        mode=config.tracking.wandb,
+        dir=None if is_remote(run.root) else str(run.root),
+        config=config.model_dump(mode="json"),
+        settings=wandb.Settings(silent=True),
+    )
+    yield lambda step, figures: made.log(figures, step=step)
+    made.finish()
 
-        self.run = wandb.init(
-            project=config.tracking.project,
-            name=f"{run.root.name}/{stage}",
-            mode=config.tracking.wandb,
-            dir=None if is_remote(run.root) else str(run.root),
-            config=config.model_dump(mode="json"),
-            settings=wandb.Settings(silent=True),
-        )
 
-    def log(self, step: int, figures: dict[str, float]) -> None:
-        """See `Tracker`."""
-        self.run.log(figures, step=step)
-
-    def close(self) -> None:
-        """See `Tracker`."""
-        self.run.finish()
+TRACKERS = {"tensorboard": tensorboard, "mlflow": mlflow, "wandb": wandb}

@@ -31,14 +31,14 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def last_step(log: list[dict[str, Any]]) -> tuple[int, str]:
-    """Steps in a training log, which rank 0 replaces at each step, and the last reward."""
+    """The number of steps in a training log, and the last reward as a note for the bar."""
     if not log:
         return 0, ""
     return log[-1]["step"] + 1, f"reward {log[-1]['reward']:.3f}"
 
 
 def poll_s(at: Path) -> float:
-    """Seconds between two looks at what is written there: of an object store, each is paid for."""
+    """Seconds between two readings; each request to an object store costs money."""
     return 10.0 if is_remote(at) else 0.5
 
 
@@ -46,13 +46,13 @@ def poll_s(at: Path) -> float:
 def follow(
     name: str, total: int, state: Callable[[], tuple[int, str]], *, at: Path
 ) -> Iterator[None]:
-    """A bar that asks for the number of steps done and a word about them, which it reads `at`."""
+    """Show a bar during the block; `state` reads the finished steps and a note from `at`."""
     every_s = poll_s(at)
     stop = threading.Event()
 
     def show() -> None:
-        # A damaged log of a former attempt is replaced by the next step, and a store that
-        # fails here fails again where it matters.
+        # The next step replaces a damaged log of a former attempt. A store that fails here
+        # fails again where it matters.
         with suppress(Exception):
             done, text = state()
             if done:
@@ -74,5 +74,5 @@ def follow(
 
 
 def spent(log: list[dict[str, Any]], what: str) -> int:
-    """Rollouts or tokens of a training log, those of validation with them."""
+    """Rollouts or tokens of a training log, including those of validation."""
     return sum(entry[what] + entry.get(f"validation_{what}", 0) for entry in log)

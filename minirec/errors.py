@@ -18,10 +18,10 @@ class ArtifactError(MiniRecError):
 
 
 class DamageError(ArtifactError):
-    """An artifact that is gone, or whose bytes are not those that were written.
+    """An artifact that is missing, or whose bytes are not those that were written.
 
-    What could not be read for another reason, such as a store that refuses it, is not damaged:
-    only what raises this is removed and made again.
+    An artifact that could not be read for another reason, such as missing rights, may be undamaged.
+    Only after this error an artifact is removed and made again.
     """
 
 

@@ -1,10 +1,10 @@
 """A rollout engine: prompts of token ids in, completions with their logprobs out.
 
-Two engines stand behind one interface: `actors.engines.vllm` is the default,
-`actors.engines.transformers` serves where vLLM cannot run and is the reference in tests. Both stop
-at the same string, end at the same tokens, and report the logprob of each chosen token under the
-sampling temperature, so that either can feed the trainer. The random numbers of a rollout come
-from its own seed and from nothing else.
+Two engines implement the interface: `actors.engines.vllm` is the default,
+`actors.engines.transformers` runs where vLLM is not installed and is the reference in tests. Both
+stop at the same string, end at the same tokens, and report the log-probability of each chosen token
+at the sampling temperature, so the trainer can use either. The random numbers of a rollout depend
+on its own seed only.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # the ranks that vLLM has k
 
 @dataclass(frozen=True)
 class Adapter:
-    """A peft LoRA folder, whose path no other weights ever get."""
+    """A peft LoRA folder. Its path is never used for other weights, so engines may cache by it."""
 
     path: str
 
 
-HALF_LOADED = Adapter("half loaded")  # equals none that is asked for
+HALF_LOADED = Adapter("half loaded")  # differs from every adapter of a call
 
 
 @dataclass(frozen=True)
 class Completion:
-    """One rollout. `logprobs[t]` is that of `token_ids[t]`; `text` ends at the stop string.
+    """One rollout. `logprobs[t]` belongs to `token_ids[t]`; `text` ends at the stop string.
 
-    `stopped` tells whether the stop string was reached (its tokens are part of the completion).
-    An end-of-sequence token is part of `token_ids` but not of `text`.
+    `stopped` says whether the stop string was reached (its tokens are part of the completion).
+    An end-of-sequence token is part of `token_ids`, but not of `text`.
     """
 
     text: str
@@ -50,7 +50,7 @@ class Completion:
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """All that an engine needs; picklable. `gpus` 0 means the CPU with `threads` threads."""
+    """The settings of an engine; picklable. `gpus` 0 means the CPU with `threads` threads."""
 
     model: str
     max_model_len: int
@@ -67,7 +67,7 @@ class EngineSpec:
     tensor_parallel: int = 1
     gpus: float = 0
     threads: int = 1
-    scratch: str = "minirec-"  # start of the names of folders for temporary files
+    scratch: str = "minirec-"  # prefix of folders for temporary files
 
 
 class RolloutEngine(Protocol):
@@ -84,20 +84,20 @@ class RolloutEngine(Protocol):
     ) -> list[list[Completion]]:
         """`n` completions for each prompt; rollout j of prompt i is drawn with `seeds[i] + j`.
 
-        The adapter is loaded first if it is not the active one, so an engine that was restarted
-        answers like one that was not. `greedy` takes the likeliest token and needs ``n=1``; its
-        logprobs are those at temperature 1.
+        The adapter is loaded first if it is not the active one, so a restarted engine gives the
+        same answer. `greedy` takes the likeliest token and needs ``n=1``; its log-probabilities
+        are those at temperature 1.
         """
 
     def load_adapter(self, adapter: Adapter | None) -> None:
-        """Make `adapter` the active one (None: the base weights); nothing if it is already."""
+        """Make `adapter` the active one (None: the base weights), unless it is already."""
 
     def probe(self) -> dict[str, Any]:
         """Generate one token; returns the engine's name and the token."""
 
 
 def resolve_engine(rollout: RolloutConfig) -> str:
-    """``vllm`` or ``transformers``; auto takes vLLM where it is installed."""
+    """``vllm`` or ``transformers``; auto is vLLM where it is installed."""
     if rollout.engine != "auto":
         return rollout.engine
     return "vllm" if importlib.util.find_spec("vllm") else "transformers"
@@ -106,7 +106,7 @@ def resolve_engine(rollout: RolloutConfig) -> str:
 def resolve_adapter(config: Config) -> str:
     """``lora`` or ``merged``; auto merges on the CPU, where an active LoRA halves the speed.
 
-    It follows from the settings alone, not from the cluster, since it changes last digits.
+    It depends on the settings only, not on the cluster, since it changes the last digits.
     """
     if config.rollout.adapter != "auto":
         return config.rollout.adapter
@@ -114,7 +114,7 @@ def resolve_adapter(config: Config) -> str:
 
 
 def engine_spec(config: Config, model_path: str, max_model_len: int, *, shape: Shape) -> EngineSpec:
-    """The engine of a run: `model_path` is the model's folder or hub name, `shape` what it gets."""
+    """The engine of a run; `model_path` is a folder or hub name, `shape` the CPUs and GPUs."""
     rollout, model = config.rollout, config.model
     adapter = resolve_adapter(config)
     tensor_parallel = max(1, int(shape.gpus))
@@ -147,8 +147,8 @@ def engine_spec(config: Config, model_path: str, max_model_len: int, *, shape: S
 
 
 def engine_environment(spec: EngineSpec) -> dict[str, str]:
-    """Variables that must stand before the engine's process imports torch or vLLM."""
-    # One process per engine: no orphans after a kill, and weights are handed over by reference.
+    """Environment variables that must be set before the engine imports torch or vLLM."""
+    # One process per engine: a kill leaves no orphans, and weights are passed by reference.
     variables = {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_NO_USAGE_STATS": "1",
@@ -161,14 +161,14 @@ def engine_environment(spec: EngineSpec) -> dict[str, str]:
     if not spec.gpus:
         variables |= {
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "TORCHDYNAMO_DISABLE": "1",  # else the first logprobs compile for many seconds
+            "TORCHDYNAMO_DISABLE": "1",  # compiling the first logprobs would take many seconds
             "OMP_NUM_THREADS": str(spec.threads),
         }
     return variables
 
 
 class Vocabulary:
-    """What ends a rollout, and its text: one rule for both engines."""
+    """Decides for both engines where a rollout ends and what its text is."""
 
     def __init__(self, spec: EngineSpec) -> None:
         from transformers import AutoTokenizer, GenerationConfig
@@ -186,7 +186,7 @@ class Vocabulary:
         self.eos |= set(more if isinstance(more, list) else [more]) - {None}
         stop_ids = self.tokenizer.encode(spec.stop, add_special_tokens=False)
         self.final = self.eos | (set(stop_ids) if len(stop_ids) == 1 else set())
-        self._tail = len(spec.stop.encode())  # each token of the stop string has a byte or more
+        self._tail = len(spec.stop.encode())  # the stop string has at most a token for each byte
 
     def decode(self, tokens: list[int]) -> str:
         """The text of the tokens, special ones included."""
@@ -201,7 +201,7 @@ class Vocabulary:
         return tokens[-1] in self.final or self.stop in self.decode(tokens[-self._tail :])
 
     def completion(self, tokens: list[int], logprobs: list[float]) -> Completion:
-        """The rollout that these tokens are."""
+        """The rollout of these tokens."""
         shown = tokens[:-1] if tokens and tokens[-1] in self.eos else tokens
         before, stop, _ = self.decode(shown).partition(self.stop)
         return Completion(before + stop, tokens, logprobs, stopped=bool(stop))
@@ -210,7 +210,7 @@ class Vocabulary:
 def check_call(
     spec: EngineSpec, prompts: list[list[int]], n: int, seeds: list[int], greedy: bool
 ) -> None:
-    """Raise ValueError if a call of `RolloutEngine.generate` does not fit together or the model."""
+    """Raise ValueError for arguments of `RolloutEngine.generate` that the model cannot take."""
     if len(seeds) != len(prompts):
         raise ValueError(f"{len(prompts)} prompts came with {len(seeds)} seeds; give one each")
     if n < 1 or (greedy and n != 1):

@@ -31,7 +31,7 @@ def base_weights(model: str) -> dict[str, torch.Tensor]:
     for name in names:
         weights |= load_file(folder / name)
     config = json.loads((folder / "config.json").read_text())
-    # vLLM wants the head even where it is tied and therefore absent from the file.
+    # vLLM needs the head, which a checkpoint with tied weights does not contain.
     embedding = weights.get("model.embed_tokens.weight")
     if config.get("tie_word_embeddings") and embedding is not None:
         weights.setdefault("lm_head.weight", embedding)
@@ -39,13 +39,17 @@ def base_weights(model: str) -> dict[str, torch.Tensor]:
 
 
 def lora_updates(path: str) -> dict[str, torch.Tensor]:
-    """``(alpha / r) B A`` in float32 of a peft folder, by the name of the weight it is added to."""
+    """``(alpha / r) B A`` of a peft folder in float32, by the name of the weight that it changes.
+
+    Raises:
+        EngineError: the folder has no LoRA of linear layers, or one that cannot be merged.
+    """
     from safetensors.torch import load_file
 
     folder = Path(path)
     if not (folder / "adapter_model.safetensors").exists():
         raise EngineError(f"adapter {path} has no adapter_model.safetensors; publish it first")
-    # Read without peft, whose import would cost an engine several seconds.
+    # The import of peft would cost an engine several seconds.
     config = json.loads((folder / "adapter_config.json").read_text())
     if config.get("use_dora") or config.get("modules_to_save") or config["bias"] != "none":
         raise EngineError(
@@ -74,7 +78,7 @@ def lora_updates(path: str) -> dict[str, torch.Tensor]:
 def merged_weights(
     base: dict[str, torch.Tensor], updates: dict[str, torch.Tensor]
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """Each weight of `base` with its update, added in float32 and rounded once."""
+    """Each weight of `base` plus its update, added in float32 and rounded once."""
     check_targets(updates, base)
 
     def weights() -> Iterator[tuple[str, torch.Tensor]]:
@@ -89,7 +93,7 @@ def merged_weights(
 
 
 def check_targets(updates: dict[str, Any], weights: dict[str, Any]) -> None:
-    """Raise EngineError if an update has no weight of its name."""
+    """Raise EngineError if there is no weight for an update."""
     missing = sorted(updates.keys() - weights.keys())
     if missing:
         raise EngineError(

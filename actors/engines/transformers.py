@@ -1,4 +1,4 @@
-"""transformers as a rollout engine: where vLLM cannot run, and the reference in tests."""
+"""transformers as a rollout engine, for machines without vLLM and as the reference in tests."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class TransformersEngine:
     ) -> list[list[Completion]]:
         """See `RolloutEngine.generate`.
 
-        Every rollout draws its uniforms from a generator of its own, so that a batch changes a
-        result only where rounding (1e-7) moves a probability across a drawn number.
+        Every rollout draws its uniforms from its own generator. So a batch changes a result only
+        where rounding (1e-7) moves a probability across a drawn number.
         """
         import torch
 
@@ -158,7 +158,7 @@ class TransformersEngine:
         check_targets(updates, parameters)
         for name in updates:
             self._base.setdefault(name, parameters[name].detach().clone())
-        # Until the last one is copied, no version is active: an error must not leave half of one.
+        # No version is active until the last weight is copied: an error may leave half of one.
         self._active = HALF_LOADED
         for name, weight in merged_weights(self._base, updates):
             parameters[name].data.copy_(weight)

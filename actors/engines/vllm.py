@@ -1,4 +1,4 @@
-"""vLLM as a rollout engine, in one process; an adapter is swapped as LoRA or merged in place."""
+"""vLLM as a rollout engine, in one process; adapters are loaded as LoRA or merged in place."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class VllmEngine:
-    """vLLM in this process. Expects the variables of `engine_environment` to be set."""
+    """vLLM in this process. The variables of `engine_environment` must be set."""
 
     def __init__(self, spec: EngineSpec) -> None:
         os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # it would override kv_cache_memory_bytes
@@ -51,7 +51,8 @@ class VllmEngine:
                 trust_remote_code=spec.trust_remote_code,
                 load_format="safetensors",
                 max_model_len=spec.max_model_len,
-                # A seeded request dies on the CPU when its prefill is split: room for a batch.
+                # On the CPU, a seeded request fails when its prefill is split. So a whole batch
+                # must fit.
                 max_num_batched_tokens=max(32_768, spec.prompts_per_call * spec.max_model_len),
                 tensor_parallel_size=spec.tensor_parallel,
                 logprobs_mode="processed_logprobs",
@@ -86,7 +87,7 @@ class VllmEngine:
                 stop=[self.spec.stop],
                 include_stop_str_in_output=True,
                 stop_token_ids=sorted(self.vocabulary.final),
-                skip_special_tokens=False,  # else a special `<answer>` is not seen in the text
+                skip_special_tokens=False,  # a special `<answer>` must be in the text
                 spaces_between_special_tokens=False,
                 logprobs=0,
                 output_kind=RequestOutputKind.FINAL_ONLY,
@@ -122,8 +123,8 @@ class VllmEngine:
     def _swap(self, adapter: Adapter | None) -> None:
         from vllm.lora.request import LoRARequest
 
-        # A new name and a new id for each load: the same one again gives stale weights, or the
-        # prefix cache of the old ones.
+        # Each load gets a new name and id. With a used one, vLLM answers from the old weights or
+        # their prefix cache.
         old, new = self._lora, None
         if adapter is not None:
             self._loaded += 1
@@ -137,7 +138,7 @@ class VllmEngine:
         if self._weights is None:
             self._weights = base_weights(self.spec.model)
         updates = lora_updates(adapter.path) if adapter else {}
-        # Until the reload is through, no version is active: an error must not leave half of one.
+        # No version is active until the reload is complete: an error may leave half of one.
         self._active = HALF_LOADED
         weights = merged_weights(self._weights, updates)
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
@@ -157,14 +158,13 @@ class VllmEngine:
 
 @contextlib.contextmanager
 def _rendezvous(prefix: str) -> Iterator[None]:
-    """Let vLLM put the file by which its processes meet into a folder of its own.
+    """Let vLLM write the file through which its processes find each other into a new folder.
 
-    It is needed as long as the engine lives, and a kill leaves it behind:
-    `actors.pool.roster` removes the folder.
+    The engine needs the file until it ends. After a kill, `actors.pool.pool` removes the folder.
     """
     from torch._inductor.runtime.cache_dir_utils import cache_dir
 
-    cache_dir()  # settles where that is, for good
+    cache_dir()  # torch remembers the folder, so it must be chosen before tempdir changes
     before, tempfile.tempdir = tempfile.tempdir, tempfile.mkdtemp(prefix=prefix)
     try:
         yield

@@ -1,31 +1,28 @@
-"""Hands the calls of one piece of work to engines, and gives what an engine lost to another.
+"""Sends the calls of one request to engines, and repeats on another engine what one has lost.
 
-An engine has one call of a work at a time and gets its next when it has finished that. It may have
-calls of other clients too.
+An engine has one call of a request at a time and gets the next when it has finished that. It may
+have calls of other clients too.
 """
 
 from __future__ import annotations
 
 import random
 import secrets
-import time
 from collections import Counter, deque
 from dataclasses import dataclass
 from typing import Any
 
-import ray
 from ray.exceptions import RayActorError
 
 from actors.causes import taken_away
 from actors.engines.engine import Adapter
-from actors.pool.known import Engines, resources
-from actors.pool.roster import Call
+from actors.pool.actor import Call
+from actors.pool.engines import Engines
 from minirec.errors import EngineError
 
-STATUS_S = 5.0  # an engine that cannot say within this time what it does is taken as hung
+STATUS_S = 5.0  # an engine that does not answer `status` within this time hangs
 REFRESH_S = 2.0  # between two looks for engines that were added
 NODE_S = 30.0  # Ray may take so long to see that a process was lost with its node
-ALIVE = 2  # ActorTableData.ActorState
 
 
 @dataclass
@@ -50,10 +47,11 @@ class _Asked:
 
 
 class Dispatch:
-    """The state of one piece of work; `run` does it."""
+    """The state of one request; `run` serves it."""
 
     def __init__(self, engines: Engines, calls: list[Call], adapter: Adapter | None) -> None:
         self._engines = engines
+        self._link = engines.link
         self._calls = calls
         self._adapter = adapter
         self._waiting = deque(range(len(calls)))
@@ -63,13 +61,13 @@ class Dispatch:
         self._asked: dict[Any, _Asked] = {}
         self._lost: Counter[int] = Counter()  # times that a call lost its engine
         self._kills: Counter[int] = Counter()  # engines killed because a call took too long
-        self._refreshed = time.monotonic()
-        self._enough = time.monotonic()
+        self._refreshed = self._link.now()
+        self._enough = self._link.now()
         self._fault: EngineError | None = None  # of the last engine that ended by itself
         if calls:
             self._meet()
         if self._asked:
-            ray.wait(list(self._asked), num_returns=len(self._asked), timeout=0.2)
+            self._link.wait(list(self._asked), num_returns=len(self._asked), timeout=0.2)
 
     def run(self) -> list[Any]:
         """Results in the order of the calls. Raises as `PoolHandle.generate`."""
@@ -78,27 +76,27 @@ class Dispatch:
         return self._results
 
     def _advance(self) -> None:
-        """Hand out calls, wait a moment for answers, and look after who does not answer."""
+        """Hand out calls, wait a moment for answers, and check the engines that give none."""
         engines = self._engines
         while self._waiting and self._free:
             self._hand_out(self._waiting.popleft(), self._free.popleft())
         pause = min(1.0, engines.deadline_s / 4)
         refs = [*self._running, *self._asked]
         if not refs:
-            time.sleep(pause)
-        elif ray.wait(refs, timeout=pause)[0]:
-            done, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
+            self._link.sleep(pause)
+        elif self._link.wait(refs, timeout=pause)[0]:
+            done, _ = self._link.wait(refs, num_returns=len(refs), timeout=0)
             self._arrived([ref for ref in done if ref in self._asked])
             for ref in [ref for ref in done if ref in self._running]:
                 self._finished(ref, self._running.pop(ref))
-        self._look_after()
-        if time.monotonic() - self._refreshed > REFRESH_S:
+        self._check_late()
+        if self._link.now() - self._refreshed > REFRESH_S:
             self._meet()
         self._check_enough()
 
     def _meet(self) -> None:
-        """Ask engines that have no part in this work yet for their status."""
-        self._refreshed = time.monotonic()
+        """Ask engines that have no part in this request yet for their status."""
+        self._refreshed = self._link.now()
         self._engines.refresh()
         known = {one.engine for one in self._running.values()}
         known |= {one.engine for one in self._asked.values()} | {*self._free}
@@ -110,10 +108,10 @@ class Dispatch:
     def _ask(self, engine: str) -> None:
         actor = self._engines.actors.get(engine)
         if actor is not None:  # else dropped since, maybe by another thread
-            self._asked[actor.status.remote()] = _Asked(engine, time.monotonic())
+            self._asked[actor.status.remote()] = _Asked(engine, self._link.now())
 
     def _arrived(self, refs: list[Any]) -> None:
-        """Engines that live get calls: idle ones before those at work for somebody else."""
+        """Engines that answer get calls: idle ones before those that work for another client."""
         for ref in refs:
             engine = self._asked.pop(ref).engine
             try:
@@ -130,7 +128,7 @@ class Dispatch:
             return
         key = secrets.token_hex(8)
         ref = actor.generate.remote(key, self._calls[index], self._adapter)
-        self._running[ref] = _Running(index, engine, time.monotonic(), key)
+        self._running[ref] = _Running(index, engine, self._link.now(), key)
 
     def _finished(self, ref: Any, one: _Running) -> None:
         try:
@@ -154,8 +152,8 @@ class Dispatch:
         if not taken_away(error):
             self._fault = died
 
-    def _look_after(self) -> None:
-        now = time.monotonic()
+    def _check_late(self) -> None:
+        now = self._link.now()
         for ref, one in list(self._running.items()):
             if now - one.since > min(self._engines.deadline_s, STATUS_S):
                 self._late(ref, one)
@@ -164,23 +162,22 @@ class Dispatch:
             if (
                 actor is not None
                 and now - asked.since > self._engines.deadline_s
-                and actor._get_local_state() == ALIVE
+                and self._link.alive(actor)
             ):
-                ray.kill(actor, no_restart=False)  # it hangs
+                self._link.restart(actor)  # it hangs
                 asked.since = now
 
     def _late(self, ref: Any, one: _Running) -> None:
-        """Decide about a call that takes long: wait on, give it to another engine, or kill its own.
+        """Decide about a call that takes long: wait, send it to another engine, or kill its engine.
 
         The time counts from when the engine began the call, not from when it was handed over:
         another client's call may stand before it, or the engine may be starting again.
         """
-        engines, waited = self._engines, time.monotonic() - one.since
+        engines, waited = self._engines, self._link.now() - one.since
         actor = engines.actors.get(one.engine)
         if actor is None:
             return  # dropped; its call will fail in a moment
-        # A private method, the only way to tell a hung engine from one that is starting.
-        if actor._get_local_state() != ALIVE:
+        if not self._link.alive(actor):
             self._away(ref, one, waited)
         elif waited > engines.deadline_s:
             self._overdue(actor, one)
@@ -194,13 +191,13 @@ class Dispatch:
         elif waited > engines.deadline_s + engines.start_deadline_s:
             raise EngineError(
                 f"{engines.label(one.engine)} did not come back within {waited:.0f} s; "
-                f"{resources()}"
+                f"{self._link.resources()}"
             )
 
     def _overdue(self, actor: Any, one: _Running) -> None:
         """Kill the engine, unless it says that it began its call within the deadline."""
         engines = self._engines
-        done, _ = ray.wait([status := actor.status.remote()], timeout=STATUS_S)
+        done, _ = self._link.wait([status := actor.status.remote()], timeout=STATUS_S)
         own = True
         if done:
             try:
@@ -208,7 +205,7 @@ class Dispatch:
             except RayActorError:
                 return  # it has just died; its call fails next, or is tried again
             if answer["seconds"] <= engines.deadline_s:
-                one.since = time.monotonic() - answer["seconds"]
+                one.since = self._link.now() - answer["seconds"]
                 return
             own = answer["call"] == one.key
         if own and self._kills[one.index] == engines.max_restarts:
@@ -217,24 +214,25 @@ class Dispatch:
                 f"{engines.deadline_s:g} s, {engines.max_restarts + 1} times; raise "
                 "rollout.deadline_s or lower rollout.prompts_per_call"
             )
-        if actor._get_local_state() != ALIVE:
+        if not self._link.alive(actor):
             return  # another client has killed it meanwhile
-        ray.kill(actor, no_restart=False)
+        self._link.restart(actor)
         self._kills[one.index] += own  # another client's call that hung is not this one's fault
-        one.since = time.monotonic()
+        one.since = self._link.now()
 
     def _check_enough(self) -> None:
-        """Give up when too few engines have been there for longer than one takes to start.
+        """Fail when too few engines have been up for longer than one may take to start.
 
-        Sooner where the last one ended by itself and none is starting: nobody replaces it.
+        Fail earlier if the last one ended by itself and none is starting: nobody replaces it.
         """
-        engines, there = self._engines, len(self._free) + len(self._running)
-        nobody = self._fault is not None and not there and not self._asked
+        engines, up = self._engines, len(self._free) + len(self._running)
+        nobody = self._fault is not None and not up and not self._asked
         limit = min(NODE_S, engines.start_deadline_s) if nobody else engines.start_deadline_s
-        if there >= engines.least:
-            self._enough = time.monotonic()
-        elif time.monotonic() - self._enough > limit:
+        if up >= engines.least:
+            self._enough = self._link.now()
+        elif self._link.now() - self._enough > limit:
             raise self._fault or EngineError(
-                f"{there} of at least {engines.least} engines ({engines.name}) came up within "
-                f"{engines.start_deadline_s:g} s (rollout.start_deadline_s); {resources()}"
+                f"{up} of at least {engines.least} engines ({engines.name}) came up within "
+                f"{engines.start_deadline_s:g} s (rollout.start_deadline_s); "
+                f"{self._link.resources()}"
             )

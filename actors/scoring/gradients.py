@@ -1,8 +1,8 @@
 """Ray Train loop: projected LoRA gradients of the rollouts that scoring has kept.
 
-A shard of features gives one file of gradients. A worker takes every n-th shard without a file, so
-a restart does only what is missing. No sample sees another, so neither workers nor micro-batches
-change a gradient by more than rounding.
+Each shard of features gives one file of gradients. A worker takes every n-th shard without a file,
+so a restart computes only the missing ones. Samples do not influence each other, so the number of
+workers and the size of a micro-batch change a gradient by rounding only.
 """
 
 from __future__ import annotations
@@ -15,19 +15,14 @@ import torch
 import torch.distributed as dist
 
 from actors.process import deadline
-from actors.training.zero import zero_engine
+from actors.training.zero import of_rank_0, zero_engine
 from minirec.config.run import ModelConfig, TrainingConfig
 from minirec.corpus import prompts, schema
 from minirec.corpus.table import Sample, SampleFile, load_catalogue
 from minirec.errors import ArtifactError
 from minirec.model.recommender import Encoder, load_policy
-from minirec.selection.lora_gradients import (
-    SampleLoss,
-    ScoredGroup,
-    block_gradients,
-    blocks,
-    gradients,
-)
+from minirec.rl.group import Group
+from minirec.selection.lora_gradients import SampleLoss, block_gradients, blocks, gradients
 from minirec.selection.projection import Projector
 from minirec.store.files import fetch
 from minirec.store.remote import located
@@ -45,7 +40,7 @@ class GradientShard:
 
 @dataclass(frozen=True)
 class GradientSpec:
-    """All that a worker needs; picklable. `dim` and `seed` fix the projection."""
+    """The settings of a worker; picklable. `dim` and `seed` determine the projection."""
 
     corpus: str
     shards: list[GradientShard]
@@ -77,15 +72,12 @@ def gradient_loop(config: dict[str, GradientSpec]) -> None:
 
 
 def _missing(shards: list[GradientShard]) -> list[GradientShard]:
-    """The shards to be done, as rank 0 sees them: a node may see a new file late."""
-    box = [[s for s in shards if not located(s.output).exists()]]
-    if dist.get_world_size() > 1:
-        dist.broadcast_object_list(box, src=0)
-    return box[0]
+    """The missing shards, as rank 0 sees them: another node may see a new file late."""
+    return of_rank_0(lambda: [s for s in shards if not located(s.output).exists()])
 
 
 class GradientWorker:
-    """One rank. It holds the policy with the adapter as a LoRA of its own, unmerged."""
+    """One rank. It holds the policy with an unmerged LoRA adapter."""
 
     def __init__(self, spec: GradientSpec):
         self.spec = spec
@@ -93,7 +85,7 @@ class GradientWorker:
         corpus = located(spec.corpus)
         catalogue = load_catalogue(corpus)
         model_path = fetch(spec.model_path)
-        self.titles = catalogue.titles
+        self.catalogue = catalogue
         self.encoder = Encoder.load(model_path, spec.model, category=catalogue.category)
         self.samples = {
             split: SampleFile(corpus, split)
@@ -107,16 +99,15 @@ class GradientWorker:
             merge=False,
             rollout_temperature=spec.rollout_temperature,
         )
-        self.sharing = policy.sharing
         engine = zero_engine(
             policy,
             stage=spec.zero_stage,
             bfloat16=spec.model.dtype == "bfloat16",
             micro_batch=spec.micro_batch,
         )
-        # Its forward would refuse the backward pass, for want of an optimizer; the module's own
-        # hooks gather what ZeRO has sharded.
-        self.forward, self.device = engine.module, engine.device
+        # Without an optimizer, the engine's own forward refuses the backward pass. The hooks of
+        # the module gather what ZeRO has sharded.
+        self.policy, self.device = engine.module, engine.device
         self.projector = Projector(policy.lm, dim=spec.dim, seed=spec.seed)
         self.loss = SampleLoss(
             table=torch.from_numpy(read_array(located(spec.item_table))).to(self.device),
@@ -124,22 +115,21 @@ class GradientWorker:
             advantage_floor=spec.training.advantage_floor,
             scale_advantage=spec.training.scale_advantage,
         )
-        # ZeRO 3 gathers weights from all workers in each pass, so all make the same number.
+        # ZeRO 3 gathers weights from all workers in each pass, so all need the same number of them.
         self.lockstep = spec.zero_stage == 3 and self.world > 1
 
     def turn(self, shard: GradientShard | None) -> None:
-        """Write the gradients of a shard; without one, only keep step with the others."""
+        """Write the gradients of a shard; without one, only make the passes of the others."""
         groups = self._groups(shard) if shard else []
         ids = [i for i, _ in groups]
         scored = [group for _, group in groups]
         if self.lockstep:
             self._keep_step(scored)
         found = gradients(
-            self.forward,
+            self.policy,
             self.projector,
             scored,
             loss=self.loss,
-            sharing=self.sharing,
             micro_batch=self.spec.micro_batch,
         )
         if shard is None:
@@ -154,7 +144,7 @@ class GradientWorker:
         table = pa.table([pa.array(ids, pa.int64()), column], schema.gradients(self.projector.dim))
         write_table(located(shard.output), table)
 
-    def _groups(self, shard: GradientShard) -> list[tuple[int, ScoredGroup]]:
+    def _groups(self, shard: GradientShard) -> list[tuple[int, Group]]:
         """The sample_id of each row of the shard, and its rollouts with their rewards."""
         columns = ["sample_id", "rewards", "tokens", "completions"]
         rows = read_table(located(shard.features), columns).to_pylist()
@@ -162,25 +152,26 @@ class GradientWorker:
         samples = {sample.sample_id: sample for sample in found}
         return [(row["sample_id"], self._group(row, samples[row["sample_id"]])) for row in rows]
 
-    def _group(self, row: dict[str, list], sample: Sample) -> ScoredGroup:
+    def _group(self, row: dict[str, list], sample: Sample) -> Group:
         completions = [
             self.encoder.finish(tokens, stopped=text.endswith(prompts.ANSWER))
             for tokens, text in zip(row["tokens"], row["completions"], strict=True)
         ]
-        return ScoredGroup.of(
-            sample,
-            prompt=self.encoder.prompt([self.titles[i] for i in sample.history]),
+        return Group(
+            self.encoder.prompts([sample], self.catalogue)[0],
+            excluded=sample.excluded,
+            target=sample.target,
             completions=completions,
             written=[len(tokens) for tokens in row["tokens"]],
             rewards=row["rewards"],
         )
 
-    def _keep_step(self, scored: list[ScoredGroup]) -> None:
-        """Make the passes that other workers have more than this one."""
+    def _keep_step(self, scored: list[Group]) -> None:
+        """Make as many empty passes as other workers have more than this one."""
         own = len(list(blocks(scored, loss=self.loss, micro_batch=self.spec.micro_batch)))
         most = torch.tensor(own, device=self.device)
         dist.all_reduce(most, dist.ReduceOp.MAX)
         answer = self.encoder.answer_ids
-        idle = ScoredGroup(answer, [answer, answer], [1, 1], [0.0, 1.0], [], 0)
+        idle = Group(answer, [answer, answer], [1, 1], [], 0, rewards=[0.0, 1.0])
         for _ in range(int(most) - own):
-            block_gradients(self.forward, self.projector, [idle], loss=self.loss, shared=False)
+            block_gradients(self.policy, self.projector, [idle], loss=self.loss)

@@ -1,7 +1,7 @@
 """A shard of samples -> rollouts -> rewards and head features, or ranks.
 
-A shard is a fixed list of samples, rolled out in fixed calls and forwarded in fixed batches, so
-its file depends neither on its neighbours, nor on the engine, nor on when it ran.
+A shard is a fixed list of samples, rolled out in fixed calls and forwarded in fixed batches. So its
+file does not depend on other shards, on the engine or on the time.
 """
 
 from __future__ import annotations
@@ -22,16 +22,10 @@ from actors.pool.pool import Call, PoolHandle
 from minirec.config.run import ModelConfig, RewardConfig, ScoringConfig
 from minirec.corpus import schema
 from minirec.corpus.table import Sample, SampleFile, load_catalogue
-from minirec.model.recommender import Encoder, Policy, item_table, load_policy
+from minirec.model.recommender import Encoder, item_table, load_policy
 from minirec.rl.grpo import advantages
-from minirec.rl.reward import (
-    Ranking,
-    item_scores,
-    ndcg,
-    rank_target,
-    reward_function,
-    target_and_mask,
-)
+from minirec.rl.ranker import Ranker, Targets
+from minirec.rl.reward import ndcg, reward_function
 from minirec.rng import seed_of
 from minirec.selection import screening
 from minirec.selection.head_gradients import head_features, rollout_gradient
@@ -42,17 +36,16 @@ from minirec.store.tables import read_array, write_array, write_table
 
 FORWARD_SEQUENCES = 64
 FORCED = Completion("", [], [], stopped=False)
-"""No analysis: the answer marker comes straight after the prompt."""
+"""No analysis: the answer marker follows the prompt at once."""
 
 
 @dataclass(frozen=True)
 class ScoringSpec:
-    """All that a scorer needs; picklable.
+    """The settings of a scorer; picklable.
 
     `output` is the folder of the shards; `item_table` the file of the policy's item vectors, which
-    specs of one policy share. `scoring` says how samples are screened and rolled out; None: the
-    greedy completion is ranked and nothing else; `limit` is the number of
-    samples, drawn at random (None: all).
+    specs of one policy share. `scoring` says how samples are screened and rolled out (None: only
+    the greedy completion is ranked). `limit` is the number of samples, drawn at random (None: all).
     """
 
     corpus: str
@@ -74,43 +67,75 @@ class ScoringSpec:
     limit: int | None = None
 
     def rows(self, samples: int) -> Sequence[int]:
-        """Rows of the split's file, which holds `samples`, that are scored; rising."""
+        """Rows of the split's file that are scored, ascending; the file holds `samples`."""
         if self.limit is None or self.limit >= samples:
             return range(samples)
-        # Samples that are ranked are drawn apart from those that may be selected.
+        # Samples for evaluation are drawn independently of those for selection.
         word = "limit" if self.scoring is None else "scored"
         draw = random.Random(seed_of(self.seed, self.split, word))
         return sorted(draw.sample(range(samples), self.limit))
+
+    @property
+    def policy(self) -> tuple[object, ...]:
+        """What decides whether two specs can share a loaded policy."""
+        return self.corpus, self.model_path, self.adapter, self.item_table, self.device
 
     def part(self, shard: int) -> Path:
         """File of a finished shard."""
         return located(self.output) / f"part-{shard:06d}.parquet"
 
 
+class LoadedPolicy:
+    """A policy with its item table; the specs of one policy share it.
+
+    Attributes:
+        ranker: holds the item table (V, d) float32 on the device of the spec.
+    """
+
+    def __init__(self, spec: ScoringSpec):
+        self.catalogue = load_catalogue(located(spec.corpus))
+        path = fetch(spec.model_path)
+        self.encoder = Encoder.load(path, spec.model, category=self.catalogue.category)
+        self.policy = load_policy(
+            path,
+            spec.model,
+            self.encoder.tokenizer,
+            adapter=spec.adapter and fetch(spec.adapter),
+            device=spec.device,
+        )
+        table = self._table(located(spec.item_table)).to(spec.device)
+        self.ranker = Ranker(table, spec.model.temperature)
+
+    def _table(self, file: Path) -> Tensor:
+        """The item table, which the first scorer computes and the others read."""
+        if not file.exists():
+            items = self.encoder.items(self.catalogue)
+            write_array(file, item_table(self.policy, items).cpu().numpy())
+        return torch.from_numpy(read_array(file))
+
+
 @dataclass(frozen=True)
 class _Batch:
-    """Samples as the policy meets them: target (B,) int64, mask (B, V) bool, seed of rollout 0."""
+    """Samples as the policy meets them; the seed is that of rollout 0."""
 
     samples: list[Sample]
     prompts: list[list[int]]
     seeds: list[int]
-    target: Tensor
-    mask: Tensor
+    targets: Targets
 
     def take(self, rows: Sequence[int]) -> _Batch:
-        at = torch.as_tensor(rows, dtype=torch.int64, device=self.target.device)
+        at = torch.as_tensor(rows, dtype=torch.int64, device=self.targets.target.device)
         return _Batch(
             [self.samples[row] for row in rows],
             [self.prompts[row] for row in rows],
             [self.seeds[row] for row in rows],
-            self.target[at],
-            self.mask[at],
+            self.targets.take(at),
         )
 
 
 @dataclass(frozen=True)
 class _Rollouts:
-    """Sampled completions of some samples, group by group, with what they led to.
+    """Sampled completions of some samples, group by group, with their rewards.
 
     hidden: (n, d) for each group; rewards and ndcg: (n,).
     """
@@ -132,29 +157,16 @@ class _Rollouts:
 
 
 class ShardScorer:
-    """One policy on one split."""
+    """One policy on one split; `loaded` is the policy, if another split has loaded it already."""
 
-    def __init__(self, spec: ScoringSpec):
+    def __init__(self, spec: ScoringSpec, loaded: LoadedPolicy | None = None):
         torch.set_num_threads(spec.threads)
         self.spec = spec
-        catalogue = load_catalogue(located(spec.corpus))
-        model_path = fetch(spec.model_path)
-        self.titles = catalogue.titles
+        self.loaded = loaded or LoadedPolicy(spec)
+        self.encoder, self.policy = self.loaded.encoder, self.loaded.policy
+        self.ranker, self.table = self.loaded.ranker, self.loaded.ranker.table
         self.samples = SampleFile(located(spec.corpus), spec.split)
         self.rows = spec.rows(len(self.samples))
-        self.encoder = Encoder.load(model_path, spec.model, category=catalogue.category)
-        self.policy = load_policy(
-            model_path,
-            spec.model,
-            self.encoder.tokenizer,
-            adapter=spec.adapter and fetch(spec.adapter),
-            device=spec.device,
-        )
-        items = [
-            self.encoder.item(title, text)
-            for title, text in zip(catalogue.titles, catalogue.texts, strict=True)
-        ]
-        self.table = _shared_table(spec, self.policy, items).to(spec.device)
         self.reward = reward_function(spec.reward)
         self.cutoff = min(spec.reward.cutoff, len(self.table))
         self.chance = chance_level(len(self.table), cutoff=spec.reward.cutoff)
@@ -172,15 +184,14 @@ class ShardScorer:
         return self._ranks(batch) if scoring is None else self._features(batch, scoring)
 
     def _batch(self, samples: list[Sample]) -> _Batch:
-        prompts = [self.encoder.prompt([self.titles[i] for i in s.history]) for s in samples]
+        prompts = self.encoder.prompts(samples, self.loaded.catalogue)
         seeds = [seed_of(self.spec.seed, "score", s.sample_id) for s in samples]
-        items, device = len(self.table), self.spec.device
-        target, mask = target_and_mask(samples, items=items, device=device)
-        return _Batch(samples, prompts, seeds, target, mask)
+        return _Batch(samples, prompts, seeds, self.ranker.targets(samples))
 
     def _ranks(self, batch: _Batch) -> pa.Table:
         greedy, _ = self._generate(batch, 0)
-        rank = self._ranking(self._hidden(batch, [[c] for c in greedy]), batch).rank
+        hidden = self._hidden(batch, [[c] for c in greedy])
+        rank = self.ranker.rank(hidden, batch.targets).rank
         return pa.table(
             {
                 "sample_id": pa.array([s.sample_id for s in batch.samples], pa.int64()),
@@ -209,7 +220,7 @@ class ShardScorer:
         columns = {
             "sample_id": pa.array([s.sample_id for s in batch.samples], pa.int64()),
             **self._rollout_columns(greedy, rollouts, rows, count),
-            **self._head_columns(hidden, batch.target, batch.mask),
+            **self._head_columns(hidden, batch.targets),
             "rollout_gradient": self._rollout_gradient(rollouts, at, batch),
             "screened": screened,
             "control": control,
@@ -222,7 +233,7 @@ class ShardScorer:
     ) -> tuple[Tensor, list[Completion], _Rollouts]:
         """Hidden state (B, d) at the greedy completion, that completion, and the sampled ones.
 
-        After the first stage, only samples in doubt get the rollouts of the next.
+        After each stage, only samples whose rewards are still uncertain get more rollouts.
         """
         first, *later = scoring.stages
         greedy, sampled = self._generate(batch, first)
@@ -243,10 +254,10 @@ class ShardScorer:
     def _generate(
         self, batch: _Batch, n: int, *, before: int = 0, greedy: bool = True
     ) -> tuple[list[Completion], list[list[Completion]]]:
-        """Greedy completion of each prompt, if wanted, and `n` sampled ones.
+        """Greedy completion of each prompt, if `greedy`, and `n` sampled ones.
 
-        `before` sampled ones are there already. Rollout j is drawn with the seed plus j, so it is
-        the same completion in whichever stage it is asked for.
+        Earlier stages have made `before` sampled ones. Rollout j is drawn with the seed plus j, so
+        it is the same completion in every stage.
         """
         size, count = self.spec.prompts_per_call, len(batch.prompts)
         blocks = [slice(i, i + size) for i in range(0, count, size)]
@@ -262,7 +273,7 @@ class ShardScorer:
     def _hidden(self, batch: _Batch, groups: list[list[Completion]]) -> Tensor:
         """Hidden states (completions, d) float32, group after group."""
         sequences = [
-            prompt + self.encoder.finish(c.token_ids, stopped=c.stopped)
+            self.encoder.sequence(prompt, c)
             for prompt, group in zip(batch.prompts, groups, strict=True)
             for c in group
         ]
@@ -270,19 +281,9 @@ class ShardScorer:
         states = [self.policy(sequences[i : i + FORWARD_SEQUENCES])[0] for i in blocks]
         return torch.cat(states) if states else self.table.new_empty(0, self.table.shape[1])
 
-    def _ranking(self, hidden: Tensor, batch: _Batch) -> Ranking:
-        """Ranks of hidden states (B * n, d), n for each sample."""
-        n = len(hidden) // max(1, len(batch.prompts))
-        scores = item_scores(hidden, items=self.table, temperature=self.spec.model.temperature)
-        return rank_target(
-            scores,
-            target=batch.target.repeat_interleave(n),
-            mask=batch.mask.repeat_interleave(n, 0),
-        )
-
     def _rewards(self, hidden: Tensor, batch: _Batch) -> tuple[np.ndarray, np.ndarray]:
         """Reward and NDCG, both (B * n,) float32, of hidden states (B * n, d)."""
-        ranking = self._ranking(hidden, batch)
+        ranking = self.ranker.rank(hidden, batch.targets)
         reward = self.reward(ranking, self.cutoff)
         return reward.cpu().numpy(), ndcg(ranking, self.cutoff).cpu().numpy()
 
@@ -323,15 +324,15 @@ class ShardScorer:
             "rollout_tokens": np.array(spread(tokens, 0), np.int64),
         }
 
-    def _head_columns(self, hidden: Tensor, target: Tensor, mask: Tensor) -> dict[str, object]:
+    def _head_columns(self, hidden: Tensor, targets: Targets) -> dict[str, object]:
         """Embedding, head gradient and Hessian-vector product at the hidden states (B, d)."""
-        # In float64: for a target that is nearly certain, the difference of the mean and the
-        # target's vector is rounding in float32.
+        # In float32, the difference between the mean and the target's vector is only rounding
+        # where the target is nearly certain.
         found = head_features(
             hidden.double(),
             items=self.table,
-            target=target,
-            mask=mask,
+            target=targets.target,
+            mask=targets.mask,
             temperature=self.spec.model.temperature,
         )
         unit = torch.nn.functional.normalize(hidden, dim=-1)
@@ -350,6 +351,7 @@ class ShardScorer:
         result = torch.zeros(len(batch.samples), size)
         if len(at):
             rows = at.repeat_interleave(counts)
+            targets = batch.targets.take(rows)
             advantage = [
                 advantages(torch.from_numpy(rewards).double()[None])[0]
                 for rewards in rollouts.rewards
@@ -360,8 +362,8 @@ class ShardScorer:
                 sample=rows,
                 samples=len(batch.samples),
                 items=self.table,
-                target=batch.target[rows],
-                mask=batch.mask[rows],
+                target=targets.target,
+                mask=targets.mask,
                 temperature=self.spec.model.temperature,
             )
         return _fixed(result.float().cpu().numpy(), size)
@@ -369,11 +371,3 @@ class ShardScorer:
 
 def _fixed(values: np.ndarray, size: int) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(values).ravel()), size)
-
-
-def _shared_table(spec: ScoringSpec, policy: Policy, items: list[list[int]]) -> Tensor:
-    """Item table of the policy, computed by the first scorer and read by the others."""
-    path = located(spec.item_table)
-    if not path.exists():
-        write_array(path, item_table(policy, items).cpu().numpy())
-    return torch.from_numpy(read_array(path))

@@ -1,11 +1,10 @@
-"""Who scores the shards of several specs: a callable for Ray Data, a loop for Ray Train workers."""
+"""Scores shards: a callable for Ray Data, and a loop for the training worker of trials."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-import torch.distributed as dist
 
 from actors.process import deadline
 from actors.scoring.scorer import ScoringSpec, ShardScorer
@@ -17,7 +16,7 @@ class Scorer:
 
     def __init__(self, specs: list[ScoringSpec]):
         self.specs = specs
-        self._current: tuple[int, ShardScorer] | None = None
+        self._current: ShardScorer | None = None
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Write the files of the shards named by ``batch["spec"]`` and ``batch["shard"]``."""
@@ -27,15 +26,18 @@ class Scorer:
 
     def write(self, number: int, shard: int) -> None:
         """Write the file of one shard of one spec."""
-        if self._current is None or self._current[0] != number:
-            self._current = None  # two models may not fit
-            self._current = (number, ShardScorer(self.specs[number]))
-        self._current[1].write(shard)
+        spec = self.specs[number]
+        if self._current is None or self._current.spec is not spec:
+            loaded = self._current.loaded if self._current else None
+            if self._current and self._current.spec.policy != spec.policy:
+                self._current = loaded = None  # two models may not fit
+            self._current = ShardScorer(spec, loaded)
+        self._current.write(shard)
 
 
 @dataclass(frozen=True)
 class ShardsSpec:
-    """What Ray Train workers need that score in the place of Ray Data's; picklable.
+    """What a training worker needs that scores in the place of Ray Data's actors; picklable.
 
     shards: number of the spec and shard; deadline_s: of one shard.
     """
@@ -46,12 +48,12 @@ class ShardsSpec:
 
 
 def score_loop(config: dict[str, ShardsSpec]) -> None:
-    """Body of Ray Train workers, each of which scores every n-th shard that is not there yet."""
+    """Score the shards, but those that an attempt before has finished."""
     spec = config["spec"]
     scorer = Scorer(spec.specs)
-    for number, shard in spec.shards[dist.get_rank() :: dist.get_world_size()]:
+    for number, shard in spec.shards:
         one = spec.specs[number]
         if one.part(shard).exists() and located(one.item_table).exists():
-            continue  # done before a worker was started again
+            continue
         with deadline(spec.deadline_s):
             scorer.write(number, shard)

@@ -117,8 +117,8 @@ class Recommender:
             )
             texts = [one[0].text for one in said]
             sequences = [
-                prompt + self.encoder.finish(one[0].token_ids, stopped=one[0].stopped)
-                for prompt, one in zip(prompts, said, strict=True)
+                self.encoder.sequence(prompt, one)
+                for prompt, (one,) in zip(prompts, said, strict=True)
             ]
         hidden = self.policy(sequences)[0]
         # The rest of a batch changes the last bits of a product of float32, and so the order of

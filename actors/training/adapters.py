@@ -17,27 +17,30 @@ BEHIND = "behind"
 
 
 class Adapters:
-    """The newest adapter and the one before it; all ranks hold one and make the same calls.
+    """The newest adapter and the one before it.
 
-    But for `clear` and `save_behind`, which are those of rank 0.
+    Every rank holds an instance and makes the same calls, except `clear` and `save_behind`, which
+    only rank 0 calls.
 
     Attributes:
         newest: of the last optimizer step; None: the base weights.
-        behind: the one before it, with which rollouts may be under way.
+        behind: the one before it. Engines may still be using it.
     """
 
     def __init__(self, folder: Path, engine: Any, *, sharded: bool, start: str | None) -> None:
         """Args:
         folder: of the training.
-        engine: DeepSpeed's, around the policy; `sharded` under ZeRO stage 3.
-        start: the adapter to go on with.
+        engine: DeepSpeed engine around the policy.
+        sharded: whether the engine shards the weights (ZeRO stage 3).
+        start: folder of the adapter that training continues with.
         """
         self.folder = folder
         self.newest = Adapter(start) if start else None
         self.behind = self.newest
         self._engine = engine
         self._sharded = sharded
-        # A rollout engine keeps what it has loaded from a path; on a GPU, a repeated step differs.
+        # An engine does not reload a path that it has loaded already, and on a GPU the weights of
+        # a repeated step differ. So each attempt has paths of its own.
         self._attempt = secrets.token_hex(4)
 
     def publish(self, version: int) -> None:
@@ -45,7 +48,7 @@ class Adapters:
         path = self._path(version)
         self._save(path)
         if dist.get_rank() == 0:
-            # Two are kept: rollouts under way may be drawn with the one before.
+            # Two are kept, since engines may still be using the one before.
             for old in sorted(path.parent.glob(f"v*-{self._attempt}"))[:-2]:
                 remove(old)
         self.behind, self.newest = self.newest, Adapter(str(path))
@@ -63,12 +66,12 @@ class Adapters:
             _copy(fetch(str(self._best(best))), final)
 
     def save_behind(self, checkpoint: Path) -> None:
-        """Add the one before the newest: a restart draws the next step's rollouts with it."""
+        """Add the adapter before the newest: a restart needs it for the next step's rollouts."""
         if self.behind:
             shutil.copytree(fetch(self.behind.path), checkpoint / BEHIND)
 
     def restore(self, step: int, checkpoint: Path) -> None:
-        """Publish the loaded policy as after `step` steps, and take back what was behind it."""
+        """Publish the loaded policy as that of `step` steps, and restore the adapter behind it."""
         if (checkpoint / BEHIND).exists():
             path = self._path(step - 1)
             if dist.get_rank() == 0:
@@ -77,7 +80,7 @@ class Adapters:
         self.publish(step)
 
     def clear(self) -> None:
-        """Remove what a former attempt published."""
+        """Remove what an earlier attempt published."""
         remove(self.folder / "adapters")
 
     def _path(self, version: int) -> Path:
@@ -94,7 +97,7 @@ class Adapters:
         with deepspeed.zero.GatheredParameters(lora, enabled=self._sharded):
             if dist.get_rank() == 0:
                 with atomic_dir(path) as folder:
-                    # Not "auto", which asks the hub at each save whether the vocabulary changed.
+                    # The default "auto" would ask the hub at each save for the vocabulary.
                     policy.lm.save_pretrained(folder, save_embedding_layers=False)
 
 

@@ -17,7 +17,7 @@ KEPT = 2
 
 
 def save_checkpoint(folder: Path, step: int, fill: Callable[[Path], None]) -> None:
-    """Publish what `fill` writes on each rank as the checkpoint of `step`; `KEPT` of them stay.
+    """Publish what `fill` writes on each rank as the checkpoint of `step`; keep the newest `KEPT`.
 
     All ranks call it.
     """
@@ -39,7 +39,7 @@ def save_checkpoint(folder: Path, step: int, fill: Callable[[Path], None]) -> No
 
 
 def newest_checkpoint(folder: Path, *, say: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint that its manifest confirms; others are said and removed."""
+    """The newest checkpoint that matches its manifest; damaged ones are reported and removed."""
     for checkpoint in sorted((folder / "checkpoints").glob("step-*"), reverse=True):
         if intact(checkpoint, check_published, say=say):
             return checkpoint

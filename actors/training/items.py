@@ -1,13 +1,12 @@
 """The item side of a training step: the table, the candidates of the item loss, their gradient.
 
-The gradient of the candidates' vectors is collected over all micro-batches and workers first and
-sent through the item encoder once, so neither changes the result.
+The gradient of the candidates' vectors is first collected over all micro-batches and workers, then
+sent through the item encoder once. So the result depends on neither number.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,36 +15,31 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minirec.model.recommender import item_table
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """The distinct targets of a step, whose vectors carry gradient.
-
-    ids (U,) int64; vectors (U, d) float32 by the current policy, a leaf that collects the gradient;
-    table (V, d) float32 without gradient, all rows from one policy, that of the last refresh. Were
-    the rows of the targets newer than the others, they would have moved along with the prompts and
-    rank too high.
-    """
-
-    ids: Tensor
-    table: Tensor
-    vectors: Tensor
+from minirec.rl.losses import Candidates
 
 
 class ItemSide:
-    """Encodes the catalogue for one training worker, and takes the items' gradient back.
+    """Encodes the catalogue for one training worker, and backpropagates into the items.
 
-    Both methods make passes of the model, so all workers call them at the same steps.
+    Both methods run the model, so all workers call them at the same steps.
     """
 
-    def __init__(self, engine: Any, items: Sequence[Sequence[int]], *, refresh_steps: int):
+    def __init__(
+        self,
+        engine: Any,
+        items: Sequence[Sequence[int]],
+        *,
+        refresh_steps: int,
+        log_presence: Tensor | None = None,
+    ):
         """Args:
         engine: DeepSpeed engine around the policy.
-        items: V token lists (`Encoder.item`).
+        items: V token lists (`Encoder.items`).
         refresh_steps: steps between encodings of the whole catalogue.
+        log_presence: (V,) float32, see `Candidates`.
         """
         self.engine, self.items, self.refresh_steps = engine, items, refresh_steps
+        self.log_presence = log_presence
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self._table: Tensor | None = None
 
@@ -53,7 +47,7 @@ class ItemSide:
         """The items of a step.
 
         Args:
-            step: with `refresh_steps` it says whether the whole catalogue is encoded.
+            step: the whole catalogue is encoded where `refresh_steps` divides it.
             targets: of the global batch, the same on all workers.
         """
         ids = torch.tensor(sorted(set(targets)), device=self.engine.device)
@@ -63,14 +57,15 @@ class ItemSide:
                 vectors = self._table[ids]  # a copy
             else:
                 vectors = item_table(self.engine, [self.items[i] for i in ids.tolist()])
-        return Candidates(ids, self._table, vectors.requires_grad_(True))
+        return Candidates(ids, vectors.requires_grad_(True), self._table, self.log_presence)
 
     def backward(self, candidates: Candidates, *, backwards: int) -> None:
         """Send the collected gradient through the item encoder, as the last backward of a step.
 
         Args:
             candidates: of this step.
-            backwards: over which DeepSpeed averages the gradient of a step, this one with them.
+            backwards: number of backwards of the step, this one included, over which DeepSpeed
+                averages the gradient.
         """
         collected = candidates.vectors.grad
         gradient = torch.zeros_like(candidates.vectors) if collected is None else collected

@@ -1,10 +1,9 @@
-"""The rollouts of each training step, asked for in time.
+"""Requests the rollouts of each training step, if wanted one step ahead.
 
-With staleness 0 the pool is asked when a step begins, and training waits. With staleness 1 the
-rollouts of step s + 1 are asked for before step s trains, with the adapter of that moment, so the
+With staleness 0, the request is sent when a step begins, and training waits. With staleness 1, the
+rollouts of step s + 1 are requested before step s trains, with the adapter of that moment. So the
 engines work while the step trains, and each policy learns from rollouts that are one update old.
-Those of the first step have no older adapter: steps 0 and 1 are both drawn with the weights that
-training starts from.
+The first step has no older adapter: steps 0 and 1 both use the weights that training starts from.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from actors.engines.engine import Adapter, Completion
 from actors.pool.pool import Call, PoolHandle
@@ -25,8 +24,8 @@ class Drawn:
 
     rollouts: each prompt with its completions, in the order of the calls.
     rollout_seconds: from the request to the last completion.
-    wait_seconds: that training stood still for them.
-    idle_seconds: that the engines had nothing to do before the request; 0 for the first one.
+    wait_seconds: how long training waited for them.
+    idle_seconds: how long the engines were idle before the request; 0 for the first one.
     """
 
     rollouts: list[tuple[list[int], list[Completion]]]
@@ -35,18 +34,11 @@ class Drawn:
     idle_seconds: float
 
 
-@dataclass(frozen=True)
-class _Request:
-    calls: list[Call]
-    asked: float
-    answer: Future[tuple[list[list[list[Completion]]], float]]
-
-
 class Lookahead:
-    """Asks the pool for one step after another; one request is under way at a time.
+    """Requests the rollouts of one step after another; at most one request is pending.
 
-    A call carries one adapter and a request is answered whole before the next is sent, so no step
-    mixes versions. For one thread, which makes the calls too: tokenizers bear no second one.
+    A call carries one adapter, and a request is complete before the next is sent, so no step mixes
+    versions. Use it from one thread: it also makes the calls, and a tokenizer is not thread-safe.
     """
 
     def __init__(
@@ -59,24 +51,24 @@ class Lookahead:
     ) -> None:
         """Args:
         calls: the calls of a step.
-        steps: number of steps; nothing is asked for beyond the last.
+        steps: number of steps; nothing is requested after the last.
         staleness: 0 or 1, updates between the adapter of the rollouts and that of their step.
         """
         self._pool = pool
         self._calls = calls
         self._steps = steps
         self._staleness = staleness
-        self._pending: _Request | None = None
+        self._pending: Future[Drawn] | None = None
         self._ended: float | None = None
 
     def take(self, step: int, *, newest: Adapter | None, behind: Adapter | None) -> Drawn:
-        """Wait for the rollouts of `step`; with staleness 1, have the next ones drawn meanwhile.
+        """Wait for the rollouts of `step`; with staleness 1, request those of the next step.
 
         Steps come in order. The pool's deadlines end the wait.
 
         Args:
             newest: the adapter that the step starts from; None: the base weights.
-            behind: the one before, whose rollouts an attempt that starts here takes first.
+            behind: the one before. An attempt that starts at this step uses it, if stale.
 
         Raises:
             EngineError: as `PoolHandle.generate`, also if that failed in the background.
@@ -84,38 +76,32 @@ class Lookahead:
         begun = time.monotonic()
         request = self._pending or self._ask(step, behind if self._staleness else newest)
         self._pending = None
-        answers, ended = request.answer.result()
-        waited = time.monotonic() - begun
-        idle = 0.0 if self._ended is None else request.asked - self._ended
-        self._ended = ended
+        drawn = replace(request.result(), wait_seconds=time.monotonic() - begun)
         if self._staleness and step + 1 < self._steps:
             self._pending = self._ask(step + 1, newest)
-        prompts = [prompt for call in request.calls for prompt in call.prompts]
-        completions = [one for answer in answers for one in answer]
-        return Drawn(
-            list(zip(prompts, completions, strict=True)),
-            rollout_seconds=ended - request.asked,
-            wait_seconds=waited,
-            idle_seconds=idle,
-        )
+        return drawn
 
     def close(self) -> None:
-        """Wait until nothing is under way, for a training that ends early; whatever it brings."""
+        """Wait for a pending request and ignore its result; for a training that ends early."""
         if self._pending is not None:
-            self._pending.answer.exception()
+            self._pending.exception()
             self._pending = None
 
-    def _ask(self, step: int, adapter: Adapter | None) -> _Request:
-        request = _Request(self._calls(step), time.monotonic(), Future())
-        pool = self._pool
+    def _ask(self, step: int, adapter: Adapter | None) -> Future[Drawn]:
+        calls, asked, future = self._calls(step), time.monotonic(), Future[Drawn]()
+        idle = 0.0 if self._ended is None else asked - self._ended
 
         def generate() -> None:
             try:
-                answers = pool.generate(request.calls, adapter=adapter)
-                request.answer.set_result((answers, time.monotonic()))
+                answers = self._pool.generate(calls, adapter=adapter)
+                self._ended = time.monotonic()
+                prompts = [prompt for call in calls for prompt in call.prompts]
+                completions = [one for answer in answers for one in answer]
+                rollouts = list(zip(prompts, completions, strict=True))
+                future.set_result(Drawn(rollouts, self._ended - asked, 0, idle))
             except BaseException as error:  # raised again where the step waits
-                request.answer.set_exception(error)
+                future.set_exception(error)
 
-        # A daemon: a worker that fails in its step must not wait for the engines to end.
+        # A daemon: a worker that fails in its step must not wait for the engines.
         threading.Thread(target=generate, name=f"rollouts-{step}", daemon=True).start()
-        return request
+        return future

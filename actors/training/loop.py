@@ -2,68 +2,42 @@
 
 One step: the order gives the next prompts; the pool rolls out G completions of each with the
 adapter of the last step, or of the one before (`actors.training.lookahead`); one forward gives
-token log-probabilities and hidden states, hence rewards, advantages and both losses; backward;
-optimizer step; the adapter is published.
+token log-probabilities and hidden states, from which rewards, advantages and losses follow;
+backward; optimizer step; the adapter is published. examples/loop.py has the same steps in one
+process.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from actors.pool.pool import Call, PoolHandle
+from actors.pool.pool import Call
 from actors.process import deadline, trim
 from actors.training.adapters import Adapters
 from actors.training.checkpoints import newest_checkpoint, save_checkpoint
 from actors.training.items import ItemSide
-from actors.training.lookahead import Drawn, Lookahead
+from actors.training.lookahead import Lookahead
+from actors.training.spec import TrainingSpec
 from actors.training.validation import Validation, best_step, due, exhausted
-from actors.training.zero import barrier, zero_engine
-from minirec.config.run import ModelConfig, RewardConfig, TrainingConfig
+from actors.training.zero import barrier, of_rank_0, zero_engine
 from minirec.corpus.table import Sample, SampleFile, load_catalogue
 from minirec.model.recommender import Encoder, Policy, trainable_policy
+from minirec.rl.group import Group
+from minirec.rl.losses import Objective, Unit, counted, log_presence, losses, lr_factor
 from minirec.rl.reward import reward_function
-from minirec.rl.step import Group, Objective, log_presence, losses, lr_factor
 from minirec.rng import seed_of
 from minirec.store.files import atomic, fetch, read_json, write_json
 from minirec.store.remote import located
 
-TRIM_STEPS = 8  # between two times that a worker gives free memory back
+TRIM_STEPS = 8  # steps after which a worker returns free memory to the system
 STOP = "stop"
-"""Where this file is in the training's folder, it ends before its next step."""
-
-
-@dataclass(frozen=True)
-class TrainingSpec:
-    """All that a training worker needs; picklable. `training.learning_rate` is set."""
-
-    corpus: str
-    folder: str
-    model_path: str
-    model: ModelConfig
-    reward: RewardConfig
-    training: TrainingConfig
-    order: list[int]
-    steps: int
-    seed: int
-    rollout_temperature: float
-    prompts_per_call: int
-    pool: PoolHandle
-    threads: int
-    zero_stage: int = 0
-    start: str | None = None  # adapter to go on with
-
-    @property
-    def learning_rate(self) -> float:
-        """The peak."""
-        assert self.training.learning_rate is not None
-        return self.training.learning_rate
+"""A training ends before its next step if its folder has a file of this name."""
 
 
 def train_loop(config: dict[str, TrainingSpec]) -> None:
@@ -71,7 +45,7 @@ def train_loop(config: dict[str, TrainingSpec]) -> None:
     spec = config["spec"]
     torch.set_num_threads(spec.threads)
     limit = spec.training.step_deadline_s
-    # A worker that hangs dies and is started again by Ray Train.
+    # A worker that hangs is killed, and Ray Train restarts it.
     with deadline(limit):
         worker = Worker(spec)
         first = worker.resume()
@@ -100,14 +74,10 @@ class Worker:
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.folder = located(spec.folder)
         corpus = located(spec.corpus)
-        catalogue = load_catalogue(corpus)
+        self.catalogue = load_catalogue(corpus)
         model_path = fetch(spec.model_path)
-        self.titles = catalogue.titles
-        self.encoder = Encoder.load(model_path, spec.model, category=catalogue.category)
-        self.items = [
-            self.encoder.item(title, text)
-            for title, text in zip(catalogue.titles, catalogue.texts, strict=True)
-        ]
+        self.encoder = Encoder.load(model_path, spec.model, category=self.catalogue.category)
+        self.items = self.encoder.items(self.catalogue)
         samples = SampleFile(corpus, "train").find(set(spec.order))
         self.samples: dict[int, Sample] = {sample.sample_id: sample for sample in samples}
         policy = trainable_policy(
@@ -128,10 +98,13 @@ class Worker:
         self.micro_batches = t.prompts_per_step // (self.world * t.prompts_per_micro_batch)
         # One backward per micro-batch and one through the item encoder.
         self.backwards = self.micro_batches + 1
-        self.sharing = policy.sharing
         self.engine = _deepspeed_engine(policy, spec, self.backwards)
-        self.item_side = ItemSide(self.engine, self.items, refresh_steps=t.item_refresh_steps)
-        self.log_presence = self._log_presence()
+        self.item_side = ItemSide(
+            self.engine,
+            self.items,
+            refresh_steps=t.item_refresh_steps,
+            log_presence=self._log_presence(),
+        )
         self.adapters = Adapters(
             self.folder, self.engine, sharded=spec.zero_stage == 3, start=spec.start
         )
@@ -148,11 +121,8 @@ class Worker:
         return presence.to(self.engine.device)
 
     def told_to_stop(self) -> bool:
-        """Whether the file is there; all workers get the answer of rank 0."""
-        box = [self.rank == 0 and (self.folder / STOP).exists()]
-        if self.world > 1:
-            dist.broadcast_object_list(box, src=0)
-        return box[0]
+        """Whether the file `STOP` exists; all workers get the answer of rank 0."""
+        return of_rank_0(lambda: (self.folder / STOP).exists())
 
     def step(self, step: int) -> None:
         """One optimizer step on the global batch."""
@@ -160,22 +130,12 @@ class Worker:
         self._learning_rate(step)
         groups, times = self._roll_out(step)
         candidates = self.item_side.candidates(step, (g.target for g in groups))
-        tokens = sum(sum(g.generated) for g in groups)
+        counts = counted(groups)
         scale = self.world * self.backwards  # cancels DeepSpeed's two averages
-        sums: dict[str, float] = {}
+        sums: dict[tuple[str, Unit], float] = {}
         for micro in self._micro_batches(groups):
-            part = losses(
-                self.engine,
-                micro,
-                objective=self.objective,
-                table=candidates.table,
-                batch_items=candidates.ids,
-                batch_vectors=candidates.vectors,
-                log_presence=self.log_presence,
-                sharing=self.sharing,
-            )
-            loss = part.token / tokens + part.item / len(groups)
-            self.engine.backward(loss * scale)
+            part = losses(self.engine, micro, candidates=candidates, objective=self.objective)
+            self.engine.backward(part.mean(counts) * scale)
             self.engine.step()
             for key, value in part.sums.items():
                 sums[key] = sums.get(key, 0.0) + value
@@ -186,9 +146,8 @@ class Worker:
         self._write_log(
             step,
             sums,
+            counts,
             **validation,
-            groups=len(groups),
-            tokens=tokens,
             grad_norm=norm,
             prompt_tokens=sum(len(g.prompt) for g in groups),
             seconds=round(time.monotonic() - started, 3),
@@ -208,7 +167,7 @@ class Worker:
         """What the pool is asked for the global batch."""
         spec = self.spec
         batch = self._samples(step)
-        prompts = [self.encoder.prompt([self.titles[i] for i in s.history]) for _, s in batch]
+        prompts = self.encoder.prompts([sample for _, sample in batch], self.catalogue)
         seeds = [seed_of(spec.seed, "train", p) for p, _ in batch]
         n = spec.prompts_per_call
         count = spec.training.rollouts_per_prompt
@@ -218,32 +177,19 @@ class Worker:
         ]
 
     def _roll_out(self, step: int) -> tuple[list[Group], dict[str, float]]:
-        """Rollouts of the global batch, and what they took for the log.
+        """Rollouts of the global batch, and their seconds for the log.
 
-        Rank 0 asks the pool, so all ranks see the same.
+        Rank 0 sends the request, so all ranks see the same rollouts.
         """
-        box: list[Drawn | None] = [None]
-        if self.rank == 0:
-            box[0] = self.lookahead.take(
+        drawn = of_rank_0(
+            lambda: self.lookahead.take(
                 step, newest=self.adapters.newest, behind=self.adapters.behind
             )
-        if self.world > 1:
-            dist.broadcast_object_list(box, src=0)
-        drawn = box[0]
-        assert drawn is not None
+        )
+        samples = [sample for _, sample in self._samples(step)]
         groups = [
-            Group.of(
-                sample,
-                prompt=prompt,
-                completions=[
-                    self.encoder.finish(c.token_ids, stopped=c.stopped) for c in completions
-                ],
-                generated=[len(c.token_ids) for c in completions],
-                rollout_logprobs=[list(c.logprobs) for c in completions],
-            )
-            for (_, sample), (prompt, completions) in zip(
-                self._samples(step), drawn.rollouts, strict=True
-            )
+            self.encoder.group(sample, prompt, completions)
+            for sample, (prompt, completions) in zip(samples, drawn.rollouts, strict=True)
         ]
         times = ("rollout_seconds", "wait_seconds", "idle_seconds")
         return groups, {name: round(getattr(drawn, name), 3) for name in times}
@@ -256,62 +202,54 @@ class Worker:
 
     def _optimizer_step(self) -> float:
         """Step with the gradient of all backwards; returns its norm before clipping."""
-        norm = self._gradient_norm() if not self.spec.zero_stage else None
-        self.engine.step()
-        return norm if norm is not None else float(self.engine.get_global_grad_norm())
-
-    def _gradient_norm(self) -> float:
-        """DeepSpeed keeps it only from ZeRO stage 1 on."""
         gradients = [p.grad for p in self.engine.module.parameters() if p.grad is not None]
-        return float(torch.nn.utils.get_total_norm(gradients))
+        own = torch.nn.utils.get_total_norm(gradients)
+        self.engine.step()
+        # DeepSpeed knows the norm only from ZeRO stage 1 on, where the gradients are not in p.grad.
+        return float(self.engine.get_global_grad_norm() if self.spec.zero_stage else own)
 
     def _validate(self, step: int) -> dict[str, Any]:
-        """What the log says of the policy after this step, where it is validated."""
+        """The log entries of a validation after this step; none if no validation is due."""
         spec = self.spec
         if not due(step, steps=spec.steps, every=spec.training.validation_steps):
             return {}
         if self.validation is None:
             self.validation = Validation(
-                SampleFile(located(spec.corpus), "valid"),
-                training=spec.training,
-                seed=spec.seed,
-                encoder=self.encoder,
-                titles=self.titles,
-                items=self.items,
-                temperature=spec.model.temperature,
-                pool=spec.pool,
-                prompts_per_call=spec.prompts_per_call,
+                spec, encoder=self.encoder, catalogue=self.catalogue, items=self.items
             )
         return self.validation.measure(self.engine, self.adapters.newest)
 
     def _learning_rate(self, step: int) -> None:
         t = self.spec.training
+        assert t.learning_rate is not None
         factor = lr_factor(
             step, steps=self.spec.steps, warmup=t.lr_warmup_steps, schedule=t.lr_schedule
         )
         for group in self.engine.optimizer.param_groups:
-            group["lr"] = self.spec.learning_rate * factor
+            group["lr"] = t.learning_rate * factor
 
     def _write_log(
-        self, step: int, sums: dict[str, float], *, groups: int, tokens: int, **figures: Any
+        self,
+        step: int,
+        sums: dict[tuple[str, Unit], float],
+        counts: dict[Unit, int],
+        **figures: Any,
     ) -> None:
+        """Add a line: `sums` of this rank over all ranks, per token or group, and `figures`."""
         keys = sorted(sums)
         total = torch.tensor([sums[k] for k in keys], dtype=torch.float64)
         if self.world > 1:
             dist.all_reduce(total)
-        means = dict(zip(keys, total.tolist(), strict=True))
-        per = dict.fromkeys(("abs_log_ratio", "clipped_tokens", "token_loss"), tokens)
-        entry = {"step": step, **{k: v / per.get(k, groups) for k, v in means.items()}}
-        entry["loss"] = entry["token_loss"] + entry["item_loss"]
-        entry |= {"tokens": tokens, "rollouts": groups * self.spec.training.rollouts_per_prompt}
+        entry: dict[str, Any] = {"step": step}
+        for (name, unit), value in zip(keys, total.tolist(), strict=True):
+            entry[name] = value / counts[unit]
+        entry["loss"] = sum(value for name, value in entry.items() if name.endswith("_loss"))
+        rollouts = counts["groups"] * self.spec.training.rollouts_per_prompt
+        entry |= {"tokens": counts["tokens"], "rollouts": rollouts}
         self.log.append(entry | figures)
         if self.rank == 0:
-            self._flush_log()
-
-    def _flush_log(self) -> None:
-        lines = "".join(json.dumps(entry) + "\n" for entry in self.log)
-        with atomic(self.folder / "log.jsonl") as file:
-            file.write(lines.encode())
+            with atomic(self.folder / "log.jsonl") as file:
+                file.write("".join(json.dumps(entry) + "\n" for entry in self.log).encode())
 
     def checkpoint(self, step: int) -> None:
         """Save weights, optimizer and log."""
@@ -327,25 +265,24 @@ class Worker:
 
     def resume(self) -> int:
         """Load the newest undamaged checkpoint; returns the step to go on with."""
-        box: list[str | None] = [None]
-        if self.rank == 0:
-            self.adapters.clear()
-            found = newest_checkpoint(self.folder, say=print)
-            box[0] = str(found) if found else None
-        if self.world > 1:
-            dist.broadcast_object_list(box, src=0)
-        if box[0] is None:
+        checkpoint = of_rank_0(self._newest_checkpoint)
+        if checkpoint is None:
             return 0
-        newest = located(box[0])
-        copy = fetch(box[0])
+        newest = located(checkpoint)
+        copy = fetch(checkpoint)
         self.engine.load_checkpoint(copy, tag="state", load_module_strict=False)
         self.log = read_json(newest / "log.json")
         step = int(newest.name.removeprefix("step-"))
         self.adapters.restore(step, Path(copy))
         return step
 
+    def _newest_checkpoint(self) -> str | None:
+        self.adapters.clear()
+        found = newest_checkpoint(self.folder, say=print)
+        return str(found) if found else None
+
     def finish(self) -> None:
-        """Write the final adapter, which tells a restarted driver that training is through."""
+        """Write the final adapter, by which a restarted driver sees that training is finished."""
         keeps_best = self.spec.training.patience is not None
         self.adapters.finish(best_step(self.log) if keeps_best else None)
         barrier()
@@ -359,7 +296,7 @@ def _deepspeed_engine(policy: Policy, spec: TrainingSpec, backwards: int) -> Any
         stage=spec.zero_stage,
         bfloat16=spec.model.dtype == "bfloat16",
         micro_batch=t.prompts_per_micro_batch,
-        optimizer=torch.optim.AdamW(lora, lr=spec.learning_rate, weight_decay=t.weight_decay),
+        optimizer=torch.optim.AdamW(lora, weight_decay=t.weight_decay),
         gradient_accumulation_steps=backwards,
         gradient_clipping=t.max_grad_norm,
     )

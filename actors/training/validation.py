@@ -10,13 +10,16 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from actors.engines.engine import Adapter
-from actors.pool.pool import Call, PoolHandle
-from minirec.config.run import TrainingConfig
-from minirec.corpus.table import SampleFile
+from actors.engines.engine import Adapter, Completion
+from actors.pool.pool import Call
+from actors.training.spec import TrainingSpec
+from actors.training.zero import of_rank_0
+from minirec.corpus.table import Catalogue, SampleFile
 from minirec.model.recommender import Encoder, Policy, item_table
-from minirec.rl.reward import item_scores, ndcg, rank_target, target_and_mask
+from minirec.rl.ranker import Ranker
+from minirec.rl.reward import ndcg
 from minirec.rng import seed_of
+from minirec.store.remote import located
 
 CUTOFF = 10
 
@@ -57,79 +60,65 @@ class Validation:
 
     def __init__(
         self,
-        samples: SampleFile,
+        spec: TrainingSpec,
         *,
-        training: TrainingConfig,
-        seed: int,
         encoder: Encoder,
-        titles: Sequence[str],
+        catalogue: Catalogue,
         items: Sequence[Sequence[int]],
-        temperature: float,
-        pool: PoolHandle,
-        prompts_per_call: int,
     ):
         """Args:
-        samples: the validation split.
-        training: says how many are drawn, and the size of a micro-batch.
-        seed: of the run, where `training` has none for the draw.
-        encoder: of the model that is trained.
-        titles: V titles, by item.
-        items: V token lists (`Encoder.item`).
-        temperature: tau of the item softmax.
-        pool: engines that complete the prompts.
-        prompts_per_call: prompts of one call of an engine.
+        encoder: of the trained model.
+        items: token lists of the catalogue (`Encoder.items`).
         """
-        own = training.validation_seed
-        rows = drawn(
-            len(samples), count=training.validation_samples, seed=seed if own is None else own
-        )
-        self.samples = samples.take(rows)
-        self.encoder, self.items, self.temperature = encoder, items, temperature
-        self.prompts = [encoder.prompt([titles[i] for i in s.history]) for s in self.samples]
-        self.block = training.prompts_per_micro_batch * training.rollouts_per_prompt
-        self.pool, self.prompts_per_call = pool.of_ones_own(), prompts_per_call
+        t = spec.training
+        file = SampleFile(located(spec.corpus), "valid")
+        seed = spec.seed if t.validation_seed is None else t.validation_seed
+        self.samples = file.take(drawn(len(file), count=t.validation_samples, seed=seed))
+        self.encoder, self.items, self.temperature = encoder, items, spec.model.temperature
+        self.prompts = encoder.prompts(self.samples, catalogue)
+        self.block = t.prompts_per_micro_batch * t.rollouts_per_prompt
+        self.pool, self.prompts_per_call = spec.pool.copy(), spec.prompts_per_call
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
 
     @torch.no_grad()
     def measure(self, policy: Policy, adapter: Adapter | None) -> dict[str, Any]:
-        """What the log says of a validation: ``valid_ndcg@10`` and what it cost.
+        """The log entries of a validation: ``valid_ndcg@10`` and its cost.
 
         Args:
-            policy: the policy in training, maybe inside a DeepSpeed engine.
+            policy: the policy in training, or a DeepSpeed engine around it.
             adapter: its published weights, for the engines.
         """
         started = time.monotonic()
         completions = self._complete(adapter)
         sequences = [
-            prompt + self.encoder.finish(tokens, stopped=stopped)
-            for prompt, (tokens, stopped) in zip(self.prompts, completions, strict=True)
+            self.encoder.sequence(prompt, one)
+            for prompt, one in zip(self.prompts, completions, strict=True)
         ]
-        table = item_table(policy, self.items)
-        gains = self._shared(lambda rows: self._gains(policy, sequences, rows, table))
+        ranker = Ranker(item_table(policy, self.items), self.temperature)
+        gains = self._shared(lambda rows: self._gains(policy, sequences, rows, ranker))
         return {
-            "valid_ndcg@10": sum(gains) / len(gains),
+            METRIC: sum(gains) / len(gains),
             "validation_rollouts": len(sequences),
-            "validation_tokens": sum(len(tokens) for tokens, _ in completions),
+            "validation_tokens": sum(len(one.token_ids) for one in completions),
             "validation_seconds": round(time.monotonic() - started, 3),
         }
 
-    def _complete(self, adapter: Adapter | None) -> list[tuple[list[int], bool]]:
-        """Token ids of the greedy completions, and whether each stopped; the same on all ranks."""
-        box: list[Any] = [None]
-        if self.rank == 0:
+    def _complete(self, adapter: Adapter | None) -> list[Completion]:
+        """The greedy completion of each prompt; the same on all ranks."""
+
+        def complete() -> list[Completion]:
             n = self.prompts_per_call
             blocks = [self.prompts[i : i + n] for i in range(0, len(self.prompts), n)]
             calls = [Call(block, 1, [0] * len(block), greedy=True) for block in blocks]
             answers = self.pool.generate(calls, adapter=adapter)
-            box[0] = [(c[0].token_ids, c[0].stopped) for answer in answers for c in answer]
-        if self.world > 1:
-            dist.broadcast_object_list(box, src=0)
-        return box[0]
+            return [one for answer in answers for (one,) in answer]
+
+        return of_rank_0(complete)
 
     def _shared(self, gains: Callable[[range], list[float]]) -> list[float]:
         """Gains of all samples, in blocks that the workers share.
 
-        Under ZeRO 3 a forward needs all workers: one that has no block left repeats the first.
+        Under ZeRO 3 a forward needs all workers, so a worker without a block repeats the first one.
         """
         count = len(self.samples)
         blocks = [range(i, min(i + self.block, count)) for i in range(0, count, self.block)]
@@ -147,11 +136,9 @@ class Validation:
         return [gain for number in range(len(blocks)) for gain in by_block[number]]
 
     def _gains(
-        self, policy: Policy, sequences: list[list[int]], rows: range, table: torch.Tensor
+        self, policy: Policy, sequences: list[list[int]], rows: range, ranker: Ranker
     ) -> list[float]:
-        """NDCG@10 of some samples over the catalogue `table` (V, d)."""
+        """NDCG@10 of some samples over the catalogue."""
         hidden = policy([sequences[row] for row in rows])[0]
-        samples = [self.samples[row] for row in rows]
-        target, mask = target_and_mask(samples, items=len(table), device=table.device)
-        scores = item_scores(hidden, items=table, temperature=self.temperature)
-        return ndcg(rank_target(scores, target=target, mask=mask), CUTOFF).tolist()
+        targets = ranker.targets([self.samples[row] for row in rows])
+        return ndcg(ranker.rank(hidden, targets), CUTOFF).tolist()

@@ -1,13 +1,16 @@
-"""DeepSpeed engines of the Ray Train workers."""
+"""DeepSpeed engines of the Ray Train workers, and what these tell each other."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 
 from minirec.model.recommender import Policy
+
+T = TypeVar("T")
 
 
 def zero_engine(
@@ -23,13 +26,13 @@ def zero_engine(
 
     Args:
         stage: ZeRO stage, 0 to 3.
-        micro_batch: sequences or prompts of a pass, which DeepSpeed only writes down.
-        optimizer: None: for passes without steps; stages 1 and 2 have nothing to shard then.
-        settings: more of DeepSpeed's config.
+        micro_batch: sequences or prompts of a pass. DeepSpeed only records it.
+        optimizer: None: no steps are made. Stages 1 and 2 have nothing to shard then.
+        settings: further entries of DeepSpeed's config.
     """
     import deepspeed
 
-    # Without this, two CPU workers compile a shared-memory op at start, which needs a compiler.
+    # Otherwise two CPU workers compile a shared-memory op when they start, and need a compiler.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if optimizer is None and stage < 3:
         stage = 0
@@ -46,6 +49,14 @@ def zero_engine(
         model=policy, optimizer=optimizer, model_parameters=weights, config=config
     )
     return engine
+
+
+def of_rank_0(compute: Callable[[], T]) -> T:
+    """What `compute` returns on rank 0, for all ranks; the other ranks do not call it."""
+    box = [compute() if dist.get_rank() == 0 else None]
+    if dist.get_world_size() > 1:
+        dist.broadcast_object_list(box, src=0)
+    return cast(T, box[0])
 
 
 def barrier() -> None:

@@ -1,4 +1,4 @@
-"""Which Ray a command works in: the cluster of RAY_ADDRESS, or one of its own; and why not."""
+"""Whether a command joins the cluster of RAY_ADDRESS or starts its own Ray, and what may fail."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from minirec.errors import ConfigError, EngineError, MiniRecError
 PATIENCE_S = 5.0
 CLIENT_PORT = 10001  # Ray's own default for ray://
 HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
-"""How HTTP/2, which all servers of Ray but the dashboard's speak, begins, and no settings."""
+"""The first bytes of HTTP/2, with empty settings; all servers of Ray but the dashboard use it."""
 FRAME_HEAD = 9  # bytes before the content of a frame
-SETTINGS = 4  # the kind of the frame with which such a server begins
+SETTINGS = 4  # the type of the first frame that such a server sends
 INSTEAD = "or unset RAY_ADDRESS to work on this machine alone"
 
 
 def cluster_address() -> str:
-    """The address of the cluster to join, as it is given; empty for a Ray of this command's own."""
+    """The address of the cluster to join, as given; empty if the command starts its own Ray."""
     address = os.environ.get("RAY_ADDRESS", "").strip()
     return "" if address == "local" else address
 
@@ -28,10 +28,10 @@ def check_cluster(address: str) -> None:
     """Refuse within seconds an address at which no cluster answers: Ray tries for 14 minutes.
 
     Raises:
-        ConfigError: it is no address of a cluster.
-        EngineError: nothing answers there, or something else than Ray.
+        ConfigError: it is not an address of a cluster.
+        EngineError: nothing answers there, or it is not Ray.
     """
-    if address == "auto":  # Ray itself looks on this machine, and finds none at once
+    if address == "auto":  # Ray looks on this machine and fails at once if there is none
         return
     host, port = _host_and_port(address)
     try:
@@ -75,7 +75,7 @@ def _host_and_port(address: str) -> tuple[str, int]:
 
 
 def not_started(error: Exception, address: str) -> MiniRecError:
-    """What is said if Ray could not be started or joined."""
+    """The error to raise if Ray could not be started or joined."""
     text = " ".join(str(error).split())
     if "AF_UNIX" in text:
         name = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"

@@ -12,12 +12,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import ray
+
+from actors.cluster import Bundles, Cluster, Room, check_shared
 from actors.engines.engine import engine_spec, resolve_engine
 from actors.pool.pool import Pool, PoolHandle
 from jobs.cluster.joining import check_cluster, cluster_address, not_started
-from jobs.cluster.workers import KeptWorkers
+from jobs.cluster.workers import KeptWorker
 from jobs.console import console, say, without_stderr
 from minirec.config.run import Config
 from minirec.errors import ConfigError
@@ -31,9 +34,6 @@ from minirec.resources.allocation import (
     this_machine,
 )
 
-if TYPE_CHECKING:
-    from actors.cluster import Bundles, Room
-
 
 class Session:
     """Starts Ray and the engine pool when first needed; closes both at the end."""
@@ -44,17 +44,18 @@ class Session:
         *,
         trials: int = 0,
         on_cluster: bool = False,
-        keep_workers: bool = False,
+        cluster: Cluster | None = None,
     ):
         """Args:
         trials: of a sweep, that work at a time on this machine; 0: no sweep.
-        on_cluster: the caller, a trial, works where others do, and waits for its room.
-        keep_workers: trainings and evaluations share training workers that stay up between them.
+        on_cluster: the caller, a trial, shares a cluster with other jobs and waits for its room.
+        cluster: in place of Ray's own answers.
         """
         self.config = config
         self.trials = trials
         self._on_cluster = on_cluster
-        self.kept = KeptWorkers() if keep_workers else None
+        self.kept: KeptWorker | None = None
+        self._cluster = cluster or Cluster()
         self._pool: Pool | None = None
         self._model: str | None = None
         self._started_ray = False
@@ -71,14 +72,12 @@ class Session:
         """Join the cluster of RAY_ADDRESS, or start a local one for this process.
 
         Raises:
-            ConfigError: the address is none, or the machine cannot hold what the run asks for.
+            ConfigError: the address is not valid, or the machine cannot hold the run.
             EngineError: no cluster answers there, or Ray does not start.
         """
-        import ray
-
         if self._allocation is None:
             self._set_up_train()
-        if ray.is_initialized():
+        if self._cluster.joined():
             self._allocation = self._allocation or self._fit_part()
             return
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -115,7 +114,7 @@ class Session:
         # The driver of a job has a 3 s grace after SIGTERM; each stage can be resumed anyway.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-        # Ray Train would start its workers again and again without end where there is no room.
+        # Without this limit, Ray Train would try to start workers forever where there is no room.
         os.environ.setdefault(
             "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", f"{self.config.resources.wait_s:g}"
         )
@@ -144,32 +143,30 @@ class Session:
         return found
 
     def _fit_part(self) -> Allocation:
-        """One of each, unless numbers are given: somebody else has joined the cluster for many."""
-        import ray
-
-        from actors.cluster import Room
-
-        gpus = ray.cluster_resources().get("GPU", 0.0)
+        """One of each, unless numbers are given: this is one of several trials in the cluster."""
+        gpus = sum(node.gpus for node in self._cluster.nodes())
         found = allocate(self.config, [Node("a part", 0, min(2.0, gpus))], local=False)
         if self._on_cluster:
-            self._room = Room(self.config.resources.wait_s, requests=False)
+            self._room = self._new_room(requests=False)
             self._room.nodes(found.engine, {})  # before it has anything
         return replace(found, engines_max=found.engines)
 
     def _fit_cluster(self) -> Allocation:
-        """Fit what the nodes have, and refuse what they never can hold or see."""
-        from actors.cluster import Room, alive_nodes, check_shared
-
-        found = allocate(self.config, alive_nodes(), local=False)
-        self._room = Room(self.config.resources.wait_s)
+        """Fit what the nodes have; refuse what they cannot hold, or a run directory not shared."""
+        found = allocate(self.config, self._cluster.nodes(), local=False)
+        self._room = self._new_room(requests=True)
         for stage in ("score", "proxy", "train"):
             self._room.refuse_impossible(found.bundles(stage))
         if "://" not in self.config.run_dir:
-            check_shared(Path(self.config.run_dir).absolute())
+            check_shared(Path(self.config.run_dir).absolute(), self._cluster)
         return replace(found, engines=engines_for(found, self._room.nodes(found.engine, {})))
 
+    def _new_room(self, *, requests: bool) -> Room:
+        r = self.config.resources
+        return Room(self._cluster, wait_s=r.wait_s, autoscaling=r.autoscaling, requests=requests)
+
     def make_room(self, beside: str, *, engines: bool = True) -> None:
-        """Wait until what stands `beside` the engines has room, and the engines to be started.
+        """Wait for the room of what works `beside` the engines, and of engines not yet started.
 
         Args:
             beside: ``score``, ``proxy`` or ``train``.
@@ -192,36 +189,32 @@ class Session:
             ConfigError: the cluster, or the Ray of this machine, never will have it.
             EngineError: as `make_room`.
         """
-        from actors.cluster import alive_nodes
-
         if self._room is not None:
             self._room.refuse_impossible(bundles)
             self._room.wait(bundles)
-        elif why := refusal(bundles, alive_nodes()):
+        elif why := refusal(bundles, self._cluster.nodes()):
             raise ConfigError(f"{why}; lower the numbers under resources, or --replicas")
 
     def room_for(self, actors: int) -> int:
-        """How many of so many actors of one CPU have room now; all, where nodes may come.
+        """How many of `actors`, each with one CPU, have room now; all, if an autoscaler adds nodes.
 
         The engines of the pool stay, so that they need not start again for the next stage.
         """
-        import ray
-
         self.start_ray()
-        if self._room is None or self._room.grows:
+        if self._room is None or self._room.autoscaling:
             return actors
-        return min(actors, int(ray.available_resources().get("CPU", 0)))
+        return min(actors, int(self._cluster.free().get("CPU", 0)))
 
     def join_cluster(self) -> None:
         """Join the cluster of RAY_ADDRESS, if there is one, and refuse what it cannot hold.
 
-        A command does so first, so that nobody learns of it after an hour of other stages.
+        A command does so first: it must not fail after an hour of other stages.
         """
         if cluster_address():
             self.start_ray()
 
     def pool(self, model_path: str, *, beside: str) -> PoolHandle:
-        """The pool for a model, started at the first call, when there is room for what uses it.
+        """The pool for a model. The first call waits for room and starts it.
 
         It does not wait for the engines: trainers and scorers start meanwhile, and their first
         call waits, with the pool's deadline.
@@ -238,7 +231,7 @@ class Session:
     def _start_pool(self, model_path: str) -> Pool:
         c, a = self.config, self.allocation
         length = c.model.max_prompt_tokens + c.rollout.max_new_tokens + 8
-        return Pool.start(
+        return Pool(
             engine_spec(c, model_path, length, shape=a.engine),
             engine=resolve_engine(c.rollout),
             engines=a.engines,
@@ -254,7 +247,7 @@ class Session:
     def _engines_now(self, here: Mapping[str, int]) -> list[str]:
         """A node for each engine that the nodes of this moment hold; empty for any node.
 
-        Where an autoscaler adds nodes, the most that were asked for: it adds what engines wait for.
+        With an autoscaler, the most that were asked for: it adds nodes for engines that wait.
 
         Args:
             here: engines at work by the id of their node.
@@ -262,15 +255,26 @@ class Session:
         a, room = self.allocation, self._room
         assert room is not None
         places = engine_places(a, room.nodes(a.engine, here))
-        if room.grows and math.isfinite(a.engines_max):
+        if room.autoscaling and math.isfinite(a.engines_max):
             places += [""] * (int(a.engines_max) - len(places))
         return places
+
+    def keep_worker(self) -> None:
+        """Keep a training worker up: the trainings and evaluations that follow share it.
+
+        None is kept where several train, or with ZeRO 3: it replaces functions of torch in its
+        process, so that an evaluation after it would round in another way.
+        """
+        a, r = self.allocation, self.config.resources
+        if self.kept is None and a.training_workers == 1 and r.zero_stage < 3:
+            self.kept = KeptWorker(a.worker, wait_s=r.wait_s)
 
     def close(self) -> None:
         """Stop workers, engines and Ray; safe to call twice."""
         if self.kept is not None:
             with contextlib.suppress(Exception):  # Ray may be gone already
                 self.kept.close()
+            self.kept = None
         if self._pool is not None:
             with contextlib.suppress(Exception):  # Ray may be gone already
                 self._pool.close()
@@ -280,14 +284,12 @@ class Session:
                 self._room.close()
             self._room = None
         if self._started_ray:
-            import ray
-
             ray.shutdown()
             self._started_ray = False
             self._allocation = None
 
     def _cpu_slots(self, a: Allocation) -> int:
-        """Logical CPUs: engines and what works beside them take turns on the cores."""
+        """Logical CPUs: engines, and what works beside them, take turns on the cores."""
         workers = max(a.training_workers, a.proxy_workers) * a.worker.cpus
         beside = workers + max(a.scorers * a.scorer.cpus + 2, self.config.selection.shards)
         each = a.engines * a.engine.cpus + beside
@@ -303,5 +305,5 @@ def _quiet_ray_data() -> None:
 
     context = DataContext.get_current()
     context.enable_progress_bars = False
-    # Its only errors are those of workers, with tracebacks; the command says their cause itself.
+    # It logs only errors of workers, with tracebacks; the command itself tells their cause.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)

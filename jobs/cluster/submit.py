@@ -1,12 +1,13 @@
 """`minirec submit`: send a command to a Ray cluster as a job, through Ray's own client.
 
-The job runs on a copy of the working directory, so nothing that it writes there is kept: a run
-directory must lie on storage that all nodes share. No variable of the submitting shell reaches
-the job but those that are named.
+The job runs on a copy of the working directory, so what it writes there is lost: a run directory
+must lie on storage that all nodes share. Of the variables of this shell the job gets only those
+that are named.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import os
 import re
@@ -22,6 +23,7 @@ from minirec.errors import ConfigError, MiniRecError
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
+Parse = Callable[[list[str]], argparse.Namespace]
 EXCLUDES = (
     ".git",
     ".venv",
@@ -34,10 +36,10 @@ EXCLUDES = (
     "/data",
     "/runs",
 )
-"""Patterns, as in a .gitignore, of what a job does not need; its own ignore files count too."""
+"""Patterns, as in a .gitignore, of what a job does not need, besides those of the ignore files."""
 
-SILENCE_S = 60.0  # of the job server, after which the command gives up
-LIMIT_MIB = 100  # what the job server of Ray takes
+SILENCE_S = 60.0  # after this time without an answer of the job server the command gives up
+LIMIT_MIB = 100  # the largest folder that Ray's job server takes
 JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the driver of a job
 
 
@@ -46,7 +48,7 @@ class JobError(MiniRecError):
 
 
 def connect(address: str) -> JobSubmissionClient:
-    """Client of the job server, the dashboard's address such as ``http://127.0.0.1:8265``.
+    """A client of the job server at the dashboard's address, such as ``http://127.0.0.1:8265``.
 
     Raises:
         JobError: nothing answers there in time, or the token is missing or wrong.
@@ -54,7 +56,7 @@ def connect(address: str) -> JobSubmissionClient:
     from ray.job_submission import JobSubmissionClient
 
     class Client(JobSubmissionClient):
-        """Ray's own, which waits without end for a server that takes a request and is silent."""
+        """Ray's client with a timeout: without one it waits for ever for a silent server."""
 
         def _do_request(self, *arguments: Any, **settings: Any) -> Any:
             return super()._do_request(*arguments, **{"timeout": SILENCE_S, **settings})
@@ -77,7 +79,7 @@ def _explained(address: str, remedy: str) -> Iterator[None]:
             f"RAY_AUTH_TOKEN_PATH to that of the cluster (`ray get-auth-token` there prints it)"
         ) from None
     except (ClientError, OSError, RuntimeError, ValueError) as error:
-        # Of requests, aiohttp, and the client itself; one for an answer such as 404.
+        # From requests, aiohttp, and the client itself, which raises one for an answer such as 404.
         cause = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
         raise JobError(f"job server at {address}: {cause}; {remedy} (docs/cluster.md)") from None
 
@@ -85,6 +87,7 @@ def _explained(address: str, remedy: str) -> Iterator[None]:
 def submit(
     words: list[str],
     *,
+    parse: Parse,
     address: str,
     working_dir: str | Path = ".",
     variables: tuple[str, ...] = (),
@@ -93,6 +96,7 @@ def submit(
 
     Args:
         words: e.g. ``["run", "--config", "configs/demo.yaml", "run_dir=/shared/demo"]``.
+        parse: see `check_command`.
         address: the dashboard's address.
         working_dir: folder that is copied to the nodes, less `EXCLUDES`. If it holds the code of
             this project, driver and workers run that; else both run what is installed.
@@ -104,7 +108,7 @@ def submit(
         JobError: the server does not answer, or the folder is too large.
     """
     folder = Path(working_dir)
-    check_command(words, folder)
+    check_command(words, folder, parse=parse)
     unset = [name for name in variables if name not in os.environ]
     if unset:
         raise ConfigError(f"--env {unset[0]}: there is no such variable here; set it first")
@@ -123,14 +127,15 @@ def submit(
         )
 
 
-def check_command(words: list[str], working_dir: Path) -> None:
+def check_command(words: list[str], working_dir: Path, *, parse: Parse) -> None:
     """Refuse here, before anything is sent, what the job would refuse.
+
+    Args:
+        parse: `jobs.arguments.parse`, which this module must not import.
 
     Raises:
         ConfigError: no command, settings that cannot work, or a path that a job would not find.
     """
-    from jobs.arguments import parse
-    from minirec.config.reading import check_keys, load
 
     if not words:
         raise ConfigError("there is nothing to submit; write the command after --, e.g. -- run")
@@ -148,23 +153,28 @@ def check_command(words: list[str], working_dir: Path) -> None:
             copied = path and option != "out" and (working_dir / path).is_file()
             if path and not copied:
                 check_local(f"--{option}", path, what=arguments.command)
-    if not hasattr(arguments, "overrides"):
-        return
+    if hasattr(arguments, "overrides"):
+        _check_settings(arguments, working_dir)
+
+
+def _check_settings(arguments: argparse.Namespace, working_dir: Path) -> None:
+    """`check_command` for a command that takes settings."""
+    from minirec.config.reading import check_keys, load
+
     file = arguments.config
     if file and (Path(file).is_absolute() or not (working_dir / file).is_file()):
         raise ConfigError(
             f"--config {file} is no file of the working directory {working_dir}, the only folder "
             f"that the job sees; give a path inside it"
         )
+    given = dict(word.split("=", 1) for word in arguments.overrides if "=" in word)
     if getattr(arguments, "features", None) is not None:
         check_table(arguments.features, arguments.out)
-        return
-    given = dict(word.split("=", 1) for word in arguments.overrides if "=" in word)
-    if not file and "run_dir" in given:
+    elif not file and "run_dir" in given:
         check_keys(arguments.overrides)
-        check_path("run_dir", given["run_dir"])  # its config.yaml is read there
-        return
-    check_shared(load(working_dir / file if file else None, arguments.overrides))
+        check_path("run_dir", given["run_dir"])  # the job reads its config.yaml there
+    else:
+        check_shared(load(working_dir / file if file else None, arguments.overrides))
 
 
 def check_shared(config: Config) -> None:
@@ -184,8 +194,8 @@ def check_table(features: str, out: str | None) -> None:
     Raises:
         ConfigError: the table or the folder for the result is no absolute path.
     """
-    for name, path in {"--features": features, "--out": out or "."}.items():
-        check_local(name, path, what="select --features")
+    check_local("--features", features, what="select --features")
+    check_local("--out", out or ".", what="select --features")
 
 
 def check_local(name: str, path: str, *, what: str) -> None:
@@ -237,26 +247,14 @@ def check_size(folder: Path, *, limit_mib: float = LIMIT_MIB) -> None:
 
 def _packed(folder: Path) -> Iterator[Path]:
     """The files that Ray packs: those that neither `EXCLUDES` nor the ignore files name."""
-    # Ray's own copy of the matcher that it packs with.
-    from ray._private.thirdparty.pathspec import PathSpec
+    from pathspec import GitIgnoreSpec
 
     lines = list(EXCLUDES)
     for name in (".gitignore", ".rayignore"):
         if (folder / name).is_file():
             lines += (folder / name).read_text().splitlines()
-    spec = PathSpec.from_lines("gitwildmatch", lines)
-    for root, folders, files in os.walk(folder):
-        here = Path(root)
-        folders[:] = [f for f in folders if not spec.match_file(f"{_below(folder, here / f)}/")]
-        yield from (
-            here / f
-            for f in files
-            if not spec.match_file(_below(folder, here / f)) and (here / f).is_file()
-        )
-
-
-def _below(folder: Path, path: Path) -> str:
-    return str(path.relative_to(folder))
+    for name in GitIgnoreSpec.from_lines(lines).match_tree_files(folder, negate=True):
+        yield folder / name
 
 
 def ask(what: str, job: str, *, address: str) -> str:

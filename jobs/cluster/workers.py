@@ -1,15 +1,13 @@
-"""Ray Train workers: started for one loop, or kept for the loops of several trials."""
+"""Training workers: those that Ray Train starts for one loop, and one that stays up for trials."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from actors.training.mailbox import Loop, Mailbox, Work, work_loop
 from minirec.config.run import TrainingConfig
 from minirec.errors import EngineError
 from minirec.resources.allocation import Shape
@@ -18,17 +16,16 @@ from minirec.store.remote import is_remote
 if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
 
-POLL_S = 1.0
+Loop = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
 class Team:
     """Workers of Ray Train.
 
-    training: says their deadlines, and how often they are started again.
+    training: has their deadlines, and how often they are restarted.
     count, shape: how many, and what each gets.
-    storage, name: the folder in which Ray Train writes into one of that name.
-    shard_deadline_s: of the shards of an evaluation, where they do that too.
+    storage, name: Ray Train writes into the folder `name` in `storage`.
     """
 
     training: TrainingConfig
@@ -36,17 +33,6 @@ class Team:
     shape: Shape
     storage: Path
     name: str
-    shard_deadline_s: float | None = None
-
-    @property
-    def limit(self) -> str:
-        """When a worker ends by itself."""
-        t, shard = self.training, self.shard_deadline_s
-        words = (
-            f"when its start or one step takes longer than step_deadline_s, {t.step_deadline_s:g} s"
-        )
-        more = "" if shard is None else f", or one shard than scoring.shard_deadline_s, {shard:g} s"
-        return words + more
 
     def trainer(self, loop: Loop, argument: dict[str, Any]) -> TorchTrainer:
         """Workers that call ``loop(argument)``."""
@@ -73,107 +59,80 @@ class Team:
         )
 
 
-def fit(kept: KeptWorkers | None, loop: Loop, spec: object, team: Team) -> None:
-    """Let Ray Train workers call ``loop({"spec": spec})``; returns when all have done so.
+def fit(kept: KeptWorker | None, loop: Loop, spec: object, team: Team) -> None:
+    """Let training workers call ``loop({"spec": spec})``; returns when all have done so.
 
     Args:
-        kept: the workers that do it, if a session keeps some.
+        kept: the worker that does it, if the session keeps one.
         loop: of `actors`.
         spec: picklable.
-        team: workers that are started for this, if it keeps none.
+        team: the workers that Ray Train starts for it otherwise.
 
     Raises:
-        EngineError: a failure that restarts did not mend, with its cause.
+        EngineError: it failed more often than `max_failures`; names the cause.
     """
+    argument = {"spec": spec}
     if kept is None:
-        in_thread(lambda: _fit_or_explain(team, loop, {"spec": spec}))
+        in_thread(lambda: _fit_or_explain(team, loop, argument))
     else:
-        kept.do(loop, spec)
+        kept.run(loop, argument, training=team.training)
 
 
-class KeptWorkers:
-    """Workers that stay up between pieces of work; for one thread.
+class KeptWorker:
+    """A single training worker that stays up between the trials of a session.
 
-    Not on a cluster, where what one keeps others wait for.
+    For one machine: on a cluster, other jobs would wait for what it holds.
     """
 
-    def __init__(self) -> None:
-        self._mailbox: Any = None
-        self._thread: threading.Thread | None = None
-        self._error: BaseException | None = None
-
-    def start(self, team: Team) -> None:
-        """Have workers up of which none has failed, so that all restarts are left to what follows.
+    def __init__(self, shape: Shape, *, wait_s: float) -> None:
+        """Start it.
 
         Raises:
-            EngineError: they could not be started.
+            EngineError: it did not start within `wait_s` seconds.
         """
         import ray
 
-        if self._thread is not None and self._thread.is_alive():
-            with suppress(ray.exceptions.RayActorError):
-                if not ray.get(self._mailbox.restarted.remote()):
-                    return
+        from actors.training.single import SingleWorker
+
+        actor = ray.remote(
+            num_cpus=shape.cpus,
+            num_gpus=shape.gpus,
+            max_restarts=-1,  # the calls have limits
+            scheduling_strategy="SPREAD",  # else in the placement group of the trial
+        )(SingleWorker)
+        self._actor = actor.remote()
+        try:
+            ray.get(self._actor.__ray_ready__.remote(), timeout=wait_s)
+        except (ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError) as error:
             self.close()
-        self._mailbox = mailbox = ray.remote(num_cpus=0)(Mailbox).remote(team.count)
-        self._error = None
+            raise EngineError(
+                f"a training worker did not start within {wait_s:g} s (resources.wait_s)"
+            ) from error
 
-        def call() -> None:
-            try:
-                _fit_or_explain(team, work_loop, {"mailbox": mailbox})
-            except BaseException as error:
-                self._error = error
+    def run(self, loop: Loop, argument: Any, *, training: TrainingConfig) -> None:
+        """Let it call ``loop(argument)``; the loop goes on from what an attempt before has done.
 
-        self._thread = threading.Thread(target=call, daemon=True)
-        self._thread.start()
-        self._wait(mailbox.ready)
-
-    def do(self, loop: Loop, spec: object) -> None:
-        """Let them call ``loop({"spec": spec})``; returns when all have done so.
-
-        The deadlines are those inside the loop: a worker that passes one ends.
+        Args:
+            training: has `max_failures`, the number of further attempts.
 
         Raises:
-            EngineError: a failure that restarts did not mend.
+            EngineError: the last attempt failed too; names the cause.
         """
         import ray
 
-        with _explained():
-            ray.get(self._mailbox.put.remote(Work(ray.put((loop, {"spec": spec})))))
-        self._wait(self._mailbox.done)
-
-    def _wait(self, asked: Any) -> None:
-        import ray
-
-        thread = self._thread
-        assert thread is not None
-        with _explained():
-            while not ray.get(asked.remote(POLL_S)):
-                if not thread.is_alive():
-                    raise self._error or EngineError("the training workers ended before their work")
+        method = self._actor.run.options(
+            max_task_retries=training.max_failures, retry_exceptions=True
+        )
+        try:
+            ray.get(method.remote(loop, argument))
+        except ray.exceptions.RayError as error:
+            raise _failed(error, training) from error
 
     def close(self) -> None:
-        """Let them end; those that hang are left to their deadline."""
-        if self._thread is not None and self._thread.is_alive():
-            self._mailbox.close.remote()
-            self._thread.join(30)
-        self._thread = self._mailbox = None
+        """Kill it."""
+        import ray
 
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    """The death of the mailbox becomes one sentence."""
-    from ray.exceptions import RayActorError
-
-    from actors.causes import cause
-
-    try:
-        yield
-    except RayActorError as error:
-        raise EngineError(
-            f"the mailbox of the training workers is gone: {cause(error)}; the same command goes "
-            f"on from what is finished"
-        ) from error
+        ray.kill(self._actor)
 
 
 def ray_storage(folder: Path) -> dict[str, Any]:
@@ -188,25 +147,31 @@ def ray_storage(folder: Path) -> dict[str, Any]:
 
 
 def _fit_or_explain(team: Team, loop: Loop, argument: dict[str, Any]) -> None:
-    """Call the loop; a failure that restarts did not mend becomes one sentence with its cause."""
     from ray.train import TrainingFailedError
-
-    from actors.causes import cause
 
     try:
         team.trainer(loop, argument).fit()
     except TrainingFailedError as error:
-        raise EngineError(
-            f"a training worker failed and was not restarted any more: {cause(error)}; the same "
-            f"command goes on from what is finished (a worker also ends {team.limit})"
-        ) from error
+        raise _failed(error, team.training) from error
+
+
+def _failed(error: Exception, training: TrainingConfig) -> EngineError:
+    """What is told of a failure after which a worker was not restarted again."""
+    from actors.causes import cause
+
+    return EngineError(
+        f"a training worker failed and was not restarted any more: {cause(error)}; the same "
+        f"command goes on from what is finished (a worker also ends when its start or one step "
+        f"takes longer than step_deadline_s, {training.step_deadline_s:g} s)"
+    )
 
 
 def in_thread(function: Callable[[], object]) -> None:
     """Call a function in a daemon thread and wait for it.
 
-    In the main thread Ray Train replaces the handler of Ctrl-C by one that ends the process with
-    no word; from here, the interruption reaches the command, which closes what it started.
+    In the main thread Ray Train replaces the handler of Ctrl-C by one that ends the process
+    without a message. From another thread it does not, so the command itself is interrupted and
+    closes what it started.
     """
     raised: list[BaseException] = []
 

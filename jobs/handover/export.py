@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from jobs.console import quiet, say
+from jobs.stage import base_model
+from jobs.stages.proxy import PROXY
+from jobs.stages.train import TRAIN
 from minirec.config.reading import load
 from minirec.config.run import Config
 from minirec.corpus import prompts
@@ -23,8 +26,7 @@ if TYPE_CHECKING:
 
 POLICIES = ("adapter", "merged")
 PolicyName = Literal["proxy", "trained"]
-STAGE = {"proxy": "proxy", "trained": "train"}
-FOLDER = {"proxy": "proxy", "trained": "policy"}
+STAGE = {"proxy": PROXY, "trained": TRAIN}
 
 
 def export(
@@ -53,7 +55,7 @@ def export(
     if out.exists() and not (out / MANIFEST).exists() or _inside(run, out):
         raise ArtifactError(f"{out} is no former export, so it is not replaced; give another --out")
     name: PolicyName = policy or ("trained" if to in POLICIES else "proxy")
-    needed = [STAGE[name]] + ([] if to in POLICIES else ["select"])
+    needed = [STAGE[name].name] + ([] if to in POLICIES else ["select"])
     for stage in needed:
         if run.done(stage) is None:
             raise ArtifactError(
@@ -82,9 +84,8 @@ class _Source:
 
         self.run, self.config, self.name = run, config, policy
         self.catalogue: Catalogue = load_catalogue(run.path("corpus"))
-        model = str(run.path("model")) if config.model.name == "demo" else config.model.name
-        self.base = fetch(model)
-        self.adapter = fetch(str(run.path(FOLDER[policy], "adapter")))
+        self.base = fetch(base_model(run, config))
+        self.adapter = fetch(str(run.path(*STAGE[policy].outputs, "adapter")))
         self.encoder: Encoder = Encoder.load(
             self.base, config.model, category=self.catalogue.category
         )
@@ -103,8 +104,7 @@ class _Source:
         from minirec.model.recommender import item_table
 
         c = self.catalogue
-        items = [self.encoder.item(*both) for both in zip(c.titles, c.texts, strict=True)]
-        np.save(folder / "items.npy", item_table(self.policy, items).numpy())
+        np.save(folder / "items.npy", item_table(self.policy, self.encoder.items(c)).numpy())
         with (folder / "items.jsonl").open("w", encoding="utf-8") as file:
             for item, title in enumerate(c.titles):
                 file.write(json.dumps({"item_id": item, "title": title}, ensure_ascii=False) + "\n")
@@ -193,7 +193,7 @@ def _policy(folder: Path, source: _Source, to: str) -> None:
 
 def _evaluation(source: _Source) -> dict[str, Any] | None:
     """Figures of these weights by split; None if they were not evaluated."""
-    run, stage = source.run, STAGE[source.name]
+    run, stage = source.run, STAGE[source.name].name
     record = run.done("evaluate")
     if record is None or record["inputs"].get(stage) != run.fingerprint(stage):
         return None

@@ -1,84 +1,82 @@
-"""Full ranking of valid and test for each policy and three references that need no LLM."""
+"""`minirec evaluate`: rank the splits with each policy and with references that need no LLM."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
 from jobs.fingerprint import rollout_settings
-from jobs.stages.model import base_model, model_inputs
-from jobs.stages.score import merged, score_on_kept, score_shards, scoring_spec
-from minirec.config.run import Config
-from minirec.corpus import schema
-from minirec.corpus.table import load_samples, load_users
-from minirec.evaluation import ranking, references
+from jobs.stage import Stage, Work
+from jobs.stages.model import model_inputs
 from minirec.store.files import write_json
-from minirec.store.run import Cost, Run, each_file
-from minirec.store.tables import read_table, write_table
+from minirec.store.run import Run, each_file
 
 if TYPE_CHECKING:
-    from jobs.cluster.session import Session
+    import pyarrow as pa
+
+    from minirec.config.run import Config
 
 SPLITS = ("valid", "test")
 ByName = dict[str, Any]
 
 
-def evaluate(run: Run, config: Config, session: Session, *, splits: Sequence[str] = SPLITS) -> bool:
-    """Ranks of the target under each policy -> ranks.parquet, evaluation.json.
-
-    A sweep leaves out the test split: nothing is chosen by it. Ranks of samples of train are in
-    ranks.parquet only.
-    """
-
-    def body(cost: Cost) -> None:
-        ranks, ids = _policy_ranks(run, config, session, cost, splits)
-        others, users, groups = _references(run, splits)
-        ranks |= others
-        write_table(run.path("ranks.parquet"), _table(ranks, ids))
-        summary = ranking.summarise(
-            {policy: _only(by_split, splits) for policy, by_split in ranks.items()},
-            users=users,
-            groups=groups,
-            cutoffs=config.evaluation.cutoffs,
-            bootstrap=config.evaluation.bootstrap,
-            seed=config.seed,
-        )
-        write_json(run.path("evaluation.json"), summary)
-
-    base_model(run, config)
-    return run.stage(
-        "evaluate",
-        settings={
-            "seed": config.seed,
-            "evaluation": _settings(config),
-            "shard_size": config.scoring.shard_size,
-            "model": config.model.model_dump(mode="json"),
-            "rollout": rollout_settings(config),
-            **({} if tuple(splits) == SPLITS else {"splits": list(splits)}),
-        },
-        inputs=[*model_inputs(config), "proxy", "train"],
-        outputs=["evaluation.json", "ranks.parquet", "evaluation"],
-        body=body,
+def evaluation(splits: Sequence[str]) -> Stage:
+    """The stage for some splits. A sweep leaves out test, so that nothing is chosen by it."""
+    return Stage(
+        name="evaluate",
+        help="rank valid and test over the full catalogue",
+        inputs=lambda config: [*model_inputs(config), "proxy", "train"],
+        outputs=("evaluation.json", "ranks.parquet", "evaluation"),
+        settings=partial(_settings, splits=splits),
+        body=partial(_body, splits=splits),
+        on_ray=True,
         part_of=each_file,
     )
 
 
-def _settings(config: Config) -> dict[str, Any]:
-    """Without samples of train where there are none: what was made before is the same."""
-    none = {"train_samples"} if config.evaluation.train_samples is None else None
-    return config.evaluation.model_dump(mode="json", exclude=none)
+def _settings(run: Run, config: Config, *, splits: Sequence[str]) -> dict[str, Any]:
+    return {
+        "seed": config.seed,
+        "evaluation": config.evaluation.model_dump(mode="json"),
+        "splits": list(splits),
+        "shard_size": config.scoring.shard_size,
+        "model": config.model.model_dump(mode="json"),
+        "rollout": rollout_settings(config),
+    }
 
 
-def _only(by_split: ByName, splits: Sequence[str]) -> ByName:
-    return {split: values for split, values in by_split.items() if split in splits}
+def _body(work: Work, *, splits: Sequence[str]) -> None:
+    """Write ranks.parquet and evaluation.json; only the former has samples of train."""
+    from minirec.evaluation import ranking
+    from minirec.store.tables import write_table
+
+    run, config = work.run, work.config
+    ranks, ids = _policy_ranks(work, splits)
+    others, users, groups = _references(run, splits)
+    ranks |= others
+    write_table(run.path("ranks.parquet"), _table(ranks, ids))
+    shown = {
+        policy: {split: values for split, values in by_split.items() if split in splits}
+        for policy, by_split in ranks.items()
+    }
+    summary = ranking.summarise(
+        shown,
+        users=users,
+        groups=groups,
+        cutoffs=config.evaluation.cutoffs,
+        bootstrap=config.evaluation.bootstrap,
+        seed=config.seed,
+    )
+    write_json(run.path("evaluation.json"), summary)
 
 
-def _policy_ranks(
-    run: Run, config: Config, session: Session, cost: Cost, splits: Sequence[str]
-) -> tuple[dict[str, ByName], ByName]:
+def _policy_ranks(work: Work, splits: Sequence[str]) -> tuple[dict[str, ByName], ByName]:
     """Ranks by policy and split, and the sample_ids by split."""
+    from jobs.shards import merged, score_on_kept, score_shards, scoring_spec
+    from minirec.store.tables import read_table
+
+    run, config, session, cost = work.run, work.config, work.session, work.cost
     asked = [(policy, split) for policy in config.evaluation.policies for split in splits]
     if config.evaluation.train_samples:
         asked += [("base", "train"), ("trained", "train")]
@@ -118,6 +116,10 @@ def _references(
     run: Run, splits: Sequence[str]
 ) -> tuple[dict[str, ByName], ByName, dict[str, ByName]]:
     """By split: ranks of the references, users of the samples, groups of the breakdown."""
+    from minirec.corpus.table import load_samples, load_users
+    from minirec.evaluation import ranking, references
+    from minirec.store.tables import read_table
+
     corpus = run.path("corpus")
     titles = read_table(corpus / "items.parquet")["title"].to_pylist()
     samples = load_samples(corpus, "train")
@@ -145,14 +147,17 @@ def _references(
 
 
 def _table(ranks: dict[str, ByName], ids: ByName) -> pa.Table:
+    import pyarrow as pa
+
+    from minirec.corpus import schema
+
     parts = []
     for policy, by_split in ranks.items():
         for split, values in by_split.items():
-            columns = {
-                "policy": pa.array([policy] * len(values)),
-                "split": pa.array([split] * len(values)),
-                "sample_id": ids[split].combine_chunks(),
-                "rank": pa.array(values, pa.int32()),
-            }
+            repeated = {"policy": [policy] * len(values), "split": [split] * len(values)}
+            columns = repeated | {"sample_id": ids[split].combine_chunks(), "rank": values}
             parts.append(pa.table(columns, schema=schema.RANKS))
     return pa.concat_tables(parts)
+
+
+EVALUATE = evaluation(SPLITS)

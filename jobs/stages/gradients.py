@@ -1,78 +1,73 @@
-"""Projected LoRA gradients of the scored samples, where the selection uses them."""
+"""`minirec gradients`: projected LoRA gradients of the scored samples, for some selections."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from jobs.cluster.workers import Team, fit
 from jobs.fingerprint import rollout_settings
-from jobs.stages.model import base_model
-from jobs.stages.score import merged, score_shards, scoring_spec
-from jobs.training_log import follow
-from minirec.config.run import Config
+from jobs.stage import SELECTION, Stage, Work, base_model
 from minirec.errors import ArtifactError
 from minirec.store.files import in_threads, intact
 from minirec.store.remote import located
-from minirec.store.run import Cost, Run, each_file
-from minirec.store.tables import check_table, read_table, write_array
+from minirec.store.run import Run, each_file
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from actors.scoring.gradients import GradientShard
     from actors.scoring.scorer import ScoringSpec
     from jobs.cluster.session import Session
+    from minirec.config.run import Config
 
 
-def gradients(run: Run, config: Config, session: Session) -> bool:
-    """Gradients of the rollouts in ``features/`` -> gradients/part-*.parquet, validation.npy.
-
-    The latter, only for `less`, is the mean gradient of validation samples, (dim,) float32.
-    """
-
-    def body(cost: Cost) -> None:
-        shards = _shards(run.path("features"), run.path("gradients"), split="train")
-        if validation:
-            spec = _validation(run, config, session)
-            score_shards([spec], config, session.allocation, label="validation", say=run.say)
-            folder = run.path("gradients", "valid_gradients")
-            shards += _shards(located(spec.output), folder, split="valid")
-        _fit(run, config, session, shards)
-        cost.extra = {"dimension": _dimension(shards[0])}
-        if validation:
-            table = merged(spec)
-            cost.rollouts = table.num_rows * (1 + config.scoring.stages[-1])
-            cost.generated_tokens = sum(table["rollout_tokens"].to_pylist())
-            mean = _mean(run.path("gradients", "valid_gradients"), spec)
-            write_array(run.path("gradients", "validation.npy"), mean)
-
-    validation = validation_samples(run, config)
-    base_model(run, config)
+def _settings(run: Run, config: Config) -> dict[str, Any]:
     t = config.training
-    return run.stage(
-        "gradients",
-        settings={
-            "seed": config.seed,
-            "scoring": {
-                "projection_dim": config.scoring.projection_dim,
-                "validation_samples": validation,
-            },
-            "training": {
-                "advantage_floor": t.advantage_floor,
-                "scale_advantage": t.scale_advantage,
-            },
-            "rollout": rollout_settings(config),
+    return {
+        "seed": config.seed,
+        "scoring": {
+            "projection_dim": config.scoring.projection_dim,
+            "validation_samples": validation_samples(run, config),
         },
-        inputs=["score"],
-        outputs=["gradients"],
-        body=body,
-        part_of=each_file,
-    )
+        "training": {
+            "advantage_floor": t.advantage_floor,
+            "scale_advantage": t.scale_advantage,
+        },
+        "rollout": rollout_settings(config),
+    }
+
+
+def _body(work: Work) -> None:
+    """Write gradients/part-*.parquet, and for `less` validation.npy.
+
+    The latter is the mean gradient of the validation samples, (dim,) float32.
+    """
+    from jobs.shards import merged, score_shards
+    from minirec.store.tables import write_array
+
+    run, config, session, cost = work.run, work.config, work.session, work.cost
+    shards = _shards(run.path("features"), run.path("gradients"), split="train")
+    validation = work.settings["scoring"]["validation_samples"]
+    if validation:
+        spec = _validation(run, config, session)
+        score_shards([spec], config, session.allocation, label="validation", say=run.say)
+        folder = run.path("gradients", "valid_gradients")
+        shards += _shards(located(spec.output), folder, split="valid")
+    _fit(run, config, session, shards)
+    cost.extra = {"dimension": config.scoring.projection_dim}
+    if validation:
+        table = merged(spec)
+        cost.rollouts = table.num_rows * (1 + config.scoring.stages[-1])
+        cost.generated_tokens = sum(table["rollout_tokens"].to_pylist())
+        mean = _mean(run.path("gradients", "valid_gradients"), spec)
+        write_array(run.path("gradients", "validation.npy"), mean)
 
 
 def validation_samples(run: Run, config: Config) -> int:
-    """How many are needed: none but for `less`, though gradients made with them serve as well."""
+    """How many validation samples to use: only `less` needs them.
+
+    Finished gradients that have them serve other selections too.
+    """
     samples = config.scoring.validation_samples
     made = (run.done("gradients") or {}).get("settings", {}).get("scoring.validation_samples")
     return samples if config.selection.method == "less" or made == samples else 0
@@ -85,6 +80,8 @@ def gradient_inputs(config: Config) -> list[str]:
 
 def _validation(run: Run, config: Config, session: Session) -> ScoringSpec:
     """Rollouts of validation samples by the proxy policy; none is screened."""
+    from jobs.shards import scoring_spec
+
     return scoring_spec(
         run,
         config,
@@ -112,6 +109,9 @@ def _shards(features: Path, output: Path, *, split: str) -> list[GradientShard]:
 def _fit(run: Run, config: Config, session: Session, shards: list[GradientShard]) -> None:
     """Let the workers of Ray Train write the files that are missing."""
     from actors.scoring.gradients import GradientSpec, gradient_loop
+    from jobs.cluster.workers import Team, fit
+    from jobs.training_log import follow
+    from minirec.store.tables import check_table
 
     outputs = [located(shard.output) for shard in shards]
     if all(in_threads(lambda path: intact(path, check_table, say=run.say), outputs)):
@@ -138,22 +138,38 @@ def _fit(run: Run, config: Config, session: Session, shards: list[GradientShard]
         team = Team(config.training, workers, worker, run.path("ray"), "gradients")
         fit(session.kept, gradient_loop, spec, team)
     if missing := [output for output in outputs if not output.exists()]:
-        raise ArtifactError(f"{missing[0]} is missing; run it again, which makes what is missing")
+        raise ArtifactError(f"{missing[0]} is missing; the same command makes the missing files")
 
 
 def _there(outputs: list[Path], folder: Path) -> int:
-    """How many of the files are there, by one listing of the folder that holds all of them."""
+    """How many of the files exist; lists the folder that holds all of them once."""
     found = {str(path) for path in folder.rglob("part-*.parquet")}
     return sum(str(path) in found for path in outputs)
 
 
-def _dimension(shard: GradientShard) -> int:
-    return read_table(located(shard.output)).schema.field("gradient").type.list_size
-
-
 def _mean(folder: Path, spec: ScoringSpec) -> np.ndarray:
     """Mean gradient (dim,) float32 of the validation samples, summed in float64."""
+    import numpy as np
+
+    from jobs.shards import merged
+
     table = merged(spec, folder=folder)
     column = table["gradient"].combine_chunks()
     values = column.flatten().to_numpy().reshape(len(column), -1)
     return values.mean(axis=0, dtype=np.float64).astype(np.float32)
+
+
+GRADIENTS = Stage(
+    name="gradients",
+    help="projected LoRA gradients; `score` makes them where the selection uses them",
+    inputs=lambda config: ["score"],
+    outputs=("gradients",),
+    settings=_settings,
+    body=_body,
+    needed=lambda config: config.selection.needs_lora_gradients,
+    comes_with=("score",),
+    on_ray=True,
+    part_of=each_file,
+    shared=True,
+    charged=SELECTION,
+)

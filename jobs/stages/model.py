@@ -1,21 +1,19 @@
-"""The base model: a hub name or folder as given, or the demo model built from the corpus."""
+"""The base model: a name on the hub or a folder, or the demo model, which this stage builds."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jobs.console import bar
-from minirec.config.run import Config
-from minirec.corpus.table import load_catalogue, load_samples
+from jobs.stage import Stage, Work
+from minirec.errors import ConfigError
 from minirec.store.files import atomic_dir
-from minirec.store.run import Cost, Run
 
-MATCHING = 2
-"""Raised when matching changes: a model that was made otherwise is not taken for finished."""
+if TYPE_CHECKING:
+    from minirec.config.run import Config
 
 
 def model_inputs(config: Config) -> list[str]:
-    """Stages that the base model comes from."""
+    """The stages that the base model and the samples come from."""
     return ["prepare", "model"] if config.model.name == "demo" else ["prepare"]
 
 
@@ -23,47 +21,48 @@ def demo_settings(config: Config) -> dict[str, Any]:
     """The settings that the weights of the demo model follow from."""
     model = config.model.model_dump(mode="json")
     keys = ["max_item_tokens", "max_prompt_tokens", "demo"]
-    settings: dict[str, Any] = {"seed": config.seed}
     if config.model.demo.warmup_match:
-        keys.append("temperature")  # that of the matching
-        settings["matching"] = MATCHING
-    return settings | {"model": {key: model[key] for key in keys}}
+        keys.append("temperature")  # of the matching
+    return {"seed": config.seed, "model": {key: model[key] for key in keys}}
 
 
-def base_model(run: Run, config: Config) -> str:
-    """Path or name of the base model; the demo model is built if it is not there."""
-    if config.model.name != "demo":
-        return config.model.name
-    folder = run.path("model")
-    if "model" in run.checked:
-        return str(folder)
+def _body(work: Work) -> None:
+    from jobs.console import bar
+    from minirec.corpus.table import load_catalogue, load_samples
+    from minirec.model import demo
 
-    def body(cost: Cost) -> None:
-        from minirec.model import demo
+    model, corpus = work.config.model, work.run.path("corpus")
+    if model.name != "demo":
+        raise ConfigError(
+            f"model.name={model.name} is used as it is; `minirec model` builds only the model "
+            f"of model.name=demo"
+        )
+    catalogue = load_catalogue(corpus)
+    samples = load_samples(corpus, "train")
+    with (
+        bar("demo model", model.demo.warmup_steps) as progress,
+        atomic_dir(work.run.path("model")) as folder,
+    ):
+        demo.build(
+            folder,
+            histories=[s.history for s in samples],
+            items=list(zip(catalogue.titles, catalogue.texts, strict=True)),
+            config=model,
+            category=catalogue.category,
+            seed=work.config.seed,
+            progress=lambda step, _, loss: progress.update(step, f"loss {loss:.2f}"),
+        )
+    work.cost.optimizer_steps = model.demo.warmup_steps
 
-        corpus = run.path("corpus")
-        catalogue = load_catalogue(corpus)
-        samples = load_samples(corpus, "train")
-        with (
-            bar("demo model", config.model.demo.warmup_steps) as progress,
-            atomic_dir(folder) as work,
-        ):
-            demo.build(
-                work,
-                histories=[s.history for s in samples],
-                items=list(zip(catalogue.titles, catalogue.texts, strict=True)),
-                config=config.model,
-                category=catalogue.category,
-                seed=config.seed,
-                progress=lambda step, _, loss: progress.update(step, f"loss {loss:.2f}"),
-            )
-        cost.optimizer_steps = config.model.demo.warmup_steps
 
-    run.stage(
-        "model",
-        settings=demo_settings(config),
-        inputs=["prepare"],
-        outputs=["model"],
-        body=body,
-    )
-    return str(folder)
+MODEL = Stage(
+    name="model",
+    help="build the demo model; the stages that use it do so too",
+    inputs=lambda config: ["prepare"],
+    outputs=("model",),
+    settings=lambda run, config: demo_settings(config),
+    body=_body,
+    needed=lambda config: config.model.name == "demo",
+    comes_with=("proxy", "score", "gradients", "train", "evaluate"),
+    shared=True,
+)

@@ -1,70 +1,36 @@
-"""`minirec prepare`: interactions and catalogue -> corpus/, with Ray Data for files."""
+"""`minirec prepare`: interactions and catalogue -> corpus/."""
 
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
-import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from minirec.config.run import Config, CorpusConfig
-from minirec.corpus import assemble, demo, download, sources, split, task, times
-from minirec.corpus.events import Events
-from minirec.corpus.files import BLOCK_BYTES, FileSpec, read_blocks
-from minirec.corpus.parse import CATALOGUE, EVENTS, parse
-from minirec.corpus.schema import ITEMS, REJECTED, TRUTH
-from minirec.errors import CorpusError, EngineError, MiniRecError
-from minirec.store.files import atomic_dir, write_json
-from minirec.store.run import Cost, Run, flatten, peak_memory_mib
-from minirec.store.tables import write_table
+from jobs.stage import Stage, Work
+from minirec.errors import CorpusError
+from minirec.store.run import Run, flatten
 
 if TYPE_CHECKING:
-    from jobs.cluster.session import Session
-
-
-def prepare(run: Run, config: Config, session: Session) -> bool:
-    """Make ``corpus/``; True if the stage ran, False if it was finished before.
-
-    File sources are read with Ray. Raises `CorpusError` for input that cannot become
-    a corpus; too many rejected rows are also written to ``<run_dir>-rejected.parquet``, beside
-    the run directory.
-    """
-    settings = {
-        "seed": config.seed,
-        "corpus": config.corpus.model_dump(mode="json"),
-        "files": _stamps(run, config.corpus),
-    }
-    return run.stage(
-        "prepare",
-        settings=settings,
-        inputs=[],
-        outputs=["corpus"],
-        body=lambda cost: _body(run, config, session, cost),
-    )
+    from minirec.config.run import CorpusConfig
 
 
 def made_with(run: Run, corpus: CorpusConfig) -> bool:
-    """Whether a run has a finished corpus of these settings, whatever its files hold now."""
+    """Whether a run has a finished corpus with these settings; its input files may have changed."""
     record = run.done("prepare")
     wanted = flatten({"corpus": corpus.model_dump(mode="json")})
     return record is not None and wanted.items() <= record["settings"].items()
 
 
 def _stamps(run: Run, corpus: CorpusConfig) -> list[str]:
-    """Size and hash of each input file, so that changed files are not taken for the old ones.
+    """Size and hash of each input file, so that a changed file is noticed.
 
-    Not its time, which a copy changes, as of the working directory of each job. Where the files
-    of a finished corpus are gone, those recorded stand. A download keeps a record of its own.
-    Raises `CorpusError` before an old corpus is touched.
+    The time of a file does not count: a copy changes it, and each job works on a copy. If the
+    files of a finished corpus are missing, the recorded values are used. A download is recorded
+    beside its files. Raises `CorpusError` before an old corpus is touched.
     """
+    from minirec.corpus import sources
+
     if corpus.source == "demo" or corpus.download:
         return []
     record = run.done("prepare") if made_with(run, corpus) else None
@@ -80,7 +46,8 @@ def _stamps(run: Run, corpus: CorpusConfig) -> list[str]:
     return [size + f"sha256 {_hash(path)})" for size, path in zip(sizes, paths, strict=True)]
 
 
-END = 64 << 20  # bytes; what lies between both ends of a larger file is not hashed
+END = 64 << 20
+"""Bytes at each end of a file that are hashed; the middle of a larger file is not."""
 
 
 def _hash(path: str) -> str:
@@ -91,18 +58,28 @@ def _hash(path: str) -> str:
     return found.hexdigest()[:16]
 
 
-def _body(run: Run, config: Config, session: Session, cost: Cost) -> None:
-    corpus, folder = config.corpus, run.path("corpus")
+def _body(work: Work) -> None:
+    """Write corpus/.
+
+    Raises:
+        CorpusError: the input cannot become a corpus. Too many rejected rows are also written
+            to ``<run_dir>-rejected.parquet``, beside the run directory.
+    """
+    from jobs.corpus import downloaded, from_demo, from_files, in_task
+    from minirec.corpus import sources, split
+
+    run, session, corpus = work.run, work.session, work.config.corpus
+    folder = run.path("corpus")
     if corpus.source == "demo":
-        made = _from_demo(corpus, folder, config.seed)
+        made = from_demo(corpus, folder, work.config.seed)
     else:
-        located = sources.locate(_downloaded(corpus))
+        located = sources.locate(downloaded(corpus))
         session.start_ray()
         session.wait_for_room([{"CPU": 1}])
         beside = run.root.with_name(f"{run.root.name}-rejected.parquet")
-        made = in_task(_from_files, located, corpus, folder, beside)
+        made = in_task(from_files, located, corpus, folder, beside)
     summary = made.summary
-    cost.extra = {
+    work.cost.extra = {
         "rows": summary["rows"],
         "samples": sum(summary["samples"].values()),
         "task_peak_memory_mib": made.peak_memory_mib,
@@ -116,7 +93,7 @@ def _body(run: Run, config: Config, session: Session, cost: Cost) -> None:
         f"{sizes}; "
         f"{sum(summary['rejected'].values()):,} rows rejected{_duplicates(summary['rejected'])}"
     )
-    run.say(f"prepare: {task.sentences(summary)}")
+    run.say(f"prepare: {split.same_time_sentences(summary)}")
 
 
 def _span(summary: dict[str, Any]) -> str:
@@ -126,170 +103,22 @@ def _span(summary: dict[str, Any]) -> str:
 
 
 def _duplicates(rejected: dict[str, int]) -> str:
+    from minirec.corpus import assemble
+
     count = rejected.get(assemble.DUPLICATE, 0)
     return f", {count:,} of them as {assemble.DUPLICATE}s" if count else ""
 
 
-@dataclass(frozen=True)
-class Made:
-    """What `corpus.json` says of a corpus, and the peak memory of the process that made it."""
-
-    summary: dict[str, Any]
-    peak_memory_mib: float
-
-
-def in_task(function: Callable[..., Made], *arguments: object) -> Made:
-    """Call it in a Ray task: the machine of the driver may be small, and need not hold a corpus.
-
-    An error of the corpus or of the system (a full disk) reaches the caller as itself, the death
-    of the task, or of one that reads the files for it, as an `EngineError`. The task leaves the
-    CPUs to those; it asks for a little, since a head that offers none is to get no work.
-    """
-    import ray
-    from ray.exceptions import RayError, RayTaskError
-
-    from actors.causes import cause, raised_in
-
-    try:
-        return ray.get(ray.remote(num_cpus=0.01)(function).remote(*arguments))
-    except RayError as error:
-        raised = raised_in(error)
-        if isinstance(raised, RayTaskError) or not isinstance(
-            raised, (RayError, MiniRecError, OSError)
-        ):
-            raise
-        if not isinstance(raised, RayError):
-            raise raised from None
-        raise EngineError(
-            f"prepare ended: {cause(error)}; run it again, on a node with more memory if that "
-            f"was short: one process holds the corpus"
-        ) from error
-
-
-def _from_demo(corpus: CorpusConfig, folder: Path, seed: int) -> Made:
-    events, catalogue, labels = demo.generate(corpus.demo, seed=seed)
-    category = corpus.category or "hobbies"
-    head = {"source": "demo", "category": category, "rows": len(events), "notes": []}
-    return _write(corpus, folder, head, events, catalogue, REJECTED.empty_table(), labels)
-
-
-def _from_files(
-    located: sources.Located, corpus: CorpusConfig, folder: Path, rejected_beside: Path
-) -> Made:
-    """Read, join and split; too many rejected rows are left in `rejected_beside`."""
-    read = assemble.assemble(
-        read_with_ray(located.events),
-        read_with_ray(located.items),
-        inline=located.inline,
-        by_file=corpus.columns.get("order") == sources.BY_FILE,
-    )
-    try:
-        assemble.check_rejected(read, limit=corpus.max_rejected)
-    except CorpusError as error:
-        # The run directory gets no half-made corpus, but the rows are what the user needs.
-        write_table(rejected_beside, read.rejected)
-        raise CorpusError(f"{error}; all of them are in {rejected_beside}") from None
-    category = located.category or read.category or located.fallback
-    head = {
-        "source": corpus.source,
-        "category": category,
-        "rows": read.rows,
-        "notes": located.notes + read.notes,
-    }
-    return _write(corpus, folder, head, read.events, read.catalogue, read.rejected)
-
-
-def _write(
-    corpus: CorpusConfig,
-    folder: Path,
-    head: dict[str, Any],
-    events: Events,
-    catalogue: pa.Table,
-    rejected: pa.Table,
-    labels: np.ndarray | None = None,
-) -> Made:
-    """Samples, catalogue and summary -> the corpus folder, whole or not at all."""
-    samples = split.make_samples(events, corpus)
-    summary = head | {
-        "events": samples.kept,
-        "users": samples.users,
-        "items": len(samples.item_codes),
-        **({} if "order" in corpus.columns else _days(samples.tables)),
-        "samples": {name: len(table) for name, table in samples.tables.items()},
-        "rejected": assemble.counts(rejected),
-        "same_time": task.facts(samples, corpus.same_time),
-    }
-    with atomic_dir(folder) as work:
-        chosen = catalogue.take(pa.array(samples.item_codes))
-        ids = pa.array(np.arange(len(chosen)), type=pa.int32())
-        items = pa.table([ids, chosen["key"], chosen["title"], chosen["text"]], schema=ITEMS)
-        write_table(work / "items.parquet", items)
-        for name, table in samples.tables.items():
-            write_table(work / f"{name}.parquet", table)
-        write_table(work / "rejected.parquet", rejected)
-        if labels is not None:
-            ids = np.arange(len(samples.event))
-            truth = pa.table([pa.array(ids), pa.array(labels[samples.event])], schema=TRUTH)
-            write_table(work / "truth.parquet", truth)
-        write_json(work / "corpus.json", summary)
-    return Made(summary, peak_memory_mib())
-
-
-def _days(tables: dict[str, pa.Table]) -> dict[str, str]:
-    """First and last day of the samples and their histories, UTC."""
-    columns = [table[name] for table in tables.values() for name in ("history_time", "time")]
-    bounds = [pc.min_max(pc.list_flatten(c) if pa.types.is_list(c.type) else c) for c in columns]
-    first = min(bound["min"].as_py() for bound in bounds)
-    last = max(bound["max"].as_py() for bound in bounds)
-    return {"first_day": times.day(first), "last_day": times.day(last)}
-
-
-def _downloaded(corpus: CorpusConfig) -> CorpusConfig:
-    """The settings with the files of the Amazon category filled in, fetched if asked for."""
-    if not corpus.download:
-        return corpus
-    if corpus.source != "amazon" or not corpus.category or not corpus.path:
-        raise CorpusError(
-            "corpus.download=true needs corpus.source=amazon, corpus.category (e.g. All_Beauty) "
-            "and corpus.path, the folder to download to"
-        )
-    core = corpus.download if isinstance(corpus.download, str) else "0core"
-    ratings, metadata = download.download_category(corpus.category, corpus.path, core=core)
-    names = {"ratings": str(ratings.absolute()), "metadata": str(metadata.absolute())}
-    return corpus.model_copy(update=names)
-
-
-def read_with_ray(specs: list[FileSpec]) -> pa.Table:
-    """Stream the files through Ray Data: one task reads a file, many parse its blocks.
-
-    Returns:
-        `parse.EVENTS` or `parse.CATALOGUE`, one row per row of the files, in no certain order.
-    """
-    import ray
-
-    by_path = {spec.path: spec for spec in specs}
-    schema = EVENTS if specs[0].kind == "events" else CATALOGUE
-
-    def lines(batch: pa.Table) -> Iterator[pa.Table]:
-        for path in batch["file"].to_pylist():
-            yield from read_blocks(by_path[path])
-
-    # Different CPU shares keep Ray from fusing both steps into one task per file, which would
-    # parse a large file on one core.
-    dataset = (
-        ray.data.from_items([{"file": path} for path in by_path], override_num_blocks=len(by_path))
-        .map_batches(lines, batch_size=1, batch_format="pyarrow", num_cpus=0.25)
-        .map_batches(
-            lambda batch: parse(batch, by_path),
-            batch_size=None,
-            batch_format="pyarrow",
-            num_cpus=0.7,
-        )
-    )
-    dataset.context.target_max_block_size = 2 * BLOCK_BYTES
-    # Without a terminal Ray writes its progress as dozens of log lines.
-    dataset.context.enable_progress_bars = sys.stderr.isatty()
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    batches = dataset.iter_batches(batch_size=None, batch_format="pyarrow")
-    tables = [batch.cast(schema) for batch in batches if batch.num_columns]
-    return pa.concat_tables(tables) if tables else schema.empty_table()
+PREPARE = Stage(
+    name="prepare",
+    help="read interactions and catalogue, make samples",
+    inputs=lambda config: [],
+    outputs=("corpus",),
+    settings=lambda run, config: {
+        "seed": config.seed,
+        "corpus": config.corpus.model_dump(mode="json"),
+        "files": _stamps(run, config.corpus),
+    },
+    body=_body,
+    shared=True,
+)

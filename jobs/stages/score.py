@@ -1,293 +1,84 @@
-"""Score the train split: Ray Data sends shards to scorers, which ask the pool for rollouts."""
+"""`minirec score`: rollouts, rewards and head features of training samples."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
-from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
-from jobs.cluster.workers import KeptWorkers
-from jobs.console import bar
-from jobs.fingerprint import rollout_settings
-from jobs.stages.model import base_model, model_inputs
-from minirec.config.run import Config, ScoringConfig
-from minirec.corpus import schema
-from minirec.corpus.table import SampleFile, count_samples
-from minirec.errors import ArtifactError, EngineError
-from minirec.resources.allocation import Allocation
-from minirec.selection.learnability import chance_level
-from minirec.selection.screening import COLUMNS, savings
-from minirec.store.files import in_threads, intact
-from minirec.store.remote import located
-from minirec.store.run import Cost, Run, each_file
-from minirec.store.tables import check_array, check_table, read_table
+from jobs.fingerprint import policy_settings
+from jobs.stage import SELECTION, Stage, Work
+from jobs.stages.model import model_inputs
+from minirec.store.run import Run, each_file
 
 if TYPE_CHECKING:
-    from actors.scoring.scorer import ScoringSpec
-    from jobs.cluster.session import Session
+    from minirec.config.run import Config
 
 
-def score(run: Run, config: Config, session: Session) -> bool:
-    """Rollouts, rewards and head features of training samples -> features/part-*.parquet."""
+def _settings(run: Run, config: Config) -> dict[str, Any]:
+    """The settings that change results; those of the screen and of doubt only where they act."""
+    from minirec.corpus import schema
 
-    def body(cost: Cost) -> None:
-        if not any(run.path("features").glob("part-*.parquet")):
-            run.remove("gradients", ["gradients"])  # of rollouts that are gone
-        spec = scoring_spec(
-            run,
-            config,
-            session,
-            split="train",
-            output="features",
-            item_table="features/item_table.npy",
-            adapter=run.path("proxy", "adapter"),
-            scoring=config.scoring,
-            limit=_limit(run, config),
-        )
-        score_shards([spec], config, session.allocation, label="score", say=run.say)
-        found = savings(
-            (part.to_pydict() for part in parts(spec, COLUMNS)),
-            most=config.scoring.stages[-1],
-            chance=chance_level(_items(run), cutoff=config.reward.cutoff),
-            band=config.scoring.screen_band,
-        )
-        cost.rollouts, cost.generated_tokens = found.rollouts, found.tokens
-        samples = count_samples(run.path("corpus"), "train")
-        if found.samples < samples:
-            cost.extra = {"samples": found.samples}
-            run.say(f"score: {found.samples:,} of {samples:,} training samples, drawn at random")
-        if found.rollouts < found.full:
-            run.say(f"score: {found.sentence()}")
-
-    base_model(run, config)
-    return run.stage(
-        "score",
-        settings={
-            "seed": config.seed,
-            "scoring": _settings(config.scoring),
-            "model": config.model.model_dump(mode="json"),
-            "reward": config.reward.model_dump(mode="json"),
-            "rollout": rollout_settings(config),
-        },
-        inputs=[*model_inputs(config), "proxy"],
-        outputs=["features"],
-        body=body,
-        part_of=each_file,
-    )
-
-
-def _settings(scoring: ScoringConfig) -> dict[str, Any]:
-    """The settings that change results; those of the screen only where there is one."""
+    scoring = config.scoring
     settings: dict[str, Any] = {
         "features_version": schema.VERSION,
         "rollouts": scoring.rollouts,
         "shard_size": scoring.shard_size,
+        "samples": scoring.samples,
     }
     if scoring.screen:
         settings |= {"screen": scoring.screen, "screen_band": scoring.screen_band}
         settings |= {"control": scoring.control}
     if len(scoring.stages) > 1:
         settings["doubt"] = scoring.doubt
-    if scoring.samples is not None:
-        settings["samples"] = scoring.samples
-    return settings
+    return policy_settings(config) | {"scoring": settings}
 
 
-def _limit(run: Run, config: Config) -> int | None:
-    """How many train samples are scored; None: all."""
-    if config.scoring.samples is None:
-        return None
-    return config.scoring.count(count_samples(run.path("corpus"), "train"))
+def _body(work: Work) -> None:
+    from jobs.shards import parts, score_shards, scoring_spec
+    from minirec.corpus.table import count_samples
+    from minirec.selection.learnability import chance_level
+    from minirec.selection.screening import COLUMNS, savings
+    from minirec.store.tables import read_table
 
-
-def _items(run: Run) -> int:
-    return read_table(run.path("corpus", "items.parquet"), ["item_id"]).num_rows
-
-
-def scoring_spec(
-    run: Run,
-    config: Config,
-    session: Session,
-    *,
-    split: str,
-    output: str,
-    item_table: str,
-    adapter: Path | None,
-    scoring: ScoringConfig | None,
-    limit: int | None = None,
-) -> ScoringSpec:
-    """Spec of the scorers for one split and policy; starts the pool. See `ScoringSpec`."""
-    from actors.engines.engine import Adapter
-    from actors.scoring.scorer import ScoringSpec
-
-    model_path = base_model(run, config)
-    return ScoringSpec(
-        corpus=str(run.path("corpus")),
-        split=split,
-        output=str(run.path(output)),
-        item_table=str(run.path(item_table)),
-        model_path=model_path,
-        model=config.model,
-        reward=config.reward,
-        adapter=None if adapter is None else str(adapter),
-        scoring=scoring,
-        shard_size=config.scoring.shard_size,
-        prompts_per_call=config.rollout.prompts_per_call,
-        seed=config.seed,
-        pool=session.pool(model_path, beside="score"),
-        policy_adapter=None if adapter is None else Adapter(str(adapter)),
-        threads=session.allocation.scorer.cpus,
-        device="cuda" if session.allocation.scorer.gpus else "cpu",
-        limit=limit,
+    run, config, session, cost = work.run, work.config, work.session, work.cost
+    if not any(run.path("features").glob("part-*.parquet")):
+        run.remove("gradients", ["gradients"])  # of rollouts that are no longer there
+    samples = count_samples(run.path("corpus"), "train")
+    spec = scoring_spec(
+        run,
+        config,
+        session,
+        split="train",
+        output="features",
+        item_table="features/item_table.npy",
+        adapter=run.path("proxy", "adapter"),
+        scoring=config.scoring,
+        limit=None if config.scoring.samples is None else config.scoring.count(samples),
     )
+    score_shards([spec], config, session.allocation, label="score", say=run.say)
+    items = read_table(run.path("corpus", "items.parquet"), ["item_id"]).num_rows
+    found = savings(
+        (part.to_pydict() for part in parts(spec, COLUMNS)),
+        most=config.scoring.stages[-1],
+        chance=chance_level(items, cutoff=config.reward.cutoff),
+        band=config.scoring.screen_band,
+    )
+    cost.rollouts, cost.generated_tokens = found.rollouts, found.tokens
+    if found.samples < samples:
+        cost.extra = {"samples": found.samples}
+        run.say(f"score: {found.samples:,} of {samples:,} training samples, drawn at random")
+    if found.rollouts < found.full:
+        run.say(f"score: {found.sentence()}")
 
 
-def score_shards(
-    specs: list[ScoringSpec],
-    config: Config,
-    allocation: Allocation,
-    *,
-    label: str,
-    say: Callable[[str], None] = print,
-    scorer: type | None = None,
-) -> None:
-    """Score the shards of all specs that have no undamaged file, in one pass of Ray Data.
-
-    `scorer` takes the place of `actors.scoring.scorer.Scorer` in benchmarks.
-    """
-    import ray
-    import ray.data
-    from ray.data.exceptions import ExecutionTimeoutError
-
-    from actors.causes import cause
-    from actors.scoring.shards import Scorer
-
-    missing, total = _missing(specs, say)
-    done = total - len(missing)
-    context = ray.data.DataContext.get_current()
-    context.raise_original_map_exception = True  # else the cause is lost in a wrapper
-    context.execution_no_progress_timeout_s = config.scoring.shard_deadline_s
-    with bar(label, total) as progress:
-        progress.update(done, "shards")
-        if not missing:
-            return
-        rows = [{"spec": number, "shard": shard} for number, shard in missing]
-        results = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-            scorer or Scorer,
-            fn_constructor_args=(specs,),
-            batch_size=1,
-            # With one as the least, the rest go on when a node leaves.
-            compute=ray.data.ActorPoolStrategy(
-                min_size=1,
-                max_size=(most := min(allocation.scorers, len(rows))),
-                initial_size=most,
-                max_tasks_in_flight_per_actor=2,
-            ),
-            num_cpus=allocation.scorer.cpus,
-            num_gpus=allocation.scorer.gpus or None,
-        )
-        try:
-            for _ in results.iter_rows():
-                done += 1
-                progress.update(done, "shards")
-        except ExecutionTimeoutError as error:
-            raise EngineError(
-                f"{label} finished no shard in {config.scoring.shard_deadline_s:g} s, after {done} "
-                f"of {total}; raise scoring.shard_deadline_s or lower scoring.shard_size"
-            ) from error
-        except ray.exceptions.RayError as error:
-            raise EngineError(
-                f"{label} stopped after {done} of {total} shards: {cause(error)}; "
-                f"the same command does the missing shards"
-            ) from error
-
-
-def score_on_kept(
-    specs: list[ScoringSpec],
-    workers: KeptWorkers,
-    config: Config,
-    allocation: Allocation,
-    *,
-    say: Callable[[str], None] = print,
-) -> None:
-    """`score_shards` by training workers that stay up."""
-    from actors.scoring.shards import ShardsSpec, score_loop
-
-    missing, _ = _missing(specs, say)
-    if missing:
-        # Threads stay those of a scorer: bytes depend on them.
-        device = "cuda" if allocation.worker.gpus else "cpu"
-        specs = [replace(spec, device=device) for spec in specs]
-        workers.do(score_loop, ShardsSpec(specs, missing, config.scoring.shard_deadline_s))
-
-
-def _missing(
-    specs: list[ScoringSpec], say: Callable[[str], None]
-) -> tuple[list[tuple[int, int]], int]:
-    """Number of the spec and shard of each shard without an undamaged file, and of how many."""
-    shards = [(number, shard) for number, spec in enumerate(specs) for shard in _shards(spec)]
-    files = [specs[number].part(shard) for number, shard in shards]
-    there = in_threads(lambda file: intact(file, check_table, say=say), files)
-    # A damaged table of item vectors is removed here, whichever shards are missing.
-    tables = {table: _has_item_table(table, say) for table in {spec.item_table for spec in specs}}
-    missing = [
-        (number, shard)
-        for (number, shard), done in zip(shards, there, strict=True)
-        if not done or (shard == 0 and not tables[specs[number].item_table])
-    ]
-    return missing, len(shards)
-
-
-def _has_item_table(path: str, say: Callable[[str], None]) -> bool:
-    """Whether the item vectors are there; else a scorer makes them when it does a shard."""
-    return intact(located(path), check_array, say=say)
-
-
-def _shards(spec: ScoringSpec) -> range:
-    samples = count_samples(located(spec.corpus), spec.split)
-    return range(math.ceil(len(spec.rows(samples)) / spec.shard_size))
-
-
-def parts(
-    spec: ScoringSpec, columns: list[str] | None = None, *, folder: Path | None = None
-) -> Iterator[pa.Table]:
-    """The finished shards of a spec in the order of its samples, one in memory at a time.
-
-    Args:
-        columns: those that are read besides sample_id; default all.
-        folder: where the files are; default ``spec.output``.
-
-    Raises:
-        ArtifactError: a file or a sample is missing, doubled or unknown.
-    """
-    folder = folder or located(spec.output)
-    samples = SampleFile(located(spec.corpus), spec.split)
-    rows = spec.rows(len(samples))
-    names = columns and ["sample_id", *columns]
-    found = sorted(folder.glob("part-*.parquet"))
-    wanted = [folder / spec.part(shard).name for shard in _shards(spec)]
-    if found != wanted:
-        odd = sorted(set(found) ^ set(wanted))[0]
-        raise ArtifactError(
-            f"{folder} holds {len(found)} shards of {len(wanted)}, first difference {odd.name}; "
-            f"delete {folder} and run the same command again"
-        )
-    for number, path in enumerate(wanted):
-        start = number * spec.shard_size
-        expected = samples.ids(rows[start : start + spec.shard_size])
-        table = read_table(path, names)
-        if table["sample_id"].to_pylist() != expected:
-            raise ArtifactError(
-                f"{path} holds {table.num_rows} rows for {len(expected)} samples, or other "
-                f"samples; delete it and run the same command again"
-            )
-        yield table
-
-
-def merged(spec: ScoringSpec, *, folder: Path | None = None) -> pa.Table:
-    """All finished shards of a spec as one table; raises as `parts`."""
-    return pa.concat_tables(parts(spec, folder=folder))
+SCORE = Stage(
+    name="score",
+    help="roll out and score every training sample",
+    inputs=lambda config: [*model_inputs(config), "proxy"],
+    outputs=("features",),
+    settings=_settings,
+    body=_body,
+    on_ray=True,
+    part_of=each_file,
+    shared=True,
+    charged=SELECTION,
+)

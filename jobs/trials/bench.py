@@ -12,7 +12,7 @@ from typing import Any
 
 from jobs.console import console, pulse, say
 from jobs.fingerprint import rollout_settings, without_runtime
-from jobs.run import holding, stages
+from jobs.run import SHARED, holding, stages
 from jobs.trials.result import (
     Result,
     drop_outdated,
@@ -30,8 +30,6 @@ from minirec.evaluation.outcomes import Row
 from minirec.store.run import Cost, Run
 from minirec.trials.checks import check_trials
 from minirec.trials.trial import FOLDERS, FREE_ORDER, trials_of
-
-SHARED = ("prepare", "proxy", "score")
 
 
 @dataclass(frozen=True)
@@ -126,7 +124,7 @@ def run_bench(command: str, config: Config, *, overwrite: bool = False) -> Run:
             command,
             settings=_settings(command, config),
             # Not gradients, which only some trials read: `less` may join what has finished.
-            inputs=[*SHARED],
+            inputs=["prepare", "proxy", "score"],
             outputs=[folder],
             body=body,
             part_of=trial_of,
@@ -147,7 +145,7 @@ def _features(command: str, config: Config, *, overwrite: bool) -> None:
     stages(
         # So that gradients come with scoring, and with them those of validation samples.
         changed(config, {"selection.method": "less"}) if less else config,
-        SHARED,
+        tuple(SHARED),
         overwrite=overwrite,
         check=lambda samples: check_trials(trials_of(config, command, samples), samples),
         recorded=config,

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.stages.select import load_features
 from jobs.trials.result import Ids, ranked, selected
 from minirec.config.reading import changed
 from minirec.config.run import Config
@@ -19,6 +18,7 @@ from minirec.evaluation.diagnostics import (
     datamodel_score,
     overlaps,
 )
+from minirec.selection.from_run import load_features
 from minirec.selection.learnability import chance_level
 from minirec.selection.pipeline import score_samples
 from minirec.store.run import Run

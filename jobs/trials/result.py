@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from jobs.run import SHARED, STAGES
+from jobs.stage import SELECTION
 from jobs.training_log import read_log
 from minirec.config.run import Config
 from minirec.corpus import schema
@@ -64,7 +66,7 @@ def _bootstrap(run: Run, config: Config, split: str) -> Bootstrap:
 
 def own(run: Run, trial: Trial) -> Run:
     """The run of a trial."""
-    return Run(trial.config.run_dir, base=run)
+    return Run(trial.config.run_dir, base=run, shared=SHARED)
 
 
 def selected(run: Run, trial: Trial) -> Ids:
@@ -216,9 +218,8 @@ def curve(
 
 def charge(run: Run, trial: Trial) -> dict[str, Any]:
     """Rollouts and seconds of the stages whose output the trial looks at, as if it stood alone."""
-    read = set() if trial.free else {"proxy", "score"}
-    if trial.config.selection.needs_lora_gradients:
-        read.add("gradients")
+    shared = [stage for stage in STAGES if stage.shared and stage.charged == SELECTION]
+    read = [stage.name for stage in shared if stage.needed(trial.config) and not trial.free]
     costs = [cost for cost in run.costs() if cost["stage"] in read]
     return {name: sum(cost[name] for cost in costs) for name in ("rollouts", "seconds")}
 

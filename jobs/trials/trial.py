@@ -14,11 +14,11 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialSch
 from actors.training.loop import STOP
 from actors.training.validation import METRIC
 from jobs.cluster.session import Session
-from jobs.cluster.workers import Team
-from jobs.stages.evaluate import evaluate
-from jobs.stages.model import base_model
-from jobs.stages.select import select
-from jobs.stages.train import train
+from jobs.run import SHARED
+from jobs.stage import base_model
+from jobs.stages.evaluate import evaluation
+from jobs.stages.select import SELECT
+from jobs.stages.train import TRAIN
 from jobs.training_log import poll_s, read_log
 from jobs.trials.result import STOPPED, ended, own
 from minirec.config.run import Config
@@ -34,11 +34,11 @@ PROGRESS = "progress"
 class TrialRun(tune.Trainable):
     """Trainable whose steps are the validations of the training, and the evaluation at its end.
 
-    Tune hands it one trial after the other; engines and workers stay up between them.
+    Tune gives it one trial after the other; engines and the training worker stay up between them.
 
-    Not a function: Tune does not wait for a function that it stops, and when its process ends, Ray
-    Train leaves the workers' placement group to a helper, which cannot find its cluster where there
-    are several on a machine. The CPUs would be lost to the next trial.
+    It is not a function, because Tune does not wait for a function that it stops. When the process
+    of a function ends, Ray Train leaves the workers' placement group to a helper, which does not
+    find its cluster if several run on a machine. The next trial would lack those CPUs.
     """
 
     def setup(
@@ -72,17 +72,14 @@ class TrialRun(tune.Trainable):
 
     def _begin(self, name: str) -> None:
         self.settings = self.trials[name].config
-        self.run = Run(self.settings.run_dir, base=self.base)
+        self.run = Run(self.settings.run_dir, base=self.base, shared=SHARED)
         self.stop_file = self.run.path("policy", STOP)
         self.reported: set[float] = set()
         self.error: BaseException | None = None
         if ended(self.run):
             self.thread = threading.Thread()  # is not started; all reports are in files
             return
-        # On a cluster, what a trial keeps others wait for.
-        self.session = self.session or Session(
-            self.settings, on_cluster=self.on_cluster, keep_workers=not self.on_cluster
-        )
+        self.session = self.session or Session(self.settings, on_cluster=self.on_cluster)
         self.stop_file.unlink(missing_ok=True)
         work = (self.run, self.settings, self.session)
         self.thread = threading.Thread(target=self._stages, args=work, daemon=True)
@@ -127,22 +124,15 @@ class TrialRun(tune.Trainable):
 
     def _stages(self, run: Run, config: Config, session: Session) -> None:
         try:
-            # Engines and workers start before the first trial: no trial is charged with it.
+            # Engines and the worker start before the first stage, so their start is in no cost.
             session.pool(base_model(run, config), beside="train").probe()
-            if session.kept is not None:
-                session.kept.start(kept_team(run, config, session))
-            select(run, config, session)
-            train(run, config, session)
-            evaluate(run, config, session, splits=self.splits)
+            if not self.on_cluster:  # there, others wait for what a trial holds
+                session.keep_worker()
+            for stage in (SELECT, TRAIN, evaluation(self.splits)):
+                stage.run(run, config, session)
         except BaseException as error:
             if run is self.run:  # not a thread that was given up
                 self.error = error
-
-
-def kept_team(run: Run, config: Config, session: Session) -> Team:
-    """The workers that train and rank in the trials of a session."""
-    a, deadline = session.allocation, config.scoring.shard_deadline_s
-    return Team(config.training, a.training_workers, a.worker, run.path("ray"), "kept", deadline)
 
 
 def reports(run: Run, config: Config) -> list[dict[str, Any]]:

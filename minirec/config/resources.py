@@ -34,8 +34,8 @@ class ResourcesConfig(Section):
     )
     training_workers: PositiveInt | Auto = Field(
         "auto",
-        description="Ray Train workers of proxy, train and gradients; in trials of a sweep or "
-        "comparison on one machine of evaluate too",
+        description="workers of proxy, train and gradients; a single one also evaluates the trials "
+        "of a sweep or comparison on one machine",
     )
     gpus_per_worker: float | Auto = Field(0.0, description="0 to 1")
     cpus_per_worker: PositiveInt | Auto = Field(
@@ -47,6 +47,11 @@ class ResourcesConfig(Section):
     )
     wait_s: float = Field(
         300, gt=0, description="seconds that a busy or growing cluster has to make room"
+    )
+    autoscaling: bool = Field(
+        False,
+        description="whether an autoscaler adds nodes to the cluster; then nothing is refused for "
+        "being larger than the nodes of the moment",
     )
 
     @field_validator("engines", mode="before")

@@ -9,6 +9,9 @@ from pydantic import Field, model_validator
 
 from minirec.config.section import Section
 
+ItemCandidates = Literal["batch", "corrected", "catalogue"]
+"""Names of `minirec.rl.losses.CANDIDATES`; here, so that reading a config loads no torch."""
+
 
 class TrainingConfig(Section):
     """Curriculum GRPO (method, section 7). Also the settings of the proxy."""
@@ -40,7 +43,7 @@ class TrainingConfig(Section):
     staleness: Literal[0, 1] = Field(
         0, description="1: the next step is rolled out while this one trains, one update behind"
     )
-    item_candidates: Literal["batch", "corrected", "catalogue"] = Field(
+    item_candidates: ItemCandidates = Field(
         "batch",
         description="candidates of the item loss: targets of the step; the same, corrected for how "
         "often each is one; or all other items too, detached",

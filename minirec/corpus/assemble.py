@@ -1,8 +1,8 @@
 """Parsed rows of all files -> clean events, a catalogue, and the list of rejected rows.
 
-Here the reasons are found that need more than one row: duplicate events, events on items that
-the catalogue does not know, and events on items without a title; and here is said what all rows
-together were taken for: ids, times, ratings and titles.
+This module rejects rows for reasons that need more than one row: duplicate events, events on items
+that the catalogue does not know, and events on items without a title. Its notes say how ids, times,
+ratings and titles were understood.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ HINTS = {
     "bad date": "a time is a number since 1970, a day such as 20230115, or ISO 8601",
     "is an object": "write its value alone",
 }
-"""What to do about reasons that end so."""
+"""End of a reason -> what to do about it."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def assemble(
     Args:
         inline: the catalogue was read from the interaction files, so that its rejected rows are
             counted as events already.
-        by_file: events have no times; their place in the files takes it.
+        by_file: events have no times; their place in the files counts as the time.
 
     Raises:
         CorpusError: a file could not be read to its end, or no row is usable at all.
@@ -128,7 +128,7 @@ def _usable(
     good, duplicates = _without_duplicates(good)
     known = pc.is_in(good["item"], value_set=keys.combine_chunks())
     unknown = good.filter(pc.invert(known))
-    # An item is untitled if its row says so; any other unusable row leaves it unknown.
+    # Only a row rejected for its title makes an item untitled; other rejected rows: unknown.
     titleless = pc.is_in(unknown["item"], value_set=_untitled_keys(items))
     stray = unknown.filter(pc.invert(titleless))
     if not inline:
@@ -154,8 +154,8 @@ def describe(
 ) -> str:
     """Counts of reasons, hints, and five rows with file and line, as one sentence.
 
-    The rows are some of each reason, and those of the catalogue first: an item that is missing
-    there is the cause of events on an unknown item.
+    The rows show each reason, and those of the catalogue come first: an item that is missing there
+    causes events on an unknown item.
     """
     tally = counts(rejected)
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in tally.items())
@@ -193,7 +193,7 @@ def _some_of_each(
 def check_rejected(read: Assembled, *, limit: float) -> None:
     """Raise `CorpusError` if more than the share `limit` of the rows was rejected.
 
-    A duplicate event is left out here: a second purchase on the same day is no malformed row.
+    Duplicate events do not count: a second purchase on the same day is not malformed.
     """
     malformed = read.rejected.filter(pc.not_equal(read.rejected["reason"], DUPLICATE))
     if len(malformed) > limit * read.rows:
@@ -216,7 +216,7 @@ def _check_whole(events: pa.Table, items: pa.Table) -> None:
 
 
 def _one_spelling(events: pa.Table, items: pa.Table) -> tuple[pa.Table, pa.Table, list[str]]:
-    """User ids and item keys with one spelling for whole numbers."""
+    """The tables with one spelling of whole numbers in user ids and item keys, and notes."""
     (user,), of_users = ids.without_decimals("user", [events["user"]])
     (item, key), of_items = ids.without_decimals("item", [events["item"], items["key"]])
     for name, column in (("user", user), ("item", item)):
@@ -240,10 +240,10 @@ def _ratings(events: pa.Table) -> list[str]:
 
 
 def _strays(keys: pa.ChunkedArray, catalogue: pa.ChunkedArray) -> list[str]:
-    """Keys of the interactions that the catalogue lacks, beside keys that it has."""
+    """A note on keys of the interactions that the catalogue lacks, with an example of its keys."""
     if not len(keys) or not len(catalogue):
         return []
-    # Sorted, since the rows come in no certain order.
+    # Sorted, since the order of the rows is not fixed.
     found, known = (column.unique().sort() for column in (keys, catalogue))
     here, there = ids.nearest(found, known) or (found[0].as_py(), known[0].as_py())
     return [
@@ -253,7 +253,7 @@ def _strays(keys: pa.ChunkedArray, catalogue: pa.ChunkedArray) -> list[str]:
 
 
 def _settled(events: pa.Table) -> tuple[pa.Table, pa.Table, list[str]]:
-    """Good events with their final times, those whose time is none after all, and notes."""
+    """Good events with their final times, events whose number is no time, and notes."""
     number = events["number"].to_numpy()
     settled = times.settle(events["time"].to_numpy(), number)
     place = events.schema.get_field_index("time")
@@ -274,7 +274,7 @@ def _rejected(table: pa.Table) -> pa.Table:
 
 
 def _with_reason(table: pa.Table, reason: str, shown: list[str]) -> pa.Table:
-    # The raw line is gone by now; its fields say the same.
+    # The raw line is no longer kept; its fields say the same.
     texts = [
         ",".join("" if v is None else str(v) for v in row.values())[:TEXT_SHOWN]
         for row in table.select(shown).to_pylist()
@@ -291,7 +291,7 @@ def _first_of_each_key(items: pa.Table) -> tuple[pa.Table, pa.Table]:
 
 
 def _placed(events: pa.Table, *, by_file: bool) -> pa.Table:
-    """With a column ``order``, the rank of each row by file and line; maybe as the time too."""
+    """Append ``order``, the rank of a row by file and line; `by_file`: it is the time too."""
     code, names = encode(events["file"])
     file = np.argsort(sorted(range(len(names)), key=lambda i: _natural(names[i].as_py())))
     rank = np.empty(len(events), dtype=np.int64)
@@ -310,8 +310,8 @@ def _natural(name: str) -> list[str | int]:
 def _most_frequent_titles(items: pa.Table) -> tuple[pa.Table, list[str]]:
     """One row for each key: the first with the title that most of its rows have.
 
-    Of titles that are equally frequent the first is taken, by file and line. The notes say for
-    how many items titles and texts differ: then they may be those of reviews.
+    Among equally frequent titles, the first by file and line wins. The notes say for how many items
+    titles and texts differ: these may be titles of reviews.
     """
     if not len(items):
         return items, []
@@ -347,7 +347,7 @@ def _short(text: pa.StringScalar) -> str:
 
 
 def _without_duplicates(events: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """Split off the rows whose user, item and time stand in an earlier file or line."""
+    """Separate the rows that repeat user, item and time of an earlier file or line."""
     if not len(events):
         return events, events
     same_if = [encode(events["user"])[0], encode(events["item"])[0], events["time"].to_numpy()]

@@ -1,9 +1,9 @@
 """The demo corpus: seeded, generated, with planted truth.
 
-Every item belongs to a series of five inside a taste, and its title names both ("Jazz Saxophone
-Harbor"). A user has one taste and walks through its series, item by item, series by
-series. On this structure three things are laid: bestsellers that everybody takes, targets drawn
-at random, and users that copy another one. Which of these an event is, is its label:
+Every item belongs to a series of five within a taste, and its title names both ("Jazz Saxophone
+Harbor"). A user has one taste and walks through its series, item by item and series by series.
+Three things are added: bestsellers that everybody buys, targets drawn at random, and users that
+copy another user. Each event has a label:
 
 - ``trivial``: one of six bestsellers, predictable from popularity alone;
 - ``learnable``: the next item of the user's walk, predictable from the titles in the history;
@@ -147,7 +147,7 @@ def _words(taste: int) -> tuple[str, ...]:
             letters += onsets[onset] + vowels[(n + onset) % len(vowels)]
         return letters
 
-    # A factor without common divisors with 14^4 spreads neighbouring numbers over the syllables.
+    # A factor that is coprime to 14^4 spreads neighbouring numbers over the syllables.
     return tuple(word((8 * taste + i) * 7919 % len(onsets) ** 4) for i in range(8))
 
 
@@ -165,7 +165,7 @@ def _walk(
     taken: list[int] = []
     labels: list[str] = []
     for number in range(count):
-        # The first event shows the taste: without it nothing could be learned about the second.
+        # The first event shows the taste; otherwise the second could not be predicted.
         kind = "learnable" if number == 0 else _kind(demo, rng)
         choice = None
         if kind == "trivial":
@@ -186,7 +186,7 @@ def _walk(
     times = np.sort(rng.integers(0, SPAN_MS, size=len(taken))) + START_MS
     # Equal times would make the order of a history depend on the keys.
     times = np.maximum.accumulate(times - np.arange(len(times))) + np.arange(len(times))
-    # Ratings are drawn alike for all labels, so that they give none away.
+    # Ratings have the same distribution for all labels, so that they reveal none.
     ratings = rng.choice([3.0, 4.0, 5.0], p=[0.2, 0.4, 0.4], size=len(taken)).astype(np.float32)
     return np.array(taken, dtype=np.int64), times, ratings, labels
 

@@ -1,4 +1,4 @@
-"""Download of an Amazon Reviews 2023 category, only when the user asks for it.
+"""Downloads an Amazon Reviews 2023 category, only when the user asks for it.
 
 Two files per category from the dataset's public server (https://amazon-reviews-2023.github.io):
 all ratings, and the catalogue. An interrupted download resumes where it stopped. The server
@@ -9,7 +9,6 @@ and verified from then on.
 from __future__ import annotations
 
 import difflib
-import hashlib
 import json
 import os
 import re
@@ -22,49 +21,24 @@ from urllib.error import HTTPError, URLError
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
 from minirec.errors import CorpusError
-from minirec.store.files import write_json
+from minirec.store.files import file_entry, write_json
 
 BASE_URL = "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_2023"
 CHUNK = 1 << 20
 TIMEOUT_S = 60
 
 CATEGORIES = (
-    "All_Beauty",
-    "Amazon_Fashion",
-    "Appliances",
-    "Arts_Crafts_and_Sewing",
-    "Automotive",
-    "Baby_Products",
-    "Beauty_and_Personal_Care",
-    "Books",
-    "CDs_and_Vinyl",
-    "Cell_Phones_and_Accessories",
-    "Clothing_Shoes_and_Jewelry",
-    "Digital_Music",
-    "Electronics",
-    "Gift_Cards",
-    "Grocery_and_Gourmet_Food",
-    "Handmade_Products",
-    "Health_and_Household",
-    "Health_and_Personal_Care",
-    "Home_and_Kitchen",
-    "Industrial_and_Scientific",
-    "Kindle_Store",
-    "Magazine_Subscriptions",
-    "Movies_and_TV",
-    "Musical_Instruments",
-    "Office_Products",
-    "Patio_Lawn_and_Garden",
-    "Pet_Supplies",
-    "Software",
-    "Sports_and_Outdoors",
-    "Subscription_Boxes",
-    "Tools_and_Home_Improvement",
-    "Toys_and_Games",
-    "Video_Games",
+    "All_Beauty", "Amazon_Fashion", "Appliances", "Arts_Crafts_and_Sewing", "Automotive",
+    "Baby_Products", "Beauty_and_Personal_Care", "Books", "CDs_and_Vinyl",
+    "Cell_Phones_and_Accessories", "Clothing_Shoes_and_Jewelry", "Digital_Music", "Electronics",
+    "Gift_Cards", "Grocery_and_Gourmet_Food", "Handmade_Products", "Health_and_Household",
+    "Health_and_Personal_Care", "Home_and_Kitchen", "Industrial_and_Scientific", "Kindle_Store",
+    "Magazine_Subscriptions", "Movies_and_TV", "Musical_Instruments", "Office_Products",
+    "Patio_Lawn_and_Garden", "Pet_Supplies", "Software", "Sports_and_Outdoors",
+    "Subscription_Boxes", "Tools_and_Home_Improvement", "Toys_and_Games", "Video_Games",
     "Unknown",
-)
-"""Names known when this was written; any name is tried, these only help with a typo."""
+)  # fmt: skip
+"""Names known when this was written, to suggest one for a typo; any name is tried."""
 
 
 def download_category(
@@ -98,8 +72,8 @@ def download_category(
 def fetch(url: str, path: Path) -> Path:
     """Download `url` to `path` with a progress bar, resuming ``<path>.part``.
 
-    A file that is there with its record ``<path>.json`` is verified and kept; one that is there
-    without a record was put there by the user and is kept as it is.
+    An existing file with a record ``<path>.json`` is verified and kept. An existing file without a
+    record belongs to the user and is kept as it is.
     """
     record = path.with_name(f"{path.name}.json")
     if path.exists():
@@ -119,7 +93,7 @@ def fetch(url: str, path: Path) -> Path:
         ) from None
     except OSError as error:
         raise CorpusError(f"{part} cannot be written: {error.strerror}; free some space") from None
-    write_json(record, {"url": url, "size": part.stat().st_size, "sha256": _sha256(part)})
+    write_json(record, {"url": url, **file_entry(part)})
     os.replace(part, path)
     part.with_name(f"{part.name}.json").unlink(missing_ok=True)
     return path
@@ -138,7 +112,7 @@ def _receive(url: str, part: Path) -> None:
     except HTTPError as error:
         whole = (error.headers.get("Content-Range") or "").rpartition("/")[2]
         if error.code == 416 and whole == str(have):
-            return  # stopped between the last byte and the renaming
+            return  # the last try received all bytes but did not rename the file
         if error.code == 416:
             part.unlink(missing_ok=True)
         raise
@@ -180,14 +154,9 @@ def _refused(url: str, error: HTTPError) -> str:
 
 
 def _verify(path: Path, record: dict) -> None:
-    size = path.stat().st_size
-    if size != record["size"] or _sha256(path) != record["sha256"]:
+    found = file_entry(path)
+    if any(found[key] != record[key] for key in found):
         raise CorpusError(
-            f"{path} differs from its recorded checksum ({size:,} bytes, {record['size']:,} when "
-            f"it was downloaded); delete it and run the same command again"
+            f"{path} differs from its recorded checksum ({found['bytes']:,} bytes, "
+            f"{record['bytes']:,} when it was downloaded); delete it and run the same command again"
         )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

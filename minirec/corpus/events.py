@@ -1,7 +1,7 @@
 """Interactions as arrays, and the filters on them: time window, rating, k-core.
 
-The codes of users and items are in the order of their strings, so that comparing integers orders
-by user and by item key.
+Codes of users and items have the order of their strings, so comparing codes compares user ids and
+item keys.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from minirec.config.run import CorpusConfig
+from minirec.corpus import times
 from minirec.errors import CorpusError
 
 
@@ -48,7 +49,7 @@ def encode(values: pa.ChunkedArray | pa.Array) -> tuple[np.ndarray, pa.StringArr
     if not pa.types.is_dictionary(values.type):
         values = pc.dictionary_encode(values)
     if isinstance(values, pa.ChunkedArray):
-        # Only now: joined strings end at 2 GiB, their codes do not.
+        # Combined only now: an array of strings holds at most 2 GiB, codes have no such limit.
         values = values.unify_dictionaries().combine_chunks()
     words = values.dictionary
     order = pc.sort_indices(words).to_numpy()
@@ -99,7 +100,7 @@ def filter_events(events: Events, corpus: CorpusConfig) -> np.ndarray:
         high = day_ms(corpus.end) if corpus.end else np.iinfo(np.int64).max
         keep = keep[(events.time >= low) & (events.time < high)]
         if not len(keep):
-            first, last = _day(events.time.min()), _day(events.time.max())
+            first, last = times.day(events.time.min()), times.day(events.time.max())
             raise CorpusError(
                 f"no event between corpus.start={corpus.start} and corpus.end={corpus.end}: "
                 f"the {len(events):,} events run from {first} to {last}; widen the window"
@@ -122,7 +123,3 @@ def filter_events(events: Events, corpus: CorpusConfig) -> np.ndarray:
             f"nothing to rank; give more interactions or loosen the window and corpus.k_core"
         )
     return keep
-
-
-def _day(ms: np.integer) -> str:
-    return datetime.fromtimestamp(int(ms) / 1000, tz=UTC).strftime("%Y-%m-%d")

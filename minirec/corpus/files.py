@@ -1,8 +1,8 @@
 """Input files: what is in them, and their lines in bounded blocks.
 
 A file is never loaded whole: `read_blocks` yields blocks of at most `BLOCK_ROWS` rows or
-`BLOCK_BYTES` bytes, each row with its file and line, as raw bytes, so that the parser decides
-what a wrong encoding is.
+`BLOCK_BYTES` bytes, each row with its file and line. Rows are raw bytes, so that the parser can
+reject one for its encoding.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ UNREADABLE = "unreadable file"
 """Reason of the pseudo-row that says why a file could not be read to its end."""
 
 LINES = pa.schema([("file", pa.string()), ("line", pa.int64()), ("raw", pa.binary())])
-"""A block of rows as they stand in a file; line counts from 1."""
+"""A block of rows as they are in a file; line counts from 1."""
 
 REQUIRED = ("user", "item", "time", "order", "title")
 """Roles without which a row is rejected."""
@@ -54,9 +54,9 @@ class FileSpec:
             of text, category.
         extra: columns that are appended to an item's text.
         rating_range: lowest and highest rating that is not malformed.
-        quoted: whether quotes of csv and tsv mean anything.
-        as_events: of items whose titles stand in the interactions: the columns of these, by which
-            the rows of the file are told from the lines of a text, as when events are read.
+        quoted: whether quotes in csv and tsv have a meaning.
+        as_events: only where the titles are in the interactions: the columns of the events. By
+            these the reader distinguishes rows from lines of a text, as it does for events.
     """
 
     path: str
@@ -125,7 +125,7 @@ def read_header(path: str | Path, *, format: Format) -> tuple[str, ...]:
 
 
 def _json_keys(path: Path, lines: list[bytes]) -> tuple[str, ...]:
-    # A broken line is counted when the file is read; here the other lines tell the columns.
+    # A broken line is rejected when the file is read; the others are enough to know the columns.
     keys: dict[str, None] = {}
     for line in lines:
         with contextlib.suppress(ValueError, RecursionError):
@@ -145,28 +145,24 @@ def _json_keys(path: Path, lines: list[bytes]) -> tuple[str, ...]:
 def read_blocks(spec: FileSpec) -> Iterator[pa.Table]:
     """Rows of a file as `LINES` tables. The header and blank lines are left out.
 
-    A file that breaks off (truncated .gz, damaged Parquet) ends with one row of line -1 whose
-    bytes say what is wrong: an exception inside a Ray task would reach the user as a traceback.
+    A file that cannot be read to its end (truncated .gz, damaged Parquet) gives a last row of line
+    -1 whose bytes say what is wrong: an exception in a Ray task would print a traceback.
     """
     source = _parquet_rows(spec) if spec.format == "parquet" else _text_rows(spec)
     lines: list[int] = []
     raws: list[bytes] = []
     size = 0
-    while True:
-        try:
-            number, raw = next(source)
-        except StopIteration:
-            break
-        except (EOFError, zlib.error, OSError, pa.ArrowException) as error:
-            lines.append(-1)
-            raws.append(_unreadable(error).encode())
-            break
-        lines.append(number)
-        raws.append(raw)
-        size += len(raw)
-        if len(lines) >= BLOCK_ROWS or size >= BLOCK_BYTES:
-            yield _block(spec.path, lines, raws)
-            lines, raws, size = [], [], 0
+    try:
+        for number, raw in source:
+            lines.append(number)
+            raws.append(raw)
+            size += len(raw)
+            if len(lines) >= BLOCK_ROWS or size >= BLOCK_BYTES:
+                yield _block(spec.path, lines, raws)
+                lines, raws, size = [], [], 0
+    except (EOFError, zlib.error, OSError, pa.ArrowException) as error:
+        lines.append(-1)
+        raws.append(_unreadable(error).encode())
     if lines:
         yield _block(spec.path, lines, raws)
 
@@ -178,7 +174,7 @@ def _block(path: str, lines: list[int], raws: list[bytes]) -> pa.Table:
 def _text_rows(spec: FileSpec) -> Iterator[tuple[int, bytes]]:
     skip = spec.format in ("csv", "tsv")
     with open_bytes(spec.path) as file:
-        # A line of nothing but tabs is a TSV row whose fields are empty.
+        # In TSV a line of tabs only is a row with empty fields.
         numbered = _numbered(file, blank=b" " if spec.format == "tsv" else None)
         if skip:
             next(numbered, None)
@@ -190,7 +186,7 @@ def _text_rows(spec: FileSpec) -> Iterator[tuple[int, bytes]]:
             spec.delimiter,
             len(spec.header),
             like_a_row=lambda fields: _like_a_row(spec, fields),
-            # A text hardly ever holds a valid time in the right place, but it may hold commas.
+            # A text may hold commas, but hardly ever a valid time in the right place.
             share=0 if {"time", "order"} & _columns_of_rows(spec).keys() else 0.5,
         )
 
@@ -200,7 +196,7 @@ def _columns_of_rows(spec: FileSpec) -> dict[str, str]:
 
 
 def _numbered(file: BinaryIO, *, blank: bytes | None) -> Iterator[tuple[int, bytes]]:
-    """Lines with their numbers; those of nothing but `blank` (None: white space) are left out."""
+    """Numbered lines, without lines that hold only `blank` (None: white space)."""
     for number, raw in enumerate(file, start=1):
         raw = raw.rstrip(b"\r\n")
         if number == 1:
@@ -210,7 +206,7 @@ def _numbered(file: BinaryIO, *, blank: bytes | None) -> Iterator[tuple[int, byt
 
 
 def _like_a_row(spec: FileSpec, fields: list[str]) -> bool:
-    """Whether the fields of a line can be those of a row, and not of a text with separators."""
+    """Whether a line with these fields can be a row, and not a text that holds separators."""
     columns = _columns_of_rows(spec)
     row = dict(zip(spec.header, fields, strict=True))
     needed = [row[column] for role, column in columns.items() if role in REQUIRED]
@@ -234,7 +230,7 @@ def _like_a_row(spec: FileSpec, fields: list[str]) -> bool:
 
 
 def _parquet_rows(spec: FileSpec) -> Iterator[tuple[int, bytes]]:
-    # As JSON lines, so that one parser knows all the reasons for rejecting a row.
+    # As JSON lines, so that one parser has all reasons for rejecting a row.
     wanted = sorted({*spec.columns.values(), *spec.extra})
     number = 0
     file = _open_parquet(Path(spec.path))
@@ -245,7 +241,7 @@ def _parquet_rows(spec: FileSpec) -> Iterator[tuple[int, bytes]]:
 
 
 def _json(row: dict[str, Any]) -> bytes:
-    """A row as JSON; undecodable bytes stay, so that the parser sees the wrong encoding."""
+    """A row as JSON. Bytes that are not UTF-8 stay, so that the parser rejects the row for them."""
 
     def text(value: Any) -> str | int:
         if isinstance(value, Decimal) and value == value.to_integral_value():

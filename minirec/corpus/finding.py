@@ -1,7 +1,7 @@
 """Which files of a folder are tables: their formats, and folders of part files.
 
-A table is a file, or a folder that Spark and others write: ``part-00000-....parquet`` and so on,
-maybe in folders ``day=2024-01-31`` (partitions).
+A table is a file, or a folder as Spark writes it: files ``part-00000-....parquet`` and so on, which
+may be in folders ``day=2024-01-31`` (partitions).
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ ADVICE = {
 }
 """What to do with files that are not read."""
 VERSIONED = {"_delta_log": "Delta Lake", ".hoodie": "Hudi"}
-"""Folder inside a table whose files hold former rows too -> what keeps such tables."""
+"""Folder that marks a table whose files also hold deleted rows -> the format of the table."""
 DESCRIPTIONS = ("dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json")
-"""Files of the `datasets` library that describe tables and are none."""
+"""Files of the `datasets` library that describe tables but are not tables."""
 PART = re.compile(r"part[-_.]?\d")
 """How the names of part files begin."""
 
@@ -58,7 +58,7 @@ class Table:
 
 
 def ending(path: Path) -> str:
-    """``.csv`` of ``x.csv``, ``X.CSV`` and ``x.csv.gz``; empty where there is none."""
+    """``.csv`` of ``x.csv``, ``X.CSV`` and ``x.csv.gz``; empty for a name without an ending."""
     return Path(_unpacked(path.name)).suffix.lower()
 
 
@@ -70,7 +70,7 @@ def format_of(file: Path) -> Format:
     """The format of a file, by its ending.
 
     Raises:
-        CorpusError: it is not one that is read; says which ones are, and what to do.
+        CorpusError: this format is not read; the message says which are, and what to do.
     """
     found = ending(file)
     if found == ".parquet" and file.name.lower().endswith(".gz"):
@@ -104,7 +104,7 @@ def chosen(name: str | None, folder: str | None) -> list[Table]:
 def listed(folder: str | None, endings: Collection[str]) -> list[Table]:
     """Tables of a folder with one of the endings; of a plain file and its .gz, the plain one.
 
-    Hidden files and those that begin with ``_`` are passed over, as all readers of such folders do.
+    Hidden files and names that begin with ``_`` are skipped, as all readers of such folders do.
 
     Raises:
         CorpusError: there is no such folder, or one of its folders of parts cannot be read.
@@ -129,7 +129,7 @@ def listed(folder: str | None, endings: Collection[str]) -> list[Table]:
 
 
 def named(folder: str | None, names: Collection[str], endings: Collection[str]) -> list[Table]:
-    """Those of `listed` with one of these names, in lower or upper case."""
+    """Tables of `listed` with one of these names, in lower or upper case."""
     return [table for table in listed(folder, endings) if table.name.lower() in names]
 
 
@@ -208,4 +208,4 @@ def _is_empty(file: Path) -> bool:
         with open_bytes(file) as content:
             return not content.read(1)
     except (OSError, EOFError, zlib.error):
-        return False  # its reader says what is wrong with it
+        return False  # the reader of the file reports the error

@@ -1,4 +1,4 @@
-"""User ids and item keys of all files together: spellings of one id, and keys that nearly match."""
+"""User ids and item keys of all files: two spellings of one id, and keys that nearly match."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ DOTTED = r"^-?[0-9]+(\.[0-9]+)+$"
 def without_decimals(
     name: str, columns: list[pa.ChunkedArray]
 ) -> tuple[list[pa.ChunkedArray], list[str]]:
-    """Ids that became decimals, such as ``1.0``, as whole numbers, in all columns alike.
+    """Write ids such as ``1.0`` as whole numbers, in all columns alike.
 
-    pandas writes a column of whole numbers with a gap as decimals. Where an id has other decimals
-    (``1.5``, ``1.10``, ``1.0.2``) these may mean something, and nothing is changed.
+    pandas writes a column of whole numbers with a gap as decimals. If any id has other decimals
+    (``1.5``, ``1.10``, ``1.0.2``), decimals may have a meaning, and nothing is changed.
 
     Args:
-        name: what the ids are of, for the notes.
-        columns: columns of strings that hold the same ids; they may hold nulls.
+        name: ``user`` or ``item``, for the notes.
+        columns: columns of strings with the same kind of ids; they may hold nulls.
 
     Returns:
         The columns, and sentences on what was done.
@@ -52,7 +52,7 @@ def without_decimals(
 
 
 def known_key(key: str, known: Container[str]) -> str:
-    """The key that is meant: `key`, or ``1`` for ``1.0`` if only the former is known.
+    """`key`, or ``1`` for ``1.0`` if only ``1`` is known.
 
     `without_decimals` may have changed the keys of a corpus whose users still write ``1.0``.
     """
@@ -61,7 +61,7 @@ def known_key(key: str, known: Container[str]) -> str:
 
 
 def _dotted(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    # Most ids have no dot, which is quickly seen.
+    # Most ids have no dot, and the first filter is fast.
     some = column.filter(pc.match_substring(column, "."))
     return some.filter(pc.match_substring_regex(some, DOTTED))
 
@@ -72,7 +72,7 @@ def _replaced(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def nearest(keys: pa.Array, catalogue: pa.Array) -> tuple[str, str] | None:
-    """The first key that one of the catalogue equals but for case or leading zeros, and that one.
+    """The first pair of a key and a catalogue key that differ only in case or leading zeros.
 
     None if there is no such pair.
     """

@@ -44,10 +44,10 @@ EVENTS = pa.schema(
         ("raw", pa.string()),
     ]
 )
-"""Parsed interactions: time in ms since 1970, or the number in its place; number is the time as it
-was written (null for a date). A rejected row has a reason and raw (its first 200 characters), and
-null in the first five, except that a rating outside its range stays; a good row has no reason and
-no raw."""
+"""Parsed interactions. time is in ms since 1970, or the number of ``corpus.columns.order``; number
+is the time as it was written (null for a date). A rejected row has a reason, raw (its first 200
+characters) and null in the first five columns, but it keeps a rating outside its range. A good row
+has null as reason and raw."""
 
 CATALOGUE = pa.schema(
     [
@@ -61,9 +61,8 @@ CATALOGUE = pa.schema(
         ("raw", pa.string()),
     ]
 )
-"""Parsed catalogue entries; rejected rows as in `EVENTS`, except that an entry without a title
-keeps its key, so that its events are not counted as events on unknown items. category may be
-null."""
+"""Parsed catalogue entries. Rejected rows are as in `EVENTS`, but an entry without a title keeps
+its key, so that its events do not count as events on unknown items. category may be null."""
 
 
 class Malformed(Exception):
@@ -126,19 +125,11 @@ def _fields(raw: bytes, spec: FileSpec) -> dict[str, Any]:
         if not isinstance(row, dict):
             raise Malformed("broken JSON")
         return row
-    if spec.quoted and '"' in text:
-        return dict(zip(spec.header, _quoted(text, spec), strict=True))
-    values = text.split(spec.delimiter)
-    if len(values) != len(spec.header):
-        raise Malformed(quoting.WIDTH)
-    return dict(zip(spec.header, values, strict=True))
-
-
-def _quoted(text: str, spec: FileSpec) -> list[str]:
     try:
-        return quoting.split(text, spec.delimiter, len(spec.header))
+        values = quoting.split(text, spec.delimiter, len(spec.header), quoted=spec.quoted)
     except quoting.BadRow as error:
         raise Malformed(str(error)) from None
+    return dict(zip(spec.header, values, strict=True))
 
 
 def _event(row: dict[str, Any], spec: FileSpec) -> tuple[str, str, float, int, float | None]:
@@ -154,7 +145,7 @@ def _event(row: dict[str, Any], spec: FileSpec) -> tuple[str, str, float, int, f
 
 
 def _when(row: dict[str, Any], spec: FileSpec) -> tuple[int, float | None]:
-    """Time in ms and the number that was written; or what is in its place: a number, or 0."""
+    """Time in ms and the number as written; without times, the order (or 0) and None."""
     if "order" in spec.columns:
         return _order(row.get(spec.columns["order"])), None
     if "time" not in spec.columns:
@@ -192,7 +183,7 @@ def _item(row: dict[str, Any], spec: FileSpec) -> tuple[str, str, str, str | Non
     key = identifier(row.get(columns["item"]), "missing item")
     value = row.get(columns["title"])
     title = _plain(value)
-    # Zero-width and control characters are gone in the prompts: of them alone there is no title.
+    # Prompts drop zero-width and control characters, so a title needs others.
     if not title or (not title.isprintable() and not neutralise(title)):
         raise Malformed(_kind("title", value) or UNTITLED, key=key)
     shown = [columns["text"]] if "text" in columns else []
@@ -223,7 +214,7 @@ def identifier(value: Any, missing: str) -> str:
 
 
 def _text(value: str | int | float) -> str:
-    """A value as text, empty if it is what a program writes for none."""
+    """A value as text; empty for what programs write for a missing value."""
     if isinstance(value, float):
         if not math.isfinite(value):
             return ""
@@ -239,7 +230,7 @@ def _text(value: str | int | float) -> str:
 def _plain(value: Any) -> str:
     """Text of a JSON value on one line: lists are joined, other structures are left out.
 
-    HTML entities are characters, and tags that only format are white space.
+    HTML entities become characters, and formatting tags become white space.
     """
     if isinstance(value, list):
         return " ".join(p for p in (_plain(v) for v in value if not isinstance(v, list)) if p)

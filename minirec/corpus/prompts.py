@@ -1,4 +1,4 @@
-"""Words of the prompts. Catalogue text is data: markers inside it are neutralised first."""
+"""Texts of the prompts. Catalogue text is data: markers inside it are neutralised first."""
 
 from __future__ import annotations
 
@@ -48,14 +48,11 @@ def neutralise(text: str) -> str:
 
 
 def _visible(text: str, place: int) -> str:
-    """The character at a place, or what stands for it."""
+    """The character at a place, or its replacement."""
     char = text[place]
     if char in _JOINERS:
-        return (
-            char
-            if place and _joined(text[place - 1]) and _joined(text[place + 1 : place + 2])
-            else ""
-        )
+        kept = place and _joined(text[place - 1]) and _joined(text[place + 1 : place + 2])
+        return char if kept else ""
     if char in _WITHIN_WORDS:
         return ""
     return " " if unicodedata.category(char) in ("Cc", "Cf", "Zl", "Zp") else char
@@ -86,8 +83,9 @@ def item_text(title: str, text: str) -> str:
 
 
 def comparable(title: str) -> str:
-    """A title for comparison with what a person types: neither case, nor runs of blanks, nor the
-    blanks around commas, nor the Unicode form of an accent count.
+    """A title in a form for comparison with what a person types.
+
+    Case, runs of blanks, blanks around commas and the Unicode form of an accent do not matter.
     """
     parts = (part.strip() for part in neutralise(title).casefold().split(","))
     return unicodedata.normalize("NFC", ", ".join(part for part in parts if part))
@@ -96,10 +94,10 @@ def comparable(title: str) -> str:
 def analysis(
     titles: Sequence[str], *, rng: random.Random, words: int = 4, as_written: bool = False
 ) -> str:
-    """Templated analysis of a history: some of its words, the frequent and recent ones likelier.
+    """An analysis of a history from a template: some of its words, preferably frequent and recent.
 
     It teaches the demo model the form of an answer, not which item comes next. Words are in lower
-    case, or `as_written` in the titles.
+    case, or spelled as in the titles (`as_written`).
     """
     counts: defaultdict[str, float] = defaultdict(float)
     spelling: dict[str, str] = {}

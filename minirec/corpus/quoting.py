@@ -1,8 +1,8 @@
 """Quotes of CSV and TSV: which lines make one row, and which fields a row has.
 
-In CSV a field that begins with a quote ends with the next quote that is not doubled (RFC 4180);
-what lies between may hold separators and line breaks. A TSV export usually quotes nothing: there
-a field is quoted only if it ends with a quote too, and any other quote is a plain character.
+In CSV a field that begins with a quote ends with the next quote that is not doubled (RFC 4180), and
+may hold separators and line breaks. A TSV export usually quotes nothing: there a field is quoted
+only if it also ends with a quote, and any other quote is a plain character.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from functools import cache
 from typing import Literal
 
 MAX_JOINED_LINES = 100
-"""A quoted field may go on over at most this many further lines."""
+"""A quoted field may continue on at most this many further lines."""
 
 UNCLOSED = "unclosed quote"
 BAD = "bad quotes"
@@ -31,21 +31,22 @@ class BadRow(ValueError):
     """A row without the right fields; the message is one of the reasons of this module."""
 
 
-def split(text: str, delimiter: str, width: int | None) -> list[str]:
+def split(text: str, delimiter: str, width: int | None, *, quoted: bool = True) -> list[str]:
     """Fields of a row, which may hold line breaks inside quotes.
 
     Args:
         width: number of fields, None if it is not known.
+        quoted: whether quotes mean anything.
 
     Raises:
         BadRow: there are more or fewer fields, or the quotes are wrong.
     """
-    if '"' not in text:
+    if not quoted or '"' not in text:
         fields = text.split(delimiter)
     elif delimiter == "\t" and "\n" not in text and width in (None, text.count("\t") + 1):
         fields = [_unquoted(field) for field in text.split("\t")]
     else:
-        # A lone carriage return would end the row; as white space it means the same.
+        # The csv module ends a row at a lone carriage return; a space has the same meaning.
         reader = csv.reader([text.replace("\r", " ")], delimiter=delimiter, strict=True)
         try:
             fields = next(reader)
@@ -73,14 +74,15 @@ def join(
 ) -> Iterator[Line]:
     """Join the lines of a row whose quoted field holds line breaks; it keeps its first number.
 
-    A quote that is never closed would swallow rows up to the next quote of the file. So lines are
-    joined only if they make one row of `width` fields and few of the further lines are rows by
-    themselves. Otherwise each line is a row, and of CSV `split` rejects the first.
+    A quote that is never closed would swallow all rows up to the next quote. So lines are joined
+    only if they make one row of `width` fields and few of the further lines are rows by
+    themselves. Otherwise each line is a row, and in CSV `split` rejects the first.
 
     Args:
         lines: number and text of each line, without its line break.
         like_a_row: whether `width` fields of a line can be those of a row.
-        share: share of the further lines from which on they are rows; one of them is enough at 0.
+        share: lines are not joined if at least this share of the further lines, and at least one,
+            are rows.
     """
 
     def is_plain_row(raw: bytes) -> bool:
@@ -94,8 +96,8 @@ def join(
     def belong_together(raws: list[bytes]) -> bool:
         if _fields(b"\n".join(raws), delimiter, width) is None:
             return False
-        # If the quote is a plain character, the first line is a row too. If it is none, the quote
-        # opens a field, and the last line, which ends as a row does, says nothing.
+        # If the first line is a row by itself, the quote may be a plain character. If not, it opens
+        # a field, and the last line looks like a row in any case.
         further = raws[1:] if is_plain_row(raws[0]) else raws[1:-1]
         return sum(map(is_row, further)) < max(1, share * len(further))
 
@@ -111,7 +113,7 @@ def join(
             if following is None:
                 break
             taken.append(following)
-            # The line begins inside quotes: with a quote before it, it is a line as any other.
+            # The line begins inside quotes; with a quote in front `_state` can judge it.
             state = _state(b'"' + following[1], delimiter)
         raws = [line[1], *(raw for _, raw in taken)]
         if state == "closed" and belong_together(raws):
@@ -138,7 +140,7 @@ def _state(raw: bytes, delimiter: str) -> Literal["closed", "open", "bad"]:
 
 @cache
 def _patterns(delimiter: str) -> tuple[re.Pattern[bytes], re.Pattern[bytes]]:
-    # Possessive (*+): a line that does not match is given up at once.
+    # Possessive (*+): no backtracking, so a line that does not match fails at once.
     d = re.escape(delimiter.encode())
     inner = rb'"[^"]*+(?:""[^"]*+)*+'
     field = rb'(?:%b"|[^"%b][^%b]*+|)' % (inner, d, d)

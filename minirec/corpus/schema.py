@@ -36,8 +36,8 @@ numbers of ``corpus.columns.order``."""
 
 SAMPLES_WITH_SAME_TIME = SAMPLES.append(pa.field("same_time", pa.list_(pa.int32())))
 """`SAMPLES` of a corpus with events of one user and time that are excluded from each other's
-history: the items of the target's user at the target's time, without the target. They are as right
-as the target, so they are candidates neither in the ranking nor in the item loss."""
+history. ``same_time`` holds the items of the target's user at the target's time, without the
+target. They would be correct answers too, so the ranking and the item loss leave them out."""
 
 REJECTED = pa.schema(
     [

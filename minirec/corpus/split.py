@@ -2,14 +2,15 @@
 
 All of it is vectorised over dictionary-encoded arrays.
 
-The events of one user at one time are a visit. With day-granular times a visit is a basket, and
-its order in the files means nothing; `corpus.same_time` says whether its events stand in each
-other's histories, `corpus.ties` how they are ordered.
+The events of one user at one time are a visit. Where times are days, a visit is a basket, and its
+order in the files has no meaning. `corpus.same_time` says whether its events are in each other's
+histories, `corpus.ties` how they are ordered.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -34,8 +35,8 @@ class Samples:
         kept: events left after window, min_rating and k-core.
         users: users left.
         same_time: split -> samples whose user has another event at the target's time.
-        left_out: events that are no target since ``corpus.same_time: exclude`` leaves them fewer
-            than ``corpus.min_history`` earlier events.
+        left_out: events that are no target, because ``corpus.same_time: exclude`` leaves them
+            fewer than ``corpus.min_history`` earlier events.
     """
 
     tables: dict[str, pa.Table]
@@ -54,7 +55,7 @@ class _Timeline:
     Attributes:
         event: (K,) index into `Events`.
         user, item, time: (K,) its columns; `item` is dense over the kept items.
-        tie: (K,) what orders the events of one user and time.
+        tie: (K,) the order of the events of one user and time.
         first: (K,) row of the user's first event.
         visit: (K,) row of the first event of the same user and time.
         together: (K,) events of the same user and time.
@@ -134,7 +135,7 @@ def _runs(begins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _hashed(events: Events, keep: np.ndarray) -> np.ndarray:
-    """(K,) uint64 by user id and item key alone: the same in every run, on every machine."""
+    """(K,) uint64 hashes of user id and item key: the same in every run, on every machine."""
     from pandas.util import hash_array
 
     users = hash_array(events.users.to_numpy(zero_copy_only=False), categorize=False)
@@ -207,7 +208,7 @@ def _table(
 
 
 def _check_room(events: Events, line: _Timeline, target: np.ndarray) -> None:
-    """Refuse visits that are so large that the lists of their other items fill the memory."""
+    """Refuse visits so large that the lists of their other items would fill the memory."""
     together = line.together[target]
     if together.sum() <= LARGEST_LISTS:
         return
@@ -221,7 +222,7 @@ def _check_room(events: Events, line: _Timeline, target: np.ndarray) -> None:
 
 
 def _ranges(start: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ranges of rows end to end: where each begins, (S + 1,), and the row numbers."""
+    """Concatenated ranges of rows: their offsets (S + 1,) and the row numbers."""
     offsets = np.r_[0, np.cumsum(length)]
     within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], length)
     return offsets, np.repeat(start, length) + within
@@ -233,15 +234,16 @@ def _parts(line: _Timeline, target: np.ndarray, corpus: CorpusConfig) -> np.ndar
         return _leave_one_out(line, target)
     sizes = split_sizes(len(target), corpus.split)
     stops = np.cumsum(sizes)[:2]
-    # As the published scripts cut, inside a time too, where its events are in a given order.
+    # Where the events of a time have a given order, cut inside a time, as published scripts do.
     if corpus.same_time == "exclude" or corpus.ties == "hash":
         stops = _between_times(line.time[target], stops)
     return np.searchsorted(stops, np.arange(len(target)), side="right")
 
 
 def _between_times(time: np.ndarray, stops: np.ndarray) -> np.ndarray:
-    """The two stops, moved to where a new time begins: the next one, or an earlier one where a
-    split would be left without a sample.
+    """The two stops, each moved to the next begin of a new time.
+
+    They move to an earlier one where a split would get no sample.
 
     Raises:
         CorpusError: fewer than three distinct times.
@@ -286,3 +288,37 @@ def split_sizes(samples: int, shares: tuple[float, float, float]) -> tuple[int, 
     while samples - valid - test < 1:
         valid, test = max(1, valid - 1), max(1, test - 1)
     return samples - valid - test, valid, test
+
+
+def same_time_facts(samples: Samples, setting: str) -> dict[str, Any]:
+    """The entry ``same_time`` of ``corpus.json``: the setting and the counts of `Samples`."""
+    return {"setting": setting, "shared": samples.same_time, "left_out": samples.left_out}
+
+
+def same_time_sentences(corpus: dict[str, Any]) -> str:
+    """How many samples share their time with another event of their user, and what that means.
+
+    Args:
+        corpus: the contents of ``corpus.json``.
+    """
+    found = corpus["same_time"]
+    shares = {
+        split: found["shared"][split] / max(1, samples)
+        for split, samples in corpus["samples"].items()
+    }
+    if not any(shares.values()) and not found["left_out"]:
+        return "No sample shares its time with another event of its user."
+    said = (
+        f"{shares['train']:.0%} of the train and {shares['test']:.0%} of the test samples share "
+        f"their time with another event of their user."
+    )
+    if found["setting"] == "keep":
+        return (
+            f"{said} Those placed before the target stand in its history (corpus.same_time=keep): "
+            f"the task is the next event, which may be the rest of a basket."
+        )
+    return (
+        f"{said} None of these stands in the other's history or ranking "
+        f"(corpus.same_time=exclude): the task is the next visit. {found['left_out']:,} events "
+        f"with too few earlier ones are no targets."
+    )

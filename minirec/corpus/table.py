@@ -8,15 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from minirec.errors import ArtifactError
 from minirec.store.files import read_json
 from minirec.store.remote import local_file
-from minirec.store.tables import check_table, read_table
+from minirec.store.tables import check_table, open_table, read_table
 
 COLUMNS = ("sample_id", "history", "target", "same_time")
-"""What a sample needs of its file; the last column is there only where a sample has such items."""
+"""Columns of a sample; a file has the last one only if a sample has such items."""
 
 
 @dataclass(frozen=True)
@@ -61,15 +60,18 @@ def load_catalogue(corpus: Path) -> Catalogue:
 
 
 class SampleFile:
-    """Samples of train, valid or test, read as they are asked for: a corpus need not fit into
-    memory. One row group is held at a time.
+    """Samples of train, valid or test, read on demand: a corpus need not fit into memory.
+
+    One row group is in memory at a time.
     """
 
     def __init__(self, corpus: Path, split: str):
         self.path = corpus / f"{split}.parquet"
-        self._file = _open(self.path, check=True)
-        metadata = self._file.metadata
-        sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        self._file = _local(self.path)
+        with open_table(self._file) as source:
+            footer = source.metadata
+            self._names = [name for name in COLUMNS if name in source.schema_arrow.names]
+        sizes = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
         self._starts = np.cumsum([0, *sizes])
         self._held: tuple[int, pa.Table] | None = None
         self._ids: np.ndarray | None = None
@@ -78,11 +80,11 @@ class SampleFile:
         return int(self._starts[-1])
 
     def take(self, rows: Sequence[int]) -> list[Sample]:
-        """The samples in these rows of the file; the numbers must rise."""
+        """The samples in these rows of the file; row numbers must ascend."""
         return [sample for table in self._tables(rows) for sample in _samples(table)]
 
     def ids(self, rows: Sequence[int]) -> list[int]:
-        """The sample_ids of these rows; the numbers must rise."""
+        """The sample_ids of these rows; row numbers must ascend."""
         return [i for table in self._tables(rows) for i in table["sample_id"].to_pylist()]
 
     def find(self, sample_ids: Collection[int]) -> list[Sample]:
@@ -92,7 +94,7 @@ class SampleFile:
             ArtifactError: one is not in the file.
         """
         if self._ids is None:
-            self._ids = self._file.read(columns=["sample_id"])["sample_id"].to_numpy()
+            self._ids = read_table(self._file, ["sample_id"])["sample_id"].to_numpy()
         there = self._ids
         rows = np.flatnonzero(np.isin(there, list(sample_ids)))
         if len(rows) != len(set(sample_ids)):
@@ -108,19 +110,19 @@ class SampleFile:
 
     def _group(self, group: int) -> pa.Table:
         if self._held is None or self._held[0] != group:
-            there = self._file.schema_arrow.names
-            names = [name for name in COLUMNS if name in there]
-            self._held = group, self._file.read_row_group(group, columns=names)
+            with open_table(self._file) as source:
+                self._held = group, source.read_row_group(group, columns=self._names)
         return self._held[1]
 
 
 def count_samples(corpus: Path, split: str) -> int:
     """Samples of a split, from the footer of its file."""
-    return _open(corpus / f"{split}.parquet", check=False).metadata.num_rows
+    with open_table(_local(corpus / f"{split}.parquet")) as source:
+        return source.metadata.num_rows
 
 
 def load_users(corpus: Path, split: str) -> np.ndarray:
-    """Which samples of a split are of one user: (N,) int64 codes in file order."""
+    """(N,) int64 codes of the users of a split's samples, in file order."""
     users = read_table(corpus / f"{split}.parquet", ["user"])["user"]
     return users.combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
 
@@ -131,13 +133,11 @@ def load_samples(corpus: Path, split: str) -> list[Sample]:
     return samples.take(range(len(samples)))
 
 
-def _open(path: Path, *, check: bool) -> pq.ParquetFile:
+def _local(path: Path) -> Path:
+    """The file, or its copy on this machine."""
     if not path.exists():
         raise ArtifactError(f"{path} is missing; run `minirec prepare` first")
-    file = local_file(path, check_table)
-    if check and file is path:
-        check_table(file)
-    return pq.ParquetFile(file)
+    return local_file(path, check_table)
 
 
 def _samples(table: pa.Table) -> list[Sample]:

@@ -1,4 +1,4 @@
-"""Times of interactions: one by one from a field, then all of them together.
+"""Times of interactions: each field alone, then all of them together.
 
 A number alone does not say whether it is a time in seconds, a day such as 20230115 or a serial
 number of Excel. So `read` takes small numbers as seconds, and `settle` looks at all of them.
@@ -82,7 +82,7 @@ class Settled:
     Attributes:
         ms: (N,) int64, ms since 1970 UTC.
         bad: (N,) bool, not a time after all.
-        notes: sentences on what the numbers were taken for.
+        notes: sentences on how the numbers were understood.
     """
 
     ms: np.ndarray
@@ -91,7 +91,7 @@ class Settled:
 
 
 def settle(ms: np.ndarray, number: np.ndarray) -> Settled:
-    """Take small numbers for days or serial numbers of Excel where they are such.
+    """Decide whether small numbers are days or serial numbers of Excel, and convert these.
 
     Args:
         ms: (N,) int64, as `read` gives it.
@@ -101,7 +101,7 @@ def settle(ms: np.ndarray, number: np.ndarray) -> Settled:
     notes = []
     small = np.flatnonzero(number < SMALL)
     days = _as_days(number[small])
-    # Of arbitrary numbers of eight digits at most one in 50 is a day: if most are, all should be.
+    # At most one in 50 arbitrary numbers of eight digits is a day: if most are days, all should be.
     if 2 * np.count_nonzero(~np.isnan(days)) > len(small):
         outside = ~((days >= 0) & (days < LAST_MS))
         ms[small] = np.where(outside, ms[small], days)

@@ -17,7 +17,7 @@ import yaml
 from markupsafe import Markup
 
 from minirec.config.run import ScoringConfig
-from minirec.corpus import task
+from minirec.corpus.split import same_time_sentences
 from minirec.errors import ArtifactError
 from minirec.evaluation import plots
 from minirec.evaluation.pages import template
@@ -37,8 +37,6 @@ POLICIES = {
     "cooccurrence": "reference: co-occurrence",
     "title_likeness": "reference: likeness of titles",
 }
-CHARGED = ("proxy", "score", "gradients", "select")
-"""Stages whose cost is charged to selection; `gradients` only if the selection has read them."""
 
 
 def render(run_root: Path) -> str:
@@ -67,7 +65,7 @@ def render(run_root: Path) -> str:
         name=root.name,
         config=yaml.safe_dump(config, sort_keys=False),
         corpus=_flat(corpus),
-        task=task.sentences(corpus),
+        task=same_time_sentences(corpus),
         notes=corpus["notes"],
         facts=_facts(data, tables, evaluation),
         quality=_quality(evaluation),
@@ -236,9 +234,12 @@ def _planted(tables: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _costs(root: Path) -> list[dict[str, Any]]:
     """Cost of each stage, and whether selection is charged with it."""
-    read = (Run(root).done("select") or {}).get("inputs", {})
-    used = [stage for stage in CHARGED if stage != "gradients" or stage in read]
-    return [row | {"charged": row["stage"] in used} for row in Run(root).costs()]
+    run = Run(root)
+    used = {"select", *run.made_from("select")}
+    return [
+        row | {"charged": row["charged"] == "selection" and row["stage"] in used}
+        for row in run.costs()
+    ]
 
 
 def _charged(costs: list[dict[str, Any]]) -> dict[str, Any]:

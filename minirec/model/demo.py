@@ -1,13 +1,13 @@
-"""The demo model: a tiny Qwen2 and its tokenizer, made from the corpus at hand, with no download.
+"""The demo model: a tiny Qwen2 and its tokenizer, made from the corpus without a download.
 
 The warm-up is next-token training on prompts, templated analyses and item texts. It teaches the
-form of an answer; which item follows which history is left to reinforcement learning.
+form of an answer. Which item follows a history is left to reinforcement learning.
 
-Matching (``model.demo.warmup_match``) adds what any pretrained model brings along: that a text is
-about the things it names, and how to repeat a word. The vector of an analysis is drawn to the text
-of one of the items in its prompt (InfoNCE, arXiv 1807.03748); analyses have words that the prompt
-shows, spelled as there, and most of the next-token loss is on them. The prompts then list items
-drawn at random, as many as a history has, so that nothing is learnt of what users chose together.
+Matching (``model.demo.warmup_match``) adds what any pretrained model knows: that a text is about
+the things it names, and how to repeat a word. The vector of an analysis is pulled towards the text
+of one of the items in its prompt (InfoNCE, arXiv 1807.03748). Analyses consist of words of the
+prompt, spelled as in it, and have most of the next-token loss. The prompts then list items drawn at
+random, as many as a history has, so that nothing is learnt of which items users choose together.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ from minirec.model.recommender import Encoder, Policy, pad
 
 END = "<|endoftext|>"
 MATCH_ITEMS = 128
-"""Drawn items that a matching step sets against those that its prompts name."""
-SAID_WEIGHT = 0.9
-"""Of answers in the next-token loss of a matching step; all tokens, answers too, have the rest."""
+"""Random items that a matching step compares with the items that its prompts name."""
+ANSWER_WEIGHT = 0.9
+"""Weight of the answers in the next-token loss of a matching step. The rest is the weight of all
+tokens, answers included."""
 
 
 def build(
@@ -142,14 +143,14 @@ def _warm_up(
 
 @dataclass(frozen=True)
 class _Text:
-    """Token ids; the items that its prompt names, and how many tokens at the end are the answer.
+    """Token ids, the items that the prompt names, and how many tokens at the end are the answer.
 
-    The text of an item names none and answers nothing.
+    The text of an item has neither named items nor an answer.
     """
 
     ids: list[int]
     named: Sequence[int] = ()
-    said: int = 0
+    answer: int = 0
 
 
 def _text(
@@ -172,27 +173,27 @@ def templated(
 ) -> tuple[list[int], list[int], int]:
     """Token ids of a history's prompt and of a templated answer, and how many titles are shown.
 
-    With matching, the words of the analysis are of what the prompt shows, and written as there.
+    With matching, the analysis has only words of the shown titles, spelled as there.
     """
     shown, prompt = encoder.fitting(titles)
     match = bool(encoder.config.demo.warmup_match)
-    said = prompts.analysis(shown if match else titles, rng=rng, as_written=match).rstrip()
-    ids = encoder.tokenizer.encode(said, add_special_tokens=False)
+    analysis = prompts.analysis(shown if match else titles, rng=rng, as_written=match).rstrip()
+    ids = encoder.tokenizer.encode(analysis, add_special_tokens=False)
     return prompt, list(ids) + encoder.answer_ids, len(shown)
 
 
 def _next_token_loss(logits: Tensor, ids: Tensor, mask: Tensor, batch: Sequence[_Text]) -> Tensor:
-    """Weighted mean of the mean losses over all tokens and over the answers; at least one is there.
+    """Weighted mean of the mean losses over all tokens and over the answers, of which one exists.
 
     Logits are (B, L, vocabulary); ids and mask are (B, L), padded on the right.
     """
     each = F.cross_entropy(logits[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none")
     place = torch.arange(1, ids.shape[1])
     length = mask.sum(1, keepdim=True)
-    said = torch.tensor([text.said for text in batch])[:, None]
-    answer = (place >= length - said) & (place < length)
+    answered = torch.tensor([text.answer for text in batch])[:, None]
+    answer = (place >= length - answered) & (place < length)
     every, answers = each[mask[:, 1:] > 0].mean(), each[answer].mean()
-    return (1 - SAID_WEIGHT) * every + SAID_WEIGHT * answers
+    return (1 - ANSWER_WEIGHT) * every + ANSWER_WEIGHT * answers
 
 
 def _match_loss(
@@ -203,10 +204,10 @@ def _match_loss(
     items: Sequence[tuple[str, str]],
     rng: random.Random,
 ) -> Tensor:
-    """Mean InfoNCE of text vectors (B, d) against item vectors, at the policy's own temperature.
+    """Mean InfoNCE of text vectors (B, d) against item vectors, at the policy's temperature.
 
-    The positive is one of the items that a text is `about`, a late one likelier; the others are no
-    negatives. Texts about no item are left out.
+    The positive is one of the items that a text is `about`, more likely a late one. The other ones
+    are not negatives. Texts about no item are left out.
     """
     rows = [row for row, history in enumerate(about) if history]
     named = [

@@ -1,11 +1,11 @@
-"""The policy: a causal LM whose hidden state at `<answer>` is matched with the item table."""
+"""The policy: a causal LM whose hidden state at `<answer>` is compared with the item table."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -13,15 +13,27 @@ from torch import Tensor, nn
 
 from minirec.config.run import ModelConfig
 from minirec.corpus import prompts
+from minirec.corpus.table import Catalogue, Sample
 from minirec.errors import ConfigError
-from minirec.model.shared_prompt import pack
-from minirec.model.sharing import Sharing
+from minirec.model.sharing import Sharing, pack
+from minirec.rl.group import Group
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
+class Rollout(Protocol):
+    """What an engine writes after a prompt (`actors.engines.engine.Completion`)."""
+
+    @property
+    def token_ids(self) -> list[int]: ...
+    @property
+    def logprobs(self) -> list[float]: ...
+    @property
+    def stopped(self) -> bool: ...
+
+
 class Encoder:
-    """Tokens of prompts and items. Text is cut by tokens, never by characters."""
+    """Turns prompts and items into tokens. Text is cut by tokens, never by characters."""
 
     def __init__(self, tokenizer: Any, config: ModelConfig, *, category: str):
         self.tokenizer = tokenizer
@@ -31,7 +43,7 @@ class Encoder:
 
     @classmethod
     def load(cls, path: str, config: ModelConfig, *, category: str) -> Encoder:
-        """Load the tokenizer that belongs to the model at `path` (folder or hub name)."""
+        """Load the tokenizer of the model at `path`, a folder or hub name."""
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=config.trust_remote_code)
@@ -45,8 +57,13 @@ class Encoder:
         ids = self.tokenizer.encode(text, add_special_tokens=False)
         return text if len(ids) <= tokens else self.tokenizer.decode(ids[:tokens]).strip("�")
 
+    def prompts(self, samples: Sequence[Sample], catalogue: Catalogue) -> list[list[int]]:
+        """Token ids of the prompt of each sample; raises as `prompt`."""
+        return [self.prompt([catalogue.titles[i] for i in s.history]) for s in samples]
+
     def prompt(self, titles: Sequence[str]) -> list[int]:
-        """Token ids of the prompt for a history (oldest first); the oldest titles go first.
+        """Token ids of the prompt for a history, oldest first. If it is too long, the oldest titles
+        are dropped.
 
         Raises:
             ConfigError: not even the last title fits into ``model.max_prompt_tokens``.
@@ -54,11 +71,11 @@ class Encoder:
         return self.fitting(titles)[1]
 
     def words(self, titles: Sequence[str]) -> str:
-        """What the user says in the prompt for a history, without chat template."""
+        """The user's message in the prompt for a history, without chat template."""
         return self._say(self.fitting(titles)[0])
 
     def fitting(self, titles: Sequence[str]) -> tuple[list[str], list[int]]:
-        """The last titles, which fit into a prompt, and its token ids; raises as `prompt`."""
+        """The last titles that fit into a prompt, and its token ids; raises as `prompt`."""
         limit = self.config.max_prompt_tokens
         titles = [self.cut(title, self.config.max_item_tokens) for title in titles]
 
@@ -79,7 +96,7 @@ class Encoder:
 
     @property
     def has_template(self) -> bool:
-        """Whether the model reads chats."""
+        """Whether the model has a chat template."""
         return bool(getattr(self.tokenizer, "chat_template", None))
 
     def _say(self, titles: Sequence[str]) -> str:
@@ -88,7 +105,7 @@ class Encoder:
         return prompts.plain(titles)
 
     def text(self, words: str) -> str:
-        """The prompt in which a user says `words`, as the model reads it."""
+        """The prompt for the user's message `words`, as the model reads it."""
         if not self.has_template:
             return words
         chat = [{"role": "user", "content": words}]
@@ -97,24 +114,44 @@ class Encoder:
         )
         return text
 
+    def items(self, catalogue: Catalogue) -> list[list[int]]:
+        """Token ids of each item of a catalogue."""
+        both = zip(catalogue.titles, catalogue.texts, strict=True)
+        return [self.item(title, text) for title, text in both]
+
     def item(self, title: str, text: str) -> list[int]:
         """Token ids of an item, cut to ``model.max_item_tokens``, with the answer marker."""
         words = self.cut(prompts.item_text(title, text), self.config.max_item_tokens)
         return self._read(words) + self.answer_ids
 
     def _read(self, text: str) -> list[int]:
-        """Token ids of a text as the model reads it from its start."""
+        """Token ids of a text from its start, with the BOS token if the model has one."""
         return prompts.begun(self.tokenizer.encode(text, add_special_tokens=False), self.tokenizer)
 
     def finish(self, completion: Sequence[int], *, stopped: bool) -> list[int]:
         """A completion with the answer marker at its end, where the hidden state is read."""
         return list(completion) if stopped else [*completion, *self.answer_ids]
 
+    def sequence(self, prompt: list[int], rollout: Rollout) -> list[int]:
+        """A prompt with what an engine wrote after it, as the policy reads it."""
+        return prompt + self.finish(rollout.token_ids, stopped=rollout.stopped)
+
+    def group(self, sample: Sample, prompt: list[int], rollouts: Sequence[Rollout]) -> Group:
+        """The group of a sample: its prompt with what an engine wrote after it."""
+        return Group(
+            prompt,
+            completions=[self.finish(r.token_ids, stopped=r.stopped) for r in rollouts],
+            written=[len(r.token_ids) for r in rollouts],
+            excluded=sample.excluded,
+            target=sample.target,
+            rollout_logprobs=[r.logprobs for r in rollouts],
+        )
+
 
 class Policy(nn.Module):
     """Hidden states and token log-probabilities of a (LoRA-adapted) causal LM.
 
-    Works on right-padded batches: with a causal mask the padding changes nothing to its left.
+    Batches are padded on the right. With a causal mask, padding does not change earlier tokens.
     """
 
     def __init__(self, lm: nn.Module, *, pad_id: int, temperature: float = 1.0):
@@ -124,27 +161,26 @@ class Policy(nn.Module):
         self.rollout_temperature = temperature
 
     def forward(
-        self,
-        sequences: Sequence[Sequence[int]],
-        starts: Sequence[int] | None = None,
-        rollouts: Sequence[int] | None = None,
+        self, sequences: Sequence[Sequence[int]] = (), *, groups: Sequence[Group] | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """One forward pass.
+        """One forward pass, of sequences for their hidden states or of groups for both results.
+
+        The prompt of a group is read once for all its rollouts where that is less work
+        (`packs`), which changes rounding only.
 
         Args:
             sequences: B token lists that end with the answer marker.
-            starts: position of the first completion token per sequence (>= 1); None: only the
-                hidden states are wanted.
-            rollouts: sizes of consecutive groups of sequences with one prompt each, which is then
-                read once; only where there is `sharing`.
+            groups: their B completions, each after its prompt, are read instead.
 
         Returns:
-            hidden (B, d) float32 at the last token; token log-probabilities (sum of completion
-            lengths,) float32, sequence after sequence, at the rollout temperature, or None.
+            hidden (B, d) float32 at the last token of each sequence; for groups, log-probabilities
+            (sum of completion lengths,) float32 of their tokens, completion after completion, at
+            the rollout temperature, else None.
         """
-        if rollouts is not None:
-            assert starts is not None
-            return self._shared(sequences, starts, rollouts)
+        if groups is not None and self.packs(groups):
+            return self._packed(groups)
+        if groups is not None:
+            sequences = [sequence for group in groups for sequence in group.sequences]
         ids, mask = pad(sequences, self.pad_id, self.device)
         states = self.causal.base_model(
             input_ids=ids, attention_mask=mask, use_cache=False
@@ -152,14 +188,20 @@ class Policy(nn.Module):
         lengths = mask.sum(1)
         rows = torch.arange(len(sequences), device=self.device)
         hidden = _at_least_float32(states[rows, lengths - 1])
-        if starts is None:
+        if groups is None:
             return hidden, None
         positions = torch.arange(ids.shape[1], device=self.device)
+        starts = [len(group.prompt) for group in groups for _ in group.completions]
         first = torch.as_tensor(starts, device=self.device)
         predicts = (positions[None] >= first[:, None] - 1) & (
             positions[None] < lengths[:, None] - 1
         )
         return hidden, self._logprobs(states[predicts], ids[:, 1:][predicts[:, :-1]])
+
+    def packs(self, groups: Sequence[Group]) -> bool:
+        """Whether `forward` reads the prompt of each group once."""
+        sharing = Sharing.of(self.causal)
+        return sharing is not None and sharing.saves([group.lengths for group in groups])
 
     @property
     def causal(self) -> Any:
@@ -168,25 +210,12 @@ class Policy(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return next(self.lm.parameters()).device
 
-    @property
-    def sharing(self) -> Sharing | None:
-        """Where `forward` had better get `rollouts`; None: it takes none."""
-        return Sharing.of(self.causal)
-
-    def _shared(
-        self, sequences: Sequence[Sequence[int]], starts: Sequence[int], rollouts: Sequence[int]
-    ) -> tuple[Tensor, Tensor]:
-        packed = pack(
-            sequences,
-            starts,
-            rollouts,
-            pad_id=self.pad_id,
-            dtype=next(self.lm.parameters()).dtype,
-            device=self.device,
-        )
+    def _packed(self, groups: Sequence[Group]) -> tuple[Tensor, Tensor]:
+        dtype = next(self.lm.parameters()).dtype
+        packed = pack(groups, pad_id=self.pad_id, dtype=dtype, device=self.device)
         states = self.causal.base_model(
             input_ids=packed.ids,
             attention_mask=packed.mask,
@@ -194,9 +223,9 @@ class Policy(nn.Module):
             use_cache=False,
         ).last_hidden_state.flatten(0, 1)
         hidden = _at_least_float32(states[packed.last])
-        # The end of a prompt predicts the first token of each of its rollouts. On the CPU the
-        # gradients of a row that is taken several times are added up in any order by `[]`, so
-        # that bytes would differ between runs, and in this one by `index_select`.
+        # The end of a prompt predicts the first token of each of its rollouts, so its row is taken
+        # several times. On the CPU, the backward of `[]` adds the gradients of such a row in any
+        # order, so that bytes would differ between runs; that of `index_select` keeps the order.
         return hidden, self._logprobs(states.index_select(0, packed.predicts), packed.targets)
 
     def _logprobs(self, states: Tensor, targets: Tensor) -> Tensor:
@@ -210,9 +239,9 @@ def _at_least_float32(values: Tensor) -> Tensor:
 
 
 def _scaled_logits(causal: Any, states: Tensor) -> Tensor:
-    """Logits as the model's own forward gives them, of chosen positions only.
+    """Logits of the given states only, scaled as in the model's own forward.
 
-    Gemma caps them, Cohere multiplies and Granite divides them; the config says so.
+    Gemma caps them, Cohere multiplies and Granite divides them, as their config says.
     """
     logits, config = causal.lm_head(states), causal.config
     if (scale := getattr(config, "logit_scale", None)) is not None:
@@ -259,7 +288,7 @@ def load_policy(
     rollout_temperature: float = 1.0,
     device: str = "cpu",
 ) -> Policy:
-    """A frozen policy; the adapter, if any, is merged into the weights or stays a LoRA of peft."""
+    """A frozen policy; an adapter is merged into the weights, or stays a LoRA without `merge`."""
     lm = load_lm(path, config)
     if adapter is not None:
         from peft import PeftModel
@@ -279,9 +308,8 @@ def trainable_policy(
     seed: int,
     adapter: str | Path | None = None,
 ) -> Policy:
-    """A policy with a LoRA adapter: the one in a folder, or a fresh one, whose initial weights
-    `seed` fixes.
-    """
+    """A policy with a LoRA adapter: the one in a folder, or a new one with weights by `seed`."""
+
     from peft import LoraConfig, PeftModel, get_peft_model
 
     if adapter is not None:
@@ -309,8 +337,8 @@ def pad_id(tokenizer: Any) -> int:
 def item_table(policy: Policy, items: Sequence[Sequence[int]], *, batch: int = 64) -> Tensor:
     """Unit-norm item vectors (V, d) float32 of V token lists, in blocks of `batch` items.
 
-    Items of like length share a block; the blocks are fixed by the catalogue, so the table does
-    not depend on who computes it.
+    A block holds items of similar length. The blocks depend on the catalogue only, so every worker
+    computes the same table.
     """
     order = sorted(range(len(items)), key=lambda i: (len(items[i]), i))
     table: Tensor | None = None

@@ -1,7 +1,8 @@
 """How many engines, scorers and training workers a cluster has room for.
 
 Engines stay up for the whole run. Scorers work beside them in `score` and `evaluate`, training
-workers in `proxy`, `train` and `gradients`; these two never at once, so they share their room.
+workers in `proxy`, `train` and `gradients`. Scorers and workers never run at the same time, so they
+use the same CPUs and GPUs.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Shape:
     gpus: float
 
     def bundle(self) -> dict[str, float]:
-        """As Ray writes it."""
+        """Ray's notation of it."""
         return {"CPU": float(self.cpus)} | ({"GPU": float(self.gpus)} if self.gpus else {})
 
 
@@ -55,10 +56,10 @@ class Allocation:
     worker: Shape
 
     def bundles(self, beside: str, *, engines: int | None = None) -> list[dict[str, float]]:
-        """What runs at once: the fewest engines (or `engines`) and what is beside them.
+        """The processes that run at the same time: the fewest engines (or `engines`) and others.
 
         Args:
-            beside: ``score``, ``proxy`` or ``train``.
+            beside: the stage that says which others: ``score``, ``proxy`` or ``train``.
         """
         count = self.engines_min if engines is None else engines
         number, shape = {
@@ -82,12 +83,13 @@ def allocate(config: Config, nodes: Sequence[Node], *, local: bool) -> Allocatio
     """Resolve every ``auto`` for a cluster.
 
     About a quarter of the CPUs, or of the GPUs where processes use them, goes to the training
-    workers, and again to the scorers in their turn; the engines take the rest, since generation
-    is the larger part. What does not fit is not refused here: at least one of each is given.
+    workers, and the same quarter to the scorers. The engines get the rest, since generation is the
+    larger part. Nothing is refused here: each kind gets at least one process, even if it does not
+    fit.
 
     Args:
-        nodes: the whole cluster, also what others use of it.
-        local: processes of this machine take turns on its cores, so that CPUs do not limit.
+        nodes: the whole cluster, including what others use of it.
+        local: the processes share the cores of this machine, so CPUs do not limit their number.
     """
     r = config.resources
     gpus = sum(node.gpus for node in nodes)
@@ -127,7 +129,7 @@ def engines_for(allocation: Allocation, nodes: Sequence[Node]) -> int:
 
 
 def engine_places(allocation: Allocation, nodes: Sequence[Node]) -> list[str]:
-    """The id of a node for each of `engines_for`, by turns; empty for those beyond the room."""
+    """The id of a node for each of `engines_for`, in rotation; empty for engines without room."""
     rooms = enumerate(_rooms(allocation, nodes))
     turns = sorted((turn, i) for i, room in rooms for turn in range(room))
     count = engines_for(allocation, nodes)
@@ -151,7 +153,7 @@ def _rooms(allocation: Allocation, nodes: Sequence[Node]) -> list[int]:
 
 
 def refusal(bundles: Sequence[dict[str, float]], nodes: Sequence[Node]) -> str | None:
-    """Why these nodes can never hold the bundles at once, with both numbers; None if they may."""
+    """Why these nodes can never hold all bundles together, with both numbers; None if they may."""
     for name, there in (("CPU", [n.cpus for n in nodes]), ("GPU", [n.gpus for n in nodes])):
         asked = [bundle.get(name, 0.0) for bundle in bundles]
         if sum(asked) > sum(there):

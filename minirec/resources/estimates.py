@@ -1,7 +1,7 @@
-"""What a run with a real model takes: memory of each GPU and time, estimated before it starts.
+"""GPU memory that the processes of a run with a real model need, estimated before it starts.
 
-Pure arithmetic on the shapes of a decoder with grouped-query attention and a gated MLP, as Qwen2,
-Llama and Gemma have it. Memory is in bytes, time in seconds. Loads no torch.
+Arithmetic on the shape of a decoder with grouped-query attention and a gated MLP, as Qwen2, Llama
+and Gemma have it. All sizes are in bytes. Loads no torch.
 """
 
 from __future__ import annotations
@@ -13,18 +13,14 @@ from typing import Any
 
 from minirec.model.sharing import ARCHITECTURES, Sharing
 
-UTILISATION = 0.4
-"""Share of the published FLOPs that prefill and training reach."""
-BANDWIDTH_SHARE = 0.6
-"""Share of the published bandwidth that decoding reaches."""
 SEQUENCES = 256
-"""Sequences that vLLM decodes at once, at most (its max_num_seqs)."""
+"""The most sequences that vLLM decodes at once (its max_num_seqs)."""
 CONTEXT = 2**30
 """What CUDA, kernels and fragmentation take in each process."""
 
 
 @dataclass(frozen=True)
-class Shape:
+class ModelShape:
     """Sizes of a model, named as in its config.json."""
 
     layers: int
@@ -74,32 +70,15 @@ class Shape:
 
 
 KNOWN = {
-    "Qwen/Qwen2.5-0.5B-Instruct": Shape(24, 896, 14, 2, 64, 4864, 151_936, qkv_bias=True),
-    "Qwen/Qwen2.5-3B-Instruct": Shape(36, 2048, 16, 2, 128, 11_008, 151_936, qkv_bias=True),
-    "google/gemma-2-2b-it": Shape(26, 2304, 8, 4, 256, 9216, 256_000, norms=4, shares=False),
+    "Qwen/Qwen2.5-0.5B-Instruct": ModelShape(24, 896, 14, 2, 64, 4864, 151_936, qkv_bias=True),
+    "Qwen/Qwen2.5-3B-Instruct": ModelShape(36, 2048, 16, 2, 128, 11_008, 151_936, qkv_bias=True),
+    "google/gemma-2-2b-it": ModelShape(26, 2304, 8, 4, 256, 9216, 256_000, norms=4, shares=False),
 }
 """The config.json published with each model of configs/, for machines that have not loaded it."""
 
 
-@dataclass(frozen=True)
-class Gpu:
-    """Memory in GiB, bandwidth in GB/s, dense bfloat16 TFLOPs."""
-
-    memory_gib: float
-    bandwidth: float
-    tflops: float
-
-
-GPUS = {
-    "H200": Gpu(140, 4800, 989),
-    "H100": Gpu(79.5, 3350, 989),
-    "A100-80": Gpu(80, 2039, 312),
-    "L40S": Gpu(45, 864, 362),
-    "A10G": Gpu(22.5, 600, 70),
-    "L4": Gpu(22.5, 300, 121),
-}
-"""NVIDIA's data sheets, SXM where there is a choice, without sparsity; memory as nvidia-smi shows
-it."""
+GPUS = {"H200": 140, "H100": 79.5, "A100-80": 80, "L40S": 45, "A10G": 22.5, "L4": 22.5}
+"""Memory in GiB as nvidia-smi shows it; of several models of a name, that of the SXM module."""
 
 
 def gpu_named(text: str) -> str | None:
@@ -110,8 +89,8 @@ def gpu_named(text: str) -> str | None:
     return next((name for name in GPUS if name in words), None)
 
 
-def shape_of(model: str) -> Shape | None:
-    """The shape of a local folder, a model in the hub's cache, or a known one; else None."""
+def shape_of(model: str) -> ModelShape | None:
+    """The shape of a model in a folder, in the hub's cache, or of a `KNOWN` one; else None."""
     local = Path(model) / "config.json"
     if not local.exists():
         from huggingface_hub import try_to_load_from_cache
@@ -123,13 +102,13 @@ def shape_of(model: str) -> Shape | None:
     return read_shape(json.loads(local.read_text(encoding="utf-8")))
 
 
-def read_shape(config: dict[str, Any]) -> Shape | None:
-    """The shape in a config.json; None for a model of another build."""
+def read_shape(config: dict[str, Any]) -> ModelShape | None:
+    """The shape in a config.json; None for an architecture that is not known here."""
     kind = config.get("model_type")
     if kind not in ("qwen2", "llama", "mistral", "gemma", "gemma2"):
         return None
     heads = config["num_attention_heads"]
-    return Shape(
+    return ModelShape(
         layers=config["num_hidden_layers"],
         hidden=config["hidden_size"],
         heads=heads,
@@ -145,7 +124,7 @@ def read_shape(config: dict[str, Any]) -> Shape | None:
 
 
 def engine_memory(
-    shape: Shape, *, width: int, gpus: int, sequences: int, length: int, batched_tokens: int
+    shape: ModelShape, *, width: int, gpus: int, sequences: int, length: int, batched_tokens: int
 ) -> dict[str, float]:
     """Bytes that an engine needs on each of its GPUs, by part.
 
@@ -167,7 +146,7 @@ def engine_memory(
 
 
 def trainer_memory(
-    shape: Shape,
+    shape: ModelShape,
     *,
     width: int,
     rank: int,
@@ -211,7 +190,7 @@ def trainer_memory(
     }
 
 
-def scorer_memory(shape: Shape, *, width: int, tokens: int, items: int) -> dict[str, float]:
+def scorer_memory(shape: ModelShape, *, width: int, tokens: int, items: int) -> dict[str, float]:
     """Bytes that a scorer needs: weights, one forward of `tokens`, and the item table."""
     return {
         "weights": shape.parameters * width,
@@ -221,49 +200,15 @@ def scorer_memory(shape: Shape, *, width: int, tokens: int, items: int) -> dict[
     }
 
 
-def forward_seconds(shape: Shape, tokens: float, *, gpu: Gpu, gpus: float) -> float:
-    """2 FLOPs for each weight and token, at `UTILISATION`."""
-    return 2 * shape.parameters * tokens / (gpu.tflops * 1e12 * UTILISATION * gpus)
+def group_tokens(shape: ModelShape, *, rollouts: int, prompt: int, completion: int) -> int:
+    """Tokens that training reads of a prompt and its rollouts.
 
-
-def group_tokens(shape: Shape, *, rollouts: int, prompt: int, completion: int) -> int:
-    """Tokens that training reads of a prompt and its rollouts: the prompt once where they are
-    packed, by the rule of `Sharing`.
+    The prompt counts once where the rule of `Sharing` packs them, else once for each rollout.
     """
     apart = rollouts * (prompt + completion)
     if not shape.shares:
         return apart
     weights = sum(i * o for i, o in shape.matrices)
     rule = Sharing(weights / (2 * shape.heads * shape.head_dim))
-    sequences = [range(prompt + completion)] * rollouts
-    packs = rule.saves(sequences, [prompt] * rollouts, [rollouts])
+    packs = rule.saves([(prompt, [completion] * rollouts)])
     return prompt + rollouts * completion if packs else apart
-
-
-def training_seconds(shape: Shape, tokens: float, *, gpu: Gpu, gpus: float) -> float:
-    """4 FLOPs for each weight and token: frozen weights get no gradient of their own."""
-    return 2 * forward_seconds(shape, tokens, gpu=gpu, gpus=gpus)
-
-
-def generation_seconds(
-    shape: Shape,
-    rollouts: float,
-    *,
-    prompts: float,
-    prompt: int,
-    completion: int,
-    sequences: int,
-    width: int,
-    gpu: Gpu,
-    gpus: float,
-) -> float:
-    """Prefill of each prompt once, then decoding, which the bandwidth limits.
-
-    A decoding step reads the weights, and the keys and values of each sequence at its mean
-    length, and adds a token to each of the `sequences` in flight on one engine.
-    """
-    at_once = min(sequences, SEQUENCES)
-    cache = at_once * (prompt + completion / 2) * shape.kv_bytes(width)
-    step = (shape.parameters * width + cache) / (gpu.bandwidth * 1e9 * BANDWIDTH_SHARE)
-    decoding = rollouts * completion / at_once * step / gpus
-    return decoding + forward_seconds(shape, prompts * prompt, gpu=gpu, gpus=gpus)

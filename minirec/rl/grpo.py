@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Clip:
-    """Bounds of the ratio, in which a token may gain, and cap of its weight beyond them."""
+    """Bounds of the ratio within which a token has a gradient, and cap of its weight."""
 
     low: float = 0.2
     high: float = 0.28
@@ -21,8 +21,8 @@ class Clip:
 def advantages(rewards: Tensor, *, floor: float = 1e-3, scale: bool = True) -> Tensor:
     """Group advantages (P, G) of rewards (P, G): (r - mean) / max(std, floor).
 
-    The population standard deviation is taken. The floor keeps differences of float noise in a
-    dead group from being blown up to full size.
+    std is that of the population. The floor keeps float noise in a dead group from growing to the
+    size of real differences.
     """
     centred = rewards - rewards.mean(1, keepdim=True)
     if not scale:
@@ -35,8 +35,8 @@ def surrogate(log_ratio: Tensor, advantage: Tensor, *, clip: Clip) -> Tensor:
 
     The ratio is that to the policy which wrote the rollout: the engine's, and with staleness 1 that
     of one update ago. The cap truncates the importance weight and keeps the gradient: a token with
-    a negative advantage that has become much likelier is pushed down with weight `cap`, where a
-    clamp of the ratio would let it be.
+    a negative advantage that has become much likelier is pushed down with weight `cap`. A clamp of
+    the ratio would give it no gradient.
     """
     excess = (log_ratio.detach() - math.log(clip.cap)).clamp_min(0)
     ratio = (log_ratio - excess).exp()
@@ -45,7 +45,7 @@ def surrogate(log_ratio: Tensor, advantage: Tensor, *, clip: Clip) -> Tensor:
 
 
 def is_clipped(log_ratio: Tensor, advantage: Tensor, *, clip: Clip) -> Tensor:
-    """Entries (bool) that give no gradient: the ratio is past the bound on the gaining side."""
+    """Entries (bool) without gradient: the advantage has moved the ratio past its bound."""
     ratio = log_ratio.exp()
     return ((advantage > 0) & (ratio > 1 + clip.high)) | ((advantage < 0) & (ratio < 1 - clip.low))
 
@@ -55,8 +55,8 @@ def token_loss(
 ) -> Tensor:
     """Sum of the token losses; all arguments (T,), one entry per completion token.
 
-    The caller divides by the number of tokens in the global batch. Flat vectors leave no room for
-    broadcasting (B, 1, 1) against (B, L), which would cancel the gradient.
+    The caller divides by the number of tokens in the global batch. Vectors are asked for because
+    broadcasting (B, 1, 1) against (B, L) would cancel the gradient.
 
     Raises:
         ValueError: the shapes differ.
@@ -88,19 +88,19 @@ def item_loss(
 ) -> tuple[Tensor, Tensor]:
     """Sum over groups of -A log p_y in ratio-and-clip form, at the best rollout of each group.
 
-    The ratio is 1 on the first pass, so the value of the loss says nothing while its gradient is
-    that of -A log p_y; log p_y (P,) is returned beside it, without gradient, for the log.
+    The ratio is always 1 in value, so the value of the loss is meaningless, but its gradient is
+    that of -A log p_y. For the log, log p_y (P,) is returned too, without gradient.
 
     Args:
         hidden: (P, d) hidden states of the best rollouts, with gradient.
         candidates: (C, d) item vectors, unit norm.
         target: (P,) position of the target among the candidates.
-        excluded: (P, C) bool, candidates that do not compete: excluded or doubles of the target.
+        excluded: (P, C) bool, candidates that do not compete with the target.
         advantage: (P,) advantage of the best rollouts.
-        log_presence: (C,) log-probability that the rest of a step has each candidate, taken off its
-            score, so that the softmax over those at hand stands for that over all targets (Yi et
-            al. 2019, doi 10.1145/3298689.3346996); None: nothing is taken off, and frequent
-            targets, which are there as rivals more often, are pushed down for it.
+        log_presence: (C,) log-probability that the rest of a step has each candidate. It is
+            subtracted from the score, so that the softmax over the candidates estimates that over
+            all targets (Yi et al. 2019, doi 10.1145/3298689.3346996). None: frequent targets are
+            candidates more often, and are pushed down for it.
     """
     unit = torch.nn.functional.normalize(hidden, dim=-1)
     scores = unit @ candidates.T / temperature

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minirec.config.run import RewardConfig
-from minirec.corpus.table import Sample
 from minirec.errors import ConfigError
 
 
@@ -40,15 +39,6 @@ def excluded_mask(excluded: Sequence[Sequence[int]], target: Tensor, *, items: i
         mask[row, torch.as_tensor(list(ids), dtype=torch.int64)] = True
     mask[torch.arange(len(excluded)), target.cpu()] = False
     return mask
-
-
-def target_and_mask(
-    samples: Sequence[Sample], *, items: int, device: torch.device | str = "cpu"
-) -> tuple[Tensor, Tensor]:
-    """Targets (B,) int64 of samples, and the mask (B, V) of items that do not compete with them."""
-    target = torch.tensor([s.target for s in samples], dtype=torch.int64)
-    mask = excluded_mask([s.excluded for s in samples], target, items=items)
-    return target.to(device), mask.to(device)
 
 
 def item_scores(hidden: Tensor, *, items: Tensor, temperature: float) -> Tensor:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from minirec.errors import ArtifactError
-from minirec.store.tables import compared
+from minirec.store.tables import opened
 
 REWARDS = ("rewards", "reward", "mean_reward")
 """Names of the reward; the first that is there is taken."""
@@ -78,8 +78,8 @@ class Part:
 def parquet(file: Path) -> Part:
     """Read a Parquet file; null is NaN, or an empty list."""
     try:
-        with compared(file) as content:
-            source = pq.ParquetFile(content)
+        with opened(file) as content:
+            source = pq.ParquetFile(content, page_checksum_verification=True)
             names = [name for name in source.schema_arrow.names if name in COLUMNS]
             if doubled := [name for name in names if names.count(name) > 1]:
                 raise ArtifactError(f"{file} has {len(doubled)} columns {doubled[0]}; expected one")

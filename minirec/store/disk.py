@@ -1,4 +1,4 @@
-"""One sentence for a disk that is full, whichever library was writing."""
+"""A full disk ends in one sentence, whichever library was writing."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 from minirec.errors import DiskError, MiniRecError
 
 FULL = {errno.ENOSPC: "is full", errno.EDQUOT: "has used up your quota"}
-SAID = {os.strerror(number): number for number in FULL}
-"""What the system calls these errors: safetensors and others pass on only the words."""
+WORDS = {os.strerror(number): number for number in FULL}
+"""The system's words for these errors: safetensors and others pass on only these."""
 
 
 @contextlib.contextmanager
 def named(path: str | Path) -> Iterator[None]:
-    """Turn the error of a full disk into a `DiskError` that names `path`, which is written."""
+    """Turn the error of a full disk into a `DiskError` that names `path`, the written file."""
     try:
         yield
     except MiniRecError:
@@ -33,14 +33,14 @@ def full(error: BaseException, path: str | Path) -> DiskError | None:
 
     Args:
         error: of any library.
-        path: what was written, if the error does not tell.
+        path: the file that was written, where the error does not name one.
     """
     number = error.errno if isinstance(error, OSError) else None
     if number not in FULL:
-        number = next((code for words, code in SAID.items() if words in str(error)), None)
+        number = next((code for words, code in WORDS.items() if words in str(error)), None)
     if number is None:
         return None
-    # Of a copy `filename2` is the target.
+    # The error of a copy has its target in `filename2`.
     file = getattr(error, "filename2", None) or getattr(error, "filename", None) or path
     return DiskError(
         f"the disk of {file} {FULL[number]}; free some space there and run the same command "

@@ -1,4 +1,4 @@
-"""Files and directories that appear whole or not at all, and their checksums."""
+"""Writes files and directories whole or not at all, and keeps their checksums."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 THREADS = 8
 MANIFEST = "manifest.json"
-"""Lists the files of a directory; written last, so that it stands for a whole directory."""
+"""Lists the files of a directory. It is written last: a directory that has it is complete."""
 AGAIN = "run the stage that makes it once more, which replaces what is damaged"
 Files = dict[str, dict[str, Any]]
 """``bytes`` and ``sha256`` of each file, by its path below a folder."""
@@ -31,7 +31,7 @@ Files = dict[str, dict[str, Any]]
 def atomic(path: Path) -> Iterator[BinaryIO]:
     """Open a file that appears at `path` whole on success and not at all on failure.
 
-    On an object store it is one upload of the finished file.
+    On an object store the finished file is uploaded at once.
     """
     far = remote.is_remote(path)
     with disk.named(tempfile.gettempdir() if far else path):
@@ -56,10 +56,10 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def atomic_dir(path: Path) -> Iterator[Path]:
-    """Fill a local directory that appears at `path` whole on success; a former one is replaced.
+    """Fill a local directory that appears at `path` whole on success and replaces an older one.
 
-    It gets a manifest, see `write_manifest`. On an object store the manifest of the former one is
-    deleted first and the new one is written last: readers take no directory without.
+    It gets a manifest, see `write_manifest`. On an object store the old manifest is deleted first
+    and the new one is written last: readers accept no directory without a manifest.
     """
     far = remote.is_remote(path)
     with disk.named(tempfile.gettempdir() if far else path):
@@ -81,9 +81,9 @@ def atomic_dir(path: Path) -> Iterator[Path]:
 
 
 def publish(work: Path, folder: Path) -> Files:
-    """Copy the files of a local directory into a folder that others fill too.
+    """Copy the files of a local directory into a folder that other processes also fill.
 
-    Returns their entries; `write_manifest` makes the folder complete once all have done so.
+    Returns their entries; `write_manifest` completes the folder after all have finished.
     """
     entries = _listed(work)
     for name in entries:
@@ -96,16 +96,16 @@ def publish(work: Path, folder: Path) -> Files:
 
 
 def _listed(folder: Path) -> Files:
-    """What a manifest lists: all files of a directory but a manifest that it has already."""
+    """What a manifest lists: all files of a directory except a manifest that is already there."""
     files = file_entries(folder, below=folder)
     files.pop(MANIFEST, None)
     return files
 
 
 def remove(path: Path) -> None:
-    """Delete a file or a directory with all that is in it; nothing if it is not there.
+    """Delete a file or a directory with its contents; do nothing if it does not exist.
 
-    A local directory gets a hidden name first: half of one never has the name of a whole one.
+    A local directory is renamed to a hidden name first, so that no half of it keeps its name.
     """
     if remote.is_remote(path):
         far: Any = path
@@ -127,9 +127,9 @@ HIDDEN = re.compile(r"\..+\.[a-z0-9_]{8}")
 
 
 def remove_leftovers(path: Path) -> None:
-    """Delete what killed writers of `path`, or of anything in it, have left under hidden names.
+    """Delete the hidden files that killed writers of `path`, or of anything in it, have left.
 
-    No writer may be at work there. On an object store there is nothing of the kind.
+    No writer may be at work there. An object store has no such files.
     """
     if remote.is_remote(path) or not path.parent.is_dir():
         return
@@ -142,7 +142,7 @@ def remove_leftovers(path: Path) -> None:
 def append(path: Path, line: str) -> None:
     """Add a line to a file that only the holder of the run directory writes.
 
-    A last line that a killed writer left without its end stays a line of its own.
+    If a killed writer left its line without an end, the new line still starts on the next one.
     """
     if remote.is_remote(path):
         before = path.read_bytes() if path.exists() else b""
@@ -171,9 +171,9 @@ def _json(value: Any) -> bytes:
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn what keeps a file from being read into an `ArtifactError` that names it.
+    """Turn an error of reading a file into an `ArtifactError` that names the file.
 
-    Only a missing file is a `DamageError`: of another nobody knows yet what it holds.
+    Only a missing file is a `DamageError`: a file that cannot be read may be undamaged.
     """
     try:
         yield
@@ -186,8 +186,8 @@ def reading(path: Path) -> Iterator[None]:
             problem = remote.explain(error, str(path))
         elif isinstance(error, OSError) and error.errno is not None:
             problem = (
-                f"{path} cannot be read ({os.strerror(error.errno)}); mend that and run the same "
-                f"command again, or delete it, so that it is made again"
+                f"{path} cannot be read ({os.strerror(error.errno)}); fix that and run the same "
+                f"command again, or delete it and the command makes it again"
             )
         else:
             problem = None
@@ -223,7 +223,7 @@ def read_record(path: Path) -> dict[str, Any]:
             digest.
     """
     record = read_json(path)
-    # Byte for byte, since a key that is not quite "digest" would be none.
+    # Compared byte for byte: if the key "digest" itself were damaged, the digest would be ignored.
     whole = isinstance(record, dict) and path.read_bytes() == _json(record)
     if not whole or record.pop("digest", None) != digest(record):
         raise DamageError(
@@ -242,8 +242,8 @@ def file_entry(path: Path) -> dict[str, Any]:
 def file_entries(path: Path, *, below: Path) -> Files:
     """Entries of a file, or of all files in a directory, by their paths below `below`.
 
-    Hidden ones are left out: they belong to writers at work, or to none. Those on an object store
-    also have its ``etag``, with which the store tells versions apart.
+    Hidden files are left out: they belong to writers at work or to killed ones. Entries of an
+    object store also have its ``etag``, which identifies the version of an object.
     """
     if remote.is_remote(path):
         base = str(path)[len(str(below)) + 1 :]
@@ -263,15 +263,15 @@ def _hidden(name: str) -> bool:
 
 
 def in_threads(function: Callable[[T], R], values: Iterable[T]) -> list[R]:
-    """Results in order; reading and hashing leave Python's lock to others."""
+    """Results in order. Threads help: reading and hashing release Python's global lock."""
     with ThreadPoolExecutor(THREADS) as threads:
         return list(threads.map(function, values))
 
 
 def differences(below: Path, files: Files) -> dict[str, str]:
-    """What sets files apart from their entries: gone, then other sizes, then other hashes.
+    """How files differ from their entries, by name: missing, another size, or another hash.
 
-    On an object store the etag stands for the content; only where it differs, as in a copy of the
+    On an object store an equal etag counts as equal content. Where it differs, as in a copy of the
     run, the object is read.
     """
     far = remote.is_remote(below)
@@ -298,14 +298,14 @@ def differences(below: Path, files: Files) -> dict[str, str]:
 
 
 def write_manifest(folder: Path, files: Files) -> None:
-    """Write the ``manifest.json`` of a directory, which says that it is complete."""
+    """Write the ``manifest.json`` of a directory, which marks it as complete."""
     write_record(folder / MANIFEST, {"files": files})
 
 
 def manifest(folder: Path) -> Files | None:
     """What the ``manifest.json`` of a directory lists; None if it has none.
 
-    The folder of a user, such as a model, may have a file of this name for other purposes.
+    A user's folder, such as a model, may have a file of this name for other purposes.
 
     Raises:
         ArtifactError: the manifest is damaged.
@@ -323,7 +323,7 @@ def manifest(folder: Path) -> Files | None:
 def check_folder(folder: Path) -> None:
     """Compare a directory with its manifest.
 
-    A local one of a user may have none. On an object store, one without is not complete.
+    A user's local directory may have no manifest. On an object store it is incomplete without.
 
     Raises:
         ArtifactError: the directory is missing or incomplete, or a file of it is gone or damaged.
@@ -340,19 +340,19 @@ def check_folder(folder: Path) -> None:
 
 
 def check_published(folder: Path) -> None:
-    """As `check_folder`, for a directory that is not complete without its manifest."""
+    """As `check_folder`, for a directory that is incomplete without its manifest."""
     if folder.is_dir() and manifest(folder) is None:
         raise DamageError(f"{folder} is not complete: it has no {MANIFEST}; {AGAIN}")
     check_folder(folder)
 
 
 def fetch(text: str) -> str:
-    """A local path with what `text` names, for libraries that need a real folder.
+    """A local path of what `text` names, for libraries that need a real folder.
 
     Args:
         text: a local folder, which is compared with its manifest if it has one; the address of a
-            folder on an object store, of which a verified copy is made on this machine, once for
-            each manifest; or anything else, such as the name of a model, which is given back.
+            folder on an object store, which is copied to this machine and verified, once for each
+            manifest; or anything else, such as the name of a model, which is returned as it is.
 
     Raises:
         ArtifactError: the folder is incomplete or damaged.
@@ -381,10 +381,10 @@ def fetch(text: str) -> str:
 
 
 def intact(path: Path, check: Callable[[Path], object], *, say: Callable[[str], None]) -> bool:
-    """Whether `path` is there and passes its check; what is damaged is said and removed.
+    """Whether `path` exists and passes its check; a damaged one is reported and removed.
 
     Raises:
-        ArtifactError: it could not be read, so that nobody knows whether it is damaged.
+        ArtifactError: it could not be read, so it may be undamaged.
     """
     if not path.exists():
         return False

@@ -1,8 +1,8 @@
 """One command at a time holds a run directory: a file lock, or a lease on an object store.
 
 Object stores have no locks, but create an object only if it is not there. So a lease is a numbered
-object below ``.lock/``: the highest number holds. Whoever finds it released or expired creates the
-next, which only one can.
+object below ``.lock/``, and the highest number holds the run. A command that finds it released or
+expired creates the next number, which only one command can.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import getpass
+import json
 import os
 import platform
 import threading
@@ -26,11 +27,13 @@ from minirec.store.remote import explained, is_remote
 RENEWAL_S = 60.0
 EXPIRY_S = 300.0
 """After this time without renewal a lease is taken over; clocks may differ by less than that."""
+REFUSED = ("PreconditionFailed", "ConditionalRequestConflict")
+"""S3's codes for an object that is there, or that another request creates at the same time."""
 
 
 @contextlib.contextmanager
 def held(root: Path, *, lost: Callable[[str], None]) -> Iterator[None]:
-    """Hold a run directory for this process; a file lock goes with it, however it ends.
+    """Hold a run directory for this process; a file lock ends with the process in any case.
 
     Args:
         root: the run directory, which is made if it is not there.
@@ -61,7 +64,9 @@ def held(root: Path, *, lost: Callable[[str], None]) -> Iterator[None]:
         try:
             yield
         finally:
-            if made and os.listdir(root) == [".lock"]:  # nothing came of it: a typo, say
+            if made and os.listdir(root) == [
+                ".lock"
+            ]:  # nothing was written: the path was a typo, say
                 (root / ".lock").unlink()
                 root.rmdir()
 
@@ -86,7 +91,7 @@ def _leases(folder: Path) -> list[Path]:
 
 
 def _here() -> dict[str, str]:
-    """Where a pid means one process; containers may share a hostname, and boots a namespace."""
+    """Where a pid means one process: containers may share a hostname, and boots a namespace."""
     return {
         "host": platform.node(),
         "boot": Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
@@ -128,17 +133,15 @@ def _clock(seconds: float) -> str:
 
 def _create(path: Any, lease: dict[str, Any]) -> bool:
     """Create an object unless it is there; False if another command was faster."""
-    import json
-
     try:
         path.fs.pipe_file(path.path, json.dumps(lease).encode(), mode="create")
     except FileExistsError:
         return False
     except OSError as error:
-        # s3fs gives the refusal of the condition (412, or 409 in a race) as a plain OSError.
-        if "PreconditionFailed" in str(error) or "pre-condition" in str(error).lower():
-            return False
-        if "ConditionalRequestConflict" in str(error):
+        # s3fs raises FileExistsError only for the answer of AWS. Stores that do not name the
+        # condition, and two commands that create at once, are in the code of botocore's error.
+        response = getattr(error.__cause__, "response", {})
+        if response.get("Error", {}).get("Code") in REFUSED:
             return False
         raise
     return True
@@ -165,7 +168,7 @@ def _renewed(mine: Path, lost: Callable[[str], None]) -> Iterator[None]:
                 renewed = asked
 
     def watch() -> None:
-        """Of its own, since a store that does not answer holds up a renewal for minutes."""
+        """In a thread of its own: a store that does not answer blocks a renewal for minutes."""
         while (left := renewed + EXPIRY_S - time.monotonic()) > 0:
             if stop.wait(left) or gone.is_set():
                 return
@@ -186,6 +189,6 @@ def _renewed(mine: Path, lost: Callable[[str], None]) -> Iterator[None]:
         stop.set()
         renewal.join(RENEWAL_S)
         if not (gone.is_set() or renewal.is_alive()):
-            # What happened inside matters more than a store that fails now: the lease expires.
+            # A store that fails now must not hide an error of the body; the lease will expire.
             with contextlib.suppress(Exception):
                 write_json(mine, lease | {"released": True})

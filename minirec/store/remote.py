@@ -1,6 +1,6 @@
-"""Run directories on object stores: paths, sentences for their errors, and local copies.
+"""Run directories on object stores: paths, messages for their errors, and local copies.
 
-`located` gives an `upath.UPath` for ``s3://`` and ``gs://``, which has the methods of `Path`;
+`located` returns an `upath.UPath` for ``s3://`` and ``gs://``, which has the methods of `Path`.
 fsspec and its file systems are loaded only then.
 """
 
@@ -22,8 +22,8 @@ from minirec.store.disk import full
 
 KEPT = 2
 """Local copies of the children of one folder, e.g. of published adapters."""
-# Listings are not cached: other processes write too. A store that does not answer is asked again
-# a few times, by botocore and by fsspec, and then given up.
+# Listings are not cached, since other processes write too. botocore and fsspec retry a few times
+# where a store does not answer.
 STORES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "s3": (
         "s3fs",
@@ -67,17 +67,17 @@ def located(text: str | Path) -> Path:
         )
     from upath import UPath
 
-    # What it says while it tries again comes with tracebacks; the error itself is explained.
+    # It logs its retries with tracebacks; the final error gets a message of its own.
     logging.getLogger(package).setLevel(logging.CRITICAL)
     path: Any = UPath(f"{scheme}://{bucket}/{prefix}", **options)
     return path
 
 
 def expanded(text: str) -> str:
-    """A path of the user's with the home folder for a leading ``~``; an address as it is.
+    """A user's path with the home folder for a leading ``~``; an address stays as it is.
 
     Raises:
-        ValueError: nobody knows that home folder.
+        ValueError: there is no such home folder.
     """
     path = os.path.expanduser(text)
     if path.startswith("~"):
@@ -108,21 +108,21 @@ def files(folder: Any) -> dict[str, dict[str, Any]]:
 
 
 def upload(source: str | Path, path: Any) -> None:
-    """Put a finished local file; the object appears whole."""
+    """Upload a finished local file; the object appears whole."""
     with explained(path):
         path.fs.put_file(str(source), path.path)
 
 
 @contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn what a store refuses into an `ArtifactError` that names the path."""
+    """Turn an error of a store into an `ArtifactError` that names the path."""
     try:
         yield
     except MiniRecError:
         raise
     except Exception as error:
         if at_home := full(error, tempfile.gettempdir()):
-            raise at_home from error  # of this machine, where copies of the store are
+            raise at_home from error  # the disk of this machine, which holds copies
         problem = explain(error, str(path)) if is_remote(path) else None
         if problem is None:
             raise
@@ -159,7 +159,7 @@ _LIBRARIES = {"botocore", "aiobotocore", "s3fs", "gcsfs", "fsspec", "google", "a
 
 
 def cache() -> Path:
-    """Folder of this machine for local copies: MINIREC_CACHE, or one below the temporary folder."""
+    """This machine's folder for local copies: MINIREC_CACHE, or one in the temporary folder."""
     default = Path(tempfile.gettempdir()) / f"minirec-cache-{os.getuid()}"
     folder = Path(os.environ.get("MINIREC_CACHE") or default).expanduser()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -178,18 +178,18 @@ def download(folder: Any, names: list[str], into: Path) -> None:
 
 
 def place_of_copy(path: Any, version: str, *, group: Any) -> Path:
-    """Where the local copy of a version of a remote path belongs; `KEPT` of a group stay."""
+    """Where the local copy of a version of a remote path goes; `KEPT` copies of a group stay."""
     beside = hashlib.sha256(str(group).encode()).hexdigest()[:16]
     return cache() / beside / f"{path.name}-{version}"
 
 
 def local_file(path: Any, check: Callable[[Path], object]) -> Path:
-    """A copy on this machine of the present version of an object, or a local file as it is.
+    """A copy on this machine of an object's current version; a local file is returned as it is.
 
     A copy that does not pass `check` is replaced by a new one.
 
     Raises:
-        ArtifactError: what is in the store does not pass the check, as `check` says it.
+        ArtifactError: from `check`, if the object in the store does not pass it.
     """
     if not is_remote(path):
         return path

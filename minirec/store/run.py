@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import resource
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,66 +20,15 @@ from minirec.store.files import (
     Files,
     append,
     atomic,
-    atomic_dir,
-    check_folder,
-    check_published,
     differences,
     digest,
-    fetch,
     file_entries,
-    in_threads,
-    intact,
-    publish,
-    read_json,
     read_record,
     remove,
     remove_leftovers,
-    write_json,
-    write_manifest,
     write_record,
 )
-from minirec.store.remote import is_remote, local_file, located
-from minirec.store.tables import (
-    check_array,
-    check_table,
-    open_table,
-    read_array,
-    read_table,
-    table_writer,
-    write_array,
-    write_table,
-)
-
-__all__ = [
-    "Cost",
-    "Run",
-    "atomic",
-    "atomic_dir",
-    "check_array",
-    "check_folder",
-    "check_published",
-    "check_table",
-    "digest",
-    "each_file",
-    "fetch",
-    "flatten",
-    "in_threads",
-    "intact",
-    "is_remote",
-    "local_file",
-    "located",
-    "open_table",
-    "publish",
-    "read_array",
-    "read_json",
-    "read_table",
-    "remove",
-    "table_writer",
-    "write_array",
-    "write_json",
-    "write_manifest",
-    "write_table",
-]
+from minirec.store.remote import is_remote, located
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -93,21 +42,20 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-SHARED_STAGES = ("prepare", "model", "proxy", "score", "gradients")
-SHARED_FOLDERS = ("corpus", "model", "proxy", "features", "gradients")
-"""What a run with a `base` takes from there: all that its selection is made from."""
-
-
 def each_file(path: str) -> str:
-    """`part_of` of a stage that makes every file by itself."""
+    """`part_of` for a stage whose body makes each missing file separately."""
     return path
 
 
 @dataclass
 class Cost:
-    """What one attempt at a stage spent; its body fills rollouts, tokens and steps at its end."""
+    """What one attempt at a stage spent; the body fills in rollouts, tokens and steps.
+
+    charged: what the cost is charged to, such as "selection"; None: to nothing.
+    """
 
     stage: str
+    charged: str | None = None
     finished: bool = False
     seconds: float = 0.0
     rollouts: int = 0
@@ -118,11 +66,7 @@ class Cost:
 
 
 class Run:
-    """A run directory; finished stages are recorded in ``stages/``.
-
-    `checked` names the stages that this object has run or found complete. While `checking` is
-    set, stages are only compared with their settings: none runs, and none is missed.
-    """
+    """A run directory; finished stages are recorded in ``stages/``."""
 
     def __init__(
         self,
@@ -132,34 +76,36 @@ class Run:
         redo: Collection[str] = (),
         say: Callable[[str], None] = print,
         base: Run | None = None,
+        shared: Mapping[str, Sequence[str]] | None = None,
     ):
         """Args:
         root: the directory; it need not exist.
         overwrite: redo stages that were made with other settings.
-        redo: stages to redo even if they are complete with the same settings.
+        redo: stages to redo if they have finished, even with the same settings.
         say: takes each line for the user.
-        base: a run whose corpus, proxy and features are used, which must be complete; this one
-            then has only what follows from a selection.
+        base: a run whose shared stages this one uses; they must have finished.
+        shared: the stages that come from the base, each with its outputs.
         """
         root = located(root)
         self.root = root if is_remote(root) else root.absolute()
         self.overwrite = overwrite
         self.redo = frozenset(redo)
-        self.checking = False
         self.say = say
         self.base = base
-        self.checked: set[str] = set(SHARED_STAGES if base else ())
+        self.shared = dict(shared or {}) if base else {}
         self._said: set[str] = set()
 
     def path(self, *parts: str) -> Path:
-        """Path of an artifact below the run directory, or below that of the base."""
-        if self.base and parts and Path(parts[0]).parts[0] in SHARED_FOLDERS:
-            return self.base.path(*parts)
+        """Path of an artifact below the run directory, or below that of the base if shared."""
+        if self.base and parts:
+            output = Path(parts[0]).parts[0]
+            if any(output in outputs for outputs in self.shared.values()):
+                return self.base.path(*parts)
         return self.root.joinpath(*parts)
 
     def done(self, stage: str) -> dict[str, Any] | None:
-        """Record of a finished stage, or None; a damaged one is said, and as if it were not."""
-        if self.base and stage in SHARED_STAGES:
+        """Record of a finished stage; None if there is none or it is damaged."""
+        if self.base and stage in self.shared:
             return self.base.done(stage)
         return self._record(f"{stage}.json")
 
@@ -173,16 +119,33 @@ class Run:
             )
         return str(record["fingerprint"])
 
+    def made_from(self, stage: str) -> set[str]:
+        """The finished stages that a stage was made from, directly or through others."""
+        inputs = (self.done(stage) or {"inputs": {}})["inputs"]
+        return set(inputs).union(*map(self.made_from, inputs))
+
+    def compare(self, name: str, *, settings: dict[str, Any], inputs: Sequence[str]) -> None:
+        """Compare a finished stage with the settings and inputs of now, without running it.
+
+        Raises:
+            ArtifactError: they differ; the message names the setting and the command to give.
+        """
+        record, content = self.done(name), self._content(settings, inputs)
+        if record and record["fingerprint"] != digest(content):
+            way_out = f"give these settings to `minirec {name} --overwrite` first"
+            raise ArtifactError(self._difference(name, record, content, way_out))
+
     def stage(
         self,
         name: str,
         *,
         settings: dict[str, Any],
-        inputs: list[str],
-        outputs: list[str],
+        inputs: Sequence[str],
+        outputs: Sequence[str],
         body: Callable[[Cost], None],
         part_of: Callable[[str], str] | None = None,
         outgrown: Callable[[], bool] | None = None,
+        charged: str | None = None,
     ) -> bool:
         """Run `body` unless the stage is complete, undamaged, with the same settings and inputs.
 
@@ -191,57 +154,60 @@ class Run:
             inputs: names of the stages that are read.
             outputs: paths below the run directory that the body makes.
             body: makes the outputs and fills the cost record.
-            part_of: the body makes each part that is missing, so of a finished stage only the
-                damaged parts are made again. It gives the path of the part that a file belongs
-                to, see `each_file`. None: all of the stage is made again.
-            outgrown: asked of a finished stage: whether the body has more to make now. What is
-                there stays.
+            part_of: for a body that makes each missing part: the path of the part that a file
+                belongs to, see `each_file`. Only the damaged parts of a finished stage are then
+                made again. None: the whole stage is made again.
+            outgrown: asked of a finished stage: whether the body has more to make now. The
+                outputs stay.
+            charged: see `Cost`.
 
         Returns:
             True if the body ran, False if the stage was skipped.
 
         Raises:
-            ArtifactError: the stage is there with other settings and `overwrite` is off.
+            ArtifactError: the stage was made with other settings and `overwrite` is off.
         """
-        content = {
-            "settings": flatten(settings),
-            "inputs": {i: self.fingerprint(i) for i in inputs},
-        }
+        content = self._content(settings, inputs)
         fingerprint = digest(content)
-        record = self.done(name) or self._begun(name, outputs)
+        done = self.done(name)
+        record = done or self._begun(name, outputs)
         other = record is not None and record["fingerprint"] != fingerprint
-        if record and other and (self.checking or not self.overwrite):
-            raise ArtifactError(self._difference(name, record, content))
-        if self.checking:
-            return False
-        if record and (other or name in self.redo):
+        if record and other and not self.overwrite:
+            raise ArtifactError(self._difference(name, record, content, "add --overwrite"))
+        # An unfinished stage goes on, so that --overwrite can be repeated after an interruption.
+        if other or (done and name in self.redo):
             self.remove(name, outputs)
-        if done := self.done(name):
+        elif done:
             damaged = self._damaged(name, outputs, done["files"])
             if not damaged and not (outgrown and outgrown()):
                 self.say(f"{name}: finished before, skipped")
-                self.checked.add(name)
                 return False
             self.path("stages", f"{name}.json").unlink()
-            for part in {part_of(name) for name in damaged} if part_of else outputs:
+            for part in {part_of(file) for file in damaged} if part_of else outputs:
                 remove(self.path(part))
         for output in outputs:
             remove_leftovers(self.path(output))
         begun = {"fingerprint": fingerprint, **content}
         write_record(self.path("stages", f"{name}.begun.json"), begun)
-        with self._recorded_cost(name) as cost:
+        with self._recorded_cost(Cost(name, charged)) as cost:
             body(cost)
         record = {**begun, "files": self._files(outputs)}
         write_record(self.path("stages", f"{name}.json"), record)
-        self.checked.add(name)
         return True
 
-    def remove(self, name: str, outputs: list[str]) -> None:
+    def _content(self, settings: dict[str, Any], inputs: Sequence[str]) -> dict[str, Any]:
+        """What a stage is made of; its digest is the fingerprint."""
+        return {
+            "settings": flatten(settings),
+            "inputs": {name: self.fingerprint(name) for name in inputs},
+        }
+
+    def remove(self, name: str, outputs: Sequence[str]) -> None:
         """Delete a stage's records and costs, then its outputs."""
         self.path("stages", f"{name}.json").unlink(missing_ok=True)
         for output in outputs:
             remove(self.path(output))
-        # Last: as long as something of the old outputs is there, so is what it was made with.
+        # Last: this record says with which settings the remaining outputs were made.
         self.path("stages", f"{name}.begun.json").unlink(missing_ok=True)
         kept = [attempt for attempt in self._attempts() if attempt["stage"] != name]
         with atomic(self.path("costs.jsonl")) as file:
@@ -278,14 +244,14 @@ class Run:
                 self.say(f"{path} line {number} is damaged; this attempt is not counted")
         return attempts
 
-    def _files(self, outputs: list[str]) -> Files:
+    def _files(self, outputs: Sequence[str]) -> Files:
         files: Files = {}
         for output in outputs:
             files |= file_entries(self.path(output), below=self.root)
         return files
 
-    def _damaged(self, name: str, outputs: list[str], files: Files) -> list[str]:
-        """Outputs and files of a finished stage that are gone or not as recorded; some are said."""
+    def _damaged(self, name: str, outputs: Sequence[str], files: Files) -> list[str]:
+        """Outputs and files of a finished stage that are missing or differ from its record."""
         gone = [output for output in outputs if not self.path(output).exists()]
         problems = {output: f"{self.path(output)} is gone" for output in gone}
         problems |= differences(self.root, files)
@@ -296,7 +262,7 @@ class Run:
         return list(problems)
 
     def _record(self, name: str) -> dict[str, Any] | None:
-        """A record of ``stages/``; None if there is none or it is damaged, which is said once."""
+        """A record of ``stages/``; None if there is none or it is damaged (with one warning)."""
         path = self.path("stages", name)
         if not path.exists():
             return None
@@ -308,24 +274,23 @@ class Run:
                 self._said.add(name)
             return None
 
-    def _begun(self, name: str, outputs: list[str]) -> dict[str, Any] | None:
-        """Record of a stage that has left something but is not finished.
+    def _begun(self, name: str, outputs: Sequence[str]) -> dict[str, Any] | None:
+        """Record of a stage that has left outputs but has not finished.
 
-        Where a damaged record no longer tells with which settings, what is left is removed.
+        If the record is damaged, the settings are unknown, so the outputs are removed.
         """
         path = self.path("stages", f"{name}.begun.json")
         if not path.exists() or not any(self.path(output).exists() for output in outputs):
             return None
         record = self._record(path.name)
-        if record is None and not self.checking:
+        if record is None:
             for output in outputs:
                 remove(self.path(output))
         return record
 
     @contextmanager
-    def _recorded_cost(self, stage: str) -> Iterator[Cost]:
-        """The cost of an attempt, which is written at its end, also if it fails."""
-        cost = Cost(stage)
+    def _recorded_cost(self, cost: Cost) -> Iterator[Cost]:
+        """Write the cost of an attempt at its end, also if it fails."""
         started = time.monotonic()
 
         def record() -> None:
@@ -342,27 +307,25 @@ class Run:
         cost.finished = True
         record()
 
-    def _difference(self, name: str, record: dict[str, Any], now: dict[str, Any]) -> str:
+    def _difference(
+        self, name: str, record: dict[str, Any], now: dict[str, Any], way_out: str
+    ) -> str:
         before = record["settings"]
-        # The command at work does not redo a stage that it only compares.
-        command = "add --overwrite"
-        if self.checking:
-            stage = "proxy" if name == "model" else name
-            command = f"give these settings to `minirec {stage} --overwrite` first"
+        way_out = f"choose another run_dir or {way_out}"
         for key in sorted(now["settings"].keys() | before.keys()):
             old, new = before.get(key), now["settings"].get(key)
             if digest(old) != digest(new):
                 return (
                     f"stage {name} in {self.root} was made with {key}={old}, now it is {new}; "
-                    f"choose another run_dir or {command}"
+                    f"{way_out}"
                 )
         changed = [i for i in now["inputs"] if record["inputs"].get(i) != now["inputs"][i]]
         return (
             f"stage {name} in {self.root} was made from another {', '.join(changed) or 'input'}; "
-            f"choose another run_dir or {command}"
+            f"{way_out}"
         )
 
 
 def peak_memory_mib() -> float:
-    """Largest resident size that this process has had, MiB."""
+    """Largest resident size of this process so far, MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -1,19 +1,23 @@
-"""Tables and arrays that carry the sha256 of their own file, so that damage is found on reading.
+"""Tables and arrays on disk, which find damage to themselves when they are read.
 
-A Parquet file holds it in its footer, as ``minirec.sha256``: 64 hexadecimal digits, computed with
-these digits as zeros. An array file holds it after the array, where `numpy.load` does not look.
-Files of users, without one, are read as they are.
+A Parquet file has a checksum for each page, which pyarrow writes and compares, also for pages of
+dictionaries. Its footer has none: most damage to it is an error of the parser, and its schema
+stands there twice, as Parquet's and as Arrow's, and both must agree. Statistics are not covered;
+nothing here reads them. Whatever this misses is found by the sha256 in ``stages/NAME.json`` once
+the stage has finished. An array file holds its sha256 after the array, where `numpy.load` does not
+look.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,138 +29,85 @@ from minirec.store.remote import is_remote
 
 ROW_GROUP = 65_536
 """Rows in a row group, so that a reader can take a table in slices."""
-KEY = b"minirec.sha256"
-# A second entry names the first, so that damage to the key itself does not make a file unchecked.
-ENTRIES = {KEY: b"0" * 64, b"minirec.checked": KEY}
-# In Thrift's compact protocol: the key, a field of type binary, and its length, 64.
-IN_FOOTER = re.compile(re.escape(KEY) + rb"\x18\x40(.{64})", re.DOTALL)
-TAIL = 1 << 16
 TRAILER = re.compile(rb"\nsha256 ([0-9a-f]{64})\n", re.DOTALL)
 TRAILER_BYTES = 73
 
 
 @contextmanager
 def table_writer(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
-    """A writer of Parquet whose file appears at `path`, with its checksum, on success.
+    """A writer of Parquet whose file appears at `path` on success.
 
-    The bytes follow from the row groups that are written, see `ROW_GROUP`.
+    The bytes depend on the row groups that are written, see `ROW_GROUP`.
     """
-    with atomic(path) as file:
-        with pq.ParquetWriter(file, _plain(schema), compression="zstd") as writer:
-            yield writer
-            writer.add_key_value_metadata(ENTRIES)
-        place = _place(file)
-        assert place is not None
-        found = _sha256(file, place)
-        file.seek(place)
-        file.write(found.encode())
+    with (
+        atomic(path) as file,
+        pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as writer,
+    ):
+        yield writer
 
 
 def write_table(path: Path, table: pa.Table) -> None:
-    """Write Parquet atomically, deterministically for equal tables, with its checksum."""
-    table = table.replace_schema_metadata(_plain(table.schema).metadata)
+    """Write Parquet atomically; equal tables give equal bytes."""
     with table_writer(path, table.schema) as writer:
         writer.write_table(table, row_group_size=ROW_GROUP)
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """Read Parquet; an `ArtifactError` names the file if it is missing or damaged."""
+    """Read what `write_table` wrote.
+
+    Raises:
+        ArtifactError: the file is missing or cannot be read.
+        DamageError: its footer, or a page of these columns, is not what was written.
+    """
     with open_table(path) as source:
-        table = source.read(columns=columns)
-    return table.replace_schema_metadata(_plain(table.schema).metadata)
+        return source.read(columns=columns)
+
+
+def check_table(path: Path) -> None:
+    """Read all pages of a file, one row group at a time; raises as `read_table`."""
+    with open_table(path) as source:
+        for group in range(source.num_row_groups):
+            source.read_row_group(group)
 
 
 @contextmanager
 def open_table(path: Path) -> Iterator[pq.ParquetFile]:
-    """A Parquet file that has passed its check, e.g. to read it by row groups."""
-    with _opened(path) as file:
-        yield pq.ParquetFile(file)
-
-
-def check_table(path: Path) -> None:
-    """`ArtifactError` if a Parquet file is missing or damaged; it is read in small pieces."""
-    with open_table(path):
-        pass
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[pa.NativeFile]:
-    """The file, compared with its checksum; what a reader finds wrong in it names the file too."""
+    """What `write_table` wrote, to be read in pieces; raises as `read_table`, also in the body."""
     with reading(path):
         try:
-            with compared(path) as file:
-                yield file
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+            with opened(path) as file:
+                source = pq.ParquetFile(file, page_checksum_verification=True)
+                _check_footer(source)
+                yield source
+        except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:  # the system's, not Arrow's
                 raise
             raise DamageError(f"{path} is damaged ({error}); {AGAIN}") from None
 
 
-@contextmanager
-def compared(path: Path) -> Iterator[pa.NativeFile]:
-    """A file for a reader of Parquet; `ArtifactError` if it is not as its checksum says."""
-    with _native(path) as file:
-        place = _place(file)
-        if place is not None:
-            found = _sha256(file, place)
-            _compare(path, found, bytes(file.read(64)))
-        file.seek(0)
-        yield file
-
-
-def _native(path: Path) -> pa.NativeFile:
+def opened(path: Path) -> pa.NativeFile:
+    """A file for a reader of Parquet; an object of a store is loaded whole."""
     if not is_remote(path):
         return pa.OSFile(str(path))
     with reading(path):
         return pa.BufferReader(path.read_bytes())
 
 
-def _place(file: BinaryIO | pa.NativeFile) -> int | None:
-    """Where the digits stand; None in a file without a checksum."""
-    size = file.seek(0, io.SEEK_END)
-    start = max(0, size - TAIL)
-    file.seek(start)
-    tail = bytes(file.read(TAIL))
-    found = list(IN_FOOTER.finditer(tail))
-    if found:
-        return start + found[-1].start(1)
-    if KEY in tail:
-        raise OSError("its footer names a checksum and holds none")
-    return None
-
-
-def _sha256(file: BinaryIO | pa.NativeFile, place: int) -> str:
-    """The hash of a file with zeros at `place`; the file then stands at `place`."""
-    digest = hashlib.sha256()
-    file.seek(0)
-    left = place
-    while piece := file.read(min(left, 1 << 20)):
-        digest.update(piece)
-        left -= len(piece)
-    digest.update(ENTRIES[KEY])
-    file.seek(place + 64)
-    while piece := file.read(1 << 20):
-        digest.update(piece)
-    file.seek(place)
-    return digest.hexdigest()
-
-
-def _compare(path: Path, found: str, written: bytes) -> None:
-    if found.encode() != written:
-        raise DamageError(
-            f"{path} is damaged: the sha256 of its content is {found[:12]}..., "
-            f"{written[:12].decode('ascii', 'replace')}... was written; {AGAIN}"
-        )
-
-
-def _plain(schema: pa.Schema) -> pa.Schema:
-    """Without the entries that a file has of its own, which a reader would hand on."""
-    kept = {k: v for k, v in (schema.metadata or {}).items() if k not in ENTRIES}
-    return schema.with_metadata(kept or None)
+def _check_footer(source: pq.ParquetFile) -> None:
+    """Raise `pa.ArrowInvalid` unless the schemas and the counts of rows in a footer agree."""
+    footer = source.metadata
+    try:
+        text = base64.b64decode((footer.metadata or {})[b"ARROW:schema"], validate=True)
+        written = pa.ipc.read_schema(pa.py_buffer(text))
+    except (KeyError, ValueError, TypeError):
+        raise pa.ArrowInvalid("its footer holds no readable Arrow schema") from None
+    groups = (footer.row_group(group).num_rows for group in range(footer.num_row_groups))
+    if not source.schema_arrow.equals(written) or footer.num_rows != sum(groups):
+        raise pa.ArrowInvalid("its footer contradicts itself")
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
-    """Write an array as ``.npy`` atomically, with its checksum; `numpy.load` reads it as well."""
+    """Write an array as ``.npy`` atomically, with its sha256; `numpy.load` reads it as well."""
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     content = buffer.getvalue()
@@ -166,17 +117,27 @@ def write_array(path: Path, array: np.ndarray) -> None:
 
 
 def check_array(path: Path) -> None:
-    """`ArtifactError` if an array file is missing or damaged."""
+    """Raises as `read_array`."""
     read_array(path)
 
 
 def read_array(path: Path) -> np.ndarray:
-    """Read what `write_array` wrote; `ArtifactError` if the file is missing or damaged."""
+    """Read what `write_array` wrote, or a file of `numpy.save`.
+
+    Raises:
+        ArtifactError: the file is missing or cannot be read.
+        DamageError: its bytes are not those that were written.
+    """
     with reading(path):
         data = path.read_bytes()
     trailer = TRAILER.fullmatch(data[-TRAILER_BYTES:])
     if trailer:
-        _compare(path, hashlib.sha256(data[:-TRAILER_BYTES]).hexdigest(), trailer[1])
+        found, written = hashlib.sha256(data[:-TRAILER_BYTES]).hexdigest(), trailer[1].decode()
+        if found != written:
+            raise DamageError(
+                f"{path} is damaged: the sha256 of its content is {found[:12]}..., "
+                f"{written[:12]}... was written; {AGAIN}"
+            )
     buffer = io.BytesIO(data)
     try:
         array: Any = np.load(buffer, allow_pickle=False)

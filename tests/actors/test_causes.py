@@ -5,7 +5,7 @@ from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError
 from actors.causes import cause
 
 KILLED = """The actor died unexpectedly before finishing this task.
-\tclass_name: _Engine
+\tclass_name: EngineActor
 \tpid: 32227
 \tip: 10.0.0.2
 The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit

@@ -46,7 +46,7 @@ def test_three_nodes_equal_one(single, cluster, tmp_path):
     run_dir = tmp_path / "run"
     process = start(run_dir, "run", *SAME, "resources.engines=2", "resources.scorers=2")
     wait_for(lambda: len(parts(run_dir)) >= 2, process, "the second shard")
-    assert len(nodes.running(":_Engine")) == 2
+    assert len(nodes.running(":EngineActor")) == 2
     log = ended(process, run_dir)
     assert "resources: 2 engines (1 CPU), 2 scorers (1 CPU), 1 training worker (1 CPU)" in log
     assert_same(run_dir, single, "policy/adapter/adapter_model.safetensors", "ranks.parquet")
@@ -61,8 +61,8 @@ def test_nodes_leave_and_join_during_score(single, cluster, tmp_path):
     process = start(run_dir, "run", *words)
     wait_for(lambda: len(parts(run_dir)) >= 1, process, "the first shard")
     new = nodes.add(2)
-    wait_for(lambda: new in nodes.running(":_Engine"), process, "an engine on the new node")
-    nodes.kill(min(nodes.running(":_Engine")))
+    wait_for(lambda: new in nodes.running(":EngineActor"), process, "an engine on the new node")
+    nodes.kill(min(nodes.running(":EngineActor")))
     ended(process, run_dir)
     assert_same(run_dir, single)
 

@@ -10,9 +10,9 @@ import pytest
 import ray
 from helpers.small import command
 
-from actors.cluster import Room, _blind, alive_nodes, check_shared, grows
+from actors.cluster import Cluster, Room, _blind, check_shared
 from actors.engines.engine import EngineSpec
-from actors.pool.roster import Roster
+from actors.pool.pool import Pool
 from minirec.errors import ConfigError, EngineError
 from minirec.resources.allocation import Shape
 
@@ -32,31 +32,28 @@ def engines_stand_where_they_are_wanted():
         def __init__(self, spec):
             pass
 
-    (large,) = [node.id for node in alive_nodes() if node.cpus == 2]
+    (large,) = [node.id for node in Cluster().nodes() if node.cpus == 2]
     wanted = [large, large]
     spec = EngineSpec(model="none", max_model_len=8)
-    roster = Roster(
-        spec, engine=Idle, engines=0, cpus=1, gpus=0, max_restarts=0, target=lambda here: wanted
-    )
+    pool = Pool(spec, engine=Idle, engines=0, max_restarts=0, target=lambda here: wanted)
     try:
-        answers = ray.get([one.status.remote() for one in roster.actors.values()], timeout=60)
+        answers = ray.get([one.status.remote() for one in pool.actors.values()], timeout=60)
         assert [answer["node"] for answer in answers] == wanted
         assert all(answer["call"] is None for answer in answers)
         wanted.pop()
         end = time.monotonic() + 20
-        while len(roster.actors) > 1 and time.monotonic() < end:
+        while len(pool.actors) > 1 and time.monotonic() < end:
             time.sleep(0.2)
-        assert list(roster.actors) == [f"{roster.prefix}0"]
+        assert [name[-2:] for name in pool.actors] == ["-0"]
     finally:
-        roster.close()
+        pool.close()
 
 
 def room_checks(folder):
     """On a cluster of nodes with 0, 1 and 2 CPUs; in a process of its own, as `ClusterProcess`."""
     ray.init(log_to_driver=False)
-    assert sorted(node.cpus for node in alive_nodes()) == [0, 1, 2]
-    assert not grows()
-    room = Room(wait_s=2)
+    assert sorted(node.cpus for node in Cluster().nodes()) == [0, 1, 2]
+    room = Room(Cluster(), wait_s=2, autoscaling=False)
     cpu = {"CPU": 1.0}
     with pytest.raises(ConfigError, match="asks for 4 CPUs, the cluster has 3; lower"):
         room.refuse_impossible([cpu] * 4)
@@ -77,12 +74,11 @@ def room_checks(folder):
         time.sleep(0.2)
     ray.kill(holder)
     engines_stand_where_they_are_wanted()
-    check_shared(folder / "run")
+    check_shared(folder / "run", Cluster())
     assert list((folder / "run").iterdir()) == []
-    nodes = [node for node in ray.nodes() if node["Alive"]]
     (folder / "probe").write_text("of another run")  # in what each node sees there
-    blind = _blind(nodes, folder / "probe", "x")
-    assert len(blind) == 3 and nodes[0]["NodeManagerHostname"] in blind[0]
+    blind = _blind(Cluster(), folder / "probe", "x")
+    assert sorted(blind) == sorted(node.name for node in Cluster().nodes()) and len(blind) == 3
     ray.shutdown()
 
 
@@ -97,5 +93,5 @@ def test_room(cluster, tmp_path):
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == (
         "minirec: the run asks for 4 CPUs, the cluster has 3; lower the numbers under resources, "
-        "or enlarge the cluster"
+        "or enlarge the cluster (with an autoscaler, set resources.autoscaling=true)"
     )

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from helpers.small import command, descendants, start
 
 TITLES = {
-    "engine": ":_Engine",
+    "engine": ":EngineActor",
     "scorer": "Scorer)",
     "worker": "ray::RayTrainWorker",
     "raylet": "core/src/ray/raylet/raylet",

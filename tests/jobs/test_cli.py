@@ -12,11 +12,13 @@ from jobs.arguments import parse
 from jobs.console import console, print_settings
 from jobs.handover.recommend import find_titles
 from jobs.run import STAGES, stages_of
+from jobs.stage import Stage
 from jobs.stages.gradients import validation_samples
 from jobs.stages.train import learning_rate
 from jobs.trials import bench
 from minirec import __version__
 from minirec.config.reading import described, dump, load
+from minirec.corpus import table
 from minirec.corpus.table import Catalogue
 from minirec.errors import ConfigError, CorpusError
 from minirec.store.run import Run
@@ -145,8 +147,19 @@ def test_trials_are_checked_once_the_samples_are_counted(tmp_path, monkeypatch, 
 
 def test_what_is_refused_after_prepare_runs_nothing_long(tmp_path, monkeypatch):
     ran = []
-    monkeypatch.setattr(run, "_stage", lambda name: lambda *_: ran.append(name))
-    monkeypatch.setattr(run, "count_samples", lambda folder, split: 7)
+
+    def stage(name):
+        return Stage(
+            name=name,
+            help="",
+            inputs=lambda config: [],
+            outputs=(),
+            settings=lambda run, config: {},
+            body=lambda work: ran.append(name),
+        )
+
+    monkeypatch.setattr(run, "STAGES", (stage("prepare"), stage("proxy")))
+    monkeypatch.setattr(table, "count_samples", lambda folder, split: 7)
 
     def refuse(samples):
         raise ConfigError(f"{samples} samples are too few")
@@ -175,14 +188,23 @@ def test_gradients_made_for_less_serve_other_selections(tmp_path):
     assert samples(run, "scoring.validation_samples=20") == 0
 
 
-def test_gradients_run_with_scoring_where_they_are_used():
-    used, unused = load(overrides=["selection.method=less"]), load()
-    assert stages_of(used, ("score",)) == ("score", "gradients")
-    assert stages_of(used, ("train",)) == ("train",)
-    assert stages_of(unused, ("score",)) == ("score",)
-    assert stages_of(unused, STAGES) == tuple(s for s in STAGES if s != "gradients")
-    assert stages_of(used, STAGES) == STAGES
-    assert stages_of(unused, ("gradients",)) == ("gradients",)
+def test_stages_that_come_with_others():
+    """Gradients with scoring where they are used, and the demo model with all that load it."""
+
+    def names(config, *asked):
+        return [stage.name for stage in stages_of(config, asked)]
+
+    everything = [stage.name for stage in STAGES]
+    demo, hub = load(), load(overrides=["model.name=Qwen/Qwen2.5-0.5B-Instruct"])
+    less = load(overrides=["selection.method=less"])
+    assert names(less, "score") == ["model", "score", "gradients"]
+    assert names(demo, "train") == names(less, "train") == ["model", "train"]
+    assert names(demo, "score") == ["model", "score"]
+    assert names(hub, "score") == ["score"]
+    assert names(demo, "select") == names(hub, "select") == ["select"]
+    assert names(less, *everything) == everything
+    assert names(demo, *everything) == [name for name in everything if name != "gradients"]
+    assert names(demo, "gradients") == ["model", "gradients"]
 
 
 def test_the_default_learning_rate_is_that_of_the_model():

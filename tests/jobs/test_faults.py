@@ -89,7 +89,7 @@ def test_kill_an_engine_and_a_training_worker(undisturbed, tmp_path):
     run_dir = tmp_path / "run"
     process = start(run_dir)
     wait_for(lambda: len(parts(run_dir)) >= 2, process, "the second shard")
-    engines = descendants(process, ":_Engine")
+    engines = descendants(process, ":EngineActor")
     assert engines
     for engine in engines:
         engine.kill()

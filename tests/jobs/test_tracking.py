@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 
 import pytest
 
@@ -66,28 +67,28 @@ def test_wandb_offline_writes_below_the_run(tmp_path):
 
 
 def test_a_tracker_that_fails_is_said_once_and_costs_nothing(tmp_path, capsys, monkeypatch):
-    class Broken:
-        def log(self, step, figures):
+    @contextmanager
+    def broken(run, config, stage):
+        def log(step, figures):
             raise OSError("the server is gone")
 
-        def close(self):
-            raise OSError("it still is")
+        yield log
+        raise OSError("it still is")
 
     other = []
 
-    class Working:
-        def log(self, step, figures):
-            other.append(step)
+    @contextmanager
+    def working(run, config, stage):
+        yield lambda step, figures: other.append(step)
+        other.append("closed")
 
-        def close(self):
-            other.append("closed")
-
-    monkeypatch.setattr(tracking, "TensorBoard", lambda *_: Broken())
-    monkeypatch.setattr(tracking, "Mlflow", lambda *_: Working())
+    monkeypatch.setitem(tracking.TRACKERS, "tensorboard", broken)
+    monkeypatch.setitem(tracking.TRACKERS, "mlflow", working)
     sent(tmp_path, "tracking.mlflow=x")
     assert other == [0, 1, 2, "closed"]
     printed = " ".join(capsys.readouterr().out.split())
-    assert printed.count("Broken has failed (the server is gone)") == 1
+    assert printed.count("tensorboard has failed (the server is gone)") == 1
+    assert printed.count("tensorboard could not be closed (it still is)") == 1
 
 
 def test_a_missing_package_is_said_before_anything_starts(tmp_path, monkeypatch):

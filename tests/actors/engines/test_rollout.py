@@ -189,8 +189,8 @@ def pools(spec):
     """A merged and a LoRA vLLM engine, started side by side."""
     ray.init(num_cpus=4, include_dashboard=False, object_store_memory=200_000_000)
     with (
-        Pool.start(spec, engine="vllm", engines=1, name="merged") as merged,
-        Pool.start(
+        Pool(spec, engine="vllm", engines=1, name="merged") as merged,
+        Pool(
             dataclasses.replace(spec, adapter="lora"), engine="vllm", engines=1, name="lora"
         ) as lora,
     ):
@@ -256,7 +256,7 @@ def test_vllm_killed_during_generate_gives_the_same_bytes(pools, adapters):
     call = Call(prompts(32, 220), n=8, seeds=[100 * i for i in range(32)])
     handle = pools["merged"]
     expected = handle.generate([call], adapters[0])
-    actor = next(iter(handle._engines.actors.values()))
+    actor = next(iter(handle.actors.values()))
     pid = ray.get(actor.status.remote())["pid"]
 
     def kill_when_busy():

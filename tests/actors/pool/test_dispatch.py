@@ -5,13 +5,10 @@ from types import SimpleNamespace
 import pytest
 from ray.exceptions import RayActorError
 
-from actors.pool import dispatch
-from actors.pool import known as known_engines
-from actors.pool.known import Engines
-from actors.pool.pool import Call, PoolHandle
+from actors.pool.actor import Call
+from actors.pool.pool import PoolHandle
 from minirec.errors import EngineError
 
-ALIVE, RESTARTING = 2, 3
 CALLS = [Call([[i]], n=1, seeds=[i]) for i in range(4)]
 
 
@@ -25,7 +22,7 @@ class Engine:
 
     def __init__(self, world, *, born=0.0, seconds=1.0, dies=None, busy=False):
         self.world, self.born, self.seconds, self.dies, self.busy = world, born, seconds, dies, busy
-        self.calls, self.state, self.key = [], ALIVE, None
+        self.calls, self.key = [], None
         self.reason = "The actor died unexpectedly before finishing this task."
         self.status = SimpleNamespace(remote=lambda: self.answer(0.0, {"call": busy or None}))
         self.generate = SimpleNamespace(remote=self._generate)
@@ -36,29 +33,31 @@ class Engine:
         return self.answer(self.seconds, call.prompts[0][0])
 
     def answer(self, seconds, value):
-        ready = max(self.world.now, self.born) + seconds
+        ready = max(self.world.time, self.born) + seconds
         if self.dies is not None and ready > self.dies:
-            ready, value = max(self.dies, self.world.now), RayActorError(error_msg=self.reason)
+            ready, value = max(self.dies, self.world.time), RayActorError(error_msg=self.reason)
         return Ref(ready, value)
 
-    def _get_local_state(self):
-        return self.state if self.world.now >= self.born else 1
+    def alive(self):
+        return self.world.time >= self.born
 
 
 class World:
-    """Stands for the module `ray`, with a clock that runs while somebody waits."""
+    """Stands for Ray and the clock, which runs while somebody waits."""
 
     def __init__(self):
-        self.now, self.named, self.killed = 0.0, {}, []
-        self.util = SimpleNamespace(list_named_actors=self.alive)
+        self.time, self.engines, self.killed = 0.0, {}, []
 
-    def alive(self):
-        return [n for n, e in self.named.items() if e.dies is None or e.dies > self.now]
+    def now(self):
+        return self.time
+
+    def sleep(self, seconds):
+        self.time += seconds
 
     def wait(self, refs, *, num_returns=1, timeout=None):
-        if not any(ref.ready <= self.now for ref in refs):
-            self.now = min(self.now + timeout, min(ref.ready for ref in refs))
-        done = [ref for ref in refs if ref.ready <= self.now]
+        if not any(ref.ready <= self.time for ref in refs):
+            self.time = min(self.time + timeout, min(ref.ready for ref in refs))
+        done = [ref for ref in refs if ref.ready <= self.time]
         return done[:num_returns], []
 
     def get(self, ref, timeout=None):
@@ -66,37 +65,33 @@ class World:
             raise ref.value
         return ref.value
 
-    def get_actor(self, name):
-        if name not in self.named:
+    def alive(self, engine):
+        return engine.alive()
+
+    def restart(self, engine):
+        self.killed.append(engine)
+
+    def names(self):
+        return [n for n, e in self.engines.items() if e.dies is None or e.dies > self.time]
+
+    def find(self, name):
+        if name not in self.engines:
             raise ValueError(name)
-        return self.named[name]
+        return self.engines[name]
 
-    def kill(self, actor, no_restart):
-        self.killed.append(actor)
-
-    def sleep(self, seconds):
-        self.now += seconds
-
-    def available_resources(self):
-        return {}
-
-    cluster_resources = available_resources
+    def resources(self):
+        return "CPU: 0 free of 1"
 
 
 @pytest.fixture
-def world(monkeypatch):
-    made = World()
-    clock = SimpleNamespace(monotonic=lambda: made.now, sleep=made.sleep)
-    for module in (dispatch, known_engines):
-        monkeypatch.setattr(module, "ray", made)
-        monkeypatch.setattr(module, "time", clock)
-    return made
+def world():
+    return World()
 
 
-def known(world, there, *, elastic=True, least=1, start_deadline_s=50):
-    world.named = {f"p-{i}": engine for i, engine in enumerate(there)}
-    return Engines(
-        dict(world.named),
+def handle(world, there, *, elastic=True, least=1, start_deadline_s=50):
+    world.engines = {f"p-{i}": engine for i, engine in enumerate(there)}
+    return PoolHandle(
+        dict(world.engines),
         prefix="p-",
         name="test",
         least=least,
@@ -104,11 +99,8 @@ def known(world, there, *, elastic=True, least=1, start_deadline_s=50):
         deadline_s=100,
         start_deadline_s=start_deadline_s,
         max_restarts=2,
+        link=world,
     )
-
-
-def handle(world, there, **settings):
-    return PoolHandle(known(world, there, **settings))
 
 
 def test_an_engine_that_starts_late_gets_what_is_left(world):
@@ -126,7 +118,7 @@ def test_idle_engines_come_before_busy_ones(world):
 def test_an_engine_that_joins_is_used(world):
     first, second = Engine(world, seconds=10), Engine(world, born=15)
     pool = handle(world, [first])
-    world.named["p-1"] = second
+    world.engines["p-1"] = second
     assert pool.generate(CALLS) == [0, 1, 2, 3]
     assert second.calls and len(pool) == 2
 
@@ -145,9 +137,9 @@ def test_the_call_of_a_lost_engine_goes_to_another(world, elastic):
 
 def test_the_call_of_an_engine_that_is_away_goes_to_another(world):
     stays, away = Engine(world, seconds=1), Engine(world, seconds=1000)
-    away.state = RESTARTING
+    away.alive = lambda: False
     assert handle(world, [stays, away]).generate(CALLS) == [0, 1, 2, 3]
-    assert world.now < 20 and not world.killed
+    assert world.time < 20 and not world.killed
 
 
 def test_a_call_that_loses_every_engine_is_not_given_to_all_of_them(world):
@@ -158,35 +150,35 @@ def test_a_call_that_loses_every_engine_is_not_given_to_all_of_them(world):
 
 
 def test_an_engine_that_died_by_itself_is_the_cause_and_not_waited_for(world):
-    """The roster makes no other one: it would end the same way."""
+    """The pool makes no other one: it would end the same way."""
     pool = handle(world, [Engine(world, seconds=1, dies=1.5)], start_deadline_s=300)
     with pytest.raises(EngineError, match=r"engine 1 of 1 \(test\) died at a generate call"):
         pool.generate(CALLS)
-    assert 30 < world.now < 40
+    assert 30 < world.time < 40
 
 
 def test_an_engine_that_died_between_two_steps_is_the_cause(world):
     pool = handle(world, [Engine(world, dies=5)], start_deadline_s=300)
     assert pool.generate(CALLS[:1]) == [0]
-    world.now = 10
+    world.time = 10
     with pytest.raises(EngineError, match=r"engine 1 of 1 \(test\) died between two calls"):
         pool.generate(CALLS[:1])
-    assert 40 < world.now < 50
+    assert 40 < world.time < 50
 
 
 def test_an_engine_that_was_taken_away_is_waited_for(world):
     leaves, joins = Engine(world, seconds=1, dies=1.5), Engine(world, born=100)
     leaves.reason = "The actor is dead because it was killed by `ray.kill`."
     pool = handle(world, [leaves], start_deadline_s=300)
-    world.named["p-1"] = joins
+    world.engines["p-1"] = joins
     assert pool.generate(CALLS) == [0, 1, 2, 3]
-    assert world.now > 100
+    assert world.time > 100
 
 
 def test_too_few_engines_are_waited_for_until_the_starting_deadline(world):
     with pytest.raises(EngineError, match=r"0 of at least 1 engines \(test\) came up within 50 s"):
         handle(world, [Engine(world, born=1000)]).generate(CALLS)
-    assert 50 < world.now < 55
+    assert 50 < world.time < 55
     with pytest.raises(EngineError, match=r"1 of at least 2 engines"):
         engines = [Engine(world, seconds=10**6), Engine(world, born=10**6)]
         handle(world, engines, least=2).generate(CALLS)
@@ -205,7 +197,7 @@ def test_a_call_beyond_its_deadline_has_its_engine_killed(world):
 def test_an_engine_that_dies_when_asked_why_its_call_takes_long(world):
     stays, dies = Engine(world, seconds=1), Engine(world, seconds=200, dies=150)
     dies.status = SimpleNamespace(
-        remote=lambda: Ref(world.now, RayActorError() if world.now > 50 else {"call": None})
+        remote=lambda: Ref(world.time, RayActorError() if world.time > 50 else {"call": None})
     )
     assert handle(world, [stays, dies]).generate(CALLS) == [0, 1, 2, 3]
     assert sorted(stays.calls) == [0, 1, 2, 3] and len(dies.calls) == 1 and not world.killed
@@ -216,11 +208,8 @@ def test_an_engine_that_another_client_has_just_killed_is_left_alone(world):
     shared = Engine(world, seconds=200)
     idle = {"call": None, "seconds": 0.0}
 
-    def away():
-        return 101 < world.now < 110
-
-    shared._get_local_state = lambda: RESTARTING if away() else ALIVE
-    hung = SimpleNamespace(remote=lambda: Ref(110 if 1 < world.now < 110 else world.now, idle))
+    shared.alive = lambda: not 101 < world.time < 110
+    hung = SimpleNamespace(remote=lambda: Ref(110 if 1 < world.time < 110 else world.time, idle))
     shared.status = hung
     assert handle(world, [shared], elastic=False).generate(CALLS[:1]) == [0]
     assert not world.killed
@@ -238,12 +227,12 @@ def test_another_clients_call_that_hangs_does_not_count_against_the_own(world):
 
 def test_the_engines_can_be_read_while_they_are_refreshed(world):
     """As by a second thread; one engine has left, one has joined, one is gone when looked up."""
-    there = known(world, [Engine(world), Engine(world)])
+    there = handle(world, [Engine(world), Engine(world)])
     read = iter(there.actors)
     next(read)
-    stays, joins = world.named["p-0"], Engine(world)
-    world.named = {"p-0": stays, "p-2": joins}
-    world.util.list_named_actors = lambda: ["p-0", "p-2", "p-3", "another-1"]
+    stays, joins = world.engines["p-0"], Engine(world)
+    world.engines = {"p-0": stays, "p-2": joins}
+    world.names = lambda: ["p-0", "p-2", "p-3", "another-1"]
     there.refresh()
     assert list(read) == ["p-1"]
     assert there.actors.keys() == {"p-0", "p-1", "p-2"}  # p-1 says why it left when it is asked

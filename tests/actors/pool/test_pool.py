@@ -30,7 +30,7 @@ def spec(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pool(cluster, spec):
-    with Pool.start(
+    with Pool(
         spec, engine="transformers", engines=2, deadline_s=6, max_restarts=4, name="test"
     ) as pool:
         yield pool.wait_ready()
@@ -42,13 +42,13 @@ def calls(count):
 
 
 def pids(pool):
-    actors = pool.handle()._engines.actors.values()
+    actors = pool.handle().actors.values()
     return [answer["pid"] for answer in ray.get([actor.status.remote() for actor in actors])]
 
 
 def signal_when_busy(pool, engine, number):
     """Send a signal to the engine's process as soon as it is at work; returns the thread."""
-    actor, pid = list(pool.handle()._engines.actors.values())[engine], pids(pool)[engine]
+    actor, pid = list(pool.handle().actors.values())[engine], pids(pool)[engine]
 
     def send():
         while ray.get(actor.status.remote())["call"] is None:
@@ -100,7 +100,7 @@ def test_an_error_in_an_engine_is_reported_and_the_engine_lives(pool):
 
 
 def test_an_engine_that_dies_too_often(cluster, spec):
-    with Pool.start(spec, engine="transformers", engines=1, max_restarts=0, name="frail") as pool:
+    with Pool(spec, engine="transformers", engines=1, max_restarts=0, name="frail") as pool:
         pool.wait_ready()
         thread, _ = signal_when_busy(pool, 0, signal.SIGKILL)
         with pytest.raises(EngineError, match=r"engine 1 of 1 \(frail\) died at a generate call"):
@@ -110,7 +110,7 @@ def test_an_engine_that_dies_too_often(cluster, spec):
 
 def test_a_start_that_cannot_work(cluster, spec):
     with (
-        Pool.start(
+        Pool(
             spec, engine="transformers", engines=1, cpus_per_engine=64, start_deadline_s=1
         ) as pool,
         pytest.raises(EngineError, match=r"within 1 s; CPU: \S+ free of 4; GPU: 0 free of 0"),
@@ -118,7 +118,7 @@ def test_a_start_that_cannot_work(cluster, spec):
         pool.wait_ready()
     nowhere = EngineSpec(model="/nowhere/model", max_model_len=64)
     with (
-        Pool.start(nowhere, engine="transformers", engines=1) as pool,
+        Pool(nowhere, engine="transformers", engines=1) as pool,
         pytest.raises(EngineError, match="died at its start.*/nowhere/model"),
     ):
         pool.wait_ready()
@@ -127,16 +127,16 @@ def test_a_start_that_cannot_work(cluster, spec):
 def test_engines_come_and_go_while_calls_run(pool, spec):
     """An engine that is added gets calls; the call of one that is dropped goes to another."""
     expected, wanted = pool.handle().generate(calls(6)), [1]
-    with Pool.start(
+    with Pool(
         spec, engine="transformers", engines=1, target=lambda here: [""] * wanted[0], name="elastic"
     ) as grown:
         handle = pickle.loads(pickle.dumps(grown.handle()))
         assert handle.generate(calls(2)) == expected[:2]
         wanted[0] = 2
         end = time.monotonic() + 60
-        while len(grown._roster.actors) < 2 and time.monotonic() < end:
+        while len(grown.actors) < 2 and time.monotonic() < end:
             time.sleep(0.1)
-        second = list(grown._roster.actors.values())[1]
+        second = list(grown.actors.values())[1]
         assert ray.get(second.status.remote(), timeout=60)["call"] is None
         busy = []
 
@@ -150,9 +150,9 @@ def test_engines_come_and_go_while_calls_run(pool, spec):
         thread.start()
         assert handle.generate(calls(6) * 12) == expected * 12  # longer than a look at the nodes
         thread.join()
-        while len(grown._roster.actors) > 1 and time.monotonic() < end + 120:
+        while len(grown.actors) > 1 and time.monotonic() < end + 120:
             time.sleep(0.1)
-        assert busy and len(grown._roster.actors) == 1
+        assert busy and len(grown.actors) == 1
         assert handle.generate(calls(2)) == expected[:2] and len(handle) == 1
 
 

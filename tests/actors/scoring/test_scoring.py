@@ -121,7 +121,7 @@ def screen(scorer):
     """NDCG and unit hidden state of each sample's forced answer, one sample at a time."""
     found = []
     for sample in everyone(scorer):
-        prompt = scorer.encoder.prompt([scorer.titles[i] for i in sample.history])
+        (prompt,) = scorer.encoder.prompts([sample], scorer.loaded.catalogue)
         hidden = scorer.policy([prompt + scorer.encoder.answer_ids])[0][0].numpy()
         scores = scorer.table.numpy() @ (hidden / np.linalg.norm(hidden))
         rivals = set(range(ITEMS)) - set(sample.history) - set(sample.same_time) - {sample.target}

@@ -6,7 +6,7 @@ from actors.scoring import gradients, shards
 from actors.scoring.gradients import GradientShard
 
 
-def test_training_workers_share_the_missing_shards(monkeypatch, tmp_path):
+def test_the_worker_of_trials_skips_what_an_attempt_before_has_finished(monkeypatch, tmp_path):
     written = []
 
     class Recorder:
@@ -26,20 +26,15 @@ def test_training_workers_share_the_missing_shards(monkeypatch, tmp_path):
             return tmp_path / f"{self.name}-{shard}"
 
     monkeypatch.setattr(shards, "Scorer", Recorder)
-    monkeypatch.setattr(shards.dist, "get_world_size", lambda: 2)
-    work = shards.ShardsSpec([Spec("a"), Spec("b")], [(0, 0), (0, 1), (1, 0)], deadline_s=60)
+    missing = [(0, 0), (0, 1), (1, 0)]
+    work = shards.ShardsSpec([Spec("a"), Spec("b")], missing, deadline_s=60)
     (tmp_path / "b-0").touch()  # of no use without the table of item vectors
-
-    def share(rank):
-        written.clear()
-        monkeypatch.setattr(shards.dist, "get_rank", lambda: rank)
-        shards.score_loop({"spec": work})
-        return list(written)
-
-    assert share(0) == [(0, 0), (1, 0)]
-    assert share(1) == [(0, 1)]
+    shards.score_loop({"spec": work})
+    assert written == missing
+    written.clear()
     (tmp_path / "table.npy").touch()
-    assert share(0) == [(0, 0)]
+    shards.score_loop({"spec": work})
+    assert written == [(0, 0), (0, 1)]
 
 
 def test_gradient_workers_share_what_rank_0_misses(monkeypatch, tmp_path):
@@ -52,6 +47,7 @@ def test_gradient_workers_share_what_rank_0_misses(monkeypatch, tmp_path):
         found.append(box[0])
         box[0] = shards_[1:]
 
+    monkeypatch.setattr(gradients.dist, "get_rank", lambda: 0)
     monkeypatch.setattr(gradients.dist, "get_world_size", lambda: 2)
     monkeypatch.setattr(gradients.dist, "broadcast_object_list", broadcast)
     assert gradients._missing(shards_) == shards_[1:]

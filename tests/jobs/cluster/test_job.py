@@ -33,7 +33,7 @@ SMALLER = [
     # The head of the test claims more CPUs than there are.
     *("resources.engines=1", "resources.scorers=1", "resources.training_workers=1"),
 ]
-OF_A_RUN = (":_Engine", "RayTrain", "TrainController", "Scorer", "jobs.cli", "bin/minirec")
+OF_A_RUN = (":EngineActor", "RayTrain", "TrainController", "Scorer", "jobs.cli", "bin/minirec")
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_a_stopped_job_leaves_nothing(head, finished, tmp_path):
     for stage, reached in moments.items():
         job = head.submit("run", *DEMO, *SMALLER, "training.steps=500", f"run_dir={run_dir}")
         wait_for(lambda: reached() or head.status(job) == "FAILED", 300, f"the middle of {stage}")  # noqa: B023
-        assert head.processes(":_Engine")
+        assert head.processes(":EngineActor")
         assert stage == "score" or head.placement_groups(), "the training workers have one"
         started = time.monotonic()
         head.stop(job)
@@ -131,7 +131,7 @@ def test_the_log_names_the_cause_from_the_worker(head, finished, tmp_path):
         if file.suffix != ".safetensors" and file.name != "manifest.json":
             (model / file.name).write_bytes(file.read_bytes())
     assert "no file named model.safetensors" in failing("engine", f"model.name={model}")
-    killed = failing("killed", "proxy.training.steps=500", kill=":_Engine")
+    killed = failing("killed", "proxy.training.steps=500", kill=":EngineActor")
     assert re.search(r"engine 1 of 1 \(transformers\) died (at|between) ", killed), killed
     assert "was killed or crashed" in killed
     worker = failing("worker", "proxy.training.steps=500", kill="RayTrainWorker")

@@ -3,14 +3,18 @@
 import asyncio
 import socket
 import threading
+from functools import partial
 
 import pytest
 from aiohttp import web
 
 import jobs.cluster.submit
 from jobs import cli
-from jobs.cluster.submit import EXCLUDES, JOB_CONFIG, check_command, check_size, follow, submit
+from jobs.arguments import parse
+from jobs.cluster.submit import EXCLUDES, JOB_CONFIG, check_size, follow, submit
 from minirec.errors import ConfigError, MiniRecError
+
+check_command = partial(jobs.cluster.submit.check_command, parse=parse)
 
 NOBODY = "http://127.0.0.1:9"
 
@@ -62,12 +66,18 @@ def test_a_mistake_is_refused_here(folder, words, refusal):
 
 @pytest.mark.parametrize("run_dir", ["/shared/run", "s3://bucket/run"])
 def test_shared_places_are_taken(folder, run_dir):
-    check_command(["run", "--config", "configs/run.yaml", f"run_dir={run_dir}"], folder)
+    check_command(
+        ["run", "--config", "configs/run.yaml", f"run_dir={run_dir}"], folder, parse=parse
+    )
     check_command(["select", f"run_dir={run_dir}", "--overwrite"], folder)
     check_command(["recommend", "--run", run_dir, "--history", "A"], folder)
-    check_command(["select", "--features", "/shared/f.parquet", "--out", "/shared/out"], folder)
+    check_command(
+        ["select", "--features", "/shared/f.parquet", "--out", "/shared/out"], folder, parse=parse
+    )
     users = ["--users", "configs/run.yaml", "--out", "/shared/out.jsonl"]
-    check_command(["recommend", "--run", run_dir, *users], folder)  # travels with the folder
+    check_command(
+        ["recommend", "--run", run_dir, *users], folder, parse=parse
+    )  # travels with the folder
 
 
 def test_a_job_refuses_a_relative_run_directory(capsys, monkeypatch, tmp_path):
@@ -121,7 +131,13 @@ def test_ray_packs_what_was_counted(folder):
 def test_only_variables_that_are_there_are_passed(folder, monkeypatch):
     monkeypatch.delenv("HF_TOKEN", raising=False)
     with pytest.raises(ConfigError, match="no such variable"):
-        submit(["run", "run_dir=/x"], address=NOBODY, working_dir=folder, variables=("HF_TOKEN",))
+        submit(
+            ["run", "run_dir=/x"],
+            parse=parse,
+            address=NOBODY,
+            working_dir=folder,
+            variables=("HF_TOKEN",),
+        )
 
 
 def test_nobody_answers(capsys, folder):
@@ -223,6 +239,6 @@ def test_an_interruption_ends_only_the_view_of_a_job(monkeypatch, capsys):
     def interrupted(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_submit", interrupted)
+    monkeypatch.setitem(cli.COMMANDS, "submit", interrupted)
     assert cli.main(["submit", "--address", NOBODY, "--logs", "x"]) == 130
     assert "the job goes on" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Workers of Ray Train that stay up: one process for many pieces, through deaths and failures."""
+"""The training worker that stays up: one process for many loops, through deaths and failures."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import pytest
 import ray
 
 from jobs.cluster.session import Session
-from jobs.cluster.workers import KeptWorkers, Team
-from jobs.stages.evaluate import evaluate
-from jobs.stages.select import select
-from jobs.stages.train import train
-from jobs.trials.trial import kept_team
+from jobs.cluster.workers import KeptWorker
+from jobs.run import SHARED
+from jobs.stages.evaluate import EVALUATE
+from jobs.stages.select import SELECT
+from jobs.stages.train import TRAIN
 from minirec.config.reading import load
 from minirec.config.run import TrainingConfig
 from minirec.errors import EngineError
@@ -34,85 +34,80 @@ def local_ray():
 
 @pytest.fixture
 def kept():
-    workers = KeptWorkers()
-    yield workers
-    workers.close()
+    worker = KeptWorker(Shape(cpus=1, gpus=0), wait_s=120)
+    yield worker
+    worker.close()
 
 
-def team(folder: Path, *, count: int, max_failures: int) -> Team:
-    training = TrainingConfig(max_failures=max_failures, step_deadline_s=60)
-    return Team(training, count, Shape(cpus=1, gpus=0), folder / "ray", "kept")
-
-
-def signing(folder: Path, *, fails: bool = False, dies: bool = False):
-    """A loop that leaves a file named for the worker's rank and process.
-
-    It raises, or its worker 1 dies at the first attempt.
-    """
+def signing(folder: Path, *, fails: int = 0, dies: int = 0):
+    """A loop that leaves a file for each attempt; the first `fails` raise, the first `dies` die."""
 
     def loop(argument):  # inside, so that it travels whole
         import torch.distributed as dist
 
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{dist.get_rank()}-{os.getpid()}").write_text(argument["spec"])
-        if fails:
+        attempt = len(list(folder.iterdir())) + 1
+        (folder / f"{attempt}-{os.getpid()}").write_text(argument)
+        assert (dist.get_rank(), dist.get_world_size()) == (0, 1)
+        if attempt <= fails:
             raise ValueError("no such flavour")
-        if dies and dist.get_rank() == 1 and len(list(folder.glob("1-*"))) == 1:
+        if attempt <= dies:
             os._exit(1)
 
     return loop
 
 
-def signed(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
+def processes(folder: Path) -> list[str]:
+    return [path.name.split("-")[1] for path in sorted(folder.iterdir())]
 
 
 @pytest.mark.long
-def test_one_process_does_all_pieces_until_it_dies(kept, tmp_path):
-    kept.start(team(tmp_path, count=2, max_failures=1))
+def test_one_process_does_all_loops_until_it_dies(kept, tmp_path):
+    training = TrainingConfig(max_failures=1)
     for piece in ("a", "b", "c", "d"):
-        kept.do(signing(tmp_path / piece, dies=piece == "c"), piece)
-    first, second, torn, last = (signed(tmp_path / piece) for piece in "abcd")
-    assert first == second
-    assert {name[0] for name in first} == {"0", "1"}
-    assert first < torn, "a piece that one did not finish is done again by all"
-    assert last == torn - first
-    assert {path.read_text() for path in (tmp_path / "d").iterdir()} == {"d"}
-    kept.start(team(tmp_path, count=2, max_failures=1))  # since one restart is used up
-    kept.do(signing(tmp_path / "e"), "e")
-    assert not signed(tmp_path / "e") & last
+        kept.run(signing(tmp_path / piece, dies=piece == "c"), piece, training=training)
+    (first,), (second,), (third, again), (last,) = (processes(tmp_path / p) for p in "abcd")
+    assert first == second == third
+    assert again == last != first
+    assert [path.read_text() for path in (tmp_path / "c").iterdir()] == ["c", "c"]
+    kept.run(signing(tmp_path / "e", fails=1), "e", training=training)
+    assert len(processes(tmp_path / "e")) == 2, "each loop has all of its attempts"
 
 
 @pytest.mark.long
-def test_a_failure_has_its_cause_and_the_next_piece_new_workers(kept, tmp_path):
-    workers = team(tmp_path, count=1, max_failures=0)
-    kept.start(workers)
+def test_a_failure_has_its_cause_and_the_next_loop_a_worker(kept, tmp_path):
+    training = TrainingConfig(max_failures=0)
     with pytest.raises(EngineError, match="ValueError: no such flavour; the same command"):
-        kept.do(signing(tmp_path / "a", fails=True), "a")
-    kept.start(workers)
-    kept.do(signing(tmp_path / "b"), "b")
-    assert len(signed(tmp_path / "b")) == 1
-    assert not signed(tmp_path / "a") & signed(tmp_path / "b")
-    ray.kill(kept._mailbox)
-    with pytest.raises(EngineError, match="the mailbox of the training workers is gone"):
-        kept.do(signing(tmp_path / "c"), "c")
-    kept.start(workers)
-    kept.do(signing(tmp_path / "d"), "d")
-    assert len(signed(tmp_path / "d")) == 1
+        kept.run(signing(tmp_path / "a", fails=1), "a", training=training)
+    with pytest.raises(EngineError, match="killed or crashed without a word"):
+        kept.run(signing(tmp_path / "b", dies=1), "b", training=training)
+    kept.run(signing(tmp_path / "c"), "c", training=training)
+    assert [len(processes(tmp_path / piece)) for piece in "abc"] == [1, 1, 1]
 
 
-def test_trials_on_kept_workers_give_the_bytes_of_a_run(undisturbed, tmp_path):
-    """Also after a training with ZeRO 3, which replaces functions of torch."""
+def test_a_worker_without_room():
+    with pytest.raises(EngineError, match=r"did not start within 1 s \(resources.wait_s\)"):
+        KeptWorker(Shape(cpus=64, gpus=0), wait_s=1)
+
+
+def test_a_trial_on_the_kept_worker_gives_the_bytes_of_a_run(undisturbed, tmp_path):
+    """Also the second trial of a worker."""
     settings = undisturbed.parent / "small.yaml"
     shared = [f"run_dir={undisturbed}", "rollout.engine=transformers"]
-    with Session(load(settings, shared), keep_workers=True) as session:
-        for name, zero_stage in (("sharded", 3), ("whole", 0)):
-            words = [f"run_dir={tmp_path / name}", f"resources.zero_stage={zero_stage}"]
-            config = load(settings, shared + words)
-            run = Run(config.run_dir, base=Run(undisturbed))
-            session.kept.start(kept_team(run, config, session))
-            select(run, config, session)
-            train(run, config, session)
-            evaluate(run, config, session)
+    with Session(load(settings, shared)) as session:
+        session.keep_worker()
+        assert session.kept is not None
+        for name, words in (("other", ["training.steps=2"]), ("same", [])):
+            config = load(settings, [*shared, f"run_dir={tmp_path / name}", *words])
+            run = Run(config.run_dir, base=Run(undisturbed), shared=SHARED)
+            for stage in (SELECT, TRAIN, EVALUATE):
+                stage.run(run, config, session)
     for name in ("policy/adapter/adapter_model.safetensors", "ranks.parquet"):
-        assert (tmp_path / "whole" / name).read_bytes() == (undisturbed / name).read_bytes()
+        assert (tmp_path / "same" / name).read_bytes() == (undisturbed / name).read_bytes()
+
+
+@pytest.mark.parametrize("words", [["resources.zero_stage=3"], ["resources.training_workers=2"]])
+def test_none_is_kept_for_workers_that_share(words):
+    with Session(load(None, words)) as session:
+        session.keep_worker()
+        assert session.kept is None

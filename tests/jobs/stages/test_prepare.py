@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from helpers.paths import SHARED
 
+from jobs.corpus import in_task
 from jobs.stages import prepare as stage
 from minirec.config.reading import load
 from minirec.corpus.schema import ITEMS, REJECTED, SAMPLES, TRUTH
@@ -43,7 +44,7 @@ class RayIsThere:
 
 
 def prepare(run, config):
-    return stage.prepare(run, config, RayIsThere())
+    return stage.PREPARE.run(run, config, RayIsThere())
 
 
 def tables(run: Run) -> dict:
@@ -255,7 +256,7 @@ def test_both_ends_of_a_large_file_count(tmp_path, monkeypatch):
 @pytest.mark.ray
 def test_a_task_that_dies(cluster):
     with pytest.raises(EngineError, match="prepare ended: its process"):
-        stage.in_task(lambda: os.kill(os.getpid(), signal.SIGKILL))
+        in_task(lambda: os.kill(os.getpid(), signal.SIGKILL))
 
 
 @pytest.mark.ray
@@ -268,7 +269,7 @@ def test_what_a_task_raises_is_raised_as_it_is(cluster):
 
     for function in (full, lambda: ray.get(ray.remote(full).remote())):
         with pytest.raises(OSError) as error:
-            stage.in_task(function)
+            in_task(function)
         assert type(error.value) is OSError
         assert str(error.value) == "[Errno 28] No space left on device"
 
@@ -281,4 +282,4 @@ def test_the_death_of_a_task_inside_the_task(cluster):
         os.kill(os.getpid(), signal.SIGKILL)
 
     with pytest.raises(EngineError, match="prepare ended: its process"):
-        stage.in_task(lambda: ray.get(ray.remote(inner).options(max_retries=0).remote()))
+        in_task(lambda: ray.get(ray.remote(inner).options(max_retries=0).remote()))

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from helpers.small import finish, start, steps_logged, wait_for
 
+from jobs.run import SHARED
 from jobs.trials import diagnostics, views
 from jobs.trials.diagnostics import shared_by_budget
 from jobs.trials.result import (
@@ -50,7 +51,7 @@ def finished_trial(run, trial, *, ids, valid, test=(1, 11)):
     """Write what a trial leaves: 4 steps of 10 rollouts and 2 s, a validation of 1 s in every
     second; 12 s of training in all, 3 s of selection.
     """
-    own = Run(trial.config.run_dir, base=run)
+    own = Run(trial.config.run_dir, base=run, shared=SHARED)
     spend(own.root, select=(3.0, 0), train=(12.0, 40), evaluate=(50.0, 9))
     log = [{"step": i, "rollouts": 10, "seconds": 2.0, "dead_groups": 0.25 * i} for i in range(4)]
     for entry, ndcg in zip(log[1::2], valid, strict=True):

@@ -79,7 +79,7 @@ def test_a_category_is_two_files_fetched_once(server, tmp_path):
     ]
     record = json.loads((tmp_path / "All_Beauty.csv.gz.json").read_text())
     assert record["sha256"] == hashlib.sha256(BODY).hexdigest()
-    assert record["size"] == len(BODY)
+    assert record["bytes"] == len(BODY)
     assert sorted(p.suffix for p in tmp_path.iterdir()) == [".gz", ".gz", ".json", ".json"]
 
 

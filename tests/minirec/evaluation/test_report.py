@@ -12,8 +12,13 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from jobs.stages.report import report
-from jobs.stages.select import load_features, select
+from jobs.stages.evaluate import EVALUATE
+from jobs.stages.prepare import PREPARE
+from jobs.stages.proxy import PROXY
+from jobs.stages.report import REPORT
+from jobs.stages.score import SCORE
+from jobs.stages.select import SELECT
+from jobs.stages.train import TRAIN
 from minirec.config.run import Config, SelectionConfig
 from minirec.corpus import schema
 from minirec.errors import ArtifactError, ConfigError
@@ -21,6 +26,7 @@ from minirec.evaluation import plots
 from minirec.evaluation.ranking import sample_groups, summarise
 from minirec.evaluation.report import render
 from minirec.evaluation.samples import cause
+from minirec.selection.from_run import load_features
 from minirec.store.files import write_json
 from minirec.store.run import Run
 from minirec.store.tables import read_table, write_table
@@ -81,8 +87,10 @@ def make_run(root: Path, *, truth: bool = True) -> Run:
     evaluation = summarise(ranks, users=users, groups={"test": groups}, bootstrap=50)
     write_json(run.path("evaluation.json"), evaluation)
     run.path("config.yaml").write_text(yaml.safe_dump(Config().model_dump(mode="json")))
-    for stage in ("prepare", "proxy", "score", "train", "evaluate"):
-        run.stage(stage, settings={}, inputs=[], outputs=[], body=lambda cost: None)
+    for stage in (PREPARE, PROXY, SCORE, TRAIN, EVALUATE):
+        inputs = ["proxy"] if stage is SCORE else []
+        options = {"settings": {}, "outputs": [], "charged": stage.charged}
+        run.stage(stage.name, inputs=inputs, body=lambda cost: None, **options)
     return run
 
 
@@ -158,7 +166,7 @@ def test_select_writes_scores_and_an_ordered_selection(tmp_path):
     run = make_run(tmp_path / "run")
     said = []
     run.say = said.append
-    assert select(run, config(budget=0.1, groups=4))
+    assert SELECT.run(run, config(budget=0.1, groups=4), None)
     scores = read_table(run.path("scores.parquet")).to_pandas()
     chosen = read_table(run.path("selection.parquet")).to_pandas()
     assert scores["sample_id"].tolist() == list(range(0, 2 * SAMPLES, 2))
@@ -178,14 +186,14 @@ def test_select_is_byte_identical(tmp_path):
     contents = []
     for name in ("a", "b"):
         run = make_run(tmp_path / name)
-        select(run, config(budget=20, learnability="gaussian_live", fusion="rank"))
+        SELECT.run(run, config(budget=20, learnability="gaussian_live", fusion="rank"), None)
         contents.append(run.path("selection.parquet").read_bytes())
     assert contents[0] == contents[1]
 
 
 def test_select_drops_samples_below_the_least_reward(tmp_path):
     run = make_run(tmp_path / "run")
-    select(run, config(budget=10, min_lift=0.05, lift=True))
+    SELECT.run(run, config(budget=10, min_lift=0.05, lift=True), None)
     chosen = read_table(run.path("selection.parquet"))["mean_reward"].to_numpy()
     chance = sum(1 / np.log2(rank + 1) for rank in range(1, ITEMS + 1)) / ITEMS
     rewards = read_table(run.path("scores.parquet"))["mean_reward"].to_numpy()
@@ -196,7 +204,7 @@ def test_a_budget_above_the_samples_with_enough_lift_takes_the_next_best(tmp_pat
     said = []
     run = make_run(tmp_path / "run")
     run.say = said.append
-    select(run, config(budget=100, min_lift=0.4, lift=True))
+    SELECT.run(run, config(budget=100, min_lift=0.4, lift=True), None)
     assert any(
         "of 160 samples reach selection.min_lift 0.4; the budget is filled" in s for s in said
     )
@@ -217,7 +225,7 @@ def test_a_budget_above_the_samples_with_enough_lift_takes_the_next_best(tmp_pat
 def test_select_refuses_impossible_settings(tmp_path, settings, message):
     run = make_run(tmp_path / "run")
     with pytest.raises(ConfigError, match=message):
-        select(run, config(**settings))
+        SELECT.run(run, config(**settings), None)
     assert not run.path("selection.parquet").exists()
 
 
@@ -227,17 +235,17 @@ def test_select_refuses_missing_and_doubled_samples(tmp_path):
     whole = part.read_bytes()
     part.unlink()
     with pytest.raises(ArtifactError, match="80 samples; expected 160 of the 160 in"):
-        select(run, config())
+        SELECT.run(run, config(), None)
     part.write_bytes(whole)
     run.path("features", "part-00002.parquet").write_bytes(whole)
     with pytest.raises(ArtifactError, match="sample 0 occurs twice"):
-        select(run, config())
+        SELECT.run(run, config(), None)
 
 
 def test_report_is_complete_escaped_and_self_contained(tmp_path):
     run = make_run(tmp_path / "run")
-    select(run, config(budget=SAMPLES))
-    assert report(run, Config())
+    SELECT.run(run, config(budget=SAMPLES), None)
+    assert REPORT.run(run, Config(), None)
     html = run.path("report.html").read_text()
     page = Page(html)
     # Two scripts: the samples as data, in which no tag can end or begin, and their table.
@@ -258,12 +266,12 @@ def test_report_is_complete_escaped_and_self_contained(tmp_path):
         "several titles, such as &lt;b&gt;",
     ):
         assert words in html
-    assert not report(run, Config())
+    assert not REPORT.run(run, Config(), None)
 
 
 def test_report_without_truth_and_logs(tmp_path):
     run = make_run(tmp_path / "run", truth=False)
-    select(run, config())
+    SELECT.run(run, config(), None)
     for name in ("proxy", "policy"):
         run.path(name, "log.jsonl").unlink()
     html = render(run.root)
@@ -274,7 +282,7 @@ def test_report_without_truth_and_logs(tmp_path):
 
 def test_report_tells_which_side_waited(tmp_path):
     run = make_run(tmp_path / "run")
-    select(run, config())
+    SELECT.run(run, config(), None)
     assert "Who waited" not in render(run.root)  # a log of an older version
     rows = [
         {"step": s, "seconds": 3.5, "rollout_seconds": 2, "wait_seconds": 0.25, "idle_seconds": 1}
@@ -292,7 +300,7 @@ def test_report_tells_which_side_waited(tmp_path):
 def test_screened_samples_are_selected_by_their_screen_and_shown(tmp_path):
     run = make_run(tmp_path / "run")
     screen_features(run)
-    select(run, config(budget=16, min_lift=0.05, lift=True))
+    SELECT.run(run, config(budget=16, min_lift=0.05, lift=True), None)
     scores = read_table(run.path("scores.parquet")).to_pandas()
     assert scores["mean_reward"][::4].tolist() == [0.1875] * 40
     rewards = {
@@ -318,7 +326,7 @@ def test_screened_samples_are_selected_by_their_screen_and_shown(tmp_path):
 
 def test_the_report_of_full_scoring_says_nothing_of_savings(tmp_path):
     run = make_run(tmp_path / "run")
-    select(run, config())
+    SELECT.run(run, config(), None)
     assert "Cheaper scoring" not in render(run.root)
 
 

@@ -7,9 +7,10 @@ import shutil
 import subprocess
 
 import pytest
-from test_report import SAMPLES, config, make_run, select
+from test_report import SAMPLES, config, make_run
 
-from jobs.stages.report import report
+from jobs.stages.report import REPORT
+from jobs.stages.select import SELECT
 from minirec.config.run import Config
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
@@ -22,8 +23,8 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     run = make_run(tmp_path_factory.mktemp("report") / "run")
-    select(run, config(budget=6))
-    report(run, Config())
+    SELECT.run(run, config(budget=6), None)
+    REPORT.run(run, Config(), None)
     return run.path("report.html")
 
 

@@ -82,7 +82,7 @@ def answered(encoder, *, match, max_item_tokens=CONFIG.max_item_tokens):
     rng = random.Random(0)
     made = [demo._text(changed, [[0, 1]], ITEMS, rng) for _ in range(20)]
     decode = encoder.tokenizer.decode
-    texts = [(decode(t.ids[: -t.said]), decode(t.ids[-t.said :])) for t in made if t.said]
+    texts = [(decode(t.ids[: -t.answer]), decode(t.ids[-t.answer :])) for t in made if t.answer]
     assert 0 < len(texts) < 20
     return [(prompt, said.removesuffix(prompts.ANSWER)) for prompt, said in texts]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from types import SimpleNamespace
+from typing import get_args
 
 import pytest
 import torch
@@ -15,13 +16,16 @@ from hypothesis import strategies as st
 from tokenizers.processors import TemplateProcessing
 
 from minirec.config.run import TrainingConfig
+from minirec.config.training import ItemCandidates
 from minirec.corpus import prompts
+from minirec.corpus.table import Sample
 from minirec.errors import ConfigError
 from minirec.export.reward import Scorer
 from minirec.model.recommender import Encoder, Policy, item_table, load_policy, trainable_policy
 from minirec.model.sharing import Sharing
+from minirec.rl.group import Group
+from minirec.rl.losses import CANDIDATES, Candidates, Objective, item_loss, log_presence, losses
 from minirec.rl.reward import RewardConfig, reward_function
-from minirec.rl.step import Group, Objective, log_presence, losses
 
 
 @given(st.text())
@@ -93,12 +97,18 @@ def test_the_analysis_uses_words_of_the_history():
     assert len(words) == 2
 
 
+def group(sequence, start):
+    """A group whose only rollout is the end of `sequence`."""
+    return Group(sequence[:start], [sequence[start:]], [len(sequence) - start], [], 0)
+
+
 def test_batched_padded_forward_equals_one_sequence_at_a_time(folder, encoder):
     policy = load_policy(folder, CONFIG, encoder.tokenizer)
     sequences = [encoder.prompt(TITLES[:n]) + encoder.answer_ids for n in (1, 3, 5)]
     starts = [2, 5, 7]
     with torch.no_grad():
-        hidden, logprobs = policy(sequences, starts)
+        hidden, logprobs = policy(groups=list(map(group, sequences, starts)))
+        assert torch.equal(hidden, policy(sequences)[0])
         offset = 0
         for row, (sequence, start) in enumerate(zip(sequences, starts, strict=True)):
             out = policy.lm(torch.tensor([sequence]), output_hidden_states=True)
@@ -130,7 +140,7 @@ def test_log_probabilities_are_those_of_models_that_scale_their_logits(family, s
     tokens = [5, 6, 7, 8, 9]
     with torch.no_grad():
         own = lm(torch.tensor([tokens])).logits[0].float().log_softmax(-1)
-        found = Policy(lm, pad_id=0)([tokens], [2])[1]
+        found = Policy(lm, pad_id=0)(groups=[group(tokens, 2)])[1]
     assert found.tolist() == pytest.approx([own[t - 1, tokens[t]].item() for t in (2, 3, 4)])
 
 
@@ -166,12 +176,13 @@ def _groups(policy, encoder):
         prompt = encoder.prompt([TITLES[i] for i in history])
         words = [encoder.tokenizer.encode(w) + encoder.answer_ids for w in (" jazz", " robot dawn")]
         with torch.no_grad():
-            logprobs = [policy([prompt + c], [len(prompt)])[1].tolist() for c in words]
-        groups.append(Group(prompt, words, [len(c) for c in words], logprobs, history, target))
+            logprobs = [policy(groups=[group(prompt + c, len(prompt))])[1].tolist() for c in words]
+        written = [len(c) for c in words]
+        groups.append(Group(prompt, words, written, history, target, rollout_logprobs=logprobs))
     return groups
 
 
-def _gradient(policy, groups, table, training, parts, sharing=None):
+def _gradient(policy, groups, table, training, parts):
     objective = Objective(
         training=training or TrainingConfig(),
         temperature=0.5,
@@ -187,19 +198,12 @@ def _gradient(policy, groups, table, training, parts, sharing=None):
     for p in policy.parameters():
         p.grad = None
     total = 0.0
+    candidates = Candidates(ids, leaf, table, presence)
     for part in parts:
-        result = losses(
-            policy,
-            part,
-            objective=objective,
-            table=table,
-            batch_items=ids,
-            batch_vectors=leaf,
-            log_presence=presence,
-            sharing=sharing,
-        )
-        (result.token + result.item).backward()
-        total += result.token.item() + result.item.item()
+        found = losses(policy, part, candidates=candidates, objective=objective)
+        result = found.mean({"tokens": 1, "groups": 1})
+        result.backward()
+        total += result.item()
     return (
         total,
         torch.cat(
@@ -211,6 +215,17 @@ def _gradient(policy, groups, table, training, parts, sharing=None):
         ),
         leaf.grad,
     )
+
+
+def test_a_group_is_a_sample_with_what_the_engine_wrote(encoder):
+    sample = Sample(sample_id=0, history=[0], target=2, same_time=[3])
+    stopped = SimpleNamespace(token_ids=[7, *encoder.answer_ids], logprobs=[-1, -2], stopped=True)
+    cut = SimpleNamespace(token_ids=[8, 9], logprobs=[-3, -4], stopped=False)
+    group = encoder.group(sample, [5], [stopped, cut])
+    assert (group.excluded, group.target) == ([0, 3], 2)
+    assert group.sequences == [[5, 7, *encoder.answer_ids], [5, 8, 9, *encoder.answer_ids]]
+    assert group.sequences == [encoder.sequence([5], one) for one in (stopped, cut)]
+    assert group.written == [2, 2] and group.rollout_logprobs == [[-1, -2], [-3, -4]]
 
 
 @pytest.mark.parametrize("candidates", ["batch", "corrected", "catalogue"])
@@ -241,16 +256,13 @@ def test_a_correction_is_given_where_it_is_asked_for_and_nowhere_else(kind):
     )
     table = torch.eye(5)
     given = {"batch": torch.zeros(5), "corrected": None}[kind]
+    candidates = Candidates(torch.arange(5), table, table, given)
     with pytest.raises(ValueError, match=f"item_candidates is {kind}, but log_presence is"):
-        losses(
-            lambda *_: (table, None),
-            [],
-            objective=objective,
-            table=table,
-            batch_items=torch.arange(5),
-            batch_vectors=table,
-            log_presence=given,
-        )
+        item_loss(None, None, candidates, objective)
+
+
+def test_the_settings_know_every_kind_of_candidates():
+    assert get_args(ItemCandidates) == tuple(CANDIDATES)
 
 
 def test_a_prompt_read_once_for_its_rollouts_changes_no_loss_and_no_gradient(folder, encoder):
@@ -258,16 +270,11 @@ def test_a_prompt_read_once_for_its_rollouts_changes_no_loss_and_no_gradient(fol
     groups = _groups(policy, encoder)
     with torch.no_grad():
         table = item_table(policy, [encoder.item(t, "") for t in TITLES])
-    packed = []
-
-    def spied(sequences, starts=None, rollouts=None):
-        packed.append(rollouts)
-        return policy(sequences, starts, rollouts)
-
-    spied.parameters = policy.parameters
-    apart = _gradient(spied, groups, table, None, [groups])
-    together = _gradient(spied, groups, table, None, [groups], sharing=policy.sharing)
-    assert packed == [None, [2, 2]]
+    assert policy.packs(groups)
+    together = _gradient(policy, groups, table, None, [groups])
+    policy.packs = lambda _: False
+    apart = _gradient(policy, groups, table, None, [groups])
+    assert not torch.equal(apart[1], together[1])  # else both were read in the same way
     assert apart[0] == pytest.approx(together[0], rel=1e-5)
     assert torch.allclose(apart[1], together[1], atol=1e-5)
     assert torch.allclose(apart[2], together[2], atol=1e-5)
@@ -291,10 +298,8 @@ def test_a_prompt_read_once_for_its_rollouts_changes_no_loss_and_no_gradient(fol
     ],
 )
 def test_prompts_are_shared_where_that_is_less_work(prompt, completions, packs):
-    sequences = [[7] * (prompt + count) for group in completions for count in group]
-    starts = [prompt] * len(sequences)
-    sizes = [len(group) for group in completions]
-    assert Sharing(pairs_per_token=10).saves(sequences, starts, sizes) is packs
+    groups = [(prompt, group) for group in completions]
+    assert Sharing(pairs_per_token=10).saves(groups) is packs
 
 
 def test_what_a_token_costs_in_pairs_follows_from_the_sizes_of_the_model():
@@ -311,7 +316,7 @@ def test_what_a_token_costs_in_pairs_follows_from_the_sizes_of_the_model():
 def test_token_loss_raises_the_better_rollout(folder, encoder):
     """One step down the token loss must make the rollout with the higher reward likelier."""
     policy = trainable_policy(folder, CONFIG, encoder.tokenizer, rollout_temperature=1.0, seed=3)
-    group = _groups(policy, encoder)[:1]
+    groups = _groups(policy, encoder)[:1]
     with torch.no_grad():
         table = item_table(policy, [encoder.item(t, "") for t in TITLES])
     # The reward is set by hand: rollout 1 is better than rollout 0.
@@ -321,20 +326,16 @@ def test_token_loss_raises_the_better_rollout(folder, encoder):
         cutoff=1000,
         reward=lambda ranking, m: torch.tensor([0.1, 0.9]),
     )
-    ids = torch.tensor([group[0].target])
+    ids = torch.tensor([groups[0].target])
 
     def likelihoods():
         with torch.no_grad():
-            start = [len(group[0].prompt)]
-            return [
-                policy([group[0].prompt + c], start)[1].sum().item() for c in group[0].completions
-            ]
+            start = len(groups[0].prompt)
+            return [policy(groups=[group(s, start)])[1].sum().item() for s in groups[0].sequences]
 
     before = likelihoods()
-    result = losses(
-        policy, group, objective=objective, table=table, batch_items=ids, batch_vectors=table[ids]
-    )
-    result.token.backward()
+    candidates = Candidates(ids, table[ids], table)
+    losses(policy, groups, candidates=candidates, objective=objective).parts[0].total.backward()
     gradient = [p.grad for p in policy.parameters() if p.grad is not None]
     assert max(g.abs().max().item() for g in gradient) > 0
     with torch.no_grad():

@@ -11,6 +11,9 @@ from minirec.config.run import RewardConfig
 from minirec.corpus.table import Sample
 from minirec.errors import ConfigError
 from minirec.rl import grpo
+from minirec.rl.group import Group, written_tokens
+from minirec.rl.losses import log_presence, lr_factor
+from minirec.rl.ranker import Ranker, Targets
 from minirec.rl.reward import (
     Ranking,
     excluded_mask,
@@ -18,9 +21,7 @@ from minirec.rl.reward import (
     ndcg,
     rank_target,
     reward_function,
-    target_and_mask,
 )
-from minirec.rl.step import Group, log_presence, lr_factor
 
 
 def test_rank_counts_ties_against_the_target():
@@ -282,12 +283,34 @@ def test_learning_rate_with_fewer_steps_than_warm_up():
 def test_what_the_user_took_with_the_target_does_not_compete():
     baskets = Sample(sample_id=0, history=[0], target=2, same_time=[3])
     alone = Sample(sample_id=1, history=[1, 2], target=2)
-    target, mask = target_and_mask([baskets, alone], items=5)
-    assert target.tolist() == [2, 2]
-    assert mask.tolist() == [
+    targets = Targets.of([baskets, alone], items=5)
+    assert targets.target.tolist() == [2, 2]
+    assert targets.mask.tolist() == [
         [True, False, False, True, False],
         [False, True, False, False, False],  # the target competes, in the history or not
     ]
-    written = {"prompt": [7], "completions": [[8]], "generated": [1], "rollout_logprobs": [[-1.0]]}
-    group = Group.of(baskets, **written)
-    assert (group.excluded, group.target, group.completions) == ([0, 3], 2, [[8]])
+    group = Group([7], [[8]], [1], excluded=baskets.excluded, target=baskets.target)
+    assert group.excluded == [0, 3]
+    assert torch.equal(Targets.of([group], items=5).mask, targets.mask[:1])
+
+
+def test_each_target_is_ranked_for_all_of_its_rollouts():
+    ranker = Ranker(torch.eye(3), temperature=0.5)
+    samples = [Sample(sample_id=i, history=[0], target=target) for i, target in enumerate((1, 2))]
+    hidden = torch.tensor([[9.0, 2, 1], [0, 1, 2], [0, 2, 1], [9, 1, 2]])
+    ranking = ranker.rank(hidden, ranker.targets(samples))
+    assert ranking.rank.tolist() == [1, 2, 2, 1]  # item 0 does not compete
+    best = math.exp(4 / 5**0.5) / (math.exp(4 / 5**0.5) + math.exp(2 / 5**0.5))
+    assert ranking.probability[2].item() == pytest.approx(1 - best)
+
+
+def test_written_tokens_are_those_before_an_appended_marker():
+    groups = [
+        Group([1, 2], [[5, 9], [6, 7, 9]], [1, 3], [], 0),
+        Group([1], [], [], [], 0),
+        Group([1], [[8, 9]], [1], [], 0),
+    ]
+    # All completion tokens in a row: 5 9 | 6 7 9 | 8 9.
+    assert written_tokens(groups) == ([0, 2, 3, 4, 5], [0, 1, 1, 1, 2])
+    assert groups[0].sequences == [[1, 2, 5, 9], [1, 2, 6, 7, 9]]
+    assert groups[0].lengths == (2, [2, 3])

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import math
 import statistics
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -32,13 +31,8 @@ from transformers import (
 )
 
 from minirec.model.recommender import Policy
-from minirec.selection.lora_gradients import (
-    SampleLoss,
-    ScoredGroup,
-    block_gradients,
-    blocks,
-    gradients,
-)
+from minirec.rl.group import Group
+from minirec.selection.lora_gradients import SampleLoss, block_gradients, blocks, gradients
 from minirec.selection.projection import Projector, lora_matrices, projection, side_lengths
 
 torch.set_num_threads(1)
@@ -89,9 +83,22 @@ def groups(count=5):
         written = [len(c) - j % 2 for j, c in enumerate(completions)]
         rewards = torch.rand(len(completions), generator=draw).tolist()
         found.append(
-            ScoredGroup(tokens(3, 12), completions, written, rewards, [i % ITEMS], (i + 5) % ITEMS)
+            Group(
+                prompt=tokens(3, 12),
+                completions=completions,
+                written=written,
+                excluded=[i % ITEMS],
+                target=(i + 5) % ITEMS,
+                rewards=rewards,
+            )
         )
     return found
+
+
+def reading(model, *, shared):
+    """The model, which reads each prompt once for all its rollouts, or each time."""
+    model.packs = lambda _: shared
+    return model
 
 
 def sample_loss(dtype=torch.float64):
@@ -144,7 +151,7 @@ def test_whole_gradients_are_those_of_autograd(dtype, error, shared):
     model, loss, some = policy(dtype), sample_loss(dtype), groups()
     projector = Projector(model.lm, dim=EVERYTHING, seed=1)
     assert projector.dim == sum(m.weight.numel() for m in lora_matrices(model.lm).values())
-    found = block_gradients(model, projector, some, loss=loss, shared=shared)
+    found = block_gradients(reading(model, shared=shared), projector, some, loss=loss)
     single = [by_autograd(model, group, loss) for group in some]
     expected = torch.stack([torch.cat([g.flatten() for g in one.values()]) for one in single])
     assert distance(found, expected) < error
@@ -157,7 +164,7 @@ def test_projected_gradients_are_those_of_autograd_projected(dim, oversample):
     sides = {(m.left is None, m.right is None) for m in projector.matrices}
     assert ((False, False) in sides) == (dim * oversample == 110)
     assert (projector.sketch is None) == (oversample == 1)
-    found = block_gradients(model, projector, some, loss=loss, shared=True)
+    found = block_gradients(reading(model, shared=True), projector, some, loss=loss)
     for row, group in zip(found, some, strict=True):
         exact = by_autograd(model, group, loss)
         numbers = torch.cat([_projected(m, exact[m.name]) for m in projector.matrices])
@@ -179,69 +186,50 @@ def _projected(matrix, gradient):
 @pytest.mark.parametrize("kind", MODELS)
 def test_a_shared_prompt_changes_nothing(kind):
     model, loss, some = policy(kind=kind), sample_loss(), groups()
-    assert model.sharing is not None
-    sequences = [g.prompt + c for g in some for c in g.completions]
-    starts = [len(g.prompt) for g in some for _ in g.completions]
-    apart = model(sequences, starts)
-    together = model(sequences, starts, [len(g.completions) for g in some])
+    assert model.packs(some)
+    projector = Projector(model.lm, dim=1000, seed=1)
+    apart, together = (
+        (
+            *reading(model, shared=shared)(groups=some),
+            block_gradients(model, projector, some, loss=loss),
+        )
+        for shared in (False, True)
+    )
     assert torch.allclose(apart[0], together[0], rtol=1e-10)
     assert torch.allclose(apart[1], together[1], rtol=1e-10)
-    projector = Projector(model.lm, dim=1000, seed=1)
-    both = [block_gradients(model, projector, some, loss=loss, shared=s) for s in (False, True)]
-    assert distance(*both) < 1e-10
-
-
-def test_sequences_with_different_prompts_are_not_taken_for_a_group():
-    with pytest.raises(ValueError, match="another prompt"):
-        policy()([[1, 2, 3], [2, 2, 3]], [1, 1], [2])
+    assert distance(apart[2], together[2]) < 1e-10
 
 
 def test_a_model_with_a_window_does_not_share_prompts():
     config = Qwen2Config(**SHAPE, use_sliding_window=True, sliding_window=4, max_window_layers=0)
-    assert Policy(Qwen2ForCausalLM(config), pad_id=0).sharing is None
+    assert not Policy(Qwen2ForCausalLM(config), pad_id=0).packs(groups())
 
 
 def test_neighbours_order_and_micro_batch_change_nothing():
     model, loss, some = policy(torch.float32), sample_loss(torch.float32), groups(9)
     projector = Projector(model.lm, dim=1000, seed=1)
 
-    def found(them, micro_batch, sharing=model.sharing):
-        return gradients(
-            model, projector, them, loss=loss, sharing=sharing, micro_batch=micro_batch
-        )
+    def found(them, micro_batch):
+        return gradients(model, projector, them, loss=loss, micro_batch=micro_batch)
 
     base = found(some, 9)
     for micro_batch in (1, 2, 4):
         assert distance(found(some, micro_batch), base) < 1e-5
     assert distance(found(some[::-1], 4).flip(0), base) < 1e-5
     assert distance(found(some[3:5], 2), base[3:5]) < 1e-5
-    assert distance(found(some, 4, sharing=None), base) < 1e-5
-
-
-@pytest.mark.parametrize("packs", [True, False])
-def test_gradients_share_prompts_where_that_is_less_work(packs):
-    model, loss, some = policy(torch.float32), sample_loss(torch.float32), groups(3)
-    given = []
-
-    def spied(sequences, starts, rollouts):
-        given.append(rollouts)
-        return model(sequences, starts, rollouts)
-
-    sharing = SimpleNamespace(saves=lambda *shape: packs)
-    projector = Projector(model.lm, dim=1000, seed=1)
-    gradients(spied, projector, some, loss=loss, sharing=sharing, micro_batch=8)
-    assert [rollouts is not None for rollouts in given] == [packs]
+    reading(model, shared=False)
+    assert distance(found(some, 4), base) < 1e-5
 
 
 def test_dead_and_empty_groups_have_no_gradient():
     model, loss, some = policy(torch.float32), sample_loss(torch.float32), groups(3)
     third = 1 / 3
-    dead = ScoredGroup([5, 6], [[7], [8], [9]], [1, 1, 1], [third] * 3, [], 2)
-    empty = ScoredGroup([5, 6], [], [], [], [], 2)
+    dead = Group([5, 6], [[7], [8], [9]], [1, 1, 1], [], 2, rewards=[third] * 3)
+    empty = Group([5, 6], [], [], [], 2)
     them = [dead, some[0], empty, some[1]]
     assert [sorted(rows) for rows in blocks(them, loss=loss, micro_batch=8)] == [[1, 3]]
     projector = Projector(model.lm, dim=1000, seed=1)
-    found = gradients(model, projector, them, loss=loss, sharing=model.sharing, micro_batch=8)
+    found = gradients(model, projector, them, loss=loss, micro_batch=8)
     assert not found[0].any() and not found[2].any()
     assert found[1].any() and found[3].any()
 
@@ -333,9 +321,7 @@ def test_the_sketch_errs_no_more_than_a_dense_projection():
     error of .14; 1.4 is left for it and for chance between pairs.
     """
     model, loss, some = policy(), sample_loss(), groups(6)
-    exact = block_gradients(
-        model, Projector(model.lm, dim=EVERYTHING, seed=1), some, loss=loss, shared=True
-    )
+    exact = block_gradients(model, Projector(model.lm, dim=EVERYTHING, seed=1), some, loss=loss)
     unit = torch.nn.functional.normalize(exact, dim=1)
     cosines, dim, seeds = unit @ unit.T, 200, 100
     errors = []
@@ -380,7 +366,10 @@ def test_inner_products_keep_the_bound_of_johnson_and_lindenstrauss():
     for one in exact:
         unit.append([one[m.name] / _norm(one) for m in projector.matrices])
     exact_norm = torch.stack([_norm(one) for one in exact])
-    found = block_gradients(model, projector, some, loss=loss, shared=True) / exact_norm[:, None]
+    found = (
+        block_gradients(reading(model, shared=True), projector, some, loss=loss)
+        / exact_norm[:, None]
+    )
     x = math.log(2 * len(some) ** 2 / 1e-3)
     errors, bounds = [], []
     for i, u in enumerate(unit):

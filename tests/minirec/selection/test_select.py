@@ -8,10 +8,11 @@ import pytest
 from test_report import SAMPLES, config, make_run
 
 from jobs.handover.select_table import select_table
-from jobs.stages.select import load_features, select
+from jobs.stages.select import SELECT
 from minirec.config.run import Config, ScoringConfig
 from minirec.errors import ArtifactError, ConfigError
 from minirec.evaluation.report import render
+from minirec.selection.from_run import load_features
 from minirec.selection.learnability import chance_level
 from minirec.store.run import Run
 from minirec.store.tables import read_table, write_table
@@ -63,7 +64,7 @@ def test_shards_of_a_screened_run(tmp_path):
     assert found.rollouts.tolist() == [4, 0] * (SAMPLES // 2)
     said = []
     run.say = said.append
-    select(run, config(budget=20, learnability="hit_variance"))
+    SELECT.run(run, config(budget=20, learnability="hit_variance"), None)
     assert any("screened and not rolled out: 50% of all" in line for line in said)
 
 
@@ -77,13 +78,13 @@ def test_of_a_corpus_that_is_scored_in_part(tmp_path):
     scored = load_features(run, partly).sample_id.tolist()
     assert scored == list(range(40, 160, 2))
     settings = config(budget=0.25).model_copy(update={"scoring": partly})
-    select(run, settings)
+    SELECT.run(run, settings, None)
     chosen = read_table(run.path("selection.parquet"))["sample_id"].to_pylist()
     assert len(chosen) == 40 and set(chosen) <= set(scored)
     assert read_table(run.path("scores.parquet"))["sample_id"].to_pylist() == scored
 
     full = config(method="full", curriculum="shuffled").model_copy(update={"scoring": partly})
-    select(Run(run.root, overwrite=True, say=lambda _: None), full)
+    SELECT.run(Run(run.root, overwrite=True, say=lambda _: None), full, None)
     table = read_table(run.path("selection.parquet")).to_pandas().set_index("sample_id")
     assert sorted(table.index) == list(range(0, 2 * SAMPLES, 2))
     assert table["value"].notna()[scored].all() and table["value"].notna().sum() == 60
@@ -94,7 +95,9 @@ def test_a_report_of_a_corpus_that_is_scored_in_part(tmp_path):
     part = run.path("features", "part-00001.parquet")
     write_table(part, read_table(part).slice(20))
     run.path("features", "part-00000.parquet").unlink()
-    select(run, config(budget=40).model_copy(update={"scoring": ScoringConfig(samples=60)}))
+    SELECT.run(
+        run, config(budget=40).model_copy(update={"scoring": ScoringConfig(samples=60)}), None
+    )
     html = " ".join(render(run.root).split())
     assert "Of 160 training interactions, 40 (25.0%) were kept" in html
     assert "60 of the 160 training interactions were scored, drawn at random" in html
@@ -114,7 +117,7 @@ def test_scores_that_do_not_fit_the_settings(tmp_path, selection, scoring, error
     run = make_run(tmp_path / "run")
     partly = {"scoring": ScoringConfig(samples=scoring)}
     with pytest.raises(error, match=message):
-        select(run, config(**selection).model_copy(update=partly))
+        SELECT.run(run, config(**selection).model_copy(update=partly), None)
 
 
 def test_lora_gradients_are_read_where_the_settings_ask(tmp_path):
@@ -123,13 +126,13 @@ def test_lora_gradients_are_read_where_the_settings_ask(tmp_path):
     gradient, goal = rng.normal(size=(SAMPLES, 6)), rng.normal(size=6)
     write_gradients(run, gradient, goal)
     cosine = gradient @ goal / np.linalg.norm(gradient, axis=1)
-    select(run, config(method="less", budget=10, curriculum="shuffled"))
+    SELECT.run(run, config(method="less", budget=10, curriculum="shuffled"), None)
     chosen = read_table(run.path("selection.parquet"))["sample_id"].to_pylist()
     assert set(chosen) == set((2 * np.argsort(-cosine)[:10]).tolist())
 
     run = make_run(tmp_path / "other")
     write_gradients(run, gradient, goal)
-    select(run, config(directions="lora_projected", budget=10))
+    SELECT.run(run, config(directions="lora_projected", budget=10), None)
     mean = gradient.astype(np.float32).mean(axis=0)
     aligned = gradient @ mean / np.linalg.norm(gradient, axis=1)
     found = read_table(run.path("scores.parquet"))["representativeness"].to_numpy()
@@ -143,20 +146,20 @@ def test_lora_gradients_that_are_absent_or_do_not_fit(tmp_path):
         with pytest.raises(
             ArtifactError, match="run `minirec gradients` with these settings first"
         ):
-            select(run, config(**settings))
+            SELECT.run(run, config(**settings), None)
     write_gradients(run, np.full((SAMPLES, 2), np.nan), np.ones(2))
     with pytest.raises(ArtifactError, match="a part holds NaN"):
-        select(run, config(method="less"))
+        SELECT.run(run, config(method="less"), None)
     write_gradients(run, np.ones((SAMPLES, 2)), np.ones(2))
     run.path("gradients", "part-1.parquet").unlink()
     with pytest.raises(ArtifactError, match="has 60 rows for 160 samples"):
-        select(run, config(method="less"))
+        SELECT.run(run, config(method="less"), None)
 
 
 def test_a_run_and_its_bare_features_give_the_same_selection(tmp_path):
     run = make_run(tmp_path / "run")
     settings = config(budget=12, lift=True, min_lift=0.1)
-    select(run, settings)
+    SELECT.run(run, settings, None)
     select_table(
         run.path("features"),
         settings,
@@ -170,10 +173,10 @@ def test_a_run_and_its_bare_features_give_the_same_selection(tmp_path):
 
 
 def test_a_report_of_a_baseline_claims_no_novelty(tmp_path):
-    from jobs.stages.report import report
+    from jobs.stages.report import REPORT
 
     run = make_run(tmp_path / "run")
-    select(run, config(method="kcenter"))
-    assert report(run, Config())
+    SELECT.run(run, config(method="kcenter"), None)
+    assert REPORT.run(run, Config(), None)
     html = run.path("report.html").read_text()
     assert "Picked by the method of the settings" in html and "nan%" not in html

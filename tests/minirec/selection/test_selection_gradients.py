@@ -6,9 +6,7 @@ import pytest
 import torch
 from torch.autograd import grad
 
-from minirec.corpus.table import Sample
 from minirec.selection.head_gradients import head_features, head_gradient, rollout_gradient
-from minirec.selection.lora_gradients import ScoredGroup
 
 
 def case(dtype=torch.float64, batch=5, width=12, count=30, seed=0):
@@ -152,9 +150,3 @@ def test_refusals():
         head_gradient(hidden, items=broken, target=target)
     with pytest.raises(ValueError, match="temperature is 0"):
         head_gradient(hidden, items=items, target=target, temperature=0)
-
-
-def test_a_group_excludes_what_the_user_took_with_the_target():
-    sample = Sample(sample_id=0, history=[0], target=2, same_time=[3])
-    group = ScoredGroup.of(sample, prompt=[5], completions=[[7]], written=[1], rewards=[0.5])
-    assert (group.excluded, group.target, group.rewards) == ([0, 3], 2, [0.5])

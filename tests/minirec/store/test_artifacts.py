@@ -114,12 +114,53 @@ def test_a_stage_can_be_redone_or_only_checked(tmp_path):
     make(quiet(tmp_path), 1, calls)
     make(quiet(tmp_path, redo=("first",)), 1, calls)
     assert calls == ["first", "first"]
-    checking = quiet(tmp_path, overwrite=True)
-    checking.checking = True
-    make(checking, 1, calls)
+    run = quiet(tmp_path, overwrite=True)
+    run.compare("first", settings={"a": {"b": 1}}, inputs=[])
     with pytest.raises(ArtifactError, match="now it is 2; .*`minirec first --overwrite`"):
-        make(checking, 2, calls)
+        run.compare("first", settings={"a": {"b": 2}}, inputs=[])
     assert calls == ["first", "first"]
+
+
+def test_redoing_goes_on_after_an_interruption(tmp_path):
+    """`minirec STAGE --overwrite`, killed and given again, keeps the parts made meanwhile."""
+    made = []
+
+    def stage(run, *, fails=False):
+        def body(cost):
+            for name, content in SHARDS.items():
+                if not run.path(name).exists():
+                    made.append(name)
+                    with atomic(run.path(name)) as file:
+                        file.write(content)
+                    if fails:
+                        raise KeyboardInterrupt
+
+        run.stage("s", settings={}, inputs=[], outputs=["parts"], body=body, part_of=each_file)
+
+    stage(quiet(tmp_path))
+    with pytest.raises(KeyboardInterrupt):
+        stage(quiet(tmp_path, overwrite=True, redo=("s",)), fails=True)
+    stage(quiet(tmp_path, overwrite=True, redo=("s",)))
+    assert made == [*SHARDS, *SHARDS]
+
+
+def test_what_a_stage_was_made_from(tmp_path):
+    run = quiet(tmp_path)
+    make(run, 1, [])
+    make(run, 1, [], inputs=["first"], name="second")
+    make(run, 1, [], inputs=["second"], name="third")
+    assert run.made_from("third") == {"first", "second"}
+    assert run.made_from("first") == run.made_from("none") == set()
+
+
+def test_shared_stages_and_their_outputs_are_those_of_the_base(tmp_path):
+    base = quiet(tmp_path / "base")
+    make(base, 1, [])
+    run = quiet(tmp_path / "run", base=base, shared={"first": ["first.out"]})
+    assert run.fingerprint("first") == base.fingerprint("first")
+    assert run.path("first.out") == base.path("first.out")
+    make(run, 1, [], inputs=["first"], name="second")
+    assert run.path("second.out").exists() and not base.path("second.out").exists()
 
 
 def test_a_deleted_output_is_made_again(tmp_path):

@@ -1,7 +1,5 @@
 """Tables, arrays and folders that find damage to themselves."""
 
-import hashlib
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minirec.errors import ArtifactError
+from minirec.errors import ArtifactError, DamageError
 from minirec.store import files, tables
 
 TABLE = pa.table(
@@ -47,19 +45,42 @@ def flipped(path, place, mask):
     return copy
 
 
-@given(st.floats(0, 1), st.integers(1, 255))
-def test_a_flipped_byte_of_a_table_is_found(table_file, place, mask):
-    copy = flipped(table_file, place, mask)
+@pytest.mark.parametrize("mask", [0x01, 0x20, 0xFF])
+def test_no_flipped_byte_changes_what_is_read(table_file, mask):
+    """Each is found or harmless, such as one in the statistics, which nothing reads.
+
+    Of all 255 changes of each byte of the footer of such a file two were missed: they change a type
+    in both schemas alike. Only the sha256 in the record of a finished stage finds these.
+    """
+    data, found = table_file.read_bytes(), 0
+    copy = table_file.with_name("flipped.parquet")
+    for place in range(len(data)):
+        copy.write_bytes(data[:place] + bytes([data[place] ^ mask]) + data[place + 1 :])
+        try:
+            tables.check_table(copy)
+        except DamageError as error:
+            assert f"{copy} is damaged" in str(error)
+            found += 1
+        else:
+            table = tables.read_table(copy)
+            assert table.schema.names == TABLE.schema.names
+            assert table.to_pylist() == TABLE.to_pylist()
+    assert found > len(data) / 2
+
+
+@pytest.mark.parametrize("column", TABLE.column_names)
+def test_a_flipped_byte_of_a_page_is_found(table_file, column):
+    chunk = pq.read_metadata(table_file).row_group(0).column(TABLE.column_names.index(column))
+    last = (chunk.dictionary_page_offset or chunk.data_page_offset) + chunk.total_compressed_size
+    data = bytearray(table_file.read_bytes())
+    data[last - 1] ^= 1
+    copy = table_file.with_name("flipped.parquet")
+    copy.write_bytes(data)
     for read in (tables.read_table, tables.check_table):
-        with pytest.raises(ArtifactError, match="flipped-t.parquet is damaged"):
+        with pytest.raises(DamageError, match="CRC checksum verification failed"):
             read(copy)
-
-
-def test_every_byte_of_the_footer_counts(table_file):
-    size = table_file.stat().st_size
-    for place in range(size - 900, size):
-        with pytest.raises(ArtifactError, match="damaged"):
-            tables.check_table(flipped(table_file, place / size, 0x20))
+    others = [name for name in TABLE.column_names if name != column]
+    assert tables.read_table(copy, others).equals(TABLE.select(others))
 
 
 @given(st.floats(0, 1), st.integers(1, 255))
@@ -77,18 +98,11 @@ def test_a_cut_file_is_found(table_file, array_file, tmp_path, lost):
             read(cut)
 
 
-def test_the_digest_is_that_of_the_file_with_zeros_in_its_place(table_file):
-    data = table_file.read_bytes()
-    written = pq.read_metadata(table_file).metadata[b"minirec.sha256"]
-    assert data.count(written) == 1
-    assert hashlib.sha256(data.replace(written, b"0" * 64)).hexdigest().encode() == written
-
-
 def test_what_is_read_is_what_was_written_and_writes_the_same_bytes(table_file, tmp_path):
     read = tables.read_table(table_file)
     assert read.equals(TABLE, check_metadata=True)
     assert tables.read_table(table_file, ["text"]).column_names == ["text"]
-    # Also a table that another reader gave, with the entries of the file among its metadata.
+    # Also a table that another reader gave.
     for number, table in enumerate((read, pq.read_table(table_file))):
         again = tmp_path / f"{number}.parquet"
         tables.write_table(again, table)

@@ -5,6 +5,7 @@ import multiprocessing
 import time
 
 import pytest
+from botocore.exceptions import ClientError
 
 from minirec.errors import ArtifactError
 from minirec.store import files, lease, remote
@@ -111,6 +112,28 @@ def test_a_pid_of_another_container_with_this_hostname_says_nothing(bucket_folde
         lease.held(located(bucket_folder), lost=pytest.fail),
     ):
         pass
+
+
+def test_only_one_command_creates_a_number(bucket_folder):
+    path = located(bucket_folder) / ".lock" / "000000001"
+    assert [lease._create(path, {}), lease._create(path, {})] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("code", "lost"), [("ConditionalRequestConflict", True), ("NoSuchKey", False)]
+)
+def test_a_refusal_is_recognised_by_the_code_of_the_store(bucket_folder, monkeypatch, code, lost):
+    path = located(bucket_folder) / ".lock" / "000000001"
+
+    def refuse(*args, **kwargs):
+        raise OSError("refused") from ClientError({"Error": {"Code": code}}, "PutObject")
+
+    monkeypatch.setattr(path.fs, "pipe_file", refuse)
+    if lost:
+        assert lease._create(path, {}) is False
+    else:
+        with pytest.raises(OSError, match="refused"):
+            lease._create(path, {})
 
 
 def test_a_lease_that_may_not_be_read_is_not_taken_over(bucket_folder, gate):

@@ -24,7 +24,14 @@ from minirec.store.files import (
 )
 from minirec.store.remote import local_file, located
 from minirec.store.run import Run, each_file
-from minirec.store.tables import check_table, read_array, read_table, write_array, write_table
+from minirec.store.tables import (
+    check_table,
+    open_table,
+    read_array,
+    read_table,
+    write_array,
+    write_table,
+)
 
 TABLE = pa.table({"sample_id": [1, 2], "text": ["a", "b"]})
 
@@ -58,7 +65,9 @@ def test_files_are_read_as_written(place):
 def test_damaged_and_missing_files_are_named(place):
     write_table(place / "t.parquet", TABLE)
     data = bytearray((place / "t.parquet").read_bytes())
-    data[10] ^= 1
+    with open_table(place / "t.parquet") as source:
+        column = source.metadata.row_group(0).column(0)
+    data[column.dictionary_page_offset + column.total_compressed_size - 1] ^= 1  # of its last page
     overwrite(place / "t.parquet", bytes(data))
     with pytest.raises(ArtifactError, match=r"t\.parquet is damaged"):
         read_table(place / "t.parquet")

@@ -5,8 +5,7 @@ import pyarrow as pa
 
 from minirec.config.corpus import CorpusConfig
 from minirec.corpus.events import Events
-from minirec.corpus.split import make_samples
-from minirec.corpus.task import facts, sentences
+from minirec.corpus.split import make_samples, same_time_facts, same_time_sentences
 
 SIZES = {"train": 100, "valid": 10, "test": 10}
 
@@ -20,16 +19,18 @@ def corpus(setting, *, train=0, test=0, left_out=0):
 
 
 def test_the_share_and_the_task_are_said():
-    said = sentences(corpus("exclude", train=53, test=4, left_out=1234))
+    said = same_time_sentences(corpus("exclude", train=53, test=4, left_out=1234))
     assert said.startswith("53% of the train and 40% of the test samples share their time")
     assert "next visit" in said and "1,234 events" in said
-    said = sentences(corpus("keep", train=53, test=4))
+    said = same_time_sentences(corpus("keep", train=53, test=4))
     assert "53% of the train" in said and "rest of a basket" in said
 
 
 def test_distinct_times_make_one_task():
     for setting in ("exclude", "keep"):
-        assert sentences(corpus(setting)).startswith("No sample shares its time with another")
+        assert same_time_sentences(corpus(setting)).startswith(
+            "No sample shares its time with another"
+        )
 
 
 def test_visits_that_are_no_targets_are_said_too():
@@ -48,5 +49,5 @@ def test_visits_that_are_no_targets_are_said_too():
     )
     made = make_samples(events, CorpusConfig())
     sizes = {name: len(table) for name, table in made.tables.items()}
-    said = sentences({"samples": sizes, "same_time": facts(made, "exclude")})
+    said = same_time_sentences({"samples": sizes, "same_time": same_time_facts(made, "exclude")})
     assert said.startswith("0% of the train") and "80 events with too few earlier ones" in said

@@ -1,4 +1,4 @@
-"""The engines that a handle of the pool knows, and what it waits for from them."""
+"""What a client of the pool knows of the engines, and all that it asks of Ray."""
 
 from __future__ import annotations
 
@@ -13,21 +13,58 @@ from ray.exceptions import RayActorError, RayTaskError
 from actors.causes import cause
 from minirec.errors import EngineError
 
+ALIVE = 2  # ActorTableData.ActorState
+
+
+class Link:
+    """Ray and the clock, as a client of the pool sees them; tests pass an object of their own."""
+
+    now = staticmethod(time.monotonic)
+    sleep = staticmethod(time.sleep)
+    get = staticmethod(ray.get)
+    wait = staticmethod(ray.wait)
+
+    def alive(self, actor: Any) -> bool:
+        """Whether Ray takes the process of the actor as running; not while it starts again."""
+        # Only this private method distinguishes a hung engine from one that is starting.
+        return actor._get_local_state() == ALIVE
+
+    def restart(self, actor: Any) -> None:
+        """Kill the process of an actor; Ray starts it again and repeats its calls."""
+        ray.kill(actor, no_restart=False)
+
+    def names(self) -> list[str]:
+        """Of all actors that live."""
+        return ray.util.list_named_actors()
+
+    def find(self, name: str) -> Any:
+        """The actor of a name; ValueError if it is gone."""
+        return ray.get_actor(name)
+
+    def resources(self) -> str:
+        """Free and total CPUs and GPUs of the cluster, for a message."""
+        free, total = ray.available_resources(), ray.cluster_resources()
+        return "; ".join(
+            f"{name}: {free.get(name, 0):g} free of {total.get(name, 0):g}"
+            for name in ("CPU", "GPU")
+        )
+
 
 @dataclass
 class Engines:
-    """Actors by name, with the patience that whoever calls them has; picklable.
+    """Actors by name, and how long their callers wait for them; picklable.
 
     Attributes:
         actors: the engines of the moment. The dict is replaced, never changed: another thread may
             be reading it.
         prefix: the start of all their names.
         name: of the kind of engine, for messages.
-        least: engines without which a work is given up, after the starting deadline.
-        elastic: engines come and go; else one that is lost is an error at once.
+        least: a request fails if fewer engines are up for longer than `start_deadline_s`.
+        elastic: engines come and go; otherwise the loss of one is an error at once.
         deadline_s: seconds that a call may take.
         start_deadline_s: seconds that an engine may take to start.
         max_restarts: times that a call may lose its engine.
+        link: to Ray.
     """
 
     actors: dict[str, Any]
@@ -38,18 +75,24 @@ class Engines:
     deadline_s: float
     start_deadline_s: float
     max_restarts: int
+    link: Any
 
     def probe(self) -> list[dict[str, Any]]:
-        """A one-token generation on every engine, within the starting deadline."""
+        """A one-token generation on every engine, within the starting deadline.
+
+        Raises:
+            EngineError: one did not answer in time, or died; names the resources.
+        """
+        link = self.link
         refs = {name: actor.probe.remote() for name, actor in self.actors.items()}
-        end = time.monotonic() + self.start_deadline_s
+        end = link.now() + self.start_deadline_s
         answers = []
         for engine, ref in refs.items():
-            done, _ = ray.wait([ref], timeout=max(0.0, end - time.monotonic()))
+            done, _ = link.wait([ref], timeout=max(0.0, end - link.now()))
             if not done:
                 raise EngineError(
                     f"{self.label(engine)} did not answer its first probe within "
-                    f"{self.start_deadline_s:g} s; {resources()}"
+                    f"{self.start_deadline_s:g} s; {link.resources()}"
                 )
             try:
                 answers.append(self.answer(ref, engine, "its first probe"))
@@ -58,14 +101,14 @@ class Engines:
         return answers
 
     def refresh(self) -> None:
-        """Learn of engines that were added since; one that has ended says why when it is asked."""
+        """Find the engines that were added; one that has ended stays until a call to it fails."""
         if not self.elastic:
             return
-        names = {n for n in ray.util.list_named_actors() if n.startswith(self.prefix)}
         found = dict(self.actors)
+        names = {name for name in self.link.names() if name.startswith(self.prefix)}
         for name in names - found.keys():
             with contextlib.suppress(ValueError):  # gone between the two calls
-                found[name] = ray.get_actor(name)
+                found[name] = self.link.find(name)
         self.actors = found
 
     def drop(self, engine: str) -> None:
@@ -73,14 +116,14 @@ class Engines:
         self.actors = {name: actor for name, actor in self.actors.items() if name != engine}
 
     def answer(self, ref: Any, engine: str, awaited: str) -> Any:
-        """What an engine gave, which is there already.
+        """The answer of an engine, which has arrived already.
 
         Raises:
             EngineError: it raised.
             RayActorError: it is dead.
         """
         try:
-            return ray.get(ref, timeout=60)
+            return self.link.get(ref, timeout=60)
         except RayTaskError as error:
             raised = error.cause
             raise EngineError(
@@ -99,11 +142,3 @@ class Engines:
         """An engine in a message: which of how many, and of what kind."""
         number = int(engine.removeprefix(self.prefix)) + 1
         return f"engine {number} of {max(number, len(self.actors))} ({self.name})"
-
-
-def resources() -> str:
-    """Free and total CPUs and GPUs of the cluster, for a message."""
-    free, total = ray.available_resources(), ray.cluster_resources()
-    return "; ".join(
-        f"{name}: {free.get(name, 0):g} free of {total.get(name, 0):g}" for name in ("CPU", "GPU")
-    )

@@ -8,10 +8,10 @@ import sys
 import pytest
 
 from minirec.resources import estimates
-from minirec.resources.estimates import GPUS, KNOWN, Gpu, Shape
+from minirec.resources.estimates import GPUS, KNOWN, ModelShape
 
 # One layer, 2 heads of 2, 1 key-value head, 8 words.
-TINY = Shape(1, 4, 2, 1, 2, 6, 8)
+TINY = ModelShape(1, 4, 2, 1, 2, 6, 8)
 
 
 @pytest.mark.parametrize(
@@ -77,30 +77,6 @@ def test_an_engine_by_hand():
     assert parts["prefill"] == 100 * (12 + 16) * 2 / 2
 
 
-def test_times_by_hand():
-    gpu = Gpu(memory_gib=1, bandwidth=1e-9, tflops=1e-12)  # 1 byte and 1 FLOP in a second
-    assert estimates.forward_seconds(TINY, 10, gpu=gpu, gpus=2) == pytest.approx(
-        2 * 164 * 10 / 0.4 / 2
-    )
-    assert estimates.training_seconds(TINY, 10, gpu=gpu, gpus=1) == pytest.approx(
-        4 * 164 * 10 / 0.4
-    )
-    seconds = estimates.generation_seconds(
-        TINY,
-        6,
-        prompts=2,
-        prompt=4,
-        completion=2,
-        sequences=3,
-        width=2,
-        gpu=gpu,
-        gpus=1,
-    )
-    # 6 rollouts of 2 tokens by 3: 4 steps of 328 bytes and 3 caches of 5 tokens of 8 bytes.
-    steps = 4 * (328 + 3 * 5 * 8) / 0.6
-    assert seconds == pytest.approx(steps + 2 * 164 * 8 / 0.4)
-
-
 def test_a_prompt_is_read_once_where_training_packs_it():
     # A token costs 120 / (2 x 4) = 15 pairs. Packed: 4 + 3 x 2 = 10 tokens x (15 + 10) pairs;
     # apart: 3 x 6 tokens x (15 + 6).
@@ -141,7 +117,7 @@ def test_the_shape_is_read_from_a_folder(tmp_path):
         "tie_word_embeddings": False,
     }
     (tmp_path / "config.json").write_text(json.dumps(found))
-    shape = Shape(2, 8, 4, 2, 2, 16, 32, tied=False, qkv_bias=True)
+    shape = ModelShape(2, 8, 4, 2, 2, 16, 32, tied=False, qkv_bias=True)
     assert estimates.shape_of(str(tmp_path)) == shape
     assert estimates.read_shape(found | {"model_type": "mamba"}) is None
     assert not estimates.read_shape(found | {"model_type": "mistral"}).shares
@@ -189,6 +165,9 @@ def test_parameters_and_activations_are_those_of_transformers(family):
 
 
 def test_loads_no_torch():
-    code = "import sys, minirec.resources.estimates as c; c.shape_of('a/b'); print('torch' in sys.modules)"
+    code = (
+        "import sys, minirec.resources.estimates as c; c.shape_of('a/b'); "
+        "print('torch' in sys.modules)"
+    )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
     assert printed.strip() == "False"

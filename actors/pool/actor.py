@@ -1,0 +1,72 @@
+"""The Ray actor around a rollout engine."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ray
+
+from actors.engines.engine import Adapter, Completion, EngineSpec, RolloutEngine
+from actors.process import trim
+from minirec.store.files import fetch
+
+TRIM_CALLS = 8  # of an engine between two times that it gives free memory back
+
+
+@dataclass(frozen=True)
+class Call:
+    """The arguments of one `RolloutEngine.generate`."""
+
+    prompts: list[list[int]]
+    n: int
+    seeds: list[int]
+    greedy: bool = False
+
+
+class EngineActor:
+    """One engine. `status` has its own thread, so it answers while `generate` is busy."""
+
+    def __init__(self, engine: Callable[[EngineSpec], RolloutEngine], spec: EngineSpec) -> None:
+        self._now: tuple[str, float] | None = None
+        self._engine = engine(replace(spec, model=fetch(spec.model)))
+        self._calls = 0
+        self._adapter: tuple[Adapter, Adapter] | None = None  # the last one, and its local copy
+
+    def generate(self, key: str, call: Call, adapter: Adapter | None) -> list[list[Completion]]:
+        self._now = (key, time.monotonic())
+        try:
+            return self._engine.generate(
+                call.prompts,
+                n=call.n,
+                seeds=call.seeds,
+                greedy=call.greedy,
+                adapter=adapter and self._local(adapter),
+            )
+        finally:
+            self._calls += 1
+            if self._calls % TRIM_CALLS == 0:
+                trim()
+            self._now = None
+
+    def _local(self, adapter: Adapter) -> Adapter:
+        if self._adapter is None or self._adapter[0] != adapter:
+            self._adapter = (adapter, replace(adapter, path=fetch(adapter.path)))
+        return self._adapter[1]
+
+    def probe(self) -> dict[str, Any]:
+        return {**self._engine.probe(), **self.status()}
+
+    @ray.method(concurrency_group="status")
+    def status(self) -> dict[str, Any]:
+        """Process, node, the key of the call at work, and the seconds that it has taken."""
+        now = self._now
+        return {
+            "pid": os.getpid(),
+            "node": ray.get_runtime_context().get_node_id(),
+            "call": now[0] if now else None,
+            "seconds": time.monotonic() - now[1] if now else 0.0,
+        }

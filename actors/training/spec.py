@@ -1,0 +1,29 @@
+"""What a worker of Ray Train gets to train with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from actors.pool.pool import PoolHandle
+from minirec.config.run import ModelConfig, RewardConfig, TrainingConfig
+
+
+@dataclass(frozen=True)
+class TrainingSpec:
+    """The settings of a training worker; picklable. `training.learning_rate` is set."""
+
+    corpus: str
+    folder: str
+    model_path: str
+    model: ModelConfig
+    reward: RewardConfig
+    training: TrainingConfig
+    order: list[int]
+    steps: int
+    seed: int
+    rollout_temperature: float
+    prompts_per_call: int
+    pool: PoolHandle
+    threads: int
+    zero_stage: int = 0
+    start: str | None = None  # adapter to go on with

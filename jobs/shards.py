@@ -1,0 +1,217 @@
+"""Scoring in shards: Ray Data sends them to scorers, which ask the pool for rollouts.
+
+The stages score, gradients (validation samples) and evaluate use it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from jobs.cluster.workers import KeptWorker
+from jobs.console import bar
+from jobs.stage import base_model
+from minirec.config.run import Config, ScoringConfig
+from minirec.corpus.table import SampleFile, count_samples
+from minirec.errors import ArtifactError, EngineError
+from minirec.resources.allocation import Allocation
+from minirec.store.files import in_threads, intact
+from minirec.store.remote import located
+from minirec.store.run import Run
+from minirec.store.tables import check_array, check_table, read_table
+
+if TYPE_CHECKING:
+    from actors.scoring.scorer import ScoringSpec
+    from jobs.cluster.session import Session
+
+
+def scoring_spec(
+    run: Run,
+    config: Config,
+    session: Session,
+    *,
+    split: str,
+    output: str,
+    item_table: str,
+    adapter: Path | None,
+    scoring: ScoringConfig | None,
+    limit: int | None = None,
+) -> ScoringSpec:
+    """Spec of the scorers for one split and policy; starts the pool. See `ScoringSpec`."""
+    from actors.engines.engine import Adapter
+    from actors.scoring.scorer import ScoringSpec
+
+    model_path = base_model(run, config)
+    return ScoringSpec(
+        corpus=str(run.path("corpus")),
+        split=split,
+        output=str(run.path(output)),
+        item_table=str(run.path(item_table)),
+        model_path=model_path,
+        model=config.model,
+        reward=config.reward,
+        adapter=None if adapter is None else str(adapter),
+        scoring=scoring,
+        shard_size=config.scoring.shard_size,
+        prompts_per_call=config.rollout.prompts_per_call,
+        seed=config.seed,
+        pool=session.pool(model_path, beside="score"),
+        policy_adapter=None if adapter is None else Adapter(str(adapter)),
+        threads=session.allocation.scorer.cpus,
+        device="cuda" if session.allocation.scorer.gpus else "cpu",
+        limit=limit,
+    )
+
+
+def score_shards(
+    specs: list[ScoringSpec],
+    config: Config,
+    allocation: Allocation,
+    *,
+    label: str,
+    say: Callable[[str], None] = print,
+    scorer: type | None = None,
+) -> None:
+    """Score the shards of all specs that have no undamaged file, in one pass of Ray Data.
+
+    `scorer` replaces `actors.scoring.shards.Scorer` in benchmarks.
+    """
+    import ray
+    import ray.data
+    from ray.data.exceptions import ExecutionTimeoutError
+
+    from actors.causes import cause
+    from actors.scoring.shards import Scorer
+
+    missing, total = _missing(specs, say)
+    done = total - len(missing)
+    context = ray.data.DataContext.get_current()
+    context.raise_original_map_exception = True  # else the cause is lost in a wrapper
+    context.execution_no_progress_timeout_s = config.scoring.shard_deadline_s
+    with bar(label, total) as progress:
+        progress.update(done, "shards")
+        if not missing:
+            return
+        rows = [{"spec": number, "shard": shard} for number, shard in missing]
+        results = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+            scorer or Scorer,
+            fn_constructor_args=(specs,),
+            batch_size=1,
+            # At least one, so that the others go on when a node leaves.
+            compute=ray.data.ActorPoolStrategy(
+                min_size=1,
+                max_size=(most := min(allocation.scorers, len(rows))),
+                initial_size=most,
+                max_tasks_in_flight_per_actor=2,
+            ),
+            num_cpus=allocation.scorer.cpus,
+            num_gpus=allocation.scorer.gpus or None,
+        )
+        try:
+            for _ in results.iter_rows():
+                done += 1
+                progress.update(done, "shards")
+        except ExecutionTimeoutError as error:
+            raise EngineError(
+                f"{label} finished no shard in {config.scoring.shard_deadline_s:g} s, after {done} "
+                f"of {total}; raise scoring.shard_deadline_s or lower scoring.shard_size"
+            ) from error
+        except ray.exceptions.RayError as error:
+            raise EngineError(
+                f"{label} stopped after {done} of {total} shards: {cause(error)}; "
+                f"the same command does the missing shards"
+            ) from error
+
+
+def score_on_kept(
+    specs: list[ScoringSpec],
+    worker: KeptWorker,
+    config: Config,
+    allocation: Allocation,
+    *,
+    say: Callable[[str], None] = print,
+) -> None:
+    """`score_shards` by the training worker of the trials of a sweep."""
+    from actors.scoring.shards import ShardsSpec, score_loop
+
+    missing, _ = _missing(specs, say)
+    if missing:
+        # Threads stay those of a scorer: bytes depend on them.
+        device = "cuda" if allocation.worker.gpus else "cpu"
+        specs = [replace(spec, device=device) for spec in specs]
+        work = ShardsSpec(specs, missing, config.scoring.shard_deadline_s)
+        worker.run(score_loop, {"spec": work}, training=config.training)
+
+
+def _missing(
+    specs: list[ScoringSpec], say: Callable[[str], None]
+) -> tuple[list[tuple[int, int]], int]:
+    """The shards without an undamaged file, as (index of the spec, shard), and the total number.
+
+    The first shard is also missing if the item vectors are: a scorer makes them with a shard.
+    """
+    shards = [(number, shard) for number, spec in enumerate(specs) for shard in _shards(spec)]
+    files = [specs[number].part(shard) for number, shard in shards]
+    there = in_threads(lambda file: intact(file, check_table, say=say), files)
+    # This removes damaged item vectors, whichever shards are missing.
+    tables = {
+        table: intact(located(table), check_array, say=say)
+        for table in {spec.item_table for spec in specs}
+    }
+    missing = [
+        (number, shard)
+        for (number, shard), done in zip(shards, there, strict=True)
+        if not done or (shard == 0 and not tables[specs[number].item_table])
+    ]
+    return missing, len(shards)
+
+
+def _shards(spec: ScoringSpec) -> range:
+    samples = count_samples(located(spec.corpus), spec.split)
+    return range(math.ceil(len(spec.rows(samples)) / spec.shard_size))
+
+
+def parts(
+    spec: ScoringSpec, columns: list[str] | None = None, *, folder: Path | None = None
+) -> Iterator[pa.Table]:
+    """The finished shards of a spec in the order of its samples, with one in memory at a time.
+
+    Args:
+        columns: those that are read besides sample_id; default all.
+        folder: where the files are; default ``spec.output``.
+
+    Raises:
+        ArtifactError: a file or a sample is missing, doubled or unknown.
+    """
+    folder = folder or located(spec.output)
+    samples = SampleFile(located(spec.corpus), spec.split)
+    rows = spec.rows(len(samples))
+    names = columns and ["sample_id", *columns]
+    found = sorted(folder.glob("part-*.parquet"))
+    wanted = [folder / spec.part(shard).name for shard in _shards(spec)]
+    if found != wanted:
+        odd = sorted(set(found) ^ set(wanted))[0]
+        raise ArtifactError(
+            f"{folder} holds {len(found)} shards of {len(wanted)}, first difference {odd.name}; "
+            f"delete {folder} and run the same command again"
+        )
+    for number, path in enumerate(wanted):
+        start = number * spec.shard_size
+        expected = samples.ids(rows[start : start + spec.shard_size])
+        table = read_table(path, names)
+        if table["sample_id"].to_pylist() != expected:
+            raise ArtifactError(
+                f"{path} holds {table.num_rows} rows for {len(expected)} samples, or other "
+                f"samples; delete it and run the same command again"
+            )
+        yield table
+
+
+def merged(spec: ScoringSpec, *, folder: Path | None = None) -> pa.Table:
+    """All finished shards of a spec as one table; raises as `parts`."""
+    return pa.concat_tables(parts(spec, folder=folder))

@@ -1,0 +1,37 @@
+"""`minirec proxy`: train the proxy policy on a random subset (method, section 2)."""
+
+from __future__ import annotations
+
+import random
+
+from jobs.fingerprint import policy_settings, without_runtime
+from jobs.stage import SELECTION, Stage, Work
+from jobs.stages.model import model_inputs
+from jobs.stages.train import train_on
+
+
+def _body(work: Work) -> None:
+    from minirec.corpus.table import SampleFile
+
+    config = work.config
+    samples = SampleFile(work.run.path("corpus"), "train")
+    drawn = min(config.proxy.samples, len(samples))
+    rows = random.Random(config.seed).sample(range(len(samples)), drawn)
+    rising = sorted(rows)
+    ids = dict(zip(rising, samples.ids(rising), strict=True))
+    train_on(work, [ids[row] for row in rows], training=config.proxy.training, folder="proxy")
+
+
+PROXY = Stage(
+    name="proxy",
+    help="train the proxy policy on a small random subset",
+    inputs=model_inputs,
+    outputs=("proxy",),
+    settings=lambda run, config: (
+        policy_settings(config) | {"proxy": without_runtime(config.proxy.model_dump(mode="json"))}
+    ),
+    body=_body,
+    on_ray=True,
+    shared=True,
+    charged=SELECTION,
+)

@@ -1,0 +1,282 @@
+"""From the forward pass of a micro-batch to its losses: forward, reward, loss.
+
+To add a loss, write a function like `token_loss` and add it to `LOSSES`. To add a kind of
+candidates for the item loss, write one like `batch`, add it to `CANDIDATES` and add its name to
+`minirec.config.training.ItemCandidates`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from minirec.config.run import TrainingConfig
+from minirec.config.training import ItemCandidates
+from minirec.rl import grpo
+from minirec.rl.group import Group, written_tokens
+from minirec.rl.ranker import Ranker, Targets
+from minirec.rl.reward import RewardFunction
+
+Forward = Callable[..., tuple[Tensor, Tensor | None]]
+"""`Policy.forward`, or an engine around the policy."""
+Unit = Literal["tokens", "groups"]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The settings of rewards and losses."""
+
+    training: TrainingConfig
+    temperature: float
+    cutoff: int
+    reward: RewardFunction
+
+    @property
+    def clip(self) -> grpo.Clip:
+        """Clip bounds and importance cap."""
+        t = self.training
+        return grpo.Clip(t.clip_low, t.clip_high, t.importance_cap)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The items of a step: its distinct targets, whose vectors carry gradient, and the catalogue.
+
+    ids (U,) int64; vectors (U, d) float32, unit norm, by the current policy; table (V, d) float32
+    without gradient; log_presence (V,) float32, for `item_candidates: corrected` only. All rows of
+    the table come from one policy, that of the last refresh: newer rows of the targets would have
+    moved along with the prompts and rank too high.
+    """
+
+    ids: Tensor
+    vectors: Tensor
+    table: Tensor
+    log_presence: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """What the policy computes for P groups of G rollouts, in which engines wrote W tokens.
+
+    hidden (P, G, d) float32 at the answer marker and logprobs (W,) float32 carry gradient.
+    behaviour (W,) float32 holds the log-probabilities under the policy that wrote the tokens,
+    rollout (W,) int64 says which of the P * G rollouts each token belongs to.
+    """
+
+    hidden: Tensor
+    logprobs: Tensor
+    behaviour: Tensor
+    rollout: Tensor
+    targets: Targets
+
+
+@dataclass(frozen=True)
+class Rewards:
+    """Rewards and advantages, both (P, G) float32, and sums over the groups for the log."""
+
+    reward: Tensor
+    advantage: Tensor
+    sums: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss of a micro-batch: a scalar with gradient, and sums for the log.
+
+    Both are summed over the tokens or groups of the micro-batch, as `unit` says; the step divides
+    them by the number of these in the global batch.
+    """
+
+    total: Tensor
+    sums: dict[str, float]
+    unit: Unit
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The rewards of a micro-batch and each of `LOSSES`."""
+
+    rewards: Rewards
+    parts: list[Loss]
+
+    def mean(self, counts: dict[Unit, int]) -> Tensor:
+        """All losses, each divided by its count in the global batch (`counted`), added up."""
+        return torch.stack([part.total / counts[part.unit] for part in self.parts]).sum()
+
+    @property
+    def sums(self) -> dict[tuple[str, Unit], float]:
+        """The sums for the log, by name and what they are divided by."""
+        found: dict[tuple[str, Unit], float] = {
+            (name, "groups"): value for name, value in self.rewards.sums.items()
+        }
+        for part in self.parts:
+            found |= {(name, part.unit): value for name, value in part.sums.items()}
+        return found
+
+
+def counted(groups: Sequence[Group]) -> dict[Unit, int]:
+    """What the losses of a global batch are divided by."""
+    return {"tokens": sum(sum(group.written) for group in groups), "groups": len(groups)}
+
+
+def forward(policy: Forward, groups: Sequence[Group], *, items: int) -> Rollouts:
+    """One pass of the policy over groups of equal size; `items` is V."""
+    hidden, logprobs = policy(groups=groups)
+    assert logprobs is not None
+    device = hidden.device
+    written, rollout = (
+        torch.tensor(x, dtype=torch.int64, device=device) for x in written_tokens(groups)
+    )
+    behaviour = [x for g in groups for logprobs_ in g.rollout_logprobs for x in logprobs_]
+    return Rollouts(
+        hidden.view(len(groups), -1, hidden.shape[1]),
+        logprobs[written],
+        torch.tensor(behaviour, dtype=torch.float32, device=device),
+        rollout,
+        Targets.of(groups, items=items, device=device),
+    )
+
+
+def reward(rollouts: Rollouts, *, table: Tensor, objective: Objective) -> Rewards:
+    """Rank the target of each rollout in `table` (V, d), reward it, compare it with its group."""
+    t = objective.training
+    ranking = Ranker(table, objective.temperature).rank(
+        rollouts.hidden.detach().flatten(0, 1), rollouts.targets
+    )
+    cutoff = min(objective.cutoff, len(table))
+    rewards = objective.reward(ranking, cutoff).view(rollouts.hidden.shape[:2])
+    # Next to nothing is learnt from a group whose rewards hardly differ.
+    dead = rewards.max(1).values - rewards.min(1).values < t.advantage_floor
+    return Rewards(
+        rewards,
+        grpo.advantages(rewards, floor=t.advantage_floor, scale=t.scale_advantage),
+        {"reward": float(rewards.mean(1).sum()), "dead_groups": float(dead.sum())},
+    )
+
+
+def token_loss(rollouts: Rollouts, rewards: Rewards, _: Candidates, objective: Objective) -> Loss:
+    """Clipped policy-gradient loss of the written tokens."""
+    weight = rewards.advantage.flatten()[rollouts.rollout]
+    total = grpo.token_loss(rollouts.logprobs, rollouts.behaviour, weight, clip=objective.clip)
+    log_ratio = rollouts.logprobs.detach() - rollouts.behaviour
+    sums = {
+        "abs_log_ratio": float(log_ratio.abs().sum()),
+        "clipped_tokens": float(grpo.is_clipped(log_ratio, weight, clip=objective.clip).sum()),
+        "token_loss": float(total.detach()),
+    }
+    return Loss(total, sums, "tokens")
+
+
+def item_loss(
+    rollouts: Rollouts, rewards: Rewards, candidates: Candidates, objective: Objective
+) -> Loss:
+    """The best rollout of each group should score the target above the other candidates.
+
+    Raises:
+        ValueError: the candidates are corrected without `log_presence`, or it is given otherwise.
+    """
+    kind = objective.training.item_candidates
+    if (kind == "corrected") != (candidates.log_presence is not None):
+        given = "is missing" if candidates.log_presence is None else "is given"
+        raise ValueError(f"item_candidates is {kind}, but log_presence {given}")
+    best = grpo.best_rollouts(rewards.reward)
+    rows = torch.arange(len(best), device=best.device)
+    advantage = rewards.advantage[rows, best]
+    vectors, place, excluded, presence = CANDIDATES[kind](candidates, rollouts.targets)
+    total, log_p = grpo.item_loss(
+        rollouts.hidden[rows, best],
+        candidates=vectors,
+        target=place,
+        excluded=excluded,
+        advantage=advantage,
+        temperature=objective.temperature,
+        clip=objective.clip,
+        log_presence=presence,
+    )
+    return Loss(total, {"item_loss": float(-(advantage * log_p).sum())}, "groups")
+
+
+LOSSES = (token_loss, item_loss)
+"""Every loss of a step, in the order in which they are added up."""
+
+
+def losses(
+    policy: Forward, groups: Sequence[Group], *, candidates: Candidates, objective: Objective
+) -> Losses:
+    """Forward a micro-batch, reward its rollouts, compute each of `LOSSES`."""
+    rollouts = forward(policy, groups, items=len(candidates.table))
+    rewards = reward(rollouts, table=candidates.table, objective=objective)
+    return Losses(rewards, [loss(rollouts, rewards, candidates, objective) for loss in LOSSES])
+
+
+Rivals = tuple[Tensor, Tensor, Tensor, Tensor | None]
+"""The C candidates of the item loss: their vectors (C, d), the place (P,) of each target among
+them, those that do not compete (P, C) bool, and `log_presence` (C,) or None (`grpo.item_loss`)."""
+
+
+def batch(candidates: Candidates, targets: Targets) -> Rivals:
+    """The distinct targets of the step."""
+    ids = candidates.ids
+    place = (targets.target[:, None] == ids[None]).int().argmax(1)
+    presence = None if candidates.log_presence is None else candidates.log_presence[ids]
+    return candidates.vectors, place, targets.mask[:, ids], presence
+
+
+def catalogue(candidates: Candidates, targets: Targets) -> Rivals:
+    """The targets of the step, and all other items without gradient."""
+    vectors = candidates.table.index_copy(0, candidates.ids, candidates.vectors)
+    return vectors, targets.target, targets.mask, None
+
+
+CANDIDATES: dict[ItemCandidates, Callable[[Candidates, Targets], Rivals]] = {
+    "batch": batch,
+    "corrected": batch,  # with `log_presence`
+    "catalogue": catalogue,
+}
+"""What the setting `item_candidates` can be."""
+
+
+def log_presence(targets: Sequence[int], *, items: int, prompts: int) -> Tensor:
+    """Log-probability (V,) float32 that the rest of a step has each item as a target.
+
+    The rest of a sample's step is `prompts` - 1 of the other samples, drawn without replacement;
+    the order of the curriculum is ignored. An item that is no target has -inf.
+
+    Args:
+        targets: (n,) of the samples trained on.
+        items: V, the size of the catalogue.
+        prompts: in a step.
+    """
+    n = len(targets)
+    if min(n, prompts) < 2:  # a target without rivals
+        return torch.zeros(items)
+    rest = min(prompts, n) - 1
+    having = torch.bincount(torch.as_tensor(targets), minlength=items).double()
+    others = (n - 1 - having).clamp_min(0)  # samples that do not have the item
+    # C(others, rest) / C(n - 1, rest); lgamma is infinite where too few are left.
+    log_absent = (
+        torch.lgamma(others + 1)
+        - torch.lgamma(others - rest + 1)
+        - math.lgamma(n)
+        + math.lgamma(n - rest)
+    )
+    return (1 - log_absent.exp()).clamp(0, 1).log().float()
+
+
+def lr_factor(step: int, *, steps: int, warmup: int, schedule: str) -> float:
+    """Factor of the learning rate at `step` of `steps`, in 0..1.
+
+    It rises over `warmup` steps, then stays (constant) or falls to 0 (linear, cosine), which it
+    would reach at the step after the last.
+    """
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    done = (step - warmup) / max(1, steps - warmup)
+    if schedule == "linear":
+        return 1 - done
+    return 0.5 * (1 + math.cos(math.pi * done)) if schedule == "cosine" else 1.0
