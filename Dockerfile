@@ -1,7 +1,7 @@
 # docker build -t REGISTRY/minirec:0.1.0 .                        with CUDA, for the GPU workers
 # docker build -t REGISTRY/minirec:0.1.0-cpu --build-arg FLAVOR=cpu .
-# All Python packages come by hash from locks/. The driver is that of the host (NVIDIA's container
-# toolkit); CUDA's libraries are Python packages of the GPU lock.
+# All Python packages but torch for CPUs come by hash from locks/. The driver is that of the host
+# (NVIDIA's container toolkit); CUDA's libraries are Python packages of the GPU lock.
 FROM python:3.11-slim-bookworm
 
 ARG FLAVOR=gpu
@@ -16,7 +16,8 @@ RUN apt-get update -qq \
 USER minirec
 WORKDIR /opt/minirec
 COPY --chown=minirec:minirec . .
-RUN make install FLAVOR=${FLAVOR} && rm -rf /home/minirec/.cache
+# A container that starts anew has no byte-code but that of its image.
+RUN UV_COMPILE_BYTECODE=1 make install FLAVOR=${FLAVOR} && rm -rf /home/minirec/.cache
 
 ENV PATH=/opt/minirec/.venv/bin:$PATH \
     RAY_AUTH_MODE=token \

@@ -1,20 +1,29 @@
 # Every target installs what it needs first; a finished installation is recognised at once.
-# PYTHON names the Python that makes .venv (3.11 or 3.12); FLAVOR is auto, cpu or gpu;
+# PYTHON names the Python that makes .venv (3.11 or 3.12); FLAVOR is cpu or gpu;
 # TRIALS is for the campaign of faults; ARGS goes to pytest or to the demo.
 PYTHON ?= python3
-FLAVOR ?= auto
+FLAVOR ?= $(if $(findstring GPU,$(shell nvidia-smi -L 2>/dev/null)),gpu,cpu)
 ARGS ?=
 TRIALS ?= 56
 VENV_BIN := .venv/bin
 
+# A run starts dozens of Python processes: they share the byte-code that the first one writes.
+unexport PYTHONDONTWRITEBYTECODE
+
+# Tests that start no engine share the cores. The others have processes of their own and deadlines,
+# so they run one at a time. A choice of ARGS may leave either of the two nothing to do (exit 5).
+ENGINE := ray or vllm or gpu
+PYTEST := $(VENV_BIN)/python -m pytest
+PARALLEL := $(PYTEST) -n logical --maxprocesses 8 --dist worksteal
+
 .DEFAULT_GOAL := help
-.PHONY: help install demo compare test long quick faults check format lock clean
+.PHONY: help install demo compare test long quick faults check docs format lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: ## make .venv from the locks (GPU lock where nvidia-smi works, else CPU lock)
-	@$(PYTHON) scripts/install.py --flavor $(FLAVOR)
+	@$(PYTHON) scripts/install.py $(FLAVOR)
 
 demo: install ## the whole pipeline on the demo corpus, without a GPU or a download
 	$(VENV_BIN)/minirec run --config configs/demo.yaml $(ARGS)
@@ -22,31 +31,45 @@ demo: install ## the whole pipeline on the demo corpus, without a GPU or a downl
 compare: install ## selection methods against each other on the demo corpus, under ten minutes
 	$(VENV_BIN)/minirec compare --config configs/compare-demo.yaml $(ARGS)
 
-test: install ## all tests but the long ones
-	$(VENV_BIN)/python -m pytest -m "not long" $(ARGS)
+test: install ## all tests but the long ones: first those that start no engine, then the others
+	$(PARALLEL) -m "not long and not ($(ENGINE))" $(ARGS) || [ $$? = 5 ]
+	$(PYTEST) -m "not long and ($(ENGINE))" $(ARGS) || [ $$? = 5 ]
 
 long: install ## the tests that take minutes each: kills at every stage, nodes, a search
-	$(VENV_BIN)/python -m pytest -m long $(ARGS)
+	$(PYTEST) -m long $(ARGS)
 
 quick: install ## the tests that start no engine and take seconds
-	$(VENV_BIN)/python -m pytest -m "not slow and not ray and not vllm and not gpu" $(ARGS)
+	$(PARALLEL) -m "not slow and not ($(ENGINE))" $(ARGS)
 
 faults: install ## the campaign of faults: 56 trials, an hour and a half; TRIALS=n makes n
-	MINIREC_TRIALS=$(TRIALS) $(VENV_BIN)/python -m pytest tests/faults -s $(ARGS)
+	MINIREC_TRIALS=$(TRIALS) $(PYTEST) tests/faults -s $(ARGS)
 
-check: install ## formatting, lint, types, and the three rings
+check: install ## formatting, lint, types, the three rings, and the site of docs/
 	$(VENV_BIN)/ruff format --check .
 	$(VENV_BIN)/ruff check .
 	$(VENV_BIN)/mypy
 	$(VENV_BIN)/lint-imports
+	$(MAKE) --no-print-directory docs
 
-format: install ## format, and mend what ruff can
+docs: install ## the site of docs/ in site/; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(VENV_BIN)/mkdocs build --strict --quiet
+
+format: install ## format, and fix what ruff can fix
 	$(VENV_BIN)/ruff format .
 	$(VENV_BIN)/ruff check --fix .
 
-lock: ## resolve locks/ again, keeping pins that still fit; UPGRADE=1 takes newer versions
-	@$(PYTHON) scripts/install.py --lock $(if $(UPGRADE),--upgrade)
+# Torch for CPUs is left out of its lock: scripts/install.py says where it comes from.
+COMPILE := $(VENV_BIN)/uv pip compile --quiet --generate-hashes --no-annotate \
+	--custom-compile-command "make lock" \
+	--python-version 3.11 --python-platform x86_64-manylinux_2_28 $(if $(UPGRADE),--upgrade)
+PROJECT := setup.cfg --extra dev --override locks/override.txt
+TORCH := $(or $(addprefix --find-links=,$(PIP_FIND_LINKS)),--torch-backend=cpu)
+lock: install ## resolve locks/ again, keeping pins that still fit; UPGRADE=1 takes newer versions
+	$(COMPILE) $(PROJECT) --extra cpu --override locks/override-cpu.txt \
+		--no-emit-package torch $(TORCH) -o locks/cpu.txt
+	$(COMPILE) $(PROJECT) --extra gpu -o locks/gpu.txt
+	echo uv | $(COMPILE) - -o locks/uv.txt
 
 clean: ## remove caches and build leftovers; .venv and runs stay
-	rm -rf build *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
+	rm -rf build site *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -25,7 +25,7 @@ def trim() -> None:
     """Return free memory to the system; it takes about 30 ms.
 
     Batches of many different lengths fragment the heap: glibc keeps hundreds of MiB after an hour
-    (docs/scaling.md).
+    (docs/lab/scaling.md).
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):  # only glibc has it

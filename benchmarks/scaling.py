@@ -1,7 +1,7 @@
 """What the control plane bears, with engines that sleep as long as a real call would take.
 
     python benchmarks/scaling.py engines --seconds 2 --up-to 64
-    python benchmarks/scaling.py rows --rows 100000 1000000 10000000 --plot docs/scaling.svg
+    python benchmarks/scaling.py rows --rows 100000 1000000 10000000 --plot docs/lab/scaling.svg
 
 `engines`: through Ray Data, scorers and the pool as in `minirec score`; the efficiency is the time
 that engines worked, of the time from the first call to the end of the last. With ``--seconds 0``
@@ -37,8 +37,9 @@ from actors.scoring.scorer import ScoringSpec
 from jobs.cluster.session import Session
 from jobs.shards import parts, score_shards
 from jobs.stages.prepare import PREPARE
+from minirec.config.model import ModelConfig
 from minirec.config.reading import load
-from minirec.config.run import ModelConfig, RewardConfig, ScoringConfig
+from minirec.config.scoring import RewardConfig, ScoringConfig
 from minirec.selection.screening import COLUMNS, savings
 from minirec.store.run import Run
 from minirec.store.tables import write_table

@@ -27,7 +27,7 @@ from scipy.stats import spearmanr
 
 from actors.engines.engine import engine_environment, engine_spec, resolve_engine
 from minirec.config.reading import load
-from minirec.config.run import ScoringConfig
+from minirec.config.scoring import ScoringConfig
 from minirec.resources.allocation import Shape
 from minirec.selection.from_run import load_features
 from minirec.selection.learnability import chance_level

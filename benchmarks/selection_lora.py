@@ -15,7 +15,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from minirec.config.run import DemoModelConfig, ModelConfig
+from minirec.config.model import DemoModelConfig, ModelConfig
 from minirec.model.recommender import Policy
 from minirec.rl.group import Group
 from minirec.selection.lora_gradients import SampleLoss, blocks, gradients

@@ -132,4 +132,4 @@ def plot_scaling(sizes: list[int], seconds: list[float], exponent: float) -> Non
         title=f"MaxMin: fitted exponent {exponent:.2f}",
     )
     axes.grid(True, which="major", alpha=0.3)
-    figure.savefig(HERE.parent / "docs" / "maxmin-scaling.svg", metadata={"Date": None})
+    figure.savefig(HERE.parent / "docs" / "lab" / "maxmin-scaling.svg", metadata={"Date": None})

@@ -17,7 +17,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from minirec.config.run import RewardConfig, TrainingConfig
+from minirec.config.training import TrainingConfig
 from minirec.model.recommender import Policy
 from minirec.rl.group import Group
 from minirec.rl.losses import Candidates, Objective, counted, losses
@@ -73,7 +73,8 @@ def batch(prompts: int, rollouts: int, prompt: int, completion: int) -> list[Gro
 
 def seconds(model: Policy, groups: list[Group], table: torch.Tensor, *, packed: bool) -> float:
     """Of one forward and backward."""
-    objective = Objective(TrainingConfig(), 0.02, 1000, reward_function(RewardConfig()))
+    reward = reward_function("ndcg_softmax", softmax_weight=0.05)
+    objective = Objective(TrainingConfig(), 0.02, 1000, reward)
     ids = torch.arange(len(groups))
     candidates = Candidates(ids, table[ids].clone().requires_grad_(True), table)
     model.packs = lambda _: packed  # type: ignore[method-assign]

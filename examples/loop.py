@@ -22,7 +22,9 @@ import torch.nn.functional as F
 
 from actors.engines.engine import Adapter, EngineSpec
 from actors.engines.transformers import TransformersEngine
-from minirec.config.run import Config, DemoModelConfig, ModelConfig, TrainingConfig
+from minirec.config.model import DemoModelConfig, ModelConfig
+from minirec.config.run import Config
+from minirec.config.training import TrainingConfig
 from minirec.corpus import demo as demo_corpus
 from minirec.corpus import split
 from minirec.corpus.table import Catalogue, Sample

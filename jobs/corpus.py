@@ -13,12 +13,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from minirec.config.run import CorpusConfig
+from minirec.config.corpus import CorpusConfig
 from minirec.corpus import assemble, demo, download, sources, split, times
 from minirec.corpus.events import Events
 from minirec.corpus.files import BLOCK_BYTES, FileSpec, read_blocks
 from minirec.corpus.parse import CATALOGUE, EVENTS, parse
 from minirec.corpus.schema import ITEMS, REJECTED, TRUTH
+from minirec.corpus.specs import BY_FILE
 from minirec.errors import CorpusError, EngineError, MiniRecError
 from minirec.store.files import atomic_dir, write_json
 from minirec.store.run import peak_memory_mib
@@ -77,7 +78,7 @@ def from_files(
         read_with_ray(located.events),
         read_with_ray(located.items),
         inline=located.inline,
-        by_file=corpus.columns.get("order") == sources.BY_FILE,
+        by_file=corpus.columns.get("order") == BY_FILE,
     )
     try:
         assemble.check_rejected(read, limit=corpus.max_rejected)

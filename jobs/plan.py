@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from actors.engines.engine import resolve_engine
 from jobs.stages.prepare import made_with
 from jobs.tracking import check as check_trackers
-from minirec.config.run import Config, ScoringConfig, TrainingConfig
+from minirec.config.run import Config
+from minirec.config.scoring import ScoringConfig
+from minirec.config.training import TrainingConfig
 from minirec.corpus import sources
 from minirec.errors import ConfigError, CorpusError
 from minirec.resources.allocation import Allocation, allocate, this_machine

@@ -16,7 +16,8 @@ import pyarrow as pa
 from jobs.cluster.workers import KeptWorker
 from jobs.console import bar
 from jobs.stage import base_model
-from minirec.config.run import Config, ScoringConfig
+from minirec.config.run import Config
+from minirec.config.scoring import ScoringConfig
 from minirec.corpus.table import SampleFile, count_samples
 from minirec.errors import ArtifactError, EngineError
 from minirec.resources.allocation import Allocation

@@ -1,4 +1,4 @@
-"""Settings of all tests, a small run, and an object store; makes `small` importable."""
+"""Settings of all tests, a small run, and an object store."""
 
 import http.client
 import http.server
@@ -10,7 +10,11 @@ import threading
 import pytest
 from hypothesis import settings
 
-# A busy machine is no fault of the code: pytest's own timeout is the limit.
+# Before torch is loaded. Its threads wait for each other in busy loops, which is many times slower
+# where other processes want the same cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# No deadline per example, since the machine may be busy: pytest's own timeout is the limit.
 settings.register_profile("minirec", deadline=None)
 settings.load_profile("minirec")
 

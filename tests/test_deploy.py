@@ -108,13 +108,14 @@ def test_the_two_manifests_describe_one_cluster():
 
 
 def test_the_job_runs_a_config_that_is_there():
+    from jobs.arguments import parse
     from jobs.cluster.submit import check_command
 
     (job, *_) = manifests("rayjob.yaml")
     program, *words = job["spec"]["entrypoint"].split()
     assert program == "minirec"
     inside = [word.removeprefix("/opt/minirec/") for word in words]
-    check_command(inside, ROOT)
+    check_command(inside, ROOT, parse=parse)
     # A GPU node may need that long: its machine starts, then pulls an image of many GiB.
     config = load(ROOT / inside[inside.index("--config") + 1], [w for w in inside if "=" in w])
     assert config.resources.wait_s == config.rollout.start_deadline_s == 1800

@@ -18,7 +18,8 @@ from minirec.corpus.prompts import ANSWER
 from minirec.errors import ConfigError
 
 if TYPE_CHECKING:
-    from minirec.config.run import Config, RolloutConfig
+    from minirec.config.model import RolloutConfig
+    from minirec.config.run import Config
     from minirec.resources.allocation import Shape
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # the ranks that vLLM has kernels for

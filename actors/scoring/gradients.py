@@ -16,7 +16,8 @@ import torch.distributed as dist
 
 from actors.process import deadline
 from actors.training.zero import of_rank_0, zero_engine
-from minirec.config.run import ModelConfig, TrainingConfig
+from minirec.config.model import ModelConfig
+from minirec.config.training import TrainingConfig
 from minirec.corpus import prompts, schema
 from minirec.corpus.table import Sample, SampleFile, load_catalogue
 from minirec.errors import ArtifactError

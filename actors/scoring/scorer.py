@@ -19,7 +19,8 @@ from torch import Tensor
 
 from actors.engines.engine import Adapter, Completion
 from actors.pool.pool import Call, PoolHandle
-from minirec.config.run import ModelConfig, RewardConfig, ScoringConfig
+from minirec.config.model import ModelConfig
+from minirec.config.scoring import RewardConfig, ScoringConfig
 from minirec.corpus import schema
 from minirec.corpus.table import Sample, SampleFile, load_catalogue
 from minirec.model.recommender import Encoder, item_table, load_policy
@@ -167,7 +168,7 @@ class ShardScorer:
         self.ranker, self.table = self.loaded.ranker, self.loaded.ranker.table
         self.samples = SampleFile(located(spec.corpus), spec.split)
         self.rows = spec.rows(len(self.samples))
-        self.reward = reward_function(spec.reward)
+        self.reward = reward_function(spec.reward.name, softmax_weight=spec.reward.softmax_weight)
         self.cutoff = min(spec.reward.cutoff, len(self.table))
         self.chance = chance_level(len(self.table), cutoff=spec.reward.cutoff)
 

@@ -92,7 +92,7 @@ class Worker:
             training=spec.training,
             temperature=spec.model.temperature,
             cutoff=spec.reward.cutoff,
-            reward=reward_function(spec.reward),
+            reward=reward_function(spec.reward.name, softmax_weight=spec.reward.softmax_weight),
         )
         t = spec.training
         self.micro_batches = t.prompts_per_step // (self.world * t.prompts_per_micro_batch)

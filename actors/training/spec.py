@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from actors.pool.pool import PoolHandle
-from minirec.config.run import ModelConfig, RewardConfig, TrainingConfig
+from minirec.config.model import ModelConfig
+from minirec.config.scoring import RewardConfig
+from minirec.config.training import TrainingConfig
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minirec.config.run import TrainingConfig
+from minirec.config.training import TrainingConfig
 from minirec.errors import EngineError
 from minirec.resources.allocation import Shape
 from minirec.store.remote import is_remote

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,11 +12,12 @@ from jobs.console import quiet, say
 from jobs.stage import base_model
 from jobs.stages.proxy import PROXY
 from jobs.stages.train import TRAIN
+from minirec.config.choices import REWARDS
 from minirec.config.reading import load
 from minirec.config.run import Config
 from minirec.corpus import prompts
 from minirec.corpus.table import Catalogue, SampleFile, load_catalogue
-from minirec.errors import ArtifactError, ConfigError
+from minirec.errors import ArtifactError
 from minirec.store.files import MANIFEST, atomic_dir, fetch, read_json
 from minirec.store.remote import is_remote
 from minirec.store.run import Run
@@ -44,7 +46,7 @@ def export(
 
     Raises:
         ArtifactError: the folder is there, or a stage has not finished.
-        ConfigError: the reward is a function of the user, which no file can hold.
+        ConfigError: the reward is a function of the user that cannot be imported.
     """
     run = Run(run_dir)
     if not run.path("config.yaml").exists():
@@ -112,13 +114,10 @@ class _Source:
 
 def _subset(folder: Path, source: _Source, to: str) -> None:
     from minirec.export import cards, formats, reward
+    from minirec.rl import reward as ranking
 
     config = source.config
-    if ":" in config.reward.name:
-        raise ConfigError(
-            f"reward.name={config.reward.name} is a function of your own, which an export cannot "
-            f"carry; export from a run with ndcg_softmax, ndcg, reciprocal_rank or hit@K"
-        )
+    name = _own_reward(folder, config.reward.name)
     order = read_table(source.run.path("selection.parquet")).sort_by("rank")["sample_id"]
     ids = order.to_pylist()
     by_id = {s.sample_id: s for s in SampleFile(source.run.path("corpus"), "train").find(ids)}
@@ -129,12 +128,14 @@ def _subset(folder: Path, source: _Source, to: str) -> None:
     )
     formats.write(folder / file, rows)
     shutil.copy(str(reward.__file__), folder / "reward.py")
+    shutil.copy(str(ranking.__file__), folder / "ranking.py")
     source.save_merged(folder / "scorer")
     source.save_items(folder)
     _write_json(
         folder / "reward.json",
         config.reward.model_dump(mode="json")
         | {
+            "name": name,
             "temperature": config.model.temperature,
             "trust_remote_code": config.model.trust_remote_code,
         },
@@ -153,6 +154,20 @@ def _subset(folder: Path, source: _Source, to: str) -> None:
             f"export: {config.model.name} has no chat template, without which verl stops; the "
             f"command in README.md sets one that leaves the prompts as they are"
         )
+
+
+def _own_reward(folder: Path, name: str) -> str:
+    """The name of the reward in the folder; the file of the user's function is copied there.
+
+    Raises:
+        ConfigError: the function cannot be imported.
+    """
+    if ":" not in name:
+        return name
+    module, _, function = name.partition(":")
+    REWARDS.find(name)
+    shutil.copy(str(sys.modules[module].__file__), folder / "own_reward.py")
+    return f"own_reward:{function}"
 
 
 def _policy(folder: Path, source: _Source, to: str) -> None:

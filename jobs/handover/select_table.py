@@ -25,7 +25,7 @@ def select_table(
     Args:
         table: as in `minirec.selection.tables.read_features`.
         config: only `selection` and `seed` are used.
-        out: is made if it is not there.
+        out: is created if it does not exist.
         chance: NDCG, or reward where there is none, of a policy that knows nothing; 0 <= c < 1.
         overwrite: replace what `out` holds.
         say: takes each line for the user.
@@ -43,7 +43,7 @@ def select_table(
     scores, pool = score_samples(features, settings, chance=chance, say=say)
     picks = pick(features, scores["value"], pool, settings, seed=config.seed, say=say)
     selection = ordered(scores, picks, settings, seed=config.seed)
-    (out / OUTPUTS[-1]).unlink(missing_ok=True)  # nobody finds new scores beside an old selection
+    (out / OUTPUTS[-1]).unlink(missing_ok=True)  # new scores never lie beside an old selection
     write_table(out / OUTPUTS[0], pa.table(scores, schema=schema.SCORES))
     try:
         write_table(out / OUTPUTS[1], selection)
@@ -60,7 +60,7 @@ def _check_out(out: Path, table: Path, overwrite: bool) -> None:
         raise ArtifactError(f"{out} is a file; --out names a folder")
     if table.is_dir() and out.resolve() == table.resolve():
         raise ArtifactError(
-            f"{out} holds the table, of which the results would become parts; give another --out"
+            f"{out} holds the table; results would be read as parts of it; give another --out"
         )
     if (out / "stages").is_dir():
         raise ArtifactError(

@@ -129,20 +129,22 @@ def _references(
         target=[s.target for s in samples],
         items=len(titles),
     )
-    words = references.title_vectors(titles)
-    ranks: dict[str, ByName] = {"popularity": {}, "cooccurrence": {}, "title_likeness": {}}
+    known = references.Known(train, titles)
+    ranks: dict[str, ByName] = {name: {} for name in references.REFERENCES}
     users, groups = {}, {}
     for split in splits:
         samples = load_samples(corpus, split)
         history, target = [s.history for s in samples], [s.target for s in samples]
-        out = [s.excluded for s in samples]
-        asked: dict[str, Any] = {"history": history, "target": target, "excluded": out}
-        ranks["popularity"][split] = references.popularity_ranks(train, target=target, excluded=out)
-        ranks["cooccurrence"][split] = references.cooccurrence_ranks(train, **asked)
-        ranks["title_likeness"][split] = references.title_ranks(words, **asked)
+        for name, by_split in ranks.items():
+            by_split[split] = references.reference_ranks(
+                name,
+                known,
+                history=history,
+                target=target,
+                excluded=[s.excluded for s in samples],
+            )
         users[split] = load_users(corpus, split)
-        counts = references.item_counts(train)
-        groups[split] = ranking.sample_groups(target, history=history, train_counts=counts)
+        groups[split] = ranking.sample_groups(target, history=history, train_counts=known.counts)
     return ranks, users, groups
 
 

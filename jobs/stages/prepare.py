@@ -12,7 +12,7 @@ from minirec.errors import CorpusError
 from minirec.store.run import Run, flatten
 
 if TYPE_CHECKING:
-    from minirec.config.run import CorpusConfig
+    from minirec.config.corpus import CorpusConfig
 
 
 def made_with(run: Run, corpus: CorpusConfig) -> bool:

@@ -10,7 +10,7 @@ from jobs.stages.gradients import gradient_inputs
 
 if TYPE_CHECKING:
     from jobs.cluster.session import Session
-    from minirec.config.run import SelectionConfig
+    from minirec.config.selection import SelectionConfig
     from minirec.selection.pipeline import Diversity, Say
 
 

@@ -12,7 +12,8 @@ from minirec.errors import ConfigError, EngineError
 from minirec.store.files import check_folder, intact, read_json, remove, write_json
 
 if TYPE_CHECKING:
-    from minirec.config.run import Config, TrainingConfig
+    from minirec.config.run import Config
+    from minirec.config.training import TrainingConfig
 
 
 def learning_rate(training: TrainingConfig, config: Config) -> float:

@@ -7,19 +7,27 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from minirec.config.choices import Source
 from minirec.config.section import PathText, Section
 
 
 class DemoConfig(Section):
     """The generated corpus with planted truth (`minirec.corpus.demo`)."""
 
-    users: int = Field(420, ge=20, description="number of users")
-    items: int = Field(300, ge=20, description="number of items")
-    tastes: int = Field(10, ge=2, description="number of latent tastes")
-    events_per_user: int = Field(8, ge=3, description="mean number of events of a user")
-    trivial: float = Field(0.1, ge=0, le=1, description="share of events on the bestsellers")
-    noise: float = Field(0.25, ge=0, le=1, description="share of events drawn at random")
-    duplicates: float = Field(0.15, ge=0, le=1, description="share of users that copy another")
+    users: int = Field(420, ge=20)
+    """Number of users of the demo corpus."""
+    items: int = Field(300, ge=20)
+    """Number of items of the demo corpus."""
+    tastes: int = Field(10, ge=2)
+    """Number of latent tastes of the demo's users."""
+    events_per_user: int = Field(8, ge=3)
+    """Mean number of events of a user."""
+    trivial: float = Field(0.1, ge=0, le=1)
+    """Share of events that are bestsellers."""
+    noise: float = Field(0.25, ge=0, le=1)
+    """Share of events that are drawn at random."""
+    duplicates: float = Field(0.15, ge=0, le=1)
+    """Share of users that copy the events of another user."""
 
     @model_validator(mode="after")
     def _shares(self) -> DemoConfig:
@@ -36,47 +44,50 @@ class DemoConfig(Section):
 class CorpusConfig(Section):
     """Where interactions come from and how they become samples."""
 
-    source: Literal["amazon", "movielens", "recbole", "table", "demo"] = Field(
-        "demo", description="format of the files; table: any, with columns; demo: generated"
-    )
-    path: PathText | None = Field(None, description="folder with the source's files")
-    ratings: PathText | None = Field(None, description="interactions file; default: found in path")
-    metadata: PathText | None = Field(None, description="catalogue file; default: found in path")
-    columns: dict[str, str] = Field(
-        default_factory=dict,
-        description="for sources table and recbole: user, item, rating, time, order, title, text "
-        "-> column of the file; order takes the place of time where events have none: a column of "
-        "whole numbers, or file for the order of the rows; catalogue_item: the item column of the "
-        "catalogue, if it has another name",
-    )
-    category: str | None = Field(None, description="name of the domain, words the prompts")
-    download: bool | Literal["5core"] = Field(
-        False, description="fetch the Amazon 2023 category; 5core: users and items with 5 events"
-    )
-    start: str | None = Field(None, description="first day kept, YYYY-MM-DD, UTC")
-    end: str | None = Field(None, description="first day no longer kept, YYYY-MM-DD, UTC")
-    k_core: int = Field(1, ge=1, description="each user and item keeps at least this many events")
-    history: int = Field(10, ge=1, description="most recent events shown to the policy")
-    min_history: int = Field(1, ge=1, description="events a user needs before a target counts")
-    same_time: Literal["exclude", "keep"] = Field(
-        "exclude",
-        description="other events of the target's user and time: exclude them from history and "
-        "ranking (the task is the next visit), or keep those that ties places before the target "
-        "in the history (the task is the next event)",
-    )
-    ties: Literal["hash", "key", "file"] = Field(
-        "hash",
-        description="order of a user's events of one time: by a hash that says nothing, by item "
-        "key, or as in the files",
-    )
-    min_rating: float | None = Field(None, description="events rated below are dropped")
-    rating_range: tuple[float, float] = Field((0.0, 5.0), description="lowest and highest rating")
-    max_rejected: float = Field(0.01, ge=0, le=1, description="share of malformed rows that stops")
-    split: tuple[float, float, float] | Literal["leave_one_out"] = Field(
-        (0.8, 0.1, 0.1),
-        description="shares of train, valid and test over all samples by time; leave_one_out: a "
-        "user's last time is test, the one before it valid",
-    )
+    source: Source = "demo"
+    """Where the interactions come from."""
+    path: PathText | None = None
+    """Folder with the files of the source."""
+    ratings: PathText | None = None
+    """File with the interactions; null finds it in corpus.path."""
+    metadata: PathText | None = None
+    """File with the catalogue; null finds it in corpus.path."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Columns of the files for the sources table and recbole, {role: column}, with the roles user,
+    item, rating, time, order, title, text and catalogue_item. order takes the place of time where
+    events have none: a column of whole numbers, or file for the order of the rows. catalogue_item
+    is the item column of the catalogue, if it has another name there."""
+    category: str | None = None
+    """Name of the domain, which prompts use; null takes it from the files."""
+    download: bool | Literal["5core"] = False
+    """Whether the Amazon 2023 category is downloaded; 5core takes its subset in which each user and
+    item has 5 events."""
+    start: str | None = None
+    """First day that is kept, YYYY-MM-DD, UTC; null keeps the earliest."""
+    end: str | None = None
+    """First day that is dropped, YYYY-MM-DD, UTC; null keeps the latest."""
+    k_core: int = Field(1, ge=1)
+    """Smallest number of events of each user and item that is kept."""
+    history: int = Field(10, ge=1)
+    """Number of most recent events that the policy is shown."""
+    min_history: int = Field(1, ge=1)
+    """Number of earlier events that a user needs before an event is a target."""
+    same_time: Literal["exclude", "keep"] = "exclude"
+    """Other events of the target's user and time: exclude leaves them out of history and ranking
+    (the task is the next visit); keep shows those that ties places before the target (the task is
+    the next event)."""
+    ties: Literal["hash", "key", "file"] = "hash"
+    """Order of a user's events of one time: hash is arbitrary but fixed, key sorts by item key,
+    file keeps the order of the files."""
+    min_rating: float | None = None
+    """Events with a lower rating are dropped; null keeps all."""
+    rating_range: tuple[float, float] = (0.0, 5.0)
+    """Lowest and highest valid rating."""
+    max_rejected: float = Field(0.01, ge=0, le=1)
+    """Share of malformed rows above which the command stops."""
+    split: tuple[float, float, float] | Literal["leave_one_out"] = (0.8, 0.1, 0.1)
+    """Shares of train, valid and test over all samples by time; leave_one_out puts the last time of
+    each user in test and the one before it in valid."""
     demo: DemoConfig = DemoConfig()
 
     @field_validator("start", "end", mode="before")

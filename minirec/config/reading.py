@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from minirec.config.choices import OWN, Choices
 from minirec.config.run import Config
 from minirec.errors import ConfigError
 from minirec.store.remote import located
@@ -23,7 +24,7 @@ PLAINER = {
     "too_short": "it is empty",
     "dict_type": "expected names with values, {name: value}",
 }
-"""Instead of what pydantic says."""
+"""Plainer words for the errors of pydantic."""
 PRESETS = Path(__file__).parent / "presets"
 
 
@@ -53,10 +54,10 @@ def load(path: str | Path | None = None, overrides: list[str] | None = None) -> 
 
 
 def preset_values(preset: str) -> dict[str, Any]:
-    """What a preset sets, as a tree.
+    """The settings of a preset, as a tree.
 
     Raises:
-        ConfigError: there is none of this name.
+        ConfigError: no preset has this name.
     """
     file = PRESETS / f"{preset}.yaml"
     if not file.exists():
@@ -135,10 +136,10 @@ def valid_keys(model: type[BaseModel] = Config, prefix: str = "") -> list[str]:
 
 
 def check_keys(overrides: list[str]) -> None:
-    """Refuse ``key=value`` with an unknown key, where the other settings are not at hand.
+    """Refuse ``key=value`` with an unknown key, without reading the other settings.
 
     Raises:
-        ConfigError: with the nearest one.
+        ConfigError: names the nearest key.
     """
     keys = valid_keys()
     for word in overrides:
@@ -148,12 +149,12 @@ def check_keys(overrides: list[str]) -> None:
 
 
 def _kinds(field: FieldInfo) -> tuple[Any, ...]:
-    """What a setting may be: its type and, of a union, each of them."""
+    """The types that a setting may have: its own and, of a union, each member."""
     return (field.annotation, *get_args(field.annotation))
 
 
 def _sections(field: FieldInfo) -> list[type[BaseModel]]:
-    """The section that a key stands for, if it does; it may also be null."""
+    """The section that a setting is, if it is one; such a setting may also be null."""
     return [k for k in _kinds(field) if isinstance(k, type) and issubclass(k, BaseModel)]
 
 
@@ -178,15 +179,21 @@ def _at(tree: Any, key: str) -> Any:
 
 
 def _meaning(key: str) -> str:
-    """The description of a setting, with the words that it may be."""
+    """The description of a setting and the words that it takes, each with its meaning if known."""
     *parents, leaf = key.split(".")
     model: type[BaseModel] = Config
     for name in parents:
         model = _sections(model.model_fields[name])[0]
     field = model.model_fields[leaf]
-    choices = [c for kind in _kinds(field) if get_origin(kind) is Literal for c in get_args(kind)]
-    words = f" ({', '.join(map(str, choices))})" if choices else ""
-    return f"{field.description or ''}{words}"
+    text = " ".join((field.description or "").split())
+    words = [w for kind in _kinds(field) if get_origin(kind) is Literal for w in get_args(kind)]
+    if words:
+        text += f" ({', '.join(map(str, words))})"
+    parts = [field.metadata, *(getattr(kind, "__metadata__", ()) for kind in _kinds(field))]
+    for choices in (one for part in parts for one in part if isinstance(one, Choices)):
+        text += "".join(f"\n{name}: {meaning}" for name, meaning in choices.meanings().items())
+        text += f"\n{OWN}: A function of your own." if choices.own else ""
+    return text
 
 
 def _explain(error: ValidationError) -> str:
@@ -199,7 +206,7 @@ def _explain(error: ValidationError) -> str:
         return f"{key} is not a setting; {_advice(key)}"
     message = PLAINER.get(first["type"], first["msg"].removeprefix("Value error, "))
     while key and key not in valid_keys() and key.rpartition(".")[0] in valid_keys():
-        key = key.rpartition(".")[0]  # below a setting is the kind that pydantic tried
+        key = key.rpartition(".")[0]  # pydantic appends the type that it tried
     if not key or first["type"] == "value_error":
         return f"{key}: {message}" if key else message
     if first["type"] == "model_type":
@@ -208,7 +215,7 @@ def _explain(error: ValidationError) -> str:
 
 
 def _advice(unknown: str) -> str:
-    """The key that was meant, or those of the section."""
+    """The key that the user probably meant, or all keys of the section."""
     keys = valid_keys()
     *parents, leaf = unknown.split(".")
     prefix = "".join(f"{parent}." for parent in parents)

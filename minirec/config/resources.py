@@ -20,39 +20,38 @@ class ResourcesConfig(Section):
     But for `gpus_per_engine`, from which `rollout.adapter` follows where it is auto.
     """
 
-    engines: PositiveInt | tuple[PositiveInt, PositiveInt] | Auto = Field(
-        "auto", description="rollout engines; [2, 8]: at least two, up to eight where there is room"
-    )
-    gpus_per_engine: float | Auto = Field(
-        0.0, description="0: the CPU; 0.5 shares a GPU; 2 and more are tensor parallel"
-    )
-    cpus_per_engine: int = Field(1, ge=1, description="also the threads of a CPU engine")
-    scorers: PositiveInt | Auto = Field("auto", description="parallel scoring actors")
-    gpus_per_scorer: float | Auto = Field(0.0, description="0 to 1")
-    cpus_per_scorer: int = Field(
-        1, ge=1, description="also its threads, so that bytes do not depend on the machine"
-    )
-    training_workers: PositiveInt | Auto = Field(
-        "auto",
-        description="workers of proxy, train and gradients; a single one also evaluates the trials "
-        "of a sweep or comparison on one machine",
-    )
-    gpus_per_worker: float | Auto = Field(0.0, description="0 to 1")
-    cpus_per_worker: PositiveInt | Auto = Field(
-        "auto", description="also its threads; auto: its share of this machine, one on a cluster"
-    )
-    zero_stage: Literal[0, 1, 2, 3] = Field(0, description="DeepSpeed's, of the training workers")
-    gpu: Literal["H200", "H100", "A100-80", "L40S", "A10G", "L4"] | None = Field(
-        None, description="GPU that `plan` estimates for; default: that of this machine"
-    )
-    wait_s: float = Field(
-        300, gt=0, description="seconds that a busy or growing cluster has to make room"
-    )
-    autoscaling: bool = Field(
-        False,
-        description="whether an autoscaler adds nodes to the cluster; then nothing is refused for "
-        "being larger than the nodes of the moment",
-    )
+    engines: PositiveInt | tuple[PositiveInt, PositiveInt] | Auto = "auto"
+    """Number of rollout engines; [2, 8] takes at least two, and up to eight where there is room;
+    auto chooses from the nodes."""
+    gpus_per_engine: float | Auto = 0.0
+    """GPUs of an engine: 0 computes on the CPU, 0.5 shares a GPU, 2 and more are tensor parallel;
+    auto takes whole ones, or halves of a single one."""
+    cpus_per_engine: int = Field(1, ge=1)
+    """CPU cores of an engine, and threads of an engine on CPUs."""
+    scorers: PositiveInt | Auto = "auto"
+    """Number of parallel scoring actors; auto chooses from the nodes."""
+    gpus_per_scorer: float | Auto = 0.0
+    """GPUs of a scoring actor, 0 to 1; auto chooses from the nodes."""
+    cpus_per_scorer: int = Field(1, ge=1)
+    """CPU cores and threads of a scoring actor; the bytes of its results depend on this number, not
+    on the machine's cores."""
+    training_workers: PositiveInt | Auto = "auto"
+    """Number of workers of proxy, train and gradients; a single one also evaluates the trials of a
+    sweep or comparison on one machine; auto chooses from the nodes."""
+    gpus_per_worker: float | Auto = 0.0
+    """GPUs of a training worker, 0 to 1; auto chooses from the nodes."""
+    cpus_per_worker: PositiveInt | Auto = "auto"
+    """CPU cores and threads of a training worker; auto takes its share of this machine, or one on a
+    cluster."""
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    """ZeRO stage of DeepSpeed in the training workers."""
+    gpu: Literal["H200", "H100", "A100-80", "L40S", "A10G", "L4"] | None = None
+    """GPU that `minirec plan` estimates for; null takes that of this machine."""
+    wait_s: float = Field(300, gt=0)
+    """Seconds that the command waits for room on a busy or growing cluster."""
+    autoscaling: bool = False
+    """Whether an autoscaler adds nodes to the cluster; then a run may ask for more than the present
+    nodes hold."""
 
     @field_validator("engines", mode="before")
     @classmethod

@@ -7,75 +7,66 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from minirec.config.choices import ItemCandidates
 from minirec.config.section import Section
-
-ItemCandidates = Literal["batch", "corrected", "catalogue"]
-"""Names of `minirec.rl.losses.CANDIDATES`; here, so that reading a config loads no torch."""
 
 
 class TrainingConfig(Section):
     """Curriculum GRPO (method, section 7). Also the settings of the proxy."""
 
-    start: Literal["base", "proxy"] = Field(
-        "base", description="proxy: go on with the proxy's adapter, so that its steps count too"
-    )
-    steps: int | None = Field(None, ge=1, description="optimizer steps; default: from epochs")
-    epochs: float = Field(1.0, gt=0, description="passes over the selection if steps is not set")
-    prompts_per_step: int = Field(32, ge=1, description="of all workers together")
-    rollouts_per_prompt: int = Field(4, ge=2, description="G, the size of a group")
-    prompts_per_micro_batch: int = Field(
-        16, ge=1, description="in one pass of a worker; bounds its memory, changes only rounding"
-    )
-    learning_rate: float | None = Field(
-        None, gt=0, description="peak; default: 2e-3 for the demo model, 1e-4 for others"
-    )
-    lr_warmup_steps: int = Field(3, ge=0, description="steps until the peak")
-    lr_schedule: Literal["constant", "linear", "cosine"] = Field(
-        "linear", description="course of the learning rate after warm-up; the latter two end at 0"
-    )
-    weight_decay: float = Field(0.0, ge=0, description="of AdamW")
-    max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to it")
-    advantage_floor: float = Field(1e-3, gt=0, description="least standard deviation of a group")
-    scale_advantage: bool = Field(True, description="divide by the standard deviation")
-    clip_low: float = Field(0.2, gt=0, lt=1, description="a ratio below 1 - it is clipped")
-    clip_high: float = Field(0.28, gt=0, description="a ratio above 1 + it is clipped")
-    importance_cap: float = Field(2.0, ge=1, description="largest weight of a token")
-    staleness: Literal[0, 1] = Field(
-        0, description="1: the next step is rolled out while this one trains, one update behind"
-    )
-    item_candidates: ItemCandidates = Field(
-        "batch",
-        description="candidates of the item loss: targets of the step; the same, corrected for how "
-        "often each is one; or all other items too, detached",
-    )
-    item_refresh_steps: int = Field(
-        1,
-        ge=1,
-        description="steps between encodings of the catalogue, in which rollouts are ranked",
-    )
-    checkpoint_steps: int = Field(10, ge=1, description="steps between checkpoints")
-    max_failures: int = Field(3, ge=0, description="restarts of the training workers")
-    step_deadline_s: float = Field(
-        900, gt=0, description="seconds that one step, or the start of a worker, may take"
-    )
-    validation_steps: int | None = Field(
-        None,
-        ge=1,
-        description="steps between validations; the last step has one; null: none",
-    )
-    validation_samples: int = Field(
-        256, ge=1, description="validation samples that are drawn at random"
-    )
-    validation_seed: int | None = Field(
-        None, ge=0, description="of that draw; null: the seed of the run"
-    )
-
-    patience: int | None = Field(
-        None,
-        ge=1,
-        description="validations without a better one after which training stops, with the "
-        "adapter of the best; null: all steps, the last adapter",
-    )
+    start: Literal["base", "proxy"] = "base"
+    """Weights that training starts from: the base model, or the proxy's adapter."""
+    steps: int | None = Field(None, ge=1)
+    """Number of optimizer steps; null computes it from epochs."""
+    epochs: float = Field(1.0, gt=0)
+    """Passes over the selection; has no effect where steps is set."""
+    prompts_per_step: int = Field(32, ge=1)
+    """Number of prompts in an optimizer step, over all workers."""
+    rollouts_per_prompt: int = Field(4, ge=2)
+    """Rollouts of each prompt, G, the size of a GRPO group."""
+    prompts_per_micro_batch: int = Field(16, ge=1)
+    """Number of prompts in one pass of a worker; bounds its memory and changes only rounding."""
+    learning_rate: float | None = Field(None, gt=0)
+    """Peak learning rate; null takes 2e-3 for the demo model and 1e-4 for others."""
+    lr_warmup_steps: int = Field(3, ge=0)
+    """Steps over which the learning rate rises to its peak."""
+    lr_schedule: Literal["constant", "linear", "cosine"] = "linear"
+    """Course of the learning rate after warm-up; linear and cosine fall to 0."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Weight decay of the AdamW optimizer."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Largest norm of the gradient; longer gradients are clipped."""
+    advantage_floor: float = Field(1e-3, gt=0)
+    """Smallest standard deviation that the advantages of a group are divided by."""
+    scale_advantage: bool = True
+    """Whether advantages are divided by the standard deviation of their group."""
+    clip_low: float = Field(0.2, gt=0, lt=1)
+    """Probability ratios below 1 - clip_low are clipped."""
+    clip_high: float = Field(0.28, gt=0)
+    """Probability ratios above 1 + clip_high are clipped."""
+    importance_cap: float = Field(2.0, ge=1)
+    """Largest importance weight of a token; larger ones are truncated."""
+    staleness: Literal[0, 1] = 0
+    """Updates by which rollouts are behind; 1 writes those of the next step while one trains."""
+    item_candidates: ItemCandidates = "batch"
+    """Items that the item loss compares the target with."""
+    item_refresh_steps: int = Field(1, ge=1)
+    """Steps between encodings of the item vectors by which rollouts are ranked."""
+    checkpoint_steps: int = Field(10, ge=1)
+    """Steps between checkpoints."""
+    max_failures: int = Field(3, ge=0)
+    """How often failed training workers are restarted before the run ends."""
+    step_deadline_s: float = Field(900, gt=0)
+    """Seconds that one step, or the start of a worker, may take."""
+    validation_steps: int | None = Field(None, ge=1)
+    """Steps between validations; the last step is always validated; null turns validation off."""
+    validation_samples: int = Field(256, ge=1)
+    """Number of validation samples, drawn at random."""
+    validation_seed: int | None = Field(None, ge=0)
+    """Seed of the draw of validation samples; null takes the seed of the run."""
+    patience: int | None = Field(None, ge=1)
+    """Validations without an improvement after which training stops and keeps the best adapter;
+    null trains all steps and keeps the last adapter."""
 
     def steps_on(self, samples: int) -> int:
         """Optimizer steps of a training on a selection of `samples`."""
@@ -122,5 +113,15 @@ class TrainingConfig(Section):
 class ProxyTrainingConfig(TrainingConfig):
     """As `training`, with a number of steps that does not follow from the subset."""
 
-    start: Literal["base"] = Field("base", description="the proxy has nothing to go on with")
-    steps: int | None = Field(30, ge=1, description="optimizer steps; null: from epochs")
+    start: Literal["base"] = "base"
+    """Weights that the training of the proxy starts from."""
+    steps: int | None = Field(30, ge=1)
+    """Optimizer steps of the proxy; null computes them from epochs."""
+
+
+class ProxyConfig(Section):
+    """The proxy policy (method, section 2): GRPO on a small random subset."""
+
+    samples: int = Field(256, ge=1)
+    """Number of training samples, drawn at random, of the proxy."""
+    training: ProxyTrainingConfig = ProxyTrainingConfig()

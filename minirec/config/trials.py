@@ -6,7 +6,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     BeforeValidator,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -16,23 +15,8 @@ from pydantic import (
     ValidationInfo,
 )
 
+from minirec.config.choices import Compared, Learnability, Reference
 from minirec.config.section import Section
-
-Baseline = Literal[
-    "random",
-    "random_live",
-    "top_reward",
-    "hit_variance",
-    "grad_norm",
-    "el2n",
-    "kmeans",
-    "kcenter",
-    "ccs",
-    "less",
-]
-Compared = Literal["minirec", "paper", Baseline]
-Reference = Literal[Compared, "full"]
-Learnability = Literal["gaussian", "gaussian_live", "hit_variance"]
 
 
 def _listed(section: str) -> BeforeValidator:
@@ -65,13 +49,7 @@ SweepList, CompareList = _listed("sweep"), _listed("compare")
 Concurrent = Annotated[PositiveInt | Literal["auto"], BeforeValidator(_concurrent)]
 
 
-class Described(Section):
-    """A section whose settings are described by the docstrings beneath them."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
-
-class AshaConfig(Described):
+class AshaConfig(Section):
     """Asynchronous successive halving on validation NDCG@10 (arXiv 1810.05934)."""
 
     grace_fraction: float = Field(0.5, gt=0, lt=1)
@@ -81,7 +59,7 @@ class AshaConfig(Described):
     steps."""
 
 
-class SweepConfig(Described):
+class SweepConfig(Section):
     """Trials are all combinations of the lists; an empty list takes the value of the config."""
 
     budget: Annotated[tuple[StrictInt | StrictFloat, ...], SweepList] = ()
@@ -111,7 +89,7 @@ class SweepConfig(Described):
         return any((self.budget, self.alpha, self.groups, self.learnability, self.seeds))
 
 
-class CompareConfig(Described):
+class CompareConfig(Section):
     """Trials are all methods x budgets x seeds, in one table or two, and full data per seed."""
 
     methods: Annotated[tuple[Compared, ...], CompareList] = ()

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from minirec.config.run import CorpusConfig
+from minirec.config.corpus import CorpusConfig
 from minirec.corpus.events import Events, filter_events
 from minirec.corpus.schema import SAMPLES, SAMPLES_WITH_SAME_TIME
 from minirec.errors import CorpusError

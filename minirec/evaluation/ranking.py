@@ -103,7 +103,7 @@ def sample_groups(
     Args:
         target: (N,) item of each sample.
         history: N lists of items.
-        train_counts: (V,) users who have each item in the train split (`references.item_counts`).
+        train_counts: (V,) users who have each item in the train split (`references.Known.counts`).
 
     Returns:
         name -> (N,) bool. ``warm``, ``cold``: the target is seen in train or not. ``repeat``,

@@ -1,13 +1,17 @@
 """References that need no LLM: popularity, item-to-item co-occurrence (method, section 9), titles.
 
-All rank the whole catalogue without the items that do not compete with the target
-(`Sample.excluded`); ties count against the target: rank = 1 + #{v != y: s_v >= s_y}.
+A reference is a function ``(known, history) -> (scores, ties)`` of what is `Known` and of B
+histories (lists of items, oldest first): scores (B, V) float64 that order the catalogue, and (V,)
+float64 that order items of equal scores. `reference_ranks` makes ranks of it. A new one is a
+function here and a line in `REFERENCES` at the end; each evaluation has all of them.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 
 import numpy as np
@@ -16,6 +20,7 @@ from scipy import sparse
 
 History = Sequence[Sequence[int]]
 Ranks = NDArray[np.int64]
+Scores = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 def interactions(
@@ -36,7 +41,7 @@ def interactions(
     _same("user", len(np.asarray(user)), len(wanted))
     _same("history", len(history), len(wanted))
     _, row = np.unique(np.asarray(user), return_inverse=True)
-    seen = _indicator(history, items).tocoo()
+    seen = _rows(history, items).tocoo()
     rows = np.concatenate([row, row[seen.row]])
     columns = np.concatenate([wanted, seen.col])
     matrix = sparse.csr_matrix(
@@ -46,20 +51,96 @@ def interactions(
     return matrix
 
 
-def item_counts(train: sparse.csr_matrix) -> NDArray[np.int64]:
-    """Users of each item: (V,) int64, from `interactions`."""
-    return np.asarray(train.sum(axis=0)).ravel().astype(np.int64)
+@dataclass(frozen=True)
+class Known:
+    """What the references know.
+
+    train: (U, V) from `interactions`.
+    titles: V titles.
+    """
+
+    train: sparse.csr_matrix
+    titles: Sequence[str]
+
+    @cached_property
+    def counts(self) -> NDArray[np.float64]:
+        """(V,) users who have each item in the train split."""
+        return np.asarray(self.train.sum(axis=0)).ravel().astype(np.float64)
+
+    @cached_property
+    def shares(self) -> sparse.csr_matrix:
+        """(U, V) the train matrix over the square root of the counts."""
+        return (self.train @ sparse.diags(1 / np.sqrt(np.maximum(self.counts, 1)))).tocsr()
+
+    @cached_property
+    def words(self) -> sparse.csr_matrix:
+        """Unit TF-IDF vectors (V, words) float64 of the titles; a title without a word is zero.
+
+        A script without spaces makes one word of a title, which then is like its equals only.
+        """
+        if not any(re.search(r"\w", title) for title in self.titles):  # the vectorizer refuses it
+            return sparse.csr_matrix((len(self.titles), 1))
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        return TfidfVectorizer(sublinear_tf=True, token_pattern=r"\w+").fit_transform(self.titles)
 
 
-def popularity_ranks(
-    train: sparse.csr_matrix, *, excluded: History, target: ArrayLike, block: int = 256
+def popularity(known: Known, history: History) -> Scores:
+    """Number of train users of an item."""
+    return np.broadcast_to(known.counts, (len(history), len(known.counts))), known.counts
+
+
+def cooccurrence(known: Known, history: History) -> Scores:
+    """Cosine co-occurrence with the history; ties by popularity.
+
+    ``s_v = sum over distinct h in history, h != v, of n(h and v) / sqrt(n(h) n(v))``, n counting
+    users. The item-to-item matrix is never built: with X = `Known.shares`, s = (H X^T) X.
+    """
+    indicator = _rows(history, len(known.counts))
+    indicator.data[:] = 1
+    scores = (indicator @ known.shares.T @ known.shares).toarray()
+    scores -= (indicator.toarray() > 0) & (known.counts > 0)  # an item's cosine with itself
+    # Rounding keeps equal scores equal, whatever order they were summed in.
+    return scores.round(10), known.counts
+
+
+def title_likeness(known: Known, history: History) -> Scores:
+    """Likeness of an item's title to the titles of the history, the latest weighed most.
+
+    ``s_v = sum over entries h of the history, h != v, of cos(h, v) / (1 + age of h)``, the latest
+    of age 0. It learns nothing from users, so it shows how far words alone go.
+    """
+    vectors = known.words
+    items = vectors.shape[0]
+    lengths = np.asarray(vectors.multiply(vectors).sum(axis=1)).ravel()  # 1, or 0 without a word
+    ages = [range(len(h) - 1, -1, -1) for h in history]
+    entries = _rows(history, items, np.array([1 / (1 + age) for a in ages for age in a]))
+    scores = (entries @ vectors @ vectors.T).toarray()
+    scores -= entries.multiply(lengths).toarray()  # an item's cosine with itself
+    # Rounding keeps equal scores equal, whatever order they were summed in.
+    return scores.round(10), np.zeros(items)
+
+
+def reference_ranks(
+    name: str,
+    known: Known,
+    *,
+    history: History,
+    target: ArrayLike,
+    excluded: History,
+    block: int = 256,
 ) -> Ranks:
-    """Rank of each target if items are ordered by their number of train users.
+    """Rank of each target in the order of a reference.
+
+    The whole catalogue is ranked, without the items that do not compete with the target. Ties
+    that remain count against the target: rank = 1 + #{v != y: s_v >= s_y}.
 
     Args:
-        train: (U, V) from `interactions`.
-        excluded: N lists of items that do not compete with the target (`Sample.excluded`).
+        name: of `REFERENCES`.
+        known: what the references know.
+        history: N lists of items, oldest first.
         target: (N,) items.
+        excluded: N lists of items that do not compete with the target (`Sample.excluded`).
         block: samples ranked at once; memory is O(block x V).
 
     Returns:
@@ -68,102 +149,16 @@ def popularity_ranks(
     Raises:
         ValueError: lengths differ, or an item is outside 0..V-1.
     """
-    counts = item_counts(train).astype(np.float64)
-    wanted = _items("target", target, len(counts))
-    _same("excluded", len(excluded), len(wanted))
-    ranks = np.empty(len(wanted), dtype=np.int64)
-    for start in range(0, len(wanted), block):
-        part = slice(start, start + block)
-        out = _indicator(excluded[part], len(counts)).toarray() > 0
-        scores = np.broadcast_to(counts, out.shape)
-        ranks[part] = _rank(scores, scores, wanted[part], out)
-    return ranks
-
-
-def cooccurrence_ranks(
-    train: sparse.csr_matrix,
-    *,
-    history: History,
-    target: ArrayLike,
-    excluded: History,
-    block: int = 256,
-) -> Ranks:
-    """Rank of each target if items are ordered by cosine co-occurrence with the history.
-
-    ``s_v = sum over distinct h in history, h != v, of n(h and v) / sqrt(n(h) n(v))``, n counting
-    users; ties ordered by popularity, the rest of them against the target. The item-to-item matrix
-    is never built: with X the train matrix over the square root of the counts, s = (H X^T) X.
-
-    Args:
-        history: N lists of items.
-
-    Other arguments, result and errors as for `popularity_ranks`.
-    """
-    counts = item_counts(train).astype(np.float64)
-    wanted = _items("target", target, len(counts))
-    _same("history", len(history), len(wanted))
-    _same("excluded", len(excluded), len(wanted))
-    scaled = (train @ sparse.diags(1 / np.sqrt(np.maximum(counts, 1)))).tocsr()
-    ranks = np.empty(len(wanted), dtype=np.int64)
-    for start in range(0, len(wanted), block):
-        part = slice(start, start + block)
-        indicator = _indicator(history[part], len(counts))
-        seen = indicator.toarray() > 0
-        scores = (indicator @ scaled.T @ scaled).toarray()
-        scores -= seen & (counts > 0)  # an item's cosine with itself
-        out = _indicator(excluded[part], len(counts)).toarray() > 0
-        # Rounding keeps equal scores equal, whatever order they were summed in.
-        ranks[part] = _rank(scores.round(10), np.broadcast_to(counts, out.shape), wanted[part], out)
-    return ranks
-
-
-def title_vectors(titles: Sequence[str]) -> sparse.csr_matrix:
-    """Unit TF-IDF vectors (V, words) float64 of titles; a title without a word is zero.
-
-    A script without spaces makes one word of a title, which then is like its equals only.
-    """
-    if not any(re.search(r"\w", title) for title in titles):  # which the vectorizer refuses
-        return sparse.csr_matrix((len(titles), 1))
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
-    return TfidfVectorizer(sublinear_tf=True, token_pattern=r"\w+").fit_transform(titles)
-
-
-def title_ranks(
-    vectors: sparse.csr_matrix,
-    *,
-    history: History,
-    target: ArrayLike,
-    excluded: History,
-    block: int = 256,
-) -> Ranks:
-    """Rank of each target if items are ordered by how alike their titles are to the history's.
-
-    ``s_v = sum over entries h of the history, h != v, of cos(h, v) / (1 + age of h)``, the latest
-    of age 0. Nothing is learnt of users, so this tells how far words alone go.
-
-    Args:
-        vectors: (V, words) of `title_vectors`.
-        history: N lists of items, oldest first.
-
-    Other arguments, result and errors as for `popularity_ranks`.
-    """
-    items = vectors.shape[0]
+    items = len(known.titles)
     wanted = _items("target", target, items)
     _same("history", len(history), len(wanted))
     _same("excluded", len(excluded), len(wanted))
-    lengths = np.asarray(vectors.multiply(vectors).sum(axis=1)).ravel()  # 1, or 0 without a word
     ranks = np.empty(len(wanted), dtype=np.int64)
     for start in range(0, len(wanted), block):
         part = slice(start, start + block)
-        ages = [range(len(h) - 1, -1, -1) for h in history[part]]
-        entries = _rows(history[part], np.array([1 / (1 + age) for a in ages for age in a]), items)
-        scores = (entries @ vectors @ vectors.T).toarray()
-        scores -= entries.multiply(lengths).toarray()  # an item's cosine with itself
-        out = _indicator(excluded[part], items).toarray() > 0
-        # Rounding keeps equal scores equal, whatever order they were summed in.
-        scores.round(10, out=scores)
-        ranks[part] = _rank(scores, np.broadcast_to(0.0, out.shape), wanted[part], out)
+        scores, ties = REFERENCES[name](known, history[part])
+        out = _rows(excluded[part], items).toarray() > 0
+        ranks[part] = _rank(scores, np.broadcast_to(ties, out.shape), wanted[part], out)
     return ranks
 
 
@@ -179,19 +174,13 @@ def _rank(
     return 1 + ahead.sum(axis=1)
 
 
-def _indicator(history: History, items: int) -> sparse.csr_matrix:
-    """(N, V) 1 where an item is in the history."""
-    matrix = _rows(history, np.ones(sum(map(len, history))), items)
-    matrix.data[:] = 1
-    return matrix
-
-
-def _rows(history: History, weights: NDArray, items: int) -> sparse.csr_matrix:
-    """(N, V) sums of the weights of each item's entries; `weights` are those of all entries."""
+def _rows(history: History, items: int, weights: NDArray | None = None) -> sparse.csr_matrix:
+    """(N, V) sums of the weights of each item's entries; `weights` of all entries, default 1."""
     lengths = [len(h) for h in history]
     columns = np.fromiter(chain.from_iterable(history), dtype=np.int64, count=sum(lengths))
     _items("history", columns, items)
     rows = np.repeat(np.arange(len(history)), lengths)
+    weights = np.ones(len(columns)) if weights is None else weights
     return sparse.csr_matrix((weights, (rows, columns)), shape=(len(history), items))
 
 
@@ -207,3 +196,11 @@ def _items(name: str, values: ArrayLike, items: int) -> NDArray[np.int64]:
 def _same(name: str, found: int, expected: int) -> None:
     if found != expected:
         raise ValueError(f"{name} has {found} rows; expected {expected}")
+
+
+REFERENCES: dict[str, Callable[[Known, History], Scores]] = {
+    "popularity": popularity,
+    "cooccurrence": cooccurrence,
+    "title_likeness": title_likeness,
+}
+"""By their names in ``ranks.parquet`` and ``evaluation.json``."""

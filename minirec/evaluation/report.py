@@ -16,7 +16,7 @@ import pyarrow as pa
 import yaml
 from markupsafe import Markup
 
-from minirec.config.run import ScoringConfig
+from minirec.config.scoring import ScoringConfig
 from minirec.corpus.split import same_time_sentences
 from minirec.errors import ArtifactError
 from minirec.evaluation import plots

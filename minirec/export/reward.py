@@ -2,17 +2,18 @@
 
 `minirec export` puts this file beside the data. It needs torch, transformers and numpy, nothing of
 minirec, and reads what lies beside it: ``scorer/`` (the policy, merged), ``items.npy`` (its unit
-vectors of all items) and ``reward.json``. The formula is that of arXiv 2505.16994: with h the
-hidden state at ``<answer>``, items are ranked by their cosine with h, without those that do not
-compete (the history, and what the user took together with the target); the reward is
-(1 - b) NDCG@m + b p(target), or what ``reward.json`` names.
+vectors of all items), ``ranking.py`` (the rewards of MiniRec itself) and ``reward.json``, which
+names one of them. With h the hidden state at ``<answer>``, items are ranked by their cosine with h,
+without those that do not compete: the history, and what the user took together with the target.
 
 Functions for TRL (`reward`), verl (`compute_score`) and OpenRLHF (`reward_func`).
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 ANSWER = "<answer>"
@@ -43,6 +43,12 @@ class Scorer:
         model = AutoModelForCausalLM.from_pretrained(path, trust_remote_code=trust)
         self.lm: Any = model.eval().requires_grad_(False).to(self.device)
         self.items = torch.from_numpy(np.load(folder / "items.npy")).to(self.device)
+        self.ranking = _module(folder / "ranking.py")
+        if (folder / "own_reward.py").exists():
+            _module(folder / "own_reward.py")
+        self.reward = self.ranking.reward_function(
+            self.settings["name"], softmax_weight=self.settings["softmax_weight"]
+        )
 
     def rewards(
         self,
@@ -66,8 +72,8 @@ class Scorer:
             for start in range(0, len(sequences), BATCH):
                 part = slice(start, start + BATCH)
                 hidden = self._hidden(sequences[part])
-                scores = F.normalize(hidden, dim=-1) @ self.items.T / self.settings["temperature"]
-                found += self._reward(scores, excluded[part], targets[part])
+                target = torch.tensor([int(t) for t in targets[part]])
+                found += self._rewards(hidden, excluded[part], target)
         return found
 
     def _tokens(self, prompt: str, completion: str) -> list[int]:
@@ -92,26 +98,27 @@ class Scorer:
         ).last_hidden_state
         return states[torch.arange(len(sequences)), mask.sum(1) - 1].float()
 
-    def _reward(
-        self, scores: Tensor, excluded: Sequence[Sequence[int]], targets: Sequence[int]
+    def _rewards(
+        self, hidden: Tensor, excluded: Sequence[Sequence[int]], target: Tensor
     ) -> list[float]:
-        at = torch.tensor([int(t) for t in targets], device=self.device)[:, None]
-        mine = scores.gather(1, at)
-        for row, ids in enumerate(excluded):
-            scores[row, torch.tensor([int(i) for i in ids], dtype=torch.int64)] = -torch.inf
-        scores.scatter_(1, at, mine)
-        rank = (scores >= mine).sum(1)  # ties count against the target
-        inside = rank <= self.settings["cutoff"]
-        name, b = self.settings["name"], self.settings["softmax_weight"]
-        if name == "reciprocal_rank":
-            reward = inside / rank
-        elif name.startswith("hit@"):
-            reward = (rank <= int(name[4:])).float()
-        else:
-            reward = inside / torch.log2(rank + 1.0)
-            if name == "ndcg_softmax":
-                reward = (1 - b) * reward + b * torch.softmax(scores, 1).gather(1, at)[:, 0]
-        return reward.tolist()
+        ranking, device = self.ranking, self.device
+        ids = [[int(i) for i in row] for row in excluded]
+        mask = ranking.excluded_mask(ids, target, items=len(self.items)).to(device)
+        scores = ranking.item_scores(
+            hidden, items=self.items, temperature=self.settings["temperature"]
+        )
+        found = ranking.rank_target(scores, target=target.to(device), mask=mask)
+        return self.reward(found, min(self.settings["cutoff"], len(self.items))).tolist()
+
+
+def _module(file: Path) -> Any:
+    """Import a file that lies beside this one; trainers do not put the folder on sys.path."""
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[file.stem] = module  # dataclasses and `own_reward:function` look it up there
+    spec.loader.exec_module(module)
+    return module
 
 
 def scorer(folder: Path | None = None) -> Scorer:

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minirec.config.run import ModelConfig
+from minirec.config.model import ModelConfig
 from minirec.corpus import prompts
 from minirec.model.recommender import Encoder, Policy, pad
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minirec.config.run import ModelConfig
+from minirec.config.model import ModelConfig
 from minirec.corpus import prompts
 from minirec.corpus.table import Catalogue, Sample
 from minirec.errors import ConfigError

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from minirec.config.resources import ResourcesConfig
-from minirec.config.run import Config, TrainingConfig
+from minirec.config.run import Config
+from minirec.config.training import TrainingConfig
 
 MEMORY_PER_PROCESS_GIB = 2.0  # an engine or scorer on the CPU with a small model
 

@@ -1,8 +1,7 @@
 """From the forward pass of a micro-batch to its losses: forward, reward, loss.
 
 To add a loss, write a function like `token_loss` and add it to `LOSSES`. To add a kind of
-candidates for the item loss, write one like `batch`, add it to `CANDIDATES` and add its name to
-`minirec.config.training.ItemCandidates`.
+candidates for the item loss, write one like `batch` and add it to `CANDIDATES`.
 """
 
 from __future__ import annotations
@@ -15,8 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from minirec.config.run import TrainingConfig
-from minirec.config.training import ItemCandidates
+from minirec.config.training import TrainingConfig
 from minirec.rl import grpo
 from minirec.rl.group import Group, written_tokens
 from minirec.rl.ranker import Ranker, Targets
@@ -223,8 +221,14 @@ def batch(candidates: Candidates, targets: Targets) -> Rivals:
     """The distinct targets of the step."""
     ids = candidates.ids
     place = (targets.target[:, None] == ids[None]).int().argmax(1)
-    presence = None if candidates.log_presence is None else candidates.log_presence[ids]
-    return candidates.vectors, place, targets.mask[:, ids], presence
+    return candidates.vectors, place, targets.mask[:, ids], None
+
+
+def corrected(candidates: Candidates, targets: Targets) -> Rivals:
+    """The distinct targets of the step, corrected for how often each item is one."""
+    assert candidates.log_presence is not None
+    vectors, place, excluded, _ = batch(candidates, targets)
+    return vectors, place, excluded, candidates.log_presence[candidates.ids]
 
 
 def catalogue(candidates: Candidates, targets: Targets) -> Rivals:
@@ -233,9 +237,9 @@ def catalogue(candidates: Candidates, targets: Targets) -> Rivals:
     return vectors, targets.target, targets.mask, None
 
 
-CANDIDATES: dict[ItemCandidates, Callable[[Candidates, Targets], Rivals]] = {
+CANDIDATES: dict[str, Callable[[Candidates, Targets], Rivals]] = {
     "batch": batch,
-    "corrected": batch,  # with `log_presence`
+    "corrected": corrected,
     "catalogue": catalogue,
 }
 """What the setting `item_candidates` can be."""

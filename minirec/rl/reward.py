@@ -1,17 +1,20 @@
-"""Rewards of rollouts by full ranking of the catalogue (arXiv 2505.16994; method, section 1)."""
+"""Rewards of rollouts by full ranking of the catalogue (arXiv 2505.16994; method, section 1).
+
+`minirec export` copies this file into the folders that it writes, so it needs torch alone. A reward
+is a function ``(ranking, cutoff) -> (B,) float32``; a new one is a function here and a line in
+`REWARDS` at the end, or a function of yours that the setting names as ``package.module:function``.
+"""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from minirec.config.run import RewardConfig
-from minirec.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -63,30 +66,57 @@ def rank_target(scores: Tensor, *, target: Tensor, mask: Tensor) -> Ranking:
     return Ranking(rank, torch.exp(own[:, 0] - torch.logsumexp(scores, 1)))
 
 
+def ndcg_softmax(ranking: Ranking, cutoff: int, *, softmax_weight: float) -> Tensor:
+    """(1 - b) NDCG@m + b p(target), with b = reward.softmax_weight and m = reward.cutoff."""
+    return (1 - softmax_weight) * ndcg(ranking, cutoff) + softmax_weight * ranking.probability
+
+
 def ndcg(ranking: Ranking, cutoff: int) -> Tensor:
-    """NDCG@m with one relevant item: 1/log2(rank + 1) up to rank m, else 0; (B,) float32."""
+    """NDCG@m with one relevant item: 1 / log2(rank + 1) up to rank m, else 0."""
     gain = 1 / torch.log2(ranking.rank.float() + 1)
     return torch.where(ranking.rank <= cutoff, gain, torch.zeros_like(gain))
 
 
-def reward_function(config: RewardConfig) -> RewardFunction:
-    """The reward by name: ndcg, reciprocal_rank, hit@k, ndcg_softmax, or package.module:function.
+def reciprocal_rank(ranking: Ranking, cutoff: int) -> Tensor:
+    """1 / rank up to rank m, else 0."""
+    return 1 / ranking.rank.float() * (ranking.rank <= cutoff)
+
+
+def hit(ranking: Ranking, cutoff: int) -> Tensor:
+    """1 up to rank K, else 0; reward.cutoff has no effect."""
+    return (ranking.rank <= cutoff).float()
+
+
+def reward_function(name: str, *, softmax_weight: float) -> RewardFunction:
+    """The reward of a name in `REWARDS`, or a function of the user, ``package.module:function``.
+
+    Args:
+        name: a name ending in ``@K`` stands for all numbers K, which take the place of the cutoff.
+        softmax_weight: b of `ndcg_softmax`.
 
     Raises:
-        ConfigError: a function that cannot be imported.
+        ImportError: the function of the user cannot be imported.
     """
-    name = config.name
-    if name == "ndcg_softmax":
-        b = config.softmax_weight
-        return lambda ranking, m: (1 - b) * ndcg(ranking, m) + b * ranking.probability
-    if name == "ndcg":
-        return ndcg
-    if name == "reciprocal_rank":
-        return lambda ranking, m: 1 / ranking.rank.float() * (ranking.rank <= m)
-    if name.startswith("hit@"):
-        return lambda ranking, m: (ranking.rank <= int(name[4:])).float()
-    module, _, function = name.partition(":")
-    try:
-        return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"reward.name={name!r} cannot be imported: {error}") from None
+    module, colon, function = name.partition(":")
+    if colon:
+        try:
+            return getattr(importlib.import_module(module), function)
+        except (ImportError, AttributeError) as error:
+            raise ImportError(
+                f"reward.name={name!r} cannot be imported: {error}; correct the name, or add the "
+                f"folder of the module to PYTHONPATH"
+            ) from None
+    stem, at, number = name.partition("@")
+    if at:
+        return lambda ranking, _: REWARDS[f"{stem}@K"](ranking, int(number))
+    found = REWARDS[name]
+    return partial(found, softmax_weight=softmax_weight) if name == "ndcg_softmax" else found
+
+
+REWARDS: dict[str, Callable[..., Tensor]] = {
+    "ndcg_softmax": ndcg_softmax,
+    "ndcg": ndcg,
+    "reciprocal_rank": reciprocal_rank,
+    "hit@K": hit,
+}
+"""By the names of ``reward.name``; `minirec.config.choices` reads them from here."""

@@ -1,9 +1,10 @@
-"""Other ways to choose a subset, for comparison (method, section 8).
+"""Other methods of choosing a subset, for comparison (method, section 8).
 
-Each takes the same arguments and returns sample ids: ``method(features, budget=k, seed=s)`` ->
-(k,) int64, distinct, best first where the method has an order. Ties go to the lowest sample_id.
-Each raises `FeatureError` if the features lack what it needs, and `ValueError` if `budget` is
-outside 1..N.
+Each is a function ``method(features, budget=k, seed=s)`` that returns (k,) int64 sample ids,
+distinct, best first where the method has an order. Ties go to the lowest sample_id. It raises
+`FeatureError` if the features lack what it needs, and `ValueError` if `budget` is outside 1..N. A
+new method is a function here and a line in `METHODS` at the end, or a function of yours that the
+setting names as ``package.module:function``.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ Ids = NDArray[np.int64]
 
 
 def random(features: Features, *, budget: int, seed: int) -> Ids:
-    """Every subset is equally likely."""
+    """Any samples; every subset is equally likely."""
     _check(features, budget)
     return _generator(seed, "random").permutation(features.sample_id)[:budget]
 
 
 def random_live(features: Features, *, budget: int, seed: int) -> Ids:
-    """Uniform over the samples with a hit; if they are too few, filled up from the others.
+    """Samples with a hit, drawn evenly; others fill the budget up if these are too few.
 
-    The caller is to say so then: `pipeline.pick` does.
+    `pipeline.pick` tells the user where that happens.
     """
     _check(features, budget)
     order = _generator(seed, "random_live").permutation(len(features))
@@ -42,18 +43,18 @@ def random_live(features: Features, *, budget: int, seed: int) -> Ids:
 
 
 def full(features: Features, *, budget: int, seed: int) -> Ids:
-    """All N samples, whatever the budget: the reference that every subset is measured against."""
+    """All samples, whatever the budget: the reference that every subset is compared with."""
     _check(features, budget)
     return features.sample_id.copy()
 
 
 def top_reward(features: Features, *, budget: int, seed: int) -> Ids:
-    """Highest mean reward."""
+    """Samples with the highest mean reward."""
     return _highest(features, features.mean_reward, budget)
 
 
 def hit_variance(features: Features, *, budget: int, seed: int) -> Ids:
-    """Highest `learnability.hit_variance` (method, section 3)."""
+    """Samples whose rollouts are as likely to hit as not: highest p (1 - p) (method, section 3)."""
     return _highest(features, spread_of_hits(features), budget)
 
 
@@ -61,7 +62,7 @@ def spread_of_hits(features: Features) -> Floats:
     """`learnability.hit_variance` of the samples, (N,) float64; 0 for screened ones.
 
     Raises:
-        FeatureError: no sample has two rollouts, so nothing tells samples from luck.
+        FeatureError: no sample has two rollouts, so that a hit may be luck.
     """
     if features.rollouts.max() < 2:
         raise FeatureError(
@@ -69,18 +70,18 @@ def spread_of_hits(features: Features) -> Floats:
             "columns hits and rollouts"
         )
     spread = learnability.hit_variance(features.hits, rollouts=features.rollouts)
-    # Not the prior's mean, which is above that of samples that were seen to fail.
+    # Without a rollout p is the prior's mean, which is above that of samples whose rollouts failed.
     return np.where(features.screened, 0.0, spread)
 
 
 def grad_norm(features: Features, *, budget: int, seed: int) -> Ids:
-    """Longest gradient (GraNd, arXiv 2107.07075)."""
+    """Samples with the longest gradient (GraNd, arXiv 2107.07075)."""
     gradient = matrix("gradient", features.need("gradient", by="grad_norm"))
     return _highest(features, norms("gradient", gradient), budget)
 
 
 def el2n(features: Features, *, budget: int, seed: int) -> Ids:
-    """Largest error of the softmax over the catalogue (EL2N, arXiv 2107.07075)."""
+    """Samples with the largest error of the softmax over the catalogue (EL2N, arXiv 2107.07075)."""
     return _highest(features, features.need("el2n", by="el2n"), budget)
 
 
@@ -100,8 +101,8 @@ def kmeans(features: Features, *, budget: int, seed: int) -> Ids:
     """Nearest sample to each of k centroids of the unit embeddings, in the centroids' order.
 
     Lloyd's algorithm from k-means++, 30 rounds at most; where that would take minutes, from random
-    samples, and as few as 3 rounds. A sample that is nearest to two centroids stands for the
-    first; the other takes the nearest that is free.
+    samples, and with as few as 3 rounds. A sample that is nearest to two centroids is taken for
+    the first; the second centroid takes the nearest sample that is free.
     """
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
@@ -118,7 +119,7 @@ def kmeans(features: Features, *, budget: int, seed: int) -> Ids:
         random_state=seed_of(seed, "select", "kmeans"),
     )
     with warnings.catch_warnings():
-        # Fewer distinct embeddings than centroids: said of samples that repeat others.
+        # It warns where samples repeat others: fewer distinct embeddings than centroids.
         warnings.simplefilter("ignore", ConvergenceWarning)
         centroids = model.fit(unit).cluster_centers_
     return features.sample_id[_nearest_free(unit, centroids)]
@@ -141,7 +142,7 @@ HARDEST = 0.1
 
 
 def ccs(features: Features, *, budget: int, seed: int) -> Ids:
-    """Coverage-centric selection (arXiv 2210.15809).
+    """Samples from all strata of mean reward (coverage-centric selection, arXiv 2210.15809).
 
     The `HARDEST` share with the lowest mean reward is dropped, less if the budget would not be
     met. The others fall into `STRATA` strata of equal width in mean reward. From the smallest
@@ -167,7 +168,7 @@ def ccs(features: Features, *, budget: int, seed: int) -> Ids:
 
 
 def less(features: Features, *, budget: int, seed: int) -> Ids:
-    """Highest cosine of the LoRA gradient with the mean validation gradient (arXiv 2402.04333).
+    """Highest cosine of LoRA gradient and mean validation gradient (LESS, arXiv 2402.04333).
 
     Without LoRA gradients, those of the column `gradient` are taken. Samples without a gradient
     come last.
@@ -206,7 +207,7 @@ def _generator(seed: int, name: str) -> np.random.Generator:
     return np.random.default_rng(seed_of(seed, "select", name))
 
 
-BASELINES: dict[str, Callable[..., Ids]] = {
+METHODS: dict[str, Callable[..., Ids]] = {
     "random": random,
     "random_live": random_live,
     "full": full,
@@ -219,4 +220,4 @@ BASELINES: dict[str, Callable[..., Ids]] = {
     "ccs": ccs,
     "less": less,
 }
-"""By the names of ``selection.method``; all take (features, budget, seed)."""
+"""By the names of ``selection.method``; `minirec.config.choices` reads them from here."""

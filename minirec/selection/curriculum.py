@@ -26,7 +26,7 @@ def grouped(sample_ids: ArrayLike, *, mean_reward: ArrayLike, groups: int, seed:
         seed: of the shuffle.
 
     Returns:
-        (k,) int64, the ids in training order. `group_numbers` tells the group of each position.
+        (k,) int64, the ids in training order. `group_numbers` gives the group of each position.
 
     Raises:
         ValueError: an id occurs twice, a reward is not finite, or `groups` is outside 1..k.
@@ -46,14 +46,14 @@ def grouped(sample_ids: ArrayLike, *, mean_reward: ArrayLike, groups: int, seed:
 def easy_to_hard(
     sample_ids: ArrayLike, *, mean_reward: ArrayLike, groups: int = 1, seed: int = 42
 ) -> Ids:
-    """`grouped` with one group; `groups` is not used. Arguments and errors as there."""
+    """From easy to hard, in one group; `groups` is not used. Else as `grouped`."""
     return grouped(sample_ids, mean_reward=mean_reward, groups=1, seed=seed)
 
 
 def hard_to_easy(
     sample_ids: ArrayLike, *, mean_reward: ArrayLike, groups: int = 1, seed: int = 42
 ) -> Ids:
-    """One group, lowest mean reward first, ties in shuffled order; `groups` is not used."""
+    """From hard to easy, in one group, ties in shuffled order; `groups` is not used."""
     reward = finite("mean_reward", mean_reward)
     return grouped(sample_ids, mean_reward=-reward, groups=1, seed=seed)
 
@@ -61,7 +61,7 @@ def hard_to_easy(
 def shuffled(
     sample_ids: ArrayLike, *, mean_reward: ArrayLike, groups: int = 1, seed: int = 42
 ) -> Ids:
-    """Shuffled only: the control without a curriculum; neither rewards nor `groups` are used."""
+    """In random order, as a control; neither rewards nor `groups` are used."""
     ids = unique("sample_ids", sample_ids)
     return grouped(ids, mean_reward=np.zeros(len(ids)), groups=1, seed=seed)
 
@@ -85,4 +85,4 @@ CURRICULA: dict[str, Callable[..., Ids]] = {
     "hard_to_easy": hard_to_easy,
     "shuffled": shuffled,
 }
-"""By the names of ``selection.curriculum``; all take (sample_ids, mean_reward, groups, seed)."""
+"""By the names of ``selection.curriculum``; `minirec.config.choices` reads them from here."""

@@ -2,7 +2,7 @@
 
 Products q_i D_i only fall as picks are made, so a stale product is an upper bound. Each round,
 every shard of the pool offers the rows with the largest bounds, measured in float64; the driver
-picks greedily among them as long as the best product there is certainly the best of all, and the
+picks greedily among them while the best product there is certainly the best of all, and the
 shards then fold the new picks into all bounds with one matrix product in the embeddings' own
 precision. What float32 may be off by is part of the bounds, so the picks are those of float64,
 whatever the number of shards and the size of a block.
@@ -117,7 +117,8 @@ def greedy(ask: Ask, *, budget: int, block: int) -> MaxMin:
 def _next(ask: Ask, *, most: int, block: int) -> tuple[Offer, list[int], list[float]]:
     """An offer, the positions in it that are picked next, and their distances.
 
-    What float32 cannot tell apart is measured exactly; what is equal then goes by row.
+    Candidates that float32 cannot order are measured in float64; of equal ones the lowest row is
+    picked.
     """
     offer = _best(ask("offer", block), block)
     chosen, distance = _certain(offer, most)

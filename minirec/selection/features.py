@@ -60,7 +60,7 @@ class Features:
         return len(self.sample_id)
 
     def need(self, name: str, *, by: str) -> NDArray:
-        """The feature `name`, which `by` cannot do without.
+        """The feature `name`, which the method `by` needs.
 
         Raises:
             FeatureError: it is not known; also a `ValueError`.

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from minirec.config.run import Config, ScoringConfig
+from minirec.config.run import Config
+from minirec.config.scoring import ScoringConfig
 from minirec.corpus import schema
 from minirec.errors import ArtifactError
 from minirec.selection.diversity import MaxMin
 from minirec.selection.features import Features
 from minirec.selection.learnability import chance_level
-from minirec.selection.pipeline import Diversity, ordered, pick, score_samples, with_unscored
+from minirec.selection.pipeline import (
+    Diversity,
+    ordered,
+    pick,
+    score_samples,
+    vectors_read,
+    with_unscored,
+)
+from minirec.selection.readers import VECTORS
 from minirec.selection.summary import summary
 from minirec.selection.tables import read_features
 from minirec.store.run import Run
@@ -39,7 +49,12 @@ def select(run: Run, config: Config, *, diversity: Diversity) -> dict[str, int]:
     # The budget is a share of the corpus, not of what is scored of it.
     budget = config.selection.count(len(train))
     settings = config.selection.model_copy(update={"budget": budget})
-    features = load_features(run, config.scoring, lora=settings.needs_lora_gradients)
+    features = load_features(
+        run,
+        config.scoring,
+        lora=settings.needs_lora_gradients,
+        vectors=vectors_read(settings),
+    )
     items = read_table(run.path("corpus", "items.parquet"), ["item_id"]).num_rows
     chance = chance_level(items, cutoff=config.reward.cutoff)
     say(f"chance level {chance!r}, the NDCG of a policy that knows nothing")
@@ -83,13 +98,20 @@ def train_ids(run: Run) -> NDArray[np.int64]:
     return np.sort(read_table(path, ["sample_id"])["sample_id"].to_numpy())
 
 
-def load_features(run: Run, scoring: ScoringConfig, *, lora: bool = False) -> Features:
+def load_features(
+    run: Run,
+    scoring: ScoringConfig,
+    *,
+    lora: bool = False,
+    vectors: Collection[str] = VECTORS,
+) -> Features:
     """The features of all shards, sorted by sample_id and checked to be complete.
 
     Args:
         run: a run whose samples are scored.
         scoring: its settings.
-        lora: take projected LoRA gradients, not those of the head.
+        lora: read the projected LoRA gradients too.
+        vectors: columns of vectors that are read from the features.
 
     Raises:
         ArtifactError: no shard, a bad value, a sample twice, other samples than in
@@ -98,7 +120,7 @@ def load_features(run: Run, scoring: ScoringConfig, *, lora: bool = False) -> Fe
     folder = run.path("features")
     if not any(folder.glob("part-*.parquet")):
         raise ArtifactError(f"{folder} holds no part; run `minirec score` first")
-    features = read_features(folder)
+    features = read_features(folder, vectors=vectors)
     ids, train = features.sample_id, train_ids(run)
     wanted = scoring.count(len(train))
     odd = np.setdiff1d(ids, train)

@@ -103,7 +103,10 @@ def rollout_gradient(
         advantage: (T,) A_ij, from `minirec.rl.grpo.advantages`.
         sample: (T,) int64, which of the samples a rollout belongs to.
         samples: B.
-        items, target, temperature, mask: as for `head_features`, a row for each rollout.
+        items: (V, d) as for `head_features`.
+        target: (T,) as for `head_features`, a row for each rollout.
+        temperature: as for `head_features`.
+        mask: (T, V) as for `head_features`, a row for each rollout.
 
     Returns:
         (B, d) in the dtype of `head_gradient`.
@@ -164,7 +167,7 @@ class _Head:
     def _softmax(self) -> None:
         """log Z (B, 1) and sum_v p_v w_v (B, d), by a running maximum.
 
-        Also, without the target, which may have all but nothing: sum_v p_v and sum_v p_v^2 (B, 1).
+        Also sum_v p_v and sum_v p_v^2 (B, 1) without the target, whose probability may be nearly 1.
         """
         top = torch.full_like(self.length, -torch.inf)
         total, others, squares = (torch.zeros_like(top) for _ in range(3))
@@ -226,8 +229,8 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
     """left (B, k) times the transpose of right (n, k), which may be a view.
 
     For float32 on a CPU, torch takes MKL, which reaches half the speed of oneDNN on CPUs of
-    another maker (docs/selection.md). The operation is the one that torch compiles linear layers
-    to; it has no public name.
+    another maker (docs/lab/selection-speed.md). The operation is the one that torch compiles
+    linear layers to; it has no public name.
     """
     if ONEDNN is None or left.device.type != "cpu" or left.dtype != torch.float32:
         return left @ right.T

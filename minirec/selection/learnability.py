@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize
 from scipy.special import betaln, digamma
 
+from minirec.errors import FeatureError
 from minirec.selection.checks import Floats, finite, nonnegative, scaled
 
 
@@ -39,7 +40,7 @@ def gaussian(
         return np.zeros(len(reward))
     centre = float(np.median(reward)) if mu is None else mu
     width = float(np.std(reward)) if sigma is None else sigma
-    if width**2 == 0:  # rewards that differ by less than a number can tell
+    if width**2 == 0:  # the rewards differ by less than float64 can square
         return np.zeros(len(reward))
     return scaled(np.exp(-((reward - centre) ** 2) / (2 * width**2)))
 
@@ -60,13 +61,16 @@ def gaussian_live(mean_reward: ArrayLike, *, hits: ArrayLike) -> Floats:
         (N,) float64 in [0, 1].
 
     Raises:
-        ValueError: not finite, a negative number of hits, or no sample with a hit.
+        ValueError: not finite, or a negative number of hits.
+        FeatureError: no sample has a hit.
     """
     reward = finite("mean_reward", mean_reward)
     live = reward[nonnegative("hits", hits, rows=len(reward)) > 0]
     if not len(live):
-        raise ValueError(
-            f"hits is 0 in all {len(reward)} rows; use gaussian, or train the proxy longer"
+        raise FeatureError(
+            f"hits is 0 in all {len(reward)} rows: no rollout of any sample ranks its target above "
+            f"chance, so gaussian_live has no centre; train the proxy longer or set "
+            f"selection.learnability=gaussian"
         )
     low, high = np.percentile(live, [25, 75])
     sigma = high - low or np.std(live) or np.std(reward)

@@ -8,15 +8,17 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from minirec.config.run import SelectionConfig
+from minirec.config import choices
+from minirec.config.selection import SelectionConfig
 from minirec.corpus import schema
 from minirec.errors import ConfigError, FeatureError
 from minirec.selection import learnability
-from minirec.selection.baselines import BASELINES, spread_of_hits
+from minirec.selection.baselines import spread_of_hits
 from minirec.selection.checks import Floats, matrix, norms, scaled
-from minirec.selection.curriculum import CURRICULA, group_numbers
+from minirec.selection.curriculum import group_numbers
 from minirec.selection.diversity import MaxMin, maxmin
 from minirec.selection.features import Features
+from minirec.selection.readers import VECTORS
 from minirec.selection.representativeness import alignment
 from minirec.selection.value import combine, normalised_rank
 
@@ -51,11 +53,11 @@ def score_samples(
     pool = _pool(settings, lift, say=say)
     reward = lift if settings.lift else features.mean_reward
     try:
-        learnable = LEARNABILITY[settings.learnability](features, reward, settings)
-    except (ConfigError, FeatureError) as error:
+        learnable = choices.LEARNABILITY.find(settings.learnability)(features, reward, settings)
+    except FeatureError as error:
         if settings.method == "value":
             raise
-        say(f"{error}; {settings.method} does without, the scores show the Gaussian instead")
+        say(f"{error}; {settings.method} does not use it, so the scores show the Gaussian instead")
         learnable = _gaussian(features, reward, settings)
     directions = _directions(features, settings, say=say)
     if directions is not None:
@@ -85,7 +87,7 @@ def _remedy(settings: SelectionConfig) -> str:
 
 
 def _check_range(reward: Floats, settings: SelectionConfig, *, say: Say) -> None:
-    """Say so where the Gaussian of rewards from 0 to 1 meets others."""
+    """Warn where the Gaussian assumes rewards from 0 to 1 and others occur."""
     low, high, mu = reward.min(), reward.max(), settings.mu
     fixed = settings.learnability == "gaussian" and mu is not None and 0 <= mu <= 1
     if fixed and (low < 0 or high > 1):
@@ -111,21 +113,32 @@ def pick(
     embedding; else by a baseline. Novelty is NaN where it was not weighed.
 
     Raises:
-        FeatureError: the features lack what the method needs.
+        ConfigError: a method of the user that cannot be imported.
+        FeatureError: the features lack what the method needs, or a method of the user returned
+            other than the budget of different known samples.
     """
     budget = settings.count(len(features))
     if settings.method != "value":
         if settings.method == "random_live" and (live := int((features.hits > 0).sum())) < budget:
             say(f"only {live:,} samples have a hit; random_live fills up with others")
-        ids = BASELINES[settings.method](features, budget=budget, seed=seed)
-        rows = np.searchsorted(features.sample_id, ids)
-        return MaxMin(rows, np.full(len(rows), np.nan))
+        method = choices.METHODS.find(settings.method)
+        ids = np.asarray(method(features, budget=budget, seed=seed))
+        if len(ids) != budget or len(np.intersect1d(ids, features.sample_id)) != budget:
+            raise FeatureError(
+                f"selection.method={settings.method} returned {len(ids)} samples, with "
+                f"{len(np.unique(ids))} different ids; expected {budget} known and different ones"
+            )
+        return _unweighed(np.searchsorted(features.sample_id, ids))
     if features.embedding is None:
         say("no embeddings: the top values are taken, without diversity")
-        rows = plain_top(value, pool, budget)
-        return MaxMin(rows, np.full(len(rows), np.nan))
+        return _unweighed(plain_top(value, pool, budget))
     found = diversity(features.embedding[pool], scores=value[pool], budget=budget)
     return MaxMin(pool[found.indices], found.novelty)
+
+
+def _unweighed(rows: NDArray[np.int64]) -> MaxMin:
+    """Picks without a novelty."""
+    return MaxMin(rows, np.full(len(rows), np.nan))
 
 
 def plain_top(value: Floats, pool: NDArray[np.int64], count: int) -> NDArray[np.int64]:
@@ -137,7 +150,7 @@ def ordered(scores: Scores, picks: MaxMin, settings: SelectionConfig, *, seed: i
     """The selection in training order, with the columns of ``selection.parquet``."""
     rows = np.sort(picks.indices)
     groups = settings.groups if settings.curriculum == "grouped" else 1
-    order = CURRICULA[settings.curriculum](
+    order = choices.CURRICULA.find(settings.curriculum)(
         scores["sample_id"][rows],
         mean_reward=scores["mean_reward"][rows],
         groups=groups,
@@ -168,19 +181,17 @@ def with_unscored(scores: Scores, sample_id: NDArray[np.int64]) -> Scores:
 
 
 def _gaussian(features: Features, reward: Floats, settings: SelectionConfig) -> Floats:
+    """Gaussian of the mean reward with centre mu and width sigma (the paper)."""
     return learnability.gaussian(reward, mu=settings.mu, sigma=settings.sigma)
 
 
 def _gaussian_live(features: Features, reward: Floats, settings: SelectionConfig) -> Floats:
-    if not features.hits.any():
-        raise ConfigError(
-            "no rollout of any sample ranks its target above chance, so gaussian_live has no "
-            "centre; train the proxy longer or set selection.learnability=gaussian"
-        )
+    """Gaussian fitted to the samples with a rollout above chance; mu and sigma have no effect."""
     return learnability.gaussian_live(reward, hits=features.hits)
 
 
 def _hit_variance(features: Features, reward: Floats, settings: SelectionConfig) -> Floats:
+    """Variance p (1 - p) of a rollout's hit, p the share of rollouts above chance."""
     # Scaled, so that it adds up with representativeness as the Gaussians do.
     return scaled(spread_of_hits(features))
 
@@ -190,7 +201,10 @@ LEARNABILITY: dict[str, Callable[[Features, Floats, SelectionConfig], Floats]] =
     "gaussian_live": _gaussian_live,
     "hit_variance": _hit_variance,
 }
-"""By the names of ``selection.learnability``; (features, reward or lift, settings) -> (N,)."""
+"""By the names of ``selection.learnability``: (features, reward or lift, settings) -> (N,) float64.
+
+`minirec.config.choices` reads the names from here.
+"""
 
 DIRECTIONS = {
     "head_hvp": "hvp",
@@ -198,6 +212,14 @@ DIRECTIONS = {
     "lora_projected": "lora_gradient",
 }
 """Feature that holds the vectors of ``selection.directions``."""
+
+
+def vectors_read(settings: SelectionConfig) -> tuple[str, ...]:
+    """The vectors that scoring and choosing by these settings read of complete features."""
+    if ":" in settings.method:  # a function of the user may read any of them
+        return VECTORS
+    gradient = ("gradient",) if settings.method == "grad_norm" else ()
+    return ("embedding", DIRECTIONS[settings.directions], *gradient)
 
 
 def _directions(
@@ -218,7 +240,7 @@ def _directions(
 def _representativeness(vectors: NDArray[np.floating], *, say: Say) -> Floats:
     """Alignment of the samples that move the policy at all; 0 for the others.
 
-    A target with probability 1 leaves no gradient, hence no direction.
+    A target with probability 1 has no gradient, so no direction.
     """
     vectors = matrix("vectors", vectors)
     moves = norms("vectors", vectors) > 0

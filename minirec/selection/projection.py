@@ -1,15 +1,16 @@
 """Per-sample gradients of LoRA matrices, projected without being formed (method, section 4).
 
 The gradient of a linear matrix W (out x in) by one sequence is G = sum over tokens t of
-outer(delta_t, x_t). What is kept is P_out G P_in^T = sum over t of outer(P_out delta_t, P_in x_t):
+outer(delta_t, x_t). It is kept as P_out G P_in^T = sum over t of outer(P_out delta_t, P_in x_t):
 hooks project x in the forward and delta in the backward pass, so one pass over many sequences
 gives the vectors of all (LoGra, arXiv 2405.13954; GraSS, arXiv 2505.18976).
 
 A projection has random orthonormal rows times sqrt(n / k): E<Pg, Pg'> = <g, g'>, and at k = n
 nothing is lost. One matrix gets few numbers, and its gradient is nearly of rank one, so such
-products alone err far more than a dense projection to as many numbers. Hence OVERSAMPLE times as
-many are taken and then added up with random signs in `dim` buckets, as GraSS does: unbiased too,
-with the variance of a dense projection. All of it follows from the seed and the matrices' names.
+products alone have a much larger error than a dense projection to as many numbers. So OVERSAMPLE
+times as many are computed and then added up with random signs in `dim` buckets, as GraSS does: this
+is unbiased too, and has the variance of a dense projection. The seed and the names of the matrices
+fix all of it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -48,18 +50,11 @@ class Matrix:
         return slice(self.start, self.start + self.k_out * self.k_in)
 
 
-@dataclass
-class Sketch:
-    """Adds numbers up in buckets: bucket (n,) int64 and sign (n,), 1 or -1."""
+class Sketch(NamedTuple):
+    """Random buckets (n,) int64 and signs (n,), 1 or -1, that numbers are added up with."""
 
     bucket: Tensor
     sign: Tensor
-    dim: int
-
-    def __call__(self, values: Tensor) -> Tensor:
-        """(S, dim) of values (S, n)."""
-        sums = values.new_zeros(len(values), self.dim)
-        return sums.index_add_(1, self.bucket, values * self.sign)
 
 
 class Projector:
@@ -108,7 +103,14 @@ class Projector:
             sign.append(torch.randint(2, size, generator=generator) * 2.0 - 1)
         weight = self.matrices[0].module.weight
         signs = torch.cat(sign).to(weight.device, _sum_dtype(weight))
-        return Sketch(torch.cat(bucket).to(weight.device), signs, self.dim)
+        return Sketch(torch.cat(bucket).to(weight.device), signs)
+
+    def sketched(self, values: Tensor) -> Tensor:
+        """(S, dim) of numbers (S, width)."""
+        if self.sketch is None:
+            return values
+        sums = values.new_zeros(len(values), self.dim)
+        return sums.index_add_(1, self.sketch.bucket, values * self.sketch.sign)
 
     def collect(
         self, owner: Tensor, *, samples: int, forward_backward: Callable[[], None]
@@ -126,7 +128,7 @@ class Projector:
             (S, dim), at least float32: sums over the sequences of each sample.
 
         Raises:
-            ValueError: a LoRA layer sees something else than (B, tokens, in).
+            ValueError: the input of a LoRA layer is not (B, tokens, in).
         """
         dtype = _sum_dtype(self.matrices[0].module.weight)
         sums = torch.zeros(samples, self.width, dtype=dtype, device=owner.device)
@@ -139,7 +141,7 @@ class Projector:
         finally:
             for handle in handles:
                 handle.remove()
-        return self.sketch(sums) if self.sketch else sums
+        return self.sketched(sums)
 
 
 class _Hook:
@@ -156,7 +158,7 @@ class _Hook:
                 f"need ({len(self.owner)} sequences, tokens, features)"
             )
         kept = _times(x, self.matrix.right)
-        # The first layers see nothing that needs a gradient; from here on autograd records.
+        # No input of the first layers needs a gradient; autograd records from here on.
         if not output.requires_grad:
             output.requires_grad_(True)
         output.register_hook(lambda delta: self._add(delta, kept))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,12 @@ from minirec.errors import ArtifactError
 from minirec.store.tables import opened
 
 REWARDS = ("rewards", "reward", "mean_reward")
-"""Names of the reward; the first that is there is taken."""
+"""Names of the reward column; the first that a file has is read."""
 VECTORS = ("embedding", "hvp", "gradient", "rollout_gradient", "lora_gradient")
 SCREEN = ("screen_reward", "screen_ndcg")
 COUNTS = ("hits", "rollouts", "screened")
 COLUMNS = ("sample_id", *REWARDS, "ndcg", "el2n", *COUNTS, *SCREEN, *VECTORS)
-"""All columns that are read; the others of a file are left alone."""
+"""All columns that may be read; the others of a file are left alone."""
 
 
 @dataclass(frozen=True)
@@ -51,23 +51,25 @@ class Lists:
 
 @dataclass(frozen=True)
 class Part:
-    """The columns of one file: one number a row in `numbers`, a list a row in `lists`.
+    """The columns of one file, with one number or one list in each row.
 
     `lines` are the line numbers of a text file's rows. `validation_gradient` is only in NPZ files.
     """
 
     file: Path
-    numbers: dict[str, NDArray] = field(default_factory=dict)
-    lists: dict[str, Lists] = field(default_factory=dict)
+    columns: dict[str, NDArray | Lists] = field(default_factory=dict)
     lines: list[int] | None = None
     validation_gradient: NDArray | None = None
 
-    def put(self, name: str, column: NDArray | Lists) -> None:
-        """Add a column."""
-        if isinstance(column, Lists):
-            self.lists[name] = column
-        else:
-            self.numbers[name] = column
+    @property
+    def numbers(self) -> dict[str, NDArray]:
+        """The columns of numbers."""
+        return {name: c for name, c in self.columns.items() if not isinstance(c, Lists)}
+
+    @property
+    def lists(self) -> dict[str, Lists]:
+        """The columns of lists."""
+        return {name: c for name, c in self.columns.items() if isinstance(c, Lists)}
 
     def refuse(self, row: int, name: str, found: str, expected: str) -> ArtifactError:
         """The error for one value."""
@@ -75,21 +77,18 @@ class Part:
         return ArtifactError(f"{self.file} {where}, column {name}: {found}; expected {expected}")
 
 
-def parquet(file: Path) -> Part:
-    """Read a Parquet file; null is NaN, or an empty list."""
+def parquet(file: Path, wanted: Collection[str]) -> Part:
+    """Read the wanted columns of a Parquet file; null is NaN, or an empty list."""
     try:
         with opened(file) as content:
             source = pq.ParquetFile(content, page_checksum_verification=True)
-            names = [name for name in source.schema_arrow.names if name in COLUMNS]
+            names = [name for name in source.schema_arrow.names if name in wanted]
             if doubled := [name for name in names if names.count(name) > 1]:
                 raise ArtifactError(f"{file} has {len(doubled)} columns {doubled[0]}; expected one")
             table = source.read(columns=names)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _unreadable(file, "Parquet", error) from None
-    part = Part(file)
-    for name in names:
-        part.put(name, _from_arrow(file, name, table[name]))
-    return part
+    return Part(file, {name: _from_arrow(file, name, table[name]) for name in names})
 
 
 def _from_arrow(file: Path, name: str, column: pa.ChunkedArray) -> NDArray | Lists:
@@ -108,9 +107,9 @@ def _from_arrow(file: Path, name: str, column: pa.ChunkedArray) -> NDArray | Lis
     )
 
 
-def npz(file: Path) -> Part:
-    """Read an NPZ file: (N,) arrays are numbers, (N, n) arrays are lists."""
-    known = (*COLUMNS, "validation_gradient")
+def npz(file: Path, wanted: Collection[str]) -> Part:
+    """Read the wanted arrays of an NPZ file: (N,) arrays are numbers, (N, n) arrays are lists."""
+    known = (*wanted, "validation_gradient")
     try:
         # Without pickle: a pickled array may run code.
         with np.load(file, allow_pickle=False) as arrays:
@@ -139,12 +138,12 @@ def npz(file: Path) -> Part:
         if array.dtype == np.bool_:
             array = array.astype(np.int8)
         count = np.full(len(array), array.shape[-1], dtype=np.int64)
-        part.put(name, Lists(array.ravel(), count) if array.ndim == 2 else array)
+        part.columns[name] = Lists(array.ravel(), count) if array.ndim == 2 else array
     return part
 
 
-def jsonl(file: Path) -> Part:
-    """Read a file with one JSON object per line; null is NaN, or an empty list."""
+def jsonl(file: Path, wanted: Collection[str]) -> Part:
+    """Read the wanted keys of one JSON object per line; null is NaN, or an empty list."""
     rows: list[dict[str, Any]] = []
     lines: list[int] = []
     with file.open("rb") as text:
@@ -161,11 +160,11 @@ def jsonl(file: Path) -> Part:
             lines.append(number)
     part = Part(file, lines=lines)
     names = {name for row in rows for name in row}
-    for name in [name for name in COLUMNS if name in names]:
+    for name in [name for name in wanted if name in names]:
         for at, row in enumerate(rows):
             if name not in row and name not in SCREEN:
                 raise part.refuse(at, name, "absent", "a value, as in other lines")
-        part.put(name, _from_json(part, name, [row.get(name) for row in rows]))
+        part.columns[name] = _from_json(part, name, [row.get(name) for row in rows])
     return part
 
 
@@ -206,7 +205,7 @@ def _unreadable(file: Path, kind: str, error: Exception) -> ArtifactError:
     return ArtifactError(f"{file} cannot be read as {kind}: {lines[0]}")
 
 
-READERS: dict[str, Callable[[Path], Part]] = {
+READERS: dict[str, Callable[[Path, Collection[str]], Part]] = {
     ".parquet": parquet,
     ".jsonl": jsonl,
     ".ndjson": jsonl,

@@ -46,7 +46,7 @@ def drawn(sample_id: Sequence[int], *, seed: int, share: float) -> NDArray[np.bo
 
 
 def in_doubt(ndcg: Sequence[Sequence[float]], *, spread: float) -> list[bool]:
-    """Samples whose first completions disagree: largest less smallest NDCG above `spread`.
+    """Samples whose first completions disagree: largest minus smallest NDCG above `spread`.
 
     Args:
         ndcg: of each sample the NDCG of its completions so far, the greedy one among them.
@@ -57,13 +57,11 @@ def in_doubt(ndcg: Sequence[Sequence[float]], *, spread: float) -> list[bool]:
 
 @dataclass(frozen=True)
 class Savings:
-    """Rollouts (greedy ones counted) and samples that were spared, and the control's estimate.
+    """Rollouts (with greedy ones) and samples that were saved, and the estimate from the control.
 
-    `tokens` were generated in all rollouts.
-
-    `lost` of the `control` samples would have been rolled out had their rollouts been known. The
-    rank correlation is that of screen and mean rollout NDCG over the `both` samples that have the
-    two; None below 3 samples or where one of the two is constant.
+    `tokens` were generated in all rollouts. `lost` of the `control` samples turned out to be worth
+    a rollout. The rank correlation is that of screen and mean rollout NDCG over the `both` samples
+    that have the two; None below 3 samples or where one of the two is constant.
     """
 
     samples: int

@@ -1,10 +1,11 @@
 """Features from a table: a file, or a folder of Parquet parts such as a run's ``features/``.
 
-Nothing is guessed: a value that cannot be meant is refused with its file, row and column.
+Nothing is guessed: a value that makes no sense is refused with its file, row and column.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +14,25 @@ from numpy.typing import NDArray
 from minirec.errors import ArtifactError
 from minirec.selection.checks import Floats, norms
 from minirec.selection.features import Features
-from minirec.selection.readers import COUNTS, READERS, REWARDS, SCREEN, VECTORS, Lists, Part
+from minirec.selection.readers import (
+    COLUMNS,
+    COUNTS,
+    READERS,
+    REWARDS,
+    SCREEN,
+    VECTORS,
+    Lists,
+    Part,
+)
 
 LARGEST = np.float64(1e30)
 """Values beyond are refused, so that no sum or square overflows."""
 MOST_COUNTED = 10**9
 
 
-def read_features(path: Path, *, chance: float = 0.0) -> Features:
+def read_features(
+    path: Path, *, chance: float = 0.0, vectors: Collection[str] = VECTORS
+) -> Features:
     """Features of a table, by ascending sample_id.
 
     Columns: `sample_id`; `rewards`, `reward` or `mean_reward`, and `ndcg` (each a list with one
@@ -34,11 +46,13 @@ def read_features(path: Path, *, chance: float = 0.0) -> Features:
     Args:
         path: ``.parquet``, ``.jsonl``, ``.ndjson``, ``.npz``, or a folder of Parquet files.
         chance: NDCG or reward of a policy that knows nothing.
+        vectors: columns of vectors that are read, if a file has them; they take the most memory.
 
     Raises:
         ArtifactError: names the file and, for a bad value, its row, column and what was found.
     """
-    parts = [READERS[file.suffix.lower()](file) for file in _files(path)]
+    wanted = [name for name in COLUMNS if name not in VECTORS or name in vectors]
+    parts = [READERS[file.suffix.lower()](file, wanted) for file in _files(path)]
     tables = [_columns(part, chance) for part in parts]
     for part, table in zip(parts, tables, strict=True):
         odd = sorted(table.keys() ^ tables[0].keys())
@@ -78,7 +92,7 @@ def _columns(part: Part, chance: float) -> dict[str, NDArray]:
     """The fields of `Features` that a file gives, in its own order of rows."""
     columns: dict[str, NDArray] = {"sample_id": _ids(part)}
     _check_values(part)
-    reward = next((name for name in (*REWARDS, "ndcg") if _has(part, name)), None)
+    reward = next((name for name in (*REWARDS, "ndcg") if name in part.columns), None)
     if reward is None:
         raise ArtifactError(
             f"{part.file} has neither of {', '.join(REWARDS)}, ndcg; samples without a reward "
@@ -88,17 +102,13 @@ def _columns(part: Part, chance: float) -> dict[str, NDArray]:
     columns["rollouts"] = rollouts
     columns["screened"] = _screened(part, reward, rollouts)
     columns["mean_reward"] = _mean(part, reward, "screen_reward", rollouts)
-    if _has(part, "ndcg"):
+    if "ndcg" in part.columns:
         columns["mean_ndcg"] = _mean(part, "ndcg", "screen_ndcg", rollouts)
     columns["hits"] = _hits(part, columns, rollouts, chance)
     if "el2n" in part.numbers:
         columns["el2n"] = part.numbers["el2n"].astype(np.float64)
     columns |= {name: _vectors(part, name) for name in VECTORS if name in part.lists}
     return columns
-
-
-def _has(part: Part, name: str) -> bool:
-    return name in part.lists or name in part.numbers
 
 
 def _ids(part: Part) -> NDArray[np.int64]:
@@ -171,7 +181,7 @@ def _rollouts(part: Part, reward: str) -> NDArray[np.int64]:
 
 
 def _screened(part: Part, reward: str, rollouts: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Samples without a rollout; a screened one that was rolled out all the same is a control."""
+    """Samples without a rollout; a screened sample that has rollouts is a control."""
     screened = part.numbers.get("screened", np.zeros(len(rollouts))) != 0
     lost = np.flatnonzero((rollouts == 0) & ~screened)
     if len(lost):
@@ -201,7 +211,7 @@ def _hits(
     if "hits" in part.numbers:
         hits = part.numbers["hits"].astype(np.int64)
     else:
-        name = next(name for name in ("ndcg", *REWARDS) if _has(part, name))
+        name = next(name for name in ("ndcg", *REWARDS) if name in part.columns)
         lists = part.lists.get(name)
         gain = columns.get("mean_ndcg", columns["mean_reward"])
         hits = lists.above(chance) if lists else ((gain > chance) & (rollouts > 0)).astype(np.int64)

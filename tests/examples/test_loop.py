@@ -8,7 +8,9 @@ from pathlib import Path
 import torch
 
 from minirec.config.corpus import CorpusConfig, DemoConfig
-from minirec.config.run import Config, DemoModelConfig, ModelConfig, TrainingConfig
+from minirec.config.model import DemoModelConfig, ModelConfig
+from minirec.config.run import Config
+from minirec.config.training import TrainingConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = Config(

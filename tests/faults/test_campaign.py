@@ -1,7 +1,8 @@
 """Seeded trials: something breaks at a random moment, the same command again makes the same bytes.
 
 MINIREC_TRIALS says how many, from the seed MINIREC_SEED on; `make faults` makes 56. Without it
-there are three: a driver and a worker are killed in `train`, and a finished file is damaged.
+`make test` makes two: a worker is killed in `train`; and a driver is killed in `score`, and then a
+finished file is damaged. `make long` kills a driver in `train`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 FIRST = int(os.environ.get("MINIREC_SEED", 0))
 COUNT = os.environ.get("MINIREC_TRIALS")
-SEEDS = range(FIRST, FIRST + int(COUNT)) if COUNT else (0, 2, 3)
+LONG = pytest.param(0, marks=pytest.mark.long)
+SEEDS = range(FIRST, FIRST + int(COUNT)) if COUNT else (LONG, 2, 3)
 
 
 @pytest.mark.timeout(1200)

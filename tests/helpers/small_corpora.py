@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from minirec.config.run import CorpusConfig
+from minirec.config.corpus import CorpusConfig
 from minirec.corpus import files
 from minirec.corpus.assemble import Assembled, assemble
 from minirec.corpus.files import read_blocks
 from minirec.corpus.parse import parse
-from minirec.corpus.sources import BY_FILE, locate
+from minirec.corpus.sources import locate
+from minirec.corpus.specs import BY_FILE
 
 RATINGS = "user_id,parent_asin,rating,timestamp\n"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from minirec.config.run import DemoModelConfig, ModelConfig
+from minirec.config.model import DemoModelConfig, ModelConfig
 from minirec.model import demo
 
 TITLES = ["Jazz Piano Night", "Jazz Sax Morning", "Robot War", "Robot Dawn", "Alpine Trail"]

@@ -22,8 +22,9 @@ from actors.engines.engine import Adapter, EngineSpec, engine_spec, resolve_adap
 from actors.engines.merging import merged_weights
 from actors.engines.transformers import TransformersEngine
 from actors.pool.pool import Call, Pool
+from minirec.config.model import RolloutConfig
 from minirec.config.resources import ResourcesConfig
-from minirec.config.run import Config, RolloutConfig
+from minirec.config.run import Config
 from minirec.errors import ConfigError, EngineError
 from minirec.resources.allocation import Shape
 

@@ -12,7 +12,8 @@ from helpers.tiny_model import build_model
 from actors.engines.engine import EngineSpec
 from actors.engines.transformers import TransformersEngine
 from actors.scoring.scorer import ScoringSpec, ShardScorer
-from minirec.config.run import ModelConfig, RewardConfig, ScoringConfig
+from minirec.config.model import ModelConfig
+from minirec.config.scoring import RewardConfig, ScoringConfig
 from minirec.corpus import schema
 from minirec.selection.learnability import chance_level
 from minirec.store.files import write_json

@@ -15,7 +15,7 @@ from jobs.stages.evaluate import EVALUATE
 from jobs.stages.select import SELECT
 from jobs.stages.train import TRAIN
 from minirec.config.reading import load
-from minirec.config.run import TrainingConfig
+from minirec.config.training import TrainingConfig
 from minirec.errors import EngineError
 from minirec.resources.allocation import Shape
 from minirec.store.run import Run

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from jobs.cli import main
-from minirec.config.reading import load
+from minirec.config.reading import dump, load
 from minirec.corpus.table import load_catalogue, load_samples
 from minirec.model.recommender import Encoder, item_table, load_policy
 from minirec.rl.reward import excluded_mask, item_scores, rank_target, reward_function
@@ -93,7 +93,8 @@ def expected_rewards(run_dir, samples, completions):
     target = torch.tensor([sample.target for sample in samples])
     mask = excluded_mask([sample.excluded for sample in samples], target, items=len(table))
     ranking = rank_target(scores, target=target, mask=mask)
-    return reward_function(config.reward)(ranking, config.reward.cutoff).tolist()
+    reward = reward_function(config.reward.name, softmax_weight=config.reward.softmax_weight)
+    return reward(ranking, config.reward.cutoff).tolist()
 
 
 def test_the_subset_is_whole_and_in_training_order(undisturbed, exported):
@@ -166,6 +167,42 @@ def test_each_reward_is_that_of_the_training(undisturbed, exported):
     found = json.loads(alone(exported("trl"), REWARDS, *words))
     for to in first:
         assert found[to] == pytest.approx(expected, abs=1e-5), to
+
+
+OWN = """
+def first_three(ranking, cutoff):
+    return (ranking.rank <= 3).float() + ranking.probability
+"""
+
+
+def test_a_reward_of_the_user_goes_along(undisturbed, exported, tmp_path, monkeypatch):
+    """Its file is copied; the other rewards are those of the exported ranking.py by name."""
+    (tmp_path / "shop_reward.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    first = rows(exported("trl"))[:4]
+    by_id = {s.sample_id: s for s in load_samples(undisturbed / "corpus", "train")}
+    samples = [by_id[row["sample_id"]] for row in first]
+    plain = [text.partition("<answer>")[0] for text in COMPLETIONS]
+    code = (
+        "import json, sys; from reward import reward\n"
+        "said, rows = json.loads(sys.argv[1]), json.loads(sys.argv[2])\n"
+        "names = ('prompt', 'prompt_text', 'excluded', 'target')\n"
+        "columns = {name: [row[name] for row in rows] for name in names}\n"
+        "print(reward(columns.pop('prompt'), said, **columns))"
+    )
+    for name in ("shop_reward:first_three", "hit@5", "reciprocal_rank"):
+        run_dir = tmp_path / name
+        run_dir.mkdir()
+        for path in undisturbed.iterdir():
+            if path.name not in ("config.yaml", ".lock"):
+                (run_dir / path.name).symlink_to(path)
+        config = load(undisturbed / "config.yaml", [f"reward.name={name}"])
+        (run_dir / "config.yaml").write_text(dump(config))
+        folder = tmp_path / f"{name}-export"
+        words = ["--run", str(run_dir), "--to", "trl", "--out", str(folder)]
+        assert main(["export", *words]) == 0
+        found = json.loads(alone(folder, code, json.dumps(COMPLETIONS), json.dumps(first)))
+        assert found == pytest.approx(expected_rewards(run_dir, samples, plain), abs=1e-5)
 
 
 def test_trl_takes_it(exported):

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from minirec.config.run import CorpusConfig
+from minirec.config.corpus import CorpusConfig
 from minirec.corpus.files import read_blocks
 from minirec.corpus.parse import parse
 from minirec.corpus.sources import locate
@@ -186,7 +186,7 @@ def test_a_missing_file_is_named_where_it_was_looked_for(tmp_path):
         ("books.csv", events_csv(), "books"),
         ("interactions.csv", events_csv(), "the shop"),
         ("part-00000.snappy.csv", events_csv(), "the shop"),
-        ("BOOKS.CSV.GZ", gzip.compress(events_csv().encode()), "BOOKS"),
+        ("BOOKS.CSV.GZ", gzip.compress(events_csv().encode(), mtime=0), "BOOKS"),
     ],
 )
 def test_the_domain_is_named_by_the_file_or_its_folder(tmp_path, name, content, domain):

@@ -8,7 +8,7 @@ import pytest
 from helpers.paths import SHARED
 from helpers.small_corpora import read
 
-from minirec.config.run import CorpusConfig
+from minirec.config.corpus import CorpusConfig
 from minirec.corpus.assemble import Assembled, counts
 from minirec.corpus.split import make_samples
 from minirec.errors import CorpusError
@@ -114,6 +114,7 @@ def test_what_an_order_cannot_be(tmp_path, settings, words):
         read(source="table", path=str(tmp_path), **settings)
 
 
+@pytest.mark.slow
 def test_a_public_leave_one_out_corpus():
     path = DATA / "amazon2014_beauty"
     if not path.exists():

@@ -195,6 +195,6 @@ def test_random_files(shop):
 
 @pytest.mark.slow
 @given(shop=shops())
-@settings(max_examples=3000)
+@settings(max_examples=1500)
 def test_many_random_files(shop):
     check(shop)

@@ -14,7 +14,7 @@ from helpers.small_corpora import RATINGS, amazon, read
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from minirec.config.run import CorpusConfig
+from minirec.config.corpus import CorpusConfig
 from minirec.corpus import files
 from minirec.corpus.assemble import counts
 from minirec.corpus.files import FileSpec, read_blocks
@@ -261,7 +261,7 @@ def test_titles_nowhere(tmp_path):
     fails("no column 'title'", source="table", path=str(tmp_path))
 
 
-@pytest.mark.parametrize("raw", [b"", b"\n", gzip.compress(b"")])
+@pytest.mark.parametrize("raw", [b"", b"\n", gzip.compress(b"", mtime=0)])
 def test_empty_file(tmp_path, raw):
     amazon(tmp_path, "")
     (tmp_path / "ratings.csv").unlink()

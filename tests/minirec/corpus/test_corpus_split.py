@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minirec.config.run import CorpusConfig
+from minirec.config.corpus import CorpusConfig
 from minirec.corpus import split
 from minirec.corpus.events import Events, encode, k_core
 from minirec.corpus.schema import SAMPLES, SAMPLES_WITH_SAME_TIME

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_matrix
 
 from minirec.evaluation.ranking import (
     bootstrap_means,
@@ -14,14 +15,7 @@ from minirec.evaluation.ranking import (
     summarise,
     two_sided,
 )
-from minirec.evaluation.references import (
-    cooccurrence_ranks,
-    interactions,
-    item_counts,
-    popularity_ranks,
-    title_ranks,
-    title_vectors,
-)
+from minirec.evaluation.references import Known, interactions, reference_ranks
 
 
 def metrics(ranks, **options):
@@ -151,7 +145,7 @@ def small_corpus(seed=0, users=40, items=25):
 def test_interactions_count_a_user_once():
     matrix = interactions(["a", "a", "b"], history=[[1, 1], [1, 2], []], target=[2, 3, 3], items=5)
     assert matrix.toarray().tolist() == [[0, 1, 1, 1, 0], [0, 0, 0, 1, 0]]
-    assert item_counts(matrix).tolist() == [0, 1, 1, 2, 0]
+    assert Known(matrix, [""] * 5).counts.tolist() == [0, 1, 1, 2, 0]
 
 
 def naive_rank(scores, target, history):
@@ -173,9 +167,10 @@ def test_references_equal_a_naive_ranking(block):
     cosine = together / np.sqrt(np.outer(np.maximum(counts, 1), np.maximum(counts, 1)))
 
     out = [[*h, (3 * y + 1) % items] for y, h in zip(target, history, strict=True)]
-    asked = {"target": target, "excluded": out, "block": block}
-    popular = popularity_ranks(train, **asked)
-    similar = cooccurrence_ranks(train, history=history, **asked)
+    known = Known(train, [""] * items)
+    asked = {"history": history, "target": target, "excluded": out, "block": block}
+    popular = reference_ranks("popularity", known, **asked)
+    similar = reference_ranks("cooccurrence", known, **asked)
     assert any(y in h for y, h in zip(target, history, strict=True))
     for i, (y, h) in enumerate(zip(target, history, strict=True)):
         assert popular[i] == naive_rank(counts, y, out[i])
@@ -184,16 +179,16 @@ def test_references_equal_a_naive_ranking(block):
 
 
 def test_an_item_of_the_target_s_time_is_no_rival_of_its_title():
-    vectors = title_vectors(["red pen", "red cap", "red hat", "blue ink"])
-    asked = {"history": [[0]], "target": [2]}
+    titles = ["red pen", "red cap", "red hat", "blue ink"]
     # 1 is as like to the history as 2.
-    assert title_ranks(vectors, **asked, excluded=[[0]]).tolist() == [2]
-    assert title_ranks(vectors, **asked, excluded=[[0, 1]]).tolist() == [1]
+    assert by_titles(titles, [[0]], [2]) == [2]
+    assert by_titles(titles, [[0]], [2], excluded=[[0, 1]]) == [1]
 
 
-def by_titles(titles, history, target, block=256):
-    vectors, asked = title_vectors(titles), {"history": history, "excluded": history}
-    return title_ranks(vectors, **asked, target=target, block=block).tolist()
+def by_titles(titles, history, target, block=256, excluded=None):
+    known = Known(csr_matrix((1, len(titles))), titles)
+    asked = {"history": history, "excluded": excluded or history, "target": target, "block": block}
+    return reference_ranks("title_likeness", known, **asked).tolist()
 
 
 def test_titles_are_ranked_by_the_words_they_share_with_the_recent_past():
@@ -236,12 +231,12 @@ def test_titles_without_words_are_like_none():
 def test_reference_refusals():
     with pytest.raises(ValueError, match=r"target entry 0 is 7; expected 0\.\.4"):
         interactions(["a"], history=[[1]], target=[7], items=5)
-    words = title_vectors(["red pen", "blue ink"])
+    titles = ["red pen", "blue ink"]
     with pytest.raises(ValueError, match=r"target entry 0 is 2; expected 0\.\.1"):
-        title_ranks(words, history=[[1]], excluded=[[1]], target=[2])
+        by_titles(titles, [[1]], [2])
     with pytest.raises(ValueError, match="history has 2 rows; expected 1"):
-        title_ranks(words, history=[[1], [0]], excluded=[[1]], target=[0])
+        by_titles(titles, [[1], [0]], [0], excluded=[[1]])
     with pytest.raises(ValueError, match="excluded has 2 rows; expected 1"):
-        title_ranks(words, history=[[1]], excluded=[[1], [0]], target=[0])
+        by_titles(titles, [[1]], [0], excluded=[[1], [0]])
     with pytest.raises(ValueError, match="history has 2 rows; expected 1"):
         interactions(["a"], history=[[1], [2]], target=[3], items=5)

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 
 import pytest
-from test_report import SAMPLES, config, make_run
+from helpers.report_run import SAMPLES, config, make_run
 
 from jobs.stages.report import REPORT
 from jobs.stages.select import SELECT

@@ -9,6 +9,7 @@ import torch
 from minirec.corpus.table import Catalogue, Sample
 from minirec.export.formats import FORMATS, Example
 from minirec.export.reward import Scorer
+from minirec.rl import reward
 
 CATALOGUE = Catalogue([f"Title {i}" for i in range(5)], [""] * 5, "things")
 EXAMPLE = Example(0, Sample(1, history=[1, 2], target=3, same_time=[4]), "prompt", "prompt")
@@ -27,9 +28,15 @@ def test_rows_exclude_what_the_user_took_with_the_target(to):
 
 
 def test_the_reward_ranks_without_the_excluded_items():
-    settings = {"cutoff": 1000, "name": "reciprocal_rank", "softmax_weight": 0.0}
-    scorer = SimpleNamespace(device=torch.device("cpu"), settings=settings)
     # Items 4, 1, 0 rank above the target 3; 1 is in the history, 4 of the target's time.
-    scores = torch.tensor([[0.5, 0.7, 0.1, 0.4, 0.9]])
-    for out, reward in (([1, 4], 1 / 2), ([1], 1 / 3), ([], 1 / 4)):
-        assert Scorer._reward(scorer, scores.clone(), [out], [3]) == pytest.approx([reward])
+    cosines = torch.tensor([0.5, 0.7, 0.1, 0.4, 0.9])
+    scorer = SimpleNamespace(
+        device=torch.device("cpu"),
+        settings={"cutoff": 1000, "temperature": 1.0},
+        items=torch.stack([cosines, (1 - cosines**2).sqrt()], 1),
+        ranking=reward,
+        reward=reward.reciprocal_rank,
+    )
+    for out, expected in (([1, 4], 1 / 2), ([1], 1 / 3), ([], 1 / 4)):
+        found = Scorer._rewards(scorer, torch.tensor([[2.0, 0.0]]), [out], torch.tensor([3]))
+        assert found == pytest.approx([expected])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import random
 from types import SimpleNamespace
-from typing import get_args
 
 import pytest
 import torch
@@ -15,8 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers.processors import TemplateProcessing
 
-from minirec.config.run import TrainingConfig
-from minirec.config.training import ItemCandidates
+from minirec.config.training import TrainingConfig
 from minirec.corpus import prompts
 from minirec.corpus.table import Sample
 from minirec.errors import ConfigError
@@ -24,8 +22,8 @@ from minirec.export.reward import Scorer
 from minirec.model.recommender import Encoder, Policy, item_table, load_policy, trainable_policy
 from minirec.model.sharing import Sharing
 from minirec.rl.group import Group
-from minirec.rl.losses import CANDIDATES, Candidates, Objective, item_loss, log_presence, losses
-from minirec.rl.reward import RewardConfig, reward_function
+from minirec.rl.losses import Candidates, Objective, item_loss, log_presence, losses
+from minirec.rl.reward import reward_function
 
 
 @given(st.text())
@@ -187,7 +185,7 @@ def _gradient(policy, groups, table, training, parts):
         training=training or TrainingConfig(),
         temperature=0.5,
         cutoff=1000,
-        reward=reward_function(RewardConfig()),
+        reward=reward_function("ndcg_softmax", softmax_weight=0.05),
     )
     presence = None
     if objective.training.item_candidates == "corrected":
@@ -252,17 +250,13 @@ def test_a_correction_is_given_where_it_is_asked_for_and_nowhere_else(kind):
         training=TrainingConfig(item_candidates=kind),
         temperature=0.5,
         cutoff=1000,
-        reward=reward_function(RewardConfig()),
+        reward=reward_function("ndcg_softmax", softmax_weight=0.05),
     )
     table = torch.eye(5)
     given = {"batch": torch.zeros(5), "corrected": None}[kind]
     candidates = Candidates(torch.arange(5), table, table, given)
     with pytest.raises(ValueError, match=f"item_candidates is {kind}, but log_presence is"):
         item_loss(None, None, candidates, objective)
-
-
-def test_the_settings_know_every_kind_of_candidates():
-    assert get_args(ItemCandidates) == tuple(CANDIDATES)
 
 
 def test_a_prompt_read_once_for_its_rollouts_changes_no_loss_and_no_gradient(folder, encoder):

@@ -3,7 +3,7 @@
 import pytest
 
 from minirec.config.reading import load
-from minirec.config.run import TrainingConfig
+from minirec.config.training import TrainingConfig
 from minirec.errors import ConfigError
 from minirec.resources.allocation import Node, Shape, allocate, engine_places, engines_for, refusal
 

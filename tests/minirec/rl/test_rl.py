@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from minirec.config.reading import load
-from minirec.config.run import RewardConfig
+from minirec.config.scoring import RewardConfig
 from minirec.corpus.table import Sample
 from minirec.errors import ConfigError
 from minirec.rl import grpo
@@ -59,7 +59,7 @@ def test_scores_are_cosines_over_temperature():
 
 def test_default_reward_by_hand():
     ranking = Ranking(torch.tensor([1, 3, 5]), torch.tensor([0.5, 0.2, 0.1]))
-    reward = reward_function(RewardConfig())(ranking, 4)
+    reward = reward_function("ndcg_softmax", softmax_weight=0.05)(ranking, 4)
     expected = [0.95 * 1 + 0.05 * 0.5, 0.95 / 2 + 0.05 * 0.2, 0.05 * 0.1]
     assert reward.tolist() == pytest.approx(expected)
 
@@ -70,17 +70,16 @@ def test_default_reward_by_hand():
 )
 def test_rewards_by_name(name, expected):
     ranking = Ranking(torch.tensor([1, 3]), torch.tensor([0.5, 0.2]))
-    assert reward_function(RewardConfig(name=name))(ranking, 100).tolist() == pytest.approx(
-        expected
-    )
+    reward = reward_function(RewardConfig(name=name).name, softmax_weight=0)
+    assert reward(ranking, 100).tolist() == pytest.approx(expected)
 
 
 def test_reward_by_import_path_and_unknown_name():
-    assert reward_function(RewardConfig(name="minirec.rl.reward:ndcg")) is ndcg
-    with pytest.raises(ConfigError, match="ndgc"):
+    assert reward_function("minirec.rl.reward:ndcg", softmax_weight=0) is ndcg
+    with pytest.raises(ConfigError, match="'ndgc' is unknown; did you mean ndcg?"):
         load(None, ["reward.name=ndgc"])
-    with pytest.raises(ConfigError, match="cannot be imported"):
-        reward_function(RewardConfig(name="minirec.rl.reward:nothing"))
+    with pytest.raises(ImportError, match="cannot be imported"):
+        reward_function("minirec.rl.reward:nothing", softmax_weight=0)
 
 
 def test_advantages_by_hand_and_dead_groups_stay_small():

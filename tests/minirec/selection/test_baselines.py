@@ -3,80 +3,43 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import get_args
 
 import numpy as np
 import pytest
+from helpers.features import features, rich
 from scipy.stats import betabinom
 
-from minirec.config.run import SelectionConfig
 from minirec.errors import FeatureError, MiniRecError
-from minirec.selection.baselines import BASELINES, ccs
+from minirec.selection.baselines import METHODS, ccs
 from minirec.selection.features import Features
 from minirec.selection.learnability import fit_beta, hit_variance
-from minirec.selection.pipeline import LEARNABILITY
-
-
-def features(count: int = 4, **given) -> Features:
-    """Features of samples 10, 11, ...; what is not given says nothing."""
-    columns = {
-        "sample_id": np.arange(10, 10 + count),
-        "mean_reward": np.zeros(count),
-        "rollouts": np.full(count, 4),
-        "hits": np.zeros(count, dtype=np.int64),
-        "screened": np.zeros(count, dtype=bool),
-    }
-    return Features(**columns | {name: np.asarray(values) for name, values in given.items()})
-
-
-def rich(count: int = 60, seed: int = 0) -> Features:
-    """Everything that any baseline needs, with repeated embeddings."""
-    rng = np.random.default_rng(seed)
-    embedding = rng.normal(size=(count, 5))
-    embedding[count // 2 :] = embedding[: count - count // 2]
-    return features(
-        count,
-        mean_reward=rng.random(count).round(1),
-        hits=rng.integers(5, size=count),
-        embedding=embedding.astype(np.float16),
-        gradient=rng.normal(size=(count, 3)).astype(np.float32),
-        el2n=rng.random(count),
-        validation_gradient=rng.normal(size=3).astype(np.float32),
-    )
-
-
-def test_the_settings_name_what_there_is():
-    fields = SelectionConfig.model_fields
-    assert set(get_args(fields["method"].annotation)) == {"value"} | set(BASELINES)
-    assert set(get_args(fields["learnability"].annotation)) == set(LEARNABILITY)
-
 
 # what holds for all
 
 
 @pytest.mark.parametrize("budget", [1, 7, 45, 60])
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("name", METHODS)
 def test_exactly_the_budget_of_distinct_known_ids_again_and_again(name, budget):
     data = rich()
-    chosen = BASELINES[name](data, budget=budget, seed=3)
+    chosen = METHODS[name](data, budget=budget, seed=3)
     assert chosen.dtype == np.int64
     assert len(chosen) == len(set(chosen.tolist())) == (60 if name == "full" else budget)
     assert set(chosen.tolist()) <= set(data.sample_id.tolist())
-    assert chosen.tolist() == BASELINES[name](data, budget=budget, seed=3).tolist()
+    assert chosen.tolist() == METHODS[name](data, budget=budget, seed=3).tolist()
 
 
 @pytest.mark.parametrize("name", ["random", "random_live", "ccs"])
 def test_the_seed_changes_random_methods(name):
     data = rich()
-    first, second = (set(BASELINES[name](data, budget=20, seed=s).tolist()) for s in (1, 2))
+    first, second = (set(METHODS[name](data, budget=20, seed=s).tolist()) for s in (1, 2))
     assert first != second
 
 
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("budget", [0, 61])
 def test_a_budget_outside_the_samples_is_refused(name, budget):
     with pytest.raises(ValueError, match=rf"budget is {budget}; expected 1\.\.60"):
-        BASELINES[name](rich(), budget=budget, seed=0)
+        METHODS[name](rich(), budget=budget, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +56,7 @@ def test_a_budget_outside_the_samples_is_refused(name, budget):
 def test_a_missing_feature_is_named(name, missing):
     data = dataclasses.replace(rich(), **{missing: None})
     with pytest.raises(FeatureError, match=f"{name} needs {missing}, which") as caught:
-        BASELINES[name](data, budget=3, seed=0)
+        METHODS[name](data, budget=3, seed=0)
     assert isinstance(caught.value, MiniRecError) and isinstance(caught.value, ValueError)
 
 
@@ -101,7 +64,7 @@ def test_a_missing_feature_is_named(name, missing):
 
 
 def pick(name: str, data: Features, budget: int, seed: int = 0) -> list[int]:
-    return BASELINES[name](data, budget=budget, seed=seed).tolist()
+    return METHODS[name](data, budget=budget, seed=seed).tolist()
 
 
 def test_random_live_takes_samples_with_a_hit_first():

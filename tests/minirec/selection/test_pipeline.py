@@ -7,14 +7,14 @@ import math
 
 import numpy as np
 import pytest
+from helpers.features import features, rich
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
-from test_baselines import features, rich
 
-from minirec.config.run import SelectionConfig
+from minirec.config.selection import SelectionConfig
 from minirec.errors import ConfigError, FeatureError, MiniRecError
-from minirec.selection.baselines import BASELINES
+from minirec.selection.baselines import METHODS
 from minirec.selection.features import Features
 from minirec.selection.pipeline import ordered, pick, score_samples
 from minirec.selection.summary import summary
@@ -31,12 +31,12 @@ def run(data: Features, *, chance: float = 0.0, **given):
     return scores, picks, table, said
 
 
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("name", METHODS)
 def test_a_baseline_chooses_and_the_curriculum_orders(name):
     data = rich()
     _, _, table, _ = run(data, method=name, curriculum="easy_to_hard")
     assert set(table["sample_id"].to_pylist()) == set(
-        BASELINES[name](data, budget=8, seed=1).tolist()
+        METHODS[name](data, budget=8, seed=1).tolist()
     )
     assert (np.diff(table["mean_reward"].to_numpy()) <= 0).all()
     assert np.isnan(table["novelty"].to_numpy()).all()
@@ -138,7 +138,7 @@ def test_full_takes_all_whatever_the_budget():
 )
 def test_impossible_settings_are_refused(given, message):
     data = dataclasses.replace(rich(), hits=np.zeros(60, dtype=np.int64))
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(MiniRecError, match=message):
         run(data, **given)
 
 
@@ -185,7 +185,7 @@ def test_any_features_give_a_selection_or_one_sentence(data):
     given = {
         name: data.draw(st.sampled_from(choices))
         for name, choices in {
-            "method": ["value", *sorted(BASELINES)],
+            "method": ["value", *sorted(METHODS)],
             "learnability": ["gaussian", "gaussian_live", "hit_variance"],
             "fusion": ["sum", "rank"],
             "lift": [True, False],

@@ -328,7 +328,7 @@ def test_the_sketch_errs_no_more_than_a_dense_projection():
     for seed in range(seeds):
         projector = Projector(model.lm, dim=dim, seed=seed, oversample=100)
         assert projector.width == exact.shape[1]
-        sketched = projector.sketch(unit)
+        sketched = projector.sketched(unit)
         errors.append(sketched @ sketched.T - cosines)
     found = torch.stack(errors)
     apart = ~torch.eye(len(some), dtype=torch.bool)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from minirec.config.run import ScoringConfig
+from minirec.config.scoring import ScoringConfig
 from minirec.selection.screening import drawn, in_doubt, outside, savings
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
-from test_report import SAMPLES, config, make_run
+from helpers.report_run import SAMPLES, config, make_run
 
 from jobs.handover.select_table import select_table
 from jobs.stages.select import SELECT
-from minirec.config.run import Config, ScoringConfig
+from minirec.config.run import Config
+from minirec.config.scoring import ScoringConfig
 from minirec.errors import ArtifactError, ConfigError
 from minirec.evaluation.report import render
 from minirec.selection.from_run import load_features

@@ -42,6 +42,14 @@ def write(folder: Path, columns: dict, suffix: str) -> Path:
     return path
 
 
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".npz"])
+def test_vectors_that_are_not_asked_for_are_not_read(tmp_path, suffix):
+    columns = {name: values for name, values in ROWS.items() if name != "user"}
+    found = read_features(write(tmp_path, columns, suffix), vectors=["hvp"])
+    assert found.embedding is found.gradient is None
+    assert found.hvp.tolist() == [[0, 0], [2, 0], [1, 1]]
+
+
 def refused(path: Path) -> str:
     with pytest.raises(ArtifactError, match=str(path)) as caught:
         read_features(path)

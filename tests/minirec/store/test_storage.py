@@ -343,7 +343,8 @@ def test_a_refused_write_is_one_sentence_and_leaves_nothing(bucket_folder, gate)
         fetch(str(path / "d"))
 
 
-def test_a_store_that_fails_for_a_moment_is_asked_again(bucket_folder, gate):
+def test_a_store_that_fails_for_a_moment_is_asked_again(bucket_folder, gate, monkeypatch):
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "3")  # the waits between them double
     gate.refuse("PUT", "x", times=2, status=503)
     write_json(located(bucket_folder) / "x", 1)
     assert gate.refused == 2

@@ -1,0 +1,89 @@
+"""Settings of the policy and of the engines that write rollouts with it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from minirec.config.section import PathText, Section
+
+
+class DemoModelConfig(Section):
+    """The tiny Qwen2 that is built from the corpus when ``model.name`` is ``demo``."""
+
+    vocabulary: int = Field(1500, ge=300)
+    """Number of tokens of the demo model's byte-level BPE tokenizer."""
+    hidden_size: int = Field(128, ge=32)
+    """Width of the demo model."""
+    layers: int = Field(2, ge=1)
+    """Number of transformer blocks of the demo model."""
+    heads: int = Field(4, ge=1)
+    """Number of attention heads in each block."""
+    warmup_steps: int = Field(150, ge=1)
+    """Steps of supervised training before any reward is given."""
+    warmup_match: float = Field(0, ge=0)
+    """Weight of a second warm-up loss, which matches lists of items with an item that they name and
+    stresses analyses that repeat words of the list; 0 turns it off."""
+    warmup_batch: int = Field(32, ge=1)
+    """Number of texts in a warm-up step."""
+    warmup_learning_rate: float = Field(2e-3, gt=0)
+    """Learning rate of the warm-up."""
+
+    @model_validator(mode="after")
+    def _check(self) -> DemoModelConfig:
+        if self.hidden_size % (2 * self.heads):
+            raise ValueError(
+                f"hidden_size {self.hidden_size} must be a multiple of twice the heads, "
+                f"{2 * self.heads}; change one of the two"
+            )
+        return self
+
+
+class ModelConfig(Section):
+    """The policy: a causal LM of transformers with a LoRA adapter."""
+
+    name: PathText = "demo"
+    """Hugging Face name or local folder of the model, or demo."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Number format of the model's weights."""
+    trust_remote_code: bool = False
+    """Whether Python code that comes with the model may run."""
+    lora_rank: int = Field(16, ge=1)
+    """Rank r of the LoRA adapter."""
+    lora_alpha: float = Field(32.0, gt=0)
+    """The output of the LoRA adapter is multiplied by lora_alpha / r."""
+    lora_targets: str = "all-linear"
+    """Modules with a LoRA adapter, as peft's target_modules."""
+    temperature: float = Field(0.02, gt=0)
+    """Temperature tau of the softmax over item cosines."""
+    max_item_tokens: int = Field(48, ge=4)
+    """Texts of items are cut to this number of tokens."""
+    max_prompt_tokens: int = Field(512, ge=16)
+    """Prompts are cut to this number of tokens; the oldest titles go."""
+    demo: DemoModelConfig = DemoModelConfig()
+
+
+class RolloutConfig(Section):
+    """The pool of rollout engines."""
+
+    engine: Literal["auto", "vllm", "transformers"] = "auto"
+    """Library that writes rollouts; auto takes vLLM where it is installed."""
+    adapter: Literal["auto", "lora", "merged"] = "auto"
+    """How an engine gets the adapter: as LoRA, or merged into its weights; auto merges on CPUs."""
+    max_new_tokens: int = Field(24, ge=1)
+    """Largest number of tokens of a completion."""
+    temperature: float = Field(1.0, gt=0)
+    """Sampling temperature of rollouts."""
+    prompts_per_call: int = Field(32, ge=1)
+    """Number of prompts in one generate call."""
+    gpu_memory_utilization: float = Field(0.4, gt=0, le=1)
+    """Share of a GPU's memory that an engine takes."""
+    kv_cache_mib: int = Field(128, ge=16)
+    """KV cache of an engine on CPUs, in MiB."""
+    deadline_s: float = Field(300, gt=0)
+    """Seconds that one generate call may take."""
+    start_deadline_s: float = Field(300, gt=0)
+    """Seconds that an engine may take to start."""
+    max_restarts: int = Field(3, ge=0)
+    """How often an engine that died is restarted before the run ends."""

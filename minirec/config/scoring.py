@@ -1,0 +1,93 @@
+"""Settings of the reward and of scoring: which samples are rolled out, and how often."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, PositiveInt, field_validator
+
+from minirec.config.choices import Reward
+from minirec.config.section import Section, counted, share_or_count
+
+
+class RewardConfig(Section):
+    """Reward of a rollout (method, section 1)."""
+
+    name: Reward = "ndcg_softmax"
+    """Reward of a rollout."""
+    cutoff: int = Field(1000, ge=1)
+    """Lowest rank m that still earns a reward, as in NDCG@m."""
+    softmax_weight: float = Field(0.05, ge=0, le=1)
+    """Weight b of the target's probability in ndcg_softmax."""
+
+
+class ScoringConfig(Section):
+    """Rollouts, rewards and head features of the train split."""
+
+    samples: int | float | None = Field(None, gt=0)
+    """Training samples that are scored, drawn at random: a number (1, 2, ...) or a share of the
+    corpus (below 1); null scores all."""
+    rollouts: PositiveInt | tuple[PositiveInt, PositiveInt] = 4
+    """Rollouts of each sample, G; [2, 4] writes two first, and up to four where these disagree."""
+    screen: Literal["prefill"] | None = None
+    """prefill ranks the target after a forced <answer> and rolls out only samples inside
+    screen_band; null rolls out all."""
+    screen_band: tuple[float, float] = (0.05, 1.0)
+    """Lowest and highest lift of the screen at which a sample is rolled out."""
+    doubt: float = Field(0.1, ge=0, le=1)
+    """Spread of the NDCGs of the first rollouts above which the others are written."""
+    control: float = Field(0.05, ge=0, le=1)
+    """Share of screened samples that is rolled out anyway, to estimate what the screen loses."""
+    shard_size: int = Field(64, ge=1)
+    """Number of samples in one shard of scoring."""
+    shard_deadline_s: float = Field(1800, gt=0)
+    """Seconds without a finished shard after which scoring ends."""
+    projection_dim: int = Field(4096, ge=1)
+    """Largest number of values of a projected LoRA gradient."""
+    gradient_micro_batch: int = Field(8, ge=1)
+    """Number of prompts in one pass of the LoRA gradients."""
+    validation_samples: int = Field(256, ge=0)
+    """Number of validation samples whose mean gradient the method less compares with."""
+
+    @field_validator("samples", mode="before")
+    @classmethod
+    def _samples(cls, samples: Any) -> Any:
+        if samples == 1 and isinstance(samples, float):
+            raise ValueError("samples 1.0 is no share below 1; write null for the whole corpus")
+        return None if samples is None else share_or_count("samples", samples)
+
+    @field_validator("rollouts", mode="before")
+    @classmethod
+    def _rollouts(cls, rollouts: Any) -> Any:
+        pair = isinstance(rollouts, (list, tuple))
+        given = rollouts if pair else [rollouts]
+        whole = all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in given)
+        if not whole or (pair and len(given) != 2):
+            raise ValueError(
+                f"{rollouts!r} is neither a number of rollouts nor a pair; write 4, or [2, 4] for "
+                f"two first and up to four where in doubt"
+            )
+        if pair and given[0] >= given[1]:
+            raise ValueError(
+                f"{list(given)} must rise: the first rollouts, then the most of a sample; "
+                f"write {given[1]} for one stage"
+            )
+        return rollouts
+
+    @field_validator("screen_band")
+    @classmethod
+    def _band(cls, band: tuple[float, float]) -> tuple[float, float]:
+        if band[0] >= band[1]:
+            raise ValueError(
+                f"{list(band)} must rise: the lowest and the highest lift that is rolled out"
+            )
+        return band
+
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """Rollouts of a sample after each stage, rising."""
+        return self.rollouts if isinstance(self.rollouts, tuple) else (self.rollouts,)
+
+    def count(self, samples: int) -> int:
+        """Samples that are scored of a corpus of `samples`."""
+        return samples if self.samples is None else min(samples, counted(self.samples, samples))

@@ -1,0 +1,56 @@
+"""Settings of the selection: how many samples are chosen, by what, and in which order."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from minirec.config.choices import Curriculum, Learnability, Method
+from minirec.config.section import Section, counted, share_or_count
+
+
+class SelectionConfig(Section):
+    """Value, diversity and curriculum (method, sections 3 to 6)."""
+
+    budget: int | float = Field(0.1, gt=0)
+    """Samples that are chosen: a number (1, 2, ...) or a share of the corpus (below 1)."""
+    method: Method = "value"
+    """Method that chooses the samples."""
+    learnability: Learnability = "gaussian"
+    """How learnability follows from the rewards of a sample."""
+    lift: bool = False
+    """Whether learnability takes the NDCG above chance, not the reward."""
+    mu: float | None = 0.5
+    """Centre of the Gaussian of learnability; null takes the median reward."""
+    sigma: float | None = Field(None, gt=0)
+    """Width of the Gaussian of learnability; null takes the standard deviation of the rewards."""
+    min_lift: float | None = None
+    """Lowest mean lift (NDCG above chance) of a sample that may be chosen; null sets no bound."""
+    alpha: float = Field(1.0, ge=0)
+    """Weight of learnability beside representativeness in the value."""
+    fusion: Literal["sum", "rank"] = "sum"
+    """How learnability and representativeness become the value: their sum, or the mean of their
+    ranks."""
+    directions: Literal["head_hvp", "head_gradient", "lora_projected"] = "head_hvp"
+    """Vectors of the samples from which representativeness follows."""
+    shards: int = Field(1, ge=1)
+    """Largest number of Ray actors that share the samples of MaxMin."""
+    curriculum: Curriculum = "grouped"
+    """Order in which training takes samples."""
+    groups: int = Field(4, ge=1)
+    """Number of groups K of the grouped curriculum."""
+
+    @field_validator("budget", mode="before")
+    @classmethod
+    def _budget(cls, budget: Any) -> Any:
+        return share_or_count("budget", budget)
+
+    @property
+    def needs_lora_gradients(self) -> bool:
+        """Whether projected LoRA gradients are read."""
+        return self.directions == "lora_projected" or self.method == "less"
+
+    def count(self, samples: int) -> int:
+        """Samples that are chosen from a corpus of `samples`; `full` takes all of them."""
+        return samples if self.method == "full" else counted(self.budget, samples)
