@@ -20,7 +20,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from minirec.corpus.table import load_users
-from minirec.evaluation.paired import differences
+from minirec.evaluation.paired import Bootstrap, differences
 from minirec.evaluation.ranking import per_sample
 from minirec.store.tables import read_table
 
@@ -38,7 +38,7 @@ def ranked(file: Path, policy: str, split: str) -> pd.Series:
 
 def by_method(run: Path, split: str) -> dict[str, Floats]:
     """(S, N) mean over budgets by method; a row for each seed, a column for each sample."""
-    trials = read_table(run / "comparison.parquet").to_pandas()
+    trials = read_table(run / "comparison" / "trials.parquet").to_pandas()
     trials = trials[trials["table"].isin(["steps", ""])].fillna({"budget": 0})
     failed = trials[trials["status"] != "finished"]["trial"]
     if len(failed):
@@ -76,7 +76,7 @@ def main() -> None:
     users = load_users(args.run / "corpus", args.split)
     for reference, values in means.items():
         others = {name: other for name, other in means.items() if name != reference}
-        found = differences(others, values, users=users, resamples=args.resamples, seed=0)
+        found = differences(others, values, Bootstrap(users, args.resamples, seed=0))
         print(f"{reference}: {values.mean():.4f}")
         for name, d in found.items():
             print(

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from minirec.evaluation.paired import differences, standing
+from minirec.evaluation.paired import Bootstrap, differences, standing
 from minirec.evaluation.ranking import per_sample
 from minirec.store.files import read_json
 from minirec.store.tables import read_table
@@ -71,12 +71,12 @@ def main() -> None:
     for policy in POLICIES:
         own = {name: gains(run, policy) for name, run in runs.items()}
         common = {name: own[name].loc[both[f"sample_id_{name}"]].to_numpy().T for name in runs}
-        draws = {"users": users, "resamples": args.resamples, "seed": 0}
+        bootstrap = Bootstrap(users, args.resamples, seed=0)
         cells = [f"{own[name].to_numpy().mean():.3f}" for name in runs]
         for name in runs:
-            s = standing(common[name], **draws)
+            s = standing(common[name], bootstrap)
             cells.append(f"{s.mean:.3f} ({s.low:.3f} to {s.high:.3f})")
-        d = differences({policy: common["keep"]}, common["exclude"], **draws)[policy]
+        d = differences({policy: common["keep"]}, common["exclude"], bootstrap)[policy]
         cells.append(f"{d.mean:+.3f} ({d.low:+.3f} to {d.high:+.3f})")
         print(f"| {policy} | {' | '.join(cells)} |")
 

@@ -169,10 +169,9 @@ def _trials(a: Arguments) -> None:
     os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     # Trials have many processes, most of them idle; Ray would warn of their number.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "worker processes have been started")
-    from jobs.trials import compare, sweep
+    from jobs.trials.bench import run_bench
 
-    trials = sweep.sweep if a.command == "sweep" else compare.compare
-    print_summary(trials(config, overwrite=a.overwrite))
+    print_summary(run_bench(a.command, config, overwrite=a.overwrite))
 
 
 def _file(option: str, text: str) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 from actors.engines.engine import resolve_engine
 from jobs.stages.prepare import made_with
@@ -18,12 +17,10 @@ from minirec.resources.allocation import Allocation, allocate, this_machine
 from minirec.store.files import read_json
 from minirec.store.run import Run
 from minirec.trials.checks import check, check_trials
-from minirec.trials.comparison import Contender, contenders
-from minirec.trials.sweep import Trial, trials_of
-from minirec.trials.sweep import trials as sweep_trials
+from minirec.trials.trial import FOLDERS, Trial, trials_of
 
 Row = tuple[str, str, str]
-TRIALS = ("sweep", "compare")
+TRIALS = tuple(FOLDERS)
 CPU_HEADS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 """Sizes of an attention head that vLLM's kernels for CPUs have."""
 
@@ -104,10 +101,8 @@ def _counted_rows(
         ("select", "budget", f"{about}{budget:,} in {_groups(config)}"),
         *_training_rows("train", config, config.training, budget),
     ]
-    if command in ("plan", "sweep") and config.sweep.varies:
-        rows += _trial_rows("sweep", trials_of(config, samples), samples, exact=exact)
-    if compared and config.compare.methods:
-        rows += _trial_rows("compare", _contenders(config), samples, exact=exact)
+    for bench in _benches(config, command):
+        rows += _trial_rows(bench, trials_of(config, bench, samples), samples, exact=exact)
     return rows
 
 
@@ -118,16 +113,14 @@ def _uncounted_rows(config: Config, command: str) -> list[Row]:
     counted = isinstance(budget, int) and config.selection.method != "full"
     if config.training.steps or counted:
         rows += _training_rows("train", config, config.training, int(budget))
-    counts = {}
-    if command in ("plan", "sweep") and config.sweep.varies:
-        counts["sweep"] = len(sweep_trials(config, folder=Path(config.run_dir)))
-    if command in ("plan", "compare") and config.compare.methods:
-        counts["compare"] = len(_contenders(config))
-    return rows + [(kind, "trials", f"{count:,}") for kind, count in counts.items()]
+    for bench in _benches(config, command):
+        rows.append((bench, "trials", f"{len(trials_of(config, bench, 1)):,}"))
+    return rows
 
 
-def _contenders(config: Config) -> list[Contender]:
-    return contenders(config, folder=Run(config.run_dir).path("comparison"))
+def _benches(config: Config, command: str) -> list[str]:
+    """The commands with trials that `command` runs or plans, if their settings vary anything."""
+    return [name for name in TRIALS if command in ("plan", name) and getattr(config, name).varies]
 
 
 def _samples(config: Config, again: bool) -> tuple[int, bool]:

@@ -1,4 +1,4 @@
-"""One trial of a sweep: select, train and evaluate in a folder of its own, inside Ray Tune."""
+"""One trial inside Ray Tune: select, train and evaluate in its own folder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.result import DONE
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
 from actors.training.loop import STOP
 from actors.training.validation import METRIC
@@ -19,12 +19,14 @@ from jobs.stage import base_model
 from jobs.stages.evaluate import evaluation
 from jobs.stages.select import SELECT
 from jobs.stages.train import TRAIN
-from jobs.training_log import poll_s, read_log, spent
+from jobs.training_log import poll_s, read_log
+from jobs.trials.result import STOPPED, ended, own
 from minirec.config.run import Config
-from minirec.store.files import read_json
+from minirec.config.trials import AshaConfig
+from minirec.store.files import read_json, write_json
 from minirec.store.run import Run
 from minirec.store.tables import read_table
-from minirec.trials.sweep import Trial
+from minirec.trials.trial import Trial
 
 PROGRESS = "progress"
 
@@ -70,12 +72,15 @@ class TrialRun(tune.Trainable):
 
     def _begin(self, name: str) -> None:
         self.settings = self.trials[name].config
-        self.session = self.session or Session(self.settings, on_cluster=self.on_cluster)
         self.run = Run(self.settings.run_dir, base=self.base, shared=SHARED)
         self.stop_file = self.run.path("policy", STOP)
-        self.stop_file.unlink(missing_ok=True)
         self.reported: set[float] = set()
         self.error: BaseException | None = None
+        if ended(self.run):
+            self.thread = threading.Thread()  # is not started; all reports are in files
+            return
+        self.session = self.session or Session(self.settings, on_cluster=self.on_cluster)
+        self.stop_file.unlink(missing_ok=True)
         work = (self.run, self.settings, self.session)
         self.thread = threading.Thread(target=self._stages, args=work, daemon=True)
         self.thread.start()
@@ -93,6 +98,8 @@ class TrialRun(tune.Trainable):
             self.thread.join(poll_s(self.run.root))
         if self.error is not None:
             raise self.error
+        if (stopped := self.run.path(STOPPED)).exists():  # by ASHA, in a former command
+            return read_json(stopped) | {DONE: True}
         found = read_json(self.run.path("evaluation.json"))["policies"]["trained"]["valid"]
         return {PROGRESS: 1.0, METRIC: found["ndcg@10"]["mean"], "finished": True, DONE: True}
 
@@ -107,8 +114,8 @@ class TrialRun(tune.Trainable):
             self.session = None
 
     def _end(self) -> None:
-        """Of a trial that ASHA has stopped, the training ends its workers and their placement
-        group before its next step.
+        """Stop a trial that still runs: its training ends its workers and their placement group
+        before its next step.
         """
         if self.thread.is_alive():
             self.stop_file.parent.mkdir(parents=True, exist_ok=True)
@@ -129,9 +136,9 @@ class TrialRun(tune.Trainable):
 
 
 def reports(run: Run, config: Config) -> list[dict[str, Any]]:
-    """What a trial says to Tune of each validation but the last, which `evaluate` repeats in full.
+    """The reports of a trial to Tune: each validation but the last, which `evaluate` repeats.
 
-    Its progress is a share of its steps, of which a smaller budget may have fewer.
+    Its progress is a share of its steps, because a smaller budget may have fewer.
     """
     log = read_log(run.path("policy", "log.jsonl"))
     if not any(METRIC in entry for entry in log):
@@ -142,8 +149,6 @@ def reports(run: Run, config: Config) -> list[dict[str, Any]]:
             PROGRESS: (entry["step"] + 1) / steps,
             METRIC: entry[METRIC],
             "steps": i + 1,
-            "rollouts": spent(log[: i + 1], "rollouts"),
-            "seconds": sum(e["seconds"] for e in log[: i + 1]),
         }
         for i, entry in enumerate(log)
         if METRIC in entry and entry["step"] + 1 < steps
@@ -151,19 +156,28 @@ def reports(run: Run, config: Config) -> list[dict[str, Any]]:
 
 
 class Asha(FIFOScheduler):
-    """Ray's ASHA among the trials of one seed, which differ in nothing but their settings.
+    """Ray's ASHA among the trials of one seed, so that they differ in their settings only.
 
-    Tune saves trials and searcher, but not the scheduler. So after a restore, what a finished or
-    stopped trial reported is taken from its log: then the trials are stopped that an undisturbed
-    sweep stops.
+    A trial that it stops gets a file `STOPPED` in its folder. A trial that has ended in a former
+    command is never stopped, but its reports count: in the order of the trials, they lead to the
+    decisions of a sweep that was not interrupted.
     """
 
-    def __init__(self, trials: Mapping[str, Trial], base: str, **settings: Any):
-        """`settings` are those of `AsyncHyperBandScheduler`."""
+    def __init__(self, run: Run, planned: Sequence[Trial], settings: AshaConfig):
         super().__init__()
-        self.trials, self.base = trials, base
-        seeds = {trial.config.seed for trial in trials.values()}
-        self.by_seed = {seed: AsyncHyperBandScheduler(**settings) for seed in seeds}
+        self.before = {trial.name for trial in planned if ended(own(run, trial))}
+        self.folder = {trial.name: trial.config.run_dir for trial in planned}
+        self.seed = {trial.name: trial.config.seed for trial in planned}
+        self.by_seed = {
+            seed: AsyncHyperBandScheduler(
+                time_attr=PROGRESS,
+                max_t=1.0,
+                grace_period=settings.grace_fraction,
+                reduction_factor=settings.reduction_factor,
+                stop_last_trials=False,
+            )
+            for seed in set(self.seed.values())
+        }
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
         """Called once, with the metric of the sweep."""
@@ -172,18 +186,19 @@ class Asha(FIFOScheduler):
         return super().set_search_properties(metric, mode, **spec)
 
     def on_trial_add(self, tune_controller: Any, trial: TuneTrial) -> None:
-        """Called for each trial of a new or restored sweep."""
-        asha = self._of(trial)
-        asha.on_trial_add(tune_controller, trial)
-        if trial.status == TuneTrial.TERMINATED:
-            config = self.trials[trial.config["name"]].config
-            run = Run(config.run_dir, base=Run(self.base), shared=SHARED)
-            for entry in reports(run, config):
-                asha.on_trial_result(tune_controller, trial, entry)
+        """Called for each trial at the start."""
+        self._of(trial).on_trial_add(tune_controller, trial)
 
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: Any) -> str:
         """Whether the trial goes on."""
-        return self._of(trial).on_trial_result(tune_controller, trial, result)
+        name = trial.config["name"]
+        decision = self._of(trial).on_trial_result(tune_controller, trial, result)
+        if name in self.before:
+            return TrialScheduler.CONTINUE
+        if decision == TrialScheduler.STOP:
+            last = {key: result[key] for key in (PROGRESS, METRIC, "steps")}
+            write_json(Run(self.folder[name]).path(STOPPED), last)
+        return decision
 
     def on_trial_complete(self, tune_controller: Any, trial: TuneTrial, result: Any) -> None:
         """The trial has finished or was stopped."""
@@ -194,4 +209,4 @@ class Asha(FIFOScheduler):
         self._of(trial).on_trial_remove(tune_controller, trial)
 
     def _of(self, trial: TuneTrial) -> AsyncHyperBandScheduler:
-        return self.by_seed[self.trials[trial.config["name"]].config.seed]
+        return self.by_seed[self.seed[trial.config["name"]]]

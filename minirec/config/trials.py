@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
+    BeforeValidator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -12,69 +13,75 @@ from pydantic import (
     StrictFloat,
     StrictInt,
     ValidationInfo,
-    field_validator,
 )
 
 from minirec.config.choices import Compared, Learnability, Reference
 from minirec.config.section import Section
 
 
+def _listed(section: str) -> BeforeValidator:
+    """Takes a list without duplicates; in a sweep null is an empty one."""
+
+    def check(values: Any, info: ValidationInfo) -> Any:
+        if values is None and section == "sweep":
+            return ()
+        name = info.field_name
+        if not isinstance(values, (list, tuple)):
+            raise ValueError(f"{values!r} is not a list; write {section}.{name}: [{values}]")
+        if name == "budget" and any(type(value) not in (int, float) for value in values):
+            raise ValueError(f"{values!r} holds what is no budget; write numbers or shares below 1")
+        twice = [value for i, value in enumerate(values) if value in values[:i]]
+        if twice:
+            raise ValueError(f"{twice[0]!r} is in the list twice; remove one")
+        return values
+
+    return BeforeValidator(check)
+
+
+def _concurrent(trials: Any) -> Any:
+    whole = isinstance(trials, int) and not isinstance(trials, bool) and trials > 0
+    if trials != "auto" and not whole:
+        raise ValueError(f"{trials!r} is not a number of trials; write 2, or auto")
+    return trials
+
+
+SweepList, CompareList = _listed("sweep"), _listed("compare")
+Concurrent = Annotated[PositiveInt | Literal["auto"], BeforeValidator(_concurrent)]
+
+
 class AshaConfig(Section):
     """Asynchronous successive halving on validation NDCG@10 (arXiv 1810.05934)."""
 
-    grace_fraction: float = Field(
-        0.5, gt=0, lt=1, description="share of a trial's steps before it may be stopped"
-    )
-    reduction_factor: int = Field(
-        2, ge=2, description="one of so many goes on at each rung, and rungs lie so far apart"
-    )
+    grace_fraction: float = Field(0.5, gt=0, lt=1)
+    """Share of a trial's steps before ASHA may stop it."""
+    reduction_factor: int = Field(2, ge=2)
+    """One of this many trials goes on at each rung, and the next rung is at this many times the
+    steps."""
 
 
 class SweepConfig(Section):
     """Trials are all combinations of the lists; an empty list takes the value of the config."""
 
-    budget: tuple[StrictInt | StrictFloat, ...] = Field((), description="of selection.budget")
-    alpha: tuple[NonNegativeFloat, ...] = Field((), description="of selection.alpha")
-    groups: tuple[PositiveInt, ...] = Field((), description="of selection.groups")
-    learnability: tuple[Learnability, ...] = Field((), description="of selection.learnability")
-    seeds: tuple[NonNegativeInt, ...] = Field(
-        (), description="of selection and training; the features keep the seed of the config"
-    )
-    samples: PositiveInt | None = Field(
-        None, description="combinations drawn at random, each with all seeds; null: all"
-    )
-    max_concurrent: PositiveInt | Literal["auto"] = Field(
-        "auto", description="trials at a time; auto: as many as the cluster holds"
-    )
-    tolerance: float = Field(
-        0.05, ge=0, lt=1, description="loss of NDCG@10, relative to the best, that is acceptable"
-    )
-    asha: AshaConfig | None = Field(AshaConfig(), description="null: no trial is stopped early")
-
-    @field_validator("budget", "alpha", "groups", "learnability", "seeds", mode="before")
-    @classmethod
-    def _list(cls, values: Any, info: ValidationInfo) -> Any:
-        if values is None:
-            return ()
-        if not isinstance(values, (list, tuple)):
-            raise ValueError(f"{values!r} is not a list; write sweep.{info.field_name}: [{values}]")
-        numbers = info.field_name != "budget" or all(
-            type(value) in (int, float) for value in values
-        )
-        if not numbers:
-            raise ValueError(f"{values!r} holds what is no budget; write numbers or shares below 1")
-        twice = [value for i, value in enumerate(values) if value in values[:i]]
-        if twice:
-            raise ValueError(f"{twice[0]!r} stands there twice; remove one")
-        return values
-
-    @field_validator("max_concurrent", mode="before")
-    @classmethod
-    def _concurrent(cls, trials: Any) -> Any:
-        whole = isinstance(trials, int) and not isinstance(trials, bool) and trials > 0
-        if trials != "auto" and not whole:
-            raise ValueError(f"{trials!r} is not a number of trials; write 2, or auto")
-        return trials
+    budget: Annotated[tuple[StrictInt | StrictFloat, ...], SweepList] = ()
+    """Values of selection.budget to try; empty takes that of the config."""
+    alpha: Annotated[tuple[NonNegativeFloat, ...], SweepList] = ()
+    """Values of selection.alpha to try; empty takes that of the config."""
+    groups: Annotated[tuple[PositiveInt, ...], SweepList] = ()
+    """Values of selection.groups to try; empty takes that of the config."""
+    learnability: Annotated[tuple[Learnability, ...], SweepList] = ()
+    """Values of selection.learnability to try; empty takes that of the config."""
+    seeds: Annotated[tuple[NonNegativeInt, ...], SweepList] = ()
+    """Seeds of selection and training, each with every combination; empty takes that of the config.
+    The features keep the seed of the config."""
+    samples: PositiveInt | None = None
+    """Number of combinations drawn at random, each with all seeds; null tries all."""
+    max_concurrent: Concurrent = "auto"
+    """Trials that run at the same time; auto takes as many as the cluster has room for."""
+    tolerance: float = Field(0.05, ge=0, lt=1)
+    """Acceptable loss of NDCG@10, as a share of the best. The smallest budget within it is
+    recommended."""
+    asha: AshaConfig | None = AshaConfig()
+    """When trials are stopped early; null stops none."""
 
     @property
     def varies(self) -> bool:
@@ -85,47 +92,39 @@ class SweepConfig(Section):
 class CompareConfig(Section):
     """Trials are all methods x budgets x seeds, in one table or two, and full data per seed."""
 
-    methods: tuple[Compared, ...] = Field(
-        (), description="minirec and paper: selection of that preset; else of selection.method"
+    methods: Annotated[tuple[Compared, ...], CompareList] = ()
+    """Methods to compare. minirec and paper take the selection of that preset; every other name is
+    a value of selection.method."""
+    budget: Annotated[tuple[float | int, ...], CompareList] = Field(
+        (0.05, 0.1, 0.2, 0.4), min_length=1
     )
-    budget: tuple[float | int, ...] = Field(
-        (0.05, 0.1, 0.2, 0.4), min_length=1, description="of selection.budget"
+    """Budgets of every method: numbers of samples, or shares of the corpus (below 1)."""
+    seeds: Annotated[tuple[NonNegativeInt, ...], CompareList] = Field((1, 2, 3), min_length=1)
+    """Seeds of selection and training, each with every method and budget. The features keep the
+    seed of the config."""
+    steps: PositiveInt | None = 60
+    """Optimizer steps of each trial in the table at equal steps; null makes no such table."""
+    epochs: float | None = Field(None, gt=0)
+    """Passes over the selection in the table at equal epochs; null makes no such table."""
+    full_steps: PositiveInt | None = 600
+    """Largest number of optimizer steps on full data; null leaves full data out."""
+    patience: PositiveInt = 5
+    """Validations in a row without a better one after which the training on full data stops."""
+    train_samples: PositiveInt | None = 256
+    """Samples of train that are ranked before and after training, to show what kept and dropped
+    samples gained; null ranks none."""
+    validation_steps: PositiveInt = 10
+    """Optimizer steps between two validations of a trial."""
+    reach: float = Field(0.95, gt=0, le=1)
+    """Share of the best NDCG@10 of full data at which the cost until then is reported."""
+    references: Annotated[tuple[Reference, ...], CompareList] = Field(
+        ("random", "paper", "full"), max_length=3
     )
-    seeds: tuple[NonNegativeInt, ...] = Field(
-        (1, 2, 3), min_length=1, description="of selection and training; features are shared"
-    )
-    steps: PositiveInt | None = Field(
-        60, description="optimizer steps of each trial of the table at equal steps; null: no table"
-    )
-    epochs: float | None = Field(
-        None, gt=0, description="passes of each trial of the table at equal epochs; null: no table"
-    )
-    full_steps: PositiveInt | None = Field(
-        600, description="steps of full data, at most; null: full data is left out"
-    )
-    patience: PositiveInt = Field(
-        5, description="validations without a better one that stop the training on full data"
-    )
-    train_samples: PositiveInt | None = Field(
-        256, description="of train, ranked before and after: what kept and dropped ones gained"
-    )
-    validation_steps: PositiveInt = Field(10, description="steps between validations")
-    reach: float = Field(
-        0.95, gt=0, le=1, description="share of the best full-data NDCG@10 that is to be reached"
-    )
-    references: tuple[Reference, ...] = Field(
-        ("random", "paper", "full"),
-        max_length=3,
-        description="methods from which the differences of all others are tested; up to three",
-    )
-    max_concurrent: PositiveInt | Literal["auto"] = Field("auto", description="trials at a time")
+    """Up to three methods from which the differences of all others are tested."""
+    max_concurrent: Concurrent = "auto"
+    """Trials that run at the same time; auto takes as many as the cluster has room for."""
 
-    @field_validator("methods", "budget", "seeds", "references", mode="before")
-    @classmethod
-    def _list(cls, values: Any) -> Any:
-        if not isinstance(values, (list, tuple)):
-            raise ValueError(f"{values!r} is not a list; write [{values}]")
-        twice = [value for i, value in enumerate(values) if value in values[:i]]
-        if twice:
-            raise ValueError(f"{twice[0]!r} stands there twice; remove one")
-        return values
+    @property
+    def varies(self) -> bool:
+        """Whether there is a method to compare."""
+        return bool(self.methods)

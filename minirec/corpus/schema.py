@@ -132,13 +132,17 @@ def gradients(dim: int) -> pa.Schema:
     )
 
 
-COMPARISON = pa.schema(
+TRIALS = pa.schema(
     [
         ("trial", pa.string()),
+        ("setting", pa.string()),
         ("method", pa.string()),
         ("table", pa.string()),
         ("budget", pa.float64()),
         ("samples", pa.int64()),
+        ("alpha", pa.float64()),
+        ("groups", pa.int64()),
+        ("learnability", pa.string()),
         ("seed", pa.int64()),
         ("status", pa.string()),
         ("cause", pa.string()),
@@ -151,8 +155,12 @@ COMPARISON = pa.schema(
         ("gain_kept", pa.float64()),
         ("gain_dropped", pa.float64()),
         ("valid_ndcg@10", pa.float64()),
+        ("low", pa.float64()),
+        ("high", pa.float64()),
         ("test_ndcg@10", pa.float64()),
         ("best_valid_ndcg@10", pa.float64()),
+        ("front_rollouts", pa.bool_()),
+        ("front_seconds", pa.bool_()),
         ("reached_step", pa.int64()),
         ("reached_samples", pa.int64()),
         ("reached_rollouts", pa.int64()),
@@ -160,39 +168,16 @@ COMPARISON = pa.schema(
     ],
     metadata=_META,
 )
-"""A trial of a comparison: finished or failed. `table` is steps or epochs, empty for full data.
+"""A trial of a sweep or a comparison: finished, stopped (early) or failed.
 
-Own cost is that of selection and training, the total adds what the method needs: proxy, scoring,
-gradients. Neither rollouts nor seconds of validations are counted. `best_valid` is over the
-validations during training, on a part of the split; `reached` is the total cost up to the first of
-them that reaches the goal, null if none does.
+budget is as in the settings, samples the number it stands for. table is steps or epochs in a
+comparison, else empty. Own cost is that of selection and training; the total adds what the trial
+is charged with: proxy, scoring, gradients. A sweep counts validations, a comparison does not.
+valid_ndcg@10 is that of the final adapter on the whole split, with a 95% interval over users (low,
+high), or the last validation of a stopped trial. best_valid is over the validations during
+training, on a part of the split.
+
+Two groups of columns depend on the other trials: front_* of a sweep, whether the setting, averaged
+over its seeds, is on a Pareto front; reached_* of a comparison, the total cost until a validation
+first reached the goal, null if none did. The other command leaves them null.
 """
-
-SWEEP = pa.schema(
-    [
-        ("trial", pa.string()),
-        ("setting", pa.string()),
-        ("budget", pa.int64()),
-        ("alpha", pa.float64()),
-        ("groups", pa.int64()),
-        ("learnability", pa.string()),
-        ("seed", pa.int64()),
-        ("status", pa.string()),
-        ("cause", pa.string()),
-        ("steps", pa.int64()),
-        ("own_rollouts", pa.int64()),
-        ("own_seconds", pa.float64()),
-        ("rollouts", pa.int64()),
-        ("seconds", pa.float64()),
-        ("valid_ndcg@10", pa.float64()),
-        ("low", pa.float64()),
-        ("high", pa.float64()),
-        ("front_rollouts", pa.bool_()),
-        ("front_seconds", pa.bool_()),
-    ],
-    metadata=_META,
-)
-"""A trial of a sweep: finished, stopped (early) or failed. Its own cost is that of selection and
-training; the total adds what all trials share. NDCG@10 is that of the final adapter on the whole
-validation split, with a 95% interval over users, or of the last validation if it was stopped.
-The front is that of settings, whose seeds are averaged."""

@@ -1,4 +1,4 @@
-"""Why one selection trains better: what selections share, and what scores foretell."""
+"""Why one selection trains better: what selections share, and how well scores predict quality."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from minirec.evaluation.ranking import interval
 Ids = NDArray[np.int64]
 Overlaps = Mapping[tuple[str, str], float | None]
 LEAST_RUNS = 10
-"""Random subsets below which a rank correlation says nothing."""
+"""Fewest random subsets for a rank correlation; of fewer it says nothing."""
 
 
 def shared(first: Ids, second: Ids) -> float:
@@ -24,7 +24,7 @@ def shared(first: Ids, second: Ids) -> float:
 
 
 def overlaps(chosen: Mapping[str, Mapping[int, Ids]]) -> dict[tuple[str, str], float | None]:
-    """What each pair of methods shares at one budget.
+    """The share of samples that each pair of methods has in common at one budget.
 
     Args:
         chosen: ids by method and seed.
@@ -46,7 +46,7 @@ def overlaps(chosen: Mapping[str, Mapping[int, Ids]]) -> dict[tuple[str, str], f
 
 
 @dataclass(frozen=True)
-class Foretold:
+class Correlation:
     """Rank correlation of predicted and measured quality over R runs, with its 95% interval."""
 
     correlation: float
@@ -62,8 +62,8 @@ def datamodel_score(
     *,
     resamples: int,
     seed: int,
-) -> Foretold | None:
-    """How well the sum of a score over a random subset foretells what training on it gives.
+) -> Correlation | None:
+    """How well the sum of a score over a random subset predicts what training on it gives.
 
     The linear datamodeling score (Park et al., "TRAK", 2023, section 2) with one target, the mean
     quality, and subsets of one size: Spearman's rank correlation between the mean score of a
@@ -77,7 +77,7 @@ def datamodel_score(
         seed: of the bootstrap.
 
     Returns:
-        None below `LEAST_RUNS` runs, or where a side is the same for all.
+        None below `LEAST_RUNS` runs, or where all predictions or all measured values are the same.
 
     Raises:
         ValueError: numbers of runs differ.
@@ -90,11 +90,11 @@ def datamodel_score(
         return None
     draws = np.random.default_rng(seed).integers(len(measured), size=(resamples, len(measured)))
     drawn = np.array([_spearman(predicted[rows], measured[rows]) for rows in draws])
-    return Foretold(_spearman(predicted, measured), *interval(drawn), len(measured))
+    return Correlation(_spearman(predicted, measured), *interval(drawn), len(measured))
 
 
 def _spearman(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
-    """0 where a side is constant, as a resample of few runs may be."""
+    """0 where one side is constant, which happens in resamples of few runs."""
     if np.ptp(first) == 0 or np.ptp(second) == 0:
         return 0.0
     return float(spearmanr(first, second).statistic)

@@ -1,4 +1,4 @@
-"""The templates of the HTML pages, which lie beside this module."""
+"""The templates of the HTML pages, which are in the folder of this module."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pathlib import Path
 import jinja2
 
 FEW_USERS = 30
-"""Below it a bootstrap over users finds differences where there are none: with 8 samples a user and
-random ranks p is below .05 in 22% of draws of 3 users, in 10% of 10, and in 5% of 30."""
+"""With fewer users a bootstrap over users finds differences where there are none. With 8 samples of
+each user and random ranks, p is below .05 in 22% of draws of 3 users, in 10% of 10, in 5% of 30."""
 
 
 def template(name: str, **functions: Callable) -> jinja2.Template:
-    """A template, which escapes what it is given and refuses names that it is not given.
+    """A template that escapes its values and raises where a value is missing.
 
     Args:
         name: of the file.
-        functions: that it may call; `FEW_USERS` is there too.
+        functions: that it may call; it may also read `FEW_USERS`.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),

@@ -1,26 +1,57 @@
-"""Methods set against each other over seeds and users (method, sections 8 and 9)."""
+"""Differences between methods, tested over seeds and users (method, sections 8 and 9)."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from minirec.evaluation.front import Codes, resampled
-from minirec.evaluation.ranking import interval, two_sided
+from minirec.evaluation.ranking import bootstrap_means, interval, two_sided
 
 K = TypeVar("K", bound=Hashable)
 Floats = NDArray[np.float64]
 LEAST = 100
-"""Resamples for each difference that is tested: p is 2 / (R + 1) at least, times their number."""
+"""Resamples for each difference that is tested. R resamples give a p of at least 2 / (R + 1), which
+Holm multiplies by the number of differences."""
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """Resamples of seeds and users, the same for all settings, so that differences are paired.
+
+    users: (N,) code of the user of each sample.
+    """
+
+    users: NDArray[np.int64]
+    resamples: int
+    seed: int
+
+    def means(self, ndcg: Floats) -> Floats:
+        """Means (R, ...) of NDCG@10 (..., S, N) over seeds and users, drawn with replacement.
+
+        The draws follow from `seed`, S and the number of users alone. With one seed only the users
+        vary.
+        """
+        *settings, count, samples = ndcg.shape
+        means = bootstrap_means(
+            ndcg.reshape(-1, samples).T,
+            users=self.users,
+            resamples=self.resamples,
+            seed=self.seed,
+        )
+        by_seed = means.reshape(self.resamples, *settings, count)
+        generator = np.random.default_rng([self.seed, count])
+        drawn = generator.integers(count, size=(self.resamples, count))
+        drawn = drawn.reshape(self.resamples, *[1] * len(settings), count)
+        return np.take_along_axis(by_seed, drawn, axis=-1).mean(-1)
 
 
 @dataclass(frozen=True)
 class Standing:
-    """Mean NDCG@10 of a method, with its 95% interval over seeds and users."""
+    """Mean NDCG@10 of a setting, with its 95% interval over seeds and users."""
 
     mean: float
     low: float
@@ -28,33 +59,27 @@ class Standing:
 
 
 @dataclass(frozen=True)
-class Difference:
-    """Of a method from a reference: 95% interval, bootstrap p, and p after Holm's correction."""
+class Difference(Standing):
+    """A method minus a reference, with its bootstrap p, and p after Holm's correction."""
 
-    mean: float
-    low: float
-    high: float
     p: float
     p_holm: float
 
 
-def standing(ndcg: Floats, *, users: Codes, resamples: int, seed: int) -> Standing:
-    """Of (S, N) NDCG@10, a row for each seed, a column for each sample of `users` (N,)."""
-    low, high = interval(resampled(ndcg, users=users, resamples=resamples, seed=seed))
-    return Standing(float(ndcg.mean()), low, high)
+def standing(ndcg: Floats, bootstrap: Bootstrap) -> Standing:
+    """The standing of (S, N) NDCG@10, a row for each seed, a column for each sample."""
+    return Standing(float(ndcg.mean()), *interval(bootstrap.means(ndcg)))
 
 
 def differences(
-    ndcg: Mapping[K, Floats], reference: Floats, *, users: Codes, resamples: int, seed: int
+    ndcg: Mapping[K, Floats], reference: Floats, bootstrap: Bootstrap
 ) -> dict[K, Difference]:
-    """Each method minus the reference, tested together.
+    """Differences of the methods from the reference, which are tested together.
 
     Args:
         ndcg: (S, N) by method, one or more; seeds and samples are those of the reference, in order.
         reference: (S, N).
-        users: (N,) code of the user of each sample.
-        resamples: of the bootstrap; raised to `LEAST` for each method.
-        seed: of the bootstrap; resamples are the same for all, so that differences are paired.
+        bootstrap: its resamples are raised to `LEAST` for each method.
 
     Raises:
         ValueError: shapes differ.
@@ -63,7 +88,8 @@ def differences(
         if values.shape != reference.shape:
             raise ValueError(f"{name} has shape {values.shape}; expected {reference.shape}")
     shifted = np.stack([values - reference for values in ndcg.values()])
-    drawn = resampled(shifted, users=users, resamples=max(resamples, LEAST * len(ndcg)), seed=seed)
+    enough = max(bootstrap.resamples, LEAST * len(ndcg))
+    drawn = replace(bootstrap, resamples=enough).means(shifted)
     p = [two_sided(values) for values in drawn.T]
     rows = zip(ndcg, shifted, drawn.T, p, holm(p), strict=True)
     return {

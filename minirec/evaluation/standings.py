@@ -2,91 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from minirec.evaluation.front import Codes
-from minirec.evaluation.paired import Difference, Standing, differences, standing
-
-
-@dataclass(frozen=True)
-class Curve:
-    """M validations of one training, with all that was spent before each, and the whole cost.
-
-    ndcg: (M,) NDCG@10. steps, samples: (M,) optimizer steps and distinct samples before it.
-    rollouts, seconds: (M,) charged and own. own_*: selection and training to their end.
-    charged_*: of proxy, scoring and gradients, as far as the method needs them.
-    """
-
-    ndcg: list[float]
-    steps: list[int]
-    samples: list[int]
-    rollouts: list[int]
-    seconds: list[float]
-    own_rollouts: int
-    own_seconds: float
-    charged_rollouts: int
-    charged_seconds: float
-
-
-@dataclass(frozen=True)
-class Reached:
-    """What had been spent when a validation first reached a quality; units as in `Curve`."""
-
-    step: int
-    samples: int
-    rollouts: int
-    seconds: float
-
-
-def reached(curve: Curve, *, goal: float) -> Reached | None:
-    """The first validation with NDCG@10 of at least `goal`; None if there is none."""
-    there = np.flatnonzero(np.asarray(curve.ndcg) >= goal)
-    if not len(there):
-        return None
-    i = int(there[0])
-    return Reached(curve.steps[i], curve.samples[i], curve.rollouts[i], curve.seconds[i])
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A finished trial: its row of the table, (N,) test NDCG@10, and its validations."""
-
-    row: dict[str, Any]
-    ndcg: np.ndarray
-    curve: Curve
+from minirec.evaluation.outcomes import Outcome, Row
+from minirec.evaluation.paired import Bootstrap, Difference, Standing, differences, standing
+from minirec.trials.trial import FULL
 
 
 @dataclass(frozen=True)
 class Place:
     """A method at a budget, over its seeds.
 
-    differences: by reference, None where the reference is missing or is the method itself.
-    reached: seeds that reached the goal; share_rollouts, share_seconds: medians over them of the
-    cost until then, as a share of the whole cost of full data; None: no seed did.
-    dead_groups: share of training groups without signal. gain_kept, gain_dropped: NDCG@10 of
-    trained minus base policy on samples of train that were selected, and on the others.
+    standing: test NDCG@10. differences: by reference, None where the reference is missing or is
+    the method itself. full: full data, whose whole cost is the unit of `share`; None: not trained.
     """
 
-    method: str
-    samples: int
-    seeds: int
+    outcome: Outcome
     standing: Standing
-    valid: float
     differences: dict[str, Difference | None]
-    reached: int
-    reached_samples: float | None
-    share_rollouts: float | None
-    share_seconds: float | None
-    rollouts: float
-    seconds: float
-    dead_groups: float | None
-    gain_kept: float | None
-    gain_dropped: float | None
-    curves: list[Curve]
+    full: Outcome | None
+
+    @property
+    def reached(self) -> list[Row]:
+        """The seeds that reached the goal."""
+        return [row for row in self.outcome.rows if row["reached_step"] is not None]
+
+    def share(self, unit: str) -> float | None:
+        """Median cost until the goal was reached, as a share of the whole cost of full data.
+
+        Args:
+            unit: ``rollouts`` or ``seconds``.
+
+        Returns:
+            None where no seed reached the goal, or full data has not been trained.
+        """
+        whole = self.full.mean(unit) if self.full else None
+        if not self.reached or not whole:
+            return None
+        return float(np.median([row[f"reached_{unit}"] for row in self.reached])) / whole
 
 
 @dataclass(frozen=True)
@@ -99,119 +55,54 @@ class Race:
 
 
 def race(
-    trained: Sequence[Trained],
+    outcomes: Sequence[Outcome],
+    bootstrap: Bootstrap,
     *,
     table: str,
     references: Sequence[str],
-    users: Codes,
-    resamples: int,
-    seed: int,
 ) -> Race:
     """All methods at all budgets of one table.
 
     Differences are tested against each reference that is there, at the same budget (full data has
-    none), and corrected by Holm over all methods and budgets of the table. `users` (N,) are the
-    codes of the samples' users, which are resampled.
+    none). Holm's correction is over all methods and budgets of the table. A setting of which a
+    seed has failed has no difference, because the seeds would not be paired.
+
+    Args:
+        outcomes: settings of all tables.
+        bootstrap: of intervals and tests.
+        table: ``steps`` or ``epochs``.
+        references: methods.
     """
-    groups: dict[tuple[int, str], list[Trained]] = {}
-    for one in trained:
-        if one.row["table"] in (table, ""):
-            groups.setdefault((one.row["samples"], one.row["method"]), []).append(one)
-    ndcg = {
-        key: np.stack([one.ndcg for one in sorted(group, key=lambda o: o.row["seed"])])
-        for key, group in groups.items()
-    }
-    full = next((key for key in groups if key[1] == "full"), None)
-    names = {method for _, method in groups}
-    references = [name for name in references if name in names]
-    seeds = {key: {one.row["seed"] for one in group} for key, group in groups.items()}
-    every = set().union(*seeds.values())
-    whole = {key: values for key, values in ndcg.items() if seeds[key] == every}
-    against = {
-        name: _against(name, whole, full, users=users, resamples=resamples, seed=seed)
-        for name in references
-    }
+    shown = [o for o in outcomes if o.rows[0]["table"] in (table, "")]
+    methods = {o.method for o in shown}
+    references = [name for name in references if name in methods]
+    seeds: set[int] = set().union(*(o.seeds for o in shown))
+    whole = [o for o in shown if o.seeds == seeds]
+    against = {name: _against(name, whole, bootstrap) for name in references}
+    full = next((o for o in shown if o.method == FULL), None)
     places = [
-        _place(
-            key,
-            groups[key],
-            ndcg[key],
-            {name: against[name].get(key) for name in references},
-            groups[full] if full else [],
-            users=users,
-            resamples=resamples,
-            seed=seed,
+        Place(
+            outcome,
+            standing(outcome.ndcg, bootstrap),
+            {name: against[name].get(outcome.setting) for name in references},
+            full,
         )
-        for key in groups
+        for outcome in shown
     ]
-    places.sort(key=lambda p: (p.method == "full", p.samples, -p.standing.mean))
+    places.sort(key=lambda p: (p.outcome.method == FULL, p.outcome.samples, -p.standing.mean))
     return Race(table, references, places)
 
 
-def _against(
-    name: str,
-    ndcg: dict[tuple[int, str], np.ndarray],
-    full: tuple[int, str] | None,
-    *,
-    users: Codes,
-    resamples: int,
-    seed: int,
-) -> dict[tuple[int, str], Difference]:
-    """Differences from a reference, by samples and method; Holm's correction is over all.
-
-    `ndcg` leaves out where a seed has failed: what is left would not be paired.
-    """
-    shifted: dict[tuple[int, str], np.ndarray] = {}
-    for key, values in ndcg.items():
-        reference = full if name == "full" else (key[0], name)
-        if reference is not None and reference != key and reference in ndcg:
-            shifted[key] = values - ndcg[reference]
+def _against(name: str, whole: Sequence[Outcome], bootstrap: Bootstrap) -> dict[str, Difference]:
+    """Differences from a reference, by setting."""
+    shifted = {}
+    for one in whole:
+        for other in whole:
+            if other.method == name != one.method and (
+                name == FULL or other.samples == one.samples
+            ):
+                shifted[one.setting] = one.ndcg - other.ndcg
     if not shifted:
         return {}
     zero = np.zeros_like(next(iter(shifted.values())))
-    return differences(shifted, zero, users=users, resamples=resamples, seed=seed)
-
-
-def _place(
-    key: tuple[int, str],
-    group: list[Trained],
-    ndcg: np.ndarray,
-    versus: dict[str, Difference | None],
-    full: list[Trained],
-    *,
-    users: Codes,
-    resamples: int,
-    seed: int,
-) -> Place:
-    rows = [one.row for one in group]
-    there = [row for row in rows if row["reached_step"] is not None]
-
-    def share(what: str) -> float | None:
-        whole = float(np.mean([one.row[what] for one in full])) if full else 0.0
-        if not there or not whole:
-            return None
-        return float(np.median([row[f"reached_{what}"] for row in there])) / whole
-
-    return Place(
-        method=key[1],
-        samples=key[0],
-        seeds=len(group),
-        standing=standing(ndcg, users=users, resamples=resamples, seed=seed),
-        valid=float(np.mean([row["valid_ndcg@10"] for row in rows])),
-        differences=versus,
-        reached=len(there),
-        reached_samples=float(np.median([r["reached_samples"] for r in there])) if there else None,
-        share_rollouts=share("rollouts"),
-        share_seconds=share("seconds"),
-        rollouts=float(np.mean([row["rollouts"] for row in rows])),
-        seconds=float(np.mean([row["seconds"] for row in rows])),
-        dead_groups=_mean(row["dead_groups"] for row in rows),
-        gain_kept=_mean(row["gain_kept"] for row in rows),
-        gain_dropped=_mean(row["gain_dropped"] for row in rows),
-        curves=[one.curve for one in group],
-    )
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    there = [value for value in values if value is not None]
-    return float(np.mean(there)) if there else None
+    return differences(shifted, zero, bootstrap)

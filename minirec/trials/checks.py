@@ -1,4 +1,4 @@
-"""What a selection cannot be once the samples are counted, and trials that cannot work."""
+"""Refuses selections and trials that cannot work, once the samples are counted."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from minirec.config.run import Config
 from minirec.errors import ConfigError
-from minirec.trials.sweep import Trial
+from minirec.trials.trial import Trial
 
 
 def check(config: Config, samples: int) -> None:
@@ -38,9 +38,15 @@ def check(config: Config, samples: int) -> None:
 
 
 def check_trials(trials: Sequence[Trial], samples: int, *, exact: bool = True) -> None:
-    """Refuse trials of a sweep or comparison that cannot work, or are the same; raises as `check`.
+    """Refuse trials that cannot work, or of which two are the same.
 
-    `exact`: `samples` is no estimate, by which other budgets would be the same.
+    Args:
+        trials: of one bench.
+        samples: of the train split.
+        exact: `samples` is counted. By an estimate, two budgets may be the same that are not.
+
+    Raises:
+        ConfigError: with the name of the trial.
     """
     first: dict[str, str] = {}
     for trial in trials:

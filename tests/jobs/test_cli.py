@@ -1,6 +1,5 @@
 """What a user meets before anything starts: help, plans, refusals."""
 
-import importlib
 import subprocess
 import sys
 from importlib.metadata import version
@@ -16,6 +15,7 @@ from jobs.run import STAGES, stages_of
 from jobs.stage import Stage
 from jobs.stages.gradients import validation_samples
 from jobs.stages.train import learning_rate
+from jobs.trials import bench
 from minirec import __version__
 from minirec.config.reading import described, dump, load
 from minirec.corpus import table
@@ -134,16 +134,15 @@ def test_help_loads_no_library_that_takes_a_second():
 @pytest.mark.parametrize("command", ["compare", "sweep"])
 def test_trials_are_checked_once_the_samples_are_counted(tmp_path, monkeypatch, command):
     """The size of a corpus of files is known only after `prepare`."""
-    module = importlib.import_module(f"jobs.trials.{command}")
 
     def prepared(config, names, *, overwrite, check, **_):
         check(100)
 
-    monkeypatch.setattr(module, "stages", prepared)
+    monkeypatch.setattr(bench, "stages", prepared)
     words = [f"run_dir={tmp_path}", f"{command}.budget=[99, 101]"]
     words += ["compare.methods=[random]"] if command == "compare" else []
     with pytest.raises(ConfigError, match="selection.budget 101 exceeds the 100 training samples"):
-        getattr(module, command)(load(None, words))
+        bench.run_bench(command, load(None, words))
 
 
 def test_what_is_refused_after_prepare_runs_nothing_long(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 from helpers.small import command, finish, start, wait_for
 
 from jobs.cli import main
-from jobs.trials.sweep_result import read_rows
+from jobs.trials.result import read_rows
 from minirec.store.files import write_json
 from minirec.store.remote import located
 from minirec.store.run import Run
@@ -94,10 +94,10 @@ def test_a_sweep_on_an_object_store(undisturbed, bucket_folder, tmp_path):
     far.fs.put(str(undisturbed), far.path, recursive=True)
     sweep = ("sweep", f"run_dir={bucket_folder}", "sweep.budget=[0.25, 0.1]", "training.steps=2")
     process = start(tmp_path / "none", *sweep)
-    first = far / "trials" / "budget-0.1_seed-7" / "evaluation.json"
+    first = far / "sweep" / "budget-0.1_seed-7" / "evaluation.json"
     wait_for(first.exists, process, "the first trial")
     process.kill()
     process.wait(30)
     assert "goes on with the trials that are not finished" in finish(tmp_path / "none", *sweep)
-    assert [row["status"] for row in read_rows(Run(bucket_folder))] == ["finished"] * 2
+    assert [row["status"] for row in read_rows(Run(bucket_folder), "sweep")] == ["finished"] * 2
     assert "nothing to do" in finish(tmp_path / "none", *sweep)

@@ -7,14 +7,16 @@ from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
-from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import TrialScheduler
 
+from jobs.trials.result import STOPPED
 from jobs.trials.trial import METRIC, PROGRESS, Asha, reports
 from minirec.config.reading import load
+from minirec.config.trials import AshaConfig
+from minirec.store.files import read_json, write_json
 from minirec.store.run import Run
 from minirec.store.tables import write_table
-from minirec.trials.sweep import trials_of
+from minirec.trials.trial import trials_of
 
 
 @pytest.fixture
@@ -28,25 +30,17 @@ def planned(tmp_path):
             "training.steps=4",
         ],
     )
-    return trials_of(config, 100)
+    return trials_of(config, "sweep", 100)
 
 
 def asha(planned, base):
-    scheduler = Asha(
-        {t.name: t for t in planned},
-        str(base),
-        time_attr=PROGRESS,
-        max_t=1.0,
-        grace_period=0.5,
-        reduction_factor=2,
-        stop_last_trials=False,
-    )
+    scheduler = Asha(Run(base), planned, AshaConfig(grace_fraction=0.5, reduction_factor=2))
     scheduler.set_search_properties(METRIC, "max")
     return scheduler
 
 
-def tune_trial(trial, status=TuneTrial.PENDING):
-    return SimpleNamespace(trial_id=trial.name, config={"name": trial.name}, status=status)
+def tune_trial(trial):
+    return SimpleNamespace(trial_id=trial.name, config={"name": trial.name})
 
 
 def write_log(trial, values):
@@ -67,20 +61,20 @@ def test_trials_start_with_the_smallest_budget_and_are_validated_at_the_rungs(pl
 
 def test_own_validation_steps_stay(tmp_path):
     config = load(None, [f"run_dir={tmp_path}", "sweep.seeds=[1]", "training.validation_steps=3"])
-    assert trials_of(config, 100)[0].config.training.validation_steps == 3
+    assert trials_of(config, "sweep", 100)[0].config.training.validation_steps == 3
 
 
 def test_rungs_are_shares_of_steps_that_follow_from_the_budget(tmp_path):
     words = ["sweep.budget=[64, 640]", "training.prompts_per_step=32", "training.epochs=1.5"]
     config = load(None, [f"run_dir={tmp_path}", *words])
     # 3 and 30 steps; half of them, rounded up.
-    assert [t.config.training.validation_steps for t in trials_of(config, 1000)] == [2, 15]
+    assert [t.config.training.validation_steps for t in trials_of(config, "sweep", 1000)] == [2, 15]
 
 
-def test_reports_carry_progress_and_cost_but_not_the_last_step(planned, tmp_path):
+def test_reports_carry_progress_but_not_the_last_step(planned, tmp_path):
     write_log(planned[0], {1: 0.3, 3: 0.4})
     (one,) = reports(Run(planned[0].config.run_dir), planned[0].config)
-    assert one == {PROGRESS: 0.5, METRIC: 0.3, "steps": 2, "rollouts": 2 * 8 + 5, "seconds": 4.0}
+    assert one == {PROGRESS: 0.5, METRIC: 0.3, "steps": 2}
 
 
 def test_the_worse_is_stopped_within_its_seed(planned, tmp_path):
@@ -90,7 +84,7 @@ def test_the_worse_is_stopped_within_its_seed(planned, tmp_path):
         scheduler.on_trial_add(None, trial)
 
     def says(budget, seed, value):
-        result = {PROGRESS: 0.5, METRIC: value}
+        result = {PROGRESS: 0.5, METRIC: value, "steps": 2}
         return scheduler.on_trial_result(None, shown[f"budget-{budget}_seed-{seed}"], result)
 
     assert says(0.1, 1, 0.30) == TrialScheduler.CONTINUE
@@ -100,12 +94,21 @@ def test_the_worse_is_stopped_within_its_seed(planned, tmp_path):
     assert says(0.4, 1, 0.296) == TrialScheduler.CONTINUE  # above the median .295 of .30 and .29
 
 
-def test_after_a_restore_the_finished_trials_still_count(planned, tmp_path):
-    write_log(planned[0], {1: 0.3, 3: 0.4})
+def test_what_has_ended_counts_but_is_not_stopped(planned, tmp_path):
+    """A sweep that goes on gives all trials to Tune again."""
+    stopped = Run(planned[2].config.run_dir).path(STOPPED)
+    write_json(stopped, {"steps": 1})
     scheduler = asha(planned, tmp_path)
-    scheduler.on_trial_add(None, tune_trial(planned[0], TuneTrial.TERMINATED))
-    for trial in planned[1:]:
-        scheduler.on_trial_add(None, tune_trial(trial))
-    worse = {PROGRESS: 0.5, METRIC: 0.2}
-    assert scheduler.on_trial_result(None, tune_trial(planned[1]), worse) == "CONTINUE"
-    assert scheduler.on_trial_result(None, tune_trial(planned[2]), worse) == "STOP"
+    shown = [tune_trial(trial) for trial in planned]
+    for trial in shown:
+        scheduler.on_trial_add(None, trial)
+
+    def says(trial, value):
+        return scheduler.on_trial_result(None, trial, {PROGRESS: 0.5, METRIC: value, "steps": 2})
+
+    assert says(shown[0], 0.3) == TrialScheduler.CONTINUE
+    assert says(shown[2], 0.2) == TrialScheduler.CONTINUE
+    assert read_json(stopped) == {"steps": 1}
+    assert says(shown[4], 0.1) == TrialScheduler.STOP
+    last = {PROGRESS: 0.5, METRIC: 0.1, "steps": 2}
+    assert read_json(Run(planned[4].config.run_dir).path(STOPPED)) == last

@@ -13,33 +13,28 @@ import pytest
 from helpers.small import finish, start, steps_logged, wait_for
 
 from jobs.run import SHARED
-from jobs.trials import compare_result, diagnostics
-from jobs.trials.compare_result import (
+from jobs.trials import diagnostics, views
+from jobs.trials.diagnostics import shared_by_budget
+from jobs.trials.result import (
+    Result,
     curve,
     drop_outdated,
+    gains,
     read_rows,
     rows_of,
     whole_rows,
     write_rows,
 )
-from jobs.trials.diagnostics import gains, shared_by_budget
-from jobs.trials.tune import PLANNED, _restorable
+from jobs.trials.views import publish_comparison, with_reached
 from minirec.config.reading import changed, load
 from minirec.corpus import schema
 from minirec.selection.features import Features
 from minirec.store.files import write_json, write_record
 from minirec.store.run import Run
 from minirec.store.tables import write_table
-from minirec.trials.comparison import contenders
+from minirec.trials.trial import trials_of
 
 COST = {"finished": True, "generated_tokens": 0, "optimizer_steps": 0, "peak_memory_mib": 1.0}
-
-
-class Result:
-    """As far as one of Ray Tune is looked at."""
-
-    def __init__(self, path, error=None):
-        self.path, self.error = str(path), error
 
 
 def spend(folder, **stages):
@@ -74,6 +69,11 @@ def finished_trial(run, trial, *, ids, valid, test=(1, 11)):
     write_table(own.path("ranks.parquet"), pa.Table.from_pylist(rows, schema=schema.RANKS))
 
 
+def judged(run, config, planned, errors=None):
+    rows = rows_of(run, config, planned, errors or {}, samples=4, validations=False)
+    return with_reached(Result(run, config, planned, rows))
+
+
 @pytest.fixture
 def compared(tmp_path):
     """Run, config and trials of `random`, `minirec` and full data, which looks finished."""
@@ -84,7 +84,8 @@ def compared(tmp_path):
     spend(run.root, prepare=(1.0, 0), proxy=(20.0, 300), score=(30.0, 700), gradients=(7.0, 0))
     write_json(run.path("corpus", "corpus.json"), {"samples": {"train": 4}})
     write_table(run.path("corpus", "test.parquet"), pa.table({"user": ["a", "b"]}))
-    planned = contenders(config, folder=run.path("comparison"))
+    write_table(run.path("corpus", "valid.parquet"), pa.table({"user": ["a", "b"]}))
+    planned = trials_of(config, "compare", 4)
     for trial, valid in zip(planned, ([0.2, 0.4], [0.1, 0.2], [0.39, 0.1]), strict=True):
         finished_trial(run, trial, ids=[0, 3], valid=valid)
     return run, config, planned
@@ -92,8 +93,7 @@ def compared(tmp_path):
 
 def test_the_features_are_charged_to_those_that_look_at_them(compared):
     run, config, planned = compared
-    results = [Result(trial.config.run_dir) for trial in planned]
-    full, random, ours = rows_of(results, planned, run, config, samples=4)
+    full, random, ours = judged(run, config, planned)
     # Training took 12 s with 2 s of validations; before its steps 12 - 2 - 4 * 2 = 2 s.
     assert (full["own_rollouts"], full["own_seconds"]) == (40, 3 + 2 + 8)
     assert (random["rollouts"], random["seconds"]) == (40, 13)
@@ -110,15 +110,12 @@ def test_the_features_are_charged_to_those_that_look_at_them(compared):
 
 
 def test_gradients_are_charged_to_less(compared):
-    run, config, _ = compared
+    run, _, _ = compared
     words = ["compare.methods=[less]", "compare.full_steps=null", "scoring.validation_samples=8"]
-    trial = contenders(
-        load(None, [f"run_dir={run.root}", "compare.budget=[2]", "compare.seeds=[1]", *words]),
-        folder=run.path("comparison"),
-    )[0]
-    found = curve(run, trial, chosen=2)
-    assert (found.charged_rollouts, found.charged_seconds) == (1000, 57)
-    assert (found.ndcg, found.own_rollouts) == ([], 0)
+    words += [f"run_dir={run.root}", "compare.budget=[2]", "compare.seeds=[1]"]
+    found = curve(run, trials_of(load(None, words), "compare", 4)[0], chosen=2)
+    assert (found.cost["rollouts"], found.cost["seconds"]) == (1000, 57)
+    assert (found.ndcg, found.cost["own_rollouts"]) == ([], 0)
 
 
 def test_gains_of_kept_and_dropped_and_shared_selections(compared):
@@ -138,20 +135,26 @@ def test_other_order_of_methods_same_rows(compared, monkeypatch):
     for trial, test in zip(planned, ([1, 1], [11, 11], [2, 2]), strict=True):
         shutil.rmtree(trial.config.run_dir)
         finished_trial(run, trial, ids=[0, 3], valid=[0.1, 0.2], test=test)
-    rows = rows_of([Result(t.config.run_dir) for t in planned], planned, run, config, samples=4)
+    rows = judged(run, config, planned)
+    found = shown(Result(run, config, planned[::-1], rows[::-1]), monkeypatch)
+    assert {one.setting: one.quality for one in found} == {
+        row["setting"]: row["test_ndcg@10"] for row in rows
+    }
+
+
+def shown(result, monkeypatch):
+    """The outcomes that a published comparison judges."""
     found = []
-    monkeypatch.setattr(compare_result, "race", lambda trained, **_: found.extend(trained))
-    monkeypatch.setattr(compare_result, "_print", lambda *_: None)
-    monkeypatch.setattr(compare_result.comparison_page, "render", lambda *_, **__: "")
-    compare_result.publish(run, config, planned[::-1], rows)
-    assert [one.row["method"] for one in found] == ["minirec", "random", "full"]
-    assert [one.ndcg.mean() for one in found] == [one.row["test_ndcg@10"] for one in found]
+    race = views.race
+    monkeypatch.setattr(views, "race", lambda o, *a, **b: found.extend(o) or race(o, *a, **b))
+    publish_comparison(result)
+    return found
 
 
 def test_without_samples_of_train_there_are_no_gains(compared):
     run, config, _ = compared
     none = changed(config, {"compare.train_samples": None})
-    trial = contenders(none, folder=run.path("comparison"))[1]
+    trial = trials_of(none, "compare", 4)[1]
     assert gains(run, trial) == (None, None)
 
 
@@ -170,7 +173,7 @@ def test_scores_are_judged_by_ten_random_selections(tmp_path, monkeypatch):
         screened=np.zeros(4, bool),
     )
     monkeypatch.setattr(diagnostics, "load_features", lambda *_, **__: features)
-    planned = contenders(config, folder=run.path("comparison"))
+    planned = trials_of(config, "compare", 4)
     for trial in planned:
         good = trial.config.seed % 2
         ids, test = ([2, 3], [1, 1]) if good else ([0, 1], [11, 11])
@@ -181,24 +184,11 @@ def test_scores_are_judged_by_ten_random_selections(tmp_path, monkeypatch):
     assert diagnostics.utility(run, config, planned[:9]) == []
 
 
-def test_a_state_of_another_plan_is_not_gone_on_with(tmp_path):
-    (tmp_path / "tuner.pkl").touch()
-    (tmp_path / "experiment_state-1.json").write_text('{"trial_data": []}')
-    plan = {"trials": ["a", "b"], "limit": "auto"}
-    write_json(tmp_path / PLANNED, plan)
-    assert _restorable(tmp_path, plan)
-    assert not _restorable(tmp_path, plan | {"trials": ["a", "b", "c"]})
-    assert not _restorable(tmp_path, plan | {"limit": 2})
-    (tmp_path / PLANNED).unlink()
-    assert not _restorable(tmp_path, plan)
-
-
 def test_rows_of_other_commands_count_while_their_trials_are_whole(compared):
     run, config, planned = compared
-    results = [Result(t.config.run_dir) for t in planned]
-    results[0].error = ValueError("no room")
     assert whole_rows(run, "comparison") == []
-    write_rows(run, rows_of(results, planned, run, config, samples=4))
+    errors = {planned[0].name: ValueError("no room")}
+    write_rows(run, "comparison", judged(run, config, planned, errors))
     assert [row["method"] for row in whole_rows(run, "comparison")] == ["random", "minirec"]
     (run.root / "comparison" / planned[1].name / "ranks.parquet").unlink()
     assert [row["method"] for row in whole_rows(run, "comparison")] == ["minirec"]
@@ -207,7 +197,7 @@ def test_rows_of_other_commands_count_while_their_trials_are_whole(compared):
 def test_what_other_gradients_selected_is_made_again(compared):
     run, config, (_, random, _) = compared
     used = changed(config, {"compare.methods": ["less"], "scoring.validation_samples": 8})
-    (less,) = contenders(changed(used, {"compare.full_steps": None}), folder=run.path("comparison"))
+    (less,) = trials_of(changed(used, {"compare.full_steps": None}), "compare", 4)
     for trial in (less, random):
         record = {"fingerprint": "x", "inputs": {"gradients": "of before"}, "settings": {}}
         write_record(Path(trial.config.run_dir) / "stages" / "select.json", record)
@@ -220,24 +210,17 @@ def test_what_other_gradients_selected_is_made_again(compared):
     assert not Path(less.config.run_dir).exists() and Path(random.config.run_dir).exists()
 
 
-def test_the_goal_is_that_of_the_trainings_shown(compared, monkeypatch):
+def test_the_goal_is_that_of_the_trainings_shown(compared):
     """Of rows that another command has written, when it knew no full data."""
     run, config, planned = compared
-    rows = rows_of([Result(t.config.run_dir) for t in planned], planned, run, config, samples=4)
+    rows = judged(run, config, planned)
     blank = {name: None for name in rows[0] if name.startswith("reached_")}
-    found = []
-    monkeypatch.setattr(compare_result, "race", lambda trained, **_: found.extend(trained))
-    monkeypatch.setattr(compare_result, "_print", lambda *_: None)
-    monkeypatch.setattr(compare_result.comparison_page, "render", lambda *_, **__: "")
-    compare_result.publish(run, config, planned, [row | blank for row in rows])
-    assert [one.row for one in found] == rows
+    assert with_reached(Result(run, config, planned, [row | blank for row in rows])) == rows
 
 
 def test_a_failed_trial_has_its_cause_and_no_quality(compared):
     run, config, planned = compared
-    results = [Result(t.config.run_dir) for t in planned]
-    results[1].error = ValueError("no room")
-    row = rows_of(results, planned, run, config, samples=4)[1]
+    row = judged(run, config, planned, {planned[1].name: ValueError("no room")})[1]
     assert (row["status"], row["cause"]) == ("failed", "no room")
     assert row["test_ndcg@10"] is None and row["gain_kept"] is None
 
@@ -257,7 +240,7 @@ COMPARE = (
 
 def quality(run_dir):
     names = ("trial", "steps", "rollouts", "test_ndcg@10", "gain_kept", "gain_dropped")
-    return [{name: row[name] for name in names} for row in read_rows(Run(run_dir))]
+    return [{name: row[name] for name in names} for row in read_rows(Run(run_dir), "comparison")]
 
 
 @pytest.mark.ray
@@ -269,7 +252,7 @@ def test_killed_and_gone_on_with(undisturbed, tmp_path):
     for folder in (whole, killed):
         shutil.copytree(undisturbed, folder)
     assert "Test NDCG@10 at equal steps" in finish(whole, *COMPARE)
-    assert "Do scores foretell" not in (whole / "comparison.html").read_text()  # one run
+    assert "Do scores predict" not in (whole / "comparison.html").read_text()  # one run
 
     first, second = (
         killed / "comparison" / name for name in ("full_seed-1", "random_steps_budget-0.25_seed-1")
@@ -279,7 +262,7 @@ def test_killed_and_gone_on_with(undisturbed, tmp_path):
     process.kill()
     process.wait(30)
     done = (first / "costs.jsonl").read_bytes()
-    assert not (killed / "comparison.parquet").exists()
+    assert not (killed / "comparison" / "trials.parquet").exists()
     finish(killed, *COMPARE)
     assert (first / "costs.jsonl").read_bytes() == done, "a finished trial ran again"
     assert quality(killed) == quality(whole)

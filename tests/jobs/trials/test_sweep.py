@@ -14,7 +14,7 @@ import pytest
 import yaml
 from helpers.small import command, finish, start, steps_logged, wait_for
 
-from jobs.trials.sweep_result import read_rows
+from jobs.trials.result import read_rows
 from minirec.config.reading import load
 from minirec.store.run import Run
 
@@ -32,7 +32,7 @@ TIMES = ("seconds", "own_seconds", "front_seconds")
 
 
 def trial(run_dir, setting):
-    return run_dir / "trials" / f"{setting}_seed-7"
+    return run_dir / "sweep" / f"{setting}_seed-7"
 
 
 def kill_all(process):
@@ -58,7 +58,9 @@ def interrupt(run_dir):
 
 
 def without_times(run_dir):
-    return [{k: v for k, v in row.items() if k not in TIMES} for row in read_rows(Run(run_dir))]
+    return [
+        {k: v for k, v in row.items() if k not in TIMES} for row in read_rows(Run(run_dir), "sweep")
+    ]
 
 
 def best(run_dir):
@@ -72,7 +74,7 @@ def test_killed_and_restored(undisturbed, tmp_path):
     for folder in (whole, run_dir):
         shutil.copytree(undisturbed, folder)
     assert "train it: minirec run" in finish(whole, *SWEEP)
-    assert pq.read_table(whole / "sweep.parquet").num_rows == 4
+    assert pq.read_table(whole / "sweep" / "trials.parquet").num_rows == 4
 
     obstacle = trial(run_dir, LAST) / "selection.parquet"  # a folder where a file is to be
     obstacle.mkdir(parents=True)
@@ -90,7 +92,7 @@ def test_killed_and_restored(undisturbed, tmp_path):
     result = subprocess.run(words, capture_output=True, text=True, timeout=600)
     assert result.returncode == 1
     assert "1 of 4 trials failed" in result.stderr
-    rows = {row["setting"]: row for row in read_rows(Run(run_dir))}
+    rows = {row["setting"]: row for row in read_rows(Run(run_dir), "sweep")}
     assert rows[LAST]["status"] == "failed"
     assert "Is a directory" in rows[LAST]["cause"]
     assert "\n" not in rows[LAST]["cause"]
@@ -116,7 +118,7 @@ def test_damage_to_a_trial_makes_that_trial_again(undisturbed, tmp_path):
     words = ("sweep", "sweep.budget=[0.25, 0.1]", "training.steps=2", "sweep.asha=null")
     finish(run_dir, *words)
     adapters = [
-        run_dir / "trials" / f"budget-{budget}_seed-7" / "policy/adapter/adapter_model.safetensors"
+        run_dir / "sweep" / f"budget-{budget}_seed-7" / "policy/adapter/adapter_model.safetensors"
         for budget in (0.1, 0.25)
     ]
     kept, damaged = adapters

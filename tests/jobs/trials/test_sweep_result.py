@@ -9,15 +9,17 @@ import pytest
 
 from jobs.cli import main
 from jobs.plan import plan
-from jobs.trials.sweep import trial_of
-from jobs.trials.sweep_result import publish, read_rows, shared_cost, write_rows
+from jobs.trials.bench import trial_of
+from jobs.trials.result import Result, charge, read_rows, rows_of, write_rows
 from jobs.trials.tune import concurrent
+from jobs.trials.views import publish_sweep, with_fronts
 from minirec.config.reading import load
 from minirec.corpus import schema
 from minirec.errors import ConfigError
+from minirec.store.files import write_json
 from minirec.store.run import Run
 from minirec.store.tables import write_table
-from minirec.trials.sweep import trials_of
+from minirec.trials.trial import trials_of
 
 
 def config_of(tmp_path, *overrides):
@@ -63,10 +65,12 @@ def test_trials_at_a_time(tmp_path):
 
 def row(trial, status, *, rollouts, seconds, quality=None, cause=None):
     selection = trial.config.selection
-    return {
+    return dict.fromkeys(schema.TRIALS.names) | {
         "trial": trial.name,
         "setting": trial.setting,
+        "method": trial.method,
         "budget": selection.budget,
+        "samples": selection.budget,
         "alpha": selection.alpha,
         "groups": selection.groups,
         "learnability": selection.learnability,
@@ -97,10 +101,16 @@ def write_ranks(trial, ranks):
     write_table(Run(trial.config.run_dir).path("ranks.parquet"), table)
 
 
+def show(run, config, planned, rows):
+    result = Result(run, config, planned, rows)
+    write_rows(run, "sweep", with_fronts(result))
+    publish_sweep(result)
+
+
 @pytest.fixture
 def published(tmp_path, capsys):
     config = config_of(tmp_path)
-    planned = trials_of(config, 1000)
+    planned = trials_of(config, "sweep", 1000)
     small, small2, middle, middle2, large, large2 = planned
     rows = [
         row(small, "finished", rollouts=200, seconds=20.0, quality=0.9),
@@ -118,14 +128,13 @@ def published(tmp_path, capsys):
     write_ranks(large2, [1, 11])
     run = Run(tmp_path / "run")
     write_table(run.path("corpus", "valid.parquet"), pa.table({"user": ["a", "b"]}))
-    write_rows(run, config, planned, rows)
-    publish(run, config, planned, rows)
+    show(run, config, planned, rows)
     return config, run, capsys.readouterr().out
 
 
 def test_a_setting_counts_when_all_its_seeds_have_finished(published):
     _, run, shown = published
-    rows = {r["trial"]: r for r in read_rows(run)}
+    rows = {r["trial"]: r for r in read_rows(run, "sweep")}
     assert not rows["budget-10_seed-1"]["front_rollouts"]
     # middle: (1 + .8155) / 2 = .9077 for 310 rollouts; large: .75 for 400, fewer seconds.
     assert rows["budget-20_seed-1"]["front_rollouts"]
@@ -137,12 +146,18 @@ def test_a_setting_counts_when_all_its_seeds_have_finished(published):
 
 
 def test_intervals_of_finished_trials(published):
-    _, run, _ = published
-    rows = {r["trial"]: r for r in read_rows(run)}
-    low, high = rows["budget-20_seed-1"]["low"], rows["budget-20_seed-1"]["high"]
-    assert (low, high) == (pytest.approx(1 / np.log2(3)), 1.0)
-    assert rows["budget-10_seed-2"]["low"] is None
-    assert pq.read_table(run.path("sweep.parquet")).schema.equals(schema.SWEEP)
+    config, run, _ = published
+    planned = trials_of(config, "sweep", 1000)
+    write_json(Run(planned[5].config.run_dir).path("stopped.json"), {"valid_ndcg@10": 0.3})
+    errors = {planned[1].name: ValueError("no room")}
+    found = rows_of(run, config, planned, errors, samples=1000, validations=True)
+    rows = {row["trial"]: row for row in found}
+    middle = rows["budget-20_seed-1"]
+    assert (middle["low"], middle["high"]) == (pytest.approx(1 / np.log2(3)), 1.0)
+    failed, stopped = rows["budget-10_seed-2"], rows["budget-40_seed-2"]
+    assert (failed["status"], failed["cause"], failed["low"]) == ("failed", "no room", None)
+    assert (stopped["status"], stopped["valid_ndcg@10"], stopped["low"]) == ("stopped", 0.3, None)
+    assert pq.read_table(run.path("sweep", "trials.parquet")).schema.equals(schema.TRIALS)
 
 
 def test_best_yaml_is_a_run_of_its_own(published):
@@ -166,10 +181,10 @@ def test_the_page_shows_causes_as_text(published):
 def test_showing_the_result_again_leaves_the_table(published):
     """It is an output with a checksum; another tolerance changes the recommendation alone."""
     config, run, _ = published
-    table, page = run.path("sweep.parquet"), run.path("sweep.html")
+    table, page = run.path("sweep", "trials.parquet"), run.path("sweep.html")
     before, first = (table.stat().st_mtime_ns, table.read_bytes()), page.stat().st_mtime_ns
     other = config_of(run.root.parent, "sweep.tolerance=0.5")
-    publish(run, other, trials_of(other, 1000), read_rows(run), again=True)
+    publish_sweep(Result(run, other, trials_of(other, "sweep", 1000), read_rows(run, "sweep")))
     assert (table.stat().st_mtime_ns, table.read_bytes()) == before
     assert page.stat().st_mtime_ns > first
 
@@ -198,18 +213,17 @@ def test_damage_to_a_trial_removes_that_trial_alone(tmp_path):
 
 def test_without_a_complete_setting_there_is_no_front(tmp_path, capsys):
     config = config_of(tmp_path, "sweep.budget=[10]", "sweep.seeds=[1]")
-    planned = trials_of(config, 1000)
+    planned = trials_of(config, "sweep", 1000)
     run = Run(tmp_path / "run")
     write_table(run.path("corpus", "valid.parquet"), pa.table({"user": ["a"]}))
     rows = [row(planned[0], "stopped", rollouts=150, seconds=12.0)]
-    write_rows(run, config, planned, rows)
-    publish(run, config, planned, rows)
+    show(run, config, planned, rows)
     assert "there is no front" in capsys.readouterr().out
     assert not run.path("best.yaml").exists()
     assert run.path("sweep.html").exists()
 
 
-def test_shared_cost_leaves_out_what_the_selection_does_not_read(tmp_path):
+def test_a_trial_is_charged_with_what_it_looks_at(tmp_path):
     run = Run(tmp_path / "run")
 
     def body(rollouts):
@@ -220,7 +234,12 @@ def test_shared_cost_leaves_out_what_the_selection_does_not_read(tmp_path):
 
     for stage, rollouts in {"prepare": 1, "proxy": 20, "score": 300, "gradients": 4000}.items():
         run.stage(stage, settings={}, inputs=[], outputs=[], body=body(rollouts))
-    config = config_of(tmp_path)
-    assert shared_cost(run, config)["rollouts"] == 320
-    lora = config_of(tmp_path, "selection.directions=lora_projected")
-    assert shared_cost(run, lora)["rollouts"] == 4320
+
+    def charged(*words):
+        config = config_of(tmp_path, *words)
+        return charge(run, trials_of(config, "sweep", 1000)[0])["rollouts"]
+
+    assert charged() == 320
+    assert charged("selection.directions=lora_projected") == 4320
+    assert charged("selection.method=random") == 320, "its order looks at rewards"
+    assert charged("selection.method=random", "selection.curriculum=shuffled") == 0

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from minirec.config.reading import changed, load
 from minirec.errors import ConfigError
-from minirec.trials.sweep import trials
-
-FOLDER = Path("trials")
+from minirec.trials.trial import trials_of
 
 
 def planned(*overrides):
-    return trials(load(None, list(overrides)), folder=FOLDER)
+    return trials_of(load(None, ["run_dir=r", *overrides]), "sweep", 1000)
 
 
 def test_all_combinations_with_each_seed():
@@ -26,7 +22,7 @@ def test_all_combinations_with_each_seed():
     ]  # fmt: skip
     assert found[2].name == "budget-0.1_alpha-1.5_seed-1"
     assert found[2].setting == found[3].setting == "budget-0.1_alpha-1.5"
-    assert found[2].config.run_dir == str(FOLDER / found[2].name)
+    assert found[2].config.run_dir.endswith(f"r/sweep/{found[2].name}")
 
 
 def test_what_is_not_varied_is_that_of_the_config():

@@ -5,18 +5,23 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from minirec.evaluation.front import Outcome, choose, pareto, points, resampled
+from minirec.evaluation.front import choose, fronts, pareto
+from minirec.evaluation.outcomes import Outcome
+from minirec.evaluation.paired import Bootstrap, standing
 
 
-def alone(samples):
-    """A user of its own for each sample."""
-    return np.arange(samples)
+def alone(samples, *, resamples, seed):
+    """Resamples of users who have one sample each."""
+    return Bootstrap(np.arange(samples), resamples, seed)
 
 
 def outcome(name, budget, ndcg, rollouts, seconds=None):
     ndcg = np.atleast_2d(np.asarray(ndcg, dtype=float))
-    cost = np.full(len(ndcg), float(rollouts))
-    return Outcome(name, budget, ndcg, cost, cost if seconds is None else np.array(seconds, float))
+    rows = [
+        {"setting": name, "samples": budget, "rollouts": rollouts, "seconds": spent}
+        for spent in seconds or [rollouts] * len(ndcg)
+    ]
+    return Outcome(rows, ndcg)
 
 
 def test_pareto_by_hand():
@@ -41,25 +46,19 @@ def test_pareto_against_all_pairs():
     assert pareto(cost, quality).tolist() == [not beaten(i) for i in range(60)]
 
 
-def test_points_average_seeds_and_keep_fronts_apart():
+def test_outcomes_average_seeds_and_keep_fronts_apart():
     a = outcome("a", 10, [[0.2, 0.4], [0.4, 0.6]], 100, seconds=[50, 70])
     b = outcome("b", 20, [[0.1, 0.5], [0.3, 0.3]], 150, seconds=[10, 10])
-    first, second = points([a, b], users=alone(2), resamples=200, seed=1)
-    assert (first.quality, first.seeds, first.rollouts, first.seconds) == (
-        pytest.approx(0.4),
-        2,
-        100,
-        60,
-    )
-    assert second.quality == pytest.approx(0.3)
-    assert (first.front_rollouts, second.front_rollouts) == (True, False)
-    assert (first.front_seconds, second.front_seconds) == (True, True)
+    assert (a.quality, b.quality) == (pytest.approx(0.4), pytest.approx(0.3))
+    assert standing(a.ndcg, alone(2, resamples=200, seed=1)).mean == pytest.approx(0.4)
+    assert (a.cost("rollouts"), a.cost("seconds")) == (100, 60)
+    assert fronts([a, b]) == {"rollouts": {"a"}, "seconds": {"a", "b"}}
 
 
 def test_interval_covers_seeds_and_samples():
     # Seeds differ by .2 and samples by .4: all four corners can be drawn alone.
     ndcg = np.array([[0.2, 0.6], [0.4, 0.8]])
-    drawn = resampled(ndcg, users=alone(2), resamples=4000, seed=3)
+    drawn = alone(2, resamples=4000, seed=3).means(ndcg)
     assert drawn.min() == pytest.approx(0.2)
     assert drawn.max() == pytest.approx(0.8)
     # Variance of a mean of two draws: half of that of one, .1^2 and .2^2 by hand.
@@ -67,7 +66,7 @@ def test_interval_covers_seeds_and_samples():
 
 
 def test_one_seed_leaves_the_samples():
-    drawn = resampled(np.array([[0.0, 1.0]]), users=alone(2), resamples=4000, seed=3)
+    drawn = alone(2, resamples=4000, seed=3).means(np.array([[0.0, 1.0]]))
     assert sorted(set(drawn.tolist())) == [0.0, 0.5, 1.0]
 
 
@@ -78,15 +77,14 @@ def test_the_smallest_budget_within_the_tolerance():
         outcome("better", 50, [0.48, 0.48], 200),
         outcome("bad", 10, [0.47, 0.47], 100),
     ]
-    choice = choose(outcomes, tolerance=0.05, users=alone(2), resamples=100, seed=1)
+    choice = choose(outcomes, alone(2, resamples=100, seed=1), tolerance=0.05)
     assert (choice.setting, choice.best) == ("better", "large")
     assert choice.difference == pytest.approx(-0.02)
     assert (choice.low, choice.high) == (pytest.approx(-0.02), pytest.approx(-0.02))
     assert choice.sure
 
     def chosen(tolerance):
-        draws = {"users": alone(2), "resamples": 100, "seed": 1}
-        return choose(outcomes, tolerance=tolerance, **draws).setting
+        return choose(outcomes, alone(2, resamples=100, seed=1), tolerance=tolerance).setting
 
     assert chosen(0.06) == "bad"
     assert chosen(0.0) == "large"
@@ -96,7 +94,7 @@ def test_the_difference_is_paired():
     # Each sample loses .01: the samples differ by far more than the settings do.
     ndcg = np.linspace(0, 1, 50)
     outcomes = [outcome("large", 100, ndcg + 0.01, 400), outcome("small", 10, ndcg, 100)]
-    choice = choose(outcomes, tolerance=0.05, users=alone(50), resamples=300, seed=1)
+    choice = choose(outcomes, alone(50, resamples=300, seed=1), tolerance=0.05)
     assert choice.setting == "small"
     assert (choice.low, choice.high) == (pytest.approx(-0.01), pytest.approx(-0.01))
 
@@ -106,7 +104,7 @@ def test_a_wide_interval_is_not_sure():
         outcome("large", 100, [1.0, 0.0, 1.0, 0.0], 400),
         outcome("small", 10, [0.0, 1.0, 0.0, 0.98], 100),
     ]
-    choice = choose(outcomes, tolerance=0.05, users=alone(4), resamples=300, seed=1)
+    choice = choose(outcomes, alone(4, resamples=300, seed=1), tolerance=0.05)
     assert choice.setting == "small"
     assert choice.low < -0.05 < choice.high
     assert not choice.sure

@@ -1,21 +1,20 @@
 """What a comparison trains, and how it is judged, by hand-computed cases."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from minirec.config.reading import load
+from minirec.corpus import schema
 from minirec.errors import ConfigError
-from minirec.evaluation import comparison_page
-from minirec.evaluation.diagnostics import Foretold
-from minirec.evaluation.paired import differences, holm
-from minirec.evaluation.standings import Curve, Reached, Trained, race, reached
-from minirec.trials.comparison import contenders
+from minirec.evaluation.diagnostics import Correlation
+from minirec.evaluation.outcomes import Curve, outcomes, reached
+from minirec.evaluation.paired import Bootstrap, differences, holm
+from minirec.evaluation.standings import race
+from minirec.evaluation.trials_page import comparison_page
+from minirec.trials.trial import trials_of
 
-DRAWS = {"resamples": 200, "seed": 3}
-TWO = {"users": np.arange(2), **DRAWS}
-FORTY = {"users": np.arange(40), **DRAWS}
+TWO = Bootstrap(np.arange(2), resamples=200, seed=3)
+FORTY = Bootstrap(np.arange(40), resamples=200, seed=3)
 
 
 def test_holm_by_hand():
@@ -26,14 +25,14 @@ def test_holm_by_hand():
 
 def test_a_constant_difference_has_no_spread_and_none_is_not_significant():
     noise = np.random.default_rng(0).random((3, 40))
-    found = differences({"more": noise + 0.5, "same": noise}, noise, **FORTY)
+    found = differences({"more": noise + 0.5, "same": noise}, noise, FORTY)
     more, same = found["more"], found["same"]
     assert [more.mean, more.low, more.high] == pytest.approx([0.5] * 3)
     assert more.p == pytest.approx(2 / 201)
     assert more.p_holm == pytest.approx(4 / 201)
     assert (same.mean, same.low, same.high, same.p_holm) == (0, 0, 0, 1)
     with pytest.raises(ValueError, match=r"short has shape \(2, 40\); expected \(3, 40\)"):
-        differences({"short": noise[:2]}, noise, **FORTY)
+        differences({"short": noise[:2]}, noise, FORTY)
 
 
 def curve(*ndcg, charged=100):
@@ -44,10 +43,7 @@ def curve(*ndcg, charged=100):
         samples=[min(30, 10 * i) for i in count],
         rollouts=[charged + 20 * i for i in count],
         seconds=[charged / 10 + i for i in count],
-        own_rollouts=20 * len(ndcg),
-        own_seconds=float(len(ndcg)),
-        charged_rollouts=charged,
-        charged_seconds=charged / 10,
+        cost={},
     )
 
 
@@ -55,27 +51,41 @@ def test_many_rows_can_still_be_significant():
     """The finest p of few resamples, times the number of rows, would be above any level."""
     noise = np.random.default_rng(0).normal(size=(3, 200))
     rows = {number: noise + 1 for number in range(60)}
-    found = differences(rows, noise, users=np.arange(200), resamples=1000, seed=0)
+    found = differences(rows, noise, Bootstrap(np.arange(200), resamples=1000, seed=0))
     assert {one.p_holm < 0.05 for one in found.values()} == {True}
 
 
 def test_the_first_validation_that_is_good_enough_counts():
     found = curve(0.1, 0.3, 0.2, 0.4)
-    assert reached(found, goal=0.3) == Reached(step=10, samples=20, rollouts=140, seconds=12.0)
-    assert reached(found, goal=0.5) is None
+    assert reached(found, goal=0.3) == {
+        "reached_step": 10,
+        "reached_samples": 20,
+        "reached_rollouts": 140,
+        "reached_seconds": 12.0,
+    }
+    assert set(reached(found, goal=0.5).values()) == {None}
 
 
 def trained(method, seed, ndcg, *, samples=30, there=None, table="steps"):
-    row = {"method": method, "table": table, "samples": samples, "seed": seed, "rollouts": 400}
-    row |= {"seconds": 40.0, "valid_ndcg@10": float(np.mean(ndcg)), "reached_step": there and 1}
+    """A row of the table and the test NDCG@10 of its trial."""
+    setting = f"{method}_{table}_{samples}"
+    row = {"trial": f"{setting}_{seed}", "setting": setting, "method": method, "table": table}
+    row |= {"samples": samples, "seed": seed, "rollouts": 400, "seconds": 40.0}
+    row |= {"valid_ndcg@10": float(np.mean(ndcg)), "reached_step": there and 1}
     row |= {"dead_groups": 0.5, "gain_kept": 0.25, "gain_dropped": None}
     row |= {"reached_samples": there and 20, "reached_rollouts": there, "reached_seconds": there}
-    return Trained(row, np.array(ndcg, dtype=float), curve(0.1, 0.2))
+    return row, np.array(ndcg, dtype=float)
+
+
+def race_of(trials, *, references, table="steps"):
+    rows = [row for row, _ in trials]
+    found = outcomes(rows, {row["trial"]: ndcg for row, ndcg in trials})
+    return race(found, TWO, table=table, references=references)
 
 
 def small_race(references=("random", "paper", "full")):
     full = {"samples": 300, "table": ""}
-    return race(
+    return race_of(
         [
             trained("random", 2, [0.0, 1.0]),
             trained("random", 1, [0.0, 0.0]),
@@ -85,15 +95,13 @@ def small_race(references=("random", "paper", "full")):
             trained("full", 1, [1.0, 1.0], **full),
             trained("full", 2, [1.0, 1.0], **full),
         ],
-        table="steps",
         references=references,
-        **TWO,
     )
 
 
 def test_places_by_quality_with_full_data_last():
     found = small_race()
-    assert [p.method for p in found.places] == ["minirec", "random", "full"]
+    assert [p.outcome.method for p in found.places] == ["minirec", "random", "full"]
     assert found.references == ["random", "full"]
     ours = found.places[0]
     assert ours.standing.mean == 0.75  # not that of the other table
@@ -102,8 +110,9 @@ def test_places_by_quality_with_full_data_last():
     assert [versus.mean, versus.low, versus.high] == pytest.approx([0.5] * 3)
     assert found.places[1].differences["random"] is None
     assert ours.differences["full"].mean == pytest.approx(-0.25)
-    assert (ours.reached, ours.seeds, ours.share_rollouts) == (1, 2, 0.25)
-    assert found.places[1].share_rollouts is None
+    assert (len(ours.reached), ours.outcome.seeds) == (1, {1, 2})
+    assert ours.share("rollouts") == 0.25
+    assert found.places[1].share("rollouts") is None
 
 
 def test_any_method_can_be_the_reference():
@@ -115,7 +124,7 @@ def test_any_method_can_be_the_reference():
 
 
 def test_where_a_seed_has_failed_there_is_no_difference():
-    found = race(
+    found = race_of(
         [
             trained("random", 1, [0.0, 0.0]),
             trained("random", 3, [0.0, 1.0]),
@@ -124,39 +133,35 @@ def test_where_a_seed_has_failed_there_is_no_difference():
             trained("random", 1, [0.0, 0.0], samples=60),
             trained("minirec", 1, [0.5, 0.5], samples=60),
         ],
-        table="steps",
         references=["random"],
-        **TWO,
     )
     assert [place.differences["random"] for place in found.places] == [None] * 5
 
 
 def test_as_many_seeds_are_no_pair_where_they_are_others():
     """Each method has lost one, and each another one."""
-    found = race(
+    found = race_of(
         [trained("random", 1, [0.0, 0.0]), trained("minirec", 2, [0.5, 0.5])],
-        table="steps",
         references=["random"],
-        **TWO,
     )
     assert [place.differences["random"] for place in found.places] == [None] * 2
 
 
 def test_the_page_has_every_row_and_escapes():
     found = small_race()
-    row = dict.fromkeys(
-        ("steps", "rollouts", "seconds", "samples", "dead_groups", "valid_ndcg@10", "test_ndcg@10")
-    )
-    rows = [{"trial": "<b>x</b>", "status": "failed", "cause": "<script>", **row}]
-    page = comparison_page.render(
+    row = dict.fromkeys(schema.TRIALS.names)
+    rows = [row | {"trial": "<b>x</b>", "status": "failed", "cause": "<script>"}]
+    trials = {row["trial"] for place in found.places for row in place.outcome.rows}
+    page = comparison_page(
         "demo",
-        races=[found],
         rows=rows,
+        races=[found],
+        curves=dict.fromkeys(trials, curve(0.1, 0.2)),
         reach=0.95,
         samples=300,
         users=2,
         overlap=[(30, {("<i>", "<i>"): None, ("<i>", "b"): 0.5, ("b", "<i>"): 0.5, ("b", "b"): 1})],
-        foretold=[("value", 30, Foretold(0.5, -0.25, 0.75, 32))],
+        predicted=[("value", 30, Correlation(0.5, -0.25, 0.75, 32))],
     )
     assert '<th scope="row">&lt;i&gt;</th><td>–</td><td>50%</td>' in page
     assert "Random ones share 10% on average." in page
@@ -169,13 +174,13 @@ def test_the_page_has_every_row_and_escapes():
 
 
 def compared(*words):
-    return contenders(load(None, ["run_dir=r", *words]), folder=Path("r/comparison"))
+    return trials_of(load(None, ["run_dir=r", *words]), "compare", 1000)
 
 
 def test_a_page_of_failures_alone_has_no_warning(recwarn):
-    empty = race([], table="steps", references=["random"], **TWO)
-    page = comparison_page.render(
-        "demo", races=[empty], rows=[], reach=0.95, samples=300, users=2, overlap=[], foretold=[]
+    empty = race([], TWO, table="steps", references=["random"])
+    page = comparison_page(
+        "demo", rows=[], races=[empty], curves={}, reach=0.95, samples=300, users=2
     )
     assert "demo" in page and not recwarn.list
 
@@ -197,7 +202,7 @@ def test_every_method_at_every_budget_and_seed_and_full_data_once():
         False,
         None,
     )
-    assert paper.run_dir == "r/comparison/paper_steps_budget-20_seed-2"
+    assert paper.run_dir.endswith("r/comparison/paper_steps_budget-20_seed-2")
     # All validate on the same samples.
     assert {trial.config.training.validation_seed for trial in found} == {42}
 

@@ -1,0 +1,266 @@
+"""What a trial spent and gave: a row of trials.parquet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from jobs.run import SHARED, STAGES
+from jobs.stage import SELECTION
+from jobs.training_log import read_log
+from minirec.config.run import Config
+from minirec.corpus import schema
+from minirec.corpus.table import load_users
+from minirec.evaluation.outcomes import Curve, Outcome, Row, outcomes
+from minirec.evaluation.paired import Bootstrap, Floats, standing
+from minirec.evaluation.ranking import per_sample
+from minirec.store.files import read_json, remove
+from minirec.store.run import Run
+from minirec.store.tables import read_table, write_table
+from minirec.trials.trial import FULL, Trial
+
+METRIC = "valid_ndcg@10"
+TABLE = "trials.parquet"  # in the folder of the trials
+STOPPED = "stopped.json"  # in the folder of a trial that ASHA stopped: its last report
+Ids = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a bench has found; `rows` are those of the planned trials, in their order."""
+
+    run: Run
+    config: Config
+    planned: Sequence[Trial]
+    rows: list[Row]
+
+    def finished(self) -> list[Trial]:
+        """The trials that were neither stopped nor failed."""
+        pairs = zip(self.planned, self.rows, strict=True)
+        return [trial for trial, row in pairs if row["status"] == "finished"]
+
+    def outcomes(self, split: str) -> list[Outcome]:
+        """The settings with a finished seed, by their NDCG@10 on a split."""
+        ndcg = {t.name: ranked(self.run, t, split)[1] for t in self.finished()}
+        return outcomes([row for row in self.rows if row["trial"] in ndcg], ndcg)
+
+    def curves(self) -> dict[str, Curve]:
+        """Validations by trial, which are not part of the cost."""
+        pairs = zip(self.planned, self.rows, strict=True)
+        return {t.name: curve(self.run, t, chosen=row["samples"]) for t, row in pairs}
+
+    def bootstrap(self, split: str) -> Bootstrap:
+        """Resamples of the users of a split."""
+        return _bootstrap(self.run, self.config, split)
+
+
+def _bootstrap(run: Run, config: Config, split: str) -> Bootstrap:
+    users = load_users(run.path("corpus"), split)
+    return Bootstrap(users, config.evaluation.bootstrap, config.seed)
+
+
+def own(run: Run, trial: Trial) -> Run:
+    """The run of a trial."""
+    return Run(trial.config.run_dir, base=run, shared=SHARED)
+
+
+def selected(run: Run, trial: Trial) -> Ids:
+    """sample_ids that a trial trained on."""
+    table = read_table(own(run, trial).path("selection.parquet"), ["sample_id"])
+    return table["sample_id"].to_numpy()
+
+
+def ranked(run: Run, trial: Trial, split: str, *, policy: str = "trained") -> tuple[Ids, Floats]:
+    """(N,) sample_ids and NDCG@10 of a policy on a split, in the order of its file."""
+    ranks = read_table(own(run, trial).path("ranks.parquet")).to_pandas()
+    mine = ranks[(ranks["policy"] == policy) & (ranks["split"] == split)]
+    ndcg = per_sample(mine["rank"].to_numpy())["ndcg@10"] if len(mine) else np.empty(0)
+    return mine["sample_id"].to_numpy(), ndcg
+
+
+def ended(run: Run) -> bool:
+    """Whether a trial has finished, or was stopped by ASHA."""
+    return run.path(STOPPED).exists() or run.done("evaluate") is not None
+
+
+def rows_of(
+    run: Run,
+    config: Config,
+    planned: Sequence[Trial],
+    errors: Mapping[str, BaseException],
+    *,
+    samples: int,
+    validations: bool,
+) -> list[Row]:
+    """A row of `schema.TRIALS` for each trial; the columns that depend on other trials are None.
+
+    Args:
+        run: the directory of the bench.
+        config: of the bench.
+        planned: all trials, which have finished, were stopped or failed.
+        errors: of the trials that failed, by name.
+        samples: of the train split.
+        validations: whether they are part of the cost.
+    """
+    bootstrap = _bootstrap(run, config, "valid")
+    rows = []
+    for trial in planned:
+        row = _row(run, trial, trial.config.selection.count(samples), validations)
+        if trial.name in errors:
+            row |= {"status": "failed", "cause": failure(errors[trial.name])}
+        elif row["status"] == "finished":
+            row |= _quality(run, trial, bootstrap)
+        rows.append(row)
+    return rows
+
+
+def _row(run: Run, trial: Trial, chosen: int, validations: bool) -> Row:
+    """What is known of a trial in any state."""
+    selection, trained = trial.config.selection, own(run, trial)
+    stopped = trained.path(STOPPED)
+    last = read_json(stopped) if stopped.exists() else {}
+    log = read_log(trained.path("policy", "log.jsonl"))[: last.get("steps")]
+    found = curve(run, trial, chosen=chosen, validations=validations, length=last.get("steps"))
+    dead = [entry["dead_groups"] for entry in log]
+    return dict.fromkeys(schema.TRIALS.names) | {
+        "trial": trial.name,
+        "setting": trial.setting,
+        "method": trial.method,
+        "table": trial.table,
+        "budget": None if trial.method == FULL else selection.budget,
+        "samples": chosen,
+        "alpha": selection.alpha,
+        "groups": selection.groups,
+        "learnability": selection.learnability,
+        "seed": trial.config.seed,
+        "status": "stopped" if last else "finished",
+        "steps": len(log),
+        **found.cost,
+        "dead_groups": float(np.mean(dead)) if dead else None,
+        METRIC: last.get(METRIC),
+        "best_valid_ndcg@10": max(found.ndcg, default=None),
+    }
+
+
+def _quality(run: Run, trial: Trial, bootstrap: Bootstrap) -> Row:
+    """What is known of a finished trial only."""
+    valid, test = (ranked(run, trial, split)[1] for split in ("valid", "test"))
+    found = standing(valid[None], bootstrap)
+    kept, dropped = gains(run, trial)
+    return {
+        METRIC: found.mean,
+        "low": found.low,
+        "high": found.high,
+        "test_ndcg@10": float(test.mean()) if len(test) else None,
+        "gain_kept": kept,
+        "gain_dropped": dropped,
+    }
+
+
+def gains(run: Run, trial: Trial) -> tuple[float | None, float | None]:
+    """Mean NDCG@10 of the trained minus the base policy on samples of train, kept and dropped.
+
+    None where there is no such sample.
+    """
+    if trial.config.evaluation.train_samples is None:
+        return None, None
+    ids, after = ranked(run, trial, "train")
+    gain = after - ranked(run, trial, "train", policy="base")[1]
+    kept = np.isin(ids, selected(run, trial))
+    found = [float(gain[part].mean()) if part.any() else None for part in (kept, ~kept)]
+    return found[0], found[1]
+
+
+def curve(
+    run: Run, trial: Trial, *, chosen: int, validations: bool = False, length: int | None = None
+) -> Curve:
+    """Validations of a training, with all that was spent before each.
+
+    Args:
+        run: the directory of the bench.
+        trial: whose training it is; it may have failed.
+        chosen: samples that were selected.
+        validations: whether they are part of the cost. A training outside of a bench needs none.
+        length: steps that count, None: all.
+    """
+    trained, per_step = own(run, trial), trial.config.training.prompts_per_step
+    log = read_log(trained.path("policy", "log.jsonl"))
+    costs = {cost["stage"]: cost["seconds"] for cost in trained.costs()}
+    before = max(0.0, costs.get("train", 0.0) - sum(entry["seconds"] for entry in log))
+    log, charged = log[:length], charge(run, trial)
+    step_rollouts = [e["rollouts"] + e.get("validation_rollouts", 0) * validations for e in log]
+    step_seconds = [
+        e["seconds"] - e.get("validation_seconds", 0.0) * (not validations) for e in log
+    ]
+    # After 0, 1, ... steps.
+    rollouts = np.cumsum([0, *step_rollouts]).tolist()
+    seconds = (before + costs.get("select", 0.0) + np.cumsum([0.0, *step_seconds])).tolist()
+    at = [i for i, entry in enumerate(log, 1) if METRIC in entry]
+    return Curve(
+        ndcg=[log[i - 1][METRIC] for i in at],
+        steps=at,
+        samples=[min(chosen, i * per_step) for i in at],
+        rollouts=[charged["rollouts"] + rollouts[i] for i in at],
+        seconds=[charged["seconds"] + seconds[i] for i in at],
+        cost={
+            "own_rollouts": rollouts[-1],
+            "own_seconds": seconds[-1],
+            "rollouts": charged["rollouts"] + rollouts[-1],
+            "seconds": charged["seconds"] + seconds[-1],
+        },
+    )
+
+
+def charge(run: Run, trial: Trial) -> dict[str, Any]:
+    """Rollouts and seconds of the stages whose output the trial looks at, as if it stood alone."""
+    shared = [stage for stage in STAGES if stage.shared and stage.charged == SELECTION]
+    read = [stage.name for stage in shared if stage.needed(trial.config) and not trial.free]
+    costs = [cost for cost in run.costs() if cost["stage"] in read]
+    return {name: sum(cost[name] for cost in costs) for name in ("rollouts", "seconds")}
+
+
+def failure(error: BaseException) -> str:
+    """The last line of what a trial raised, without the class of our own errors."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    last = lines[-1] if lines else type(error).__name__
+    return last.removeprefix("minirec.errors.").partition("Error: ")[2] or last
+
+
+def read_rows(run: Run, folder: str) -> list[Row]:
+    """The rows of trials.parquet."""
+    return read_table(run.path(folder, TABLE)).to_pylist()
+
+
+def write_rows(run: Run, folder: str, rows: Sequence[Row]) -> None:
+    """Write trials.parquet."""
+    write_table(run.path(folder, TABLE), pa.Table.from_pylist(list(rows), schema=schema.TRIALS))
+
+
+def whole_rows(run: Run, folder: str) -> list[Row]:
+    """Rows of the trials in `folder` that need not run again, also those of former commands."""
+    if not run.path(folder, TABLE).exists():
+        return []
+    read_by_page = ("policy/log.jsonl", "selection.parquet", "ranks.parquet")
+    needed = {"failed": None, "stopped": read_by_page[:1], "finished": read_by_page}
+    return [
+        row
+        for row in read_rows(run, folder)
+        if (files := needed[row["status"]])
+        and all(run.path(folder, row["trial"], name).exists() for name in files)
+    ]
+
+
+def drop_outdated(run: Run, planned: Sequence[Trial]) -> None:
+    """Delete trials whose selection read gradients that have been replaced since."""
+    for trial in planned:
+        before = own(run, trial).done("select")
+        if not trial.config.selection.needs_lora_gradients or before is None:
+            continue
+        if before["inputs"].get("gradients") != run.fingerprint("gradients"):
+            run.say(f"{trial.name}: was selected by other gradients; it is trained again")
+            remove(own(run, trial).root)

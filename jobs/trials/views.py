@@ -1,0 +1,171 @@
+"""How the result of a bench is judged and shown: on a page, and in tables on the terminal.
+
+A sweep shows the Pareto front and recommends a budget, a comparison shows the standings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from jobs.console import console
+from jobs.trials.diagnostics import shared_by_budget, utility
+from jobs.trials.result import Result
+from minirec.config.reading import changed, dump
+from minirec.evaluation import trials_page
+from minirec.evaluation.front import COSTS, choose, fronts
+from minirec.evaluation.outcomes import Outcome, Row, reached
+from minirec.evaluation.paired import standing
+from minirec.evaluation.standings import Race, race
+from minirec.store.files import atomic, read_json
+from minirec.store.run import Run
+from minirec.trials.trial import AXES, FULL
+
+
+def _complete(result: Result) -> list[Outcome]:
+    """Settings all of whose seeds have finished.
+
+    Of another setting, the better seeds are left: their mean would flatter it.
+    """
+    unfinished = {row["setting"] for row in result.rows if row["status"] != "finished"}
+    return [o for o in result.outcomes("valid") if o.setting not in unfinished]
+
+
+def with_fronts(result: Result) -> list[Row]:
+    """The rows of a sweep with the columns ``front_*``."""
+    found = fronts(_complete(result))
+    return [
+        row | {f"front_{unit}": row["setting"] in settings for unit, settings in found.items()}
+        for row in result.rows
+    ]
+
+
+def publish_sweep(result: Result) -> None:
+    """Write sweep.html and best.yaml, and show the result."""
+    run, bootstrap = result.run, result.bootstrap("valid")
+    outcomes, tolerance = _complete(result), result.config.sweep.tolerance
+    choice = choose(outcomes, bootstrap, tolerance=tolerance) if outcomes else None
+    by_cost = sorted(outcomes, key=lambda o: o.cost("rollouts"))
+    points = [(outcome, standing(outcome.ndcg, bootstrap)) for outcome in by_cost]
+    users = len(np.unique(bootstrap.users))
+    page = trials_page.sweep_page(
+        run.root.name, rows=result.rows, points=points, choice=choice, users=users
+    )
+    _write(run, "sweep.html", page)
+    numbers = (*COSTS, "NDCG@10", "95%")
+    trials = [
+        (
+            row["trial"],
+            row["cause"] or row["status"],
+            f"{row['rollouts']:,}",
+            f"{row['seconds']:,.0f}",
+            "" if row["valid_ndcg@10"] is None else f"{row['valid_ndcg@10']:.4f}",
+            "" if row["low"] is None else f"{row['low']:.3f}-{row['high']:.3f}",
+        )
+        for row in result.rows
+    ]
+    _print("Trials", ("trial", "state"), numbers, trials)
+    if choice is None:
+        console.print("sweep: no setting has finished with all its seeds, so there is no front")
+        return
+    best = fronts(outcomes)
+    settings = [
+        (
+            o.setting,
+            f"{o.samples:,}",
+            *(f"{o.cost(unit):,.0f}{' *' if o.setting in best[unit] else ''}" for unit in COSTS),
+            f"{quality.mean:.4f}",
+            f"{quality.low:.3f}-{quality.high:.3f}",
+        )
+        for o, quality in points
+    ]
+    _print("Settings; * is on the Pareto front", ("setting", "budget"), numbers, settings)
+    _write_best(result, choice.setting)
+    console.print(trials_page.sentence(choice), markup=False)
+    console.print(f"front: {run.path('sweep.html')}", markup=False)
+    console.print(f"train it: minirec run --config {_shown(run.path('best.yaml'))}", markup=False)
+
+
+def _write_best(result: Result, setting: str) -> None:
+    chosen = next(trial.config for trial in result.planned if trial.setting == setting)
+    values = {AXES[axis]: getattr(chosen.selection, axis) for axis in AXES}
+    folder = f"{result.config.run_dir}-best"
+    best = changed(result.config, {**values, "run_dir": folder, "sweep": {}})
+    _write(result.run, "best.yaml", dump(best))
+
+
+def _shown(path: Path) -> Path:
+    """The path from here, if it is below."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def with_reached(result: Result) -> list[Row]:
+    """The rows of a comparison with the columns ``reached_*``.
+
+    The goal depends on the trainings on full data, of which another command may have more.
+    """
+    best = [row["best_valid_ndcg@10"] for row in result.rows if row["method"] == FULL]
+    best = [value for value in best if value is not None]
+    goal = result.config.compare.reach * float(np.mean(best)) if best else float("inf")
+    curves = result.curves()
+    return [row | reached(curves[row["trial"]], goal=goal) for row in result.rows]
+
+
+def publish_comparison(result: Result) -> None:
+    """Write comparison.html and show the result."""
+    run, config, bootstrap = result.run, result.config, result.bootstrap("test")
+    outcomes, finished = result.outcomes("test"), result.finished()
+    races = [
+        race(outcomes, bootstrap, table=table, references=config.compare.references)
+        for table in dict.fromkeys(trial.table for trial in result.planned if trial.table)
+    ]
+    page = trials_page.comparison_page(
+        run.root.name,
+        rows=result.rows,
+        races=races,
+        curves=result.curves(),
+        reach=config.compare.reach,
+        samples=int(read_json(run.path("corpus", "corpus.json"))["samples"]["train"]),
+        users=len(np.unique(bootstrap.users)),
+        overlap=shared_by_budget(run, finished),
+        predicted=utility(run, config, finished),
+    )
+    _write(run, "comparison.html", page)
+    for one in races:
+        _print_race(one, config.compare.reach)
+    console.print(f"comparison: {run.path('comparison.html')}", markup=False)
+
+
+def _print_race(one: Race, reach: float) -> None:
+    against = [f"-{name}" for name in one.references]
+    _print(
+        f"Test NDCG@10 at equal {one.table}; cost to {reach:.0%} of full data",
+        ("method",),
+        ("kept", "NDCG", "95%", *against, *COSTS),
+        [trials_page.cells(place, one.references) for place in one.places],
+    )
+
+
+def _write(run: Run, name: str, text: str) -> None:
+    with atomic(run.path(name)) as file:
+        file.write(text.encode())
+
+
+def _print(
+    title: str, words: Sequence[str], numbers: Sequence[str], rows: Sequence[Sequence[str]]
+) -> None:
+    """Columns of words, then columns of numbers; fits into 80 columns with short names."""
+    table = Table(title=title, box=box.SIMPLE, show_edge=False, padding=0)
+    for i, name in enumerate(words):
+        table.add_column(name, no_wrap=i == 0, min_width=8 if i else None)
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    console.print(table)

@@ -1,0 +1,207 @@
+"""The trials of a bench: each trains what one setting selects, with one seed.
+
+`minirec sweep` varies settings of the selection. `minirec compare` varies the method, at equal
+steps or at equal epochs.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from minirec.config.reading import changed, preset_values
+from minirec.config.run import Config
+from minirec.errors import ConfigError
+from minirec.rng import seed_of
+from minirec.store.run import Run
+
+FOLDERS = {"sweep": "sweep", "compare": "comparison"}
+"""Command -> folder below the run directory, in which each trial has a folder of its name."""
+AXES = {
+    "budget": "selection.budget",
+    "alpha": "selection.alpha",
+    "groups": "selection.groups",
+    "learnability": "selection.learnability",
+}
+"""What a sweep varies besides the seed: list of the section `sweep` -> setting."""
+FULL = "full"
+EQUAL_STEPS, EQUAL_EPOCHS = "steps", "epochs"
+FREE = {"random", FULL}
+"""Methods that look at no reward: a comparison charges them only with their own training."""
+FREE_ORDER = "shuffled"
+"""The curriculum of `FREE` in a comparison, because any other order looks at rewards."""
+PRESETS = ("minirec", "paper")
+Value = float | int | str
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training of a bench.
+
+    name: of its folder. setting: names everything but the seed. varied: what the trials of the
+    bench differ in, by name: the axes of a sweep, or method, table and budget of a comparison.
+    """
+
+    name: str
+    setting: str
+    config: Config
+    varied: Mapping[str, Value] = field(default_factory=dict)
+
+    @property
+    def method(self) -> str:
+        """Name of the selection; a comparison also knows presets by name."""
+        return str(self.varied.get("method", self.config.selection.method))
+
+    @property
+    def table(self) -> str:
+        """Table of a comparison, `EQUAL_STEPS` or `EQUAL_EPOCHS`; empty: it belongs to all."""
+        return str(self.varied.get("table", ""))
+
+    @property
+    def free(self) -> bool:
+        """Whether neither the choice nor the order of the samples looks at rewards."""
+        return self.method in FREE and self.config.selection.curriculum == FREE_ORDER
+
+
+def trials_of(config: Config, command: str, samples: int) -> list[Trial]:
+    """The trials of a command, each in a folder below that of `FOLDERS`.
+
+    Args:
+        config: of the bench.
+        command: ``sweep`` or ``compare``.
+        samples: of the train split; those of a sweep depend on it.
+
+    Raises:
+        ConfigError: there is nothing to vary, or a setting refuses a value.
+    """
+    return _sweep(config, samples) if command == "sweep" else _comparison(config)
+
+
+def _sweep(config: Config, samples: int) -> list[Trial]:
+    """All combinations of the lists, each with all seeds.
+
+    Small budgets come first: ASHA then compares a trial with those that cost less, and a cheap one
+    is not stopped because it is worse than an expensive one.
+    """
+    sweep = config.sweep
+    if not sweep.varies:
+        raise ConfigError(
+            "sweep has nothing to vary; give one of its lists, e.g. 'sweep.budget=[0.05, 0.1]'"
+        )
+    lists = {axis: getattr(sweep, axis) for axis in AXES if getattr(sweep, axis)}
+    grid = [dict(zip(lists, values, strict=True)) for values in itertools.product(*lists.values())]
+    if sweep.samples is not None and sweep.samples < len(grid):
+        draw = random.Random(seed_of(config.seed, "sweep"))
+        grid = [grid[i] for i in sorted(draw.sample(range(len(grid)), sweep.samples))]
+    trials = [
+        _trial(config, "sweep", varied, seed, {AXES[axis]: value for axis, value in varied.items()})
+        for varied in grid
+        for seed in sweep.seeds or (config.seed,)
+    ]
+    trials.sort(key=lambda trial: trial.config.selection.count(samples))
+    if sweep.asha is None or config.training.validation_steps is not None:
+        return trials
+    return [_with_rungs(trial, sweep.asha.grace_fraction, samples) for trial in trials]
+
+
+def _with_rungs(trial: Trial, grace_fraction: float, samples: int) -> Trial:
+    """With a validation at each rung of ASHA; rungs are multiples of the grace fraction."""
+    config = trial.config
+    steps = config.training.steps_on(config.selection.count(samples))
+    every = math.ceil(grace_fraction * steps)
+    return replace(trial, config=changed(config, {"training.validation_steps": every}))
+
+
+def _comparison(config: Config) -> list[Trial]:
+    """All methods at all budgets, seed by seed, so that one that is cut short has whole seeds."""
+    c = config.compare
+    tables = {EQUAL_STEPS: c.steps, EQUAL_EPOCHS: c.epochs}
+    tables = {table: length for table, length in tables.items() if length is not None}
+    if not c.varies or not tables:
+        raise ConfigError(
+            "compare has nothing to compare; give compare.methods, e.g. '[random, minirec]', and "
+            "compare.steps or compare.epochs"
+        )
+    grid: list[dict[str, Value]] = [{"method": FULL}] if c.full_steps else []
+    grid += [
+        {"method": method, "table": table, "budget": budget}
+        for table, method, budget in itertools.product(tables, c.methods, c.budget)
+    ]
+    return [
+        _trial(config, "compare", varied, seed, _values(config, **varied))
+        for seed in c.seeds
+        for varied in grid
+    ]
+
+
+def _values(
+    config: Config, *, method: Any, table: Any = None, budget: Any = None
+) -> dict[str, Any]:
+    """Dotted settings of a trial of a comparison."""
+    c = config.compare
+    values = {
+        **selection_of(method),
+        "training.validation_steps": c.validation_steps,
+        "training.start": config.training.start if method == "minirec" else "base",
+        "evaluation.train_samples": c.train_samples,
+    }
+    if method in FREE:
+        values["selection.curriculum"] = FREE_ORDER
+    if method == FULL:
+        return values | {
+            "training.steps": c.full_steps,
+            "training.patience": c.patience,
+            # A training that ends by itself cannot know when its rate has to reach 0.
+            "training.lr_schedule": "constant",
+        }
+    return values | {
+        "selection.budget": budget,
+        "training.patience": None,  # all train for the same time
+        "training.steps": c.steps if table == EQUAL_STEPS else None,
+        "training.epochs": c.epochs if table == EQUAL_EPOCHS else 1.0,
+    }
+
+
+def selection_of(method: str) -> dict[str, Any]:
+    """Dotted settings of the selection that a method of a comparison stands for.
+
+    The paper's selection is that of its preset. A baseline chooses by itself and is trained in the
+    order of the config, as `minirec` is. No baseline reads `selection.directions`, so none is
+    charged with the gradients that these may need.
+    """
+    if method in PRESETS:
+        values = preset_values(method)["selection"]
+        return {"selection.method": "value"} | {f"selection.{k}": v for k, v in values.items()}
+    return {"selection.method": method, "selection.directions": "head_hvp"}
+
+
+def _trial(
+    config: Config, command: str, varied: Mapping[str, Value], seed: int, values: dict[str, Any]
+) -> Trial:
+    words = [
+        str(value) if axis in ("method", "table") else f"{axis}-{_short(value)}"
+        for axis, value in varied.items()
+    ]
+    setting = "_".join(words) or "setting"
+    name = f"{setting}_seed-{seed}"
+    # All trials validate on the same samples, so that they can be compared.
+    draw = config.training.validation_seed
+    changes: dict[str, Any] = {
+        "run_dir": str(Run(config.run_dir).path(FOLDERS[command], name)),
+        "seed": seed,
+        "training.validation_seed": config.seed if draw is None else draw,
+        "evaluation.policies": ["trained"],
+        "sweep": {},
+        "compare": {},
+        **values,
+    }
+    return Trial(name, setting, changed(config, changes), varied)
+
+
+def _short(value: Value) -> str:
+    """1.0 as 1, else all digits, so that no two values have one name."""
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
