@@ -23,7 +23,9 @@ def test_a_driver_that_answers_makes_it_the_gpu_lock(tmp_path, monkeypatch, scri
     tool.write_text(f"#!/bin/sh\n{script}\n")
     tool.chmod(0o755 if script else 0o644)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    shown = subprocess.run(["make", "--no-print-directory", "-n", "install"], cwd=ROOT, capture_output=True, text=True)
+    shown = subprocess.run(
+        ["make", "--no-print-directory", "-n", "install"], cwd=ROOT, capture_output=True, text=True
+    )
     assert shown.stdout.split()[-1] == flavor
 
 
