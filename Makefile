@@ -2,7 +2,7 @@
 # PYTHON names the Python that makes .venv (3.11 or 3.12); FLAVOR is cpu or gpu;
 # TRIALS is for the campaign of faults; ARGS goes to pytest or to the demo.
 PYTHON ?= python3
-FLAVOR ?= $(if $(findstring GPU,$(shell nvidia-smi -L 2>/dev/null)),gpu,cpu)
+FLAVOR ?= $(shell timeout 60 nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 ARGS ?=
 TRIALS ?= 56
 VENV_BIN := .venv/bin
@@ -32,8 +32,10 @@ compare: install ## selection methods against each other on the demo corpus, und
 	$(VENV_BIN)/minirec compare --config configs/compare-demo.yaml $(ARGS)
 
 test: install ## all tests but the long ones: first those that start no engine, then the others
-	$(PARALLEL) -m "not long and not ($(ENGINE))" $(ARGS) || [ $$? = 5 ]
-	$(PYTEST) -m "not long and ($(ENGINE))" $(ARGS) || [ $$? = 5 ]
+	@set -x; $(PARALLEL) -m "not long and not ($(ENGINE))" $(ARGS) || first=$$?; \
+	[ $${first:-0} = 0 ] || [ $$first = 5 ] || exit $$first; \
+	$(PYTEST) -m "not long and ($(ENGINE))" $(ARGS) || second=$$?; \
+	[ $${second:-0} = 0 ] || { [ $$second = 5 ] && [ -z "$$first" ]; } || exit $$second
 
 long: install ## the tests that take minutes each: kills at every stage, nodes, a search
 	$(PYTEST) -m long $(ARGS)

@@ -20,6 +20,7 @@ import yaml
 from numpy.typing import NDArray
 
 from minirec.config.reading import load
+from minirec.config.scoring import ScoringConfig
 from minirec.selection.features import Features
 from minirec.selection.from_run import load_features
 from minirec.selection.learnability import chance_level
@@ -78,8 +79,8 @@ def half(run: Run, part: slice, chance: float) -> Features:
 def main(root: str) -> None:
     """Print a line for each setting."""
     run = Run(root)
-    features = load_features(run)
     config = yaml.safe_load(run.path("config.yaml").read_text())
+    features = load_features(run, ScoringConfig.model_validate(config["scoring"]))
     budget = config["selection"]["budget"]
     items = read_table(run.path("corpus", "items.parquet")).num_rows
     chance = chance_level(items, cutoff=config["reward"]["cutoff"])

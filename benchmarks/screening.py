@@ -202,7 +202,7 @@ def _agreement(
 def _selected(root: Path, items: int, preset: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Ids, values, and rows of the quarter of the samples that is selected."""
     config = load(None, [f"preset={preset}", "selection.budget=0.25"])
-    features, settings = load_features(Run(root)), config.selection
+    features, settings = load_features(Run(root), config.scoring), config.selection
     chance = chance_level(items, cutoff=config.reward.cutoff)
     scores, pool = score_samples(features, settings, chance=chance, say=silent)
     picks = pick(features, scores["value"], pool, settings, seed=config.seed, say=silent)

@@ -18,8 +18,8 @@ TRIALS = {
     "compare": "compare selection methods at equal cost, over budgets and seeds of compare.*",
 }
 OVERWRITE = (
-    "redo what was made with other settings; a command for one stage redoes it in any case, and "
-    "`select --features` replaces what --out holds"
+    "redo what was made with other settings; a command for one stage also redoes a finished stage "
+    "and continues an unfinished one; `select --features` replaces what --out holds"
 )
 ANALYSIS = {"action": "store_true", "help": "rank at once, without a written analysis"}
 

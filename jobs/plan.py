@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from actors.engines.engine import resolve_engine
 from jobs.stages.prepare import made_with
 from jobs.tracking import check as check_trackers
+from minirec.config.choices import CURRICULA, LEARNABILITY, METHODS, REWARDS
 from minirec.config.run import Config
 from minirec.config.scoring import ScoringConfig
+from minirec.config.selection import ONE_GROUP
 from minirec.config.training import TrainingConfig
 from minirec.corpus import sources
 from minirec.errors import ConfigError, CorpusError
@@ -43,6 +45,7 @@ def plan(
         check_trackers(config)
     if _runs(command, "proxy", "score", "train", "evaluate", *TRIALS):
         _check_head(config)
+    _check_functions(config, command)
     samples, exact = _samples(config, again)
     about = "" if exact else "about "
     rows: list[Row] = [("prepare", "training samples", f"{about}{samples:,}" if samples else "?")]
@@ -63,6 +66,17 @@ def plan(
 def _runs(command: str, *stages: str) -> bool:
     """Whether a command runs one of the stages, or plans them."""
     return command in ("plan", "run", *stages)
+
+
+def _check_functions(config: Config, command: str) -> None:
+    """Refuse functions of the user that cannot be imported."""
+    s = config.selection
+    names = [(REWARDS, config.reward.name)] if _runs(command, "proxy", "score", *TRIALS) else []
+    if _runs(command, "select", *TRIALS):
+        names += [(METHODS, s.method), (LEARNABILITY, s.learnability), (CURRICULA, s.curriculum)]
+    for choices, name in names:
+        if ":" in name:
+            choices.find(name)
 
 
 def _check_head(config: Config) -> None:
@@ -177,7 +191,7 @@ def _rollouts_made(run: Run, samples: int) -> list[Row]:
 
 def _groups(config: Config) -> str:
     s = config.selection
-    return f"{s.groups} groups" if s.curriculum == "grouped" else f"the order {s.curriculum}"
+    return f"the order {s.curriculum}" if s.curriculum in ONE_GROUP else f"{s.groups} groups"
 
 
 def _training_rows(stage: str, config: Config, training: TrainingConfig, samples: int) -> list[Row]:

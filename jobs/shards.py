@@ -146,7 +146,12 @@ def score_on_kept(
         device = "cuda" if allocation.worker.gpus else "cpu"
         specs = [replace(spec, device=device) for spec in specs]
         work = ShardsSpec(specs, missing, config.scoring.shard_deadline_s)
-        worker.run(score_loop, {"spec": work}, training=config.training)
+        worker.run(
+            score_loop,
+            {"spec": work},
+            max_failures=config.training.max_failures,
+            limit=f"one shard takes longer than scoring.shard_deadline_s, {work.deadline_s:g} s",
+        )
 
 
 def _missing(

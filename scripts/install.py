@@ -111,4 +111,7 @@ def install(flavor: str) -> None:
 if __name__ == "__main__":
     if sys.argv[1:] not in (["cpu"], ["gpu"]):
         sys.exit("usage: install.py cpu|gpu")
-    install(sys.argv[1])
+    try:
+        install(sys.argv[1])
+    except KeyboardInterrupt:
+        sys.exit("install: interrupted; the same command goes on from here")

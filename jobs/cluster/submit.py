@@ -253,8 +253,17 @@ def _packed(folder: Path) -> Iterator[Path]:
     for name in (".gitignore", ".rayignore"):
         if (folder / name).is_file():
             lines += (folder / name).read_text().splitlines()
-    for name in GitIgnoreSpec.from_lines(lines).match_tree_files(folder, negate=True):
-        yield folder / name
+    spec = GitIgnoreSpec.from_lines(lines)
+
+    def packed(path: Path, ending: str = "") -> bool:
+        return not spec.match_file(path.relative_to(folder).as_posix() + ending)
+
+    for root, folders, files in os.walk(folder):
+        here = Path(root)
+        folders[:] = [name for name in folders if packed(here / name, "/")]
+        yield from (
+            here / name for name in files if packed(here / name) and (here / name).is_file()
+        )
 
 
 def ask(what: str, job: str, *, address: str) -> str:

@@ -75,7 +75,8 @@ def fit(kept: KeptWorker | None, loop: Loop, spec: object, team: Team) -> None:
     if kept is None:
         in_thread(lambda: _fit_or_explain(team, loop, argument))
     else:
-        kept.run(loop, argument, training=team.training)
+        t = team.training
+        kept.run(loop, argument, max_failures=t.max_failures, limit=step_limit(t))
 
 
 class KeptWorker:
@@ -90,49 +91,67 @@ class KeptWorker:
         Raises:
             EngineError: it did not start within `wait_s` seconds.
         """
+        self._shape, self._wait_s = shape, wait_s
+        self._actor: Any = None
+        self._start()
+
+    def _start(self) -> None:
         import ray
 
+        from actors.causes import cause
         from actors.training.single import SingleWorker
 
-        actor = ray.remote(
-            num_cpus=shape.cpus,
-            num_gpus=shape.gpus,
-            max_restarts=-1,  # the calls have limits
+        worker = ray.remote(
+            num_cpus=self._shape.cpus,
+            num_gpus=self._shape.gpus,
             scheduling_strategy="SPREAD",  # else in the placement group of the trial
         )(SingleWorker)
-        self._actor = actor.remote()
+        self._actor = worker.remote()
         try:
-            ray.get(self._actor.__ray_ready__.remote(), timeout=wait_s)
-        except (ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError) as error:
+            ray.get(self._actor.__ray_ready__.remote(), timeout=self._wait_s)
+        except ray.exceptions.GetTimeoutError as error:
             self.close()
             raise EngineError(
-                f"a training worker did not start within {wait_s:g} s (resources.wait_s)"
+                f"a training worker did not start within {self._wait_s:g} s (resources.wait_s)"
             ) from error
+        except ray.exceptions.RayActorError as error:
+            self.close()
+            raise EngineError(f"a training worker ended at its start: {cause(error)}") from error
 
-    def run(self, loop: Loop, argument: Any, *, training: TrainingConfig) -> None:
-        """Let it call ``loop(argument)``; the loop goes on from what an attempt before has done.
+    def run(self, loop: Loop, argument: Any, *, max_failures: int, limit: str) -> None:
+        """Let it call ``loop(argument)``; the loop continues from what earlier attempts did.
+
+        After a failure a new process takes over: the old one may be broken, or hold memory.
 
         Args:
-            training: has `max_failures`, the number of further attempts.
+            loop: of `actors`.
+            argument: picklable.
+            max_failures: number of further attempts.
+            limit: when the worker ends by itself, for the message.
 
         Raises:
             EngineError: the last attempt failed too; names the cause.
         """
         import ray
 
-        method = self._actor.run.options(
-            max_task_retries=training.max_failures, retry_exceptions=True
-        )
-        try:
-            ray.get(method.remote(loop, argument))
-        except ray.exceptions.RayError as error:
-            raise _failed(error, training) from error
+        for left in range(max_failures, -1, -1):
+            if self._actor is None:
+                self._start()
+            try:
+                ray.get(self._actor.run.remote(loop, argument))
+                return
+            except ray.exceptions.RayError as error:
+                self.close()
+                if not left:
+                    raise _failed(error, limit) from error
 
     def close(self) -> None:
-        """Kill it."""
+        """Kill it; safe to call twice."""
         import ray
 
-        ray.kill(self._actor)
+        if self._actor is not None:
+            ray.kill(self._actor)
+            self._actor = None
 
 
 def ray_storage(folder: Path) -> dict[str, Any]:
@@ -152,17 +171,23 @@ def _fit_or_explain(team: Team, loop: Loop, argument: dict[str, Any]) -> None:
     try:
         team.trainer(loop, argument).fit()
     except TrainingFailedError as error:
-        raise _failed(error, team.training) from error
+        raise _failed(error, step_limit(team.training)) from error
 
 
-def _failed(error: Exception, training: TrainingConfig) -> EngineError:
-    """What is told of a failure after which a worker was not restarted again."""
+def step_limit(training: TrainingConfig) -> str:
+    """When a training worker ends by itself."""
+    return (
+        f"its start or one step takes longer than step_deadline_s, {training.step_deadline_s:g} s"
+    )
+
+
+def _failed(error: Exception, limit: str) -> EngineError:
+    """The message of a failure after which no worker was started again."""
     from actors.causes import cause
 
     return EngineError(
         f"a training worker failed and was not restarted any more: {cause(error)}; the same "
-        f"command goes on from what is finished (a worker also ends when its start or one step "
-        f"takes longer than step_deadline_s, {training.step_deadline_s:g} s)"
+        f"command goes on from what is finished (a worker also ends when {limit})"
     )
 
 

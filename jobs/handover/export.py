@@ -17,7 +17,7 @@ from minirec.config.reading import load
 from minirec.config.run import Config
 from minirec.corpus import prompts
 from minirec.corpus.table import Catalogue, SampleFile, load_catalogue
-from minirec.errors import ArtifactError
+from minirec.errors import ArtifactError, ConfigError
 from minirec.store.files import MANIFEST, atomic_dir, fetch, read_json
 from minirec.store.remote import is_remote
 from minirec.store.run import Run
@@ -167,7 +167,16 @@ def _own_reward(folder: Path, name: str) -> str:
     module, _, function = name.partition(":")
     REWARDS.find(name)
     shutil.copy(str(sys.modules[module].__file__), folder / "own_reward.py")
-    return f"own_reward:{function}"
+    from minirec.export.reward import imported
+
+    try:
+        imported(folder / "own_reward.py")
+    except Exception as error:
+        raise ConfigError(
+            f"reward.name={name!r} cannot be exported: alone, its file cannot be imported "
+            f"({error}); put the function into a file that imports no part of its package"
+        ) from None
+    return f"minirec_own_reward:{function}"
 
 
 def _policy(folder: Path, source: _Source, to: str) -> None:
@@ -197,7 +206,9 @@ def _policy(folder: Path, source: _Source, to: str) -> None:
         },
     )
     code = Path(str(recommender.__file__)).read_text(encoding="utf-8")
-    code = code.replace("from minirec.corpus import prompts", "import prompts")
+    ours = "from minirec.corpus import prompts\n"
+    assert ours in code
+    code = code.replace(ours, "import prompts\n")
     (folder / "recommender.py").write_text(code, encoding="utf-8")
     shutil.copy(str(prompts.__file__), folder / "prompts.py")
     card = cards.model_card(

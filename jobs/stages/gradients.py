@@ -54,7 +54,6 @@ def _body(work: Work) -> None:
         folder = run.path("gradients", "valid_gradients")
         shards += _shards(located(spec.output), folder, split="valid")
     _fit(run, config, session, shards)
-    cost.extra = {"dimension": config.scoring.projection_dim}
     if validation:
         table = merged(spec)
         cost.rollouts = table.num_rows * (1 + config.scoring.stages[-1])

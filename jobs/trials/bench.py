@@ -13,6 +13,7 @@ from typing import Any
 from jobs.console import console, pulse, say
 from jobs.fingerprint import rollout_settings, without_runtime
 from jobs.run import SHARED, holding, stages
+from jobs.stages.gradients import gradient_inputs
 from jobs.trials.result import (
     Result,
     drop_outdated,
@@ -37,12 +38,15 @@ class Bench:
     """In what the two commands differ.
 
     changeable: settings of the section that finished trials do not depend on.
-    splits: ranked at the end of a trial. validations: whether they are part of a trial's cost.
+    inputs: stages that all its trials read.
+    splits: ranked at the end of a trial.
+    validations: whether they are part of a trial's cost.
     judge: fills in the columns of the rows that depend on other trials.
     publish: writes the page and shows the result.
     """
 
     changeable: frozenset[str]
+    inputs: Callable[[Config], list[str]]
     splits: tuple[str, ...]
     validations: bool
     judge: Callable[[Result], list[Row]]
@@ -52,6 +56,7 @@ class Bench:
 BENCHES = {
     "sweep": Bench(
         changeable=frozenset({"max_concurrent", "tolerance"}),
+        inputs=lambda config: ["prepare", "proxy", "score", *gradient_inputs(config)],
         splits=("valid",),
         validations=True,
         judge=with_fronts,
@@ -59,6 +64,8 @@ BENCHES = {
     ),
     "compare": Bench(
         changeable=frozenset({"methods", "budget", "seeds", "max_concurrent", "references"}),
+        # Not gradients, which only some trials read: `less` may join what has finished.
+        inputs=lambda config: ["prepare", "proxy", "score"],
         splits=("valid", "test"),
         validations=False,
         judge=with_reached,
@@ -86,6 +93,7 @@ def run_bench(command: str, config: Config, *, overwrite: bool = False) -> Run:
     samples = count_samples(run.path("corpus"), "train")
     planned = trials_of(config, command, samples)
     names = {trial.name for trial in planned}
+    inputs = bench.inputs(config)
 
     def judged(rows: Sequence[Row]) -> Result:
         by_name = {row["trial"]: row for row in rows}
@@ -119,12 +127,12 @@ def run_bench(command: str, config: Config, *, overwrite: bool = False) -> Run:
             )
 
     with holding(run), pulse(command):
-        drop_outdated(run, planned)
+        if "gradients" not in inputs:
+            drop_outdated(run, planned)
         ran = run.stage(
             command,
             settings=_settings(command, config),
-            # Not gradients, which only some trials read: `less` may join what has finished.
-            inputs=["prepare", "proxy", "score"],
+            inputs=inputs,
             outputs=[folder],
             body=body,
             part_of=trial_of,

@@ -19,7 +19,7 @@ from minirec.corpus.table import load_users
 from minirec.evaluation.outcomes import Curve, Outcome, Row, outcomes
 from minirec.evaluation.paired import Bootstrap, Floats, standing
 from minirec.evaluation.ranking import per_sample
-from minirec.store.files import read_json, remove
+from minirec.store.files import differences, read_json, remove
 from minirec.store.run import Run
 from minirec.store.tables import read_table, write_table
 from minirec.trials.trial import FULL, Trial
@@ -86,6 +86,23 @@ def ranked(run: Run, trial: Trial, split: str, *, policy: str = "trained") -> tu
 def ended(run: Run) -> bool:
     """Whether a trial has finished, or was stopped by ASHA."""
     return run.path(STOPPED).exists() or run.done("evaluate") is not None
+
+
+def drop_damaged(run: Run, planned: Sequence[Trial]) -> None:
+    """Delete trials that have ended and of which a file is missing or damaged."""
+    for trial in planned:
+        found = own(run, trial)
+        if not ended(found):
+            continue
+        problems: dict[str, str] = {}
+        for stage in ("select", "train", "evaluate"):
+            if record := found.done(stage):
+                problems |= differences(found.root, record["files"])
+        if not found.path("policy", "log.jsonl").exists():
+            problems["log"] = f"{found.path('policy', 'log.jsonl')} is missing"
+        if problems:
+            run.say(f"{trial.name}: {next(iter(problems.values()))}; the trial runs again")
+            remove(found.root)
 
 
 def rows_of(

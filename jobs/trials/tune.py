@@ -18,7 +18,7 @@ from jobs.cluster.joining import cluster_address
 from jobs.cluster.session import Session
 from jobs.cluster.workers import in_thread, ray_storage
 from jobs.console import console, say
-from jobs.trials.result import ended, own
+from jobs.trials.result import drop_damaged, ended, own
 from jobs.trials.trial import METRIC, PROGRESS, Asha, TrialRun
 from minirec.config.run import Config
 from minirec.config.trials import AshaConfig
@@ -64,6 +64,7 @@ def run_trials(
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the table has the causes
     for name, value in TUNE_SETTINGS.items():
         os.environ.setdefault(name, value)
+    drop_damaged(run, planned)
     before = {trial.name for trial in planned if ended(own(run, trial))}
     if any(own(run, trial).root.exists() for trial in planned):
         console.print("goes on with the trials that are not finished")

@@ -15,7 +15,7 @@ import ast
 import difflib
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -63,10 +63,10 @@ class Choices:
         module, colon, function = name.partition(":")
         own = colon and all(map(str.isidentifier, [*module.split("."), function]))
         names = [*self.meanings(), *([OWN] if self.own else [])]
-        if _key(name) in names or (self.own and own):
+        if (_key(name) in names and not name.endswith("@K")) or (self.own and own):
             return name
         near = difflib.get_close_matches(name, names, n=1)
-        meant = f"did you mean {near[0]}? " if near else ""
+        meant = f"did you mean {near[0].replace('@K', '@10')}? " if near else ""
         raise ValueError(
             f"{name!r} is unknown; {meant}choose {', '.join(names[:-1])} or {names[-1]}"
         )
@@ -109,10 +109,14 @@ def _entries(module: str, table: str) -> dict[str, str]:
         if isinstance(target, ast.Name) and target.id == table:
             assert isinstance(node, ast.AnnAssign) and isinstance(node.value, ast.Dict)
             both = zip(node.value.keys, node.value.values, strict=True)
-            return {
-                ast.literal_eval(k): texts[v.id] for k, v in both if k and isinstance(v, ast.Name)
-            }
+            return {ast.literal_eval(k): _meaning(v, texts) for k, v in both if k}
     raise LookupError(f"{module} has no table {table}: TYPE = {{...}}")
+
+
+def _meaning(value: ast.expr, texts: dict[str, str]) -> str:
+    if not isinstance(value, ast.Name) or value.id not in texts:
+        raise LookupError(f"{ast.unparse(value)} in a table is no function of its module")
+    return texts[value.id]
 
 
 REWARDS = Choices("reward.name", "minirec.rl.reward", "REWARDS")
@@ -129,6 +133,7 @@ METHODS = Choices(
     first={"value": "The criteria of the paper: value, made diverse by MaxMin."},
 )
 LEARNABILITY = Choices("selection.learnability", "minirec.selection.pipeline", "LEARNABILITY")
+SWEPT = replace(LEARNABILITY, setting="sweep.learnability", own=False)  # they name folders
 CURRICULA = Choices("selection.curriculum", "minirec.selection.curriculum", "CURRICULA")
 COMPARED = Choices(
     "compare.methods",
@@ -150,6 +155,7 @@ Reward = Annotated[str, AfterValidator(REWARDS.check), REWARDS]
 Source = Annotated[str, AfterValidator(SOURCES.check), SOURCES]
 Method = Annotated[str, AfterValidator(METHODS.check), METHODS]
 Learnability = Annotated[str, AfterValidator(LEARNABILITY.check), LEARNABILITY]
+Swept = Annotated[str, AfterValidator(SWEPT.check), SWEPT]
 Curriculum = Annotated[str, AfterValidator(CURRICULA.check), CURRICULA]
 Compared = Annotated[str, AfterValidator(COMPARED.check), COMPARED]
 ItemCandidates = Annotated[str, AfterValidator(CANDIDATES.check), CANDIDATES]

@@ -9,6 +9,9 @@ from pydantic import Field, field_validator
 from minirec.config.choices import Curriculum, Learnability, Method
 from minirec.config.section import Section, counted, share_or_count
 
+ONE_GROUP = ("easy_to_hard", "hard_to_easy", "shuffled")
+"""Curricula that do not use ``selection.groups``."""
+
 
 class SelectionConfig(Section):
     """Value, diversity and curriculum (method, sections 3 to 6)."""
@@ -39,12 +42,17 @@ class SelectionConfig(Section):
     curriculum: Curriculum = "grouped"
     """Order in which training takes samples."""
     groups: int = Field(4, ge=1)
-    """Number of groups K of the grouped curriculum."""
+    """Number of groups K of the grouped curriculum, or of a curriculum of your own."""
 
     @field_validator("budget", mode="before")
     @classmethod
     def _budget(cls, budget: Any) -> Any:
         return share_or_count("budget", budget)
+
+    @property
+    def curriculum_groups(self) -> int:
+        """Groups of the order of training; the orders of `ONE_GROUP` have one."""
+        return 1 if self.curriculum in ONE_GROUP else self.groups
 
     @property
     def needs_lora_gradients(self) -> bool:

@@ -15,7 +15,7 @@ from pydantic import (
     ValidationInfo,
 )
 
-from minirec.config.choices import Compared, Learnability, Reference
+from minirec.config.choices import Compared, Reference, Swept
 from minirec.config.section import Section
 
 
@@ -68,7 +68,7 @@ class SweepConfig(Section):
     """Values of selection.alpha to try; empty takes that of the config."""
     groups: Annotated[tuple[PositiveInt, ...], SweepList] = ()
     """Values of selection.groups to try; empty takes that of the config."""
-    learnability: Annotated[tuple[Learnability, ...], SweepList] = ()
+    learnability: Annotated[tuple[Swept, ...], SweepList] = ()
     """Values of selection.learnability to try; empty takes that of the config."""
     seeds: Annotated[tuple[NonNegativeInt, ...], SweepList] = ()
     """Seeds of selection and training, each with every combination; empty takes that of the config.

@@ -43,9 +43,9 @@ class Scorer:
         model = AutoModelForCausalLM.from_pretrained(path, trust_remote_code=trust)
         self.lm: Any = model.eval().requires_grad_(False).to(self.device)
         self.items = torch.from_numpy(np.load(folder / "items.npy")).to(self.device)
-        self.ranking = _module(folder / "ranking.py")
+        self.ranking = imported(folder / "ranking.py")
         if (folder / "own_reward.py").exists():
-            _module(folder / "own_reward.py")
+            imported(folder / "own_reward.py")
         self.reward = self.ranking.reward_function(
             self.settings["name"], softmax_weight=self.settings["softmax_weight"]
         )
@@ -111,12 +111,13 @@ class Scorer:
         return self.reward(found, min(self.settings["cutoff"], len(self.items))).tolist()
 
 
-def _module(file: Path) -> Any:
+def imported(file: Path) -> Any:
     """Import a file that lies beside this one; trainers do not put the folder on sys.path."""
-    spec = importlib.util.spec_from_file_location(file.stem, file)
+    name = f"minirec_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
-    sys.modules[file.stem] = module  # dataclasses and `own_reward:function` look it up there
+    sys.modules[name] = module  # dataclasses and `minirec_own_reward:function` look it up there
     spec.loader.exec_module(module)
     return module
 

@@ -59,6 +59,12 @@ def score_samples(
             raise
         say(f"{error}; {settings.method} does not use it, so the scores show the Gaussian instead")
         learnable = _gaussian(features, reward, settings)
+    learnable = np.asarray(learnable, dtype=np.float64)
+    if learnable.shape != (len(features),) or not np.isfinite(learnable).all():
+        raise FeatureError(
+            f"selection.learnability={settings.learnability} returned shape {learnable.shape}, or "
+            f"NaN or infinity; expected ({len(features)},) finite numbers"
+        )
     directions = _directions(features, settings, say=say)
     if directions is not None:
         representative = _representativeness(directions, say=say)
@@ -123,9 +129,9 @@ def pick(
             say(f"only {live:,} samples have a hit; random_live fills up with others")
         method = choices.METHODS.find(settings.method)
         ids = np.asarray(method(features, budget=budget, seed=seed))
-        if len(ids) != budget or len(np.intersect1d(ids, features.sample_id)) != budget:
+        if ids.shape != (budget,) or len(np.intersect1d(ids, features.sample_id)) != budget:
             raise FeatureError(
-                f"selection.method={settings.method} returned {len(ids)} samples, with "
+                f"selection.method={settings.method} returned {ids.size} samples, with "
                 f"{len(np.unique(ids))} different ids; expected {budget} known and different ones"
             )
         return _unweighed(np.searchsorted(features.sample_id, ids))
@@ -149,13 +155,18 @@ def plain_top(value: Floats, pool: NDArray[np.int64], count: int) -> NDArray[np.
 def ordered(scores: Scores, picks: MaxMin, settings: SelectionConfig, *, seed: int) -> pa.Table:
     """The selection in training order, with the columns of ``selection.parquet``."""
     rows = np.sort(picks.indices)
-    groups = settings.groups if settings.curriculum == "grouped" else 1
+    groups = settings.curriculum_groups
     order = choices.CURRICULA.find(settings.curriculum)(
         scores["sample_id"][rows],
         mean_reward=scores["mean_reward"][rows],
         groups=groups,
         seed=seed,
     )
+    if not np.array_equal(np.sort(order, axis=None), scores["sample_id"][rows]):
+        raise FeatureError(
+            f"selection.curriculum={settings.curriculum} returned {np.size(order)} ids; expected "
+            f"the {len(rows)} ids that it got, each once"
+        )
     at = np.searchsorted(scores["sample_id"], order)
     novelty = dict(zip(picks.indices.tolist(), picks.novelty.tolist(), strict=True))
     columns = {name: values[at] for name, values in scores.items()}
@@ -191,7 +202,7 @@ def _gaussian_live(features: Features, reward: Floats, settings: SelectionConfig
 
 
 def _hit_variance(features: Features, reward: Floats, settings: SelectionConfig) -> Floats:
-    """Variance p (1 - p) of a rollout's hit, p the share of rollouts above chance."""
+    """Variance p (1 - p) of a rollout's hit, p the posterior share of rollouts above chance."""
     # Scaled, so that it adds up with representativeness as the Gaussians do.
     return scaled(spread_of_hits(features))
 
@@ -215,11 +226,11 @@ DIRECTIONS = {
 
 
 def vectors_read(settings: SelectionConfig) -> tuple[str, ...]:
-    """The vectors that scoring and choosing by these settings read of complete features."""
-    if ":" in settings.method:  # a function of the user may read any of them
-        return VECTORS
-    gradient = ("gradient",) if settings.method == "grad_norm" else ()
-    return ("embedding", DIRECTIONS[settings.directions], *gradient)
+    """The vectors of complete features that are loaded for these settings."""
+    known = ("gaussian", "gaussian_live", "hit_variance")
+    if settings.method == "value" and settings.learnability in known:
+        return ("embedding", DIRECTIONS[settings.directions])
+    return VECTORS  # other functions may read any of them
 
 
 def _directions(
@@ -260,7 +271,7 @@ def _pool(settings: SelectionConfig, lift: Floats, *, say: Say) -> NDArray[np.in
         raise ConfigError(
             f"selection.budget {budget} exceeds the {count} samples with scores; lower it"
         )
-    if settings.curriculum == "grouped" and settings.groups > budget:
+    if settings.curriculum_groups > budget:
         raise ConfigError(
             f"selection.groups {settings.groups} exceeds the {budget} selected samples; "
             f"lower groups or raise selection.budget"

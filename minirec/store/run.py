@@ -203,11 +203,13 @@ class Run:
         }
 
     def remove(self, name: str, outputs: Sequence[str]) -> None:
-        """Delete a stage's records and costs, then its outputs."""
-        self.path("stages", f"{name}.json").unlink(missing_ok=True)
+        """Delete a stage's outputs, then its records and costs.
+
+        If the command is killed meanwhile, the records still say that the outputs are incomplete.
+        """
         for output in outputs:
             remove(self.path(output))
-        # Last: this record says with which settings the remaining outputs were made.
+        self.path("stages", f"{name}.json").unlink(missing_ok=True)
         self.path("stages", f"{name}.begun.json").unlink(missing_ok=True)
         kept = [attempt for attempt in self._attempts() if attempt["stage"] != name]
         with atomic(self.path("costs.jsonl")) as file:

@@ -79,7 +79,7 @@ def open_table(path: Path) -> Iterator[pq.ParquetFile]:
                 source = pq.ParquetFile(file, page_checksum_verification=True)
                 _check_footer(source)
                 yield source
-        except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeError, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:  # the system's, not Arrow's
                 raise
             raise DamageError(f"{path} is damaged ({error}); {AGAIN}") from None

@@ -30,7 +30,7 @@ def check(config: Config, samples: int) -> None:
             f"selection.budget {budget} exceeds the {scored} {fewer}training samples; lower the "
             f"budget{' or raise scoring.samples' if fewer else ''}"
         )
-    if s.curriculum == "grouped" and s.groups > budget:
+    if s.curriculum_groups > budget:
         raise ConfigError(
             f"selection.groups {s.groups} exceeds the budget of {budget} samples; "
             f"lower groups or raise selection.budget"

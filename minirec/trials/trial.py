@@ -63,8 +63,10 @@ class Trial:
 
     @property
     def free(self) -> bool:
-        """Whether neither the choice nor the order of the samples looks at rewards."""
-        return self.method in FREE and self.config.selection.curriculum == FREE_ORDER
+        """Whether neither the choice, nor the order, nor the start of training needs the proxy."""
+        c = self.config
+        shuffled = c.selection.curriculum == FREE_ORDER
+        return self.method in FREE and shuffled and c.training.start == "base"
 
 
 def trials_of(config: Config, command: str, samples: int) -> list[Trial]:

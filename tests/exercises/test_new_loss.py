@@ -27,8 +27,9 @@ def divergence(
 ) -> Loss:
     """Keeps the policy near the one that wrote the rollouts: r - 1 - log r, r their ratio."""
     log_ratio = rollouts.logprobs - rollouts.behaviour
-    total = (torch.exp(log_ratio) - 1 - log_ratio).sum()
-    return Loss(WEIGHT * total, {"divergence": float(total.detach())}, "tokens")
+    total = WEIGHT * (torch.exp(log_ratio) - 1 - log_ratio).sum()
+    # The log adds up the figures whose names end in _loss.
+    return Loss(total, {"divergence_loss": float(total.detach())}, "tokens")
 
 
 def test_the_step_adds_the_loss(monkeypatch):
@@ -54,7 +55,7 @@ def test_the_step_adds_the_loss(monkeypatch):
         candidates=Candidates(torch.tensor([1]), items[1:2], items),
         objective=Objective(TrainingConfig(), temperature=1.0, cutoff=3, reward=ndcg),
     )
-    assert found.sums["divergence", "tokens"] == pytest.approx(2 - 1 - math.log(2))
+    assert found.sums["divergence_loss", "tokens"] == pytest.approx(WEIGHT * (1 - math.log(2)))
     found.parts[-1].total.backward()
     # The gradient by log p is r - 1: 1 for the first token, 0 for the second.
     assert logprobs.grad.tolist() == pytest.approx([WEIGHT, 0.0])

@@ -110,6 +110,14 @@ def test_a_large_folder_is_refused_with_what_is_large(folder):
     check_size(folder, limit_mib=1)
 
 
+def test_an_excluded_folder_is_not_entered(folder):
+    """A link to itself in .venv would never end."""
+    (folder / ".venv" / "lib").mkdir(parents=True)
+    (folder / ".venv" / "lib" / "again").symlink_to("..")
+    (folder / ".venv" / "large").write_bytes(bytes(2 << 20))
+    check_size(folder, limit_mib=1)
+
+
 def test_ray_packs_what_was_counted(folder):
     """Ray's own packing of the folder holds the files that `check_size` counts."""
     from ray._private.runtime_env.packaging import create_package

@@ -10,7 +10,7 @@ import pytest
 from jobs.cli import main
 from jobs.plan import plan
 from jobs.trials.bench import trial_of
-from jobs.trials.result import Result, charge, read_rows, rows_of, write_rows
+from jobs.trials.result import Result, charge, drop_damaged, read_rows, rows_of, write_rows
 from jobs.trials.tune import concurrent
 from jobs.trials.views import publish_sweep, with_fronts
 from minirec.config.reading import load
@@ -209,6 +209,34 @@ def test_damage_to_a_trial_removes_that_trial_alone(tmp_path):
     run.path("table").write_text("x")
     sweep()
     assert found == [set(), {"trials/b/policy/log", "table"}, {*files} - {"table"}]
+
+
+@pytest.mark.parametrize("harm", ["none", "damage", "loss"])
+def test_a_damaged_trial_that_had_ended_is_deleted_and_the_others_stay(tmp_path, harm):
+    said: list[str] = []
+    run = Run(tmp_path / "run", say=said.append)
+    planned = trials_of(
+        config_of(run.root, "sweep.budget=[10, 20]", "sweep.seeds=[1]"), "sweep", 99
+    )
+    for trial in planned:
+        found = Run(trial.config.run_dir)
+
+        def body(cost, found=found):
+            found.path("policy").mkdir()
+            found.path("policy", "log.jsonl").write_text("{}")
+
+        for stage, outputs in (("train", ["policy"]), ("evaluate", [])):
+            made = body if outputs else lambda cost: None
+            found.stage(stage, settings={}, inputs=[], outputs=outputs, body=made)
+    log = Run(planned[0].config.run_dir).path("policy", "log.jsonl")
+    if harm == "damage":
+        log.write_text("[]")
+    elif harm == "loss":
+        log.unlink()
+    drop_damaged(run, planned)
+    kept = [Run(trial.config.run_dir).root.exists() for trial in planned]
+    assert kept == [harm == "none", True]
+    assert [line.endswith("; the trial runs again") for line in said] == [True] * (harm != "none")
 
 
 def test_without_a_complete_setting_there_is_no_front(tmp_path, capsys):

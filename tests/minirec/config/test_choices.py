@@ -9,6 +9,7 @@ from minirec.config import choices, reading
 from minirec.config.choices import Choices
 from minirec.corpus.sources import SOURCES
 from minirec.errors import ConfigError
+from minirec.rl.losses import CANDIDATES
 from minirec.rl.reward import REWARDS
 from minirec.selection.baselines import METHODS
 from minirec.selection.curriculum import CURRICULA
@@ -23,6 +24,7 @@ from minirec.selection.pipeline import LEARNABILITY
         (choices.METHODS, METHODS),
         (choices.LEARNABILITY, LEARNABILITY),
         (choices.CURRICULA, CURRICULA),
+        (choices.CANDIDATES, CANDIDATES),
     ],
 )
 def test_the_names_are_those_of_the_table_each_with_a_meaning(known: Choices, table):
@@ -54,7 +56,9 @@ def test_a_comparison_takes_presets_and_full_only_as_a_reference():
         ("sweep.learnability=[gauss]", "sweep.learnability: 'gauss' is unknown"),
         ("corpus.source=recbol", "did you mean recbole? choose demo, amazon, movielens"),
         ("reward.name=hit@0", "choose ndcg_softmax, ndcg, reciprocal_rank, hit@K or package"),
-        ("reward.name=hit@ten", "did you mean hit@K?"),
+        ("reward.name=hit@ten", "did you mean hit@10?"),
+        ("reward.name=hit@K", "did you mean hit@10?"),
+        ("sweep.learnability=[a.b:c]", "'a.b:c' is unknown; choose gaussian"),
         ("reward.name=3", "reward.name=3 is refused"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import random
 from types import SimpleNamespace
 
@@ -272,6 +273,14 @@ def test_a_prompt_read_once_for_its_rollouts_changes_no_loss_and_no_gradient(fol
     assert apart[0] == pytest.approx(together[0], rel=1e-5)
     assert torch.allclose(apart[1], together[1], atol=1e-5)
     assert torch.allclose(apart[2], together[2], atol=1e-5)
+
+
+def test_long_completions_of_a_short_prompt_are_not_packed(folder, encoder):
+    policy = trainable_policy(folder, CONFIG, encoder.tokenizer, rollout_temperature=1.0, seed=3)
+    some = _groups(policy, encoder)[0]
+    long = dataclasses.replace(some, prompt=[1], completions=[[5] * 300, [6] * 300])
+    assert policy.packs([some])
+    assert not policy.packs([long])
 
 
 @pytest.mark.parametrize(

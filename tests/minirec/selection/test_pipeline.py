@@ -16,7 +16,7 @@ from minirec.config.selection import SelectionConfig
 from minirec.errors import ConfigError, FeatureError, MiniRecError
 from minirec.selection.baselines import METHODS
 from minirec.selection.features import Features
-from minirec.selection.pipeline import ordered, pick, score_samples
+from minirec.selection.pipeline import ordered, pick, score_samples, vectors_read
 from minirec.selection.summary import summary
 
 
@@ -198,3 +198,43 @@ def test_any_features_give_a_selection_or_one_sentence(data):
         return
     assert table.num_rows == len(picks.indices)
     assert np.isfinite(scores["value"]).all() and not math.isnan(table["value"][0].as_py())
+
+
+def reads_gradients(features, reward, settings):
+    return np.abs(features.need("gradient", by="a test")[:, 0])
+
+
+def one_number(features, reward, settings):
+    return 0.5
+
+
+def in_order(ids, *, mean_reward, groups, seed):
+    return np.sort(ids)
+
+
+def first_alone(ids, *, mean_reward, groups, seed):
+    return ids[:1]
+
+
+def test_a_learnability_of_the_user_may_read_every_vector():
+    settings = SelectionConfig(budget=8, learnability=f"{__name__}:reads_gradients")
+    assert "gradient" in vectors_read(settings)
+    assert "gradient" not in vectors_read(SelectionConfig())
+
+
+def test_a_curriculum_of_the_user_gets_the_groups():
+    table = run(rich(), budget=8, groups=2, curriculum=f"{__name__}:in_order")[2]
+    assert table["sample_id"].to_pylist() == sorted(table["sample_id"].to_pylist())
+    assert table["group"].to_pylist() == [0] * 4 + [1] * 4
+
+
+@pytest.mark.parametrize(
+    ("setting", "function", "message"),
+    [
+        ("learnability", "one_number", r"returned shape \(\), or NaN"),
+        ("curriculum", "first_alone", "returned 1 ids; expected the 8 ids"),
+    ],
+)
+def test_a_wrong_result_of_a_function_of_the_user_is_refused(setting, function, message):
+    with pytest.raises(FeatureError, match=message):
+        run(rich(), budget=8, groups=2, **{setting: f"{__name__}:{function}"})

@@ -162,3 +162,13 @@ def test_a_lost_file_of_a_folder_is_found_and_the_folder_removed(tmp_path):
     assert not files.intact(tmp_path / "d", files.check_folder, say=said.append)
     assert "d/a is gone" in said[0]
     assert not (tmp_path / "d").exists()
+
+
+def test_a_lack_of_memory_is_no_damage(table_file, monkeypatch):
+    def fails(*_):
+        raise pa.ArrowMemoryError("malloc of size 1 failed")
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", fails)
+    with pytest.raises(pa.ArrowMemoryError):
+        files.intact(table_file, tables.check_table, say=print)
+    assert table_file.exists()
