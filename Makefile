@@ -32,7 +32,7 @@ compare: install ## selection methods against each other on the demo corpus, und
 	$(VENV_BIN)/minirec compare --config configs/compare-demo.yaml $(ARGS)
 
 test: install ## all tests but the long ones: first those that start no engine, then the others
-	@set -x; $(PARALLEL) -m "not long and not ($(ENGINE))" $(ARGS) || first=$$?; \
+	@$(PARALLEL) -m "not long and not ($(ENGINE))" $(ARGS) || first=$$?; \
 	[ $${first:-0} = 0 ] || [ $$first = 5 ] || exit $$first; \
 	$(PYTEST) -m "not long and ($(ENGINE))" $(ARGS) || second=$$?; \
 	[ $${second:-0} = 0 ] || { [ $$second = 5 ] && [ -z "$$first" ]; } || exit $$second

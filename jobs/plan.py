@@ -45,6 +45,11 @@ def plan(
         check_trackers(config)
     if _runs(command, "proxy", "score", "train", "evaluate", *TRIALS):
         _check_head(config)
+    if command == "model" and config.model.name != "demo":
+        raise ConfigError(
+            f"model.name={config.model.name} is used as it is; `minirec model` builds only the "
+            f"model of model.name=demo"
+        )
     _check_functions(config, command)
     samples, exact = _samples(config, again)
     about = "" if exact else "about "

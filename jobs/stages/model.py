@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from jobs.stage import Stage, Work
-from minirec.errors import ConfigError
 from minirec.store.files import atomic_dir
 
 if TYPE_CHECKING:
@@ -32,11 +31,6 @@ def _body(work: Work) -> None:
     from minirec.model import demo
 
     model, corpus = work.config.model, work.run.path("corpus")
-    if model.name != "demo":
-        raise ConfigError(
-            f"model.name={model.name} is used as it is; `minirec model` builds only the model "
-            f"of model.name=demo"
-        )
     catalogue = load_catalogue(corpus)
     samples = load_samples(corpus, "train")
     with (
