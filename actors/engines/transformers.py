@@ -1,4 +1,4 @@
-"""transformers as a rollout engine, for machines without vLLM and as the reference in tests."""
+"""The rollout engine that uses transformers."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class TransformersEngine:
     ) -> list[list[Completion]]:
         """See `RolloutEngine.generate`.
 
-        Every rollout draws its uniforms from its own generator. So a batch changes a result only
-        where rounding (1e-7) moves a probability across a drawn number.
+        Every rollout has its own random generator. So a batch changes a result only where rounding
+        (1e-7) moves a cumulative probability across a drawn number.
         """
         import torch
 
@@ -61,7 +61,9 @@ class TransformersEngine:
         width = self.spec.max_new_tokens
         uniforms = torch.stack(
             [
-                torch.rand(width, generator=_generator(seed + j), dtype=torch.float64)
+                torch.rand(
+                    width, generator=torch.Generator().manual_seed(seed + j), dtype=torch.float64
+                )
                 for seed in seeds
                 for j in range(n)
             ]
@@ -73,20 +75,21 @@ class TransformersEngine:
     def _sample(
         self, prompts: list[list[int]], n: int, uniforms: torch.Tensor | None
     ) -> tuple[list[list[int]], list[list[float]]]:
-        """Tokens and logprobs of ``len(prompts) * n`` rollouts; `uniforms` None is greedy."""
+        """Tokens and logprobs of ``len(prompts) * n`` rollouts; greedy if `uniforms` is None."""
         import torch
 
         longest = max(map(len, prompts))
-        ids = torch.zeros(len(prompts), longest, dtype=torch.long)
-        mask = torch.zeros(len(prompts), longest, dtype=torch.long)
-        for i, prompt in enumerate(prompts):
-            ids[i, longest - len(prompt) :] = torch.tensor(prompt)
-            mask[i, longest - len(prompt) :] = 1
-        ids, mask = ids.to(self.device), mask.to(self.device)
+        pads = [longest - len(prompt) for prompt in prompts]
+        ids = torch.tensor(
+            [[0] * pad + prompt for pad, prompt in zip(pads, prompts, strict=True)],
+            device=self.device,
+        )
+        left = torch.tensor(pads, device=self.device)
+        mask = (torch.arange(longest, device=self.device) >= left[:, None]).long()
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         tokens: list[list[int]] = [[] for _ in range(len(prompts) * n)]
         logprobs: list[list[float]] = [[] for _ in tokens]
-        rows = list(range(len(tokens)))  # the rollout of each row of the batch
+        rows = list(range(len(tokens)))  # the rollout in each row of the batch
         with torch.inference_mode():
             out = self._model(
                 input_ids=ids,
@@ -95,7 +98,7 @@ class TransformersEngine:
                 use_cache=True,
                 logits_to_keep=1,
             )
-            # The group of a prompt shares its prefill.
+            # The rollouts of a prompt share its prefill.
             cache = out.past_key_values
             cache.batch_repeat_interleave(n)
             logits = out.logits[:, -1].repeat_interleave(n, 0)
@@ -158,7 +161,7 @@ class TransformersEngine:
         check_targets(updates, parameters)
         for name in updates:
             self._base.setdefault(name, parameters[name].detach().clone())
-        # No version is active until the last weight is copied: an error may leave half of one.
+        # An error may leave a mixture of two versions, so none is active until the copy ends.
         self._active = HALF_LOADED
         for name, weight in merged_weights(self._base, updates):
             parameters[name].data.copy_(weight)
@@ -171,9 +174,3 @@ class TransformersEngine:
         with torch.inference_mode():
             logits = self._model(torch.zeros(1, 1, dtype=torch.long, device=self.device)).logits
         return {"engine": "transformers", "token": int(logits[0, -1].argmax())}
-
-
-def _generator(seed: int) -> torch.Generator:
-    import torch
-
-    return torch.Generator().manual_seed(seed)

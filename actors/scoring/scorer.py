@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from actors.engines.engine import Adapter, Completion
-from actors.pool.pool import Call, PoolHandle
+from actors.pool.actor import Call
+from actors.pool.handle import PoolHandle
 from minirec.config.model import ModelConfig
 from minirec.config.scoring import RewardConfig, ScoringConfig
 from minirec.corpus import schema

@@ -18,7 +18,8 @@ import ray
 
 from actors.cluster import Bundles, Cluster, Room, check_shared
 from actors.engines.engine import engine_spec, resolve_engine
-from actors.pool.pool import Pool, PoolHandle
+from actors.pool.handle import PoolHandle
+from actors.pool.pool import Pool
 from jobs.cluster.joining import check_cluster, cluster_address, not_started
 from jobs.cluster.workers import KeptWorker
 from jobs.console import console, say, without_stderr

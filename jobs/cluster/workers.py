@@ -92,7 +92,7 @@ class KeptWorker:
         """
         import ray
 
-        from actors.training.single import SingleWorker
+        from actors.process import SingleWorker
 
         actor = ray.remote(
             num_cpus=shape.cpus,

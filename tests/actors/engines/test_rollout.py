@@ -21,7 +21,8 @@ from actors.engines import transformers
 from actors.engines.engine import Adapter, EngineSpec, engine_spec, resolve_adapter, resolve_engine
 from actors.engines.merging import merged_weights
 from actors.engines.transformers import TransformersEngine
-from actors.pool.pool import Call, Pool
+from actors.pool.actor import Call
+from actors.pool.pool import Pool
 from minirec.config.model import RolloutConfig
 from minirec.config.resources import ResourcesConfig
 from minirec.config.run import Config

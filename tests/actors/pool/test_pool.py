@@ -9,7 +9,8 @@ import ray
 from helpers.tiny_model import build_adapter, build_model, prompts
 
 from actors.engines.engine import Adapter, EngineSpec
-from actors.pool.pool import Call, Pool
+from actors.pool.actor import Call
+from actors.pool.pool import Pool
 from minirec.errors import EngineError
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from actors.engines.engine import Adapter, Completion
-from actors.pool.pool import Call
+from actors.pool.actor import Call
 from actors.training.lookahead import Lookahead
 from minirec.errors import EngineError
 

@@ -6,7 +6,7 @@ import pytest
 from ray.exceptions import RayActorError
 
 from actors.pool.actor import Call
-from actors.pool.pool import PoolHandle
+from actors.pool.handle import PoolHandle
 from minirec.errors import EngineError
 
 CALLS = [Call([[i]], n=1, seeds=[i]) for i in range(4)]
