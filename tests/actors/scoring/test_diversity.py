@@ -48,7 +48,9 @@ def test_a_trial_of_a_sweep_has_its_shards_elsewhere():
 
 
 def test_shards_that_find_no_cpu_are_named_after_the_deadline():
-    with pytest.raises(EngineError, match="3 shards of the selection gave no answer in 4 s"):
+    with pytest.raises(
+        EngineError, match="3 shards of the selection did not start and answer in 4 s"
+    ):
         sharded_maxmin(np.eye(5), scores=np.ones(5), budget=2, shards=3, deadline_s=4)
 
 

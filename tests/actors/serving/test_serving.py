@@ -15,7 +15,7 @@ from actors.serving.http import Query, refuse, refuse_body
 JSON = {"Content-Type": "application/json"}
 HISTORY = "history must be a list of 1 to 1000 item keys, oldest first"
 TOP = "top must be a whole number from 1 to 1000"
-NO_OBJECT = "the body is no JSON object; send "
+NO_OBJECT = "the body is not a JSON object; send "
 
 
 @pytest.fixture(scope="module")
@@ -51,21 +51,21 @@ def client():
         ('{"history": null}', HISTORY),
         (json.dumps({"history": ["secret"] * 1001}), HISTORY),
         ('{"top": 5}', HISTORY + "; it is missing"),
-        ('{"history": ["a", true]}', "item 2 of the history is no key"),
-        ('{"history": [null]}', "item 1 of the history is no key"),
-        ('{"history": [NaN]}', "item 1 of the history is no key"),
-        ('{"history": ["a", " "]}', "item 2 of the history is no key"),
-        ('{"history": ["a", ["b"]]}', "item 2 of the history is no key"),
-        ('{"history": ["\\ud800"]}', "item 1 of the history is no key"),
-        ('{"history": ["a"], "tpo": 3}', "'tpo' is no field; the fields are history and top"),
-        ('{"history": ["a"], "\\ud800": 3}', "the name of a field is no valid Unicode"),
+        ('{"history": ["a", true]}', "item 2 of the history is not a key"),
+        ('{"history": [null]}', "item 1 of the history is not a key"),
+        ('{"history": [NaN]}', "item 1 of the history is not a key"),
+        ('{"history": ["a", " "]}', "item 2 of the history is not a key"),
+        ('{"history": ["a", ["b"]]}', "item 2 of the history is not a key"),
+        ('{"history": ["\\ud800"]}', "item 1 of the history is not a key"),
+        ('{"history": ["a"], "tpo": 3}', "'tpo' is not a field; the fields are history and top"),
+        ('{"history": ["a"], "\\ud800": 3}', "the name of a field is not valid Unicode"),
         ("[]", NO_OBJECT),
         ("null", NO_OBJECT),
         ('"a"', NO_OBJECT),
         ("", NO_OBJECT),
-        ('{"history": ["a"', "the body is no JSON; send "),
-        ("[" * 100_000, "the body is no JSON; send "),
-        (f'{{"history": ["a"], "top": {"9" * 5000}}}', "the body is no JSON; send "),
+        ('{"history": ["a"', "the body is not valid JSON; send "),
+        ("[" * 100_000, "the body is not valid JSON; send "),
+        (f'{{"history": ["a"], "top": {"9" * 5000}}}', "the body is not valid JSON; send "),
     ],
 )
 def test_bad_input_is_a_422_of_one_sentence(client, body, said):
