@@ -65,8 +65,8 @@ def test_a_server_that_is_silent(server, monkeypatch):
 
 
 def test_a_server_of_something_else(server):
-    assert "but maybe its dashboard; give the port" in refusal(server(b"HTTP/1.1 400 Bad\r\n\r\n"))
-    assert "is no Ray cluster" in refusal(server(b""))
+    assert "maybe it is a dashboard; give the port" in refusal(server(b"HTTP/1.1 400 Bad\r\n\r\n"))
+    assert "is not a Ray cluster" in refusal(server(b""))
 
 
 def test_a_server_that_begins_as_rays_do(server):
@@ -101,7 +101,7 @@ def test_sockets_below_a_long_path(monkeypatch, name):
 def test_another_version_of_ray_is_one_line():
     error = RuntimeError("Version mismatch: The cluster was started with:\n    Ray: 2.9.0\n")
     assert str(not_started(error, "h:6379")) == (
-        "the Ray cluster at RAY_ADDRESS=h:6379 was not joined: Version mismatch: The cluster was "
+        "cannot join the Ray cluster at RAY_ADDRESS=h:6379: Version mismatch: The cluster was "
         "started with: Ray: 2.9.0"
     )
 
@@ -138,5 +138,5 @@ def test_a_temporary_folder_with_a_long_name(tmp_path):
     done = command(tmp_path, TMPDIR=str(folder), RAY_ADDRESS="")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert f"below the temporary folder {folder}, whose path is too long" in line
+    assert f"in the temporary folder {folder}, whose path is too long" in line
     assert "set TMPDIR to a shorter path such as /tmp" in line

@@ -35,8 +35,8 @@ def folder(tmp_path):
         (["run", "run_dir=/x", "selection.buget=3"], "did you mean selection.budget"),
         (["train", "run_dir=runs/x"], "run_dir=runs/x is relative"),
         (["run", "run_dir=/x", "selection.buget=3", "--config", "configs/run.yaml"], "selection.b"),
-        (["run", "--config", "other.yaml", "run_dir=/x"], "is no file of the working directory"),
-        (["run", "--config", "/etc/hosts", "run_dir=/x"], "is no file of the working directory"),
+        (["run", "--config", "other.yaml", "run_dir=/x"], "is not a file in the working directory"),
+        (["run", "--config", "/etc/hosts", "run_dir=/x"], "is not a file in the working directory"),
         (
             [
                 *("run", "--config", "configs/run.yaml", "run_dir=/x", "corpus.source=amazon"),
@@ -53,10 +53,10 @@ def folder(tmp_path):
         (["export", "--run", "/x", "--to", "trl", "--out", "s3://b/o"], "not on an object"),
         (["recommend", "--run", "/x", "--users", "u.jsonl", "--out", "/o"], "--users=u.jsonl is"),
         (["serve", "--run", "runs/x"], "--run=runs/x is relative"),
-        (["run", "run_dir=~/x"], "run_dir=~/x: the home folder of a job is that of another"),
-        (["run", "run_dir=/x", "corpus.path=~/x"], "corpus.path=~/x: the home folder of a job"),
-        (["serve", "--run", "~/x"], "~/x: the home folder of a job"),
-        (["serve", "--run=~/x"], "--run=~/x: the home folder of a job"),
+        (["run", "run_dir=~/x"], "run_dir=~/x: in a job, ~ is the home folder on another"),
+        (["run", "run_dir=/x", "corpus.path=~/x"], "corpus.path=~/x: in a job, ~ is the home"),
+        (["serve", "--run", "~/x"], "~/x: in a job, ~ is the home"),
+        (["serve", "--run=~/x"], "--run=~/x: in a job, ~ is the home"),
     ],
 )
 def test_a_mistake_is_refused_here(folder, words, refusal):
@@ -102,7 +102,7 @@ def test_a_large_folder_is_refused_with_what_is_large(folder):
     (folder / "models").mkdir()
     for name in ("data/a", ".venv/a", "models/a.bin", "kept.log"):
         (folder / name).write_bytes(bytes(2 << 20))
-    with pytest.raises(MiniRecError, match=r"has 4 MiB and Ray takes 3 \(.*models 2 MiB"):
+    with pytest.raises(MiniRecError, match=r"has 4 MiB, and Ray accepts 3 \(.*models 2 MiB"):
         check_size(folder, limit_mib=3)
     (folder / ".gitignore").write_text("*.log\n")
     check_size(folder, limit_mib=3)
@@ -130,7 +130,7 @@ def test_ray_packs_what_was_counted(folder):
 
 def test_only_variables_that_are_there_are_passed(folder, monkeypatch):
     monkeypatch.delenv("HF_TOKEN", raising=False)
-    with pytest.raises(ConfigError, match="no such variable"):
+    with pytest.raises(ConfigError, match="HF_TOKEN: the variable is not set"):
         submit(
             ["run", "run_dir=/x"],
             parse=parse,

@@ -79,7 +79,7 @@ def test_a_failure_has_its_cause_and_the_next_loop_a_worker(kept, tmp_path):
     training = TrainingConfig(max_failures=0)
     with pytest.raises(EngineError, match="ValueError: no such flavour; the same command"):
         kept.run(signing(tmp_path / "a", fails=1), "a", training=training)
-    with pytest.raises(EngineError, match="killed or crashed without a word"):
+    with pytest.raises(EngineError, match="killed or crashed without an error message"):
         kept.run(signing(tmp_path / "b", dies=1), "b", training=training)
     kept.run(signing(tmp_path / "c"), "c", training=training)
     assert [len(processes(tmp_path / piece)) for piece in "abc"] == [1, 1, 1]
