@@ -1,4 +1,4 @@
-"""What the server answers to requests that are no good; without a policy and without Ray Serve."""
+"""Answers of the server to bad requests; without a policy and without Ray Serve."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NO_OBJECT = "the body is not a JSON object; send "
 
 @pytest.fixture(scope="module")
 def client():
-    """An application with the query and the answers to bad ones; it repeats what it understood."""
+    """An application with the server's query and error answers; it returns the parsed query."""
     app = FastAPI()
     app.add_exception_handler(RequestValidationError, refuse)
     app.add_exception_handler(HTTPException, refuse_body)
@@ -83,7 +83,7 @@ def test_the_missing_content_type_is_named(client, header):
     assert "Content-Type: application/json" in answer.json()["detail"]
 
 
-def test_a_long_name_of_a_field_is_cut(client):
+def test_a_long_field_name_is_truncated(client):
     answer = client.post("/recommend", json={"history": ["a"], "x" * 5000: 1})
     assert answer.status_code == 422 and len(answer.text) < 300
 
