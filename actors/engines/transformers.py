@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class TransformersEngine:
-    """transformers in this process: left-padded prompts, one KV cache, sampling by inversion."""
+    """A `RolloutEngine`: left-padded prompts, one KV cache, sampling by inversion."""
 
     def __init__(self, spec: EngineSpec) -> None:
         import torch
@@ -47,7 +47,7 @@ class TransformersEngine:
         greedy: bool = False,
         adapter: Adapter | None = None,
     ) -> list[list[Completion]]:
-        """See `RolloutEngine.generate`.
+        """See `RolloutEngine`.
 
         Every rollout has its own random generator. So a batch changes a result only where rounding
         (1e-7) moves a cumulative probability across a drawn number.
@@ -58,17 +58,11 @@ class TransformersEngine:
         self.load_adapter(adapter)
         if not prompts:
             return []
+        generators = [torch.Generator().manual_seed(seed + j) for seed in seeds for j in range(n)]
         width = self.spec.max_new_tokens
-        uniforms = torch.stack(
-            [
-                torch.rand(
-                    width, generator=torch.Generator().manual_seed(seed + j), dtype=torch.float64
-                )
-                for seed in seeds
-                for j in range(n)
-            ]
-        ).to(self.device)
-        tokens, logprobs = self._sample(prompts, n, None if greedy else uniforms)
+        draws = [torch.rand(width, generator=g, dtype=torch.float64) for g in generators]
+        uniforms = None if greedy else torch.stack(draws).to(self.device)
+        tokens, logprobs = self._sample(prompts, n, uniforms)
         rows = [self.vocabulary.completion(*row) for row in zip(tokens, logprobs, strict=True)]
         return [rows[i * n : (i + 1) * n] for i in range(len(prompts))]
 
@@ -90,20 +84,23 @@ class TransformersEngine:
         tokens: list[list[int]] = [[] for _ in range(len(prompts) * n)]
         logprobs: list[list[float]] = [[] for _ in tokens]
         rows = list(range(len(tokens)))  # the rollout in each row of the batch
+        cache = None
         with torch.inference_mode():
-            out = self._model(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=positions,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            # The rollouts of a prompt share its prefill.
-            cache = out.past_key_values
-            cache.batch_repeat_interleave(n)
-            logits = out.logits[:, -1].repeat_interleave(n, 0)
-            mask, last = mask.repeat_interleave(n, 0), positions[:, -1:].repeat_interleave(n, 0)
             for step in range(self.spec.max_new_tokens):
+                out = self._model(
+                    input_ids=ids,
+                    attention_mask=mask,
+                    position_ids=positions,
+                    past_key_values=cache,
+                    use_cache=True,
+                    logits_to_keep=1,
+                )
+                logits = out.logits[:, -1]
+                if cache is None:  # the rollouts of a prompt share its prefill
+                    cache = out.past_key_values
+                    cache.batch_repeat_interleave(n)
+                    logits, mask = logits.repeat_interleave(n, 0), mask.repeat_interleave(n, 0)
+                    positions = positions[:, -1:].repeat_interleave(n, 0)
                 drawn = None if uniforms is None else uniforms[rows, step]
                 chosen, chosen_logprobs = self._draw(logits, drawn)
                 pairs = zip(chosen.tolist(), chosen_logprobs.tolist(), strict=True)
@@ -116,23 +113,15 @@ class TransformersEngine:
                     logprobs[rollout].append(logprob)
                     if not self.vocabulary.ended(tokens[rollout]):
                         alive.append(row)
-                if not alive or step + 1 == self.spec.max_new_tokens:
+                if not alive:
                     break
                 if len(alive) <= len(rows) // 2:
                     keep = torch.tensor(alive, device=self.device)
                     cache.batch_select_indices(keep)
-                    chosen, mask, last = chosen[keep], mask[keep], last[keep]
+                    chosen, mask, positions = chosen[keep], mask[keep], positions[keep]
                     rows = [rows[row] for row in alive]
-                last = last + 1
+                ids, positions = chosen[:, None], positions + 1
                 mask = torch.cat([mask, mask.new_ones(len(rows), 1)], 1)
-                logits = self._model(
-                    input_ids=chosen[:, None],
-                    attention_mask=mask,
-                    position_ids=last,
-                    past_key_values=cache,
-                    use_cache=True,
-                    logits_to_keep=1,
-                ).logits[:, -1]
         return tokens, logprobs
 
     def _draw(
@@ -153,7 +142,6 @@ class TransformersEngine:
         return chosen, logprobs.gather(-1, chosen[:, None])[:, 0]
 
     def load_adapter(self, adapter: Adapter | None) -> None:
-        """See `RolloutEngine.load_adapter`."""
         if adapter == self._active:
             return
         updates = lora_updates(adapter.path) if adapter else {}
@@ -168,7 +156,6 @@ class TransformersEngine:
         self._active = adapter
 
     def probe(self) -> dict[str, Any]:
-        """See `RolloutEngine.probe`."""
         import torch
 
         with torch.inference_mode():

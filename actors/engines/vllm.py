@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class VllmEngine:
-    """vLLM in this process. The variables of `engine_environment` must be set."""
+    """A `RolloutEngine`. The variables of `engine_environment` must be set."""
 
     def __init__(self, spec: EngineSpec) -> None:
         os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # it would override kv_cache_memory_bytes
@@ -68,7 +68,6 @@ class VllmEngine:
         greedy: bool = False,
         adapter: Adapter | None = None,
     ) -> list[list[Completion]]:
-        """See `RolloutEngine.generate`."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -110,7 +109,6 @@ class VllmEngine:
         return self.vocabulary.completion(tokens, chosen)
 
     def load_adapter(self, adapter: Adapter | None) -> None:
-        """See `RolloutEngine.load_adapter`."""
         if adapter == self._active:
             return
         if self.spec.adapter == "lora":
@@ -145,7 +143,6 @@ class VllmEngine:
         self._llm.reset_prefix_cache()
 
     def probe(self) -> dict[str, Any]:
-        """See `RolloutEngine.probe`."""
         from vllm import SamplingParams
 
         output = self._llm.generate(

@@ -39,13 +39,8 @@ class EngineActor:
     def generate(self, key: str, call: Call, adapter: Adapter | None) -> list[list[Completion]]:
         self._now = (key, time.monotonic())
         try:
-            return self._engine.generate(
-                call.prompts,
-                n=call.n,
-                seeds=call.seeds,
-                greedy=call.greedy,
-                adapter=adapter and self._local(adapter),
-            )
+            local = adapter and self._local(adapter)
+            return self._engine.generate(**vars(call), adapter=local)
         finally:
             self._calls += 1
             if self._calls % TRIM_CALLS == 0:

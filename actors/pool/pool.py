@@ -131,9 +131,7 @@ class Pool:
         while not self._stop.wait(TICK_S):
             try:
                 self._fit(self._target)
-            except (
-                Exception
-            ) as error:  # the cluster may be gone or busy; try again at the next tick
+            except Exception as error:  # the cluster may be gone or busy: retry at the next tick
                 logging.getLogger(__name__).warning("could not check the engines: %s", error)
 
     def _fit(self, target: Target) -> None:

@@ -155,7 +155,7 @@ class Recommendations:
     async def batch(self, asked: list[tuple[tuple[int, ...], int]]) -> list[Recommendation]:
         """Recommend for pairs of a history and its number of wanted items."""
         histories, top = zip(*asked, strict=True)
-        # In a thread, so that the replica can answer /healthz meanwhile.
+        # In a thread, so that the replica still answers /healthz.
         return await asyncio.to_thread(self.recommender.recommend, histories, top=top)
 
 

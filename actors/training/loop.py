@@ -48,7 +48,7 @@ def train_loop(config: dict[str, TrainingSpec]) -> None:
         if exhausted(worker.log, spec.training.patience):
             break
         with deadline(limit):
-            if worker.told_to_stop():
+            if of_rank_0(lambda: (worker.folder / STOP).exists()):
                 worker.lookahead.close()
                 return
             worker.step(step)
@@ -112,10 +112,6 @@ class Worker:
         targets = [self.samples[i].target for i in self.spec.order]
         presence = log_presence(targets, items=len(self.items), prompts=t.prompts_per_step)
         return presence.to(self.engine.device)
-
-    def told_to_stop(self) -> bool:
-        """Whether rank 0 finds the file `STOP`."""
-        return of_rank_0(lambda: (self.folder / STOP).exists())
 
     def step(self, step: int) -> None:
         started = time.monotonic()

@@ -33,12 +33,7 @@ class Counted:
 
     def generate(self, calls, adapter=None):
         self.completions += sum(call.n * len(call.prompts) for call in calls)
-        return [
-            self.engine.generate(
-                call.prompts, n=call.n, seeds=call.seeds, greedy=call.greedy, adapter=adapter
-            )
-            for call in calls
-        ]
+        return [self.engine.generate(**vars(call), adapter=adapter) for call in calls]
 
 
 def write_corpus(folder) -> None:

@@ -33,7 +33,7 @@ def client():
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "detail"),
     [
         ('{"history": ["a"], "top": NaN}', TOP),
         ('{"history": ["a"], "top": Infinity}', TOP),
@@ -68,11 +68,11 @@ def client():
         (f'{{"history": ["a"], "top": {"9" * 5000}}}', "the body is not valid JSON; send "),
     ],
 )
-def test_bad_input_is_a_422_of_one_sentence(client, body, said):
+def test_bad_input_is_a_422_of_one_sentence(client, body, detail):
     answer = client.post("/recommend", content=body.encode(), headers=JSON)
     assert answer.status_code == 422
     assert list(answer.json()) == ["detail"]
-    assert answer.json()["detail"].startswith(said)
+    assert answer.json()["detail"].startswith(detail)
     assert "secret" not in answer.text and len(answer.text) < 300
 
 
