@@ -5,7 +5,6 @@ Each engine works on one call of a request at a time. It may also have calls of 
 
 from __future__ import annotations
 
-import copy
 import random
 import secrets
 from collections import Counter, deque
@@ -41,10 +40,6 @@ class PoolHandle(Members):
                 deadline more than `max_restarts` times, or too few engines came up in time.
         """
         return Dispatch(self, calls, adapter).run()
-
-    def copy(self) -> PoolHandle:
-        """Another handle for the same engines, for another thread."""
-        return copy.copy(self)
 
 
 @dataclass

@@ -103,10 +103,10 @@ class Pool:
             max_restarts=max_restarts,
             link=Link(),
         )
-        self._target = target
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._keep, daemon=True)
+        self._thread: threading.Thread | None = None
         if target is not None:
+            self._thread = threading.Thread(target=self._keep, args=(target,), daemon=True)
             self._thread.start()
 
     def wait_ready(self) -> Pool:
@@ -126,11 +126,10 @@ class Pool:
         options = self._actor.options(name=name, scheduling_strategy=place)
         self.actors[name] = options.remote(*self._arguments)
 
-    def _keep(self) -> None:
-        assert self._target is not None
+    def _keep(self, target: Target) -> None:
         while not self._stop.wait(TICK_S):
             try:
-                self._fit(self._target)
+                self._fit(target)
             except Exception as error:  # the cluster may be gone or busy: retry at the next tick
                 logging.getLogger(__name__).warning("could not check the engines: %s", error)
 
@@ -167,7 +166,7 @@ class Pool:
     def close(self) -> None:
         """Kill the engines and wait until their processes are gone."""
         self._stop.set()
-        if self._target is not None:
+        if self._thread is not None:
             self._thread.join(timeout=10)
         by_node: dict[str, list[int]] = {node: [] for node in self._seen}
         for actor in self.actors.values():

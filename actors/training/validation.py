@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -71,7 +72,8 @@ class Validation:
         self.encoder, self.items, self.temperature = encoder, items, spec.model.temperature
         self.prompts = encoder.prompts(self.samples, catalogue)
         self.block = t.prompts_per_micro_batch * t.rollouts_per_prompt
-        self.pool, self.prompts_per_call = spec.pool.copy(), spec.prompts_per_call
+        self.pool = copy.copy(spec.pool)  # another thread uses the original
+        self.prompts_per_call = spec.prompts_per_call
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
 
     @torch.no_grad()
