@@ -1,4 +1,4 @@
-"""What a Ray cluster has, whether a run fits it, and whether its nodes see the run directory."""
+"""Resources of a Ray cluster, and checks that a run fits and that all nodes see its directory."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from minirec.errors import ConfigError, EngineError
 from minirec.resources.allocation import Node, Shape, refusal
 
 Bundles = Sequence[dict[str, float]]
-PROBE_S = 60.0  # a node that cannot read a small file within this time does not see it
+PROBE_S = 60.0  # a node must read a small file within this time
 
 
 class Cluster:
-    """The cluster that this process has joined; tests pass an object of their own."""
+    """The Ray cluster that this process has joined; tests replace it."""
 
     def joined(self) -> bool:
-        """Whether this process works in a Ray already, as a trial of a sweep does."""
+        """Whether this process is already connected to Ray, as a trial of a sweep is."""
         return ray.is_initialized()
 
     def nodes(self) -> list[Node]:
-        """The nodes that are alive, with all that they have."""
+        """The living nodes with their total resources."""
         return [
             Node(
                 f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})",
@@ -43,15 +43,15 @@ class Cluster:
         ]
 
     def free(self) -> dict[str, float]:
-        """Resources that nothing uses; one that is used up is left out."""
+        """Unused resources of the cluster; a resource that is used up is missing."""
         return ray.available_resources()
 
     def free_by_node(self) -> dict[str, dict[str, float]]:
-        """The same by the id of a node."""
-        return ray_state.available_resources_per_node()  # Ray has no public way to ask
+        """Unused resources by node id."""
+        return ray_state.available_resources_per_node()  # Ray has no public function for it
 
     def has_room(self, bundles: Bundles, *, wait_s: float) -> bool:
-        """Whether all bundles have room at the same time, after a wait; nothing is reserved."""
+        """Whether all bundles fit at the same time within `wait_s`; nothing stays reserved."""
         group = placement_group(list(bundles), strategy="PACK")
         try:
             return group.wait(wait_s)
@@ -59,12 +59,12 @@ class Cluster:
             remove_placement_group(group)
 
     def request(self, bundles: Bundles) -> None:
-        """Ask the autoscaler for nodes; replaces the request before."""
+        """Ask the autoscaler for nodes; this replaces the previous request."""
         request_resources(bundles=list(bundles))
 
 
 class Room:
-    """Waits until the cluster has room, and asks the autoscaler for it where there is one."""
+    """Waits until the cluster has room, and asks an autoscaler for it."""
 
     def __init__(
         self, cluster: Cluster, *, wait_s: float, autoscaling: bool, requests: bool = True
@@ -72,8 +72,8 @@ class Room:
         """Args:
         wait_s: the longest wait.
         autoscaling: whether an autoscaler may add nodes.
-        requests: whether the autoscaler is asked ahead for what comes. It keeps one request for
-            the whole cluster, so trials that share it must not ask: it adds what they wait for.
+        requests: whether to send requests to the autoscaler. It keeps one request for the whole
+            cluster, so trials that share a cluster send none; it also adds nodes for what waits.
         """
         self.autoscaling = autoscaling
         self._cluster = cluster
@@ -82,15 +82,15 @@ class Room:
         self._others: dict[str, tuple[float, float]] = {}
 
     def nodes(self, engine: Shape, here: Mapping[str, int]) -> list[Node]:
-        """The nodes that live, less what other jobs use of them.
+        """The living nodes, without the resources that other jobs use.
 
-        Ray does not say which job uses what. So the scorers and workers of this run look like those
-        of another job; but they come and go, so the smallest use ever seen counts as that of other
-        jobs. Call it once before the run has started anything.
+        Ray does not report which job uses what, so scorers and workers of this run look like those
+        of another job. They come and go, so the smallest use seen so far counts as the use of other
+        jobs. Call it once before the run starts anything.
 
         Args:
-            engine: what each engine takes.
-            here: engines at work by the id of their node.
+            engine: resources of one engine.
+            here: number of working engines by node id.
         """
         free = self._cluster.free_by_node()
         found = []
@@ -105,12 +105,9 @@ class Room:
         return found
 
     def refuse_impossible(self, bundles: Bundles) -> None:
-        """Refuse what the cluster cannot hold even when nothing else runs.
+        """Raise ConfigError if the bundles do not fit into the empty cluster.
 
         With an autoscaler nothing is refused: the cluster may become larger.
-
-        Raises:
-            ConfigError: with both numbers.
         """
         if not self.autoscaling and (why := refusal(bundles, self._cluster.nodes())):
             raise ConfigError(
@@ -119,45 +116,39 @@ class Room:
             )
 
     def wait(self, bundles: Bundles, *, held: Bundles = ()) -> None:
-        """Return when all bundles have room at the same time.
+        """Wait until all bundles fit at the same time.
 
         Args:
             bundles: what will be started next.
             held: what the run has started before, which the autoscaler must keep.
 
         Raises:
-            EngineError: there was no room within `wait_s`; names what is asked, free and total.
+            EngineError: there was no room within `wait_s`.
         """
         if self._requests:
             self._cluster.request([*held, *bundles])
-        if not self._cluster.has_room(bundles, wait_s=self._wait_s):
-            raise EngineError(
-                f"the cluster had no room within {self._wait_s:g} s (resources.wait_s): "
-                f"{self._asked(bundles)}; wait for other jobs to end, or lower the numbers under "
-                f"resources"
-            )
-
-    def _asked(self, bundles: Bundles) -> str:
+        if self._cluster.has_room(bundles, wait_s=self._wait_s):
+            return
         nodes, free = self._cluster.nodes(), self._cluster.free()
         total = {"CPU": sum(n.cpus for n in nodes), "GPU": sum(n.gpus for n in nodes)}
-        return ", ".join(
+        numbers = ", ".join(
             f"{name}: {asked:g} asked, {free.get(name, 0):g} free of {there:g}"
             for name, there in total.items()
             if (asked := sum(bundle.get(name, 0) for bundle in bundles))
         )
+        raise EngineError(
+            f"the cluster had no room within {self._wait_s:g} s (resources.wait_s): {numbers}; "
+            f"wait for other jobs to end, or lower the numbers under resources"
+        )
 
     def close(self) -> None:
-        """Take the request back from the autoscaler."""
+        """Withdraw the request to the autoscaler."""
         if self._requests:
             self._cluster.request([])
 
 
 def check_shared(folder: Path, cluster: Cluster) -> None:
-    """Refuse a run directory that a node of the cluster does not see.
-
-    Raises:
-        ConfigError: names the nodes.
-    """
+    """Raise ConfigError if a node of the cluster cannot read the run directory."""
     token = secrets.token_hex(8)
     folder.mkdir(parents=True, exist_ok=True)
     probe = folder / f".probe-{token}"
@@ -168,8 +159,8 @@ def check_shared(folder: Path, cluster: Cluster) -> None:
         probe.unlink()
     if blind:
         raise ConfigError(
-            f"run_dir {folder} is not seen by {', '.join(blind)}; choose a directory that every "
-            f"node mounts at the same place (NFS) or s3://BUCKET/FOLDER"
+            f"run_dir {folder} cannot be read on {', '.join(blind)}; choose a directory that every "
+            f"node mounts at the same path (NFS) or s3://BUCKET/FOLDER"
         )
 
 
@@ -181,14 +172,13 @@ def _blind(cluster: Cluster, probe: Path, token: str) -> list[str]:
         ).remote(str(probe)): node
         for node in cluster.nodes()
     }
-    ray.wait(list(reads), num_returns=len(reads), timeout=PROBE_S)
-    alive = {node.id for node in cluster.nodes()}  # one may have left
-    return [node.name for ref, node in reads.items() if node.id in alive and not _holds(ref, token)]
-
-
-def _holds(ref: ray.ObjectRef, token: str) -> bool:
-    done, _ = ray.wait([ref], timeout=0)
-    return bool(done) and ray.get(ref) == token
+    done, _ = ray.wait(list(reads), num_returns=len(reads), timeout=PROBE_S)
+    alive = {node.id for node in cluster.nodes()}  # a node may have left
+    return [
+        node.name
+        for ref, node in reads.items()
+        if node.id in alive and not (ref in done and ray.get(ref) == token)
+    ]
 
 
 @ray.remote(num_cpus=0)
@@ -199,6 +189,6 @@ def _read(path: str) -> str | None:
             return Path(path).read_text()
         except FileNotFoundError:
             time.sleep(0.2)
-        except OSError:  # this node may not read it, or its mount is broken
+        except OSError:  # no permission, or a broken mount
             return None
     return None

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from actors.engines.engine import Adapter, Completion, EngineSpec
-from actors.pool.pool import Call
+from actors.pool.actor import Call
 from minirec.corpus import schema
 from minirec.corpus.table import SampleFile
 from minirec.store.tables import write_table

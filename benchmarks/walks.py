@@ -1,4 +1,4 @@
-"""How many files and calls a rollout and a sample pass through (docs/architecture.md, "Two walks").
+"""How many files and calls a rollout and a sample pass through (docs/lab/walks.md).
 
 .venv/bin/python benchmarks/walks.py RUN [--calls]
 

@@ -1,10 +1,9 @@
 """A rollout engine: prompts of token ids in, completions with their logprobs out.
 
-Two engines implement the interface: `actors.engines.vllm` is the default,
-`actors.engines.transformers` runs where vLLM is not installed and is the reference in tests. Both
-stop at the same string, end at the same tokens, and report the log-probability of each chosen token
-at the sampling temperature, so the trainer can use either. The random numbers of a rollout depend
-on its own seed only.
+`actors.engines.vllm` is the default. `actors.engines.transformers` runs where vLLM is not installed
+and is the reference in tests. Both stop at the same string, end at the same tokens, and report the
+log-probability of each chosen token at the sampling temperature. The random numbers of a rollout
+depend only on its own seed.
 """
 
 from __future__ import annotations
@@ -27,20 +26,20 @@ LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # the ranks that vLLM has k
 
 @dataclass(frozen=True)
 class Adapter:
-    """A peft LoRA folder. Its path is never used for other weights, so engines may cache by it."""
+    """A peft LoRA folder. A path never gets other weights, so engines may cache by path."""
 
     path: str
 
 
-HALF_LOADED = Adapter("half loaded")  # differs from every adapter of a call
+HALF_LOADED = Adapter("half loaded")  # not equal to any real adapter
 
 
 @dataclass(frozen=True)
 class Completion:
-    """One rollout. `logprobs[t]` belongs to `token_ids[t]`; `text` ends at the stop string.
+    """One rollout. `logprobs[t]` belongs to `token_ids[t]`.
 
-    `stopped` says whether the stop string was reached (its tokens are part of the completion).
-    An end-of-sequence token is part of `token_ids`, but not of `text`.
+    `text` ends with the stop string if `stopped`. An end-of-sequence token is part of `token_ids`
+    but not of `text`.
     """
 
     text: str
@@ -51,7 +50,7 @@ class Completion:
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """The settings of an engine; picklable. `gpus` 0 means the CPU with `threads` threads."""
+    """The settings of an engine; picklable. With 0 `gpus` it runs on `threads` CPU threads."""
 
     model: str
     max_model_len: int
@@ -68,11 +67,11 @@ class EngineSpec:
     tensor_parallel: int = 1
     gpus: float = 0
     threads: int = 1
-    scratch: str = "minirec-"  # prefix of folders for temporary files
+    scratch: str = "minirec-"  # prefix of temporary folders
 
 
 class RolloutEngine(Protocol):
-    """What the pool calls. An engine is used by one caller at a time."""
+    """What the pool calls. Calls of an engine never overlap."""
 
     def generate(
         self,
@@ -83,22 +82,26 @@ class RolloutEngine(Protocol):
         greedy: bool = False,
         adapter: Adapter | None = None,
     ) -> list[list[Completion]]:
-        """`n` completions for each prompt; rollout j of prompt i is drawn with `seeds[i] + j`.
+        """`n` completions for each prompt; rollout j of prompt i uses seed `seeds[i] + j`.
 
-        The adapter is loaded first if it is not the active one, so a restarted engine gives the
-        same answer. `greedy` takes the likeliest token and needs ``n=1``; its log-probabilities
-        are those at temperature 1.
+        The engine first loads the adapter if it is not active, so a restarted engine gives the
+        same answer. `greedy` takes the likeliest token, needs ``n=1``, and gives log-probabilities
+        at temperature 1.
+
+        Raises:
+            ValueError: as `check_call`.
+            EngineError: the adapter cannot be loaded.
         """
 
     def load_adapter(self, adapter: Adapter | None) -> None:
-        """Make `adapter` the active one (None: the base weights), unless it is already."""
+        """Load `adapter` (None: the base weights) unless it is active."""
 
     def probe(self) -> dict[str, Any]:
         """Generate one token; returns the engine's name and the token."""
 
 
 def resolve_engine(rollout: RolloutConfig) -> str:
-    """``vllm`` or ``transformers``; auto is vLLM where it is installed."""
+    """``vllm`` or ``transformers``; auto chooses vLLM if it is installed."""
     if rollout.engine != "auto":
         return rollout.engine
     return "vllm" if importlib.util.find_spec("vllm") else "transformers"
@@ -107,7 +110,7 @@ def resolve_engine(rollout: RolloutConfig) -> str:
 def resolve_adapter(config: Config) -> str:
     """``lora`` or ``merged``; auto merges on the CPU, where an active LoRA halves the speed.
 
-    It depends on the settings only, not on the cluster, since it changes the last digits.
+    It depends only on the settings, not on the cluster, because it changes the last digits.
     """
     if config.rollout.adapter != "auto":
         return config.rollout.adapter
@@ -115,19 +118,23 @@ def resolve_adapter(config: Config) -> str:
 
 
 def engine_spec(config: Config, model_path: str, max_model_len: int, *, shape: Shape) -> EngineSpec:
-    """The engine of a run; `model_path` is a folder or hub name, `shape` the CPUs and GPUs."""
+    """The engine settings of a run; `model_path` is a folder or hub name.
+
+    Raises:
+        ConfigError: the adapter setting does not work with this shape or LoRA rank.
+    """
     rollout, model = config.rollout, config.model
     adapter = resolve_adapter(config)
     tensor_parallel = max(1, int(shape.gpus))
     if adapter == "merged" and tensor_parallel > 1:
         raise ConfigError(
-            f"rollout.adapter=merged cannot reach {tensor_parallel} tensor-parallel "
+            f"rollout.adapter=merged does not work with {tensor_parallel} tensor-parallel "
             "workers; set rollout.adapter=lora or resources.gpus_per_engine=1"
         )
     if adapter == "lora" and model.lora_rank > LORA_RANKS[-1]:
         raise ConfigError(
-            f"model.lora_rank {model.lora_rank} exceeds {LORA_RANKS[-1]}, the most that vLLM "
-            "serves as LoRA; lower it or set rollout.adapter=merged"
+            f"model.lora_rank {model.lora_rank} exceeds {LORA_RANKS[-1]}, the largest rank that "
+            "vLLM supports; lower it or set rollout.adapter=merged"
         )
     return EngineSpec(
         model=str(model_path),
@@ -149,7 +156,7 @@ def engine_spec(config: Config, model_path: str, max_model_len: int, *, shape: S
 
 def engine_environment(spec: EngineSpec) -> dict[str, str]:
     """Environment variables that must be set before the engine imports torch or vLLM."""
-    # One process per engine: a kill leaves no orphans, and weights are passed by reference.
+    # One process per engine: a kill leaves no orphans, and weights are not copied.
     variables = {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_NO_USAGE_STATS": "1",
@@ -169,7 +176,7 @@ def engine_environment(spec: EngineSpec) -> dict[str, str]:
 
 
 class Vocabulary:
-    """Decides for both engines where a rollout ends and what its text is."""
+    """Where a rollout ends and what its text is, for both engines."""
 
     def __init__(self, spec: EngineSpec) -> None:
         from transformers import AutoTokenizer, GenerationConfig
@@ -187,10 +194,9 @@ class Vocabulary:
         self.eos |= set(more if isinstance(more, list) else [more]) - {None}
         stop_ids = self.tokenizer.encode(spec.stop, add_special_tokens=False)
         self.final = self.eos | (set(stop_ids) if len(stop_ids) == 1 else set())
-        self._tail = len(spec.stop.encode())  # the stop string has at most a token for each byte
+        self._tail = len(spec.stop.encode())  # a token has at least one byte
 
     def decode(self, tokens: list[int]) -> str:
-        """The text of the tokens, special ones included."""
         return self.tokenizer.decode(
             tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
@@ -202,7 +208,6 @@ class Vocabulary:
         return tokens[-1] in self.final or self.stop in self.decode(tokens[-self._tail :])
 
     def completion(self, tokens: list[int], logprobs: list[float]) -> Completion:
-        """The rollout of these tokens."""
         shown = tokens[:-1] if tokens and tokens[-1] in self.eos else tokens
         before, stop, _ = self.decode(shown).partition(self.stop)
         return Completion(before + stop, tokens, logprobs, stopped=bool(stop))
@@ -211,15 +216,17 @@ class Vocabulary:
 def check_call(
     spec: EngineSpec, prompts: list[list[int]], n: int, seeds: list[int], greedy: bool
 ) -> None:
-    """Raise ValueError for arguments of `RolloutEngine.generate` that the model cannot take."""
+    """Raise ValueError if the arguments of `RolloutEngine.generate` are not valid."""
     if len(seeds) != len(prompts):
-        raise ValueError(f"{len(prompts)} prompts came with {len(seeds)} seeds; give one each")
+        raise ValueError(
+            f"{len(prompts)} prompts came with {len(seeds)} seeds; give one seed for each"
+        )
     if n < 1 or (greedy and n != 1):
-        raise ValueError(f"n={n} with greedy={greedy}: n is 1 or more, and 1 when greedy")
+        raise ValueError(f"n={n} with greedy={greedy}; n must be at least 1, and 1 if greedy")
     room = spec.max_model_len - spec.max_new_tokens
     lengths = [len(prompt) for prompt in prompts]
     if prompts and not 1 <= min(lengths) <= max(lengths) <= room:
         raise ValueError(
             f"prompts have {min(lengths)} to {max(lengths)} tokens; 1 to {room} fit into "
-            f"max_model_len {spec.max_model_len} beside {spec.max_new_tokens} new ones"
+            f"max_model_len {spec.max_model_len} with {spec.max_new_tokens} new tokens"
         )

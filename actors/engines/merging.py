@@ -1,4 +1,4 @@
-"""A peft LoRA adapter added to the weights of its base model."""
+"""Adds a peft LoRA adapter to the weights of its base model."""
 
 from __future__ import annotations
 
@@ -15,20 +15,19 @@ if TYPE_CHECKING:
 
 
 def base_weights(model: str) -> dict[str, torch.Tensor]:
-    """Every tensor of the checkpoint, by its name there; `model` is a folder or a hub name."""
+    """Tensors of a checkpoint by name; `model` is a folder or a hub name."""
     from huggingface_hub import snapshot_download
     from safetensors.torch import load_file
 
     folder = Path(model)
     if not folder.is_dir():
         folder = Path(snapshot_download(model, allow_patterns=["*.safetensors", "*.json"]))
-    weights: dict[str, torch.Tensor] = {}
+    names = {"model.safetensors"}
     index = folder / "model.safetensors.index.json"
     if index.exists():
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    else:
-        names = ["model.safetensors"]
-    for name in names:
+        names = set(json.loads(index.read_text())["weight_map"].values())
+    weights: dict[str, torch.Tensor] = {}
+    for name in sorted(names):
         weights |= load_file(folder / name)
     config = json.loads((folder / "config.json").read_text())
     # vLLM needs the head, which a checkpoint with tied weights does not contain.
@@ -39,17 +38,17 @@ def base_weights(model: str) -> dict[str, torch.Tensor]:
 
 
 def lora_updates(path: str) -> dict[str, torch.Tensor]:
-    """``(alpha / r) B A`` of a peft folder in float32, by the name of the weight that it changes.
+    """``(alpha / r) B A`` in float32 of a peft folder, by the name of the changed weight.
 
     Raises:
-        EngineError: the folder has no LoRA of linear layers, or one that cannot be merged.
+        EngineError: the folder has no LoRA of linear layers, or it cannot be merged.
     """
     from safetensors.torch import load_file
 
     folder = Path(path)
     if not (folder / "adapter_model.safetensors").exists():
         raise EngineError(f"adapter {path} has no adapter_model.safetensors; publish it first")
-    # The import of peft would cost an engine several seconds.
+    # Importing peft would take an engine several seconds.
     config = json.loads((folder / "adapter_config.json").read_text())
     if config.get("use_dora") or config.get("modules_to_save") or config["bias"] != "none":
         raise EngineError(
@@ -79,24 +78,17 @@ def merged_weights(
     base: dict[str, torch.Tensor], updates: dict[str, torch.Tensor]
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Each weight of `base` plus its update, added in float32 and rounded once."""
-    check_targets(updates, base)
-
-    def weights() -> Iterator[tuple[str, torch.Tensor]]:
-        for name, weight in base.items():
-            update = updates.get(name)
-            if update is None:
-                yield name, weight
-            else:
-                yield name, (weight.float() + update.to(weight.device)).to(weight.dtype)
-
-    return weights()
+    for name, weight in base.items():
+        if name in updates:
+            weight = (weight.float() + updates[name].to(weight.device)).to(weight.dtype)
+        yield name, weight
 
 
 def check_targets(updates: dict[str, Any], weights: dict[str, Any]) -> None:
-    """Raise EngineError if there is no weight for an update."""
+    """Raise EngineError if an update has no weight."""
     missing = sorted(updates.keys() - weights.keys())
     if missing:
         raise EngineError(
-            f"the adapter changes {missing[0]} ({len(missing)} such), which the model's checkpoint "
-            "does not name; set rollout.adapter=lora"
+            f"the adapter changes {missing[0]} ({len(missing)} such weights), which the model's "
+            "checkpoint does not contain; set rollout.adapter=lora"
         )

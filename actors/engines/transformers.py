@@ -1,4 +1,4 @@
-"""transformers as a rollout engine, for machines without vLLM and as the reference in tests."""
+"""The rollout engine that uses transformers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class TransformersEngine:
-    """transformers in this process: left-padded prompts, one KV cache, sampling by inversion."""
+    """A `RolloutEngine`: left-padded prompts, one KV cache, sampling by inversion."""
 
     def __init__(self, spec: EngineSpec) -> None:
         import torch
@@ -47,10 +47,10 @@ class TransformersEngine:
         greedy: bool = False,
         adapter: Adapter | None = None,
     ) -> list[list[Completion]]:
-        """See `RolloutEngine.generate`.
+        """See `RolloutEngine`.
 
-        Every rollout draws its uniforms from its own generator. So a batch changes a result only
-        where rounding (1e-7) moves a probability across a drawn number.
+        Every rollout has its own random generator. So a batch changes a result only where rounding
+        (1e-7) moves a cumulative probability across a drawn number.
         """
         import torch
 
@@ -58,49 +58,49 @@ class TransformersEngine:
         self.load_adapter(adapter)
         if not prompts:
             return []
+        generators = [torch.Generator().manual_seed(seed + j) for seed in seeds for j in range(n)]
         width = self.spec.max_new_tokens
-        uniforms = torch.stack(
-            [
-                torch.rand(width, generator=_generator(seed + j), dtype=torch.float64)
-                for seed in seeds
-                for j in range(n)
-            ]
-        ).to(self.device)
-        tokens, logprobs = self._sample(prompts, n, None if greedy else uniforms)
+        draws = [torch.rand(width, generator=g, dtype=torch.float64) for g in generators]
+        uniforms = None if greedy else torch.stack(draws).to(self.device)
+        tokens, logprobs = self._sample(prompts, n, uniforms)
         rows = [self.vocabulary.completion(*row) for row in zip(tokens, logprobs, strict=True)]
         return [rows[i * n : (i + 1) * n] for i in range(len(prompts))]
 
     def _sample(
         self, prompts: list[list[int]], n: int, uniforms: torch.Tensor | None
     ) -> tuple[list[list[int]], list[list[float]]]:
-        """Tokens and logprobs of ``len(prompts) * n`` rollouts; `uniforms` None is greedy."""
+        """Tokens and logprobs of ``len(prompts) * n`` rollouts; greedy if `uniforms` is None."""
         import torch
 
         longest = max(map(len, prompts))
-        ids = torch.zeros(len(prompts), longest, dtype=torch.long)
-        mask = torch.zeros(len(prompts), longest, dtype=torch.long)
-        for i, prompt in enumerate(prompts):
-            ids[i, longest - len(prompt) :] = torch.tensor(prompt)
-            mask[i, longest - len(prompt) :] = 1
-        ids, mask = ids.to(self.device), mask.to(self.device)
+        pads = [longest - len(prompt) for prompt in prompts]
+        ids = torch.tensor(
+            [[0] * pad + prompt for pad, prompt in zip(pads, prompts, strict=True)],
+            device=self.device,
+        )
+        left = torch.tensor(pads, device=self.device)
+        mask = (torch.arange(longest, device=self.device) >= left[:, None]).long()
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         tokens: list[list[int]] = [[] for _ in range(len(prompts) * n)]
         logprobs: list[list[float]] = [[] for _ in tokens]
-        rows = list(range(len(tokens)))  # the rollout of each row of the batch
+        rows = list(range(len(tokens)))  # the rollout in each row of the batch
+        cache = None
         with torch.inference_mode():
-            out = self._model(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=positions,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            # The group of a prompt shares its prefill.
-            cache = out.past_key_values
-            cache.batch_repeat_interleave(n)
-            logits = out.logits[:, -1].repeat_interleave(n, 0)
-            mask, last = mask.repeat_interleave(n, 0), positions[:, -1:].repeat_interleave(n, 0)
             for step in range(self.spec.max_new_tokens):
+                out = self._model(
+                    input_ids=ids,
+                    attention_mask=mask,
+                    position_ids=positions,
+                    past_key_values=cache,
+                    use_cache=True,
+                    logits_to_keep=1,
+                )
+                logits = out.logits[:, -1]
+                if cache is None:  # the rollouts of a prompt share its prefill
+                    cache = out.past_key_values
+                    cache.batch_repeat_interleave(n)
+                    logits, mask = logits.repeat_interleave(n, 0), mask.repeat_interleave(n, 0)
+                    positions = positions[:, -1:].repeat_interleave(n, 0)
                 drawn = None if uniforms is None else uniforms[rows, step]
                 chosen, chosen_logprobs = self._draw(logits, drawn)
                 pairs = zip(chosen.tolist(), chosen_logprobs.tolist(), strict=True)
@@ -113,23 +113,15 @@ class TransformersEngine:
                     logprobs[rollout].append(logprob)
                     if not self.vocabulary.ended(tokens[rollout]):
                         alive.append(row)
-                if not alive or step + 1 == self.spec.max_new_tokens:
+                if not alive:
                     break
                 if len(alive) <= len(rows) // 2:
                     keep = torch.tensor(alive, device=self.device)
                     cache.batch_select_indices(keep)
-                    chosen, mask, last = chosen[keep], mask[keep], last[keep]
+                    chosen, mask, positions = chosen[keep], mask[keep], positions[keep]
                     rows = [rows[row] for row in alive]
-                last = last + 1
+                ids, positions = chosen[:, None], positions + 1
                 mask = torch.cat([mask, mask.new_ones(len(rows), 1)], 1)
-                logits = self._model(
-                    input_ids=chosen[:, None],
-                    attention_mask=mask,
-                    position_ids=last,
-                    past_key_values=cache,
-                    use_cache=True,
-                    logits_to_keep=1,
-                ).logits[:, -1]
         return tokens, logprobs
 
     def _draw(
@@ -150,7 +142,6 @@ class TransformersEngine:
         return chosen, logprobs.gather(-1, chosen[:, None])[:, 0]
 
     def load_adapter(self, adapter: Adapter | None) -> None:
-        """See `RolloutEngine.load_adapter`."""
         if adapter == self._active:
             return
         updates = lora_updates(adapter.path) if adapter else {}
@@ -158,22 +149,15 @@ class TransformersEngine:
         check_targets(updates, parameters)
         for name in updates:
             self._base.setdefault(name, parameters[name].detach().clone())
-        # No version is active until the last weight is copied: an error may leave half of one.
+        # An error may leave a mixture of two versions, so none is active until the copy ends.
         self._active = HALF_LOADED
         for name, weight in merged_weights(self._base, updates):
             parameters[name].data.copy_(weight)
         self._active = adapter
 
     def probe(self) -> dict[str, Any]:
-        """See `RolloutEngine.probe`."""
         import torch
 
         with torch.inference_mode():
             logits = self._model(torch.zeros(1, 1, dtype=torch.long, device=self.device)).logits
         return {"engine": "transformers", "token": int(logits[0, -1].argmax())}
-
-
-def _generator(seed: int) -> torch.Generator:
-    import torch
-
-    return torch.Generator().manual_seed(seed)

@@ -1,4 +1,4 @@
-"""vLLM as a rollout engine, in one process; adapters are loaded as LoRA or merged in place."""
+"""The rollout engine that uses vLLM, with adapters as LoRA or merged into the weights."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from actors.engines.engine import (
     Vocabulary,
     check_call,
 )
-from actors.engines.merging import base_weights, lora_updates, merged_weights
+from actors.engines.merging import base_weights, check_targets, lora_updates, merged_weights
 
 if TYPE_CHECKING:
     import torch
 
 
 class VllmEngine:
-    """vLLM in this process. The variables of `engine_environment` must be set."""
+    """A `RolloutEngine`. The variables of `engine_environment` must be set."""
 
     def __init__(self, spec: EngineSpec) -> None:
         os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # it would override kv_cache_memory_bytes
@@ -51,8 +51,7 @@ class VllmEngine:
                 trust_remote_code=spec.trust_remote_code,
                 load_format="safetensors",
                 max_model_len=spec.max_model_len,
-                # On the CPU, a seeded request fails when its prefill is split. So a whole batch
-                # must fit.
+                # On the CPU, a seeded request fails if its prefill is split: a batch must fit.
                 max_num_batched_tokens=max(32_768, spec.prompts_per_call * spec.max_model_len),
                 tensor_parallel_size=spec.tensor_parallel,
                 logprobs_mode="processed_logprobs",
@@ -69,7 +68,6 @@ class VllmEngine:
         greedy: bool = False,
         adapter: Adapter | None = None,
     ) -> list[list[Completion]]:
-        """See `RolloutEngine.generate`."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -111,7 +109,6 @@ class VllmEngine:
         return self.vocabulary.completion(tokens, chosen)
 
     def load_adapter(self, adapter: Adapter | None) -> None:
-        """See `RolloutEngine.load_adapter`."""
         if adapter == self._active:
             return
         if self.spec.adapter == "lora":
@@ -123,7 +120,7 @@ class VllmEngine:
     def _swap(self, adapter: Adapter | None) -> None:
         from vllm.lora.request import LoRARequest
 
-        # Each load gets a new name and id. With a used one, vLLM answers from the old weights or
+        # Each load gets a new name and id: vLLM would answer a known one from the old weights or
         # their prefix cache.
         old, new = self._lora, None
         if adapter is not None:
@@ -138,14 +135,14 @@ class VllmEngine:
         if self._weights is None:
             self._weights = base_weights(self.spec.model)
         updates = lora_updates(adapter.path) if adapter else {}
-        # No version is active until the reload is complete: an error may leave half of one.
+        check_targets(updates, self._weights)
+        # An error may leave a mixture of two versions, so none is active until the reload ends.
         self._active = HALF_LOADED
         weights = merged_weights(self._weights, updates)
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
         self._llm.reset_prefix_cache()
 
     def probe(self) -> dict[str, Any]:
-        """See `RolloutEngine.probe`."""
         from vllm import SamplingParams
 
         output = self._llm.generate(
@@ -158,13 +155,13 @@ class VllmEngine:
 
 @contextlib.contextmanager
 def _rendezvous(prefix: str) -> Iterator[None]:
-    """Let vLLM write the file through which its processes find each other into a new folder.
+    """Give vLLM a new temporary folder for the file through which its processes connect.
 
     The engine needs the file until it ends. After a kill, `actors.pool.pool` removes the folder.
     """
     from torch._inductor.runtime.cache_dir_utils import cache_dir
 
-    cache_dir()  # torch remembers the folder, so it must be chosen before tempdir changes
+    cache_dir()  # torch remembers the folder: it must choose before tempdir changes
     before, tempfile.tempdir = tempfile.tempdir, tempfile.mkdtemp(prefix=prefix)
     try:
         yield

@@ -14,7 +14,7 @@ from actors.engines.engine import Adapter, Completion, EngineSpec, RolloutEngine
 from actors.process import trim
 from minirec.store.files import fetch
 
-TRIM_CALLS = 8  # of an engine between two times that it gives free memory back
+TRIM_CALLS = 8  # an engine returns free memory to the system every 8 calls
 
 
 @dataclass(frozen=True)
@@ -28,24 +28,19 @@ class Call:
 
 
 class EngineActor:
-    """One engine. `status` has its own thread, so it answers while `generate` is busy."""
+    """One engine. `status` has its own thread, so it answers while `generate` works."""
 
     def __init__(self, engine: Callable[[EngineSpec], RolloutEngine], spec: EngineSpec) -> None:
         self._now: tuple[str, float] | None = None
         self._engine = engine(replace(spec, model=fetch(spec.model)))
         self._calls = 0
-        self._adapter: tuple[Adapter, Adapter] | None = None  # the last one, and its local copy
+        self._adapter: tuple[Adapter, Adapter] | None = None  # the last adapter and its local copy
 
     def generate(self, key: str, call: Call, adapter: Adapter | None) -> list[list[Completion]]:
         self._now = (key, time.monotonic())
         try:
-            return self._engine.generate(
-                call.prompts,
-                n=call.n,
-                seeds=call.seeds,
-                greedy=call.greedy,
-                adapter=adapter and self._local(adapter),
-            )
+            local = adapter and self._local(adapter)
+            return self._engine.generate(**vars(call), adapter=local)
         finally:
             self._calls += 1
             if self._calls % TRIM_CALLS == 0:
@@ -62,7 +57,7 @@ class EngineActor:
 
     @ray.method(concurrency_group="status")
     def status(self) -> dict[str, Any]:
-        """Process, node, the key of the call at work, and the seconds that it has taken."""
+        """Process, node, the key of the current call (None: idle), and its seconds so far."""
         now = self._now
         return {
             "pid": os.getpid(),

@@ -1,18 +1,16 @@
-"""A pool of rollout engines: clients send calls to it and get the results in their order.
+"""The driver's side of the pool: starts, adds and ends rollout engines.
 
-`Pool` is the driver's side: it starts, adds and ends the engines, each of which is a Ray actor
-(`actors.pool.actor`). `PoolHandle` is a client's side: it knows the engines of the moment
-(`actors.pool.engines`) and spreads the calls of one request over them (`actors.pool.dispatch`).
+Each engine is a Ray actor (`actors.pool.actor`). Clients send their calls through a `PoolHandle`
+(`actors.pool.handle`), which gives the results in the order of the calls.
 
-Ray restarts an engine that died and repeats its call; a call that exceeds its deadline has its
-engine killed, which has the same effect. While an engine is away, its call goes to another one.
-Results depend on the call alone, so a repeated call gives the same bytes.
+Ray restarts an engine that died and repeats its call. An engine whose call exceeds its deadline is
+killed, which has the same effect. While an engine is away, its call goes to another one. Results
+depend only on the call, so a repeated call gives the same bytes.
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
 import logging
 import os
 import secrets
@@ -31,49 +29,26 @@ import ray
 from ray._private import state as ray_state
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.engines.engine import Adapter, Completion, EngineSpec, engine_environment
+from actors.engines.engine import EngineSpec, engine_environment
 from actors.engines.transformers import TransformersEngine
 from actors.engines.vllm import VllmEngine
-from actors.pool.actor import Call, EngineActor
-from actors.pool.dispatch import Dispatch
-from actors.pool.engines import Engines, Link
+from actors.pool.actor import EngineActor
+from actors.pool.handle import PoolHandle
+from actors.pool.members import Link
 
 ENGINES = {"vllm": VllmEngine, "transformers": TransformersEngine}
-TICK_S = 2.0  # between two looks at the nodes of the cluster
+TICK_S = 2.0  # time between two looks at the nodes of the cluster
 Target = Callable[[Mapping[str, int]], list[str]]
-"""From engines at work by node id: a node id for each engine wanted; empty means any node."""
-
-
-class PoolHandle(Engines):
-    """What a Ray Train worker or a Ray Data actor holds to generate; picklable."""
-
-    def __len__(self) -> int:
-        return len(self.actors)
-
-    def generate(
-        self, calls: list[Call], adapter: Adapter | None = None
-    ) -> list[list[list[Completion]]]:
-        """One generate call of some engine for each of `calls`; results in their order.
-
-        Raises:
-            EngineError: an engine raised, died more often than `max_restarts`, hung that often,
-                or fewer engines than `least` came up within the starting deadline.
-        """
-        return Dispatch(self, calls, adapter).run()
-
-    def copy(self) -> PoolHandle:
-        """Another handle for the same engines, for another thread."""
-        return copy.copy(self)
+"""From working engines by node id to a node id for each wanted engine; empty means any node."""
 
 
 class Pool:
-    """The driver's side: starts the engines and ends them. A context manager.
+    """Starts the engines and ends them. A context manager.
 
-    Engines are named actors of the driver's job: clients find by name those that are added later,
-    and none outlives the driver. With a `target`, a thread keeps their number at what the cluster
-    has room for. Ray itself restarts an engine that died, on another node if needed. The thread
-    drops engines for which no node has room, so that no client waits for them, and adds engines
-    when a node joins.
+    Engines are named actors of the driver's job: clients find added engines by name, and no engine
+    outlives the driver. Ray restarts an engine that died, on another node if needed. With a
+    `target`, a thread also adds engines when a node joins, and drops engines for which no node has
+    room, so that no client waits for them.
     """
 
     def __init__(
@@ -94,14 +69,14 @@ class Pool:
         """Create the actors and return at once; `wait_ready` waits for them.
 
         Args:
-            engine: a name of `ENGINES`, or the class of another `RolloutEngine`.
-            engines: how many, without a `target`.
-            least: engines that must be up; default: all.
-            target: the engines that there should be, asked every few seconds; None: `engines`.
+            engine: a key of `ENGINES`, or the class of another `RolloutEngine`.
+            engines: number of engines without a `target`.
+            least: engines that must be up; default: `engines`.
+            target: called every `TICK_S` for the wanted engines; None: the number is fixed.
         """
         self.actors: dict[str, Any] = {}
         self._prefix = f"minirec-{secrets.token_hex(4)}-"
-        self._nodes: dict[str, str] = {}  # of each engine
+        self._nodes: dict[str, str] = {}  # node of each engine
         self._seen: set[str] = set()  # all nodes that had an engine
         self._made = 0
         self._actor = ray.remote(
@@ -128,47 +103,41 @@ class Pool:
             max_restarts=max_restarts,
             link=Link(),
         )
-        self._target = target
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._keep, daemon=True)
+        self._thread: threading.Thread | None = None
         if target is not None:
+            self._thread = threading.Thread(target=self._keep, args=(target,), daemon=True)
             self._thread.start()
 
     def wait_ready(self) -> Pool:
-        """Block until every engine has generated a token.
-
-        Raises:
-            EngineError: one did not within `start_deadline_s`, or died; names the resources.
-        """
+        """Wait until every engine has generated a token. Raises as `Members.probe`."""
         self._handle.probe()
         return self
 
     def handle(self) -> PoolHandle:
-        """For a client."""
         return self._handle
 
     def _add(self, node: str) -> None:
         name = f"{self._prefix}{self._made}"
         self._made += 1
         self._nodes[name] = node
-        # On the node that was counted for it; elsewhere it may take the room of a training worker.
+        # Elsewhere than on the planned node, it may take the room of a training worker.
         place = NodeAffinitySchedulingStrategy(node, soft=True) if node else "SPREAD"
         options = self._actor.options(name=name, scheduling_strategy=place)
         self.actors[name] = options.remote(*self._arguments)
 
-    def _keep(self) -> None:
-        assert self._target is not None
+    def _keep(self, target: Target) -> None:
         while not self._stop.wait(TICK_S):
             try:
-                self._fit(self._target)
-            except Exception as error:  # the cluster may be gone or busy; the next look will tell
-                logging.getLogger(__name__).warning("engines were not counted: %s", error)
+                self._fit(target)
+            except Exception as error:  # the cluster may be gone or busy: retry at the next tick
+                logging.getLogger(__name__).warning("could not check the engines: %s", error)
 
     def _fit(self, target: Target) -> None:
-        """Add or drop engines until there are as many as `target` says; the misplaced go first.
+        """Add or drop engines to match `target`; misplaced engines are dropped first.
 
-        An engine that ended for good through its own fault still counts: another one would end
-        the same way. One that ended with its node is replaced.
+        An engine that died by itself still counts: another one would die the same way. An engine
+        that died with its node is replaced.
         """
         entries = {name: _entry(actor) for name, actor in self.actors.items()}
         alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
@@ -195,9 +164,9 @@ class Pool:
             ray.kill(self.actors.pop(name), no_restart=True)
 
     def close(self) -> None:
-        """Kill the engines and return when their processes are gone."""
+        """Kill the engines and wait until their processes are gone."""
         self._stop.set()
-        if self._target is not None:
+        if self._thread is not None:
             self._thread.join(timeout=10)
         by_node: dict[str, list[int]] = {node: [] for node in self._seen}
         for actor in self.actors.values():
@@ -223,19 +192,19 @@ class Pool:
 
 
 def _entry(actor: Any) -> dict[str, Any]:
-    """State, node and process of an actor, also of one that hangs or starts again.
+    """State, node and process of an actor, even if it hangs or restarts.
 
-    Ray's public state API asks the dashboard, which a Ray of the command's own does not have.
+    Ray's public state API needs the dashboard, which the local Ray of a command does not have.
     """
     return ray_state.actors(actor._ray_actor_id.hex())
 
 
 def match(nodes: Mapping[str, str], wanted: list[str]) -> tuple[set[str], list[str]]:
-    """The engines that are where one is wanted, and the places without one.
+    """The engines on a wanted node, and the wanted nodes without an engine.
 
     Args:
-        nodes: of the engines, the eldest first.
-        wanted: as `Target` gives it.
+        nodes: node of each engine, oldest engine first.
+        wanted: the result of a `Target`.
     """
     left, placed = Counter(wanted), set()
     for name, node in nodes.items():
@@ -248,30 +217,27 @@ def match(nodes: Mapping[str, str], wanted: list[str]) -> tuple[set[str], list[s
 
 @ray.remote(num_cpus=0)
 def _end(pids: list[int], pool: str) -> None:
-    """Wait until the processes are gone from this node, then delete the files that they left."""
-    _await_end(pids)
-    for folder in Path(tempfile.gettempdir()).glob(f"{pool}*"):
-        shutil.rmtree(folder, ignore_errors=True)
+    """Wait until the processes on this node are gone, and delete their temporary files.
 
-
-def _await_end(pids: list[int]) -> None:
-    """Wait until the processes are gone from this node; kill those that Ray leaves."""
+    A process that Ray has not ended after 5 s is killed. After 15 s the wait ends: the process is
+    a zombie, or another one has the same number.
+    """
     start = time.monotonic()
     while any(os.path.exists(f"/proc/{pid}") for pid in pids):
         waited = time.monotonic() - start
-        if waited > 15:  # another process has got the number, or it is a zombie
-            return
+        if waited > 15:
+            break
         for pid in pids:
             if waited > 5 and _is_engine(pid):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
         time.sleep(0.05)
+    for folder in Path(tempfile.gettempdir()).glob(f"{pool}*"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_engine(pid: int) -> bool:
-    try:
-        return (
-            b"EngineActor" in Path(f"/proc/{pid}/cmdline").read_bytes()
-        )  # the title that Ray gives
+    try:  # Ray sets the title of the process
+        return b"EngineActor" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
         return False

@@ -1,8 +1,8 @@
-"""Ray Train loop: projected LoRA gradients of the rollouts that scoring has kept.
+"""Ray Train loop: projected LoRA gradients of the rollouts that scoring has stored.
 
-Each shard of features gives one file of gradients. A worker takes every n-th shard without a file,
-so a restart computes only the missing ones. Samples do not influence each other, so the number of
-workers and the size of a micro-batch change a gradient by rounding only.
+Each shard of features gives one file of gradients. The workers share the shards without such a
+file, so a restart computes only the missing ones. Samples do not influence each other: the number
+of workers and the size of a micro-batch change a gradient by rounding only.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from minirec.store.tables import read_array, read_table, write_table
 
 @dataclass(frozen=True)
 class GradientShard:
-    """A file of features of samples of `split`, and the file for their gradients."""
+    """A file of features of `split`, and the file for their gradients."""
 
     split: str
     features: str
@@ -78,16 +78,15 @@ def _missing(shards: list[GradientShard]) -> list[GradientShard]:
 
 
 class GradientWorker:
-    """One rank. It holds the policy with an unmerged LoRA adapter."""
+    """One rank, with the policy and its unmerged LoRA adapter."""
 
     def __init__(self, spec: GradientSpec):
         self.spec = spec
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         corpus = located(spec.corpus)
-        catalogue = load_catalogue(corpus)
+        self.catalogue = load_catalogue(corpus)
         model_path = fetch(spec.model_path)
-        self.catalogue = catalogue
-        self.encoder = Encoder.load(model_path, spec.model, category=catalogue.category)
+        self.encoder = Encoder.load(model_path, spec.model, category=self.catalogue.category)
         self.samples = {
             split: SampleFile(corpus, split)
             for split in sorted({shard.split for shard in spec.shards})
@@ -106,8 +105,8 @@ class GradientWorker:
             bfloat16=spec.model.dtype == "bfloat16",
             micro_batch=spec.micro_batch,
         )
-        # Without an optimizer, the engine's own forward refuses the backward pass. The hooks of
-        # the module gather what ZeRO has sharded.
+        # Without an optimizer, the engine's own forward allows no backward pass. The hooks of the
+        # module gather the weights that ZeRO has sharded.
         self.policy, self.device = engine.module, engine.device
         self.projector = Projector(policy.lm, dim=spec.dim, seed=spec.seed)
         self.loss = SampleLoss(
@@ -116,42 +115,38 @@ class GradientWorker:
             advantage_floor=spec.training.advantage_floor,
             scale_advantage=spec.training.scale_advantage,
         )
-        # ZeRO 3 gathers weights from all workers in each pass, so all need the same number of them.
+        # ZeRO 3 gathers weights from all workers in each pass, so all need as many passes.
         self.lockstep = spec.zero_stage == 3 and self.world > 1
 
     def turn(self, shard: GradientShard | None) -> None:
-        """Write the gradients of a shard; without one, only make the passes of the others."""
-        groups = self._groups(shard) if shard else []
-        ids = [i for i, _ in groups]
-        scored = [group for _, group in groups]
+        """Write the gradients of a shard; without one, only run passes for the other workers."""
+        groups = self._groups(shard) if shard else {}
+        scored = list(groups.values())
         if self.lockstep:
             self._keep_step(scored)
-        found = gradients(
-            self.policy,
-            self.projector,
-            scored,
-            loss=self.loss,
-            micro_batch=self.spec.micro_batch,
-        )
+        size = self.spec.micro_batch
+        found = gradients(self.policy, self.projector, scored, loss=self.loss, micro_batch=size)
         if shard is None:
             return
         if not torch.isfinite(found).all():
             raise ArtifactError(
-                f"a gradient of {shard.features} is not finite; the proxy policy has diverged, "
+                f"a gradient of {shard.features} is not finite: the proxy policy has diverged; "
                 f"lower proxy.training.learning_rate"
             )
         values = pa.array(found.numpy().ravel())
         column = pa.FixedSizeListArray.from_arrays(values, self.projector.dim)
-        table = pa.table([pa.array(ids, pa.int64()), column], schema.gradients(self.projector.dim))
+        table = pa.table(
+            [pa.array(list(groups), pa.int64()), column], schema.gradients(self.projector.dim)
+        )
         write_table(located(shard.output), table)
 
-    def _groups(self, shard: GradientShard) -> list[tuple[int, Group]]:
-        """The sample_id of each row of the shard, and its rollouts with their rewards."""
+    def _groups(self, shard: GradientShard) -> dict[int, Group]:
+        """The rollouts of the shard with their rewards, by sample_id."""
         columns = ["sample_id", "rewards", "tokens", "completions"]
         rows = read_table(located(shard.features), columns).to_pylist()
         found = self.samples[shard.split].find([row["sample_id"] for row in rows])
         samples = {sample.sample_id: sample for sample in found}
-        return [(row["sample_id"], self._group(row, samples[row["sample_id"]])) for row in rows]
+        return {row["sample_id"]: self._group(row, samples[row["sample_id"]]) for row in rows}
 
     def _group(self, row: dict[str, list], sample: Sample) -> Group:
         completions = [
@@ -168,7 +163,7 @@ class GradientWorker:
         )
 
     def _keep_step(self, scored: list[Group]) -> None:
-        """Make as many empty passes as other workers have more than this one."""
+        """Run empty passes until this worker has as many as the others."""
         own = len(list(blocks(scored, loss=self.loss, micro_batch=self.spec.micro_batch)))
         most = torch.tensor(own, device=self.device)
         dist.all_reduce(most, dist.ReduceOp.MAX)

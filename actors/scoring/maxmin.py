@@ -1,7 +1,7 @@
-"""MaxMin over shards of the pool, each in a Ray actor (method, section 5).
+"""MaxMin selection over shards of the pool, each in a Ray actor (method, section 5).
 
-For cores, or the memory of other machines, that one process does not use. Actors rather than
-tasks, since a shard keeps its bounds from round to round.
+This uses several cores, or the memory of other machines. Shards are actors because they keep their
+bounds between rounds.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ def sharded_maxmin(
     block: int = 256,
     deadline_s: float = 600,
 ) -> MaxMin:
-    """The picks of `minirec.selection.diversity.maxmin`, made by `shards` actors of one CPU each.
+    """The picks of `minirec.selection.diversity.maxmin`, computed by actors of one CPU each.
 
     Args:
-        embeddings, scores, budget, block: as there.
-        shards: actors, 1 or more, at most N are started; changes the speed, not the picks.
-        deadline_s: seconds that one round may take, the start of the actors included.
+        embeddings, scores, budget, block: as for `maxmin`.
+        shards: number of actors, at most one per row; it does not change the picks.
+        deadline_s: longest time of a round, with the start of the actors.
 
     Raises:
-        ValueError: as there, or `shards` is below 1.
+        ValueError: as `maxmin`, or `shards` is below 1.
         EngineError: a shard died or exceeded the deadline.
     """
     vectors, weights = checked(embeddings, scores, budget=budget, block=block)
@@ -44,7 +44,7 @@ def sharded_maxmin(
         raise ValueError(f"shards is {shards}; expected 1 or more")
     shards = min(shards, count)
     edges = [count * number // shards for number in range(shards + 1)]
-    # Not where the caller is: a trial's placement group has no room for them.
+    # SPREAD, because the placement group of a trial has no room for them.
     remote = ray.remote(num_cpus=1, scheduling_strategy="SPREAD")(Shard)
     actors = [
         remote.remote(vectors[start:end], weights[start:end], first=start)
@@ -59,15 +59,15 @@ def sharded_maxmin(
             )
         except ray.exceptions.GetTimeoutError as error:
             raise EngineError(
-                f"{shards} shards of the selection gave no answer in {deadline_s:g} s, start "
-                f"included; {ray.available_resources().get('CPU', 0):g} of Ray's "
+                f"{shards} shards of the selection did not start and answer in {deadline_s:g} s; "
+                f"{ray.available_resources().get('CPU', 0):g} of Ray's "
                 f"{ray.cluster_resources().get('CPU', 0):g} CPUs are free, each shard takes one; "
                 f"lower selection.shards"
             ) from error
         except ray.exceptions.RayActorError as error:
             raise EngineError(
                 f"a shard of the selection died ({error.__class__.__name__}); run it again, with "
-                f"more shards if memory was short"
+                f"more selection.shards if memory ran out"
             ) from error
 
     try:

@@ -1,7 +1,7 @@
-"""A shard of samples -> rollouts -> rewards and head features, or ranks.
+"""Scores a shard of samples: rollouts, then rewards and head features, or ranks.
 
-A shard is a fixed list of samples, rolled out in fixed calls and forwarded in fixed batches. So its
-file does not depend on other shards, on the engine or on the time.
+A shard is a fixed list of samples with fixed rollout calls and fixed forward batches. So its file
+does not depend on other shards, on the engine or on the time.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +17,8 @@ import torch
 from torch import Tensor
 
 from actors.engines.engine import Adapter, Completion
-from actors.pool.pool import Call, PoolHandle
+from actors.pool.actor import Call
+from actors.pool.handle import PoolHandle
 from minirec.config.model import ModelConfig
 from minirec.config.scoring import RewardConfig, ScoringConfig
 from minirec.corpus import schema
@@ -36,17 +36,17 @@ from minirec.store.remote import located
 from minirec.store.tables import read_array, write_array, write_table
 
 FORWARD_SEQUENCES = 64
-FORCED = Completion("", [], [], stopped=False)
-"""No analysis: the answer marker follows the prompt at once."""
+FORCED = Completion("", [], [], stopped=False)  # the answer marker follows the prompt directly
 
 
 @dataclass(frozen=True)
 class ScoringSpec:
     """The settings of a scorer; picklable.
 
-    `output` is the folder of the shards; `item_table` the file of the policy's item vectors, which
-    specs of one policy share. `scoring` says how samples are screened and rolled out (None: only
-    the greedy completion is ranked). `limit` is the number of samples, drawn at random (None: all).
+    output: folder of the shards.
+    item_table: file of the policy's item vectors, which specs of one policy share.
+    scoring: how samples are screened and rolled out; None: rank only the greedy completion.
+    limit: number of samples, drawn at random; None: all.
     """
 
     corpus: str
@@ -68,30 +68,25 @@ class ScoringSpec:
     limit: int | None = None
 
     def rows(self, samples: int) -> Sequence[int]:
-        """Rows of the split's file that are scored, ascending; the file holds `samples`."""
+        """The rows to score in the split's file of `samples` rows, ascending."""
         if self.limit is None or self.limit >= samples:
             return range(samples)
-        # Samples for evaluation are drawn independently of those for selection.
+        # Draw samples for evaluation independently of those for selection.
         word = "limit" if self.scoring is None else "scored"
         draw = random.Random(seed_of(self.seed, self.split, word))
         return sorted(draw.sample(range(samples), self.limit))
 
     @property
     def policy(self) -> tuple[object, ...]:
-        """What decides whether two specs can share a loaded policy."""
+        """Specs with equal values can share a loaded policy."""
         return self.corpus, self.model_path, self.adapter, self.item_table, self.device
 
     def part(self, shard: int) -> Path:
-        """File of a finished shard."""
         return located(self.output) / f"part-{shard:06d}.parquet"
 
 
 class LoadedPolicy:
-    """A policy with its item table; the specs of one policy share it.
-
-    Attributes:
-        ranker: holds the item table (V, d) float32 on the device of the spec.
-    """
+    """A policy with its item table (V, d) float32; the specs of one policy share it."""
 
     def __init__(self, spec: ScoringSpec):
         self.catalogue = load_catalogue(located(spec.corpus))
@@ -108,7 +103,7 @@ class LoadedPolicy:
         self.ranker = Ranker(table, spec.model.temperature)
 
     def _table(self, file: Path) -> Tensor:
-        """The item table, which the first scorer computes and the others read."""
+        """The item table: the first scorer computes it, the others read it."""
         if not file.exists():
             items = self.encoder.items(self.catalogue)
             write_array(file, item_table(self.policy, items).cpu().numpy())
@@ -117,7 +112,7 @@ class LoadedPolicy:
 
 @dataclass(frozen=True)
 class _Batch:
-    """Samples as the policy meets them; the seed is that of rollout 0."""
+    """Samples with their prompts and targets, and the seed of rollout 0 of each."""
 
     samples: list[Sample]
     prompts: list[list[int]]
@@ -136,29 +131,24 @@ class _Batch:
 
 @dataclass(frozen=True)
 class _Rollouts:
-    """Sampled completions of some samples, group by group, with their rewards.
+    """The n sampled completions of a sample; hidden (n, d), rewards (n,) and ndcg (n,) float32."""
 
-    hidden: (n, d) for each group; rewards and ndcg: (n,).
-    """
+    completions: list[Completion]
+    hidden: Tensor
+    rewards: np.ndarray
+    ndcg: np.ndarray
 
-    completions: list[list[Completion]]
-    hidden: list[Tensor]
-    rewards: list[np.ndarray]
-    ndcg: list[np.ndarray]
-
-    def extend(self, rows: Sequence[int], more: _Rollouts) -> None:
-        """Append the groups of `more` to those of `rows`."""
-        for row, said, hidden, reward, gain in zip(
-            rows, more.completions, more.hidden, more.rewards, more.ndcg, strict=True
-        ):
-            self.completions[row] = self.completions[row] + said
-            self.hidden[row] = torch.cat([self.hidden[row], hidden])
-            self.rewards[row] = np.concatenate([self.rewards[row], reward])
-            self.ndcg[row] = np.concatenate([self.ndcg[row], gain])
+    def __add__(self, more: _Rollouts) -> _Rollouts:
+        return _Rollouts(
+            self.completions + more.completions,
+            torch.cat([self.hidden, more.hidden]),
+            np.concatenate([self.rewards, more.rewards]),
+            np.concatenate([self.ndcg, more.ndcg]),
+        )
 
 
 class ShardScorer:
-    """One policy on one split; `loaded` is the policy, if another split has loaded it already."""
+    """Scores one split with one policy."""
 
     def __init__(self, spec: ScoringSpec, loaded: LoadedPolicy | None = None):
         torch.set_num_threads(spec.threads)
@@ -179,7 +169,7 @@ class ShardScorer:
         write_table(self.spec.part(shard), self.score(samples))
 
     def score(self, samples: list[Sample]) -> pa.Table:
-        """A row for each sample: its rank if the spec has no `scoring`, else its features."""
+        """A row for each sample: its rank if `spec.scoring` is None, else its features."""
         batch = self._batch(samples)
         scoring = self.spec.scoring
         return self._ranks(batch) if scoring is None else self._features(batch, scoring)
@@ -231,8 +221,8 @@ class ShardScorer:
 
     def _roll_out(
         self, batch: _Batch, scoring: ScoringConfig
-    ) -> tuple[Tensor, list[Completion], _Rollouts]:
-        """Hidden state (B, d) at the greedy completion, that completion, and the sampled ones.
+    ) -> tuple[Tensor, list[Completion], list[_Rollouts]]:
+        """Hidden state (B, d) at the greedy completion, that completion, and the rollouts.
 
         After each stage, only samples whose rewards are still uncertain get more rollouts.
         """
@@ -243,12 +233,13 @@ class ShardScorer:
         rows, done = list(range(len(greedy))), first
         _, greedy_ndcg = self._rewards(hidden, batch)
         for most in later:
-            seen = [[greedy_ndcg[row], *rollouts.ndcg[row]] for row in rows]
+            seen = [[greedy_ndcg[row], *rollouts[row].ndcg] for row in rows]
             unsure = screening.in_doubt(seen, spread=scoring.doubt)
             rows = [row for row, doubt in zip(rows, unsure, strict=True) if doubt]
             rest = batch.take(rows)
             _, more = self._generate(rest, most - done, before=done, greedy=False)
-            rollouts.extend(rows, self._rewarded(rest, more))
+            for row, added in zip(rows, self._rewarded(rest, more), strict=True):
+                rollouts[row] += added
             done = most
         return hidden, greedy, rollouts
 
@@ -257,8 +248,8 @@ class ShardScorer:
     ) -> tuple[list[Completion], list[list[Completion]]]:
         """Greedy completion of each prompt, if `greedy`, and `n` sampled ones.
 
-        Earlier stages have made `before` sampled ones. Rollout j is drawn with the seed plus j, so
-        it is the same completion in every stage.
+        `before` is the number of rollouts of earlier stages. Rollout j uses the seed plus j, so it
+        does not depend on the stages.
         """
         size, count = self.spec.prompts_per_call, len(batch.prompts)
         blocks = [slice(i, i + size) for i in range(0, count, size)]
@@ -288,47 +279,35 @@ class ShardScorer:
         reward = self.reward(ranking, self.cutoff)
         return reward.cpu().numpy(), ndcg(ranking, self.cutoff).cpu().numpy()
 
-    def _rewarded(self, batch: _Batch, groups: list[list[Completion]]) -> _Rollouts:
-        """Equally large groups with their rewards."""
+    def _rewarded(self, batch: _Batch, groups: list[list[Completion]]) -> list[_Rollouts]:
+        """Groups of equal size with their rewards."""
         if not groups:
-            return _Rollouts([], [], [], [])
+            return []
         hidden, count = self._hidden(batch, groups), len(groups)
-        reward, gain = self._rewards(hidden, batch)
-        states = list(hidden.chunk(count))
-        return _Rollouts(groups, states, np.split(reward, count), np.split(gain, count))
+        parts = [np.split(values, count) for values in self._rewards(hidden, batch)]
+        return [_Rollouts(*one) for one in zip(groups, hidden.chunk(count), *parts, strict=True)]
 
     def _rollout_columns(
-        self, greedy: list[Completion], rollouts: _Rollouts, rows: list[int], count: int
+        self, greedy: list[Completion], rollouts: list[_Rollouts], rows: list[int], count: int
     ) -> dict[str, object]:
         """Columns of `count` samples; those not in `rows` have no rollouts."""
-        place = {row: number for number, row in enumerate(rows)}
-
-        def spread(values: Sequence[Any], empty: Any) -> list[Any]:
-            return [values[place[row]] if row in place else empty for row in range(count)]
-
-        tokens = [
-            len(one.token_ids) + sum(len(c.token_ids) for c in group)
-            for one, group in zip(greedy, rollouts.completions, strict=True)
-        ]
-        items, cutoff = len(self.table), self.spec.reward.cutoff
-        hits = [
-            int(count_hits(gain[None], candidates=items, cutoff=cutoff)[0])
-            for gain in rollouts.ndcg
-        ]
-        said = spread(rollouts.completions, [])
-        return {
-            "rewards": spread(rollouts.rewards, []),
-            "ndcg": spread(rollouts.ndcg, []),
-            "hits": np.array(spread(hits, 0), np.int8),
-            "completions": [[c.text for c in group] for group in said],
-            "tokens": [[c.token_ids for c in group] for group in said],
-            "rollout_tokens": np.array(spread(tokens, 0), np.int64),
+        tokens, hits = np.zeros(count, np.int64), np.zeros(count, np.int8)
+        lists: dict[str, list] = {
+            name: [[]] * count for name in ("rewards", "ndcg", "completions", "tokens")
         }
+        items, cutoff = len(self.table), self.spec.reward.cutoff
+        for row, one, group in zip(rows, greedy, rollouts, strict=True):
+            lists["rewards"][row], lists["ndcg"][row] = group.rewards, group.ndcg
+            lists["completions"][row] = [c.text for c in group.completions]
+            lists["tokens"][row] = [c.token_ids for c in group.completions]
+            tokens[row] = sum(len(c.token_ids) for c in [one, *group.completions])
+            hits[row] = count_hits(group.ndcg[None], candidates=items, cutoff=cutoff)[0]
+        return {**lists, "hits": hits, "rollout_tokens": tokens}
 
     def _head_columns(self, hidden: Tensor, targets: Targets) -> dict[str, object]:
         """Embedding, head gradient and Hessian-vector product at the hidden states (B, d)."""
-        # In float32, the difference between the mean and the target's vector is only rounding
-        # where the target is nearly certain.
+        # In float32, the difference between the mean and the target's vector would be only rounding
+        # error if the target is nearly certain.
         found = head_features(
             hidden.double(),
             items=self.table,
@@ -345,20 +324,19 @@ class ShardScorer:
             "el2n": found.el2n.float().cpu().numpy(),
         }
 
-    def _rollout_gradient(self, rollouts: _Rollouts, at: Tensor, batch: _Batch) -> pa.Array:
+    def _rollout_gradient(self, rollouts: list[_Rollouts], at: Tensor, batch: _Batch) -> pa.Array:
         """Column of head gradients weighted by advantage; 0 for samples that are not in `at`."""
         size = self.table.shape[1]
-        counts = torch.tensor([len(states) for states in rollouts.hidden], device=at.device)
         result = torch.zeros(len(batch.samples), size)
         if len(at):
+            counts = torch.tensor([len(group.rewards) for group in rollouts], device=at.device)
             rows = at.repeat_interleave(counts)
             targets = batch.targets.take(rows)
             advantage = [
-                advantages(torch.from_numpy(rewards).double()[None])[0]
-                for rewards in rollouts.rewards
+                advantages(torch.from_numpy(group.rewards).double()[None])[0] for group in rollouts
             ]
             result = rollout_gradient(
-                torch.cat(rollouts.hidden).double(),
+                torch.cat([group.hidden for group in rollouts]).double(),
                 advantage=torch.cat(advantage).to(at.device),
                 sample=rows,
                 samples=len(batch.samples),

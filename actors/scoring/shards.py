@@ -1,4 +1,4 @@
-"""Scores shards: a callable for Ray Data, and a loop for the training worker of trials."""
+"""Scores shards: a callable for Ray Data, and a loop for the kept worker of trials."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from minirec.store.remote import located
 
 
 class Scorer:
-    """Scores shards of several specs, e.g. each policy on each split, in one pass of Ray Data."""
+    """Scores shards of several specs, such as each policy on each split."""
 
     def __init__(self, specs: list[ScoringSpec]):
         self.specs = specs
@@ -25,7 +25,7 @@ class Scorer:
         return batch
 
     def write(self, number: int, shard: int) -> None:
-        """Write the file of one shard of one spec."""
+        """Write one shard of spec `number`; the policy stays loaded for the next call."""
         spec = self.specs[number]
         if self._current is None or self._current.spec is not spec:
             loaded = self._current.loaded if self._current else None
@@ -37,18 +37,15 @@ class Scorer:
 
 @dataclass(frozen=True)
 class ShardsSpec:
-    """What a training worker needs that scores in the place of Ray Data's actors; picklable.
-
-    shards: number of the spec and shard; deadline_s: of one shard.
-    """
+    """Shards for `score_loop`, each as number of its spec and shard number; picklable."""
 
     specs: list[ScoringSpec]
     shards: list[tuple[int, int]]
-    deadline_s: float
+    deadline_s: float  # of one shard
 
 
 def score_loop(config: dict[str, ShardsSpec]) -> None:
-    """Score the shards, but those that an attempt before has finished."""
+    """Score the shards that an earlier attempt has not finished."""
     spec = config["spec"]
     scorer = Scorer(spec.specs)
     for number, shard in spec.shards:

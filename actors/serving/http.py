@@ -1,4 +1,4 @@
-"""The recommender behind HTTP, as a deployment of Ray Serve."""
+"""Serves the recommender over HTTP as a Ray Serve deployment."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from minirec.corpus.ids import known_key
 from minirec.corpus.parse import Malformed, identifier
 
 LARGEST_HISTORY, LARGEST_TOP = 1000, 1000
-SHOWN = 80  # characters of what a client sent that an answer repeats
+SHOWN = 80  # an answer repeats at most this many characters of a request
 EXAMPLE = '{"history": ["KEY"], "top": 10}'
+NO_JSON = f"the body is not valid JSON; send {EXAMPLE}"
 FIELDS = {
     "history": f"history must be a list of 1 to {LARGEST_HISTORY} item keys, oldest first",
     "top": f"top must be a whole number from 1 to {LARGEST_TOP}",
@@ -30,13 +31,13 @@ BATCH_WAIT_S = 0.002
 app = FastAPI(
     title="MiniRec recommender",
     description="Items for a history, ranked over the full catalogue by the trained policy.",
-    docs_url=None,  # its page would load scripts from elsewhere
+    docs_url=None,  # its page would load scripts from another server
     redoc_url=None,
 )
 
 
 def _item_key(value: Any) -> str:
-    """An item key by the rule of the corpus, which takes numbers too."""
+    """An item key by the rule of the corpus, which also accepts numbers."""
     try:
         return identifier(value, "missing item")
     except Malformed as error:
@@ -44,7 +45,7 @@ def _item_key(value: Any) -> str:
 
 
 class Query(BaseModel, extra="forbid"):
-    """A history and how many items are wanted."""
+    """A history and the number of wanted items."""
 
     history: Annotated[
         list[Annotated[str, BeforeValidator(_item_key)]],
@@ -54,7 +55,7 @@ class Query(BaseModel, extra="forbid"):
 
 
 class Item(BaseModel):
-    """An item of the answer."""
+    """A recommended item."""
 
     key: str
     title: str
@@ -62,7 +63,7 @@ class Item(BaseModel):
 
 
 class Answer(BaseModel):
-    """Items, best first, and what the policy wrote before it ranked them."""
+    """Items, best first, and the analysis that the policy wrote."""
 
     items: list[Item]
     analysis: str
@@ -75,25 +76,25 @@ class Problem(BaseModel):
 
 
 def problem(error: dict[str, Any], content_type: str) -> str:
-    """What is wrong with a request, in one sentence that repeats nothing of its values.
+    """One sentence about an invalid request that does not repeat its values.
 
     Args:
-        error: one of those that pydantic reports.
-        content_type: of the request; empty where it has none.
+        error: an error that pydantic reports.
+        content_type: of the request; empty if it has none.
     """
     field, kind = list(error["loc"][1:]), error["type"]
     if kind == "json_invalid":
-        return f"the body is no JSON; send {EXAMPLE}"
-    if kind == "string_unicode":  # pydantic looks at the names before it knows the fields
-        return f"the name of a field is no valid Unicode; send {EXAMPLE}"
+        return NO_JSON
+    if kind == "string_unicode":  # pydantic checks the names before the fields
+        return f"the name of a field is not valid Unicode; send {EXAMPLE}"
     if not field:
         if kind != "missing" and "json" not in content_type:
             return "the body was not read; send it with the header Content-Type: application/json"
-        return f"the body is no JSON object; send {EXAMPLE}"
+        return f"the body is not a JSON object; send {EXAMPLE}"
     if kind == "extra_forbidden":
-        return f"{_short(field[0])} is no field; the fields are {' and '.join(FIELDS)}"
+        return f"{_short(field[0])} is not a field; the fields are {' and '.join(FIELDS)}"
     if len(field) > 1:
-        return f"item {field[1] + 1} of the history is no key; keys are text or whole numbers"
+        return f"item {field[1] + 1} of the history is not a key; keys are text or whole numbers"
     return f"{FIELDS[field[0]]}; it is missing" if kind == "missing" else FIELDS[field[0]]
 
 
@@ -104,23 +105,23 @@ def _short(text: str) -> str:
 
 @app.exception_handler(RequestValidationError)
 async def refuse(request: Request, error: RequestValidationError) -> Response:
-    """422: FastAPI's own answer repeats the input, and NaN cannot be written as JSON."""
-    said = problem(error.errors()[0], request.headers.get("content-type", ""))
-    return JSONResponse({"detail": said}, status_code=422)
+    """422 with one sentence: FastAPI's own answer repeats the input, and fails for NaN."""
+    detail = problem(error.errors()[0], request.headers.get("content-type", ""))
+    return JSONResponse({"detail": detail}, status_code=422)
 
 
 @app.exception_handler(HTTPException)
 async def refuse_body(request: Request, error: HTTPException) -> Response:
-    """422 for a body that FastAPI cannot parse, e.g. nested too deep, for which it has 400."""
+    """422 instead of FastAPI's 400 for a body that it cannot parse, such as a deeply nested one."""
     if error.status_code == 400:
-        return JSONResponse({"detail": f"the body is no JSON; send {EXAMPLE}"}, status_code=422)
+        return JSONResponse({"detail": NO_JSON}, status_code=422)
     return await http_exception_handler(request, error)
 
 
 @serve.deployment
 @serve.ingress(app)
 class Recommendations:
-    """One replica: it answers requests that came together in one batch."""
+    """One replica; it answers simultaneous requests in one batch."""
 
     def __init__(self, spec: RecommenderSpec):
         self.recommender = Recommender(spec)
@@ -128,7 +129,7 @@ class Recommendations:
 
     @app.post("/recommend", responses={422: {"model": Problem}})
     async def recommend(self, query: Query) -> Answer:
-        """Rank all items that are not in the history."""
+        """The best items that are not in the history."""
         keys = self.recommender.keys
         history = [known_key(key, keys) for key in query.history]
         unknown = next((key for key in history if key not in keys), None)
@@ -142,29 +143,26 @@ class Recommendations:
 
     @app.get("/healthz")
     async def healthz(self) -> dict[str, str]:
-        """The replica answers."""
+        """Answers while the replica lives."""
         return {"status": "ok"}
 
     @app.get("/readyz")
     async def readyz(self) -> dict[str, Any]:
-        """The policy is loaded: a replica takes no request before."""
+        """Answers once the policy is loaded."""
         return {"status": "ready", "items": len(self.recommender.titles)}
 
     @serve.batch(max_batch_size=LARGEST_BATCH, batch_wait_timeout_s=BATCH_WAIT_S)
     async def batch(self, asked: list[tuple[tuple[int, ...], int]]) -> list[Recommendation]:
-        """Histories and how many items each wants."""
+        """Recommend for pairs of a history and its number of wanted items."""
         histories, top = zip(*asked, strict=True)
-        # In a thread, so that health is answered meanwhile.
+        # In a thread, so that the replica still answers /healthz.
         return await asyncio.to_thread(self.recommender.recommend, histories, top=top)
 
 
 def application(spec: RecommenderSpec, *, replicas: int, queue: int) -> serve.Application:
-    """The deployment.
+    """The deployment: `replicas` processes with a policy each.
 
-    Args:
-        spec: of the recommender.
-        replicas: processes with a policy each.
-        queue: requests that may wait for a replica; more are answered with 503.
+    `queue` requests may wait for a replica; further ones get status 503.
     """
     deployment = Recommendations.options(  # type: ignore[attr-defined]
         num_replicas=replicas,

@@ -1,4 +1,4 @@
-"""The trained policy as a recommender: histories in, ranked items out."""
+"""Recommends items for histories with the trained policy."""
 
 from __future__ import annotations
 
@@ -26,11 +26,10 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class RecommenderSpec:
-    """All that a recommender reads; picklable.
+    """The settings of a recommender; picklable.
 
-    analysis: off: the answer follows the prompt at once, which costs one forward pass.
+    analysis: whether the policy writes an analysis; without it, one forward pass is enough.
     new_items: keys, titles and texts of items that are not in the catalogue.
-    gpus: of its process.
     """
 
     corpus: str
@@ -46,7 +45,7 @@ class RecommenderSpec:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """Item ids, best first, with their cosines, and what the policy wrote before it ranked."""
+    """Item ids, best first, with their cosines, and the analysis of the policy."""
 
     items: list[int]
     cosines: list[float]
@@ -54,9 +53,9 @@ class Recommendation:
 
 
 class Recommender:
-    """A policy with the vectors of all items, also of those that came after training.
+    """A policy with the vectors of all items, including new ones.
 
-    titles: (V,) of all items; keys: item id by the key of its source.
+    titles: of all V items; keys: item id by the key of its source.
     """
 
     def __init__(self, spec: RecommenderSpec):
@@ -67,11 +66,7 @@ class Recommender:
         self.encoder = Encoder.load(path, self.config.model, category=known.category)
         self.device = "cuda" if spec.gpus else "cpu"
         self.policy = load_policy(
-            path,
-            self.config.model,
-            self.encoder.tokenizer,
-            adapter=adapter,
-            device=self.device,
+            path, self.config.model, self.encoder.tokenizer, adapter=adapter, device=self.device
         )
         self.adapter = Adapter(adapter)
         self.engine = self._engine(path) if spec.analysis else None
@@ -85,24 +80,20 @@ class Recommender:
     def _engine(self, path: str) -> TransformersEngine:
         c = self.config
         length = c.model.max_prompt_tokens + c.rollout.max_new_tokens + 8
-        # Both engines give the same greedy completions; a short job does not pay for vLLM's start.
+        # Both engines give the same greedy completions, and vLLM takes longer to start.
         shape = Shape(self.spec.threads, self.spec.gpus)
         return TransformersEngine(engine_spec(c, path, length, shape=shape))
 
     def recommend(
         self, histories: Sequence[Sequence[int]], *, top: Sequence[int]
     ) -> list[Recommendation]:
-        """A recommendation for each of B histories of item ids, oldest first.
+        """Recommend `top[i]` items for history i, a list of item ids, oldest first.
 
-        Items of the history are left out. `top` says how many are wanted of each; there are fewer
-        where fewer are left. Of equal cosines the lowest item id comes first, whatever else is in
-        the batch.
+        Items of the history are never recommended, so there may be fewer than `top[i]`. Items with
+        equal cosines are in the order of their ids, independent of the rest of the batch.
         """
-        found: list[Recommendation] = []
-        for start in range(0, len(histories), BATCH):
-            part = slice(start, start + BATCH)
-            found += self._batch(histories[part], top[part])
-        return found
+        parts = [slice(start, start + BATCH) for start in range(0, len(histories), BATCH)]
+        return [one for part in parts for one in self._batch(histories[part], top[part])]
 
     @torch.no_grad()
     def _batch(
@@ -121,8 +112,8 @@ class Recommender:
                 for prompt, (one,) in zip(prompts, said, strict=True)
             ]
         hidden = self.policy(sequences)[0]
-        # The rest of a batch changes the last bits of a product of float32, and so the order of
-        # items with equal vectors: float64, rounded, keeps them equal.
+        # In float32, the batch would change the last bits of a product, and so the order of items
+        # with equal vectors. Rounded float64 keeps them equal.
         cosines = (F.normalize(hidden.double(), dim=-1) @ self.table.T).round(decimals=10)
         found = []
         for row, text, history, k in zip(cosines, texts, histories, top, strict=True):
@@ -133,10 +124,10 @@ class Recommender:
 
 
 def _best(cosines: Tensor, k: int) -> tuple[list[int], list[float]]:
-    """The k highest of cosines (V,) with their item ids, of equal ones the lowest ids."""
+    """Item ids and values of the k highest cosines (V,); of equal ones, the lowest ids."""
     if k == 0:
         return [], []
-    # `topk` takes any of equal values; to sort the whole catalogue stably takes 40 times as long.
+    # `topk` chooses arbitrarily among equal values; a stable sort of all takes 40 times as long.
     part = (cosines >= cosines.topk(k).values[-1]).nonzero()[:, 0]
     values, places = cosines[part].sort(descending=True, stable=True)
     return part[places[:k]].tolist(), values[:k].tolist()

@@ -1,4 +1,4 @@
-"""The adapters that a training publishes for its engines, and those it leaves behind."""
+"""Writes the LoRA adapters of a training: for the engines, the best one, and the final one."""
 
 from __future__ import annotations
 
@@ -17,48 +17,48 @@ BEHIND = "behind"
 
 
 class Adapters:
-    """The newest adapter and the one before it.
+    """The newest published adapter and the one before it.
 
-    Every rank holds an instance and makes the same calls, except `clear` and `save_behind`, which
-    only rank 0 calls.
+    Every rank has an instance and makes the same calls, but only rank 0 calls `clear` and
+    `save_behind`.
 
     Attributes:
-        newest: of the last optimizer step; None: the base weights.
-        behind: the one before it. Engines may still be using it.
+        newest: adapter after the last optimizer step; None: the base weights.
+        behind: the adapter before it, which engines may still use.
     """
 
     def __init__(self, folder: Path, engine: Any, *, sharded: bool, start: str | None) -> None:
         """Args:
-        folder: of the training.
+        folder: folder of the training.
         engine: DeepSpeed engine around the policy.
         sharded: whether the engine shards the weights (ZeRO stage 3).
-        start: folder of the adapter that training continues with.
+        start: folder of the adapter that training starts from.
         """
         self.folder = folder
         self.newest = Adapter(start) if start else None
         self.behind = self.newest
         self._engine = engine
         self._sharded = sharded
-        # An engine does not reload a path that it has loaded already, and on a GPU the weights of
-        # a repeated step differ. So each attempt has paths of its own.
+        # An engine does not reload a path that it has loaded, and on a GPU the weights of a
+        # repeated step differ. So each attempt uses new paths.
         self._attempt = secrets.token_hex(4)
 
     def publish(self, version: int) -> None:
-        """Write the policy into a new directory; the next call of the pool carries it."""
+        """Write the policy into a new directory; the next calls to the pool name it."""
         path = self._path(version)
         self._save(path)
         if dist.get_rank() == 0:
-            # Two are kept, since engines may still be using the one before.
+            # Keep two, since engines may still use the previous one.
             for old in sorted(path.parent.glob(f"v*-{self._attempt}"))[:-2]:
                 remove(old)
         self.behind, self.newest = self.newest, Adapter(str(path))
 
     def save_best(self, step: int) -> None:
-        """Keep the policy as it is after `step`, the best so far."""
+        """Save the policy after `step`, the best so far."""
         self._save(self._best(step))
 
     def finish(self, best: int | None) -> None:
-        """Write the final adapter: the one kept after step `best`, or the policy as it is."""
+        """Write the final adapter: the one saved after step `best`; None: the current policy."""
         final = self.folder / "adapter"
         if best is None:
             self._save(final)
@@ -66,12 +66,12 @@ class Adapters:
             _copy(fetch(str(self._best(best))), final)
 
     def save_behind(self, checkpoint: Path) -> None:
-        """Add the adapter before the newest: a restart needs it for the next step's rollouts."""
+        """Add `behind` to a checkpoint: a restart needs it for the next step's rollouts."""
         if self.behind:
             shutil.copytree(fetch(self.behind.path), checkpoint / BEHIND)
 
     def restore(self, step: int, checkpoint: Path) -> None:
-        """Publish the loaded policy as that of `step` steps, and restore the adapter behind it."""
+        """Publish the loaded policy as version `step`, and restore the adapter before it."""
         if (checkpoint / BEHIND).exists():
             path = self._path(step - 1)
             if dist.get_rank() == 0:
@@ -97,7 +97,7 @@ class Adapters:
         with deepspeed.zero.GatheredParameters(lora, enabled=self._sharded):
             if dist.get_rank() == 0:
                 with atomic_dir(path) as folder:
-                    # The default "auto" would ask the hub at each save for the vocabulary.
+                    # The default "auto" would ask the hub for the vocabulary at each save.
                     policy.lm.save_pretrained(folder, save_embedding_layers=False)
 
 

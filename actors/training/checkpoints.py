@@ -1,4 +1,4 @@
-"""Checkpoints of training: each rank adds its files, and a manifest completes them."""
+"""Training checkpoints: each rank adds its files, then rank 0 writes the manifest."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ KEPT = 2
 
 
 def save_checkpoint(folder: Path, step: int, fill: Callable[[Path], None]) -> None:
-    """Publish what `fill` writes on each rank as the checkpoint of `step`; keep the newest `KEPT`.
+    """Publish the files that `fill` writes on each rank; keep the newest `KEPT` checkpoints.
 
-    All ranks call it.
+    All ranks must call it.
     """
     rank, world = dist.get_rank(), dist.get_world_size()
     final = folder / "checkpoints" / f"step-{step:06d}"
@@ -39,8 +39,6 @@ def save_checkpoint(folder: Path, step: int, fill: Callable[[Path], None]) -> No
 
 
 def newest_checkpoint(folder: Path, *, say: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint that matches its manifest; damaged ones are reported and removed."""
-    for checkpoint in sorted((folder / "checkpoints").glob("step-*"), reverse=True):
-        if intact(checkpoint, check_published, say=say):
-            return checkpoint
-    return None
+    """The newest checkpoint that matches its manifest; corrupted ones are reported and removed."""
+    found = sorted((folder / "checkpoints").glob("step-*"), reverse=True)
+    return next((one for one in found if intact(one, check_published, say=say)), None)

@@ -1,7 +1,7 @@
-"""The item side of a training step: the table, the candidates of the item loss, their gradient.
+"""The item side of a training step: item table, candidates of the item loss, and their gradient.
 
-The gradient of the candidates' vectors is first collected over all micro-batches and workers, then
-sent through the item encoder once. So the result depends on neither number.
+The gradient of the candidate vectors is summed over all micro-batches and workers, and goes through
+the item encoder once. So the result does not depend on their numbers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from minirec.rl.losses import Candidates
 class ItemSide:
     """Encodes the catalogue for one training worker, and backpropagates into the items.
 
-    Both methods run the model, so all workers call them at the same steps.
+    Both methods run the model, so all workers must call them at the same steps.
     """
 
     def __init__(
@@ -44,11 +44,9 @@ class ItemSide:
         self._table: Tensor | None = None
 
     def candidates(self, step: int, targets: Iterable[int]) -> Candidates:
-        """The items of a step.
+        """The distinct `targets` of the global batch; these must be the same on all workers.
 
-        Args:
-            step: the whole catalogue is encoded where `refresh_steps` divides it.
-            targets: of the global batch, the same on all workers.
+        The whole catalogue is encoded at steps that `refresh_steps` divides.
         """
         ids = torch.tensor(sorted(set(targets)), device=self.engine.device)
         with torch.no_grad():
@@ -60,22 +58,21 @@ class ItemSide:
         return Candidates(ids, vectors.requires_grad_(True), self._table, self.log_presence)
 
     def backward(self, candidates: Candidates, *, backwards: int) -> None:
-        """Send the collected gradient through the item encoder, as the last backward of a step.
+        """Send the collected gradient through the item encoder; the last backward of a step.
 
         Args:
-            candidates: of this step.
-            backwards: number of backwards of the step, this one included, over which DeepSpeed
+            backwards: number of backwards of the step including this one, over which DeepSpeed
                 averages the gradient.
         """
         collected = candidates.vectors.grad
         gradient = torch.zeros_like(candidates.vectors) if collected is None else collected
         if self.world > 1:
             dist.all_reduce(gradient)
-        # Every rank runs a backward, also one with no item of its own (more ranks than items).
+        # Every rank runs a backward, even without an item of its own (more ranks than items).
         ids = candidates.ids.tolist()
         mine = range(self.rank, len(ids), self.world) or range(1)
         weight = 1.0 if self.rank < len(ids) else 0.0
         vectors = F.normalize(self.engine([self.items[ids[i]] for i in mine])[0], dim=-1)
-        # The gradient carries the factor for the average over ranks; each backward divides by
-        # the number of backwards once more.
+        # The gradient contains the factor for the average over ranks. This backward divides by
+        # the number of backwards again.
         self.engine.backward((vectors * gradient[list(mine)]).sum() * weight * backwards)

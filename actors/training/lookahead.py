@@ -1,9 +1,9 @@
-"""Requests the rollouts of each training step, if wanted one step ahead.
+"""Requests the rollouts of each training step, optionally one step ahead.
 
 With staleness 0, the request is sent when a step begins, and training waits. With staleness 1, the
 rollouts of step s + 1 are requested before step s trains, with the adapter of that moment. So the
-engines work while the step trains, and each policy learns from rollouts that are one update old.
-The first step has no older adapter: steps 0 and 1 both use the weights that training starts from.
+engines work while the step trains, and the policy learns from rollouts that are one update old.
+The first step has no older adapter: steps 0 and 1 both use the initial weights.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
 from actors.engines.engine import Adapter, Completion
-from actors.pool.pool import Call, PoolHandle
+from actors.pool.actor import Call
+from actors.pool.handle import PoolHandle
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """Rollouts of one step, and the seconds that they took.
+    """Rollouts of one step, and their times in seconds.
 
     rollouts: each prompt with its completions, in the order of the calls.
     rollout_seconds: from the request to the last completion.
     wait_seconds: how long training waited for them.
-    idle_seconds: how long the engines were idle before the request; 0 for the first one.
+    idle_seconds: how long the engines were idle before the request; 0 for the first request.
     """
 
     rollouts: list[tuple[list[int], list[Completion]]]
@@ -37,8 +38,8 @@ class Drawn:
 class Lookahead:
     """Requests the rollouts of one step after another; at most one request is pending.
 
-    A call carries one adapter, and a request is complete before the next is sent, so no step mixes
-    versions. Use it from one thread: it also makes the calls, and a tokenizer is not thread-safe.
+    A request uses one adapter and ends before the next is sent, so no step mixes versions. Use it
+    from one thread: it also builds the calls, and a tokenizer is not thread-safe.
     """
 
     def __init__(
@@ -50,9 +51,9 @@ class Lookahead:
         staleness: int,
     ) -> None:
         """Args:
-        calls: the calls of a step.
-        steps: number of steps; nothing is requested after the last.
-        staleness: 0 or 1, updates between the adapter of the rollouts and that of their step.
+        calls: builds the calls of a step.
+        steps: number of steps.
+        staleness: 0 or 1, how many updates old the adapter of the rollouts is.
         """
         self._pool = pool
         self._calls = calls
@@ -64,14 +65,14 @@ class Lookahead:
     def take(self, step: int, *, newest: Adapter | None, behind: Adapter | None) -> Drawn:
         """Wait for the rollouts of `step`; with staleness 1, request those of the next step.
 
-        Steps come in order. The pool's deadlines end the wait.
+        Steps must be taken in order. The pool's deadlines end the wait.
 
         Args:
             newest: the adapter that the step starts from; None: the base weights.
-            behind: the one before. An attempt that starts at this step uses it, if stale.
+            behind: the previous adapter; with staleness 1, the first step of an attempt uses it.
 
         Raises:
-            EngineError: as `PoolHandle.generate`, also if that failed in the background.
+            EngineError: `PoolHandle.generate` failed.
         """
         begun = time.monotonic()
         request = self._pending or self._ask(step, behind if self._staleness else newest)
@@ -82,7 +83,7 @@ class Lookahead:
         return drawn
 
     def close(self) -> None:
-        """Wait for a pending request and ignore its result; for a training that ends early."""
+        """Wait for a pending request and ignore its result."""
         if self._pending is not None:
             self._pending.exception()
             self._pending = None
@@ -99,9 +100,9 @@ class Lookahead:
                 completions = [one for answer in answers for one in answer]
                 rollouts = list(zip(prompts, completions, strict=True))
                 future.set_result(Drawn(rollouts, self._ended - asked, 0, idle))
-            except BaseException as error:  # raised again where the step waits
+            except BaseException as error:  # `take` raises it
                 future.set_exception(error)
 
-        # A daemon: a worker that fails in its step must not wait for the engines.
+        # A daemon thread: a worker that fails in its step must not wait for the engines.
         threading.Thread(target=generate, name=f"rollouts-{step}", daemon=True).start()
         return future

@@ -1,10 +1,6 @@
 """Ray Train loop: curriculum GRPO of the LoRA policy under DeepSpeed.
 
-One step: the order gives the next prompts; the pool rolls out G completions of each with the
-adapter of the last step, or of the one before (`actors.training.lookahead`); one forward gives
-token log-probabilities and hidden states, from which rewards, advantages and losses follow;
-backward; optimizer step; the adapter is published. examples/loop.py has the same steps in one
-process.
+docs/architecture.md lists what a step does; examples/loop.py has the same steps in one process.
 """
 
 from __future__ import annotations
@@ -17,7 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from actors.pool.pool import Call
+from actors.pool.actor import Call
 from actors.process import deadline, trim
 from actors.training.adapters import Adapters
 from actors.training.checkpoints import newest_checkpoint, save_checkpoint
@@ -35,9 +31,8 @@ from minirec.rng import seed_of
 from minirec.store.files import atomic, fetch, read_json, write_json
 from minirec.store.remote import located
 
-TRIM_STEPS = 8  # steps after which a worker returns free memory to the system
-STOP = "stop"
-"""A training ends before its next step if its folder has a file of this name."""
+TRIM_STEPS = 8  # a worker returns free memory to the system every 8 steps
+STOP = "stop"  # a training ends before its next step if its folder has a file of this name
 
 
 def train_loop(config: dict[str, TrainingSpec]) -> None:
@@ -45,7 +40,7 @@ def train_loop(config: dict[str, TrainingSpec]) -> None:
     spec = config["spec"]
     torch.set_num_threads(spec.threads)
     limit = spec.training.step_deadline_s
-    # A worker that hangs is killed, and Ray Train restarts it.
+    # A worker that hangs ends itself, and Ray Train restarts it.
     with deadline(limit):
         worker = Worker(spec)
         first = worker.resume()
@@ -53,7 +48,7 @@ def train_loop(config: dict[str, TrainingSpec]) -> None:
         if exhausted(worker.log, spec.training.patience):
             break
         with deadline(limit):
-            if worker.told_to_stop():
+            if of_rank_0(lambda: (worker.folder / STOP).exists()):
                 worker.lookahead.close()
                 return
             worker.step(step)
@@ -67,8 +62,6 @@ def train_loop(config: dict[str, TrainingSpec]) -> None:
 
 
 class Worker:
-    """One rank of the training."""
-
     def __init__(self, spec: TrainingSpec):
         self.spec = spec
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
@@ -120,12 +113,7 @@ class Worker:
         presence = log_presence(targets, items=len(self.items), prompts=t.prompts_per_step)
         return presence.to(self.engine.device)
 
-    def told_to_stop(self) -> bool:
-        """Whether the file `STOP` exists; all workers get the answer of rank 0."""
-        return of_rank_0(lambda: (self.folder / STOP).exists())
-
     def step(self, step: int) -> None:
-        """One optimizer step on the global batch."""
         started = time.monotonic()
         self._learning_rate(step)
         groups, times = self._roll_out(step)
@@ -157,30 +145,22 @@ class Worker:
             self.adapters.save_best(step)
 
     def _samples(self, step: int) -> list[tuple[int, Sample]]:
-        """Position in the curriculum and sample of each prompt of the global batch."""
+        """Position in the curriculum and sample, for each prompt of the global batch."""
         spec = self.spec
         size = spec.training.prompts_per_step
         positions = range(step * size, (step + 1) * size)
         return [(p, self.samples[spec.order[p % len(spec.order)]]) for p in positions]
 
     def _calls(self, step: int) -> list[Call]:
-        """What the pool is asked for the global batch."""
-        spec = self.spec
         batch = self._samples(step)
         prompts = self.encoder.prompts([sample for _, sample in batch], self.catalogue)
-        seeds = [seed_of(spec.seed, "train", p) for p, _ in batch]
-        n = spec.prompts_per_call
-        count = spec.training.rollouts_per_prompt
-        return [
-            Call(prompts[i : i + n], count, seeds[i : i + n], greedy=False)
-            for i in range(0, len(prompts), n)
-        ]
+        seeds = [seed_of(self.spec.seed, "train", p) for p, _ in batch]
+        n, count = self.spec.prompts_per_call, self.spec.training.rollouts_per_prompt
+        starts = range(0, len(prompts), n)
+        return [Call(prompts[i : i + n], count, seeds[i : i + n]) for i in starts]
 
     def _roll_out(self, step: int) -> tuple[list[Group], dict[str, float]]:
-        """Rollouts of the global batch, and their seconds for the log.
-
-        Rank 0 sends the request, so all ranks see the same rollouts.
-        """
+        """Rollouts of the global batch, requested by rank 0, and their seconds for the log."""
         drawn = of_rank_0(
             lambda: self.lookahead.take(
                 step, newest=self.adapters.newest, behind=self.adapters.behind
@@ -205,11 +185,11 @@ class Worker:
         gradients = [p.grad for p in self.engine.module.parameters() if p.grad is not None]
         own = torch.nn.utils.get_total_norm(gradients)
         self.engine.step()
-        # DeepSpeed knows the norm only from ZeRO stage 1 on, where the gradients are not in p.grad.
+        # With ZeRO stages 1 to 3 the gradients are not in p.grad, but DeepSpeed reports the norm.
         return float(self.engine.get_global_grad_norm() if self.spec.zero_stage else own)
 
     def _validate(self, step: int) -> dict[str, Any]:
-        """The log entries of a validation after this step; none if no validation is due."""
+        """The log entries of a validation after this step; empty if none is due."""
         spec = self.spec
         if not due(step, steps=spec.steps, every=spec.training.validation_steps):
             return {}
@@ -235,7 +215,7 @@ class Worker:
         counts: dict[Unit, int],
         **figures: Any,
     ) -> None:
-        """Add a line: `sums` of this rank over all ranks, per token or group, and `figures`."""
+        """Log `figures` and the `sums` over all ranks, divided by the `counts` of their unit."""
         keys = sorted(sums)
         total = torch.tensor([sums[k] for k in keys], dtype=torch.float64)
         if self.world > 1:
@@ -252,8 +232,6 @@ class Worker:
                 file.write("".join(json.dumps(entry) + "\n" for entry in self.log).encode())
 
     def checkpoint(self, step: int) -> None:
-        """Save weights, optimizer and log."""
-
         def fill(work: Path) -> None:
             self.engine.save_checkpoint(str(work), tag="state", exclude_frozen_parameters=True)
             if self.rank == 0:
@@ -264,7 +242,7 @@ class Worker:
         save_checkpoint(self.folder, step, fill)
 
     def resume(self) -> int:
-        """Load the newest undamaged checkpoint; returns the step to go on with."""
+        """Load the newest intact checkpoint; returns the step to continue with."""
         checkpoint = of_rank_0(self._newest_checkpoint)
         if checkpoint is None:
             return 0
@@ -282,7 +260,7 @@ class Worker:
         return str(found) if found else None
 
     def finish(self) -> None:
-        """Write the final adapter, by which a restarted driver sees that training is finished."""
+        """Write the final adapter, which shows a restarted driver that training is finished."""
         keeps_best = self.spec.training.patience is not None
         self.adapters.finish(best_step(self.log) if keeps_best else None)
         barrier()

@@ -1,10 +1,10 @@
-"""What a worker of Ray Train gets to train with."""
+"""The settings of a training worker."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from actors.pool.pool import PoolHandle
+from actors.pool.handle import PoolHandle
 from minirec.config.model import ModelConfig
 from minirec.config.scoring import RewardConfig
 from minirec.config.training import TrainingConfig
@@ -12,7 +12,7 @@ from minirec.config.training import TrainingConfig
 
 @dataclass(frozen=True)
 class TrainingSpec:
-    """The settings of a training worker; picklable. `training.learning_rate` is set."""
+    """Picklable. `training.learning_rate` is not None; `order` holds sample ids."""
 
     corpus: str
     folder: str
@@ -28,4 +28,4 @@ class TrainingSpec:
     pool: PoolHandle
     threads: int
     zero_stage: int = 0
-    start: str | None = None  # adapter to go on with
+    start: str | None = None  # folder of the adapter that training starts from

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -11,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from actors.engines.engine import Adapter, Completion
-from actors.pool.pool import Call
+from actors.pool.actor import Call
 from actors.training.spec import TrainingSpec
 from actors.training.zero import of_rank_0
 from minirec.corpus.table import Catalogue, SampleFile
@@ -22,25 +23,22 @@ from minirec.rng import seed_of
 from minirec.store.remote import located
 
 CUTOFF = 10
+METRIC = f"valid_ndcg@{CUTOFF}"
 
 
 def due(step: int, *, steps: int, every: int | None) -> bool:
-    """Whether the policy is validated after `step` of 0..steps-1; always after the last."""
+    """Whether to validate after `step` of 0..steps-1: each `every` steps and after the last."""
     return every is not None and ((step + 1) % every == 0 or step + 1 == steps)
 
 
 def drawn(total: int, *, count: int, seed: int) -> list[int]:
-    """At most `count` of the rows 0..total-1, drawn at random, rising."""
-    return sorted(
-        random.Random(seed_of(seed, "validation")).sample(range(total), min(count, total))
-    )
-
-
-METRIC = f"valid_ndcg@{CUTOFF}"
+    """At most `count` of the rows 0..total-1, drawn at random, ascending."""
+    draw = random.Random(seed_of(seed, "validation"))
+    return sorted(draw.sample(range(total), min(count, total)))
 
 
 def best_step(log: Sequence[dict[str, Any]]) -> int | None:
-    """The step of the best validation in a training log, the first of equals; None: none yet."""
+    """The first step with the best validation in a training log; None without a validation."""
     measured = [entry for entry in log if METRIC in entry]
     if not measured:
         return None
@@ -48,7 +46,7 @@ def best_step(log: Sequence[dict[str, Any]]) -> int | None:
 
 
 def exhausted(log: Sequence[dict[str, Any]], patience: int | None) -> bool:
-    """Whether the last `patience` validations were no better than one before them."""
+    """Whether none of the last `patience` validations was better than the best before them."""
     measured = [entry["step"] for entry in log if METRIC in entry]
     if patience is None or len(measured) <= patience:
         return False
@@ -56,7 +54,7 @@ def exhausted(log: Sequence[dict[str, Any]], patience: int | None) -> bool:
 
 
 class Validation:
-    """The validation samples of one worker. Every worker calls it at the same steps."""
+    """Measures the policy on validation samples. All workers must call it at the same steps."""
 
     def __init__(
         self,
@@ -66,10 +64,7 @@ class Validation:
         catalogue: Catalogue,
         items: Sequence[Sequence[int]],
     ):
-        """Args:
-        encoder: of the trained model.
-        items: token lists of the catalogue (`Encoder.items`).
-        """
+        """`items` holds the V token lists of the catalogue (`Encoder.items`)."""
         t = spec.training
         file = SampleFile(located(spec.corpus), "valid")
         seed = spec.seed if t.validation_seed is None else t.validation_seed
@@ -77,7 +72,8 @@ class Validation:
         self.encoder, self.items, self.temperature = encoder, items, spec.model.temperature
         self.prompts = encoder.prompts(self.samples, catalogue)
         self.block = t.prompts_per_micro_batch * t.rollouts_per_prompt
-        self.pool, self.prompts_per_call = spec.pool.copy(), spec.prompts_per_call
+        self.pool = copy.copy(spec.pool)  # another thread uses the original
+        self.prompts_per_call = spec.prompts_per_call
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
 
     @torch.no_grad()
@@ -86,7 +82,7 @@ class Validation:
 
         Args:
             policy: the policy in training, or a DeepSpeed engine around it.
-            adapter: its published weights, for the engines.
+            adapter: the published weights of that policy, for the engines.
         """
         started = time.monotonic()
         completions = self._complete(adapter)
@@ -104,7 +100,7 @@ class Validation:
         }
 
     def _complete(self, adapter: Adapter | None) -> list[Completion]:
-        """The greedy completion of each prompt; the same on all ranks."""
+        """The greedy completion of each prompt, the same on all ranks."""
 
         def complete() -> list[Completion]:
             n = self.prompts_per_call
@@ -116,9 +112,9 @@ class Validation:
         return of_rank_0(complete)
 
     def _shared(self, gains: Callable[[range], list[float]]) -> list[float]:
-        """Gains of all samples, in blocks that the workers share.
+        """Gains of all samples, in blocks that are spread over the workers.
 
-        Under ZeRO 3 a forward needs all workers, so a worker without a block repeats the first one.
+        Under ZeRO 3 a forward needs all workers, so a worker without a block repeats block 0.
         """
         count = len(self.samples)
         blocks = [range(i, min(i + self.block, count)) for i in range(0, count, self.block)]
@@ -132,13 +128,12 @@ class Validation:
         if self.world > 1:
             parts = [{}] * self.world
             dist.all_gather_object(parts, found)
-        by_block = {number: part for one in parts for number, part in one.items()}
-        return [gain for number in range(len(blocks)) for gain in by_block[number]]
+        by_block = sorted(pair for part in parts for pair in part.items())
+        return [gain for _, gains_of_block in by_block for gain in gains_of_block]
 
     def _gains(
         self, policy: Policy, sequences: list[list[int]], rows: range, ranker: Ranker
     ) -> list[float]:
-        """NDCG@10 of some samples over the catalogue."""
         hidden = policy([sequences[row] for row in rows])[0]
         targets = ranker.targets([self.samples[row] for row in rows])
         return ndcg(ranker.rank(hidden, targets), CUTOFF).tolist()

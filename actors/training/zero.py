@@ -1,4 +1,4 @@
-"""DeepSpeed engines of the Ray Train workers, and what these tell each other."""
+"""DeepSpeed engines, and communication between the training workers."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def zero_engine(
 
     Args:
         stage: ZeRO stage, 0 to 3.
-        micro_batch: sequences or prompts of a pass. DeepSpeed only records it.
-        optimizer: None: no steps are made. Stages 1 and 2 have nothing to shard then.
+        micro_batch: sequences or prompts of a pass; DeepSpeed only records it.
+        optimizer: None if no steps are made; then stages 1 and 2 have nothing to shard.
         settings: further entries of DeepSpeed's config.
     """
     import deepspeed
 
-    # Otherwise two CPU workers compile a shared-memory op when they start, and need a compiler.
+    # Otherwise CPU workers compile a shared-memory op at their start, which needs a compiler.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if optimizer is None and stage < 3:
         stage = 0
@@ -52,7 +52,7 @@ def zero_engine(
 
 
 def of_rank_0(compute: Callable[[], T]) -> T:
-    """What `compute` returns on rank 0, for all ranks; the other ranks do not call it."""
+    """Call `compute` on rank 0 only, and return its result on all ranks."""
     box = [compute() if dist.get_rank() == 0 else None]
     if dist.get_world_size() > 1:
         dist.broadcast_object_list(box, src=0)

@@ -1,4 +1,4 @@
-"""Whether a command joins the cluster of RAY_ADDRESS or starts its own Ray, and what may fail."""
+"""Checks RAY_ADDRESS before Ray connects, and explains why Ray did not start."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from minirec.errors import ConfigError, EngineError, MiniRecError
 
 PATIENCE_S = 5.0
 CLIENT_PORT = 10001  # Ray's own default for ray://
+# The first bytes of HTTP/2, with empty settings; all Ray servers except the dashboard use it.
 HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
-"""The first bytes of HTTP/2, with empty settings; all servers of Ray but the dashboard use it."""
 FRAME_HEAD = 9  # bytes before the content of a frame
-SETTINGS = 4  # the type of the first frame that such a server sends
+SETTINGS = 4  # type of the first frame from an HTTP/2 server
 INSTEAD = "or unset RAY_ADDRESS to work on this machine alone"
 
 
 def cluster_address() -> str:
-    """The address of the cluster to join, as given; empty if the command starts its own Ray."""
+    """RAY_ADDRESS; empty if the command starts its own Ray."""
     address = os.environ.get("RAY_ADDRESS", "").strip()
     return "" if address == "local" else address
 
 
 def check_cluster(address: str) -> None:
-    """Refuse within seconds an address at which no cluster answers: Ray tries for 14 minutes.
+    """Check within seconds that a cluster answers; Ray itself would try for 14 minutes.
 
     Raises:
-        ConfigError: it is not an address of a cluster.
+        ConfigError: it is not the address of a cluster.
         EngineError: nothing answers there, or it is not Ray.
     """
-    if address == "auto":  # Ray looks on this machine and fails at once if there is none
+    if address == "auto":  # Ray searches this machine and fails at once if it finds no cluster
         return
     host, port = _host_and_port(address)
     try:
@@ -49,7 +49,7 @@ def check_cluster(address: str) -> None:
         ) from None
     if answer[3:4] != bytes([SETTINGS]):
         raise EngineError(
-            f"what answers at RAY_ADDRESS={address} is no Ray cluster, but maybe its dashboard; "
+            f"the server at RAY_ADDRESS={address} is not a Ray cluster, maybe it is a dashboard; "
             f"give the port that `ray start --head` prints (6379 by default), {INSTEAD}"
         )
 
@@ -62,13 +62,11 @@ def _host_and_port(address: str) -> tuple[str, int]:
     except ValueError:
         host = port = None
     if scheme not in ("", "ray") or not host or not port:
-        hint = (
-            "; the dashboard's address belongs to `minirec submit --address`"
-            if scheme.startswith("http")
-            else ""
-        )
+        hint = ""
+        if scheme.startswith("http"):
+            hint = "; `minirec submit --address` takes the dashboard's address"
         raise ConfigError(
-            f"RAY_ADDRESS={address} is no address of a Ray cluster; write HOST:6379 or "
+            f"RAY_ADDRESS={address} is not the address of a Ray cluster; write HOST:6379 or "
             f"ray://HOST:{CLIENT_PORT}, {INSTEAD}{hint}"
         )
     return host, port
@@ -81,9 +79,9 @@ def not_started(error: Exception, address: str) -> MiniRecError:
         name = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
         folder = os.environ.get(name) or tempfile.gettempdir()
         return ConfigError(
-            f"Ray puts sockets below the temporary folder {folder}, whose path is too long for "
+            f"Ray creates sockets in the temporary folder {folder}, whose path is too long for "
             f"them; set {name} to a shorter path such as /tmp"
         )
     if address:
-        return EngineError(f"the Ray cluster at RAY_ADDRESS={address} was not joined: {text}")
+        return EngineError(f"cannot join the Ray cluster at RAY_ADDRESS={address}: {text}")
     return EngineError(f"Ray did not start on this machine: {text}")

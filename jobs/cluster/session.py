@@ -1,4 +1,4 @@
-"""What the stages of one command share: Ray, and engines that stay up between stages."""
+"""Resources that the stages of a command share: Ray, the engine pool and a kept worker."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ import ray
 
 from actors.cluster import Bundles, Cluster, Room, check_shared
 from actors.engines.engine import engine_spec, resolve_engine
-from actors.pool.pool import Pool, PoolHandle
+from actors.pool.handle import PoolHandle
+from actors.pool.pool import Pool
 from jobs.cluster.joining import check_cluster, cluster_address, not_started
 from jobs.cluster.workers import KeptWorker
 from jobs.console import console, say, without_stderr
@@ -36,7 +37,7 @@ from minirec.resources.allocation import (
 
 
 class Session:
-    """Starts Ray and the engine pool when first needed; closes both at the end."""
+    """Starts Ray and the engine pool when they are first needed; closes them at the end."""
 
     def __init__(
         self,
@@ -47,9 +48,9 @@ class Session:
         cluster: Cluster | None = None,
     ):
         """Args:
-        trials: of a sweep, that work at a time on this machine; 0: no sweep.
-        on_cluster: the caller, a trial, shares a cluster with other jobs and waits for its room.
-        cluster: in place of Ray's own answers.
+        trials: concurrent trials of a sweep on this machine; 0: no sweep.
+        on_cluster: the caller is a trial that shares a cluster and waits for room.
+        cluster: replaces Ray's own answers in tests.
         """
         self.config = config
         self.trials = trials
@@ -72,8 +73,8 @@ class Session:
         """Join the cluster of RAY_ADDRESS, or start a local one for this process.
 
         Raises:
-            ConfigError: the address is not valid, or the machine cannot hold the run.
-            EngineError: no cluster answers there, or Ray does not start.
+            ConfigError: the address is not valid, or the run does not fit.
+            EngineError: no cluster answers at the address, or Ray does not start.
         """
         if self._allocation is None:
             self._set_up_train()
@@ -88,9 +89,9 @@ class Session:
         else:
             self._allocation = self._fit_this_machine()
             options |= {
-                "address": "local",  # else a cluster that happens to run here is joined
+                "address": "local",  # do not join a cluster that runs on this machine
                 "num_cpus": self._cpu_slots(self._allocation),
-                # Without it Ray Train does not see that a stopped trial is gone.
+                # Without it, Ray Train does not notice that a stopped trial is gone.
                 "include_dashboard": self.trials > 0,
                 "object_store_memory": 300 << 20,
             }
@@ -98,7 +99,7 @@ class Session:
             with without_stderr():
                 ray.init(**options)
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-            if isinstance(error, OSError) and error.errno is not None:  # of a file or the disk
+            if isinstance(error, OSError) and error.errno is not None:  # a file or disk error
                 raise
             raise not_started(error, address) from error
         self._started_ray = True
@@ -106,32 +107,28 @@ class Session:
             self._allocation = self._fit_cluster()
         console.print(self._allocation.sentence())
         _quiet_ray_data()
-        # ray.init replaces a handler that was set before it.
+        # ray.init replaces earlier handlers.
         signal.signal(signal.SIGTERM, _stop)
 
     def _set_up_train(self) -> None:
-        """What Ray Train reads in the process that starts a training, a trial of a sweep too."""
-        # The driver of a job has a 3 s grace after SIGTERM; each stage can be resumed anyway.
+        """Set variables that Ray Train reads in the process that starts a training."""
+        # The driver of a job has only 3 s after SIGTERM, and each stage can be resumed anyway.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-        # Without this limit, Ray Train would try to start workers forever where there is no room.
+        # Without this limit, Ray Train would wait forever for room.
         os.environ.setdefault(
             "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", f"{self.config.resources.wait_s:g}"
         )
 
     @property
     def allocation(self) -> Allocation:
-        """How many engines, scorers and workers; starts Ray, since ``auto`` depends on it."""
+        """Numbers of engines, scorers and workers; starts Ray, because ``auto`` depends on it."""
         self.start_ray()
         assert self._allocation is not None
         return self._allocation
 
     def _fit_this_machine(self) -> Allocation:
-        """Processes take turns on the cores of this machine, but never on its GPUs.
-
-        Raises:
-            ConfigError: it has fewer GPUs than the run asks for.
-        """
+        """Processes may share the cores of this machine, but not its GPUs; refuse too few GPUs."""
         import torch
 
         machine = this_machine(gpus=torch.cuda.device_count())
@@ -143,16 +140,16 @@ class Session:
         return found
 
     def _fit_part(self) -> Allocation:
-        """One of each, unless numbers are given: this is one of several trials in the cluster."""
+        """One process of each kind unless numbers are given: trials share the cluster."""
         gpus = sum(node.gpus for node in self._cluster.nodes())
         found = allocate(self.config, [Node("a part", 0, min(2.0, gpus))], local=False)
         if self._on_cluster:
             self._room = self._new_room(requests=False)
-            self._room.nodes(found.engine, {})  # before it has anything
+            self._room.nodes(found.engine, {})  # before the trial starts anything
         return replace(found, engines_max=found.engines)
 
     def _fit_cluster(self) -> Allocation:
-        """Fit what the nodes have; refuse what they cannot hold, or a run directory not shared."""
+        """Fit the nodes; refuse what they cannot hold, and a run directory that is not shared."""
         found = allocate(self.config, self._cluster.nodes(), local=False)
         self._room = self._new_room(requests=True)
         for stage in ("score", "proxy", "train"):
@@ -166,14 +163,14 @@ class Session:
         return Room(self._cluster, wait_s=r.wait_s, autoscaling=r.autoscaling, requests=requests)
 
     def make_room(self, beside: str, *, engines: bool = True) -> None:
-        """Wait for the room of what works `beside` the engines, and of engines not yet started.
+        """Wait until a cluster has room for a stage and for the engines that it will start.
 
         Args:
-            beside: ``score``, ``proxy`` or ``train``.
-            engines: whether the pool will be used.
+            beside: the stage ``score``, ``proxy`` or ``train``.
+            engines: whether the stage uses the pool.
 
         Raises:
-            EngineError: a cluster had no room within ``resources.wait_s``.
+            EngineError: there was no room within ``resources.wait_s``.
         """
         a = self.allocation
         if self._room is None:
@@ -183,10 +180,10 @@ class Session:
         self._room.wait(asked, held=held)
 
     def wait_for_room(self, bundles: Bundles) -> None:
-        """Wait until a cluster has room for these bundles.
+        """Wait until Ray has room for these bundles.
 
         Raises:
-            ConfigError: the cluster, or the Ray of this machine, never will have it.
+            ConfigError: they do not fit even if nothing else runs.
             EngineError: as `make_room`.
         """
         if self._room is not None:
@@ -196,28 +193,22 @@ class Session:
             raise ConfigError(f"{why}; lower the numbers under resources, or --replicas")
 
     def room_for(self, actors: int) -> int:
-        """How many of `actors`, each with one CPU, have room now; all, if an autoscaler adds nodes.
-
-        The engines of the pool stay, so that they need not start again for the next stage.
-        """
+        """How many of `actors` with one CPU each fit beside the engines; all with an autoscaler."""
         self.start_ray()
         if self._room is None or self._room.autoscaling:
             return actors
         return min(actors, int(self._cluster.free().get("CPU", 0)))
 
     def join_cluster(self) -> None:
-        """Join the cluster of RAY_ADDRESS, if there is one, and refuse what it cannot hold.
-
-        A command does so first: it must not fail after an hour of other stages.
-        """
+        """Join the cluster of RAY_ADDRESS if it is set, so that an impossible run fails now."""
         if cluster_address():
             self.start_ray()
 
     def pool(self, model_path: str, *, beside: str) -> PoolHandle:
-        """The pool for a model. The first call waits for room and starts it.
+        """The pool for a model; the first call waits for room and starts it.
 
-        It does not wait for the engines: trainers and scorers start meanwhile, and their first
-        call waits, with the pool's deadline.
+        It does not wait for the engines: trainers and scorers start at the same time, and their
+        first call waits, with the pool's deadline.
         """
         if self._pool is not None and self._model != model_path:
             self._pool.close()
@@ -245,12 +236,9 @@ class Session:
         )
 
     def _engines_now(self, here: Mapping[str, int]) -> list[str]:
-        """A node for each engine that the nodes of this moment hold; empty for any node.
+        """The `Target` of the pool: a node for each engine that fits now.
 
-        With an autoscaler, the most that were asked for: it adds nodes for engines that wait.
-
-        Args:
-            here: engines at work by the id of their node.
+        With an autoscaler, the largest number: it adds nodes for engines that wait.
         """
         a, room = self.allocation, self._room
         assert room is not None
@@ -260,10 +248,10 @@ class Session:
         return places
 
     def keep_worker(self) -> None:
-        """Keep a training worker up: the trainings and evaluations that follow share it.
+        """Keep one training worker for all following trainings and evaluations.
 
-        None is kept where several train, or with ZeRO 3: it replaces functions of torch in its
-        process, so that an evaluation after it would round in another way.
+        Not with several workers, nor with ZeRO 3: it replaces functions of torch in its process,
+        so a later evaluation would round differently.
         """
         a, r = self.allocation, self.config.resources
         if self.kept is None and a.training_workers == 1 and r.zero_stage < 3:
@@ -271,25 +259,18 @@ class Session:
 
     def close(self) -> None:
         """Stop workers, engines and Ray; safe to call twice."""
-        if self.kept is not None:
-            with contextlib.suppress(Exception):  # Ray may be gone already
-                self.kept.close()
-            self.kept = None
-        if self._pool is not None:
-            with contextlib.suppress(Exception):  # Ray may be gone already
-                self._pool.close()
-            self._pool = None
-        if self._room is not None:
-            with contextlib.suppress(Exception):
-                self._room.close()
-            self._room = None
+        for part in (self.kept, self._pool, self._room):
+            if part is not None:
+                with contextlib.suppress(Exception):  # Ray may be gone already
+                    part.close()
+        self.kept = self._pool = self._room = None
         if self._started_ray:
             ray.shutdown()
             self._started_ray = False
             self._allocation = None
 
     def _cpu_slots(self, a: Allocation) -> int:
-        """Logical CPUs: engines, and what works beside them, take turns on the cores."""
+        """Logical CPUs of the local Ray; its processes take turns on the cores."""
         workers = max(a.training_workers, a.proxy_workers) * a.worker.cpus
         beside = workers + max(a.scorers * a.scorer.cpus + 2, self.config.selection.shards)
         each = a.engines * a.engine.cpus + beside
@@ -305,5 +286,5 @@ def _quiet_ray_data() -> None:
 
     context = DataContext.get_current()
     context.enable_progress_bars = False
-    # It logs only errors of workers, with tracebacks; the command itself tells their cause.
+    # It logs only errors of workers, with tracebacks; the command reports their cause.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)

@@ -1,8 +1,7 @@
-"""`minirec submit`: send a command to a Ray cluster as a job, through Ray's own client.
+"""`minirec submit`: sends a command to a Ray cluster as a job, through Ray's own client.
 
-The job runs on a copy of the working directory, so what it writes there is lost: a run directory
-must lie on storage that all nodes share. Of the variables of this shell the job gets only those
-that are named.
+The job runs on a copy of the working directory, and files that it writes there are lost. So a run
+directory must be on storage that all nodes share. The job gets only named variables of this shell.
 """
 
 from __future__ import annotations
@@ -24,22 +23,13 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 Parse = Callable[[list[str]], argparse.Namespace]
+# Files that a job does not need, as in a .gitignore, in addition to those of the ignore files.
 EXCLUDES = (
-    ".git",
-    ".venv",
-    "venv",
-    "__pycache__",
-    "*.egg-info",
-    ".*_cache",
-    ".hypothesis",
-    "build",
-    "/data",
-    "/runs",
+    *(".git", ".venv", "venv", "__pycache__", "*.egg-info", ".*_cache", ".hypothesis", "build"),
+    *("/data", "/runs"),
 )
-"""Patterns, as in a .gitignore, of what a job does not need, besides those of the ignore files."""
-
-SILENCE_S = 60.0  # after this time without an answer of the job server the command gives up
-LIMIT_MIB = 100  # the largest folder that Ray's job server takes
+SILENCE_S = 60.0  # longest time without an answer of the job server
+LIMIT_MIB = 100  # the largest folder that Ray's job server accepts
 JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the driver of a job
 
 
@@ -51,12 +41,12 @@ def connect(address: str) -> JobSubmissionClient:
     """A client of the job server at the dashboard's address, such as ``http://127.0.0.1:8265``.
 
     Raises:
-        JobError: nothing answers there in time, or the token is missing or wrong.
+        JobError: nothing answers in time, or the token is missing or wrong.
     """
     from ray.job_submission import JobSubmissionClient
 
     class Client(JobSubmissionClient):
-        """Ray's client with a timeout: without one it waits for ever for a silent server."""
+        """Ray's client with a timeout; without one it waits forever for a silent server."""
 
         def _do_request(self, *arguments: Any, **settings: Any) -> Any:
             return super()._do_request(*arguments, **{"timeout": SILENCE_S, **settings})
@@ -67,7 +57,7 @@ def connect(address: str) -> JobSubmissionClient:
 
 @contextmanager
 def _explained(address: str, remedy: str) -> Iterator[None]:
-    """Turn what Ray's client raises into a `JobError` of one sentence, which ends in `remedy`."""
+    """Turn exceptions of Ray's client into a `JobError` of one line that ends with `remedy`."""
     from aiohttp import ClientError
     from ray.exceptions import AuthenticationError
 
@@ -76,10 +66,10 @@ def _explained(address: str, remedy: str) -> Iterator[None]:
     except AuthenticationError:
         raise JobError(
             f"{address} refuses the token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or "
-            f"RAY_AUTH_TOKEN_PATH to that of the cluster (`ray get-auth-token` there prints it)"
+            f"RAY_AUTH_TOKEN_PATH to the token that `ray get-auth-token` prints on the cluster"
         ) from None
     except (ClientError, OSError, RuntimeError, ValueError) as error:
-        # From requests, aiohttp, and the client itself, which raises one for an answer such as 404.
+        # From requests, aiohttp, and the client itself, which raises for an answer such as 404.
         cause = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
         raise JobError(f"job server at {address}: {cause}; {remedy} (docs/cluster.md)") from None
 
@@ -96,26 +86,26 @@ def submit(
 
     Args:
         words: e.g. ``["run", "--config", "configs/demo.yaml", "run_dir=/shared/demo"]``.
-        parse: see `check_command`.
+        parse: `jobs.arguments.parse`, which this module must not import.
         address: the dashboard's address.
-        working_dir: folder that is copied to the nodes, less `EXCLUDES`. If it holds the code of
-            this project, driver and workers run that; else both run what is installed.
-        variables: names of variables of this process that the job gets, such as ``HF_TOKEN``.
-            Whoever may open the dashboard can read their values.
+        working_dir: folder that is copied to the nodes without `EXCLUDES`. If it contains the code
+            of this project, the job runs that code, otherwise the installed one.
+        variables: names of environment variables to pass, such as ``HF_TOKEN``. Every user of the
+            dashboard can read their values.
 
     Raises:
-        ConfigError: settings that cannot work, a relative run_dir, a variable that is not set.
+        ConfigError: wrong settings, a relative path, or a variable that is not set.
         JobError: the server does not answer, or the folder is too large.
     """
     folder = Path(working_dir)
     check_command(words, folder, parse=parse)
     unset = [name for name in variables if name not in os.environ]
     if unset:
-        raise ConfigError(f"--env {unset[0]}: there is no such variable here; set it first")
+        raise ConfigError(f"--env {unset[0]}: the variable is not set; set it first")
     check_size(folder)
     client = connect(address)
     with _explained(
-        address, f"see with `ray job list --address {address}` whether the job is there"
+        address, f"check with `ray job list --address {address}` whether the job was sent"
     ):
         return client.submit_job(
             entrypoint=shlex.join(["minirec", *words]),
@@ -128,21 +118,13 @@ def submit(
 
 
 def check_command(words: list[str], working_dir: Path, *, parse: Parse) -> None:
-    """Refuse here, before anything is sent, what the job would refuse.
-
-    Args:
-        parse: `jobs.arguments.parse`, which this module must not import.
-
-    Raises:
-        ConfigError: no command, settings that cannot work, or a path that a job would not find.
-    """
-
+    """Raise ConfigError here, before anything is sent, for a command that the job would refuse."""
     if not words:
         raise ConfigError("there is nothing to submit; write the command after --, e.g. -- run")
     for word in words:
         if re.match(r"([\w.]+=|--\w+=)?~\w*(/|$)", word):
             raise ConfigError(
-                f"{word}: the home folder of a job is that of another machine; give an absolute "
+                f"{word}: in a job, ~ is the home folder on another machine; give an absolute "
                 f"path on storage that all nodes share"
             )
     arguments = parse(words)
@@ -158,14 +140,13 @@ def check_command(words: list[str], working_dir: Path, *, parse: Parse) -> None:
 
 
 def _check_settings(arguments: argparse.Namespace, working_dir: Path) -> None:
-    """`check_command` for a command that takes settings."""
     from minirec.config.reading import check_keys, load
 
     file = arguments.config
     if file and (Path(file).is_absolute() or not (working_dir / file).is_file()):
         raise ConfigError(
-            f"--config {file} is no file of the working directory {working_dir}, the only folder "
-            f"that the job sees; give a path inside it"
+            f"--config {file} is not a file in the working directory {working_dir}, the only "
+            f"folder that the job can read; give a path inside it"
         )
     given = dict(word.split("=", 1) for word in arguments.overrides if "=" in word)
     if getattr(arguments, "features", None) is not None:
@@ -178,28 +159,20 @@ def _check_settings(arguments: argparse.Namespace, working_dir: Path) -> None:
 
 
 def check_shared(config: Config) -> None:
-    """Refuse a folder that would be lost with the job's copy of the working directory.
-
-    Raises:
-        ConfigError: `run_dir` is relative, or `corpus.path` where a download goes to.
-    """
+    """Raise ConfigError if `run_dir`, or `corpus.path` for a download, is relative."""
     check_path("run_dir", config.run_dir)
     if config.corpus.download and config.corpus.path:
         check_path("corpus.path", config.corpus.path)
 
 
 def check_table(features: str, out: str | None) -> None:
-    """Refuse what `select --features` would not find in a job, or would lose with it.
-
-    Raises:
-        ConfigError: the table or the folder for the result is no absolute path.
-    """
+    """Raise ConfigError if the files of `select --features` are not on shared storage."""
     check_local("--features", features, what="select --features")
     check_local("--out", out or ".", what="select --features")
 
 
 def check_local(name: str, path: str, *, what: str) -> None:
-    """Raise ConfigError unless the path is that of a file or folder on storage of all nodes."""
+    """Raise ConfigError unless the path is absolute and not on an object store."""
     if "://" in path:
         raise ConfigError(
             f"{name} {path}: {what} works on files, not on an object store; give an absolute path "
@@ -209,11 +182,11 @@ def check_local(name: str, path: str, *, what: str) -> None:
 
 
 def check_path(name: str, path: str, *, other: str = ", or s3://...") -> None:
-    """Raise ConfigError unless the path means the same on all nodes."""
+    """Raise ConfigError if the path is relative."""
     if not os.path.isabs(path) and "://" not in path:
         raise ConfigError(
-            f"{name}={path} is relative: in a job it would lie in a copy of the working directory "
-            f"and be lost; give an absolute path on storage that all nodes share{other}"
+            f"{name}={path} is relative: in a job it would be in a copy of the working directory, "
+            f"which is lost; give an absolute path on storage that all nodes share{other}"
         )
 
 
@@ -223,11 +196,9 @@ def in_job() -> bool:
 
 
 def check_size(folder: Path, *, limit_mib: float = LIMIT_MIB) -> None:
-    """Refuse a folder that Ray would refuse after packing it.
+    """Raise JobError with the largest entries if Ray would refuse the folder as too large.
 
-    Raises:
-        JobError: with its size and its largest entries; files are counted as they are, packed
-            they may be smaller.
+    It counts uncompressed sizes, so Ray's package may be smaller.
     """
     if not folder.is_dir():
         raise ConfigError(f"--working-dir {folder} is not a directory; give a folder")
@@ -240,13 +211,14 @@ def check_size(folder: Path, *, limit_mib: float = LIMIT_MIB) -> None:
         largest = sorted(sizes, key=lambda name: -sizes[name])[:3]
         named = ", ".join(f"{name} {sizes[name] / 2**20:.0f} MiB" for name in largest)
         raise JobError(
-            f"{folder.absolute()} has {total:.0f} MiB and Ray takes {limit_mib:g} ({named}); name "
-            f"what the job does not need in {folder / '.rayignore'}, or give another --working-dir"
+            f"{folder.absolute()} has {total:.0f} MiB, and Ray accepts {limit_mib:g} ({named}); "
+            f"list files that the job does not need in {folder / '.rayignore'}, or give another "
+            f"--working-dir"
         )
 
 
 def _packed(folder: Path) -> Iterator[Path]:
-    """The files that Ray packs: those that neither `EXCLUDES` nor the ignore files name."""
+    """The files that Ray packs: all that neither `EXCLUDES` nor the ignore files exclude."""
     from pathspec import GitIgnoreSpec
 
     lines = list(EXCLUDES)
@@ -267,34 +239,34 @@ def _packed(folder: Path) -> Iterator[Path]:
 
 
 def ask(what: str, job: str, *, address: str) -> str:
-    """The ``status`` or the ``logs`` of a job, or ``stop`` it, which gives its status.
+    """The ``status`` or ``logs`` of a job; ``stop`` stops it and returns its status.
 
     Raises:
-        JobError: the server does not answer, or knows no such job.
+        JobError: the server does not answer, or does not know the job.
     """
     client = connect(address)
-    with _explained(address, f"`ray job list --address {address}` names the jobs"):
+    with _explained(address, f"`ray job list --address {address}` lists the jobs"):
         if what == "stop":
             client.stop_job(job)
         return client.get_job_logs(job) if what == "logs" else str(client.get_job_status(job))
 
 
 def follow(job: str, *, address: str, say: Callable[[str], None]) -> bool:
-    """Pass on what the job prints until it ends; whether it succeeded.
+    """Pass the log of a job to `say` until the job ends; returns whether it succeeded.
 
     Raises:
-        JobError: the log has ended and the job has not: the connection was lost, say.
+        JobError: the log ended before the job, for example because the connection was lost.
     """
     client = connect(address)
-    on = f"see how it goes on with `minirec submit --address {address} --status|--logs {job}`"
+    how = f"follow it with `minirec submit --address {address} --status|--logs {job}`"
 
     async def tail() -> None:
         async for text in client.tail_job_logs(job):
             say(text)
 
-    with _explained(address, f"this ends only the view of job {job}; {on}"):
+    with _explained(address, f"job {job} continues; {how}"):
         asyncio.run(tail())
         status = client.get_job_status(job)
     if not status.is_terminal():
-        raise JobError(f"the log of job {job} has ended, but the job is {status}; {on}")
+        raise JobError(f"the log of job {job} has ended, but the job is {status}; {how}")
     return status == "SUCCEEDED"

@@ -1,4 +1,4 @@
-"""Training workers: those that Ray Train starts for one loop, and one that stays up for trials."""
+"""Training workers: started by Ray Train for one loop, or a single one kept for many trials."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ Loop = Callable[[dict[str, Any]], None]
 
 @dataclass(frozen=True)
 class Team:
-    """Workers of Ray Train.
+    """The workers that Ray Train starts.
 
-    training: has their deadlines, and how often they are restarted.
-    count, shape: how many, and what each gets.
+    training: has their deadline and their number of restarts.
+    shape: resources of each.
     storage, name: Ray Train writes into the folder `name` in `storage`.
     """
 
@@ -35,12 +35,12 @@ class Team:
     name: str
 
     def trainer(self, loop: Loop, argument: dict[str, Any]) -> TorchTrainer:
-        """Workers that call ``loop(argument)``."""
+        """A trainer whose workers call ``loop(argument)``."""
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
 
         t, gpu = self.training, self.shape.gpus > 0
-        # The second limit is that of starts without room, each of resources.wait_s.
+        # The second limit counts starts that found no room within resources.wait_s.
         failures = FailureConfig(
             max_failures=t.max_failures, controller_failure_limit=t.max_failures
         )
@@ -60,37 +60,39 @@ class Team:
 
 
 def fit(kept: KeptWorker | None, loop: Loop, spec: object, team: Team) -> None:
-    """Let training workers call ``loop({"spec": spec})``; returns when all have done so.
+    """Let training workers call ``loop({"spec": spec})``; returns when all have finished.
 
     Args:
-        kept: the worker that does it, if the session keeps one.
-        loop: of `actors`.
-        spec: picklable.
-        team: the workers that Ray Train starts for it otherwise.
+        kept: the worker of the session, if it keeps one.
+        team: the workers that Ray Train starts otherwise.
 
     Raises:
-        EngineError: it failed more often than `max_failures`; names the cause.
+        EngineError: it failed more often than `max_failures`.
     """
+    from ray.train import TrainingFailedError
+
     argument = {"spec": spec}
-    if kept is None:
-        in_thread(lambda: _fit_or_explain(team, loop, argument))
-    else:
-        t = team.training
-        kept.run(loop, argument, max_failures=t.max_failures, limit=step_limit(t))
+    t = team.training
+    limit = f"its start or one step takes longer than step_deadline_s, {t.step_deadline_s:g} s"
+    if kept is not None:
+        kept.run(loop, argument, max_failures=t.max_failures, limit=limit)
+        return
+    try:
+        in_thread(lambda: team.trainer(loop, argument).fit())
+    except TrainingFailedError as error:
+        raise _failed(error, limit) from error
 
 
 class KeptWorker:
     """A single training worker that stays up between the trials of a session.
 
-    For one machine: on a cluster, other jobs would wait for what it holds.
+    Only for one machine: on a cluster, other jobs would wait for its resources.
+
+    Raises:
+        EngineError: it did not start within `wait_s` seconds.
     """
 
     def __init__(self, shape: Shape, *, wait_s: float) -> None:
-        """Start it.
-
-        Raises:
-            EngineError: it did not start within `wait_s` seconds.
-        """
         self._shape, self._wait_s = shape, wait_s
         self._actor: Any = None
         self._start()
@@ -99,12 +101,12 @@ class KeptWorker:
         import ray
 
         from actors.causes import cause
-        from actors.training.single import SingleWorker
+        from actors.process import SingleWorker
 
         worker = ray.remote(
             num_cpus=self._shape.cpus,
             num_gpus=self._shape.gpus,
-            scheduling_strategy="SPREAD",  # else in the placement group of the trial
+            scheduling_strategy="SPREAD",  # not in the placement group of the trial
         )(SingleWorker)
         self._actor = worker.remote()
         try:
@@ -119,7 +121,7 @@ class KeptWorker:
             raise EngineError(f"a training worker ended at its start: {cause(error)}") from error
 
     def run(self, loop: Loop, argument: Any, *, max_failures: int, limit: str) -> None:
-        """Let it call ``loop(argument)``; the loop continues from what earlier attempts did.
+        """Let it call ``loop(argument)``; a retry continues from what is finished.
 
         After a failure a new process takes over: the old one may be broken, or hold memory.
 
@@ -130,7 +132,7 @@ class KeptWorker:
             limit: when the worker ends by itself, for the message.
 
         Raises:
-            EngineError: the last attempt failed too; names the cause.
+            EngineError: it failed more often than `training.max_failures`.
         """
         import ray
 
@@ -155,7 +157,7 @@ class KeptWorker:
 
 
 def ray_storage(folder: Path) -> dict[str, Any]:
-    """Where Ray Train or Tune writes: with the same file system as everything else of the run."""
+    """Storage arguments of Ray Train and Tune for a folder of the run."""
     if not is_remote(folder):
         return {"storage_path": str(folder)}
     import pyarrow.fs
@@ -165,38 +167,20 @@ def ray_storage(folder: Path) -> dict[str, Any]:
     return {"storage_path": far.path, "storage_filesystem": pyarrow.fs.PyFileSystem(handler)}
 
 
-def _fit_or_explain(team: Team, loop: Loop, argument: dict[str, Any]) -> None:
-    from ray.train import TrainingFailedError
-
-    try:
-        team.trainer(loop, argument).fit()
-    except TrainingFailedError as error:
-        raise _failed(error, step_limit(team.training)) from error
-
-
-def step_limit(training: TrainingConfig) -> str:
-    """When a training worker ends by itself."""
-    return (
-        f"its start or one step takes longer than step_deadline_s, {training.step_deadline_s:g} s"
-    )
-
-
 def _failed(error: Exception, limit: str) -> EngineError:
-    """The message of a failure after which no worker was started again."""
     from actors.causes import cause
 
     return EngineError(
-        f"a training worker failed and was not restarted any more: {cause(error)}; the same "
-        f"command goes on from what is finished (a worker also ends when {limit})"
+        f"a training worker failed and has no restarts left: {cause(error)}; the same command "
+        f"continues from what is finished (a worker also ends when {limit})"
     )
 
 
 def in_thread(function: Callable[[], object]) -> None:
-    """Call a function in a daemon thread and wait for it.
+    """Call a function in a daemon thread and wait for it; raises what the function raises.
 
-    In the main thread Ray Train replaces the handler of Ctrl-C by one that ends the process
-    without a message. From another thread it does not, so the command itself is interrupted and
-    closes what it started.
+    In the main thread, Ray Train's handler of Ctrl-C would end the process without a message. From
+    another thread it sets no handler, so the command is interrupted and closes what it started.
     """
     raised: list[BaseException] = []
 

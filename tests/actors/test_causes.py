@@ -1,4 +1,4 @@
-"""Ray's reports, shortened as they stood in logs of version 2.60."""
+"""The causes that are found in reports of Ray 2.60."""
 
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError
 
@@ -35,29 +35,26 @@ def error_with(text):
 def test_an_exception_is_named_with_its_message():
     assert cause(RuntimeError(TRAINING)) == "ValueError: the reward is broken"
     assert cause(RuntimeError(ENGINE)).startswith("EngineError: engine 1 of 2 (vllm) died")
-    task = RayTaskError("score", TRAINING, ValueError("what the scorer met"))
-    assert cause(task) == "ValueError: what the scorer met"
+    task = RayTaskError("score", TRAINING, ValueError("bad sample"))
+    assert cause(task) == "ValueError: bad sample"
 
 
 def test_a_killed_process_is_called_killed():
     assert cause(error_with(KILLED)).startswith("its process 32227 was killed or crashed")
     assert cause(RuntimeError(TRAINING_KILLED)).startswith("its process 32227 was killed")
-
-
-def test_a_death_that_ray_train_reports_under_its_own_name_is_called_killed():
+    # Ray Train reports the death of a worker under its own name.
     line = "WorkerGroupError: The actor is dead because its worker process has died. Worker PID: 77"
     assert cause(RuntimeError(line)).startswith("its process 77 was killed or crashed")
 
 
 def test_lack_of_memory_is_named():
-    found = cause(OutOfMemoryError(MEMORY))
-    assert "ran out of memory (22.1GB of 23.0GB were used)" in found
+    assert "ran out of memory (22.1GB of 23.0GB were used)" in cause(OutOfMemoryError(MEMORY))
 
 
 def test_advice_of_ray_data_is_left_out():
-    said = (
+    report = (
         "part-2.parquet: the store refuses it\n"
         "Failed to map batch after 1/1 attempts (total backoff 0.0s).\n"
         "To change retry attempts, configure `DataContext`."
     )
-    assert cause(OSError(said)) == "OSError: part-2.parquet: the store refuses it"
+    assert cause(OSError(report)) == "OSError: part-2.parquet: the store refuses it"

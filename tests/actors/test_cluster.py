@@ -1,4 +1,4 @@
-"""The parts of a cluster's checks that need no cluster."""
+"""Checks of a cluster that run without Ray."""
 
 import time
 
@@ -11,7 +11,7 @@ from minirec.resources.allocation import Node, Shape
 
 
 class Fixed:
-    """A cluster of some nodes, of which `by_node` is free; notes what the autoscaler is asked."""
+    """A cluster with fixed answers; `requested` records requests to the autoscaler."""
 
     def __init__(self, *nodes, by_node=None, room=True):
         self.there, self.by_node, self.room, self.requested = nodes, by_node, room, []
@@ -32,7 +32,7 @@ class Fixed:
         self.requested.append(bundles)
 
 
-def test_without_an_autoscaler_what_no_node_holds_is_refused():
+def test_without_an_autoscaler_impossible_bundles_are_refused():
     fixed = Fixed(Node("a", 2))
     room = cluster.Room(fixed, wait_s=1, autoscaling=False)
     room.refuse_impossible([{"CPU": 2.0}])
@@ -58,11 +58,11 @@ def test_a_cluster_without_room_is_described():
         room.wait([{"CPU": 1.0}] * 2)
 
 
-def test_a_probe_that_cannot_be_read_makes_the_node_blind_at_once(tmp_path):
+def test_a_probe_that_cannot_be_read_fails_at_once(tmp_path):
     (tmp_path / "probe").write_text("token")
     assert cluster._read._function(str(tmp_path / "probe")) == "token"
     started = time.monotonic()
-    assert cluster._read._function(str(tmp_path)) is None  # a folder: an OSError, as no permission
+    assert cluster._read._function(str(tmp_path)) is None  # an OSError
     assert time.monotonic() - started < 5
 
 
@@ -75,11 +75,11 @@ def test_what_other_jobs_use_is_not_counted():
         return [(node.cpus, node.gpus) for node in room.nodes(engine, here)]
 
     assert counted({}) == [(5, 0), (4, 1.5)]
-    free["B"] = {"CPU": 2.0, "GPU": 0.5}  # two engines of the run, which it has not seen yet
+    free["B"] = {"CPU": 2.0, "GPU": 0.5}  # two engines of the run, not counted yet
     assert counted({}) == [(5, 0), (4, 1.5)]
-    free["B"] = {"GPU": 0.5}  # both, and a worker of it with 2 CPUs; Ray leaves out what is 0
+    free["B"] = {"GPU": 0.5}  # and its worker with 2 CPUs; Ray omits 0 CPUs
     assert counted({"B": 2}) == [(5, 0), (4, 1.5)]
-    free["A"] = {"CPU": 7.0}  # the other job has left, a scorer of the run has 1 CPU
+    free["A"] = {"CPU": 7.0}  # the other job has ended, a scorer of the run has 1 CPU
     assert counted({"B": 2}) == [(7, 0), (4, 1.5)]
 
 
@@ -93,5 +93,5 @@ def test_what_other_jobs_use_is_not_counted():
         ({"0": "A"}, [], set(), []),
     ],
 )
-def test_engines_and_the_places_that_are_wanted(nodes, wanted, placed, left):
+def test_engines_are_matched_with_wanted_nodes(nodes, wanted, placed, left):
     assert match(nodes, wanted) == (placed, left)

@@ -14,11 +14,11 @@ from helpers.nodes import SAME, NodesProcess
 
 @pytest.fixture
 def cluster(monkeypatch):
-    """Makes `Nodes`; ends them, and fails if a process of theirs or of the runs outlives it."""
+    """Starts clusters and ends them; fails if a process of a node or a run outlives the test."""
     token, folder = secrets.token_hex(16), tempfile.mkdtemp(prefix="mrc", dir="/tmp")
     for name, value in {
         MARK: token,
-        "RAY_TMPDIR": folder,  # else other programs here would join this cluster
+        "RAY_TMPDIR": folder,  # so that no other program joins this cluster
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": token,
         "OMP_NUM_THREADS": "1",
@@ -48,11 +48,11 @@ def cluster(monkeypatch):
 
 @pytest.fixture(scope="session")
 def single(tmp_path_factory):
-    """Directory of the run on one machine; not to be changed."""
+    """Directory of the run on one machine; tests must not change it."""
     from helpers.small import finish
 
     run_dir = tmp_path_factory.mktemp("single") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")  # as `cluster`: novelty has digits of the threads
+        patch.setenv("OMP_NUM_THREADS", "1")  # as in `cluster`: the last digits depend on it
         finish(run_dir, "run", *SAME)
     return run_dir

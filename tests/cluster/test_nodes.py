@@ -1,4 +1,4 @@
-"""A run over several nodes gives the bytes of one machine, also when nodes leave and join."""
+"""A run on several nodes gives the bytes of one machine, even if nodes leave and join."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def ended(process, run_dir):
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_three_nodes_equal_one(single, cluster, tmp_path):
-    """From an empty directory; the head has no CPU, so the driver's node runs nothing."""
+    """The head has no CPU, so the driver's node runs nothing."""
     nodes = cluster(2, 2, 2)
     run_dir = tmp_path / "run"
     process = start(run_dir, "run", *SAME, "resources.engines=2", "resources.scorers=2")
@@ -86,7 +86,7 @@ def test_a_node_that_dies_during_train(single, cluster, tmp_path):
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-def test_the_same_command_goes_on_after_the_head_was_restarted(single, cluster, tmp_path):
+def test_the_same_command_continues_after_a_restart_of_the_head(single, cluster, tmp_path):
     nodes = cluster(2, 2)
     run_dir = unscored(single, tmp_path / "run")
     process = start(run_dir, "run", *SAME, "resources.engines=2")

@@ -1,4 +1,4 @@
-"""What a cluster cannot give is refused with numbers; engines follow its nodes."""
+"""Runs that do not fit a cluster are refused with numbers; engines follow the nodes."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Holder:
         return True
 
 
-def engines_stand_where_they_are_wanted():
-    """Two on the larger node, though the other one has room; then one of them leaves."""
+def engines_are_on_wanted_nodes():
+    """Two on the larger node, though the other one has room; then one of them is dropped."""
 
-    class Idle:  # defined here, so that Ray sends it whole
+    class Idle:  # nested, so that Ray pickles it by value
         def __init__(self, spec):
             pass
 
@@ -50,7 +50,7 @@ def engines_stand_where_they_are_wanted():
 
 
 def room_checks(folder):
-    """On a cluster of nodes with 0, 1 and 2 CPUs; in a process of its own, as `ClusterProcess`."""
+    """Runs in a new process on a cluster of nodes with 0, 1 and 2 CPUs."""
     ray.init(log_to_driver=False)
     assert sorted(node.cpus for node in Cluster().nodes()) == [0, 1, 2]
     room = Room(Cluster(), wait_s=2, autoscaling=False)
@@ -67,16 +67,16 @@ def room_checks(folder):
     with pytest.raises(EngineError, match=r"within 2 s .*CPU: 3 asked, 2 free of 3; wait for"):
         room.wait([cpu] * 3)
     assert time.monotonic() - started < 30
-    room.wait([cpu] * 2)  # nothing of what was refused is held
-    left = [[0, 0, 2], [0, 1, 1]]  # which node the holder took; Ray's figures are a little late
+    room.wait([cpu] * 2)  # the refused bundles hold nothing
+    left = [[0, 0, 2], [0, 1, 1]]  # the holder may be on either node; Ray's numbers are late
     while (cpus := sorted(n.cpus for n in room.nodes(Shape(1, 0), {}))) not in left:
         assert time.monotonic() - started < 30, cpus
         time.sleep(0.2)
     ray.kill(holder)
-    engines_stand_where_they_are_wanted()
+    engines_are_on_wanted_nodes()
     check_shared(folder / "run", Cluster())
     assert list((folder / "run").iterdir()) == []
-    (folder / "probe").write_text("of another run")  # in what each node sees there
+    (folder / "probe").write_text("of another run")  # every node can read it
     blind = _blind(Cluster(), folder / "probe", "x")
     assert sorted(blind) == sorted(node.name for node in Cluster().nodes()) and len(blind) == 3
     ray.shutdown()
@@ -87,7 +87,7 @@ def test_room(cluster, tmp_path):
     cluster(1, 2)
     with get_context("spawn").Pool(1) as process:
         process.apply(room_checks, (tmp_path,))
-    # The command too refuses before anything starts.
+    # The command also refuses before anything starts.
     words = ("run", "resources.engines=3")
     done = subprocess.run(command(tmp_path / "run", *words), capture_output=True, text=True)
     assert done.returncode == 2

@@ -8,27 +8,26 @@ import time
 import pytest
 import ray
 import torch
-from helpers.tiny_model import (
-    RANK,
-    build_adapter,
-    build_model,
-    policy,
-    prompts,
-    teacher_forced,
-)
+from helpers.tiny_model import RANK, build_adapter, build_model, policy, prompts, teacher_forced
 
 from actors.engines import transformers
 from actors.engines.engine import Adapter, EngineSpec, engine_spec, resolve_adapter, resolve_engine
 from actors.engines.merging import merged_weights
 from actors.engines.transformers import TransformersEngine
-from actors.pool.pool import Call, Pool
+from actors.pool.actor import Call
+from actors.pool.pool import Pool
 from minirec.config.model import RolloutConfig
 from minirec.config.resources import ResourcesConfig
 from minirec.config.run import Config
 from minirec.errors import ConfigError, EngineError
 from minirec.resources.allocation import Shape
 
-needs_vllm = pytest.mark.skipif(not importlib.util.find_spec("vllm"), reason="vLLM is absent")
+
+def vllm_test(test):
+    skip = pytest.mark.skipif(not importlib.util.find_spec("vllm"), reason="vLLM is absent")
+    for mark in (skip, pytest.mark.vllm, pytest.mark.ray, pytest.mark.slow):
+        test = mark(test)
+    return test
 
 
 @pytest.fixture(scope="module")
@@ -104,13 +103,13 @@ def test_a_stop_string_of_several_tokens(engine, spec):
     asked, seeds = prompts(16, 30), list(range(16))
     free = flat(engine.generate(asked, n=1, seeds=seeds))
     decode = engine.vocabulary.decode
-    # A rollout with three tokens in a row that are text for themselves and not seen before.
+    # Three tokens in a row that are ASCII text and do not occur before.
     which, end, text = next(
-        (i, t, decode(one.token_ids[t - 3 : t]))
+        (i, t, text)
         for i, one in enumerate(free)
         for t in range(4, len(one.token_ids))
-        if decode(one.token_ids[t - 3 : t]).isascii()
-        and decode(one.token_ids[t - 3 : t]) not in decode(one.token_ids[: t - 1])
+        if (text := decode(one.token_ids[t - 3 : t])).isascii()
+        and text not in decode(one.token_ids[: t - 1])
     )
     with_stop = TransformersEngine(dataclasses.replace(spec, stop=text))
     stopped = flat(with_stop.generate(asked, n=1, seeds=seeds))[which]
@@ -148,12 +147,12 @@ def test_refused_calls(engine, spec):
     assert engine.generate([], n=1, seeds=[]) == []
 
 
-def test_an_adapter_that_is_not_there(engine, tmp_path):
+def test_a_missing_adapter(engine, tmp_path):
     with pytest.raises(EngineError, match="no adapter_model.safetensors"):
         engine.load_adapter(Adapter(str(tmp_path)))
 
 
-def test_an_adapter_that_was_loaded_by_half_is_loaded_again(spec, adapters, monkeypatch):
+def test_a_half_loaded_adapter_is_loaded_again(spec, adapters, monkeypatch):
     engine = TransformersEngine(spec)
     engine.load_adapter(adapters[0])
     expected = engine.generate(prompts(2, 20), n=2, seeds=[1, 2], adapter=adapters[0])
@@ -177,7 +176,7 @@ def test_resolution(monkeypatch):
     assert resolve_adapter(Config(resources=ResourcesConfig(gpus_per_engine=1))) == "lora"
 
 
-def test_engine_spec_refuses_what_cannot_work():
+def test_engine_spec_refuses_merging_with_tensor_parallel():
     merged = Config(rollout=RolloutConfig(adapter="merged"))
     with pytest.raises(ConfigError, match="rollout.adapter=lora or resources.gpus_per_engine=1"):
         engine_spec(merged, "model", 128, shape=Shape(1, 2))
@@ -187,24 +186,20 @@ def test_engine_spec_refuses_what_cannot_work():
 
 @pytest.fixture(scope="module")
 def pools(spec):
-    """A merged and a LoRA vLLM engine, started side by side."""
+    """A merged and a LoRA vLLM engine, started at the same time."""
+    lora_spec = dataclasses.replace(spec, adapter="lora")
     ray.init(num_cpus=4, include_dashboard=False, object_store_memory=200_000_000)
     with (
         Pool(spec, engine="vllm", engines=1, name="merged") as merged,
-        Pool(
-            dataclasses.replace(spec, adapter="lora"), engine="vllm", engines=1, name="lora"
-        ) as lora,
+        Pool(lora_spec, engine="vllm", engines=1, name="lora") as lora,
     ):
         yield {"merged": merged.wait_ready().handle(), "lora": lora.wait_ready().handle()}
     ray.shutdown()
 
 
-@needs_vllm
-@pytest.mark.vllm
-@pytest.mark.ray
-@pytest.mark.slow
+@vllm_test
 def test_vllm_gives_the_models_logprobs_merged_and_as_lora(pools, spec, model, adapters):
-    # More than one cache block (128 tokens), so that a stale prefix cache would be seen.
+    # More than one cache block (128 tokens), so that the test would notice a stale prefix cache.
     asked = prompts(6, 220)
     call = Call(asked, n=4, seeds=[100 * i for i in range(6)])
     seen = []
@@ -218,10 +213,7 @@ def test_vllm_gives_the_models_logprobs_merged_and_as_lora(pools, spec, model, a
     assert seen[0] != seen[1] != seen[2]
 
 
-@needs_vllm
-@pytest.mark.vllm
-@pytest.mark.ray
-@pytest.mark.slow
+@vllm_test
 def test_vllm_seeds_and_endings(pools, spec):
     asked = prompts(16, 40)
     seeds = [100 * i for i in range(16)]
@@ -234,24 +226,17 @@ def test_vllm_seeds_and_endings(pools, spec):
     assert third[0][0] == together[0][2]
 
 
-@needs_vllm
-@pytest.mark.vllm
-@pytest.mark.ray
-@pytest.mark.slow
+@vllm_test
 def test_vllm_greedy_equals_transformers(pools, engine, adapters):
     asked = prompts(6, 50)
     call = Call(asked, n=1, seeds=[0] * 6, greedy=True)
     for adapter in (None, adapters[1]):
         (ours,) = pools["merged"].generate([call], adapter)
-        assert_logprobs_equal(
-            ours, engine.generate(asked, n=1, seeds=[0] * 6, greedy=True, adapter=adapter)
-        )
+        theirs = engine.generate(asked, n=1, seeds=[0] * 6, greedy=True, adapter=adapter)
+        assert_logprobs_equal(ours, theirs)
 
 
-@needs_vllm
-@pytest.mark.vllm
-@pytest.mark.ray
-@pytest.mark.slow
+@vllm_test
 @pytest.mark.long
 def test_vllm_killed_during_generate_gives_the_same_bytes(pools, adapters):
     call = Call(prompts(32, 220), n=8, seeds=[100 * i for i in range(32)])

@@ -9,7 +9,8 @@ import ray
 from helpers.tiny_model import build_adapter, build_model, prompts
 
 from actors.engines.engine import Adapter, EngineSpec
-from actors.pool.pool import Call, Pool
+from actors.pool.actor import Call
+from actors.pool.pool import Pool
 from minirec.errors import EngineError
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -47,7 +48,7 @@ def pids(pool):
 
 
 def signal_when_busy(pool, engine, number):
-    """Send a signal to the engine's process as soon as it is at work; returns the thread."""
+    """Send a signal to the engine's process when it works; returns the thread and the pid."""
     actor, pid = list(pool.handle().actors.values())[engine], pids(pool)[engine]
 
     def send():
@@ -108,7 +109,7 @@ def test_an_engine_that_dies_too_often(cluster, spec):
         thread.join()
 
 
-def test_a_start_that_cannot_work(cluster, spec):
+def test_a_start_that_fails(cluster, spec):
     with (
         Pool(
             spec, engine="transformers", engines=1, cpus_per_engine=64, start_deadline_s=1
@@ -125,7 +126,7 @@ def test_a_start_that_cannot_work(cluster, spec):
 
 
 def test_engines_come_and_go_while_calls_run(pool, spec):
-    """An engine that is added gets calls; the call of one that is dropped goes to another."""
+    """An added engine gets calls; the call of a dropped engine goes to another."""
     expected, wanted = pool.handle().generate(calls(6)), [1]
     with Pool(
         spec, engine="transformers", engines=1, target=lambda here: [""] * wanted[0], name="elastic"
@@ -148,7 +149,7 @@ def test_engines_come_and_go_while_calls_run(pool, spec):
 
         thread = threading.Thread(target=shrink)
         thread.start()
-        assert handle.generate(calls(6) * 12) == expected * 12  # longer than a look at the nodes
+        assert handle.generate(calls(6) * 12) == expected * 12  # longer than TICK_S
         thread.join()
         while len(grown.actors) > 1 and time.monotonic() < end + 120:
             time.sleep(0.1)
@@ -157,7 +158,7 @@ def test_engines_come_and_go_while_calls_run(pool, spec):
 
 
 def test_close_leaves_no_process_even_of_a_hung_engine(pool):
-    """The last test of this file: it ends the pool that the others share."""
+    """This must be the last test: it ends the pool that the others share."""
     processes = pids(pool)
     os.kill(processes[0], signal.SIGSTOP)
     pool.close()

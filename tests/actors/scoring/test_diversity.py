@@ -1,4 +1,4 @@
-"""MaxMin in Ray actors against the one in this process."""
+"""Compares MaxMin in Ray actors with MaxMin in one process."""
 
 import numpy as np
 import pytest
@@ -23,9 +23,8 @@ def cluster():
 def test_the_picks_are_those_of_one_process(shards):
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(20, 32))
-    embeddings = (centres[rng.integers(20, size=900)] + 0.3 * rng.normal(size=(900, 32))).astype(
-        np.float32
-    )
+    embeddings = centres[rng.integers(20, size=900)] + 0.3 * rng.normal(size=(900, 32))
+    embeddings = embeddings.astype(np.float32)
     embeddings[500] = embeddings[100]  # equal rows on both sides of the cut
     scores = rng.random(900).round(2)
     whole = maxmin(embeddings, scores=scores, budget=200, block=32)
@@ -34,8 +33,8 @@ def test_the_picks_are_those_of_one_process(shards):
     assert parts.novelty == pytest.approx(whole.novelty, abs=1e-4)
 
 
-def test_a_trial_of_a_sweep_has_its_shards_elsewhere():
-    """Its placement group holds no CPU, and takes what the trial starts."""
+def test_the_shards_of_a_trial_are_outside_its_placement_group():
+    """The placement group of the trial captures its actors and has no CPU for them."""
     group = ray.util.placement_group([{"memory": 1 << 20}])
     place = PlacementGroupSchedulingStrategy(group, placement_group_capture_child_tasks=True)
 
@@ -47,8 +46,10 @@ def test_a_trial_of_a_sweep_has_its_shards_elsewhere():
     ray.util.remove_placement_group(group)
 
 
-def test_shards_that_find_no_cpu_are_named_after_the_deadline():
-    with pytest.raises(EngineError, match="3 shards of the selection gave no answer in 4 s"):
+def test_shards_without_a_cpu_fail_after_the_deadline():
+    with pytest.raises(
+        EngineError, match="3 shards of the selection did not start and answer in 4 s"
+    ):
         sharded_maxmin(np.eye(5), scores=np.ones(5), budget=2, shards=3, deadline_s=4)
 
 

@@ -1,4 +1,4 @@
-"""Scoring a shard in this process: screen, control and the stages of rollouts."""
+"""Scores a shard in this process: screen, control and the stages of rollouts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WORDS = ["blue", "red", "pens", "paper", "desk", "user"]
 
 
 class Counted:
-    """An engine in this process, asked as a pool is; counts the completions."""
+    """Replaces the pool by an engine in this process, and counts completions."""
 
     def __init__(self, spec: EngineSpec):
         self.engine = TransformersEngine(spec)
@@ -33,12 +33,7 @@ class Counted:
 
     def generate(self, calls, adapter=None):
         self.completions += sum(call.n * len(call.prompts) for call in calls)
-        return [
-            self.engine.generate(
-                call.prompts, n=call.n, seeds=call.seeds, greedy=call.greedy, adapter=adapter
-            )
-            for call in calls
-        ]
+        return [self.engine.generate(**vars(call), adapter=adapter) for call in calls]
 
 
 def write_corpus(folder) -> None:
@@ -49,7 +44,7 @@ def write_corpus(folder) -> None:
     write_json(folder / "corpus.json", {"category": "things"})
     history = [rng.choice(ITEMS, size=1 + i % 4, replace=False).tolist() for i in range(SAMPLES)]
     target = rng.integers(ITEMS, size=SAMPLES).astype(np.int32)
-    # Every other sample shares its time with ten items, by which its target would rank lower.
+    # Every other sample excludes ten items of the same time, so its target ranks higher.
     others = [[(int(y) + 1 + j) % ITEMS for j in range(10 * (i % 2))] for i, y in enumerate(target)]
     samples = {
         "sample_id": np.arange(SAMPLES) * 3,
@@ -93,8 +88,8 @@ def scorer(tmp_path_factory):
     )
 
 
-def test_what_is_scored_and_what_is_ranked_are_drawn_apart(scorer):
-    """Else samples that are ranked to judge a selection would be those it was chosen from."""
+def test_scored_and_ranked_samples_are_drawn_independently(scorer):
+    """Otherwise a selection would be evaluated on the samples that it was chosen from."""
     part = replace(scorer.spec, limit=400)
     ranked = replace(part, scoring=None)
     assert part.rows(1000) == part.rows(1000) == sorted(set(part.rows(1000)))
@@ -132,7 +127,7 @@ def screen(scorer):
 
 
 def middle(screen) -> float:
-    """A lift that parts the samples, between two that occur."""
+    """A lift in the middle of those of the samples."""
     lifts = sorted({(gain - CHANCE) / (1 - CHANCE) for gain, _ in screen})
     return (lifts[len(lifts) // 2] + lifts[len(lifts) // 2 - 1]) / 2
 
@@ -149,8 +144,7 @@ def test_without_a_screen_each_sample_has_all_rollouts(scorer, full):
 @pytest.mark.parametrize("rollouts", [3, 4])
 def test_the_rollout_gradient_is_zero_only_where_all_rollouts_earn_the_same(scorer, rollouts):
     rows = scored(scorer, rollouts=rollouts)
-    # Equal completions in a batch may differ by rounding, which the floor of the advantage keeps
-    # small; exactly equal rewards leave nothing.
+    # The rewards of equal completions may differ by rounding, so small differences are not tested.
     for row in rows:
         if np.ptp(row["rewards"]) == 0:
             assert not np.any(row["rollout_gradient"])
@@ -182,7 +176,7 @@ def test_the_screen_decides_by_the_forced_answer(scorer, full, screen):
 
 
 def same(row, other, *, rollouts: int = 4):
-    """The first rollouts of two rows are the same; features differ by rounding only."""
+    """Check that the first rollouts are equal, and the features up to rounding."""
     assert row["tokens"] == other["tokens"][:rollouts]
     assert row["completions"] == other["completions"][:rollouts]
     np.testing.assert_allclose(row["rewards"], other["rewards"][:rollouts], atol=1e-5)

@@ -1,4 +1,4 @@
-"""Which worker does which shard, of scores and of gradients."""
+"""Which worker computes which shard, of scores and of gradients."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from actors.scoring import gradients, shards
 from actors.scoring.gradients import GradientShard
 
 
-def test_the_worker_of_trials_skips_what_an_attempt_before_has_finished(monkeypatch, tmp_path):
+def test_the_kept_worker_skips_finished_shards(monkeypatch, tmp_path):
     written = []
 
     class Recorder:
@@ -28,7 +28,7 @@ def test_the_worker_of_trials_skips_what_an_attempt_before_has_finished(monkeypa
     monkeypatch.setattr(shards, "Scorer", Recorder)
     missing = [(0, 0), (0, 1), (1, 0)]
     work = shards.ShardsSpec([Spec("a"), Spec("b")], missing, deadline_s=60)
-    (tmp_path / "b-0").touch()  # of no use without the table of item vectors
+    (tmp_path / "b-0").touch()  # not finished without the item table
     shards.score_loop({"spec": work})
     assert written == missing
     written.clear()
@@ -37,8 +37,8 @@ def test_the_worker_of_trials_skips_what_an_attempt_before_has_finished(monkeypa
     assert written == [(0, 0), (0, 1)]
 
 
-def test_gradient_workers_share_what_rank_0_misses(monkeypatch, tmp_path):
-    """A second node may not see yet that the first one was written."""
+def test_gradient_workers_use_the_missing_shards_of_rank_0(monkeypatch, tmp_path):
+    """Another node may see a new file late."""
     shards_ = [GradientShard("train", "", str(tmp_path / name)) for name in "abc"]
     (tmp_path / "a").touch()
     found = []

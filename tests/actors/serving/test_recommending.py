@@ -1,4 +1,4 @@
-"""The rankings of the trained policy: complete, without what the user has, in a fixed order."""
+"""Recommendations are complete, exclude the history, and have a fixed order."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from minirec.store.files import write_json
 from minirec.store.tables import write_array, write_table
 
 ITEMS = 7
-TWINS = {0, 2, 5, 6}  # have the same vector
+TWINS = {0, 2, 5, 6}
 
 
 @pytest.fixture(scope="module")
 def recommender(tmp_path_factory):
-    """Seven items, four of which no history can rank apart."""
+    """Seven items, four of which have equal vectors."""
     folder = tmp_path_factory.mktemp("recommending")
     model = build_model(folder / "model")
     adapter = build_adapter(model, folder / "adapter", seed=1)
@@ -50,7 +50,7 @@ def recommender(tmp_path_factory):
 
 
 def test_equal_items_come_in_the_order_of_their_ids_in_every_batch(recommender):
-    """Alone, and with others, whose longer histories change the shapes of all products."""
+    """Longer histories in a batch change the shapes of all products."""
     draw = random.Random(3)
     histories = [[draw.choice([1, 3, 4]) for _ in range(1 + i % 9)] for i in range(2 * BATCH + 3)]
     alone = [recommender.recommend([h], top=[ITEMS])[0].items for h in histories]
@@ -63,7 +63,7 @@ def test_equal_items_come_in_the_order_of_their_ids_in_every_batch(recommender):
         assert [found.items for found in fewer] == [items[:top] for items in alone[:9]]
 
 
-def test_no_more_than_what_is_left(recommender):
+def test_no_more_than_the_remaining_items(recommender):
     histories = [[0], [0, 0, 3], list(range(ITEMS)), [6, 5, 4, 3, 2, 1]]
     found = recommender.recommend(histories, top=[1000, 2, 5, 5])
     assert [len(one.items) for one in found] == [6, 2, 0, 1]

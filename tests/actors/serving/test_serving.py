@@ -1,4 +1,4 @@
-"""What the server answers to requests that are no good; without a policy and without Ray Serve."""
+"""Answers of the server to bad requests; without a policy and without Ray Serve."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from actors.serving.http import Query, refuse, refuse_body
 JSON = {"Content-Type": "application/json"}
 HISTORY = "history must be a list of 1 to 1000 item keys, oldest first"
 TOP = "top must be a whole number from 1 to 1000"
-NO_OBJECT = "the body is no JSON object; send "
+NO_OBJECT = "the body is not a JSON object; send "
 
 
 @pytest.fixture(scope="module")
 def client():
-    """An application with the query and the answers to bad ones; it repeats what it understood."""
+    """An application with the server's query and error answers; it returns the parsed query."""
     app = FastAPI()
     app.add_exception_handler(RequestValidationError, refuse)
     app.add_exception_handler(HTTPException, refuse_body)
@@ -33,7 +33,7 @@ def client():
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "detail"),
     [
         ('{"history": ["a"], "top": NaN}', TOP),
         ('{"history": ["a"], "top": Infinity}', TOP),
@@ -51,28 +51,28 @@ def client():
         ('{"history": null}', HISTORY),
         (json.dumps({"history": ["secret"] * 1001}), HISTORY),
         ('{"top": 5}', HISTORY + "; it is missing"),
-        ('{"history": ["a", true]}', "item 2 of the history is no key"),
-        ('{"history": [null]}', "item 1 of the history is no key"),
-        ('{"history": [NaN]}', "item 1 of the history is no key"),
-        ('{"history": ["a", " "]}', "item 2 of the history is no key"),
-        ('{"history": ["a", ["b"]]}', "item 2 of the history is no key"),
-        ('{"history": ["\\ud800"]}', "item 1 of the history is no key"),
-        ('{"history": ["a"], "tpo": 3}', "'tpo' is no field; the fields are history and top"),
-        ('{"history": ["a"], "\\ud800": 3}', "the name of a field is no valid Unicode"),
+        ('{"history": ["a", true]}', "item 2 of the history is not a key"),
+        ('{"history": [null]}', "item 1 of the history is not a key"),
+        ('{"history": [NaN]}', "item 1 of the history is not a key"),
+        ('{"history": ["a", " "]}', "item 2 of the history is not a key"),
+        ('{"history": ["a", ["b"]]}', "item 2 of the history is not a key"),
+        ('{"history": ["\\ud800"]}', "item 1 of the history is not a key"),
+        ('{"history": ["a"], "tpo": 3}', "'tpo' is not a field; the fields are history and top"),
+        ('{"history": ["a"], "\\ud800": 3}', "the name of a field is not valid Unicode"),
         ("[]", NO_OBJECT),
         ("null", NO_OBJECT),
         ('"a"', NO_OBJECT),
         ("", NO_OBJECT),
-        ('{"history": ["a"', "the body is no JSON; send "),
-        ("[" * 100_000, "the body is no JSON; send "),
-        (f'{{"history": ["a"], "top": {"9" * 5000}}}', "the body is no JSON; send "),
+        ('{"history": ["a"', "the body is not valid JSON; send "),
+        ("[" * 100_000, "the body is not valid JSON; send "),
+        (f'{{"history": ["a"], "top": {"9" * 5000}}}', "the body is not valid JSON; send "),
     ],
 )
-def test_bad_input_is_a_422_of_one_sentence(client, body, said):
+def test_bad_input_is_a_422_of_one_sentence(client, body, detail):
     answer = client.post("/recommend", content=body.encode(), headers=JSON)
     assert answer.status_code == 422
     assert list(answer.json()) == ["detail"]
-    assert answer.json()["detail"].startswith(said)
+    assert answer.json()["detail"].startswith(detail)
     assert "secret" not in answer.text and len(answer.text) < 300
 
 
@@ -83,7 +83,7 @@ def test_the_missing_content_type_is_named(client, header):
     assert "Content-Type: application/json" in answer.json()["detail"]
 
 
-def test_a_long_name_of_a_field_is_cut(client):
+def test_a_long_field_name_is_truncated(client):
     answer = client.post("/recommend", json={"history": ["a"], "x" * 5000: 1})
     assert answer.status_code == 422 and len(answer.text) < 300
 

@@ -1,9 +1,9 @@
-"""When training on all data ends by itself."""
+"""When training stops early."""
 
 from actors.training.validation import best_step, exhausted
 
 
-def test_training_stops_after_so_many_validations_without_a_better_one():
+def test_training_stops_after_validations_without_improvement():
     log = [{"step": i, "valid_ndcg@10": x} for i, x in enumerate([0.1, 0.3, 0.3, 0.2])]
     log.insert(1, {"step": 9})  # a step without validation
     assert best_step(log) == 1

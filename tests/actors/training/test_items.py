@@ -1,4 +1,4 @@
-"""The item side of a training step: candidates, their vectors, and where their gradient goes."""
+"""The item side of a training step: candidates, their vectors and their gradient."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ITEMS = [[1, 5], [2, 5], [3, 5], [4, 5]]
 
 
 class Engine:
-    """Stands for DeepSpeed: vectors by the first token of an item."""
+    """Replaces DeepSpeed; the vector of an item depends on its first token."""
 
     device = torch.device("cpu")
 
@@ -45,7 +45,7 @@ def test_the_distinct_targets_compete(alone):
     assert side(Engine()).candidates(0, [2, 0, 2]).ids.tolist() == [0, 2]
 
 
-def test_vectors_are_always_those_of_the_policy_and_the_table_is_of_one_age(alone):
+def test_vectors_are_always_new_and_the_table_is_refreshed(alone):
     engine = Engine()
     items = side(engine, refresh_steps=2)
     old = items.candidates(0, [1]).table.clone()
@@ -65,15 +65,15 @@ def loss(vectors):
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
-def test_the_gradient_is_that_of_encoding_inside_the_loss(alone, monkeypatch, workers):
-    """With three workers, the last one has none of the two items."""
+def test_the_gradient_equals_encoding_inside_the_loss(alone, monkeypatch, workers):
+    """With three workers, the last one has no item."""
     found = []
     for rank in range(workers):
         engine = Engine(backwards=3)
         items = side(engine)
         items.rank, items.world = rank, workers
         reduced: list[torch.Tensor] = []
-        monkeypatch.setattr(dist, "all_reduce", reduced.append)  # the gradient of all is here
+        monkeypatch.setattr(dist, "all_reduce", reduced.append)  # one worker computes the sum
         candidates = items.candidates(0, [0, 3])
         for _ in range(2):  # micro-batches
             loss(candidates.vectors).backward()

@@ -1,4 +1,4 @@
-"""When the rollouts of a step are asked for, with which adapter, and what a failure does."""
+"""When the rollouts of a step are requested, with which adapter, and what a failure does."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from actors.engines.engine import Adapter, Completion
-from actors.pool.pool import Call
+from actors.pool.actor import Call
 from actors.training.lookahead import Lookahead
 from minirec.errors import EngineError
 
@@ -15,9 +15,9 @@ DEADLINE = 10.0
 
 
 class Engines:
-    """Answers each call with its own seed; notes what was asked, and fails or waits if told to.
+    """Answers each call with its own seed, and records requests.
 
-    `begun[i]` is set when request i arrives; request i is answered when `may_end[i]` is set.
+    Request i sets `begun[i]` when it arrives, and is answered after `may_end[i]` is set.
     """
 
     def __init__(self, requests: int, *, fails_at: int | None = None):
@@ -34,7 +34,7 @@ class Engines:
         self.begun[number].set()
         in_time = self.may_end[number].wait(DEADLINE)
         self.at_work.release()
-        assert in_time, f"request {number} was never let go"
+        assert in_time, f"request {number} was never allowed to end"
         if number == self.fails_at:
             raise EngineError("engine 1 of 1 died") from RuntimeError("out of memory")
         return [[[Completion("", [seed], [0.0], stopped=True)] for seed in c.seeds] for c in calls]
@@ -46,7 +46,7 @@ class Engines:
 
 
 def calls(step):
-    """Two calls of two prompts; a prompt is its position in the curriculum, and so is its seed."""
+    """Two calls of two prompts; prompt and seed are the position in the curriculum."""
     first = range(4 * step, 4 * step + 4)
     return [Call([[p] for p in part], 1, list(part)) for part in (first[:2], first[2:])]
 
@@ -56,7 +56,7 @@ def version(number):
 
 
 def run(engines, *, steps, staleness, start=0):
-    """Take every step from `start`; returns the prompts and tokens of each."""
+    """The prompts and tokens of every step from `start`."""
     lookahead = Lookahead(engines, calls, steps=steps, staleness=staleness)
     taken = []
     for step in range(start, steps):
@@ -74,7 +74,7 @@ def test_each_step_gets_its_own_rollouts_in_order(staleness):
 
 @pytest.mark.parametrize("start", [0, 3])
 def test_adapters_are_the_newest_or_one_update_old(start):
-    """An attempt that starts at step 3 asks with the same adapters as one that went through."""
+    """An attempt that starts at step 3 uses the same adapters as one that starts at step 0."""
     fresh, old = Engines(6).let_all_end(), Engines(6).let_all_end()
     run(fresh, steps=6, staleness=0, start=start)
     run(old, steps=6, staleness=1, start=start)
@@ -82,26 +82,26 @@ def test_adapters_are_the_newest_or_one_update_old(start):
     assert old.asked == [(4 * s, version(max(0, s - 1))) for s in range(start, 6)]
 
 
-def test_the_next_request_is_at_work_while_a_step_trains():
+def test_the_next_request_runs_while_a_step_trains():
     engines = Engines(2)
     lookahead = Lookahead(engines, calls, steps=2, staleness=1)
     engines.may_end[0].set()
     lookahead.take(0, newest=None, behind=None)
-    # Here step 0 would train. The request of step 1 has arrived and is not answered.
+    # Step 0 would train here, while the request of step 1 runs.
     assert engines.begun[1].wait(DEADLINE)
     engines.may_end[1].set()
     drawn = lookahead.take(1, newest=version(1), behind=None)
     assert [prompt for prompt, _ in drawn.rollouts] == [[4], [5], [6], [7]]
 
 
-def test_without_staleness_nothing_is_asked_ahead():
+def test_without_staleness_nothing_is_requested_ahead():
     engines = Engines(2).let_all_end()
     lookahead = Lookahead(engines, calls, steps=2, staleness=0)
     lookahead.take(0, newest=None, behind=None)
     assert not engines.begun[1].wait(0.2)
 
 
-def test_a_failure_in_the_background_is_raised_in_the_step_that_waits():
+def test_a_failure_in_the_background_is_raised_by_take():
     engines = Engines(3, fails_at=1).let_all_end()
     lookahead = Lookahead(engines, calls, steps=3, staleness=1)
     lookahead.take(0, newest=None, behind=None)
@@ -111,7 +111,7 @@ def test_a_failure_in_the_background_is_raised_in_the_step_that_waits():
 
 
 def test_seconds_tell_which_side_waited():
-    """The trainer holds the engines up for 0.2 s, then the engines the trainer for 0.2 s."""
+    """First the engines wait 0.2 s for the trainer, then the trainer 0.2 s for the engines."""
     engines = Engines(3)
     lookahead = Lookahead(engines, calls, steps=3, staleness=1)
     engines.may_end[0].set()

@@ -1,4 +1,4 @@
-"""`ray job submit` on a cluster with token authentication: success, a stop, and causes."""
+"""Jobs on a cluster with token authentication: success, a stop, and causes of failures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from helpers.small import steps_logged
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
 DEMO = ["--config", "configs/demo.yaml"]
-# The demo config made as small as SETTINGS of `small`.
+# Makes the demo as small as SETTINGS of `helpers.small`.
 SMALLER = [
     *("seed=7", "rollout.engine=transformers", "rollout.max_new_tokens=8"),
     "rollout.prompts_per_call=16",
@@ -30,7 +30,7 @@ SMALLER = [
     *("training.steps=8", "training.prompts_per_step=16"),
     *("training.prompts_per_micro_batch=8", "training.checkpoint_steps=2"),
     "evaluation.bootstrap=50",
-    # The head of the test claims more CPUs than there are.
+    # The head of this test reports more CPUs than the machine has.
     *("resources.engines=1", "resources.scorers=1", "resources.training_workers=1"),
 ]
 OF_A_RUN = (":EngineActor", "RayTrain", "TrainController", "Scorer", "jobs.cli", "bin/minirec")
@@ -44,7 +44,7 @@ def head(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def finished(head, tmp_path_factory):
-    """Directory of a run that a job has made, and what the job printed."""
+    """Directory of a run that a job has finished, and the job's log."""
     run_dir = tmp_path_factory.mktemp("jobs") / "run"
     job = head.submit("run", *DEMO, *SMALLER, f"run_dir={run_dir}")
     ended(head, job, "SUCCEEDED", within=400)
@@ -57,6 +57,7 @@ def ended(head: Head, job: str, status: str, *, within: float) -> None:
 
 
 def wait_for(condition, within: float, what: str) -> float:
+    """Seconds until the condition holds."""
     started = time.monotonic()
     while not condition():
         assert time.monotonic() < started + within, f"waited {within} s for {what}"
@@ -64,7 +65,7 @@ def wait_for(condition, within: float, what: str) -> float:
     return time.monotonic() - started
 
 
-def test_a_job_finishes_and_its_log_shows_the_way(head, finished):
+def test_a_job_finishes_and_its_log_shows_progress(head, finished):
     run_dir, log = finished
     assert (run_dir / "report.html").exists()
     for shown in ("prepare: demo items", "proxy: 8/8", "score: 20/20 shards", "Quality"):
@@ -84,7 +85,9 @@ def test_a_stopped_job_leaves_nothing(head, finished, tmp_path):
         job = head.submit("run", *DEMO, *SMALLER, "training.steps=500", f"run_dir={run_dir}")
         wait_for(lambda: reached() or head.status(job) == "FAILED", 300, f"the middle of {stage}")  # noqa: B023
         assert head.processes(":EngineActor")
-        assert stage == "score" or head.placement_groups(), "the training workers have one"
+        assert stage == "score" or head.placement_groups(), (
+            "the training workers have a placement group"
+        )
         started = time.monotonic()
         head.stop(job)
         wait_for(lambda: nothing_left(head), 30, f"the end of all processes of {stage}")
@@ -136,12 +139,12 @@ def test_the_log_names_the_cause_from_the_worker(head, finished, tmp_path):
     assert "was killed or crashed" in killed
     worker = failing("worker", "proxy.training.steps=500", kill="RayTrainWorker")
     assert "a training worker failed" in worker and "was killed or crashed" in worker
-    job = head.submit("run", *DEMO)  # relative: Ray's own command does not know
+    job = head.submit("run", *DEMO)  # `ray job submit` does not refuse a relative run_dir
     ended(head, job, "FAILED", within=60)
     assert "run_dir=runs/demo is relative" in head.log(job)
 
 
-def test_submit_follows_a_stage_and_asks_for_it(head, finished):
+def test_submit_follows_a_stage_and_reads_its_status(head, finished):
     run_dir, _ = finished
     minirec = ["minirec", "submit", "--address", head.url]
     printed = head.command(*minirec, "--follow", "--", "report", f"run_dir={run_dir}")
@@ -153,8 +156,8 @@ def test_submit_follows_a_stage_and_asks_for_it(head, finished):
 
 
 @pytest.mark.parametrize("headers", [{}, {"Authorization": f"Bearer {'0' * 64}"}])
-def test_without_the_token_nothing_answers(head, headers):
-    """Asked directly: Ray's own client refuses by itself to ask without a token."""
+def test_requests_without_the_token_are_refused(head, headers):
+    """The request is direct, because Ray's own client sends none without a token."""
     request = urllib.request.Request(f"{head.url}/api/jobs/", headers=headers)
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(request, timeout=30)
@@ -162,7 +165,7 @@ def test_without_the_token_nothing_answers(head, headers):
 
 
 def test_a_process_without_its_parent_is_found(head):
-    """As one would be that a stopped job leaves behind."""
+    """`head.processes` finds a process that a stopped job would leave behind."""
     orphan = f"{shlex.quote(sys.executable)} -c 'import time; time.sleep(60)' left-behind &"
     subprocess.run(["sh", "-c", orphan], env=head.environment, check=True)
     (found,) = head.processes("left-behind")

@@ -1,4 +1,4 @@
-"""What is said where RAY_ADDRESS leads to no cluster, or Ray does not start."""
+"""Messages for a RAY_ADDRESS without a cluster, and for a Ray that does not start."""
 
 import os
 import socket
@@ -17,7 +17,7 @@ from minirec.errors import ConfigError, EngineError
 
 @pytest.fixture
 def server():
-    """Starts a server that sends what it is told to whoever connects; gives its address."""
+    """Starts a server that sends `answer` to the first client; returns its address."""
     listeners = []
 
     def start(answer: bytes | None) -> str:
@@ -55,34 +55,34 @@ def test_nobody_listens(scheme):
     assert "unset RAY_ADDRESS to work on this machine alone" in words
 
 
-def test_a_host_that_nobody_knows():
+def test_an_unknown_host():
     assert "no Ray cluster answers" in refusal("no-such-host.invalid:6379")
 
 
-def test_a_server_that_is_silent(server, monkeypatch):
+def test_a_silent_server(server, monkeypatch):
     monkeypatch.setattr(joining, "PATIENCE_S", 0.2)
     assert "nothing answered in 0.2 s" in refusal(server(None))
 
 
-def test_a_server_of_something_else(server):
-    assert "but maybe its dashboard; give the port" in refusal(server(b"HTTP/1.1 400 Bad\r\n\r\n"))
-    assert "is no Ray cluster" in refusal(server(b""))
+def test_a_server_that_is_not_ray(server):
+    assert "maybe it is a dashboard; give the port" in refusal(server(b"HTTP/1.1 400 Bad\r\n\r\n"))
+    assert "is not a Ray cluster" in refusal(server(b""))
 
 
-def test_a_server_that_begins_as_rays_do(server):
+def test_a_server_that_answers_like_ray(server):
     check_cluster(server(b"\0\0\x12\4\0\0\0\0\0" + b"\0" * 18))
 
 
 @pytest.mark.parametrize(
     "address", ["http://h:8265", "host", "h:port", "ftp://h:1", "h:99999", ":1"]
 )
-def test_what_is_no_address(address):
+def test_invalid_addresses(address):
     words = refusal(address, ConfigError)
     assert "write HOST:6379 or ray://HOST:10001" in words
     assert ("minirec submit --address" in words) == address.startswith("http")
 
 
-def test_addresses_of_no_other_machine(monkeypatch):
+def test_addresses_of_this_machine(monkeypatch):
     check_cluster("auto")
     for given, found in ((" ", ""), ("local", ""), ("auto", "auto"), ("h:1", "h:1")):
         monkeypatch.setenv("RAY_ADDRESS", given)
@@ -90,7 +90,7 @@ def test_addresses_of_no_other_machine(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["TMPDIR", "RAY_TMPDIR"])
-def test_sockets_below_a_long_path(monkeypatch, name):
+def test_sockets_in_a_folder_with_a_long_path(monkeypatch, name):
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     monkeypatch.setenv(name, "/a/long/path")
     words = str(not_started(OSError("AF_UNIX path length cannot exceed 107 bytes: /a/l"), ""))
@@ -98,10 +98,10 @@ def test_sockets_below_a_long_path(monkeypatch, name):
     assert f"; set {name} to a shorter path such as /tmp" in words
 
 
-def test_another_version_of_ray_is_one_line():
+def test_a_version_mismatch_is_one_line():
     error = RuntimeError("Version mismatch: The cluster was started with:\n    Ray: 2.9.0\n")
     assert str(not_started(error, "h:6379")) == (
-        "the Ray cluster at RAY_ADDRESS=h:6379 was not joined: Version mismatch: The cluster was "
+        "cannot join the Ray cluster at RAY_ADDRESS=h:6379: Version mismatch: The cluster was "
         "started with: Ray: 2.9.0"
     )
 
@@ -132,11 +132,11 @@ def test_a_wrong_address_ends_a_command_at_once(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_temporary_folder_with_a_long_name(tmp_path):
+def test_a_temporary_folder_with_a_long_path(tmp_path):
     folder = tmp_path / ("long" * 25)
     folder.mkdir()
     done = command(tmp_path, TMPDIR=str(folder), RAY_ADDRESS="")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert f"below the temporary folder {folder}, whose path is too long" in line
+    assert f"in the temporary folder {folder}, whose path is too long" in line
     assert "set TMPDIR to a shorter path such as /tmp" in line

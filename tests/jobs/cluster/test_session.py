@@ -1,4 +1,4 @@
-"""What a session does in a process that has joined a cluster already, as a sweep's trial has."""
+"""A session in a process that has already joined a cluster, as the trial of a sweep has."""
 
 import os
 
@@ -14,14 +14,14 @@ VARIABLES = ("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "RAY_TRAIN_HEALTH_CHECK_I
 
 @pytest.fixture(autouse=True)
 def variables(monkeypatch):
-    """Without those that a session sets; they are restored afterwards."""
+    """Remove the variables that a session sets, and restore them afterwards."""
     for name in (*VARIABLES, "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
 
 
 class Joined:
-    """A cluster that the process has joined already; notes what was waited and asked for."""
+    """A cluster that the process has already joined; records waits and requests."""
 
     def __init__(self, *, cpus=16.0, free=16.0):
         self.cpus, self.unused = cpus, free
@@ -47,8 +47,8 @@ class Joined:
         self.requested.append(bundles)
 
 
-def test_a_trial_on_a_cluster_waits_for_its_room():
-    """It does not ask the autoscaler ahead: trials would replace each other's request."""
+def test_a_trial_on_a_cluster_waits_for_room():
+    """It sends no request to the autoscaler: trials would replace each other's request."""
     cluster = Joined()
     words = ["resources.wait_s=77", "resources.cpus_per_worker=4", "resources.autoscaling=true"]
     session = Session(load(None, words), on_cluster=True, cluster=cluster)
@@ -60,13 +60,13 @@ def test_a_trial_on_a_cluster_waits_for_its_room():
     assert cluster.requested == []
 
 
-def test_a_trial_in_a_ray_of_its_commands_own_does_not_wait():
+def test_a_trial_in_a_local_ray_does_not_wait():
     cluster = Joined()
     Session(load(None, []), cluster=cluster).make_room("train")
     assert cluster.waited == []
 
 
-def test_a_ray_of_its_own_refuses_what_it_never_can_hold():
+def test_a_local_ray_refuses_what_it_can_never_hold():
     session = Session(load(None, []), cluster=Joined(cpus=2))
     session.wait_for_room([{"CPU": 1.0}] * 2)
     with pytest.raises(ConfigError, match="asks for 3 CPUs, the cluster has 2"):
@@ -75,7 +75,7 @@ def test_a_ray_of_its_own_refuses_what_it_never_can_hold():
 
 @pytest.mark.parametrize(("autoscaling", "room"), [("false", 3), ("true", 8)])
 def test_shards_beside_the_engines_of_a_cluster(autoscaling, room):
-    """No more than are free, unless an autoscaler may add nodes for them."""
+    """At most as many as there are free CPUs, unless an autoscaler may add nodes."""
     config = load(None, [f"resources.autoscaling={autoscaling}"])
     with Session(config, on_cluster=True, cluster=Joined(free=3.5)) as session:
         assert session.room_for(8) == room

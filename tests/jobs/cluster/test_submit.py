@@ -1,8 +1,9 @@
-"""What `minirec submit` refuses before anything is sent, and what a job refuses."""
+"""What `minirec submit` refuses before it sends anything, and what a job refuses."""
 
 import asyncio
 import socket
 import threading
+import zipfile
 from functools import partial
 
 import pytest
@@ -11,7 +12,7 @@ from aiohttp import web
 import jobs.cluster.submit
 from jobs import cli
 from jobs.arguments import parse
-from jobs.cluster.submit import EXCLUDES, JOB_CONFIG, check_size, follow, submit
+from jobs.cluster.submit import EXCLUDES, JOB_CONFIG, _packed, check_size, follow, submit
 from minirec.errors import ConfigError, MiniRecError
 
 check_command = partial(jobs.cluster.submit.check_command, parse=parse)
@@ -29,55 +30,48 @@ def folder(tmp_path):
 @pytest.mark.parametrize(
     ("words", "refusal"),
     [
-        ([], "nothing to submit"),
-        (["run"], "run_dir=runs/demo is relative"),
-        (["run", "run_dir=runs/x"], "run_dir=runs/x is relative"),
-        (["run", "run_dir=/x", "selection.buget=3"], "did you mean selection.budget"),
-        (["train", "run_dir=runs/x"], "run_dir=runs/x is relative"),
-        (["run", "run_dir=/x", "selection.buget=3", "--config", "configs/run.yaml"], "selection.b"),
-        (["run", "--config", "other.yaml", "run_dir=/x"], "is no file of the working directory"),
-        (["run", "--config", "/etc/hosts", "run_dir=/x"], "is no file of the working directory"),
+        ("", "nothing to submit"),
+        ("run", "run_dir=runs/demo is relative"),
+        ("run run_dir=runs/x", "run_dir=runs/x is relative"),
+        ("run run_dir=/x selection.buget=3", "did you mean selection.budget"),
+        ("train run_dir=runs/x", "run_dir=runs/x is relative"),
+        ("run run_dir=/x selection.buget=3 --config configs/run.yaml", "selection.b"),
+        ("run --config other.yaml run_dir=/x", "is not a file in the working directory"),
+        ("run --config /etc/hosts run_dir=/x", "is not a file in the working directory"),
         (
-            [
-                *("run", "--config", "configs/run.yaml", "run_dir=/x", "corpus.source=amazon"),
-                *("corpus.download=true", "corpus.path=data"),
-            ],
+            "run --config configs/run.yaml run_dir=/x corpus.source=amazon corpus.download=true "
+            "corpus.path=data",
             "corpus.path=data is relative",
         ),
-        (["select", "--features", "f.parquet", "--out", "/x"], "--features=f.parquet is relative"),
-        (["select", "--features", "/x/f.parquet"], "--out=. is relative"),
-        (["select", "--features", "/x/f.parquet", "--out", "s3://b/x"], "not on an object"),
-        (["recommend", "--run", "runs/x", "--history", "A"], "--run=runs/x is relative"),
-        (["recommend", "--run", "/x", "--users", "/u", "--out", "o"], "--out=o is relative"),
-        (["export", "--run", "/x", "--to", "trl", "--out", "o"], "--out=o is relative"),
-        (["export", "--run", "/x", "--to", "trl", "--out", "s3://b/o"], "not on an object"),
-        (["recommend", "--run", "/x", "--users", "u.jsonl", "--out", "/o"], "--users=u.jsonl is"),
-        (["serve", "--run", "runs/x"], "--run=runs/x is relative"),
-        (["run", "run_dir=~/x"], "run_dir=~/x: the home folder of a job is that of another"),
-        (["run", "run_dir=/x", "corpus.path=~/x"], "corpus.path=~/x: the home folder of a job"),
-        (["serve", "--run", "~/x"], "~/x: the home folder of a job"),
-        (["serve", "--run=~/x"], "--run=~/x: the home folder of a job"),
+        ("select --features f.parquet --out /x", "--features=f.parquet is relative"),
+        ("select --features /x/f.parquet", "--out=. is relative"),
+        ("select --features /x/f.parquet --out s3://b/x", "not on an object"),
+        ("recommend --run runs/x --history A", "--run=runs/x is relative"),
+        ("recommend --run /x --users /u --out o", "--out=o is relative"),
+        ("export --run /x --to trl --out o", "--out=o is relative"),
+        ("export --run /x --to trl --out s3://b/o", "not on an object"),
+        ("recommend --run /x --users u.jsonl --out /o", "--users=u.jsonl is"),
+        ("serve --run runs/x", "--run=runs/x is relative"),
+        ("run run_dir=~/x", "run_dir=~/x: in a job, ~ is the home folder on another"),
+        ("run run_dir=/x corpus.path=~/x", "corpus.path=~/x: in a job, ~ is the home"),
+        ("serve --run ~/x", "~/x: in a job, ~ is the home"),
+        ("serve --run=~/x", "--run=~/x: in a job, ~ is the home"),
     ],
 )
 def test_a_mistake_is_refused_here(folder, words, refusal):
     with pytest.raises(ConfigError, match=refusal):
-        check_command(words, folder)
+        check_command(words.split(), folder)
 
 
 @pytest.mark.parametrize("run_dir", ["/shared/run", "s3://bucket/run"])
-def test_shared_places_are_taken(folder, run_dir):
-    check_command(
-        ["run", "--config", "configs/run.yaml", f"run_dir={run_dir}"], folder, parse=parse
-    )
+def test_shared_paths_are_accepted(folder, run_dir):
+    check_command(["run", "--config", "configs/run.yaml", f"run_dir={run_dir}"], folder)
     check_command(["select", f"run_dir={run_dir}", "--overwrite"], folder)
     check_command(["recommend", "--run", run_dir, "--history", "A"], folder)
-    check_command(
-        ["select", "--features", "/shared/f.parquet", "--out", "/shared/out"], folder, parse=parse
-    )
+    check_command(["select", "--features", "/shared/f.parquet", "--out", "/shared/out"], folder)
+    # A users file in the working directory is copied with it.
     users = ["--users", "configs/run.yaml", "--out", "/shared/out.jsonl"]
-    check_command(
-        ["recommend", "--run", run_dir, *users], folder, parse=parse
-    )  # travels with the folder
+    check_command(["recommend", "--run", run_dir, *users], folder)
 
 
 def test_a_job_refuses_a_relative_run_directory(capsys, monkeypatch, tmp_path):
@@ -90,19 +84,19 @@ def test_a_job_refuses_a_relative_run_directory(capsys, monkeypatch, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_name_of_the_variable_is_rays():
+def test_the_name_of_the_variable_is_that_of_ray():
     from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
     assert JOB_CONFIG == RAY_JOB_CONFIG_JSON_ENV_VAR
 
 
-def test_a_large_folder_is_refused_with_what_is_large(folder):
+def test_a_large_folder_is_refused_with_its_largest_entries(folder):
     (folder / "data").mkdir()
     (folder / ".venv").mkdir()
     (folder / "models").mkdir()
     for name in ("data/a", ".venv/a", "models/a.bin", "kept.log"):
         (folder / name).write_bytes(bytes(2 << 20))
-    with pytest.raises(MiniRecError, match=r"has 4 MiB and Ray takes 3 \(.*models 2 MiB"):
+    with pytest.raises(MiniRecError, match=r"has 4 MiB, and Ray accepts 3 \(.*models 2 MiB"):
         check_size(folder, limit_mib=3)
     (folder / ".gitignore").write_text("*.log\n")
     check_size(folder, limit_mib=3)
@@ -119,16 +113,12 @@ def test_an_excluded_folder_is_not_entered(folder):
 
 
 def test_ray_packs_what_was_counted(folder):
-    """Ray's own packing of the folder holds the files that `check_size` counts."""
+    """Ray packs the files that `check_size` counts."""
     from ray._private.runtime_env.packaging import create_package
 
     for name in ("runs/x", "data/x", ".git/x", "build/x", "minirec/data/x", "a/__pycache__/x"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(bytes(1000))
-    import zipfile
-
-    from jobs.cluster.submit import _packed
-
     target = folder.parent / f"{folder.name}.zip"
     create_package(str(folder), target, include_gitignore=True, excludes=list(EXCLUDES))
     packed = {name for name in zipfile.ZipFile(target).namelist() if not name.endswith("/")}
@@ -136,16 +126,11 @@ def test_ray_packs_what_was_counted(folder):
     assert packed == {"configs/run.yaml", "minirec/data/x"}
 
 
-def test_only_variables_that_are_there_are_passed(folder, monkeypatch):
+def test_a_variable_that_is_not_set_is_refused(folder, monkeypatch):
     monkeypatch.delenv("HF_TOKEN", raising=False)
-    with pytest.raises(ConfigError, match="no such variable"):
-        submit(
-            ["run", "run_dir=/x"],
-            parse=parse,
-            address=NOBODY,
-            working_dir=folder,
-            variables=("HF_TOKEN",),
-        )
+    places = {"address": NOBODY, "working_dir": folder}
+    with pytest.raises(ConfigError, match="HF_TOKEN: the variable is not set"):
+        submit(["run", "run_dir=/x"], parse=parse, variables=("HF_TOKEN",), **places)
 
 
 def test_nobody_answers(capsys, folder):
@@ -155,7 +140,7 @@ def test_nobody_answers(capsys, folder):
     assert cli.main([*words, "--status", "job"]) == 1
 
 
-def test_a_server_that_takes_the_request_and_is_silent(capsys, monkeypatch):
+def test_a_server_that_does_not_answer(capsys, monkeypatch):
     monkeypatch.setattr(jobs.cluster.submit, "SILENCE_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
@@ -164,7 +149,7 @@ def test_a_server_that_takes_the_request_and_is_silent(capsys, monkeypatch):
 
 
 class JobServer:
-    """Answers as Ray's job server does, for one job that runs; its log ends as `lost` says."""
+    """Replaces Ray's job server for one job; the connection of its log breaks if `lost`."""
 
     def __init__(self):
         self.lost, self.status = False, "RUNNING"
@@ -217,10 +202,10 @@ def server():
     running.loop.call_soon_threadsafe(running.end.set)
 
 
-def test_a_job_that_is_not_there(server, capsys):
+def test_an_unknown_job(server, capsys):
     assert cli.main(["submit", "--address", server.url, "--status", "TYPO"]) == 1
-    said = capsys.readouterr().err
-    assert "404: Job TYPO does not exist; `ray job list --address" in said
+    printed = capsys.readouterr().err
+    assert "404: Job TYPO does not exist; `ray job list --address" in printed
     assert cli.main(["submit", "--address", server.url, "--status", "job1"]) == 0
     assert capsys.readouterr().out == "RUNNING\n"
 
@@ -229,12 +214,12 @@ def test_a_job_that_is_not_there(server, capsys):
     ("lost", "cause"), [(False, "but the job is RUNNING"), (True, "closed unexpectedly")]
 )
 def test_a_log_that_ends_before_the_job(server, lost, cause):
-    server.lost, said = lost, []
+    server.lost, printed = lost, []
     with pytest.raises(
         MiniRecError, match=rf"{cause}.*--address {server.url} --status\|--logs job1"
     ):
-        follow("job1", address=server.url, say=said.append)
-    assert said == ["score: 1/20 shards\n"]
+        follow("job1", address=server.url, say=printed.append)
+    assert printed == ["score: 1/20 shards\n"]
 
 
 @pytest.mark.parametrize(("status", "done"), [("SUCCEEDED", True), ("STOPPED", False)])

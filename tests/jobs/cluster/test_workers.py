@@ -1,4 +1,4 @@
-"""The training worker that stays up: one process for many loops, through deaths and failures."""
+"""The kept training worker: one process for many loops, with deaths and failures."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def kept():
 
 
 def signing(folder: Path, *, fails: int = 0, dies: int = 0):
-    """A loop that leaves a file for each attempt; the first `fails` raise, the first `dies` die."""
+    """A loop that writes a file for each attempt; the first `fails` raise, the first `dies` die."""
 
-    def loop(argument):  # inside, so that it travels whole
+    def loop(argument):  # nested, so that Ray pickles it by value
         import torch.distributed as dist
 
         folder.mkdir(parents=True, exist_ok=True)
@@ -49,7 +49,7 @@ def signing(folder: Path, *, fails: int = 0, dies: int = 0):
         (folder / f"{attempt}-{os.getpid()}").write_text(argument)
         assert (dist.get_rank(), dist.get_world_size()) == (0, 1)
         if attempt <= fails:
-            raise ValueError("no such flavour")
+            raise ValueError("wrong argument")
         if attempt <= dies:
             os._exit(1)
 
@@ -69,16 +69,16 @@ def test_one_process_does_all_loops_until_it_dies(kept, tmp_path):
     assert again == last != first
     assert [path.read_text() for path in (tmp_path / "c").iterdir()] == ["c", "c"]
     kept.run(signing(tmp_path / "e", fails=1), "e", max_failures=1, limit="")
-    failed, other = processes(tmp_path / "e")  # each loop has all of its attempts
+    failed, other = processes(tmp_path / "e")  # the earlier death does not count for this loop
     assert failed == last != other
 
 
 @pytest.mark.long
-def test_a_failure_has_its_cause_and_the_next_loop_a_worker(kept, tmp_path):
+def test_a_failure_names_its_cause_and_the_next_loop_has_a_worker(kept, tmp_path):
     once = {"max_failures": 0, "limit": "it takes long"}
-    with pytest.raises(EngineError, match="ValueError: no such flavour; the same .* it takes long"):
+    with pytest.raises(EngineError, match="ValueError: wrong argument; the same .* it takes long"):
         kept.run(signing(tmp_path / "a", fails=1), "a", **once)
-    with pytest.raises(EngineError, match="killed or crashed without a word"):
+    with pytest.raises(EngineError, match="killed or crashed without an error message"):
         kept.run(signing(tmp_path / "b", dies=1), "b", **once)
     kept.run(signing(tmp_path / "c"), "c", **once)
     assert len({process for piece in "abc" for process in processes(tmp_path / piece)}) == 3
@@ -90,7 +90,7 @@ def test_a_worker_without_room():
 
 
 def test_a_trial_on_the_kept_worker_gives_the_bytes_of_a_run(undisturbed, tmp_path):
-    """Also the second trial of a worker."""
+    """The compared trial is the second one of its worker."""
     settings = undisturbed.parent / "small.yaml"
     shared = [f"run_dir={undisturbed}", "rollout.engine=transformers"]
     with Session(load(settings, shared)) as session:
@@ -106,7 +106,7 @@ def test_a_trial_on_the_kept_worker_gives_the_bytes_of_a_run(undisturbed, tmp_pa
 
 
 @pytest.mark.parametrize("words", [["resources.zero_stage=3"], ["resources.training_workers=2"]])
-def test_none_is_kept_for_workers_that_share(words):
+def test_no_worker_is_kept_with_zero_3_or_several_workers(words):
     with Session(load(None, words)) as session:
         session.keep_worker()
         assert session.kept is None

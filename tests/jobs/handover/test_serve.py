@@ -78,8 +78,8 @@ def test_the_answer_is_that_of_the_command(undisturbed, served):
         ({"history": ["n" * 5000]}, "no item has the key 'nnn"),
         ({"history": []}, "history must be a list of 1 to 1000 item keys"),
         ({"history": ["item00001"], "top": float("nan")}, "top must be a whole number"),
-        ({"history": ["\ud800"]}, "item 1 of the history is no key"),
-        ({"history": ["item00001"], "tpo": 3}, "'tpo' is no field"),
+        ({"history": ["\ud800"]}, "item 1 of the history is not a key"),
+        ({"history": ["item00001"], "tpo": 3}, "'tpo' is not a field"),
         ({}, "it is missing"),
     ],
 )

@@ -1,7 +1,6 @@
-"""Sends the calls of one request to engines, and repeats on another engine what one has lost.
+"""The client's side of the pool: sends calls to the engines, and retries those that an engine lost.
 
-An engine has one call of a request at a time and gets the next when it has finished that. It may
-have calls of other clients too.
+Each engine works on one call of a request at a time. It may also have calls of other clients.
 """
 
 from __future__ import annotations
@@ -15,22 +14,37 @@ from typing import Any
 from ray.exceptions import RayActorError
 
 from actors.causes import taken_away
-from actors.engines.engine import Adapter
+from actors.engines.engine import Adapter, Completion
 from actors.pool.actor import Call
-from actors.pool.engines import Engines
+from actors.pool.members import Members
 from minirec.errors import EngineError
 
-STATUS_S = 5.0  # an engine that does not answer `status` within this time hangs
-REFRESH_S = 2.0  # between two looks for engines that were added
-NODE_S = 30.0  # Ray may take so long to see that a process was lost with its node
+STATUS_S = 5.0  # an engine hangs if it does not answer `status` within this time
+REFRESH_S = 2.0  # time between two searches for added engines
+NODE_S = 30.0  # Ray may need this time to notice that a process died with its node
+
+
+class PoolHandle(Members):
+    """What a Ray Train worker or a Ray Data actor needs to generate; picklable."""
+
+    def __len__(self) -> int:
+        return len(self.actors)
+
+    def generate(
+        self, calls: list[Call], adapter: Adapter | None = None
+    ) -> list[list[list[Completion]]]:
+        """The completions of each call, in the order of the calls.
+
+        Raises:
+            EngineError: an engine raised an exception, a call lost its engine or exceeded its
+                deadline more than `max_restarts` times, or too few engines came up in time.
+        """
+        return Dispatch(self, calls, adapter).run()
 
 
 @dataclass
 class _Running:
-    """A call that an engine has: its place among the results, and since when it is waited for.
-
-    The engine's status names the call by its `key`.
-    """
+    """Call number `index`, which `engine` works on; its status names the call by `key`."""
 
     index: int
     engine: str
@@ -40,16 +54,16 @@ class _Running:
 
 @dataclass
 class _Asked:
-    """An engine that was asked for its status and has not answered: it starts, or it hangs."""
+    """An engine that has not answered a request for its status: it starts, or it hangs."""
 
     engine: str
     since: float
 
 
 class Dispatch:
-    """The state of one request; `run` serves it."""
+    """The state of one request."""
 
-    def __init__(self, engines: Engines, calls: list[Call], adapter: Adapter | None) -> None:
+    def __init__(self, engines: Members, calls: list[Call], adapter: Adapter | None) -> None:
         self._engines = engines
         self._link = engines.link
         self._calls = calls
@@ -59,24 +73,23 @@ class Dispatch:
         self._results: list[Any] = [None] * len(calls)
         self._free: deque[str] = deque()
         self._asked: dict[Any, _Asked] = {}
-        self._lost: Counter[int] = Counter()  # times that a call lost its engine
-        self._kills: Counter[int] = Counter()  # engines killed because a call took too long
+        self._lost: Counter[int] = Counter()  # how often a call lost its engine
+        self._kills: Counter[int] = Counter()  # engines killed because this call took too long
         self._refreshed = self._link.now()
         self._enough = self._link.now()
-        self._fault: EngineError | None = None  # of the last engine that ended by itself
+        self._fault: EngineError | None = None  # of the last engine that died by itself
         if calls:
             self._meet()
         if self._asked:
             self._link.wait(list(self._asked), num_returns=len(self._asked), timeout=0.2)
 
     def run(self) -> list[Any]:
-        """Results in the order of the calls. Raises as `PoolHandle.generate`."""
         while self._waiting or self._running:
             self._advance()
         return self._results
 
     def _advance(self) -> None:
-        """Hand out calls, wait a moment for answers, and check the engines that give none."""
+        """Hand out calls, wait a moment for answers, and check engines that do not answer."""
         engines = self._engines
         while self._waiting and self._free:
             self._hand_out(self._waiting.popleft(), self._free.popleft())
@@ -95,7 +108,7 @@ class Dispatch:
         self._check_enough()
 
     def _meet(self) -> None:
-        """Ask engines that have no part in this request yet for their status."""
+        """Ask engines that this request does not use yet for their status."""
         self._refreshed = self._link.now()
         self._engines.refresh()
         known = {one.engine for one in self._running.values()}
@@ -107,11 +120,11 @@ class Dispatch:
 
     def _ask(self, engine: str) -> None:
         actor = self._engines.actors.get(engine)
-        if actor is not None:  # else dropped since, maybe by another thread
+        if actor is not None:  # another thread may have dropped it
             self._asked[actor.status.remote()] = _Asked(engine, self._link.now())
 
     def _arrived(self, refs: list[Any]) -> None:
-        """Engines that answer get calls: idle ones before those that work for another client."""
+        """Add engines that answered to the free ones; idle engines get the next calls first."""
         for ref in refs:
             engine = self._asked.pop(ref).engine
             try:
@@ -123,7 +136,7 @@ class Dispatch:
 
     def _hand_out(self, index: int, engine: str) -> None:
         actor = self._engines.actors.get(engine)
-        if actor is None:  # dropped since
+        if actor is None:  # it was dropped
             self._waiting.appendleft(index)
             return
         key = secrets.token_hex(8)
@@ -144,7 +157,7 @@ class Dispatch:
         self._free.append(one.engine)
 
     def _gone(self, engine: str, error: RayActorError, when: str) -> None:
-        """An engine has ended for good: an error, unless the cluster may have taken it away."""
+        """Drop a dead engine; raise if the pool is not elastic or the engine cannot start."""
         died = self._engines.died(engine, when, error)
         if not self._engines.elastic or error.actor_init_failed:
             raise died from error
@@ -159,43 +172,40 @@ class Dispatch:
                 self._late(ref, one)
         for asked in self._asked.values():
             actor = self._engines.actors.get(asked.engine)
-            if (
-                actor is not None
-                and now - asked.since > self._engines.deadline_s
-                and self._link.alive(actor)
-            ):
-                self._link.restart(actor)  # it hangs
+            hangs = actor is not None and now - asked.since > self._engines.deadline_s
+            if hangs and self._link.alive(actor):
+                self._link.restart(actor)
                 asked.since = now
 
     def _late(self, ref: Any, one: _Running) -> None:
         """Decide about a call that takes long: wait, send it to another engine, or kill its engine.
 
-        The time counts from when the engine began the call, not from when it was handed over:
-        another client's call may stand before it, or the engine may be starting again.
+        The deadline counts from when the engine began the call: the engine may first finish a call
+        of another client, or restart.
         """
         engines, waited = self._engines, self._link.now() - one.since
         actor = engines.actors.get(one.engine)
         if actor is None:
-            return  # dropped; its call will fail in a moment
+            return  # it was dropped; its call will fail in a moment
         if not self._link.alive(actor):
             self._away(ref, one, waited)
         elif waited > engines.deadline_s:
             self._overdue(actor, one)
 
     def _away(self, ref: Any, one: _Running, waited: float) -> None:
-        """The engine is starting again: its call goes to another one, if there is any."""
+        """The engine is restarting: give its call to another engine if there is one."""
         engines = self._engines
         if self._free or len(self._running) > 1:
             self._waiting.appendleft(self._running.pop(ref).index)
             self._ask(one.engine)
         elif waited > engines.deadline_s + engines.start_deadline_s:
             raise EngineError(
-                f"{engines.label(one.engine)} did not come back within {waited:.0f} s; "
+                f"{engines.label(one.engine)} did not restart within {waited:.0f} s; "
                 f"{self._link.resources()}"
             )
 
     def _overdue(self, actor: Any, one: _Running) -> None:
-        """Kill the engine, unless it says that it began its call within the deadline."""
+        """Kill the engine, unless its status shows that it began its call within the deadline."""
         engines = self._engines
         done, _ = self._link.wait([status := actor.status.remote()], timeout=STATUS_S)
         own = True
@@ -203,7 +213,7 @@ class Dispatch:
             try:
                 answer = engines.answer(status, one.engine, "its status")
             except RayActorError:
-                return  # it has just died; its call fails next, or is tried again
+                return  # it has just died; its call fails next, or is retried
             if answer["seconds"] <= engines.deadline_s:
                 one.since = self._link.now() - answer["seconds"]
                 return
@@ -215,19 +225,19 @@ class Dispatch:
                 "rollout.deadline_s or lower rollout.prompts_per_call"
             )
         if not self._link.alive(actor):
-            return  # another client has killed it meanwhile
+            return  # another client has just killed it
         self._link.restart(actor)
-        self._kills[one.index] += own  # another client's call that hung is not this one's fault
+        self._kills[one.index] += own  # only if its own call hung
         one.since = self._link.now()
 
     def _check_enough(self) -> None:
-        """Fail when too few engines have been up for longer than one may take to start.
+        """Fail if too few engines have been up for longer than `start_deadline_s`.
 
-        Fail earlier if the last one ended by itself and none is starting: nobody replaces it.
+        Fail earlier if the last engine died by itself and none is starting: it is not replaced.
         """
         engines, up = self._engines, len(self._free) + len(self._running)
-        nobody = self._fault is not None and not up and not self._asked
-        limit = min(NODE_S, engines.start_deadline_s) if nobody else engines.start_deadline_s
+        none_left = self._fault is not None and not up and not self._asked
+        limit = min(NODE_S, engines.start_deadline_s) if none_left else engines.start_deadline_s
         if up >= engines.least:
             self._enough = self._link.now()
         elif self._link.now() - self._enough > limit:

@@ -1,4 +1,4 @@
-"""What a client of the pool knows of the engines, and all that it asks of Ray."""
+"""The engines of a pool as a client knows them, and the calls to Ray that a client needs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ALIVE = 2  # ActorTableData.ActorState
 
 
 class Link:
-    """Ray and the clock, as a client of the pool sees them; tests pass an object of their own."""
+    """Ray and the clock; tests replace it."""
 
     now = staticmethod(time.monotonic)
     sleep = staticmethod(time.sleep)
@@ -25,24 +25,24 @@ class Link:
     wait = staticmethod(ray.wait)
 
     def alive(self, actor: Any) -> bool:
-        """Whether Ray takes the process of the actor as running; not while it starts again."""
-        # Only this private method distinguishes a hung engine from one that is starting.
+        """Whether the actor's process runs; False while it is restarting."""
+        # Only this private method distinguishes a hung engine from a starting one.
         return actor._get_local_state() == ALIVE
 
     def restart(self, actor: Any) -> None:
-        """Kill the process of an actor; Ray starts it again and repeats its calls."""
+        """Kill the process of an actor; Ray restarts it and repeats its calls."""
         ray.kill(actor, no_restart=False)
 
     def names(self) -> list[str]:
-        """Of all actors that live."""
+        """Names of all living actors."""
         return ray.util.list_named_actors()
 
     def find(self, name: str) -> Any:
-        """The actor of a name; ValueError if it is gone."""
+        """The actor with this name; raises ValueError if it is gone."""
         return ray.get_actor(name)
 
     def resources(self) -> str:
-        """Free and total CPUs and GPUs of the cluster, for a message."""
+        """Free and total CPUs and GPUs of the cluster, for error messages."""
         free, total = ray.available_resources(), ray.cluster_resources()
         return "; ".join(
             f"{name}: {free.get(name, 0):g} free of {total.get(name, 0):g}"
@@ -51,20 +51,19 @@ class Link:
 
 
 @dataclass
-class Engines:
-    """Actors by name, and how long their callers wait for them; picklable.
+class Members:
+    """The engines by name, and the limits for calls to them; picklable.
 
     Attributes:
-        actors: the engines of the moment. The dict is replaced, never changed: another thread may
-            be reading it.
-        prefix: the start of all their names.
-        name: of the kind of engine, for messages.
+        actors: the current engines. The dict is replaced and never changed, because another thread
+            may be reading it.
+        prefix: the names of all engines start with it.
+        name: the kind of engine, for messages.
         least: a request fails if fewer engines are up for longer than `start_deadline_s`.
-        elastic: engines come and go; otherwise the loss of one is an error at once.
-        deadline_s: seconds that a call may take.
-        start_deadline_s: seconds that an engine may take to start.
-        max_restarts: times that a call may lose its engine.
-        link: to Ray.
+        elastic: engines may come and go; otherwise the loss of one is an error.
+        deadline_s: longest time of a call.
+        start_deadline_s: longest time of an engine's start.
+        max_restarts: how often a call may lose its engine.
     """
 
     actors: dict[str, Any]
@@ -78,10 +77,10 @@ class Engines:
     link: Any
 
     def probe(self) -> list[dict[str, Any]]:
-        """A one-token generation on every engine, within the starting deadline.
+        """Generate one token on every engine.
 
         Raises:
-            EngineError: one did not answer in time, or died; names the resources.
+            EngineError: an engine died, or did not answer within `start_deadline_s`.
         """
         link = self.link
         refs = {name: actor.probe.remote() for name, actor in self.actors.items()}
@@ -101,37 +100,35 @@ class Engines:
         return answers
 
     def refresh(self) -> None:
-        """Find the engines that were added; one that has ended stays until a call to it fails."""
+        """Find added engines; an engine that has ended stays until a call to it fails."""
         if not self.elastic:
             return
         found = dict(self.actors)
         names = {name for name in self.link.names() if name.startswith(self.prefix)}
         for name in names - found.keys():
-            with contextlib.suppress(ValueError):  # gone between the two calls
+            with contextlib.suppress(ValueError):  # it ended between the two calls
                 found[name] = self.link.find(name)
         self.actors = found
 
     def drop(self, engine: str) -> None:
-        """Forget an engine."""
         self.actors = {name: actor for name, actor in self.actors.items() if name != engine}
 
     def answer(self, ref: Any, engine: str, awaited: str) -> Any:
-        """The answer of an engine, which has arrived already.
+        """The answer of an engine, which has arrived.
 
         Raises:
-            EngineError: it raised.
-            RayActorError: it is dead.
+            EngineError: the engine raised an exception.
+            RayActorError: the engine is dead.
         """
         try:
             return self.link.get(ref, timeout=60)
         except RayTaskError as error:
-            raised = error.cause
             raise EngineError(
-                f"{self.label(engine)} failed at {awaited}: {type(raised).__name__}: {raised}"
+                f"{self.label(engine)} failed at {awaited}: {type(error.cause).__name__}: "
+                f"{error.cause}"
             ) from error
 
     def died(self, engine: str, when: str, error: RayActorError) -> EngineError:
-        """The error to raise for a dead engine."""
         when = "at its start" if error.actor_init_failed else when
         return EngineError(
             f"{self.label(engine)} died {when} and was restarted at most "
@@ -139,6 +136,6 @@ class Engines:
         )
 
     def label(self, engine: str) -> str:
-        """An engine in a message: which of how many, and of what kind."""
+        """The engine in an error message."""
         number = int(engine.removeprefix(self.prefix)) + 1
         return f"engine {number} of {max(number, len(self.actors))} ({self.name})"

@@ -1,4 +1,4 @@
-"""Who gets which call when engines start, leave, hang or join; engines and clock are stand-ins."""
+"""Which engine gets which call when engines start, leave, hang or join; Ray is simulated."""
 
 from types import SimpleNamespace
 
@@ -6,7 +6,7 @@ import pytest
 from ray.exceptions import RayActorError
 
 from actors.pool.actor import Call
-from actors.pool.pool import PoolHandle
+from actors.pool.handle import PoolHandle
 from minirec.errors import EngineError
 
 CALLS = [Call([[i]], n=1, seeds=[i]) for i in range(4)]
@@ -18,7 +18,7 @@ class Ref:
 
 
 class Engine:
-    """Answers a call after `seconds`; `born` is when it comes up, `dies` when it is lost."""
+    """Answers a call after `seconds`; it starts at time `born` and dies at time `dies`."""
 
     def __init__(self, world, *, born=0.0, seconds=1.0, dies=None, busy=False):
         self.world, self.born, self.seconds, self.dies, self.busy = world, born, seconds, dies, busy
@@ -43,7 +43,7 @@ class Engine:
 
 
 class World:
-    """Stands for Ray and the clock, which runs while somebody waits."""
+    """Replaces Ray and the clock, which advances while the code waits."""
 
     def __init__(self):
         self.time, self.engines, self.killed = 0.0, {}, []
@@ -103,7 +103,7 @@ def handle(world, there, *, elastic=True, least=1, start_deadline_s=50):
     )
 
 
-def test_an_engine_that_starts_late_gets_what_is_left(world):
+def test_an_engine_that_starts_late_gets_the_remaining_calls(world):
     early, late = Engine(world), Engine(world, born=2.5)
     assert handle(world, [early, late]).generate(CALLS) == [0, 1, 2, 3]
     assert (early.calls, late.calls) == ([0, 1, 2], [3])
@@ -135,29 +135,29 @@ def test_the_call_of_a_lost_engine_goes_to_another(world, elastic):
     assert len(leaves.calls) == 1 and sorted(stays.calls) == [0, 1, 2, 3]
 
 
-def test_the_call_of_an_engine_that_is_away_goes_to_another(world):
+def test_the_call_of_a_restarting_engine_goes_to_another(world):
     stays, away = Engine(world, seconds=1), Engine(world, seconds=1000)
     away.alive = lambda: False
     assert handle(world, [stays, away]).generate(CALLS) == [0, 1, 2, 3]
     assert world.time < 20 and not world.killed
 
 
-def test_a_call_that_loses_every_engine_is_not_given_to_all_of_them(world):
+def test_a_call_is_retried_at_most_max_restarts_times(world):
     engines = [Engine(world, dies=0) for _ in range(5)]
     with pytest.raises(EngineError, match="died at a generate call"):
         handle(world, engines).generate(CALLS[:1])
-    assert sum(len(engine.calls) for engine in engines) == 3  # max_restarts is 2
+    assert sum(len(engine.calls) for engine in engines) == 3
 
 
-def test_an_engine_that_died_by_itself_is_the_cause_and_not_waited_for(world):
-    """The pool makes no other one: it would end the same way."""
+def test_an_engine_that_died_by_itself_is_reported_soon(world):
+    """The pool does not replace it: another one would die the same way."""
     pool = handle(world, [Engine(world, seconds=1, dies=1.5)], start_deadline_s=300)
     with pytest.raises(EngineError, match=r"engine 1 of 1 \(test\) died at a generate call"):
         pool.generate(CALLS)
     assert 30 < world.time < 40
 
 
-def test_an_engine_that_died_between_two_steps_is_the_cause(world):
+def test_an_engine_that_died_between_two_steps_is_reported(world):
     pool = handle(world, [Engine(world, dies=5)], start_deadline_s=300)
     assert pool.generate(CALLS[:1]) == [0]
     world.time = 10
@@ -166,7 +166,7 @@ def test_an_engine_that_died_between_two_steps_is_the_cause(world):
     assert 40 < world.time < 50
 
 
-def test_an_engine_that_was_taken_away_is_waited_for(world):
+def test_the_pool_replaces_an_engine_that_was_taken_away(world):
     leaves, joins = Engine(world, seconds=1, dies=1.5), Engine(world, born=100)
     leaves.reason = "The actor is dead because it was killed by `ray.kill`."
     pool = handle(world, [leaves], start_deadline_s=300)
@@ -175,7 +175,7 @@ def test_an_engine_that_was_taken_away_is_waited_for(world):
     assert world.time > 100
 
 
-def test_too_few_engines_are_waited_for_until_the_starting_deadline(world):
+def test_too_few_engines_fail_after_the_starting_deadline(world):
     with pytest.raises(EngineError, match=r"0 of at least 1 engines \(test\) came up within 50 s"):
         handle(world, [Engine(world, born=1000)]).generate(CALLS)
     assert 50 < world.time < 55
@@ -194,7 +194,7 @@ def test_a_call_beyond_its_deadline_has_its_engine_killed(world):
     assert world.killed == [hangs, hangs]
 
 
-def test_an_engine_that_dies_when_asked_why_its_call_takes_long(world):
+def test_an_engine_that_dies_when_asked_for_its_status(world):
     stays, dies = Engine(world, seconds=1), Engine(world, seconds=200, dies=150)
     dies.status = SimpleNamespace(
         remote=lambda: Ref(world.time, RayActorError() if world.time > 50 else {"call": None})
@@ -203,11 +203,10 @@ def test_an_engine_that_dies_when_asked_why_its_call_takes_long(world):
     assert sorted(stays.calls) == [0, 1, 2, 3] and len(dies.calls) == 1 and not world.killed
 
 
-def test_an_engine_that_another_client_has_just_killed_is_left_alone(world):
-    """It says nothing; while that is waited for, the other client kills it."""
+def test_an_engine_that_another_client_has_just_killed_is_not_killed_again(world):
+    """The other client kills it while this one waits for its status."""
     shared = Engine(world, seconds=200)
     idle = {"call": None, "seconds": 0.0}
-
     shared.alive = lambda: not 101 < world.time < 110
     hung = SimpleNamespace(remote=lambda: Ref(110 if 1 < world.time < 110 else world.time, idle))
     shared.status = hung
@@ -215,8 +214,8 @@ def test_an_engine_that_another_client_has_just_killed_is_left_alone(world):
     assert not world.killed
 
 
-def test_another_clients_call_that_hangs_does_not_count_against_the_own(world):
-    """The engine is killed four times, with a limit of two, before it comes to the own call."""
+def test_a_call_of_another_client_that_hangs_does_not_count(world):
+    """The engine is killed four times, with a limit of two, before it begins this call."""
     shared = Engine(world, seconds=450)
     shared.status = SimpleNamespace(
         remote=lambda: shared.answer(0.0, {"call": "another", "seconds": 101})
@@ -226,7 +225,7 @@ def test_another_clients_call_that_hangs_does_not_count_against_the_own(world):
 
 
 def test_the_engines_can_be_read_while_they_are_refreshed(world):
-    """As by a second thread; one engine has left, one has joined, one is gone when looked up."""
+    """One engine has left, one has joined, and one ends between listing and lookup."""
     there = handle(world, [Engine(world), Engine(world)])
     read = iter(there.actors)
     next(read)
@@ -235,7 +234,7 @@ def test_the_engines_can_be_read_while_they_are_refreshed(world):
     world.names = lambda: ["p-0", "p-2", "p-3", "another-1"]
     there.refresh()
     assert list(read) == ["p-1"]
-    assert there.actors.keys() == {"p-0", "p-1", "p-2"}  # p-1 says why it left when it is asked
+    assert there.actors.keys() == {"p-0", "p-1", "p-2"}  # the next call to p-1 reports its end
     assert (there.actors["p-0"], there.actors["p-2"]) == (stays, joins)
     there.drop("p-1")
     assert len(there.actors) == 2

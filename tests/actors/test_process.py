@@ -1,4 +1,4 @@
-"""A worker that hangs ends, and says where."""
+"""The deadline ends a process that hangs, and shows where."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def hangs():
 with deadline(0.5):
     hangs()
 time.sleep(1)
-print("goes on")
+print("continues")
 """
 
 
@@ -24,11 +24,11 @@ def run(inside):
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
 
 
-def test_what_takes_longer_ends_the_process_and_shows_the_place():
+def test_a_block_that_hangs_ends_the_process_and_is_shown():
     ended = run(60)
     assert ended.returncode != 0 and ended.stdout == ""
     assert "in hangs" in ended.stderr
 
 
-def test_what_is_in_time_is_not_ended_later():
-    assert run(0).stdout == "goes on\n"
+def test_a_block_that_ends_in_time_has_no_effect():
+    assert run(0).stdout == "continues\n"
