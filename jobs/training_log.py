@@ -1,4 +1,4 @@
-"""The log of a training: reading it, summing it, and a bar that follows it."""
+"""The log of a training: read it, sum it, show its progress."""
 
 from __future__ import annotations
 
@@ -15,11 +15,7 @@ from minirec.store.remote import is_remote
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Entries of a training log, one per step; empty if there is none yet.
-
-    Raises:
-        ArtifactError: the log is damaged.
-    """
+    """The entries of a training log, one per step; `ArtifactError` if it is damaged."""
     if not path.exists():
         return []
     try:
@@ -31,14 +27,12 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def last_step(log: list[dict[str, Any]]) -> tuple[int, str]:
-    """The number of steps in a training log, and the last reward as a note for the bar."""
-    if not log:
-        return 0, ""
-    return log[-1]["step"] + 1, f"reward {log[-1]['reward']:.3f}"
+    """The number of steps, and the last reward as a note for the bar."""
+    return (log[-1]["step"] + 1, f"reward {log[-1]['reward']:.3f}") if log else (0, "")
 
 
 def poll_s(at: Path) -> float:
-    """Seconds between two readings; each request to an object store costs money."""
+    """Seconds between two reads; longer for an object store, whose requests cost money."""
     return 10.0 if is_remote(at) else 0.5
 
 
@@ -51,19 +45,18 @@ def follow(
     stop = threading.Event()
 
     def show() -> None:
-        # The next step replaces a damaged log of a former attempt. A store that fails here
-        # fails again where it matters.
+        # The next step replaces a damaged log. The training itself reports a failing store.
         with suppress(Exception):
             done, text = state()
             if done:
                 progress.update(done, text)
 
-    def ask() -> None:
+    def watch() -> None:
         while not stop.wait(every_s):
             show()
 
     with bar(name, total) as progress:
-        thread = threading.Thread(target=ask, daemon=True)
+        thread = threading.Thread(target=watch, daemon=True)
         thread.start()
         try:
             yield
@@ -74,5 +67,5 @@ def follow(
 
 
 def spent(log: list[dict[str, Any]], what: str) -> int:
-    """Rollouts or tokens of a training log, including those of validation."""
+    """Sum of rollouts or tokens in a training log, including validation."""
     return sum(entry[what] + entry.get(f"validation_{what}", 0) for entry in log)

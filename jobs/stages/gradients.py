@@ -1,4 +1,4 @@
-"""`minirec gradients`: projected LoRA gradients of the scored samples, for some selections."""
+"""`minirec gradients`: projected LoRA gradients of the scored samples."""
 
 from __future__ import annotations
 
@@ -29,18 +29,15 @@ def _settings(run: Run, config: Config) -> dict[str, Any]:
             "projection_dim": config.scoring.projection_dim,
             "validation_samples": validation_samples(run, config),
         },
-        "training": {
-            "advantage_floor": t.advantage_floor,
-            "scale_advantage": t.scale_advantage,
-        },
+        "training": {"advantage_floor": t.advantage_floor, "scale_advantage": t.scale_advantage},
         "rollout": rollout_settings(config),
     }
 
 
 def _body(work: Work) -> None:
-    """Write gradients/part-*.parquet, and for `less` validation.npy.
+    """Write gradients/part-*.parquet.
 
-    The latter is the mean gradient of the validation samples, (dim,) float32.
+    For `less`, also write validation.npy: the mean gradient of validation samples, (dim,) float32.
     """
     from jobs.shards import merged, score_shards
     from minirec.store.tables import write_array
@@ -64,9 +61,9 @@ def _body(work: Work) -> None:
 
 
 def validation_samples(run: Run, config: Config) -> int:
-    """How many validation samples to use: only `less` needs them.
+    """Number of validation samples. Only `less` needs them.
 
-    Finished gradients that have them serve other selections too.
+    If the finished gradients have them, they stay: other selections can use these gradients too.
     """
     samples = config.scoring.validation_samples
     made = (run.done("gradients") or {}).get("settings", {}).get("scoring.validation_samples")
@@ -74,12 +71,12 @@ def validation_samples(run: Run, config: Config) -> int:
 
 
 def gradient_inputs(config: Config) -> list[str]:
-    """The stage that `select` reads besides scoring, if its settings use gradients."""
+    """The stage `gradients`, if `select` reads it."""
     return ["gradients"] if config.selection.needs_lora_gradients else []
 
 
 def _validation(run: Run, config: Config, session: Session) -> ScoringSpec:
-    """Rollouts of validation samples by the proxy policy; none is screened."""
+    """Rollouts of validation samples by the proxy policy, without screening."""
     from jobs.shards import scoring_spec
 
     return scoring_spec(
@@ -107,7 +104,7 @@ def _shards(features: Path, output: Path, *, split: str) -> list[GradientShard]:
 
 
 def _fit(run: Run, config: Config, session: Session, shards: list[GradientShard]) -> None:
-    """Let the workers of Ray Train write the files that are missing."""
+    """Write the missing files in workers of Ray Train."""
     from actors.scoring.gradients import GradientSpec, gradient_loop
     from jobs.cluster.workers import Team, fit
     from jobs.training_log import follow
@@ -138,11 +135,11 @@ def _fit(run: Run, config: Config, session: Session, shards: list[GradientShard]
         team = Team(config.training, workers, worker, run.path("ray"), "gradients")
         fit(session.kept, gradient_loop, spec, team)
     if missing := [output for output in outputs if not output.exists()]:
-        raise ArtifactError(f"{missing[0]} is missing; the same command makes the missing files")
+        raise ArtifactError(f"{missing[0]} is missing; run the same command again to write it")
 
 
 def _there(outputs: list[Path], folder: Path) -> int:
-    """How many of the files exist; lists the folder that holds all of them once."""
+    """Number of files that exist, by one listing of the folder that holds them all."""
     found = {str(path) for path in folder.rglob("part-*.parquet")}
     return sum(str(path) in found for path in outputs)
 

@@ -1,4 +1,4 @@
-"""The base model: a name on the hub or a folder, or the demo model, which this stage builds."""
+"""`minirec model`: build the demo model. Any other base model is a hub name or a folder."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
 
 def model_inputs(config: Config) -> list[str]:
-    """The stages that the base model and the samples come from."""
+    """The stages that make the samples and the base model."""
     return ["prepare", "model"] if config.model.name == "demo" else ["prepare"]
 
 
 def demo_settings(config: Config) -> dict[str, Any]:
-    """The settings that the weights of the demo model follow from."""
+    """The settings that the weights of the demo model depend on."""
     model = config.model.model_dump(mode="json")
     keys = ["max_item_tokens", "max_prompt_tokens", "demo"]
     if config.model.demo.warmup_match:
-        keys.append("temperature")  # of the matching
+        keys.append("temperature")  # the matching uses it
     return {"seed": config.seed, "model": {key: model[key] for key in keys}}
 
 
@@ -34,8 +34,8 @@ def _body(work: Work) -> None:
     model, corpus = work.config.model, work.run.path("corpus")
     if model.name != "demo":
         raise ConfigError(
-            f"model.name={model.name} is used as it is; `minirec model` builds only the model "
-            f"of model.name=demo"
+            f"model.name={model.name} needs no build; `minirec model` builds only the model of "
+            f"model.name=demo"
         )
     catalogue = load_catalogue(corpus)
     samples = load_samples(corpus, "train")

@@ -1,6 +1,6 @@
-"""How the result of a bench is judged and shown: on a page, and in tables on the terminal.
+"""Judge the result of a bench; show it on a page and in tables on the terminal.
 
-A sweep shows the Pareto front and recommends a budget, a comparison shows the standings.
+A sweep shows the Pareto front and recommends a budget. A comparison shows the standings.
 """
 
 from __future__ import annotations
@@ -28,16 +28,13 @@ from minirec.trials.trial import AXES, FULL
 
 
 def _complete(result: Result) -> list[Outcome]:
-    """Settings all of whose seeds have finished.
-
-    Of another setting, the better seeds are left: their mean would flatter it.
-    """
+    """The settings whose seeds have all finished. ASHA stops bad seeds, so others are biased."""
     unfinished = {row["setting"] for row in result.rows if row["status"] != "finished"}
     return [o for o in result.outcomes("valid") if o.setting not in unfinished]
 
 
 def with_fronts(result: Result) -> list[Row]:
-    """The rows of a sweep with the columns ``front_*``."""
+    """The rows of a sweep, with the columns ``front_*`` filled in."""
     found = fronts(_complete(result))
     return [
         row | {f"front_{unit}": row["setting"] in settings for unit, settings in found.items()}
@@ -46,7 +43,7 @@ def with_fronts(result: Result) -> list[Row]:
 
 
 def publish_sweep(result: Result) -> None:
-    """Write sweep.html and best.yaml, and show the result."""
+    """Write sweep.html and best.yaml, and print the result."""
     run, bootstrap = result.run, result.bootstrap("valid")
     outcomes, tolerance = _complete(result), result.config.sweep.tolerance
     choice = choose(outcomes, bootstrap, tolerance=tolerance) if outcomes else None
@@ -71,7 +68,7 @@ def publish_sweep(result: Result) -> None:
     ]
     _print("Trials", ("trial", "state"), numbers, trials)
     if choice is None:
-        console.print("sweep: no setting has finished with all its seeds, so there is no front")
+        console.print("sweep: no setting has finished all its seeds, so there is no front")
         return
     best = fronts(outcomes)
     settings = [
@@ -100,25 +97,25 @@ def _write_best(result: Result, setting: str) -> None:
 
 
 def _shown(path: Path) -> Path:
-    """The path from here, if it is below."""
+    """The path relative to the current directory, if it is below."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def with_reached(result: Result) -> list[Row]:
-    """The rows of a comparison with the columns ``reached_*``.
+    """The rows of a comparison, with the columns ``reached_*`` filled in.
 
-    The goal depends on the trainings on full data, of which another command may have more.
+    The goal depends on the trainings on full data, which can differ between commands.
     """
-    best = [row["best_valid_ndcg@10"] for row in result.rows if row["method"] == FULL]
-    best = [value for value in best if value is not None]
+    full = [row["best_valid_ndcg@10"] for row in result.rows if row["method"] == FULL]
+    best = [value for value in full if value is not None]
     goal = result.config.compare.reach * float(np.mean(best)) if best else float("inf")
     curves = result.curves()
     return [row | reached(curves[row["trial"]], goal=goal) for row in result.rows]
 
 
 def publish_comparison(result: Result) -> None:
-    """Write comparison.html and show the result."""
+    """Write comparison.html and print the result."""
     run, config, bootstrap = result.run, result.config, result.bootstrap("test")
     outcomes, finished = result.outcomes("test"), result.finished()
     races = [
@@ -160,7 +157,7 @@ def _write(run: Run, name: str, text: str) -> None:
 def _print(
     title: str, words: Sequence[str], numbers: Sequence[str], rows: Sequence[Sequence[str]]
 ) -> None:
-    """Columns of words, then columns of numbers; fits into 80 columns with short names."""
+    """Print a table of text columns, then number columns; it fits into 80 characters."""
     table = Table(title=title, box=box.SIMPLE, show_edge=False, padding=0)
     for i, name in enumerate(words):
         table.add_column(name, no_wrap=i == 0, min_width=8 if i else None)

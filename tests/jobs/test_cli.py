@@ -59,7 +59,7 @@ def test_overrides_may_stand_between_options(capsys, tmp_path):
 
 def test_a_preset_does_not_vanish_behind_the_settings_of_a_run(capsys, tmp_path):
     (tmp_path / "config.yaml").write_text(dump(load()))
-    assert "would have no effect" in refused(capsys, "plan", f"run_dir={tmp_path}", "preset=paper")
+    assert "has no effect" in refused(capsys, "plan", f"run_dir={tmp_path}", "preset=paper")
     assert cli.main(["plan", f"run_dir={tmp_path}", "selection.groups=2"]) == 0
     assert "in 2 groups" in capsys.readouterr().out
 
@@ -322,7 +322,7 @@ def test_every_path_on_the_command_line_may_begin_with_the_home_folder(monkeypat
 def test_a_port_that_is_none(capsys, port):
     with pytest.raises(SystemExit, match="2"):
         parse(["serve", "--run", "x", f"--port={port}"])
-    assert f"'{port}' is no port; give a number from 1 to 65535" in capsys.readouterr().err
+    assert f"'{port}' is not a number from 1 to 65,535" in capsys.readouterr().err
 
 
 def test_ports_that_are():
@@ -368,7 +368,7 @@ def of_a_task(cause):
         (of_a_task(of_a_task(CorpusError("too short"))), 1, "too short"),
         (ConfigError("too short"), 2, "too short"),
         (OSError(5, "Input/output error"), 1, "Input/output error"),
-        (OSError(13, "Permission denied", "/x"), 1, "Permission denied: /x; change its rights"),
+        (OSError(13, "Permission denied", "/x"), 1, "Permission denied: /x; change its perm"),
     ],
 )
 def test_an_error_of_a_stage_is_one_sentence(tmp_path, monkeypatch, capsys, error, status, words):

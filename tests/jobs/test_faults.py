@@ -47,7 +47,7 @@ def assert_same(run_dir, other):
         assert one.read_bytes() == two.read_bytes(), one.name
     ids = [i for p in parts(run_dir) for i in pq.read_table(p)["sample_id"].to_pylist()]
     train = pq.read_table(run_dir / "corpus" / "train.parquet")["sample_id"].to_pylist()
-    assert sorted(ids) == sorted(train), "a sample was lost or doubled"
+    assert sorted(ids) == sorted(train), "a sample is missing or duplicated"
     for name in COMPARED:
         assert (run_dir / name).read_bytes() == (other / name).read_bytes(), name
 
@@ -101,7 +101,7 @@ def test_kill_an_engine_and_a_training_worker(undisturbed, tmp_path):
     assert process.wait(timeout=300) == 0, (tmp_path / "run.log").read_text()[-3000:]
     assert_same(run_dir, undisturbed)
     log = (run_dir / "policy" / "log.jsonl").read_text()
-    assert len(log.splitlines()) == 8, "a step was lost or doubled"
+    assert len(log.splitlines()) == 8, "a step is missing or duplicated"
 
 
 @pytest.mark.timeout(300)
@@ -123,4 +123,4 @@ def test_an_interruption_ends_everything_and_says_how_to_go_on(undisturbed, tmp_
     assert process.wait(timeout=60) == 130
     _, alive = psutil.wait_procs(children, timeout=30)
     assert not alive
-    assert "the same command goes on from here" in (tmp_path / "run.log").read_text()
+    assert "run the same command again to continue" in (tmp_path / "run.log").read_text()

@@ -98,6 +98,6 @@ def test_a_sweep_on_an_object_store(undisturbed, bucket_folder, tmp_path):
     wait_for(first.exists, process, "the first trial")
     process.kill()
     process.wait(30)
-    assert "goes on with the trials that are not finished" in finish(tmp_path / "none", *sweep)
+    assert "continuing with the trials that have not finished" in finish(tmp_path / "none", *sweep)
     assert [row["status"] for row in read_rows(Run(bucket_folder), "sweep")] == ["finished"] * 2
     assert "nothing to do" in finish(tmp_path / "none", *sweep)

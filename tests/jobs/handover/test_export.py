@@ -251,7 +251,7 @@ def test_the_lines_for_trl_train(exported, tmp_path):
 def test_verl_is_told_that_there_is_no_chat_template(undisturbed, tmp_path, capsys):
     words = ["export", "--run", str(undisturbed), "--to", "verl", "--out", str(tmp_path / "x")]
     assert main(words) == 0
-    assert "demo has no chat template, without which verl stops" in capsys.readouterr().out
+    assert "demo has no chat template, but verl needs one" in capsys.readouterr().out
 
 
 def best(run_dir, history, top):
@@ -317,13 +317,13 @@ def test_the_policy_ranks_alike_in_plain_transformers(undisturbed, exported, to)
 def test_a_slip_is_one_sentence(undisturbed, exported, tmp_path, capsys):
     words = ["export", "--to", "jsonl", "--out", str(exported("jsonl")), "--run"]
     assert main([*words, str(undisturbed)]) == 1
-    assert "is there; give another --out, or --overwrite" in capsys.readouterr().err
+    assert "exists; give another --out, or --overwrite" in capsys.readouterr().err
     mine = tmp_path / "mine"
     mine.mkdir()
     for folder in (mine, undisturbed, undisturbed.parent):
         words[4] = str(folder)
         assert main([*words, str(undisturbed), "--overwrite"]) == 1
-        assert "is no former export, so it is not replaced" in capsys.readouterr().err
+        assert "is not an export, so it is not replaced" in capsys.readouterr().err
     assert mine.is_dir() and (undisturbed / "selection.parquet").exists()
     assert main([*words[:-1], "--overwrite", "--run", str(tmp_path)]) == 1
     assert "is no run directory" in capsys.readouterr().err

@@ -72,19 +72,19 @@ def test_nothing_is_overwritten_unasked(capsys, table, tmp_path):
         out.mkdir()
         (out / name).write_bytes(b"mine")
         error = run(capsys, "--features", table, "--out", out, status=1)
-        assert f"{out / name} is there; give another --out, or --overwrite" in error
+        assert f"{out / name} exists; give another --out, or --overwrite" in error
         assert [path.name for path in out.iterdir()] == [name]
         assert (out / name).read_bytes() == b"mine"
     (tmp_path / "run" / "stages").mkdir(parents=True)
     words = ("--features", table, "--out", tmp_path / "run", "--overwrite")
-    assert "is the directory of a run" in run(capsys, *words, status=1)
+    assert "is a run directory" in run(capsys, *words, status=1)
 
 
 @pytest.mark.parametrize(
     ("words", "status", "message"),
     [
         (["--budget", "61"], 2, "selection.budget 61 exceeds the 60 samples"),
-        (["--budget", "5", "selection.budget=9"], 2, "both say how many"),
+        (["--budget", "5", "selection.budget=9"], 2, "set the same"),
         (["selection.shards=2"], 2, "selection.shards has no effect with --features"),
         (["--chance", "1"], 2, "--chance is 1; expected at least 0 and below 1"),
         (["--chance", "nan"], 2, "--chance is nan"),
@@ -117,7 +117,7 @@ def test_results_do_not_go_where_they_would_be_read_again(capsys, table, tmp_pat
     error = run(capsys, "--features", folder, "--out", folder, status=1)
     assert "give another --out" in error
     error = run(capsys, "--features", table, "--out", file, status=1)
-    assert "is a file; --out names a folder" in error
+    assert "is a file; give a folder as --out" in error
 
 
 def test_options_are_not_guessed(capsys, table):
