@@ -33,21 +33,16 @@ def main(argv: list[str] | None = None) -> int:
         print(f"minirec: interrupted; {how}", file=sys.stderr)
         return 130
     except Exception as error:
-        raised = _raised(error)
+        raised: BaseException = error
+        if "ray" in sys.modules:  # otherwise importing it takes seconds
+            from actors.causes import raised_in
+
+            raised = raised_in(error)
         problem = _problem(raised, a)
         if problem is None:
             raise
         print(f"minirec: {problem}", file=sys.stderr)
         return 2 if isinstance(raised, ConfigError) else 1
-
-
-def _raised(error: BaseException) -> BaseException:
-    """The exception inside an error of Ray."""
-    if "ray" not in sys.modules:  # importing it takes seconds
-        return error
-    from actors.causes import raised_in
-
-    return raised_in(error)
 
 
 def _problem(error: BaseException, a: Arguments) -> str | None:
@@ -195,7 +190,7 @@ def _select(a: Arguments) -> None:
         key = word.partition("=")[0]
         known = key in ("seed", "preset") or key.startswith("selection.")
         if key == "selection.budget" and a.budget is not None:
-            raise ConfigError("--budget and selection.budget set the same; give one of them")
+            raise ConfigError("--budget and selection.budget set the same value; give only one")
         if not known or key == "selection.shards":
             raise ConfigError(
                 f"{key} has no effect with --features; give selection.* (except shards), seed "

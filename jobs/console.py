@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -70,16 +70,27 @@ def pulse(stage: str) -> Iterator[None]:
     if console.is_terminal:
         yield
         return
-    ended = threading.Event()
     started = _Spoken.at = time.monotonic()
 
-    def watch() -> None:
-        while not ended.wait(max(0.0, _Spoken.at + PULSE_S - time.monotonic())):
-            if time.monotonic() >= _Spoken.at + PULSE_S:
-                at_work = f", {_Spoken.bar}" if _Spoken.bar else ""
-                say(f"  {stage} has worked for {time.monotonic() - started:.0f} s{at_work}")
+    def report() -> None:
+        if time.monotonic() >= _Spoken.at + PULSE_S:
+            progress = f", {_Spoken.bar}" if _Spoken.bar else ""
+            say(f"  {stage} has worked for {time.monotonic() - started:.0f} s{progress}")
 
-    thread = threading.Thread(target=watch, daemon=True)
+    with repeating(report, lambda: max(0.0, _Spoken.at + PULSE_S - time.monotonic())):
+        yield
+
+
+@contextmanager
+def repeating(action: Callable[[], None], wait_s: Callable[[], float]) -> Iterator[None]:
+    """During the block, call `action` in a thread after each `wait_s()` seconds."""
+    ended = threading.Event()
+
+    def repeat() -> None:
+        while not ended.wait(wait_s()):
+            action()
+
+    thread = threading.Thread(target=repeat, daemon=True)
     thread.start()
     try:
         yield

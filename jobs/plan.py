@@ -197,22 +197,19 @@ def _trial_rows(kind: str, trials: Sequence[Trial], samples: int, *, exact: bool
     """What the trials of a sweep or comparison do if none is stopped early."""
     check_trials(trials, samples, exact=exact)
     counts = [trial.config.selection.count(samples) for trial in trials]
-    configs = [trial.config.training for trial in trials]
-    steps = [t.steps_on(count) for t, count in zip(configs, counts, strict=True)]
-    rollouts = sum(
-        n * t.prompts_per_step * t.rollouts_per_prompt for n, t in zip(steps, configs, strict=True)
-    )
-    checks = sum(
-        t.validation_samples * math.ceil(n / t.validation_steps)
-        for n, t in zip(steps, configs, strict=True)
-        if t.validation_steps
-    )
+    steps = rollouts = greedy = 0
+    for trial, count in zip(trials, counts, strict=True):
+        t = trial.config.training
+        steps += (own := t.steps_on(count))
+        rollouts += own * t.prompts_per_step * t.rollouts_per_prompt
+        if t.validation_steps:
+            greedy += t.validation_samples * math.ceil(own / t.validation_steps)
     settings = len({trial.setting for trial in trials})
     return [
         (kind, "trials", f"{len(trials):,}: {settings:,} settings, each with its seeds"),
         (kind, "budgets", ", ".join(f"{n:,}" for n in sorted(set(counts)))),
-        (kind, "optimizer steps, at most", f"{sum(steps):,}"),
-        (kind, "rollouts, at most", f"{rollouts:,}, and {checks:,} greedy ones to validate"),
+        (kind, "optimizer steps, at most", f"{steps:,}"),
+        (kind, "rollouts, at most", f"{rollouts:,}, and {greedy:,} greedy ones to validate"),
     ]
 
 

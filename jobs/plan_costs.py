@@ -39,7 +39,10 @@ def memory_rows(config: Config, items: int | None) -> list[Row]:
         return [("estimate", "memory", "unknown: this machine has no config.json of the model")]
     parts = memory(config, shape, ASSUMED if items is None else items)
     rows = [("estimate", "model", f"{shape.parameters / 1e9:.2f}B parameters")]
-    rows += [("estimate", f"{process}, memory", _sum(sizes)) for process, sizes in parts.items()]
+    for process, sizes in parts.items():
+        named = ", ".join(f"{name} {size / GIB:.1f}" for name, size in sizes.items())
+        total = f"about {sum(sizes.values()) / GIB:.1f} GiB: {named}"
+        rows.append(("estimate", f"{process}, memory", total))
     name, found = (r.gpu, "resources.gpu") if r.gpu else (installed_gpu(), "found by nvidia-smi")
     unknown = f"unknown, so nothing is compared; set resources.gpu to one of {', '.join(GPUS)}"
     gpu = f"{name} ({found}), {GPUS[name]:.0f} GiB" if name else unknown
@@ -128,19 +131,9 @@ def _warnings(config: Config, parts: dict[str, dict[str, float]], name: str) -> 
 
 def installed_gpu() -> str | None:
     """Key in `GPUS` of the GPU of this machine; None if there is no GPU or it is unknown."""
+    words = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
     try:
-        done = subprocess.run(
-            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            timeout=20,
-        )
-    except (FileNotFoundError, subprocess.TimeoutExpired):
+        lines = subprocess.check_output(words, stderr=subprocess.DEVNULL, text=True, timeout=20)
+    except (FileNotFoundError, subprocess.SubprocessError):
         return None
-    lines = done.stdout.splitlines()
-    return estimates.gpu_named(lines[0]) if done.returncode == 0 and lines else None
-
-
-def _sum(parts: dict[str, float]) -> str:
-    named = ", ".join(f"{name} {size / GIB:.1f}" for name, size in parts.items())
-    return f"about {sum(parts.values()) / GIB:.1f} GiB: {named}"
+    return estimates.gpu_named(lines.splitlines()[0]) if lines.strip() else None

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from jobs.console import bar
+from jobs.console import bar, repeating
 from minirec.errors import ArtifactError
 from minirec.store.remote import is_remote
 
@@ -41,8 +40,6 @@ def follow(
     name: str, total: int, state: Callable[[], tuple[int, str]], *, at: Path
 ) -> Iterator[None]:
     """Show a bar during the block; `state` reads the finished steps and a note from `at`."""
-    every_s = poll_s(at)
-    stop = threading.Event()
 
     def show() -> None:
         # The next step replaces a damaged log. The training itself reports a failing store.
@@ -51,18 +48,9 @@ def follow(
             if done:
                 progress.update(done, text)
 
-    def watch() -> None:
-        while not stop.wait(every_s):
-            show()
-
     with bar(name, total) as progress:
-        thread = threading.Thread(target=watch, daemon=True)
-        thread.start()
-        try:
+        with repeating(show, lambda: poll_s(at)):
             yield
-        finally:
-            stop.set()
-            thread.join()
         show()  # the last steps
 
 

@@ -90,13 +90,13 @@ class _Source:
         """items.npy, (V, d) float32 unit vectors, and items.jsonl."""
         import numpy as np
 
+        from minirec.export import formats
         from minirec.model.recommender import item_table
 
         c = self.catalogue
         np.save(folder / "items.npy", item_table(self.policy, self.encoder.items(c)).numpy())
-        with (folder / "items.jsonl").open("w", encoding="utf-8") as file:
-            for item, title in enumerate(c.titles):
-                file.write(json.dumps({"item_id": item, "title": title}, ensure_ascii=False) + "\n")
+        items = ({"item_id": item, "title": title} for item, title in enumerate(c.titles))
+        formats.write(folder / "items.jsonl", items)
 
 
 def _subset(folder: Path, source: _Source, to: str) -> None:
@@ -118,15 +118,9 @@ def _subset(folder: Path, source: _Source, to: str) -> None:
     shutil.copy(str(ranking.__file__), folder / "ranking.py")
     source.save_merged(folder / "scorer")
     source.save_items(folder)
-    _write_json(
-        folder / "reward.json",
-        config.reward.model_dump(mode="json")
-        | {
-            "name": name,
-            "temperature": config.model.temperature,
-            "trust_remote_code": config.model.trust_remote_code,
-        },
-    )
+    settings = config.reward.model_dump(mode="json") | {"name": name}
+    settings |= {key: getattr(config.model, key) for key in ("temperature", "trust_remote_code")}
+    _write_json(folder / "reward.json", settings)
     card = cards.data_card(
         config,
         to=to,
@@ -168,17 +162,15 @@ def _policy(folder: Path, source: _Source, to: str) -> None:
         if base == "base":
             shutil.copytree(source.base, folder / base)
     source.save_items(folder)
-    _write_json(
-        folder / "recommender.json",
-        {
-            "base": base if to == "adapter" else None,
-            "category": source.encoder.category,
-            "max_new_tokens": config.rollout.max_new_tokens,
-            "max_prompt_tokens": model.max_prompt_tokens,
-            "max_item_tokens": model.max_item_tokens,
-            "trust_remote_code": model.trust_remote_code,
-        },
-    )
+    settings = {
+        "base": base if to == "adapter" else None,
+        "category": source.encoder.category,
+        "max_new_tokens": config.rollout.max_new_tokens,
+        "max_prompt_tokens": model.max_prompt_tokens,
+        "max_item_tokens": model.max_item_tokens,
+        "trust_remote_code": model.trust_remote_code,
+    }
+    _write_json(folder / "recommender.json", settings)
     code = Path(str(recommender.__file__)).read_text(encoding="utf-8")
     code = code.replace("from minirec.corpus import prompts", "import prompts")
     (folder / "recommender.py").write_text(code, encoding="utf-8")

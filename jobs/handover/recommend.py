@@ -6,7 +6,6 @@ import difflib
 import os
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from jobs.console import quiet
@@ -22,8 +21,6 @@ from minirec.store.tables import read_table
 
 if TYPE_CHECKING:
     from actors.serving.recommender import RecommenderSpec
-
-NewItems = tuple[tuple[str, str, str], ...]
 
 
 def recommend(
@@ -47,8 +44,8 @@ def recommend(
 
     from actors.serving.recommender import Recommender
 
-    spec = recommender_spec(run, config, analysis=analysis, threads=os.cpu_count() or 1)
-    spec = replace(spec, gpus=float(torch.cuda.is_available()))
+    threads, gpus = os.cpu_count() or 1, float(torch.cuda.is_available())
+    spec = recommender_spec(run, config, analysis=analysis, threads=threads, gpus=gpus)
     recommender = Recommender(spec)
     (found,) = recommender.recommend([items], top=[top])
     named = [recommender.titles[i] for i in found.items]
@@ -97,7 +94,13 @@ def find_titles(history: str, catalogue: Catalogue, keys: Sequence[str]) -> list
                 start = end
                 break
         else:
-            raise _no_title(written[start].strip(), by_title, catalogue)
+            part = written[start].strip()
+            near = difflib.get_close_matches(comparable(part), list(by_title), n=3, cutoff=0.3)
+            names = "; ".join(catalogue.titles[by_title[n][0]] for n in near)
+            see = "see corpus/items.parquet for titles and keys"
+            raise ConfigError(
+                f"no item is titled {part!r}; {f'did you mean: {names}?' if near else see}"
+            )
     return found
 
 
@@ -125,15 +128,14 @@ def _only(
     return items[0] if key is None else key
 
 
-def _no_title(part: str, by_title: dict[str, list[int]], catalogue: Catalogue) -> ConfigError:
-    near = difflib.get_close_matches(comparable(part), list(by_title), n=3, cutoff=0.3)
-    names = "; ".join(catalogue.titles[by_title[n][0]] for n in near)
-    advice = f"did you mean: {names}?" if near else "see corpus/items.parquet for titles and keys"
-    return ConfigError(f"no item is titled {part!r}; {advice}")
-
-
 def recommender_spec(
-    run: Run, config: Config, *, analysis: bool, new_items: NewItems = (), threads: int = 1
+    run: Run,
+    config: Config,
+    *,
+    analysis: bool,
+    threads: float,
+    gpus: float,
+    new_items: tuple[tuple[str, str, str], ...] = (),
 ) -> RecommenderSpec:
     """The spec of a recommender; `ArtifactError` if the item vectors of `evaluate` are missing."""
     from actors.serving.recommender import RecommenderSpec
@@ -157,5 +159,6 @@ def recommender_spec(
         config=config,
         analysis=analysis,
         new_items=new_items,
-        threads=threads,
+        gpus=gpus,
+        threads=max(1, int(threads)),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -108,10 +107,9 @@ def recommend_files(
         session.start_ray()
         shape = session.allocation.scorer
         session.wait_for_room([shape.bundle()])
-        spec = recommender_spec(
-            run, config, analysis=analysis, new_items=new, threads=max(1, int(shape.cpus))
-        )
-        blocks = _ranked(table, replace(spec, gpus=shape.gpus), top)
+        resources = {"threads": shape.cpus, "gpus": shape.gpus}
+        spec = recommender_spec(run, config, analysis=analysis, new_items=new, **resources)
+        blocks = _ranked(table, spec, top)
     result = pa.concat_tables(blocks).sort_by("row").drop_columns(["row"])
     assert len(result) == len(table), "a user is missing or duplicated"
     aside = write_refused(out, given.refused)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from jobs.cluster.session import Session
@@ -38,8 +37,9 @@ def serve(run_dir: str, *, host: str, port: int, replicas: int, queue: int, anal
         session.start_ray()
         shape = session.allocation.scorer
         session.wait_for_room([shape.bundle()] * replicas)
-        spec = recommender_spec(run, config, analysis=analysis, threads=max(1, int(shape.cpus)))
-        _until_signal(replace(spec, gpus=shape.gpus), host, port, replicas, queue)
+        threads, gpus = shape.cpus, shape.gpus
+        spec = recommender_spec(run, config, analysis=analysis, threads=threads, gpus=gpus)
+        _until_signal(spec, host, port, replicas, queue)
 
 
 def _until_signal(spec: RecommenderSpec, host: str, port: int, replicas: int, queue: int) -> None:

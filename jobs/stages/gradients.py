@@ -13,8 +13,6 @@ from minirec.store.remote import located
 from minirec.store.run import Run, each_file
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from actors.scoring.gradients import GradientShard
     from actors.scoring.scorer import ScoringSpec
     from jobs.cluster.session import Session
@@ -39,16 +37,18 @@ def _body(work: Work) -> None:
 
     For `less`, also write validation.npy: the mean gradient of validation samples, (dim,) float32.
     """
+    import numpy as np
+
     from jobs.shards import merged, score_shards
     from minirec.store.tables import write_array
 
     run, config, session, cost = work.run, work.config, work.session, work.cost
     shards = _shards(run.path("features"), run.path("gradients"), split="train")
     validation = work.settings["scoring"]["validation_samples"]
+    folder = run.path("gradients", "valid_gradients")
     if validation:
         spec = _validation(run, config, session)
         score_shards([spec], config, session.allocation, label="validation", say=run.say)
-        folder = run.path("gradients", "valid_gradients")
         shards += _shards(located(spec.output), folder, split="valid")
     _fit(run, config, session, shards)
     cost.extra = {"dimension": config.scoring.projection_dim}
@@ -56,7 +56,9 @@ def _body(work: Work) -> None:
         table = merged(spec)
         cost.rollouts = table.num_rows * (1 + config.scoring.stages[-1])
         cost.generated_tokens = sum(table["rollout_tokens"].to_pylist())
-        mean = _mean(run.path("gradients", "valid_gradients"), spec)
+        column = merged(spec, folder=folder)["gradient"].combine_chunks()
+        values = column.flatten().to_numpy().reshape(len(column), -1)
+        mean = values.mean(axis=0, dtype=np.float64).astype(np.float32)
         write_array(run.path("gradients", "validation.npy"), mean)
 
 
@@ -142,18 +144,6 @@ def _there(outputs: list[Path], folder: Path) -> int:
     """Number of files that exist, by one listing of the folder that holds them all."""
     found = {str(path) for path in folder.rglob("part-*.parquet")}
     return sum(str(path) in found for path in outputs)
-
-
-def _mean(folder: Path, spec: ScoringSpec) -> np.ndarray:
-    """Mean gradient (dim,) float32 of the validation samples, summed in float64."""
-    import numpy as np
-
-    from jobs.shards import merged
-
-    table = merged(spec, folder=folder)
-    column = table["gradient"].combine_chunks()
-    values = column.flatten().to_numpy().reshape(len(column), -1)
-    return values.mean(axis=0, dtype=np.float64).astype(np.float32)
 
 
 GRADIENTS = Stage(

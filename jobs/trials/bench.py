@@ -13,14 +13,7 @@ from typing import Any
 from jobs.console import console, pulse, say
 from jobs.fingerprint import rollout_settings, training_settings
 from jobs.run import SHARED, holding, stages
-from jobs.trials.result import (
-    Result,
-    drop_outdated,
-    read_rows,
-    rows_of,
-    whole_rows,
-    write_rows,
-)
+from jobs.trials.result import Result, drop_outdated, read_rows, rows_of, whole_rows, write_rows
 from jobs.trials.views import publish_comparison, publish_sweep, with_fronts, with_reached
 from minirec.config.reading import changed
 from minirec.config.run import Config

@@ -14,7 +14,6 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialSch
 from actors.training.loop import STOP
 from actors.training.validation import METRIC
 from jobs.cluster.session import Session
-from jobs.run import SHARED
 from jobs.stage import base_model
 from jobs.stages.evaluate import evaluation
 from jobs.stages.select import SELECT
@@ -72,7 +71,7 @@ class TrialRun(tune.Trainable):
 
     def _begin(self, name: str) -> None:
         self.settings = self.trials[name].config
-        self.run = Run(self.settings.run_dir, base=self.base, shared=SHARED)
+        self.run = own(self.base, self.trials[name])
         self.stop_file = self.run.path("policy", STOP)
         self.reported: set[float] = set()
         self.error: BaseException | None = None
@@ -174,17 +173,14 @@ class Asha(FIFOScheduler):
         }
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
-        """Set the metric of the sweep."""
         for asha in self.by_seed.values():
             asha.set_search_properties(metric, mode, **spec)
         return super().set_search_properties(metric, mode, **spec)
 
     def on_trial_add(self, tune_controller: Any, trial: TuneTrial) -> None:
-        """A trial is added."""
         self._of(trial).on_trial_add(tune_controller, trial)
 
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: Any) -> str:
-        """Continue or stop the trial."""
         name = trial.config["name"]
         decision = self._of(trial).on_trial_result(tune_controller, trial, result)
         if name in self.before:
@@ -195,11 +191,9 @@ class Asha(FIFOScheduler):
         return decision
 
     def on_trial_complete(self, tune_controller: Any, trial: TuneTrial, result: Any) -> None:
-        """The trial has finished or was stopped."""
         self._of(trial).on_trial_complete(tune_controller, trial, result)
 
     def on_trial_remove(self, tune_controller: Any, trial: TuneTrial) -> None:
-        """A trial is removed before it runs."""
         self._of(trial).on_trial_remove(tune_controller, trial)
 
     def _of(self, trial: TuneTrial) -> AsyncHyperBandScheduler:

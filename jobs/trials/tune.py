@@ -138,13 +138,11 @@ class Lines(tune.Callback):
         self.ended = set(before)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Print that a trial has finished, or that ASHA has stopped it."""
         last = trial.last_result
         how = f"stopped at {last.get(PROGRESS, 0):.0%} of its steps"
         self._say(trial, "finished" if last.get("finished") else how, last)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Print that a trial has failed."""
         self._say(trial, "failed", trial.last_result or {})
 
     def _say(self, trial: Any, how: str, last: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from minirec.evaluation import trials_page
 from minirec.evaluation.front import COSTS, choose, fronts
 from minirec.evaluation.outcomes import Outcome, Row, reached
 from minirec.evaluation.paired import standing
-from minirec.evaluation.standings import Race, race
+from minirec.evaluation.standings import race
 from minirec.store.files import atomic, read_json
 from minirec.store.run import Run
 from minirec.trials.trial import AXES, FULL
@@ -70,12 +70,12 @@ def publish_sweep(result: Result) -> None:
     if choice is None:
         console.print("sweep: no setting has finished all its seeds, so there is no front")
         return
-    best = fronts(outcomes)
+    front = fronts(outcomes)
     settings = [
         (
             o.setting,
             f"{o.samples:,}",
-            *(f"{o.cost(unit):,.0f}{' *' if o.setting in best[unit] else ''}" for unit in COSTS),
+            *(f"{o.cost(unit):,.0f}{' *' if o.setting in front[unit] else ''}" for unit in COSTS),
             f"{quality.mean:.4f}",
             f"{quality.low:.3f}-{quality.high:.3f}",
         )
@@ -85,7 +85,9 @@ def publish_sweep(result: Result) -> None:
     _write_best(result, choice.setting)
     console.print(trials_page.sentence(choice), markup=False)
     console.print(f"front: {run.path('sweep.html')}", markup=False)
-    console.print(f"train it: minirec run --config {_shown(run.path('best.yaml'))}", markup=False)
+    best, here = run.path("best.yaml"), Path.cwd()
+    shown = best.relative_to(here) if best.is_relative_to(here) else best
+    console.print(f"train it: minirec run --config {shown}", markup=False)
 
 
 def _write_best(result: Result, setting: str) -> None:
@@ -94,12 +96,6 @@ def _write_best(result: Result, setting: str) -> None:
     folder = f"{result.config.run_dir}-best"
     best = changed(result.config, {**values, "run_dir": folder, "sweep": {}})
     _write(result.run, "best.yaml", dump(best))
-
-
-def _shown(path: Path) -> Path:
-    """The path relative to the current directory, if it is below."""
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def with_reached(result: Result) -> list[Row]:
@@ -135,18 +131,13 @@ def publish_comparison(result: Result) -> None:
     )
     _write(run, "comparison.html", page)
     for one in races:
-        _print_race(one, config.compare.reach)
+        _print(
+            f"Test NDCG@10 at equal {one.table}; cost to {config.compare.reach:.0%} of full data",
+            ("method",),
+            ("kept", "NDCG", "95%", *(f"-{name}" for name in one.references), *COSTS),
+            [trials_page.cells(place, one.references) for place in one.places],
+        )
     console.print(f"comparison: {run.path('comparison.html')}", markup=False)
-
-
-def _print_race(one: Race, reach: float) -> None:
-    against = [f"-{name}" for name in one.references]
-    _print(
-        f"Test NDCG@10 at equal {one.table}; cost to {reach:.0%} of full data",
-        ("method",),
-        ("kept", "NDCG", "95%", *against, *COSTS),
-        [trials_page.cells(place, one.references) for place in one.places],
-    )
 
 
 def _write(run: Run, name: str, text: str) -> None:
