@@ -1,4 +1,4 @@
-"""`minirec select` on a bare table, and the selection of a run by the same code."""
+"""`minirec select --features`: select from a table."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_the_default_folder_is_the_current_one(capsys, table, tmp_path, monkeypa
     assert read_table(Path("selection.parquet")).num_rows == 6  # a tenth
 
 
-def test_nothing_is_overwritten_unasked(capsys, table, tmp_path):
+def test_nothing_is_overwritten_without_the_option(capsys, table, tmp_path):
     for name in ("selection.parquet", "scores.parquet"):
         out = tmp_path / name.removesuffix(".parquet")
         out.mkdir()
@@ -110,14 +110,14 @@ def test_a_budget_is_a_number_or_a_share(capsys, table, budget):
     assert f"'{budget}' is neither a number of samples nor a share below 1" in error
 
 
-def test_results_do_not_go_where_they_would_be_read_again(capsys, table, tmp_path):
+def test_results_do_not_replace_a_file_or_join_the_parts_of_a_table(capsys, table, tmp_path):
     folder, file = tmp_path / "parts", tmp_path / "file"
     folder.mkdir()
     file.write_text("")
-    error = run(capsys, "--features", folder, "--out", folder, status=1)
-    assert "give another --out" in error
-    error = run(capsys, "--features", table, "--out", file, status=1)
-    assert "is a file; give a folder as --out" in error
+    words = ("--features", folder, "--out", folder)
+    assert "give another --out" in run(capsys, *words, status=1)
+    words = ("--features", table, "--out", file)
+    assert "is a file; give a folder as --out" in run(capsys, *words, status=1)
 
 
 def test_options_are_not_guessed(capsys, table):
@@ -158,7 +158,7 @@ def test_neither_ray_nor_torch_is_loaded(table, tmp_path):
 
 
 def test_a_disk_that_fills_up_leaves_neither_file(capsys, table, tmp_path, monkeypatch):
-    """And the same command works once there is space."""
+    """The same command works once there is space."""
     out = tmp_path / "out"
     fsync, written = os.fsync, []
 
