@@ -135,13 +135,10 @@ def _references(
     for split in splits:
         samples = load_samples(corpus, split)
         history, target = [s.history for s in samples], [s.target for s in samples]
+        excluded = [s.excluded for s in samples]
         for name, by_split in ranks.items():
             by_split[split] = references.reference_ranks(
-                name,
-                known,
-                history=history,
-                target=target,
-                excluded=[s.excluded for s in samples],
+                name, known, history=history, target=target, excluded=excluded
             )
         users[split] = load_users(corpus, split)
         groups[split] = ranking.sample_groups(target, history=history, train_counts=known.counts)

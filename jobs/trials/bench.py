@@ -6,7 +6,7 @@ methods at equal cost.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -80,7 +80,7 @@ def run_bench(command: str, config: Config, *, overwrite: bool = False) -> Run:
     planned = trials_of(config, command, samples)
     names = {trial.name for trial in planned}
 
-    def judged(rows: Sequence[Row]) -> Result:
+    def judged(rows: list[Row]) -> Result:
         by_name = {row["trial"]: row for row in rows}
         found = Result(run, config, planned, [by_name[trial.name] for trial in planned])
         return replace(found, rows=bench.judge(found))

@@ -53,7 +53,7 @@ class TrialRun(tune.Trainable):
         config: holds the ``name`` of the trial.
         trials: by name.
         base: run directory with the features.
-        on_cluster: whether other commands share the cluster.
+        on_cluster: the trials run in an existing cluster, which other commands may share.
         splits: ranked at the end; valid is one of them.
         """
         self.trials, self.base, self.splits = trials, Run(base), splits

@@ -248,7 +248,7 @@ def test_the_lines_for_trl_train(exported, tmp_path):
     assert steps == "8" and 0 < float(reward) < 1
 
 
-def test_verl_is_told_that_there_is_no_chat_template(undisturbed, tmp_path, capsys):
+def test_verl_without_a_chat_template_gets_a_note(undisturbed, tmp_path, capsys):
     words = ["export", "--run", str(undisturbed), "--to", "verl", "--out", str(tmp_path / "x")]
     assert main(words) == 0
     assert "demo has no chat template, but verl needs one" in capsys.readouterr().out

@@ -14,6 +14,7 @@ from helpers.paths import SHARED
 from jobs.corpus import in_task
 from jobs.stages import prepare as stage
 from minirec.config.reading import load
+from minirec.config.run import Config
 from minirec.corpus.schema import ITEMS, REJECTED, SAMPLES, TRUTH
 from minirec.errors import ArtifactError, CorpusError, EngineError
 from minirec.store.run import Run
@@ -105,8 +106,8 @@ def test_dates_on_the_command_line(tmp_path):
         prepare(Run(tmp_path / "none"), load(None, ["corpus.start=2030-01-01"]))
 
 
-def shop(folder: Path, *, bad: int) -> Path:
-    """300 events of 60 users in two files, `bad` rows of them malformed."""
+def shop(folder: Path, *, bad: int) -> Config:
+    """Settings for 300 events of 60 users in two files, with `bad` malformed rows."""
     folder.mkdir()
     for part in range(2):
         rows = ["user_id,parent_asin,rating,timestamp"]
@@ -116,13 +117,12 @@ def shop(folder: Path, *, bad: int) -> Path:
         (folder / f"part{part}.csv").write_text("\n".join(rows) + "\n")
     items = (json.dumps({"parent_asin": f"i{n}", "title": f"Thing {n}"}) for n in range(50))
     (folder / "meta.jsonl").write_text("\n".join(items))
-    return folder
+    return load(None, ["corpus.source=amazon", f"corpus.path={folder}"])
 
 
 @pytest.mark.ray
 def test_files_through_ray_data(cluster, tmp_path):
-    folder = shop(tmp_path / "shop", bad=3)
-    config = load(None, ["corpus.source=amazon", f"corpus.path={folder}"])
+    config = shop(tmp_path / "shop", bad=3)
     runs = [Run(tmp_path / name) for name in ("one", "two")]
     for run in runs:
         prepare(run, config)
@@ -164,8 +164,7 @@ def test_assumptions_about_the_rows_are_reported(cluster, tmp_path):
 
 @pytest.mark.ray
 def test_too_many_rejected_rows_are_kept_beside_the_run(cluster, tmp_path):
-    folder = shop(tmp_path / "shop", bad=30)
-    config = load(None, ["corpus.source=amazon", f"corpus.path={folder}"])
+    config = shop(tmp_path / "shop", bad=30)
     run = Run(tmp_path / "run")
     kept = tmp_path / "run-rejected.parquet"
     with pytest.raises(CorpusError, match="30 of 350 rows are malformed") as error:
@@ -180,11 +179,10 @@ def test_too_many_rejected_rows_are_kept_beside_the_run(cluster, tmp_path):
 def test_a_truncated_file_is_one_sentence(cluster, tmp_path):
     import gzip
 
-    folder = shop(tmp_path / "shop", bad=0)
-    raw = (folder / "part1.csv").read_bytes()
-    (folder / "part1.csv").unlink()
-    (folder / "part1.csv.gz").write_bytes(gzip.compress(raw)[:-20])
-    config = load(None, ["corpus.source=amazon", f"corpus.path={folder}"])
+    config = shop(tmp_path / "shop", bad=0)
+    plain = tmp_path / "shop" / "part1.csv"
+    plain.with_suffix(".csv.gz").write_bytes(gzip.compress(plain.read_bytes())[:-20])
+    plain.unlink()
     with pytest.raises(CorpusError, match="part1.csv.gz is a truncated .gz file; fetch it again"):
         prepare(Run(tmp_path / "run"), config)
 

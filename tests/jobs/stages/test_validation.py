@@ -18,7 +18,7 @@ def test_when_the_policy_is_validated():
     assert not any(due(s, steps=7, every=None) for s in range(7))
 
 
-def test_the_draw_is_fixed_by_its_seed_and_keeps_the_order():
+def test_the_seed_fixes_the_draw_which_keeps_the_order():
     one = drawn(10, count=4, seed=1)
     assert one == drawn(10, count=4, seed=1) == sorted(set(one))
     assert set(one) < set(range(10))

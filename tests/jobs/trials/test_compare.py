@@ -92,7 +92,7 @@ def compared(tmp_path):
     return run, config, planned
 
 
-def test_the_features_are_charged_to_those_that_look_at_them(compared):
+def test_the_features_are_charged_to_the_methods_that_use_them(compared):
     run, config, planned = compared
     full, random, ours = judged(run, config, planned)
     # Training took 12 s with 2 s of validations; before its steps 12 - 2 - 4 * 2 = 2 s.
@@ -100,7 +100,7 @@ def test_the_features_are_charged_to_those_that_look_at_them(compared):
     assert (random["rollouts"], random["seconds"]) == (40, 13)
     assert (ours["rollouts"], ours["seconds"]) == (1000 + 40, 50 + 13)
     assert (full["samples"], random["samples"], ours["samples"]) == (4, 2, 2)
-    # 95% of the best validation of full data is .38: ours has it at its first, random never.
+    # 95% of the best validation of full data is .38: ours reaches it at its first, random never.
     assert (ours["reached_step"], ours["reached_samples"]) == (2, 2)
     assert (ours["reached_rollouts"], ours["reached_seconds"]) == (1000 + 20, 50 + 3 + 2 + 4)
     assert full["reached_step"] == 4 and random["reached_step"] is None
@@ -123,12 +123,9 @@ def test_gains_of_kept_and_dropped_and_shared_selections(compared):
     run, _, planned = compared
     # Kept are 0 and 3: gains 1 and 0. Dropped are 1 and 2: gains 0 and .6309.
     assert gains(run, planned[1]) == pytest.approx((0.5, 0.63093 / 2))
-    assert shared_by_budget(run, planned) == [
-        (2, {(a, b): None if a == b else 1.0 for a in NAMES for b in NAMES})
-    ]
-
-
-NAMES = ("random", "minirec")
+    names = ("random", "minirec")
+    expected = {(a, b): None if a == b else 1.0 for a in names for b in names}
+    assert shared_by_budget(run, planned) == [(2, expected)]
 
 
 def test_other_order_of_methods_same_rows(compared, monkeypatch):
