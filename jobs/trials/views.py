@@ -28,7 +28,7 @@ from minirec.trials.trial import AXES, FULL
 
 
 def _complete(result: Result) -> list[Outcome]:
-    """The settings whose seeds have all finished. Others are biased, because ASHA stops bad seeds."""
+    """The settings whose seeds have all finished. ASHA stops bad seeds, which biases the others."""
     unfinished = {row["setting"] for row in result.rows if row["status"] != "finished"}
     return [o for o in result.outcomes("valid") if o.setting not in unfinished]
 
