@@ -1,17 +1,17 @@
-# Every target installs what it needs first; a finished installation is recognised at once.
-# PYTHON names the Python that makes .venv (3.11 or 3.12); FLAVOR is cpu or gpu;
-# TRIALS is for the campaign of faults; ARGS goes to pytest or to the demo.
+# Most targets first install what they need; a finished installation takes no time.
+# PYTHON: the Python that makes .venv (3.11 or 3.12). FLAVOR: cpu or gpu. TRIALS: for `faults`.
+# ARGS: arguments of pytest or of the demo.
 PYTHON ?= python3
 FLAVOR ?= $(shell timeout 60 nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 ARGS ?=
 TRIALS ?= 56
 VENV_BIN := .venv/bin
 
-# A run starts dozens of Python processes: they share the byte-code that the first one writes.
+# A run starts dozens of Python processes, which share the byte-code that the first one writes.
 unexport PYTHONDONTWRITEBYTECODE
 
-# Tests that start no engine share the cores. The others have processes of their own and deadlines,
-# so they run one at a time. A choice of ARGS may leave either of the two nothing to do (exit 5).
+# Tests without an engine run in parallel. The others start processes and have deadlines, so they
+# run one at a time. Exit status 5 means that ARGS selects no test of a group.
 ENGINE := ray or vllm or gpu
 PYTEST := $(VENV_BIN)/python -m pytest
 PARALLEL := $(PYTEST) -n logical --maxprocesses 8 --dist worksteal
@@ -19,7 +19,7 @@ PARALLEL := $(PYTEST) -n logical --maxprocesses 8 --dist worksteal
 .DEFAULT_GOAL := help
 .PHONY: help install demo compare test long quick faults check docs format lock clean
 
-help: ## this list
+help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: ## make .venv from the locks (GPU lock where nvidia-smi works, else CPU lock)
@@ -60,7 +60,7 @@ format: install ## format, and fix what ruff can fix
 	$(VENV_BIN)/ruff format .
 	$(VENV_BIN)/ruff check --fix .
 
-# Torch for CPUs is left out of its lock: scripts/install.py says where it comes from.
+# The CPU build of torch is in no lock; see scripts/install.py.
 COMPILE := $(VENV_BIN)/uv pip compile --quiet --generate-hashes --no-annotate \
 	--custom-compile-command "make lock" \
 	--python-version 3.11 --python-platform x86_64-manylinux_2_28 $(if $(UPGRADE),--upgrade)

@@ -18,30 +18,30 @@ TRIALS = {
     "compare": "compare selection methods at equal cost, over budgets and seeds of compare.*",
 }
 OVERWRITE = (
-    "redo what was made with other settings; a command for one stage also redoes a finished stage "
-    "and continues an unfinished one; `select --features` replaces what --out holds"
+    "redo stages that were made with other settings; the command of one stage also redoes a "
+    "finished stage; `select --features` replaces the files in --out"
 )
 ANALYSIS = {"action": "store_true", "help": "rank at once, without a written analysis"}
 
 
 def parse(argv: list[str] | None) -> Arguments:
-    """Parse; overrides may stand anywhere after the command, also between options."""
+    """Parse the command line. Overrides may stand anywhere after the command."""
     top = parser()
     a, rest = top.parse_known_args(argv)
-    strange = [word for word in rest if word.startswith("-") or "=" not in word]
-    if strange or (rest and not hasattr(a, "overrides")):
-        top.error(_unknown((strange or rest)[0], a))
+    unknown = [word for word in rest if word.startswith("-") or "=" not in word]
+    if unknown or (rest and not hasattr(a, "overrides")):
+        top.error(_unknown((unknown or rest)[0], a))
     if rest:
         a.overrides += rest
     if a.command == "recommend":
         if (a.users is None) != (a.out is None):
-            top.error("--users and --out belong together")
+            top.error("--users and --out need each other")
         if a.items and a.users is None:
             top.error("--items needs --users")
     if a.command == "select" and a.features is None:
         for name in ("budget", "out", "chance"):
             if getattr(a, name) is not None:
-                setting = "; of a run, write selection.budget=N" if name == "budget" else ""
+                setting = "; for a run, write selection.budget=N" if name == "budget" else ""
                 top.error(f"--{name} needs --features{setting}")
     return a
 
@@ -58,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, text: str, *, config: bool = False) -> argparse.ArgumentParser:
-        # Without abbreviations: --overwrit is a typo and must not be obeyed.
+        # No abbreviations: a typo such as --overwrit must not overwrite.
         one = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
         if config:
             _config_arguments(one)
@@ -70,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
     _table_arguments(commands.choices["select"])
     command("plan", "print what a run would do, without starting anything", config=True)
 
-    text = "list the settings, with their defaults and what they mean"
+    text = "list the settings with their defaults and meanings"
     section = {"nargs": "?", "default": "", "metavar": "SECTION"}
     _add(command("settings", text), "section", **section, help="e.g. selection; default: all")
     _submit_arguments(command("submit", "send a command to a Ray cluster as a job"))
@@ -80,14 +80,14 @@ def parser() -> argparse.ArgumentParser:
 
 def _submit_arguments(one: argparse.ArgumentParser) -> None:
     _add(one, "--address", required=True, metavar="URL", help="http://HOST:8265")
-    text = "folder that the job gets a copy of"
+    text = "folder to copy to the job"
     _add(one, "--working-dir", type=_path, default=".", metavar="DIR", help=text)
-    text = "variable of this shell that the job gets too, e.g. HF_TOKEN; may be repeated"
+    text = "environment variable to pass to the job, e.g. HF_TOKEN; may be repeated"
     _add(one, "--env", action="append", default=[], metavar="NAME", help=text)
-    _add(one, "--follow", action="store_true", help="print the job's log to its end")
+    _add(one, "--follow", action="store_true", help="print the job's log until the job ends")
     about = one.add_mutually_exclusive_group()
     _add(about, "--status", metavar="ID", help="print the state of a job")
-    _add(about, "--logs", metavar="ID", help="print what a job has printed")
+    _add(about, "--logs", metavar="ID", help="print the output of a job")
     _add(about, "--stop", metavar="ID", help="stop a job")
     text = "e.g. -- run --config configs/demo.yaml"
     _add(one, "words", nargs="*", metavar="-- COMMAND", help=text)
@@ -95,14 +95,14 @@ def _submit_arguments(one: argparse.ArgumentParser) -> None:
 
 def _handover_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     """The commands `export`, `recommend` and `serve`."""
-    text = "hand over the ordered subset, or the policy, as other software reads it"
+    text = "write the ordered subset, or the policy, in the format of other software"
     one = command("export", text)
     _add(one, "--run", **RUN_DIR)
     formats = ("jsonl", "trl", "verl", "openrlhf", "adapter", "merged")
     text = "the subset with a reward function, or the policy: as peft adapter, or merged"
     _add(one, "--to", required=True, choices=formats, help=text)
     _add(one, "--out", required=True, type=_path, metavar="FOLDER", help="folder to write")
-    text = "whose weights; default: trained for adapter and merged, else proxy"
+    text = "policy to export; default: trained for adapter and merged, otherwise proxy"
     _add(one, "--policy", choices=("proxy", "trained"), help=text)
     _add(one, "--overwrite", action="store_true", help="replace the folder")
 
@@ -112,11 +112,11 @@ def _handover_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     _add(whom, "--history", help="titles or item keys, oldest first, with commas between")
     text = ".parquet, .jsonl or .jsonl.gz with user and history, a list of item keys, oldest first"
     _add(whom, "--users", type=_path, metavar="FILE", help=text)
-    text = "for --users, with one of these endings"
+    text = "file to write for --users, with one of the same endings"
     _add(one, "--out", type=_path, metavar="FILE", help=text)
-    text = "new items for --users, with key, title and maybe text"
+    text = "new items for --users, with key, title and optionally text"
     _add(one, "--items", type=_path, metavar="FILE", help=text)
-    _add(one, "--top", type=_positive, default=10, help="how many items (default 10)")
+    _add(one, "--top", type=_positive, default=10, help="number of items (default 10)")
     _add(one, "--no-analysis", **ANALYSIS)
 
     one = command("serve", "answer POST /recommend over HTTP with the trained policy")
@@ -133,7 +133,7 @@ def _add(to: Any, *names: str, **options: Any) -> None:
 
 
 def _config_arguments(command: argparse.ArgumentParser) -> None:
-    text = "YAML file such as those in configs/; default: that of the run directory, if any"
+    text = "YAML file, see configs/ for examples; default: config.yaml of the run directory, if any"
     _add(command, "--config", type=_path, metavar="FILE", help=text)
     text = "e.g. selection.budget=0.2; `minirec settings` lists all"
     _add(command, "overrides", nargs="*", metavar="key=value", help=text)
@@ -143,19 +143,19 @@ def _table_arguments(command: argparse.ArgumentParser) -> None:
     """The arguments of `select` without a run."""
     table = command.add_argument_group(
         "without a run",
-        "Choose from a bare table of sample_id and rewards, ndcg, hits, embedding, hvp, gradient, "
-        "el2n, as far as they exist: .parquet, .jsonl, .ndjson, .npz or a folder of Parquet parts. "
+        "Choose from a table with the column sample_id and any of rewards, ndcg, hits, embedding, "
+        "hvp, gradient, el2n: .parquet, .jsonl, .ndjson, .npz or a folder of Parquet parts. "
         "key=value then takes selection.*, seed and preset.",
     )
     text = "file or folder to choose from"
     _add(table, "--features", type=_path, metavar="TABLE", help=text)
-    text = "samples, or a share below 1 (default 0.1)"
+    text = "number of samples, or a share below 1 (default 0.1)"
     _add(table, "--budget", type=_budget, metavar="K", help=text)
-    text = "where selection.parquet and scores.parquet go (default .)"
+    text = "folder for selection.parquet and scores.parquet (default .)"
     _add(table, "--out", type=_path, metavar="FOLDER", help=text)
     text = (
-        "NDCG, or reward where there is none, of a policy that knows nothing (default 0); "
-        "`minirec select` of a run prints that of its catalogue"
+        "NDCG of a policy that ranks at random, or its reward if the table has no ndcg (default "
+        "0); `minirec select` of a run prints it"
     )
     _add(table, "--chance", type=float, metavar="C", help=text)
 
@@ -170,16 +170,14 @@ def _path(text: str) -> str:
 RUN_DIR = {"required": True, "type": _path, "metavar": "DIR", "help": "run directory"}
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 10**9:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 1,000,000,000")
+def _positive(text: str, most: int = 10**9) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= most:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {most:,}")
     return int(text)
 
 
 def _port(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is no port; give a number from 1 to 65535")
-    return int(text)
+    return _positive(text, 65535)
 
 
 def _budget(text: str) -> int | float:
@@ -197,9 +195,8 @@ def _budget(text: str) -> int | float:
 
 
 def _unknown(word: str, a: Arguments) -> str:
-    """The message about a word that the command does not take."""
     no_options = {"command", "overrides", "words"}
     options = [f"--{name.replace('_', '-')}" for name in vars(a) if name not in no_options]
     near = difflib.get_close_matches(word.partition("=")[0], options, n=1)
-    way_out = f"did you mean {near[0]}?" if near else f"see minirec {a.command} --help"
-    return f"{a.command} takes no {word}; {way_out}"
+    advice = f"did you mean {near[0]}?" if near else f"see minirec {a.command} --help"
+    return f"{a.command} takes no {word}; {advice}"

@@ -1,6 +1,6 @@
-"""The `minirec` command, with one function for each of its commands.
+"""The `minirec` command; a function for each of its commands.
 
-Heavy imports are inside the functions, so that `--help` and a typo are answered at once.
+Heavy imports are inside the functions, so `--help` and the error for a typo appear at once.
 """
 
 from __future__ import annotations
@@ -27,13 +27,17 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return COMMANDS.get(a.command, _run)(a) or 0
     except KeyboardInterrupt:
-        # For `submit` only the view has ended: the same command would submit another job.
+        # `submit` stops only its output; running it again would start another job.
         submitted = a.command == "submit"
-        how = "the job goes on" if submitted else "the same command goes on from here"
+        how = "the job goes on" if submitted else "run the same command again to continue"
         print(f"minirec: interrupted; {how}", file=sys.stderr)
         return 130
     except Exception as error:
-        raised = _raised(error)
+        raised: BaseException = error
+        if "ray" in sys.modules:  # otherwise importing it takes seconds
+            from actors.causes import raised_in
+
+            raised = raised_in(error)
         problem = _problem(raised, a)
         if problem is None:
             raise
@@ -41,33 +45,23 @@ def main(argv: list[str] | None = None) -> int:
         return 2 if isinstance(raised, ConfigError) else 1
 
 
-def _raised(error: BaseException) -> BaseException:
-    """What a task of Ray raised, if Ray is in use; importing it takes seconds."""
-    if "ray" not in sys.modules:
-        return error
-    from actors.causes import raised_in
-
-    return raised_in(error)
-
-
 def _problem(error: BaseException, a: Arguments) -> str | None:
-    """One sentence for an error that a user can do something about; None for any other."""
+    """One sentence for an error that the user can fix; None for any other error."""
     if isinstance(error, MiniRecError):
         return str(error)
     run_dir = _run_dir(a)
     if disk := full(error, getattr(a, "out", None) or run_dir or os.getcwd()):
         return str(disk)
-    problem = explain(error, run_dir)
-    if problem is None and isinstance(error, OSError):
-        file = "" if error.filename is None else f": {error.filename}"
-        refused = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
-        advice = "; change its rights or give another path" if refused else ""
-        return f"{error.strerror}{file}{advice}" if error.strerror else str(error)
-    return problem
+    if (problem := explain(error, run_dir)) or not isinstance(error, OSError):
+        return problem
+    file = "" if error.filename is None else f": {error.filename}"
+    refused = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+    advice = "; change its permissions or give another path" if refused else ""
+    return f"{error.strerror}{file}{advice}" if error.strerror else str(error)
 
 
 def _run_dir(a: Arguments) -> str:
-    """The run directory, for the sentence of an error; empty if the settings are not valid."""
+    """The run directory, for error messages; empty if the settings are not valid."""
     given = _given(a)
     if "run_dir" in given:
         return os.path.expanduser(given["run_dir"])
@@ -82,13 +76,13 @@ def _run_dir(a: Arguments) -> str:
 
 
 def _given(a: Arguments) -> dict[str, str]:
-    """The overrides of a command by key."""
+    """The overrides by key."""
     words = getattr(a, "overrides", [])
     return dict(word.split("=", 1) for word in words if "=" in word)
 
 
 def _config_of_the_run(a: Arguments) -> Path | None:
-    """Without --config, a command takes the settings that the run directory was made with."""
+    """The config.yaml of the run directory, if it exists; a command uses it without --config."""
     from minirec.config.run import Config
 
     given = _given(a)
@@ -101,8 +95,8 @@ def _config_of_the_run(a: Arguments) -> Path | None:
         return None
     if "preset" in given:
         raise ConfigError(
-            f"preset={given['preset']} would have no effect: {path} sets every value itself; give "
-            f"another run_dir, or --config FILE with the settings of your own"
+            f"preset={given['preset']} has no effect, because {path} sets every value; give "
+            f"another run_dir, or --config FILE with your own settings"
         )
     return path
 
@@ -122,7 +116,7 @@ def _config(a: Arguments) -> Config:
 
 
 def _possible(a: Arguments) -> Config:
-    """The settings, after those are refused that cannot work; nothing has started yet."""
+    """The settings; refuses those that cannot work before anything starts."""
     from jobs.plan import plan
 
     config = _config(a)
@@ -140,7 +134,7 @@ def _plan(a: Arguments) -> None:
 
 
 def _run(a: Arguments) -> None:
-    """All stages, or the one that the command is named after."""
+    """Run all stages, or the stage that the command names."""
     from jobs.console import print_summary, say
     from minirec.trials.checks import check
 
@@ -149,7 +143,7 @@ def _run(a: Arguments) -> None:
     names = tuple(order) if a.command == "run" else (a.command,)
 
     def counted(samples: int) -> None:
-        """Refuse what `select` would refuse hours later; a stage before it only warns."""
+        """Apply the checks of `select` early. A stage before `select` only warns."""
         try:
             check(config, samples)
         except ConfigError as error:
@@ -165,9 +159,9 @@ def _trials(a: Arguments) -> None:
     from jobs.console import print_summary
 
     config = _possible(a)
-    # Before ray is imported: else Tune's thread starts a Ray of its own after Ctrl-C.
+    # Both must be set before ray is imported. After Ctrl-C, Tune's thread would start another Ray.
     os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
-    # Trials have many processes, most of them idle; Ray would warn of their number.
+    # Trials have many idle processes, and Ray would warn about their number.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "worker processes have been started")
     from jobs.trials.bench import run_bench
 
@@ -175,14 +169,14 @@ def _trials(a: Arguments) -> None:
 
 
 def _file(option: str, text: str) -> Path:
-    """A path of this machine, from an option that takes no address of an object store."""
+    """The path of an option that takes no address of an object store."""
     if "://" in text:
         raise ConfigError(f"{option} {text} is an address; give a file or folder of this machine")
     return Path(text)
 
 
 def _select(a: Arguments) -> None:
-    """The stage, or with --features a selection without a run, which loads no torch and no ray."""
+    """Run the stage. With --features, select from a table, without loading torch or ray."""
     if a.features is None:
         return _run(a)
     from jobs.cluster.submit import check_table, in_job
@@ -196,10 +190,10 @@ def _select(a: Arguments) -> None:
         key = word.partition("=")[0]
         known = key in ("seed", "preset") or key.startswith("selection.")
         if key == "selection.budget" and a.budget is not None:
-            raise ConfigError("--budget and selection.budget both say how many; give one of them")
+            raise ConfigError("--budget and selection.budget set the same value; give only one")
         if not known or key == "selection.shards":
             raise ConfigError(
-                f"{key} has no effect with --features; give selection.* (but shards), seed "
+                f"{key} has no effect with --features; give selection.* (except shards), seed "
                 f"or preset"
             )
     budget = [] if a.budget is None else [f"selection.budget={a.budget}"]
@@ -259,7 +253,7 @@ def _export(a: Arguments) -> None:
 
 
 def _serve(a: Arguments) -> None:
-    # Before ray is imported: it would report the end of Serve's controller as a failure.
+    # Must be set before ray is imported: Ray reports the normal end of Serve as a failure.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "ServeController.graceful_shutdown failed")
     from jobs.handover.serve import serve
 
@@ -277,7 +271,7 @@ COMMANDS = {
     "recommend": _recommend,
     "serve": _serve,
 }
-"""The functions of commands; any other command runs stages."""
+"""The functions of the commands that run no stages, or more than stages."""
 
 if __name__ == "__main__":
     sys.exit(main())

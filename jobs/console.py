@@ -1,4 +1,4 @@
-"""What the terminal shows: progress and tables, and no messages of libraries."""
+"""Terminal output: lines, progress and tables. Messages of libraries are silenced."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,11 +28,11 @@ from minirec.store.files import read_json
 from minirec.store.run import Run
 
 console = Console(soft_wrap=True, highlight=False)
-PULSE_S = 60.0  # the longest silence without a terminal
+PULSE_S = 60.0  # without a terminal, print a line at least this often
 
 
 class Bar:
-    """A progress bar; if the output is not a terminal, a line at each quarter."""
+    """A progress bar; without a terminal, a line at each quarter."""
 
     def __init__(self, progress: Progress | None, label: str, total: int):
         self.label, self.total, self.done, self.note = label, total, 0, ""
@@ -40,7 +40,7 @@ class Bar:
         self._task = progress.add_task(label, total=total, note="") if progress else None
 
     def update(self, done: int, note: str = "") -> None:
-        """Set the number of finished units, with a short note."""
+        """Set the number of finished units and a short note."""
         before, self.done, self.note = self.done, done, note
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=done, note=note)
@@ -52,34 +52,45 @@ class Bar:
 
 
 class _Spoken:
-    """When the last line was printed, and the current bar, for `pulse`."""
+    """State of `pulse`: when the last line was printed, and the current bar."""
 
     at = 0.0
     bar: Bar | None = None
 
 
 def say(line: str) -> None:
-    """Print a line as it is."""
+    """Print a line without markup."""
     _Spoken.at = time.monotonic()
     console.print(line, markup=False)
 
 
 @contextmanager
 def pulse(stage: str) -> Iterator[None]:
-    """Without a terminal, print the progress of the stage after each silence of `PULSE_S`."""
+    """Without a terminal, print the progress of the stage if nothing was printed for `PULSE_S`."""
     if console.is_terminal:
         yield
         return
-    ended = threading.Event()
     started = _Spoken.at = time.monotonic()
 
-    def watch() -> None:
-        while not ended.wait(max(0.0, _Spoken.at + PULSE_S - time.monotonic())):
-            if time.monotonic() >= _Spoken.at + PULSE_S:
-                at_work = f", {_Spoken.bar}" if _Spoken.bar else ""
-                say(f"  {stage} has worked for {time.monotonic() - started:.0f} s{at_work}")
+    def report() -> None:
+        if time.monotonic() >= _Spoken.at + PULSE_S:
+            progress = f", {_Spoken.bar}" if _Spoken.bar else ""
+            say(f"  {stage} has worked for {time.monotonic() - started:.0f} s{progress}")
 
-    thread = threading.Thread(target=watch, daemon=True)
+    with repeating(report, lambda: max(0.0, _Spoken.at + PULSE_S - time.monotonic())):
+        yield
+
+
+@contextmanager
+def repeating(action: Callable[[], None], wait_s: Callable[[], float]) -> Iterator[None]:
+    """During the block, call `action` in a thread after each `wait_s()` seconds."""
+    ended = threading.Event()
+
+    def repeat() -> None:
+        while not ended.wait(wait_s()):
+            action()
+
+    thread = threading.Thread(target=repeat, daemon=True)
     thread.start()
     try:
         yield
@@ -111,18 +122,18 @@ def bar(label: str, total: int) -> Iterator[Bar]:
 
 
 def quiet(config: Config) -> None:
-    """Silence what libraries print about themselves; variables that are set stay."""
+    """Silence libraries by environment variables; variables that are already set stay."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if not config.resources.gpus_per_worker:
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # no warning that none was detected
-    # Ray Data's actors warn at each start that their arguments live in the object store.
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed warns if it must guess
+    # Each start of a Ray Data actor prints a warning about arguments in the object store.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 
 
 @contextmanager
 def without_stderr() -> Iterator[None]:
-    """Discard what C++ libraries print on file descriptor 2; Python cannot silence them."""
+    """Discard file descriptor 2, where C++ libraries print what Python cannot silence."""
     sys.stderr.flush()
     kept = os.dup(2)
     try:
@@ -135,7 +146,7 @@ def without_stderr() -> Iterator[None]:
 
 
 def print_plan(rows: list[tuple[str, str, str]]) -> None:
-    """Table of a plan."""
+    """Print a plan."""
     table = Table("stage", "what", "how much", title="Plan")
     before = ""
     for stage, what, value in rows:
@@ -145,7 +156,7 @@ def print_plan(rows: list[tuple[str, str, str]]) -> None:
 
 
 def print_settings(settings: list[tuple[str, Any, str]]) -> None:
-    """A setting in each row: key, default, meaning."""
+    """Print a table of settings: key, default, meaning."""
     table = Table(*(Column(name, overflow="fold") for name in ("setting", "default", "meaning")))
     for key, default, meaning in settings:
         table.add_row(Text(key), Text(json.dumps(default)), Text(meaning))
@@ -153,9 +164,8 @@ def print_settings(settings: list[tuple[str, Any, str]]) -> None:
 
 
 def print_summary(run: Run) -> None:
-    """Cost by stage and, once evaluated, quality."""
-    costs = run.costs()
-    if costs:
+    """Print the cost of each stage and, after `evaluate`, the quality."""
+    if costs := run.costs():
         table = Table("stage", title="Cost by stage")
         for name in ("seconds", "rollouts", "tokens", "steps", "driver peak MiB"):
             table.add_column(name, justify="right")
@@ -181,7 +191,7 @@ def print_summary(run: Run) -> None:
 
 
 def print_recommendation(analysis: str, items: list[tuple[str, float]]) -> None:
-    """Analysis and ranked items."""
+    """Print the analysis and the ranked items."""
     console.print("Analysis:", analysis.strip(), markup=False)
     table = Table("#", "item", "cosine")
     for place, (title, cosine) in enumerate(items, 1):

@@ -1,4 +1,4 @@
-"""Which settings of models, rollouts and trainings enter a stage's fingerprint."""
+"""The settings of models, rollouts and trainings that enter the fingerprint of a stage."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from minirec.config.run import Config
+    from minirec.config.training import TrainingConfig
 
 
 def policy_settings(config: Config) -> dict[str, Any]:
@@ -19,10 +20,10 @@ def policy_settings(config: Config) -> dict[str, Any]:
 
 
 def rollout_settings(config: Config) -> dict[str, Any]:
-    """The rollout settings that change results; the others change only the speed.
+    """The rollout settings that change results.
 
-    The engine is one of them, because two engines draw other tokens from the same seed. A merged
-    adapter gives other last digits than an active one.
+    Two engines draw different tokens from the same seed. A merged adapter and an active one differ
+    in the last digits.
     """
     from actors.engines.engine import resolve_adapter, resolve_engine
 
@@ -36,13 +37,9 @@ def rollout_settings(config: Config) -> dict[str, Any]:
     }
 
 
-def without_runtime(section: dict[str, Any]) -> dict[str, Any]:
-    """Training settings without those that a restart may change, and without unused validation."""
+def training_settings(training: TrainingConfig) -> dict[str, Any]:
+    """Training settings, without those that a restart may change and without unused validation."""
     left_out = {"max_failures", "step_deadline_s"}
-    if section.get("validation_steps") is None:
+    if training.validation_steps is None:
         left_out |= {"validation_steps", "validation_samples", "validation_seed"}
-    return {
-        key: without_runtime(value) if isinstance(value, dict) else value
-        for key, value in section.items()
-        if key not in left_out
-    }
+    return training.model_dump(mode="json", exclude=left_out)

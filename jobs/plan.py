@@ -1,4 +1,4 @@
-"""Computes what a run would do, without starting anything."""
+"""Compute what a run would do, without starting anything."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from jobs.tracking import check as check_trackers
 from minirec.config.choices import CURRICULA, LEARNABILITY, METHODS, REWARDS
 from minirec.config.run import Config
 from minirec.config.scoring import ScoringConfig
-from minirec.config.selection import ONE_GROUP
 from minirec.config.training import TrainingConfig
 from minirec.corpus import sources
 from minirec.errors import ConfigError, CorpusError
-from minirec.resources.allocation import Allocation, allocate, this_machine
+from minirec.resources.allocation import allocate, this_machine
 from minirec.store.files import read_json
 from minirec.store.run import Run
 from minirec.trials.checks import check, check_trials
@@ -24,7 +23,7 @@ from minirec.trials.trial import FOLDERS, Trial, trials_of
 Row = tuple[str, str, str]
 TRIALS = tuple(FOLDERS)
 CPU_HEADS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
-"""Sizes of an attention head that vLLM's kernels for CPUs have."""
+"""Sizes of an attention head that vLLM supports on CPUs."""
 
 
 def plan(
@@ -32,14 +31,18 @@ def plan(
 ) -> list[Row]:
     """Rows (stage, quantity, value); refuses settings that cannot work.
 
-    Sizes are exact after `prepare`. Before it, or where the command may repeat it (`again`), the
-    demo corpus is estimated from its settings, and sizes of other sources are not known.
+    Sizes are exact after `prepare`. Before `prepare`, the demo corpus is estimated from its
+    settings, and the sizes of other sources are unknown.
 
     Args:
-        command: the command whose stages are checked. Trials are planned for ``sweep``,
-            ``compare`` and ``plan``, which checks everything.
-        starts: whether work starts after the plan. If not, missing files of the corpus are only
-            reported in a row, since another machine may have them.
+        command: only its stages and trials are checked; ``plan`` checks all.
+        again: the command may repeat `prepare`, so the sizes of the existing corpus do not count.
+        starts: work starts after the plan, so missing corpus files are an error. Otherwise they
+            are reported in a row, because another machine may have them.
+
+    Raises:
+        ConfigError: the settings cannot work.
+        CorpusError: `starts`, and the files of the corpus are missing or lack a column.
     """
     if _runs(command, "proxy", "train", *TRIALS):
         check_trackers(config)
@@ -85,11 +88,7 @@ def _check_functions(config: Config, command: str) -> None:
 
 
 def _check_head(config: Config) -> None:
-    """Refuse a demo model that vLLM cannot run on CPUs.
-
-    Raises:
-        ConfigError: with the sizes of a head that it can.
-    """
+    """Refuse a demo model whose attention heads vLLM does not support on CPUs."""
     demo, on_cpu = config.model.demo, config.resources.gpus_per_engine == 0
     head = demo.hidden_size // demo.heads
     if config.model.name != "demo" or not on_cpu or resolve_engine(config.rollout) != "vllm":
@@ -97,27 +96,35 @@ def _check_head(config: Config) -> None:
     if head not in CPU_HEADS:
         raise ConfigError(
             f"model.demo.hidden_size {demo.hidden_size} over {demo.heads} heads is {head} for "
-            f"each, and vLLM has kernels for {', '.join(map(str, CPU_HEADS))} on CPUs; change one "
-            f"of the two or set rollout.engine=transformers"
+            f"each; on CPUs vLLM supports {', '.join(map(str, CPU_HEADS))}; change one of the two "
+            f"or set rollout.engine=transformers"
         )
 
 
 def _counted_rows(
     config: Config, samples: int, command: str, *, again: bool, exact: bool
 ) -> list[Row]:
-    """Rows that follow from the number of training samples."""
+    """Rows that depend on the number of training samples."""
     about = "" if exact else "about "
-    scored = config.scoring.count(samples)
-    rollouts = scored * (config.scoring.stages[-1] + 1)
-    budget = config.selection.count(samples)
-    compared = command in ("plan", "compare")
+    scoring, selection = config.scoring, config.selection
+    scored, budget = scoring.count(samples), selection.count(samples)
+    rollouts = scored * (scoring.stages[-1] + 1)
+    most = ", at most" if scoring.screen or len(scoring.stages) > 1 else ""
+    each = " to ".join(map(str, scoring.stages))
+    screened = "; none where screened" if scoring.screen else ""
+    grouped = selection.curriculum not in ONE_GROUP
+    order = f"{selection.groups} groups" if grouped else f"the order {selection.curriculum}"
     rows = [
-        ("score", _rollouts_of(config.scoring), f"{about}{rollouts:,} {_each(config.scoring)}"),
+        (
+            "score",
+            f"rollouts{most}",
+            f"{about}{rollouts:,} ({each} and a greedy one{screened})",
+        ),
         *([] if again else _rollouts_made(Run(config.run_dir), samples)),
         ("score", "tokens, at most", f"{about}{rollouts * config.rollout.max_new_tokens:,}"),
-        ("score", "shards", f"{about}{math.ceil(scored / config.scoring.shard_size):,}"),
-        *_gradient_rows(config, compared=compared),
-        ("select", "budget", f"{about}{budget:,} in {_groups(config)}"),
+        ("score", "shards", f"{about}{math.ceil(scored / scoring.shard_size):,}"),
+        *_gradient_rows(config, compared=command in ("plan", "compare")),
+        ("select", "budget", f"{about}{budget:,} in {order}"),
         *_training_rows("train", config, config.training, budget),
     ]
     for bench in _benches(config, command):
@@ -126,7 +133,7 @@ def _counted_rows(
 
 
 def _uncounted_rows(config: Config, command: str) -> list[Row]:
-    """Rows known before `prepare` has counted the samples; refuses trials with bad settings."""
+    """Rows that do not depend on the number of samples; refuses trials with bad settings."""
     rows = [("score", "rollouts", "known once `minirec prepare` has counted the samples")]
     budget = config.selection.budget
     counted = isinstance(budget, int) and config.selection.method != "full"
@@ -138,11 +145,12 @@ def _uncounted_rows(config: Config, command: str) -> list[Row]:
 
 
 def _benches(config: Config, command: str) -> list[str]:
-    """The commands with trials that `command` runs or plans, if their settings vary anything."""
+    """The commands with trials that `command` runs or plans and whose settings vary something."""
     return [name for name in TRIALS if command in ("plan", name) and getattr(config, name).varies]
 
 
 def _samples(config: Config, again: bool) -> tuple[int, bool]:
+    """The number of training samples, 0 if unknown, and whether it is exact."""
     run = Run(config.run_dir)
     path = run.path("corpus", "corpus.json")
     other = run.done("prepare") is not None and not made_with(run, config.corpus)
@@ -150,7 +158,7 @@ def _samples(config: Config, again: bool) -> tuple[int, bool]:
         return int(read_json(path)["samples"]["train"]), True
     if config.corpus.source == "demo":
         demo, split = config.corpus.demo, config.corpus.split
-        targets = max(0, demo.events_per_user - config.corpus.min_history)  # of a user
+        targets = max(0, demo.events_per_user - config.corpus.min_history)  # for each user
         if split == "leave_one_out":
             return demo.users * (targets if targets < 3 else targets - 2), False
         return round(demo.users * targets * split[0]), False
@@ -158,9 +166,9 @@ def _samples(config: Config, again: bool) -> tuple[int, bool]:
 
 
 def _files_rows(config: Config, starts: bool) -> list[Row]:
-    """Refuse (`starts`) or report files of the corpus that are missing or lack a column."""
-    made = Run(config.run_dir).path("corpus", "corpus.json").exists()  # it needs no files any more
-    if config.corpus.download or made:
+    """Refuse (`starts`) or report corpus files that are missing or lack a column."""
+    corpus_exists = Run(config.run_dir).path("corpus", "corpus.json").exists()
+    if config.corpus.download or corpus_exists:  # needs no files
         return []
     try:
         sources.locate(config.corpus)
@@ -171,19 +179,8 @@ def _files_rows(config: Config, starts: bool) -> list[Row]:
     return []
 
 
-def _rollouts_of(scoring: ScoringConfig) -> str:
-    cheaper = scoring.screen or len(scoring.stages) > 1
-    return "rollouts, at most" if cheaper else "rollouts"
-
-
-def _each(scoring: ScoringConfig) -> str:
-    each = " to ".join(map(str, scoring.stages))
-    screened = "; none where screened" if scoring.screen else ""
-    return f"({each} and a greedy one{screened})"
-
-
 def _rollouts_made(run: Run, samples: int) -> list[Row]:
-    """What a finished scoring needed, if it was less than the settings allow at most."""
+    """The rollouts of a finished scoring, if they are fewer than the maximum."""
     record = run.done("score")
     if record is None:
         return []
@@ -194,11 +191,6 @@ def _rollouts_made(run: Run, samples: int) -> list[Row]:
     return [("score", "rollouts made", f"{made:,} of {full:,}")] if made < full else []
 
 
-def _groups(config: Config) -> str:
-    s = config.selection
-    return f"the order {s.curriculum}" if s.curriculum in ONE_GROUP else f"{s.groups} groups"
-
-
 def _training_rows(stage: str, config: Config, training: TrainingConfig, samples: int) -> list[Row]:
     steps = training.steps_on(samples)
     rollouts = steps * training.prompts_per_step * training.rollouts_per_prompt
@@ -206,7 +198,7 @@ def _training_rows(stage: str, config: Config, training: TrainingConfig, samples
         (stage, "optimizer steps", f"{steps:,} of {training.prompts_per_step} prompts"),
         (stage, "rollouts", f"{rollouts:,}"),
         (stage, "tokens, at most", f"{rollouts * config.rollout.max_new_tokens:,}"),
-        *([(stage, "staleness", "1: rolled out one step ahead")] if training.staleness else []),
+        *([(stage, "staleness", "1: rollouts run one step ahead")] if training.staleness else []),
     ]
 
 
@@ -220,25 +212,22 @@ def _gradient_rows(config: Config, *, compared: bool) -> list[Row]:
 
 
 def _trial_rows(kind: str, trials: Sequence[Trial], samples: int, *, exact: bool) -> list[Row]:
-    """What the trials of a sweep or comparison would do, if none were stopped early."""
+    """What the trials of a sweep or comparison do if none is stopped early."""
     check_trials(trials, samples, exact=exact)
     counts = [trial.config.selection.count(samples) for trial in trials]
-    configs = [trial.config.training for trial in trials]
-    steps = [t.steps_on(count) for t, count in zip(configs, counts, strict=True)]
-    rollouts = sum(
-        n * t.prompts_per_step * t.rollouts_per_prompt for n, t in zip(steps, configs, strict=True)
-    )
-    checks = sum(
-        t.validation_samples * math.ceil(n / t.validation_steps)
-        for n, t in zip(steps, configs, strict=True)
-        if t.validation_steps
-    )
+    steps = rollouts = greedy = 0
+    for trial, count in zip(trials, counts, strict=True):
+        t = trial.config.training
+        steps += (own := t.steps_on(count))
+        rollouts += own * t.prompts_per_step * t.rollouts_per_prompt
+        if t.validation_steps:
+            greedy += t.validation_samples * math.ceil(own / t.validation_steps)
     settings = len({trial.setting for trial in trials})
     return [
         (kind, "trials", f"{len(trials):,}: {settings:,} settings, each with its seeds"),
         (kind, "budgets", ", ".join(f"{n:,}" for n in sorted(set(counts)))),
-        (kind, "optimizer steps, at most", f"{sum(steps):,}"),
-        (kind, "rollouts, at most", f"{rollouts:,}, and {checks:,} greedy ones to validate"),
+        (kind, "optimizer steps, at most", f"{steps:,}"),
+        (kind, "rollouts, at most", f"{rollouts:,}, and {greedy:,} greedy ones to validate"),
     ]
 
 
@@ -246,25 +235,17 @@ def _resource_rows(config: Config) -> list[Row]:
     """Resources on this machine; on a cluster ``auto`` depends on its nodes."""
     r = config.resources
     a = allocate(config, [this_machine()], local=True)
-    auto = " (auto, on this machine)"
-    where = "GPUs as there are" if r.gpus_per_engine == "auto" else _device(r.gpus_per_engine)
+    auto, gpus = " (auto, on this machine)", r.gpus_per_engine
+    device = "the GPUs present" if gpus == "auto" else f"{gpus:g} GPU" if gpus else "CPU"
     workers = max(a.training_workers, a.proxy_workers)
-    engines = f"{a.engines} x {where}{auto if r.engines == 'auto' else ''}"
+    engines = f"{a.engines} x {device}{auto if r.engines == 'auto' else ''}"
     trainers = f"{workers}, ZeRO {r.zero_stage}{auto if r.training_workers == 'auto' else ''}"
+    # Resident sizes in GiB of processes just after their start, measured on a CPU machine: driver
+    # and Ray 2.0, engine 1.1, worker or scorer 1.0.
+    memory = 2.0 + 1.1 * a.engines + max(workers, a.scorers)
+    text = f"{memory:.1f} GiB and the weights of the model in each process"
     return [
         ("resources", "rollout engines", engines),
         ("resources", "training workers", trainers),
-        ("resources", "memory, at least", _memory(a, workers)),
+        ("resources", "memory, at least", text),
     ]
-
-
-def _device(gpus: float) -> str:
-    return f"{gpus:g} GPU" if gpus else "CPU"
-
-
-def _memory(a: Allocation, workers: int) -> str:
-    """Sum over processes that have just started, by resident sizes on a CPU machine."""
-    engine, worker, driver = 1.1, 1.0, 1.2
-    total = driver + 0.8 + a.engines * engine
-    total += max(workers, a.scorers) * worker
-    return f"{total:.1f} GiB and the weights of the model in each process"

@@ -1,4 +1,4 @@
-"""The part of the plan that estimates the GPU memory of a real model."""
+"""The part of the plan that estimates GPU memory."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from minirec.store.run import Run
 
 Row = tuple[str, str, str]
 GIB = 2**30
-ASSUMED = 10_000  # items, until `prepare` has counted them
+ASSUMED = 10_000  # number of items before `prepare` has counted them
 
 
 def estimated(config: Config) -> list[Row]:
-    """`memory_rows` with the catalogue of a finished `prepare`; none for the demo model."""
+    """`memory_rows` with the catalogue size of the run; empty for the demo model."""
     if config.model.name == "demo":
         return []
     path = Run(config.run_dir).path("corpus", "corpus.json")
@@ -26,37 +26,38 @@ def estimated(config: Config) -> list[Row]:
 
 
 def memory_rows(config: Config, items: int | None) -> list[Row]:
-    """Rows (stage, quantity, value) with the memory of each process, and what does not fit.
+    """Rows (stage, quantity, value): memory of each process, and warnings about what does not fit.
 
-    No rows where no process has a GPU. A number that the settings leave ``auto`` counts as 1.
-
-    Args:
-        items: size of the catalogue; None: `ASSUMED`.
+    Empty if no process has a GPU. A setting ``auto`` counts as 1. `items` is the size of the
+    catalogue, None if unknown.
     """
     r = config.resources
     if not any((r.gpus_per_engine, r.gpus_per_worker, r.gpus_per_scorer)):
         return []
     shape = estimates.shape_of(config.model.name)
     if shape is None:
-        return [("estimate", "memory", "not known: no config.json of the model here yet")]
+        return [("estimate", "memory", "unknown: this machine has no config.json of the model")]
     parts = memory(config, shape, ASSUMED if items is None else items)
     rows = [("estimate", "model", f"{shape.parameters / 1e9:.2f}B parameters")]
-    rows += [("estimate", f"{process}, memory", _sum(sizes)) for process, sizes in parts.items()]
+    for process, sizes in parts.items():
+        named = ", ".join(f"{name} {size / GIB:.1f}" for name, size in sizes.items())
+        total = f"about {sum(sizes.values()) / GIB:.1f} GiB: {named}"
+        rows.append(("estimate", f"{process}, memory", total))
     name, found = (r.gpu, "resources.gpu") if r.gpu else (installed_gpu(), "found by nvidia-smi")
-    unknown = f"not known, so nothing is compared: set resources.gpu to one of {', '.join(GPUS)}"
+    unknown = f"unknown, so nothing is compared; set resources.gpu to one of {', '.join(GPUS)}"
     gpu = f"{name} ({found}), {GPUS[name]:.0f} GiB" if name else unknown
-    assumed = f"; a catalogue of {ASSUMED:,} items, until prepare counts them"
+    assumed = f"; {ASSUMED:,} items, until prepare counts them"
     assuming = (
         f"prompts of {config.model.max_prompt_tokens} and completions of "
-        f"{config.rollout.max_new_tokens} tokens, the most; one process where resources say auto"
-        f"{assumed if items is None else ''}"
+        f"{config.rollout.max_new_tokens} tokens (the maximum); one process where resources are "
+        f"auto{assumed if items is None else ''}"
     )
     rows += [("estimate", "GPU", gpu), ("estimate", "assuming", assuming)]
     return rows + (_warnings(config, parts, name) if name else [])
 
 
 def memory(config: Config, shape: ModelShape, items: int) -> dict[str, dict[str, float]]:
-    """Bytes by part of an engine, a training worker and a scorer, on one GPU each."""
+    """Bytes by process (engine, training worker, scorer) and part, on one GPU each."""
     m, r, t = config.model, config.rollout, config.training
     width = 2 if m.dtype == "bfloat16" else 4
     length = m.max_prompt_tokens + r.max_new_tokens
@@ -87,9 +88,10 @@ def memory(config: Config, shape: ModelShape, items: int) -> dict[str, dict[str,
             items=items,
         )
     if config.resources.gpus_per_scorer:
+        # 64 is FORWARD_SEQUENCES of actors/scoring/scorer.py, which loads torch.
         found["scorer"] = estimates.scorer_memory(
             shape, width=width, tokens=64 * length, items=items
-        )  # 64 sequences in a forward, actors.scoring.FORWARD_SEQUENCES
+        )
     return found
 
 
@@ -98,7 +100,7 @@ def _or_one(number: Any) -> Any:
 
 
 def _warnings(config: Config, parts: dict[str, dict[str, float]], name: str) -> list[Row]:
-    """What does not fit, with both numbers and what to lower."""
+    """A row for each process that does not fit, with both numbers and what to lower."""
     r = config.resources
     there = GPUS[name]
     share = config.rollout.gpu_memory_utilization * there
@@ -107,7 +109,7 @@ def _warnings(config: Config, parts: dict[str, dict[str, float]], name: str) -> 
     if need.get("engine", 0) > share:
         texts.append(
             f"an engine needs {need['engine']:.1f} GiB, and rollout.gpu_memory_utilization leaves "
-            f"it {share:.1f}; raise that, or lower rollout.prompts_per_call"
+            f"it {share:.1f}; raise this setting, or lower rollout.prompts_per_call"
         )
     trainer = (
         "training.prompts_per_micro_batch or model.max_prompt_tokens, or raise resources.zero_stage"
@@ -128,20 +130,10 @@ def _warnings(config: Config, parts: dict[str, dict[str, float]], name: str) -> 
 
 
 def installed_gpu() -> str | None:
-    """Key in `GPUS` of the GPU of this machine; None where there is none, or an unknown one."""
+    """Key in `GPUS` of the GPU of this machine; None if there is no GPU or it is unknown."""
+    words = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
     try:
-        done = subprocess.run(
-            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            timeout=20,
-        )
-    except (FileNotFoundError, subprocess.TimeoutExpired):
+        lines = subprocess.check_output(words, stderr=subprocess.DEVNULL, text=True, timeout=20)
+    except (FileNotFoundError, subprocess.SubprocessError):
         return None
-    lines = done.stdout.splitlines()
-    return estimates.gpu_named(lines[0]) if done.returncode == 0 and lines else None
-
-
-def _sum(parts: dict[str, float]) -> str:
-    named = ", ".join(f"{name} {size / GIB:.1f}" for name, size in parts.items())
-    return f"about {sum(parts.values()) / GIB:.1f} GiB: {named}"
+    return estimates.gpu_named(lines.splitlines()[0]) if lines.strip() else None

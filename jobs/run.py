@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 STAGES = (PREPARE, MODEL, PROXY, SCORE, GRADIENTS, SELECT, TRAIN, EVALUATE, REPORT)
 SHARED = {stage.name: stage.outputs for stage in STAGES if stage.shared}
-"""The stages that all trials share, each with its outputs; for `Run`."""
+"""The outputs of the stages that all trials share, by stage."""
 
 
 def stages(
@@ -38,20 +38,18 @@ def stages(
     check: Callable[[int], object] | None = None,
     recorded: Config | None = None,
 ) -> Run:
-    """Run the named stages of a run directory in their order.
-
-    Finished stages before them are compared with the settings first.
+    """Run the named stages in order; first compare the finished stages before them.
 
     Args:
-        overwrite: redo stages that were made with other settings; a single stage is redone in
-            any case.
-        check: called with the number of training samples as soon as it is known, so that it can
-            refuse the settings before the long stages.
-        recorded: what config.yaml is to say, if not `config`.
+        overwrite: redo stages that were made with other settings. If one stage is named, redo it
+            even with the same settings.
+        check: called with the number of training samples once it is known. It can refuse the
+            settings before the long stages start.
+        recorded: the settings to write to config.yaml; default `config`.
 
     Raises:
-        ArtifactError: another command works in the directory, a stage was made with other
-            settings, or an input is missing.
+        ArtifactError: another command uses the directory, a stage was made with other settings,
+            or an input is missing.
     """
     from jobs.cluster.session import Session
     from jobs.console import pulse, quiet, say
@@ -85,9 +83,9 @@ def stages(
 
 
 def stages_of(config: Config, names: tuple[str, ...]) -> tuple[Stage, ...]:
-    """The stages that a command for `names` runs: these, and the needed ones that come with them.
+    """The named stages and the needed stages that come with them.
 
-    The command for a single stage runs it even if a whole run would not need it.
+    A stage that is named alone runs even if these settings do not need it.
     """
 
     def runs(stage: Stage) -> bool:
@@ -98,16 +96,16 @@ def stages_of(config: Config, names: tuple[str, ...]) -> tuple[Stage, ...]:
 
 
 def holding(run: Run) -> AbstractContextManager[None]:
-    """Hold the run directory for this command, which is interrupted if it loses its lease."""
+    """Lock the run directory for this command; interrupt the command if it loses the lease."""
     from jobs.console import say
 
-    main = threading.main_thread().ident
-    assert main is not None
     # A command that a shell script starts in the background ignores SIGINT.
     ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
 
     def lost(reason: str) -> None:
         say(f"{reason}; this command stops")
+        main = threading.main_thread().ident
+        assert main is not None
         # Only a real signal wakes a main thread that waits for another thread.
         signal.pthread_kill(main, signal.SIGTERM if ignored else signal.SIGINT)
 

@@ -43,7 +43,7 @@ def scoring_spec(
     scoring: ScoringConfig | None,
     limit: int | None = None,
 ) -> ScoringSpec:
-    """Spec of the scorers for one split and policy; starts the pool. See `ScoringSpec`."""
+    """Start the pool; return the spec of the scorers for one split and policy."""
     from actors.engines.engine import Adapter
     from actors.scoring.scorer import ScoringSpec
 
@@ -78,9 +78,15 @@ def score_shards(
     say: Callable[[str], None] = print,
     scorer: type | None = None,
 ) -> None:
-    """Score the shards of all specs that have no undamaged file, in one pass of Ray Data.
+    """Score the shards of all specs whose file is missing or damaged, in one pass of Ray Data.
 
-    `scorer` replaces `actors.scoring.shards.Scorer` in benchmarks.
+    Args:
+        label: name of the work in the progress bar and in errors.
+        say: receives each line for the user.
+        scorer: used by benchmarks instead of `actors.scoring.shards.Scorer`.
+
+    Raises:
+        EngineError: a scorer failed, or no shard was finished in scoring.shard_deadline_s.
     """
     import ray
     import ray.data
@@ -92,7 +98,7 @@ def score_shards(
     missing, total = _missing(specs, say)
     done = total - len(missing)
     context = ray.data.DataContext.get_current()
-    context.raise_original_map_exception = True  # else the cause is lost in a wrapper
+    context.raise_original_map_exception = True  # otherwise a wrapper hides the cause
     context.execution_no_progress_timeout_s = config.scoring.shard_deadline_s
     with bar(label, total) as progress:
         progress.update(done, "shards")
@@ -103,7 +109,7 @@ def score_shards(
             scorer or Scorer,
             fn_constructor_args=(specs,),
             batch_size=1,
-            # At least one, so that the others go on when a node leaves.
+            # With a minimum of 1, the other actors continue when a node leaves.
             compute=ray.data.ActorPoolStrategy(
                 min_size=1,
                 max_size=(most := min(allocation.scorers, len(rows))),
@@ -125,7 +131,7 @@ def score_shards(
         except ray.exceptions.RayError as error:
             raise EngineError(
                 f"{label} stopped after {done} of {total} shards: {cause(error)}; "
-                f"the same command does the missing shards"
+                f"run the same command again to score the missing shards"
             ) from error
 
 
@@ -137,12 +143,12 @@ def score_on_kept(
     *,
     say: Callable[[str], None] = print,
 ) -> None:
-    """`score_shards` by the training worker of the trials of a sweep."""
+    """Like `score_shards`, but in the training worker of the trials."""
     from actors.scoring.shards import ShardsSpec, score_loop
 
     missing, _ = _missing(specs, say)
     if missing:
-        # Threads stay those of a scorer: bytes depend on them.
+        # The number of threads stays that of a scorer, because the bytes depend on it.
         device = "cuda" if allocation.worker.gpus else "cpu"
         specs = [replace(spec, device=device) for spec in specs]
         work = ShardsSpec(specs, missing, config.scoring.shard_deadline_s)
@@ -157,14 +163,14 @@ def score_on_kept(
 def _missing(
     specs: list[ScoringSpec], say: Callable[[str], None]
 ) -> tuple[list[tuple[int, int]], int]:
-    """The shards without an undamaged file, as (index of the spec, shard), and the total number.
+    """The missing or damaged shards as (index of the spec, shard), and the number of all shards.
 
-    The first shard is also missing if the item vectors are: a scorer makes them with a shard.
+    The first shard counts as missing if the item vectors are missing: a scorer makes both.
     """
     shards = [(number, shard) for number, spec in enumerate(specs) for shard in _shards(spec)]
     files = [specs[number].part(shard) for number, shard in shards]
     there = in_threads(lambda file: intact(file, check_table, say=say), files)
-    # This removes damaged item vectors, whichever shards are missing.
+    # `intact` also removes damaged item vectors, so it is called for each table.
     tables = {
         table: intact(located(table), check_array, say=say)
         for table in {spec.item_table for spec in specs}
@@ -185,14 +191,14 @@ def _shards(spec: ScoringSpec) -> range:
 def parts(
     spec: ScoringSpec, columns: list[str] | None = None, *, folder: Path | None = None
 ) -> Iterator[pa.Table]:
-    """The finished shards of a spec in the order of its samples, with one in memory at a time.
+    """The finished shards of a spec in order, one at a time.
 
     Args:
-        columns: those that are read besides sample_id; default all.
-        folder: where the files are; default ``spec.output``.
+        columns: columns to read besides sample_id; default all.
+        folder: of the files; default ``spec.output``.
 
     Raises:
-        ArtifactError: a file or a sample is missing, doubled or unknown.
+        ArtifactError: a file or a sample is missing, duplicated or unknown.
     """
     folder = folder or located(spec.output)
     samples = SampleFile(located(spec.corpus), spec.split)
@@ -201,7 +207,7 @@ def parts(
     found = sorted(folder.glob("part-*.parquet"))
     wanted = [folder / spec.part(shard).name for shard in _shards(spec)]
     if found != wanted:
-        odd = sorted(set(found) ^ set(wanted))[0]
+        odd = min(set(found) ^ set(wanted))
         raise ArtifactError(
             f"{folder} holds {len(found)} shards of {len(wanted)}, first difference {odd.name}; "
             f"delete {folder} and run the same command again"
@@ -219,5 +225,5 @@ def parts(
 
 
 def merged(spec: ScoringSpec, *, folder: Path | None = None) -> pa.Table:
-    """All finished shards of a spec as one table; raises as `parts`."""
+    """All finished shards of a spec as one table; see `parts`."""
     return pa.concat_tables(parts(spec, folder=folder))

@@ -1,8 +1,8 @@
 """What a stage is: its inputs, its outputs, its settings and its body.
 
-To add one, declare a `Stage` in a file of its own in jobs/stages/ and add it to `STAGES` in
-jobs/run.py. The declarations are imported by each command, also by `minirec --help`. So a file in
-jobs/stages/ imports ray, torch, numpy, pyarrow and the like inside functions only.
+To add a stage, declare a `Stage` in a new file of jobs/stages/ and add it to `STAGES` in
+jobs/run.py. Every command imports the declarations, even `minirec --help`. So a file in
+jobs/stages/ imports ray, torch, numpy and pyarrow only inside functions.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 SELECTION = "selection"
 POLICY = "policy"
-"""What the cost of a stage can be charged to."""
+"""The values of `Stage.charged`."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What the body of a stage gets: where it writes, with which settings, on which engines.
+    """The argument of a stage's body.
 
-    settings: those of the fingerprint.
-    cost: the body fills in its rollouts, tokens and steps.
+    settings: the settings in the fingerprint.
+    cost: the body sets its rollouts, tokens and steps.
     """
 
     run: Run
@@ -42,28 +42,24 @@ def base_model(run: Run, config: Config) -> str:
     return str(run.path("model")) if config.model.name == "demo" else config.model.name
 
 
-def always(config: Config) -> bool:
-    """`Stage.needed` of a stage that every run needs."""
-    return True
-
-
 @dataclass(frozen=True)
 class Stage:
-    """One step of a run, whose output is kept in the run directory.
+    """One step of a run. Its output is kept in the run directory.
 
-    name: of the stage, its command and its records.
+    name: also the name of its command and its records.
     help: one line for `minirec --help`.
-    inputs: the names of the stages that it reads.
-    outputs: the paths below the run directory that the body makes.
+    inputs: names of the stages whose output it reads.
+    outputs: paths that the body writes, below the run directory.
     settings: what the output depends on, as a nested dict. It enters the fingerprint: a finished
-        stage with other settings is refused. Settings that change only the speed stay out.
-    body: makes the outputs.
-    needed: whether a run with these settings needs the stage. Its own command runs it in any case.
-    comes_with: commands for these stages run this one too, if it is needed.
-    on_ray: the command joins the cluster at its start, before other stages work for hours.
-    part_of: for a body that makes each missing part; see `Run.stage`.
+        stage with other settings is refused. Leave out settings that change only the speed.
+    body: writes the outputs.
+    needed: whether a run with these settings needs the stage. Its own command always runs it.
+    comes_with: the commands of these stages also run this one, if it is needed.
+    on_ray: the command joins the cluster before it runs any stage, so that a missing cluster is
+        reported at once.
+    part_of: for a body that writes only the missing parts; see `Run.stage`.
     shared: all trials of a sweep or comparison use the same output.
-    charged: what the cost is charged to, `SELECTION` or `POLICY`; None: to nothing.
+    charged: whose cost this is, `SELECTION` or `POLICY`; None: not counted for either.
     """
 
     name: str
@@ -72,7 +68,7 @@ class Stage:
     outputs: tuple[str, ...]
     settings: Callable[[Run, Config], dict[str, Any]]
     body: Callable[[Work], None]
-    needed: Callable[[Config], bool] = always
+    needed: Callable[[Config], bool] = lambda config: True
     comes_with: tuple[str, ...] = ()
     on_ray: bool = False
     part_of: Callable[[str], str] | None = None
@@ -93,5 +89,5 @@ class Stage:
         )
 
     def compare(self, run: Run, config: Config) -> None:
-        """Compare the finished stage with the settings; see `Run.compare`."""
+        """Refuse a finished stage that has other settings; see `Run.compare`."""
         run.compare(self.name, settings=self.settings(run, config), inputs=self.inputs(config))

@@ -1,4 +1,4 @@
-"""Figures of a training on TensorBoard, MLflow and Weights & Biases."""
+"""Send the metrics of a training to TensorBoard, MLflow and Weights & Biases."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from minirec.store.remote import is_remote
 from minirec.store.run import Run, flatten
 
 Log = Callable[[int, dict[str, float]], None]
-"""Takes the figures of an optimizer step."""
+"""Called with the number of an optimizer step and its metrics."""
 
 
 class Tracking:
-    """Sends each entry of a training log once to every tracker; drops a tracker that fails."""
+    """Sends each entry of a training log once to every tracker. Drops a tracker that fails."""
 
     def __init__(self, trackers: dict[str, Log]):
         self.trackers = trackers
         self.next_step = 0
 
     def update(self, log: list[dict[str, Any]]) -> None:
-        """Send what is new in a log, which grows at its end."""
+        """Send the new entries of a log that grows at its end."""
         for entry in log:
             if entry["step"] < self.next_step:
                 continue
@@ -36,20 +36,16 @@ class Tracking:
             for name, tracker in [*self.trackers.items()]:
                 try:
                     tracker(entry["step"], figures)
-                except Exception as error:  # of a server, which must not end a training
+                except Exception as error:  # a failing server must not end the training
                     del self.trackers[name]
                     say(
-                        f"tracking: {name} has failed ({error}); its figures end with step "
-                        f"{entry['step']}, log.jsonl has all"
+                        f"tracking: {name} has failed ({error}); it gets no metrics from step "
+                        f"{entry['step']} on, log.jsonl has all"
                     )
 
 
 def check(config: Config) -> None:
-    """Refuse a tracker whose package is missing.
-
-    Raises:
-        ConfigError: it names the package.
-    """
+    """Raise `ConfigError` if the package of a tracker is missing."""
     wanted = {"mlflow": config.tracking.mlflow, "wandb": config.tracking.wandb}
     for package, on in wanted.items():
         if on and importlib.util.find_spec(package) is None:
@@ -61,23 +57,19 @@ def check(config: Config) -> None:
 
 @contextmanager
 def tracking(run: Run, config: Config, stage: str) -> Iterator[Tracking]:
-    """The trackers of the settings for one stage, closed at the end.
-
-    Raises:
-        ConfigError: a tracker cannot be started.
-    """
+    """Open the trackers of the settings for one stage; `ConfigError` if one cannot be opened."""
     with ExitStack() as closing:
         trackers: dict[str, Log] = {}
         for name, tracker in TRACKERS.items():
             value = getattr(config.tracking, name)
             if not value or (name == "tensorboard" and is_remote(run.root)):
-                continue  # the writer of TensorBoard knows only local folders
+                continue  # TensorBoard writes only to local folders
             context = tracker(run, config, stage)
             try:
                 trackers[name] = context.__enter__()
             except Exception as error:
                 raise ConfigError(
-                    f"tracking.{name}={value} cannot be used ({error}); correct it, or set "
+                    f"tracking.{name}={value} cannot be used ({error}); fix it, or set "
                     f"tracking.{name}=null"
                 ) from error
             closing.callback(_close, name, context)
@@ -87,17 +79,17 @@ def tracking(run: Run, config: Config, stage: str) -> Iterator[Tracking]:
 def _close(name: str, context: AbstractContextManager[Log]) -> None:
     try:
         context.__exit__(None, None, None)
-    except Exception as error:  # as in `Tracking.update`
+    except Exception as error:  # a failing server must not end the training
         say(f"tracking: {name} could not be closed ({error})")
 
 
 @contextmanager
 def tensorboard(run: Run, config: Config, stage: str) -> Iterator[Log]:
-    """Event files below ``tensorboard/STAGE`` of the run directory."""
+    """Event files in ``tensorboard/STAGE`` of the run directory."""
     from torch.utils.tensorboard import SummaryWriter
 
     folder = run.path("tensorboard", stage)
-    remove(folder)  # the log of this attempt repeats the steps of a former one
+    remove(folder)  # this attempt sends the steps of an earlier one again
     writer = SummaryWriter(str(folder), flush_secs=10)
 
     def log(step: int, figures: dict[str, float]) -> None:
@@ -110,7 +102,7 @@ def tensorboard(run: Run, config: Config, stage: str) -> Iterator[Log]:
 
 @contextmanager
 def mlflow(run: Run, config: Config, stage: str) -> Iterator[Log]:
-    """A run of MLflow for each attempt at a stage."""
+    """One MLflow run for each attempt at a stage."""
     from mlflow import MlflowClient
     from mlflow.entities import Metric
 
@@ -134,7 +126,7 @@ def mlflow(run: Run, config: Config, stage: str) -> Iterator[Log]:
 
 @contextmanager
 def wandb(run: Run, config: Config, stage: str) -> Iterator[Log]:
-    """A run of Weights & Biases for each attempt at a stage."""
+    """One Weights & Biases run for each attempt at a stage."""
     import wandb
 
     made = wandb.init(

@@ -1,25 +1,20 @@
-"""The log of a training: reading it, summing it, and a bar that follows it."""
+"""The log of a training: read it, sum it, show its progress."""
 
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from jobs.console import bar
+from jobs.console import bar, repeating
 from minirec.errors import ArtifactError
 from minirec.store.remote import is_remote
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Entries of a training log, one per step; empty if there is none yet.
-
-    Raises:
-        ArtifactError: the log is damaged.
-    """
+    """The entries of a training log, one per step; `ArtifactError` if it is damaged."""
     if not path.exists():
         return []
     try:
@@ -31,14 +26,12 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def last_step(log: list[dict[str, Any]]) -> tuple[int, str]:
-    """The number of steps in a training log, and the last reward as a note for the bar."""
-    if not log:
-        return 0, ""
-    return log[-1]["step"] + 1, f"reward {log[-1]['reward']:.3f}"
+    """The number of steps, and the last reward as a note for the bar."""
+    return (log[-1]["step"] + 1, f"reward {log[-1]['reward']:.3f}") if log else (0, "")
 
 
 def poll_s(at: Path) -> float:
-    """Seconds between two readings; each request to an object store costs money."""
+    """Seconds between two reads; longer for an object store, whose requests cost money."""
     return 10.0 if is_remote(at) else 0.5
 
 
@@ -47,32 +40,20 @@ def follow(
     name: str, total: int, state: Callable[[], tuple[int, str]], *, at: Path
 ) -> Iterator[None]:
     """Show a bar during the block; `state` reads the finished steps and a note from `at`."""
-    every_s = poll_s(at)
-    stop = threading.Event()
 
     def show() -> None:
-        # The next step replaces a damaged log of a former attempt. A store that fails here
-        # fails again where it matters.
+        # The next step replaces a damaged log. The training itself reports a failing store.
         with suppress(Exception):
             done, text = state()
             if done:
                 progress.update(done, text)
 
-    def ask() -> None:
-        while not stop.wait(every_s):
-            show()
-
     with bar(name, total) as progress:
-        thread = threading.Thread(target=ask, daemon=True)
-        thread.start()
-        try:
+        with repeating(show, lambda: poll_s(at)):
             yield
-        finally:
-            stop.set()
-            thread.join()
         show()  # the last steps
 
 
 def spent(log: list[dict[str, Any]], what: str) -> int:
-    """Rollouts or tokens of a training log, including those of validation."""
+    """Sum of rollouts or tokens in a training log, including validation."""
     return sum(entry[what] + entry.get(f"validation_{what}", 0) for entry in log)

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Install MiniRec into `.venv` with uv, by hash from locks/. Safe to run again and to interrupt.
+"""Install MiniRec into `.venv` with uv, by hash from locks/. It is safe to interrupt or repeat it.
 
-Torch for CPUs is in no lock: it comes from the wheel folder of PIP_FIND_LINKS where that folder
-holds it, else from PyTorch's own index. The file `.venv/minirec-installed` is written last; with it
-the next call ends at once. Without it a call starts anew, and uv has the downloads in its cache.
+The CPU build of torch is in no lock. It comes from a folder of PIP_FIND_LINKS that has the wheel,
+or from PyTorch's index. The file `.venv/minirec-installed` is written last. If it matches, the next
+call does nothing; if it is missing, the next call makes a new `.venv`.
 """
 
 import ctypes.util
@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PYTHON = ROOT / ".venv/bin/python"
 STAMP = ROOT / ".venv/minirec-installed"
 SUPPORTED = ("3.11", "3.12")
-# Shows that the packages fit together, and leaves the byte-code that each run needs.
+# Checks that the packages work together, and compiles their byte-code.
 IMPORTS = """
 import deepspeed, peft, ray.data, ray.serve, ray.train.torch, ray.tune, sklearn, torch, vllm
 from transformers import AutoModelForCausalLM, Qwen2ForCausalLM
@@ -29,7 +29,7 @@ if torch.version.cuda and not torch.cuda.is_available():
 
 
 def version_of(python: str) -> str:
-    """`3.11`, for example; empty if there is no such Python, or if it cannot make a `.venv`."""
+    """For example `3.11`; empty if this Python does not exist or cannot make a `.venv`."""
     code = "import ensurepip, sys, venv; print('{}.{}'.format(*sys.version_info))"
     try:
         printed = subprocess.check_output([python, "-c", code], stderr=subprocess.DEVNULL)
@@ -39,7 +39,7 @@ def version_of(python: str) -> str:
 
 
 def choose_python() -> str:
-    """The running Python, or another one of the PATH, of a version that MiniRec supports."""
+    """A supported Python: the running one, or one on the PATH."""
     for python in (sys.executable, *(f"python{version}" for version in SUPPORTED)):
         if version_of(python) in SUPPORTED:
             return python
@@ -51,7 +51,7 @@ def choose_python() -> str:
 
 
 def fingerprint(flavor: str, root: Path) -> str:
-    """What an installation depends on. The place counts: scripts in .venv/bin hold its path."""
+    """Hash of all that an installation depends on. Scripts in .venv/bin contain the path `root`."""
     digest = hashlib.sha256(f"{flavor}\0{root}\0".encode())
     for name in (f"locks/{flavor}.txt", "locks/uv.txt", "setup.cfg", "scripts/install.py"):
         digest.update((root / name).read_bytes())
@@ -59,14 +59,14 @@ def fingerprint(flavor: str, root: Path) -> str:
 
 
 def torch_source(folders: str, wheel: str) -> list[str]:
-    """Arguments of uv that say where a CPU build of torch comes from."""
+    """Arguments that tell uv where to find the CPU build of torch."""
     found = [f for f in folders.split() if "://" in f or any(Path(f).glob(wheel))]
     links = [word for folder in found for word in ("--find-links", folder)]
     return links or ["--torch-backend", "cpu"]
 
 
 def run(*command: object, stdin: str = "") -> None:
-    """Run a tool. pip's settings for an index and a certificate are passed on to uv."""
+    """Run a tool; pass pip's settings for index and certificate to uv."""
     environment = dict(os.environ)
     for ours, pips in (("UV_DEFAULT_INDEX", "PIP_INDEX_URL"), ("SSL_CERT_FILE", "PIP_CERT")):
         if pips in environment:
@@ -75,13 +75,13 @@ def run(*command: object, stdin: str = "") -> None:
     done = subprocess.run(words, cwd=ROOT, env=environment, input=stdin.encode())
     if done.returncode:
         sys.exit(
-            f"install: `{' '.join(words[:5])} ...` failed for the reason above. Fix it (most often "
-            "it is the network or a full disk) and run the same command again."
+            f"install: `{' '.join(words[:5])} ...` failed (see above). Fix the cause (usually the "
+            "network or a full disk) and run the same command again."
         )
 
 
 def install(flavor: str) -> None:
-    """Make `.venv` hold what the lock says, and this project."""
+    """Install the packages of the lock and this project into `.venv`."""
     wanted = fingerprint(flavor, ROOT)
     finished = PYTHON.exists() and STAMP.exists()
     if finished and STAMP.read_text() == wanted:

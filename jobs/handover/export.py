@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from jobs.console import quiet, say
+from jobs.handover.recommend import finished_run
 from jobs.stage import base_model
 from jobs.stages.proxy import PROXY
 from jobs.stages.train import TRAIN
 from minirec.config.choices import REWARDS
-from minirec.config.reading import load
 from minirec.config.run import Config
 from minirec.corpus import prompts
 from minirec.corpus.table import Catalogue, SampleFile, load_catalogue
@@ -34,35 +34,27 @@ STAGE = {"proxy": PROXY, "trained": TRAIN}
 def export(
     run_dir: str, to: str, out: Path, *, policy: PolicyName | None = None, overwrite: bool = False
 ) -> None:
-    """Write a folder that needs nothing of MiniRec.
+    """Write a folder that works without MiniRec.
 
     Args:
-        run_dir: of a run that has selected, and for a policy trained.
-        to: jsonl, trl, verl, openrlhf; adapter or merged.
-        out: the folder.
-        policy: whose weights are exported; of a subset, whose reward. Default: the trained one
-            for adapter and merged, and the proxy, with which it was chosen, for a subset.
+        run_dir: of a run that has finished `select`, or `train` to export the trained policy.
+        to: a subset as jsonl, trl, verl or openrlhf; or a policy as adapter or merged.
+        out: the folder to write.
+        policy: the policy to export; for a subset, the policy that computes its reward. Default:
+            the trained policy for adapter and merged, the proxy for a subset.
         overwrite: replace the folder.
 
     Raises:
-        ArtifactError: the folder is there, or a stage has not finished.
-        ConfigError: the reward is a function of the user that cannot be imported.
+        ArtifactError: the folder exists, or a stage has not finished.
+        ConfigError: the reward is a user's function that cannot be imported.
     """
-    run = Run(run_dir)
-    if not run.path("config.yaml").exists():
-        raise ArtifactError(f"{run.root} is no run directory; give the run_dir of `minirec run`")
-    config = load(run.path("config.yaml"))
-    if out.exists() and not overwrite:
-        raise ArtifactError(f"{out} is there; give another --out, or --overwrite")
-    if out.exists() and not (out / MANIFEST).exists() or _inside(run, out):
-        raise ArtifactError(f"{out} is no former export, so it is not replaced; give another --out")
     name: PolicyName = policy or ("trained" if to in POLICIES else "proxy")
-    needed = [STAGE[name].name] + ([] if to in POLICIES else ["select"])
-    for stage in needed:
-        if run.done(stage) is None:
-            raise ArtifactError(
-                f"{run.root} has not finished {stage}; run `minirec {stage} run_dir={run_dir}`"
-            )
+    run, config = finished_run(run_dir, STAGE[name].name, *([] if to in POLICIES else ["select"]))
+    if out.exists() and not overwrite:
+        raise ArtifactError(f"{out} exists; give another --out, or --overwrite")
+    holds_run = not is_remote(run.root) and run.root.resolve().is_relative_to(out.resolve())
+    if holds_run or out.exists() and not (out / MANIFEST).exists():
+        raise ArtifactError(f"{out} is not an export, so it is not replaced; give another --out")
     quiet(config)
     source = _Source(run, config, name)
     with atomic_dir(out) as folder:
@@ -73,13 +65,8 @@ def export(
     say(f"export: {out} holds {to}")
 
 
-def _inside(run: Run, out: Path) -> bool:
-    """Whether the folder is that of the run, or holds it."""
-    return not is_remote(run.root) and run.root.resolve().is_relative_to(out.resolve())
-
-
 class _Source:
-    """What an export reads of a run."""
+    """What an export reads from a run."""
 
     def __init__(self, run: Run, config: Config, policy: PolicyName):
         from minirec.model.recommender import Encoder, load_policy
@@ -103,13 +90,13 @@ class _Source:
         """items.npy, (V, d) float32 unit vectors, and items.jsonl."""
         import numpy as np
 
+        from minirec.export import formats
         from minirec.model.recommender import item_table
 
         c = self.catalogue
         np.save(folder / "items.npy", item_table(self.policy, self.encoder.items(c)).numpy())
-        with (folder / "items.jsonl").open("w", encoding="utf-8") as file:
-            for item, title in enumerate(c.titles):
-                file.write(json.dumps({"item_id": item, "title": title}, ensure_ascii=False) + "\n")
+        items = ({"item_id": item, "title": title} for item, title in enumerate(c.titles))
+        formats.write(folder / "items.jsonl", items)
 
 
 def _subset(folder: Path, source: _Source, to: str) -> None:
@@ -131,15 +118,9 @@ def _subset(folder: Path, source: _Source, to: str) -> None:
     shutil.copy(str(ranking.__file__), folder / "ranking.py")
     source.save_merged(folder / "scorer")
     source.save_items(folder)
-    _write_json(
-        folder / "reward.json",
-        config.reward.model_dump(mode="json")
-        | {
-            "name": name,
-            "temperature": config.model.temperature,
-            "trust_remote_code": config.model.trust_remote_code,
-        },
-    )
+    settings = config.reward.model_dump(mode="json") | {"name": name}
+    settings |= {key: getattr(config.model, key) for key in ("temperature", "trust_remote_code")}
+    _write_json(folder / "reward.json", settings)
     card = cards.data_card(
         config,
         to=to,
@@ -151,17 +132,13 @@ def _subset(folder: Path, source: _Source, to: str) -> None:
     (folder / "README.md").write_text(card, encoding="utf-8")
     if to == "verl" and not source.encoder.has_template:
         say(
-            f"export: {config.model.name} has no chat template, without which verl stops; the "
-            f"command in README.md sets one that leaves the prompts as they are"
+            f"export: {config.model.name} has no chat template, but verl needs one; the command "
+            f"in README.md sets one that does not change the prompts"
         )
 
 
 def _own_reward(folder: Path, name: str) -> str:
-    """The name of the reward in the folder; the file of the user's function is copied there.
-
-    Raises:
-        ConfigError: the function cannot be imported.
-    """
+    """Copy the file of a user's reward function into the folder; return its name there."""
     if ":" not in name:
         return name
     module, _, function = name.partition(":")
@@ -194,17 +171,15 @@ def _policy(folder: Path, source: _Source, to: str) -> None:
         if base == "base":
             shutil.copytree(source.base, folder / base)
     source.save_items(folder)
-    _write_json(
-        folder / "recommender.json",
-        {
-            "base": base if to == "adapter" else None,
-            "category": source.encoder.category,
-            "max_new_tokens": config.rollout.max_new_tokens,
-            "max_prompt_tokens": model.max_prompt_tokens,
-            "max_item_tokens": model.max_item_tokens,
-            "trust_remote_code": model.trust_remote_code,
-        },
-    )
+    settings = {
+        "base": base if to == "adapter" else None,
+        "category": source.encoder.category,
+        "max_new_tokens": config.rollout.max_new_tokens,
+        "max_prompt_tokens": model.max_prompt_tokens,
+        "max_item_tokens": model.max_item_tokens,
+        "trust_remote_code": model.trust_remote_code,
+    }
+    _write_json(folder / "recommender.json", settings)
     code = Path(str(recommender.__file__)).read_text(encoding="utf-8")
     ours = "from minirec.corpus import prompts\n"
     assert ours in code
@@ -218,7 +193,7 @@ def _policy(folder: Path, source: _Source, to: str) -> None:
 
 
 def _evaluation(source: _Source) -> dict[str, Any] | None:
-    """Figures of these weights by split; None if they were not evaluated."""
+    """Metrics of these weights by split; None if they were not evaluated."""
     run, stage = source.run, STAGE[source.name].name
     record = run.done("evaluate")
     if record is None or record["inputs"].get(stage) != run.fingerprint(stage):

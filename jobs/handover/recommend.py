@@ -1,4 +1,4 @@
-"""Recommend for one history with the trained policy of a run."""
+"""`minirec recommend --history`: recommend for one history with the trained policy of a run."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import difflib
 import os
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.console import quiet
+from jobs.stage import base_model
 from minirec.config.reading import load
 from minirec.config.run import Config
 from minirec.corpus.ids import known_key
@@ -23,26 +22,21 @@ from minirec.store.tables import read_table
 if TYPE_CHECKING:
     from actors.serving.recommender import RecommenderSpec
 
-NewItems = tuple[tuple[str, str, str], ...]
-
 
 def recommend(
     run_dir: str, history: str, *, top: int, analysis: bool = True
 ) -> tuple[str, list[tuple[str, float]]]:
-    """The analysis and the `top` items with their cosine, items of the history left out.
+    """The analysis, and the best `top` items outside the history with their cosines.
 
     Args:
-        history: titles or item keys separated by commas, oldest first, as `find_titles` reads
-            them. A title may itself hold commas.
-        top: how many items.
-        analysis: off: nothing is written before the items are ranked.
+        history: titles or item keys, oldest first; see `find_titles`.
+        analysis: whether the policy writes an analysis before it ranks.
 
     Raises:
-        ConfigError: a title is not in the catalogue (the nearest ones are named), or several
-            items have it.
-        ArtifactError: the run has no trained policy.
+        ConfigError: a title is unknown or ambiguous.
+        ArtifactError: the run has no trained policy, or it was not evaluated.
     """
-    run, config = trained_run(run_dir)
+    run, config = finished_run(run_dir, "train")
     keys = read_table(run.path("corpus", "items.parquet"), ["key"])["key"].to_pylist()
     items = find_titles(history, load_catalogue(run.path("corpus")), keys)
     quiet(config)
@@ -50,41 +44,35 @@ def recommend(
 
     from actors.serving.recommender import Recommender
 
-    spec = recommender_spec(run, config, analysis=analysis, threads=os.cpu_count() or 1)
-    spec = replace(spec, gpus=float(torch.cuda.is_available()))
+    threads, gpus = os.cpu_count() or 1, float(torch.cuda.is_available())
+    spec = recommender_spec(run, config, analysis=analysis, threads=threads, gpus=gpus)
     recommender = Recommender(spec)
     (found,) = recommender.recommend([items], top=[top])
     named = [recommender.titles[i] for i in found.items]
     return found.analysis, list(zip(named, found.cosines, strict=True))
 
 
-def trained_run(run_dir: str) -> tuple[Run, Config]:
-    """A run with a trained policy, and its settings.
-
-    Raises:
-        ArtifactError: it is no run directory, or nothing is trained.
-    """
+def finished_run(run_dir: str, *stages: str) -> tuple[Run, Config]:
+    """A run and its settings; `ArtifactError` if one of the stages has not finished."""
     run = Run(run_dir)
     if not run.path("config.yaml").exists():
         raise ArtifactError(f"{run.root} is no run directory; give the run_dir of `minirec run`")
-    if run.done("train") is None:
-        raise ArtifactError(
-            f"{run.root} has no trained policy; run `minirec train run_dir={run_dir}` first"
-        )
+    for stage in stages:
+        if run.done(stage) is None:
+            raise ArtifactError(
+                f"{run.root} has not finished {stage}; run `minirec {stage} run_dir={run_dir}`"
+            )
     return run, load(run.path("config.yaml"))
 
 
 def find_titles(history: str, catalogue: Catalogue, keys: Sequence[str]) -> list[int]:
-    """Item ids of a history that a person wrote.
+    """Item ids of a history of titles or item keys, separated by commas.
 
-    Args:
-        history: titles or item keys, separated by commas. The longest run of parts that is a title
-            or a key wins; titles are compared as `minirec.corpus.prompts.comparable` says.
-        catalogue: V titles.
-        keys: (V,) item keys.
+    A title may contain commas: the longest match wins. `minirec.corpus.prompts.comparable` defines
+    which titles are equal. `keys` are the V item keys of the catalogue.
 
     Raises:
-        ConfigError: the history is empty, or a part names no item or several.
+        ConfigError: the history is empty, or a part matches no item or several items.
     """
     by_title: defaultdict[str, list[int]] = defaultdict(list)
     for item, title in enumerate(catalogue.titles):
@@ -106,19 +94,25 @@ def find_titles(history: str, catalogue: Catalogue, keys: Sequence[str]) -> list
                 start = end
                 break
         else:
-            raise _no_title(written[start].strip(), by_title, catalogue)
+            part = written[start].strip()
+            near = difflib.get_close_matches(comparable(part), list(by_title), n=3, cutoff=0.3)
+            names = "; ".join(catalogue.titles[by_title[n][0]] for n in near)
+            see = "see corpus/items.parquet for titles and keys"
+            raise ConfigError(
+                f"no item is titled {part!r}; {f'did you mean: {names}?' if near else see}"
+            )
     return found
 
 
 def _joined(parts: Sequence[str]) -> str:
-    """A key of several parts with blanks as the corpus keeps them, and none around the commas."""
+    """A key with single blanks, as in the corpus, and no blanks around its commas."""
     return ",".join(" ".join(part.split()) for part in parts)
 
 
 def _only(
     part: str, items: list[int], key: int | None, catalogue: Catalogue, keys: Sequence[str]
 ) -> int:
-    """The item that has the title (`items`) or the key (`key`), if it is only one."""
+    """The one item among those with the title (`items`) and the one with the key (`key`)."""
     if key is not None and set(items) - {key}:
         raise ConfigError(
             f"{part!r} is the key of {catalogue.titles[key]!r}, and the title of the item with "
@@ -128,50 +122,43 @@ def _only(
     if len(items) > 1:
         named = ", ".join(f"{keys[i]} ({catalogue.titles[i]})" for i in items[:5])
         raise ConfigError(
-            f"{len(items)} items are titled {catalogue.titles[items[0]]!r}; give the key of one "
-            f"instead of the title: {named}"
+            f"{len(items)} items are titled {catalogue.titles[items[0]]!r}; give a key instead: "
+            f"{named}"
         )
     return items[0] if key is None else key
 
 
-def _no_title(part: str, by_title: dict[str, list[int]], catalogue: Catalogue) -> ConfigError:
-    near = difflib.get_close_matches(comparable(part), list(by_title), n=3, cutoff=0.3)
-    names = "; ".join(catalogue.titles[by_title[n][0]] for n in near)
-    advice = f"did you mean: {names}?" if near else "see corpus/items.parquet for titles and keys"
-    return ConfigError(f"no item is titled {part!r}; {advice}")
-
-
 def recommender_spec(
-    run: Run, config: Config, *, analysis: bool, new_items: NewItems = (), threads: int = 1
+    run: Run,
+    config: Config,
+    *,
+    analysis: bool,
+    threads: float,
+    gpus: float,
+    new_items: tuple[tuple[str, str, str], ...] = (),
 ) -> RecommenderSpec:
-    """What a recommender of this run reads.
-
-    Raises:
-        ArtifactError: the trained policy was not evaluated, so its item vectors are missing.
-    """
+    """The spec of a recommender; `ArtifactError` if the item vectors of `evaluate` are missing."""
     from actors.serving.recommender import RecommenderSpec
 
-    return RecommenderSpec(
-        corpus=str(run.path("corpus")),
-        model=str(run.path("model")) if config.model.name == "demo" else config.model.name,
-        adapter=str(run.path("policy", "adapter")),
-        vectors=str(_item_table(run)),
-        config=config,
-        analysis=analysis,
-        new_items=new_items,
-        threads=threads,
-    )
-
-
-def _item_table(run: Run) -> Path:
-    """Item vectors that `evaluate` made with the policy of the last `train`."""
-    path = run.path("evaluation", "trained.npy")
+    vectors = run.path("evaluation", "trained.npy")
     record = run.done("evaluate")
     if record is None or record["inputs"]["train"] != run.fingerprint("train"):
-        raise ArtifactError(f"{run.root} is not evaluated since training; run `minirec evaluate`")
-    if not path.exists():
+        raise ArtifactError(
+            f"{run.root} was not evaluated after the last training; run `minirec evaluate`"
+        )
+    if not vectors.exists():
         raise ArtifactError(
             f"{run.root} has no item vectors of the trained policy; run `minirec evaluate "
             f"--overwrite` with trained among evaluation.policies"
         )
-    return path
+    return RecommenderSpec(
+        corpus=str(run.path("corpus")),
+        model=base_model(run, config),
+        adapter=str(run.path("policy", "adapter")),
+        vectors=str(vectors),
+        config=config,
+        analysis=analysis,
+        new_items=new_items,
+        gpus=gpus,
+        threads=max(1, int(threads)),
+    )

@@ -1,8 +1,7 @@
-"""`minirec recommend --users`: recommendations for a file of users, through Ray Data."""
+"""`minirec recommend --users`: recommend for a file of users, with Ray Data."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,7 +9,7 @@ import pyarrow as pa
 from actors.serving.recommender import Recommender, RecommenderSpec
 from jobs.cluster.session import Session
 from jobs.console import quiet, say
-from jobs.handover.recommend import recommender_spec, trained_run
+from jobs.handover.recommend import finished_run, recommender_spec
 from jobs.handover.user_files import (
     Users,
     format_of,
@@ -35,14 +34,14 @@ BLOCK = 256
 
 
 class Rows:
-    """Called by Ray Data with batches of users."""
+    """Ray Data calls it with batches of users."""
 
     def __init__(self, spec: RecommenderSpec, top: int):
         self.recommender, self.top = Recommender(spec), top
         self.key_of = {item: key for key, item in self.recommender.keys.items()}
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Column history, as keys, to columns of `OUTPUT`, with the row's number."""
+        """Columns history (item keys) and row -> the columns of `OUTPUT` and row."""
         keys = self.recommender.keys
         histories = [[keys[key] for key in history] for history in batch["history"].to_pylist()]
         found = self.recommender.recommend(histories, top=[self.top] * len(histories))
@@ -68,32 +67,35 @@ def recommend_files(
     top: int = 10,
     analysis: bool = True,
 ) -> None:
-    """Rank for every usable user of a file; `out` appears whole.
-
-    A user whose row is not usable is left out, and the row goes to a file beside `out`, see
-    `jobs.handover.user_files.refused_path`.
+    """Rank the items for each valid user of a file. Invalid rows go to `refused_path(out)`.
 
     Args:
         run_dir: of a run that was trained and evaluated.
         users: Parquet or JSON lines with ``user`` and ``history``, a list of item keys, oldest
             first.
-        out: Parquet or JSON lines, in the order of `users`, each with the id as it was given.
-        items: Parquet or JSON lines with ``key``, ``title`` and maybe ``text`` of items that are
-            not in the catalogue.
-        top: items for each user.
-        analysis: off: nothing is written before the items are ranked.
+        out: Parquet or JSON lines; in the order of `users`, with unchanged ids.
+        items: Parquet or JSON lines with ``key``, ``title`` and optionally ``text``, for items
+            outside the catalogue.
+        top: number of items for each user.
+        analysis: whether the policy writes an analysis before it ranks.
 
     Raises:
-        ArtifactError: the run has no trained policy.
-        CorpusError: a file cannot be read, a column is missing, a new item is not usable, or no
-            user is.
+        ArtifactError: the run has no trained policy, or it was not evaluated.
+        CorpusError: a file cannot be read, a column is missing, a new item is invalid, or no user
+            is valid.
     """
-    run, config = trained_run(run_dir)
+    run, config = finished_run(run_dir, "train")
     _check_name(out, users, items)
     known = {*read_table(run.path("corpus", "items.parquet"))["key"].to_pylist()}
     new = read_items(items, known) if items else ()
     given = read_users(users, known | {key for key, _, _ in new})
-    _check_usable(users, out, given, example=min(known))
+    if not given.histories:
+        aside = write_refused(out, given.refused)
+        raise CorpusError(
+            f"{users}: none of {len(given.refused):,} rows can be ranked; {_first(given)}; all are "
+            f"in {aside}; give user and history, a list of keys of corpus/items.parquet such as "
+            f"{min(known)!r}, or new items with --items"
+        )
     table = pa.table(
         {
             "history": pa.array(given.histories, pa.list_(pa.string())),
@@ -105,12 +107,11 @@ def recommend_files(
         session.start_ray()
         shape = session.allocation.scorer
         session.wait_for_room([shape.bundle()])
-        spec = recommender_spec(
-            run, config, analysis=analysis, new_items=new, threads=max(1, int(shape.cpus))
-        )
-        blocks = _ranked(table, replace(spec, gpus=shape.gpus), top)
+        resources = {"threads": shape.cpus, "gpus": shape.gpus}
+        spec = recommender_spec(run, config, analysis=analysis, new_items=new, **resources)
+        blocks = _ranked(table, spec, top)
     result = pa.concat_tables(blocks).sort_by("row").drop_columns(["row"])
-    assert len(result) == len(table), "a user is lost or doubled"
+    assert len(result) == len(table), "a user is missing or duplicated"
     aside = write_refused(out, given.refused)
     write_ranked(out, given.ids, result)
     say(f"recommend: {len(result):,} users -> {out}")
@@ -119,7 +120,7 @@ def recommend_files(
 
 
 def _check_name(out: Path, users: Path, items: Path | None) -> None:
-    """Refuse an output of another kind, or one that would replace an input."""
+    """Refuse an output with an unknown ending, or one that would replace an input."""
     format_of(out)
     if out.is_dir():
         raise CorpusError(f"--out {out} is a folder; give the name of a file")
@@ -127,18 +128,6 @@ def _check_name(out: Path, users: Path, items: Path | None) -> None:
     for written in (out, refused_path(out)):
         if written.resolve() in inputs:
             raise CorpusError(f"--out {out} would replace {written}, an input; give another name")
-
-
-def _check_usable(users: Path, out: Path, given: Users, *, example: str) -> None:
-    """Refuse a file of which no row can be ranked."""
-    if given.histories:
-        return
-    aside = write_refused(out, given.refused)
-    raise CorpusError(
-        f"{users}: none of {len(given.refused):,} rows can be ranked; {_first(given)}; all are in "
-        f"{aside}; give user and history, a list of keys of corpus/items.parquet such as "
-        f"{example!r}, or new items with --items"
-    )
 
 
 def _first(given: Users) -> str:

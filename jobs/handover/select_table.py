@@ -1,4 +1,4 @@
-"""`minirec select --features`: from a bare table to an ordered subset, without corpus or model."""
+"""`minirec select --features`: choose an ordered subset from a table, without corpus or model."""
 
 from __future__ import annotations
 
@@ -23,15 +23,16 @@ def select_table(
     """Write ``scores.parquet`` and ``selection.parquet`` into the folder `out`.
 
     Args:
-        table: as in `minirec.selection.tables.read_features`.
+        table: see `minirec.selection.tables.read_features`.
         config: only `selection` and `seed` are used.
         out: is created if it does not exist.
-        chance: NDCG, or reward where there is none, of a policy that knows nothing; 0 <= c < 1.
-        overwrite: replace what `out` holds.
-        say: takes each line for the user.
+        chance: NDCG of a policy that ranks at random, or its reward if the table has no NDCG;
+            0 <= chance < 1.
+        overwrite: replace an existing selection in `out`.
+        say: receives each line for the user.
 
     Raises:
-        ArtifactError: the table cannot be used, or `out` holds a selection and `overwrite` is off.
+        ArtifactError: the table cannot be used, or `out` is not a folder for a new selection.
         ConfigError: the settings do not fit the table.
     """
     if not 0 <= chance < 1:
@@ -43,12 +44,12 @@ def select_table(
     scores, pool = score_samples(features, settings, chance=chance, say=say)
     picks = pick(features, scores["value"], pool, settings, seed=config.seed, say=say)
     selection = ordered(scores, picks, settings, seed=config.seed)
-    (out / OUTPUTS[-1]).unlink(missing_ok=True)  # new scores never lie beside an old selection
+    (out / OUTPUTS[-1]).unlink(missing_ok=True)  # an old selection does not match new scores
     write_table(out / OUTPUTS[0], pa.table(scores, schema=schema.SCORES))
     try:
         write_table(out / OUTPUTS[1], selection)
     except BaseException:
-        (out / OUTPUTS[0]).unlink()  # so that the same command may try again
+        (out / OUTPUTS[0]).unlink()  # or the next try would be refused without --overwrite
         raise
     for line in summary(features, scores, picks.indices, pool):
         say(line)
@@ -57,16 +58,16 @@ def select_table(
 
 def _check_out(out: Path, table: Path, overwrite: bool) -> None:
     if out.exists() and not out.is_dir():
-        raise ArtifactError(f"{out} is a file; --out names a folder")
+        raise ArtifactError(f"{out} is a file; give a folder as --out")
     if table.is_dir() and out.resolve() == table.resolve():
         raise ArtifactError(
             f"{out} holds the table; results would be read as parts of it; give another --out"
         )
     if (out / "stages").is_dir():
         raise ArtifactError(
-            f"{out} is the directory of a run, whose selection `minirec select run_dir={out}` "
-            f"makes; give another --out"
+            f"{out} is a run directory; give another --out, or select for this run with "
+            f"`minirec select run_dir={out}`"
         )
     for name in OUTPUTS:
         if (out / name).exists() and not overwrite:
-            raise ArtifactError(f"{out / name} is there; give another --out, or --overwrite")
+            raise ArtifactError(f"{out / name} exists; give another --out, or --overwrite")

@@ -1,16 +1,15 @@
-"""`minirec serve`: the trained policy behind HTTP (Ray Serve)."""
+"""`minirec serve`: serve the trained policy over HTTP with Ray Serve."""
 
 from __future__ import annotations
 
 import logging
 import signal
 import threading
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from jobs.cluster.session import Session
 from jobs.console import quiet, say
-from jobs.handover.recommend import recommender_spec, trained_run
+from jobs.handover.recommend import finished_run, recommender_spec
 from minirec.errors import EngineError
 
 if TYPE_CHECKING:
@@ -22,29 +21,28 @@ def serve(run_dir: str, *, host: str, port: int, replicas: int, queue: int, anal
 
     Args:
         run_dir: of a run that was trained and evaluated.
-        host: address to listen on.
-        port: port to listen on.
-        replicas: processes with a policy each.
-        queue: requests that may wait; more are answered with 503.
-        analysis: off: nothing is written before the items are ranked, which is far faster.
+        replicas: number of processes, each with its own policy.
+        queue: number of requests that may wait; further ones get the status 503.
+        analysis: whether the policy writes an analysis before it ranks, which is much slower.
 
     Raises:
-        ArtifactError: the run has no trained policy.
-        ConfigError: there is no room for so many replicas, and never will be.
-        EngineError: the port is taken, a replica did not start, or the cluster's Ray Serve has
-            another application.
+        ArtifactError: the run has no trained policy, or it was not evaluated.
+        ConfigError: the cluster can never hold this number of replicas.
+        EngineError: the port is in use, a replica did not start, or Ray Serve of the cluster
+            already has an application.
     """
-    run, config = trained_run(run_dir)
+    run, config = finished_run(run_dir, "train")
     quiet(config)
     with Session(config) as session:
         session.start_ray()
         shape = session.allocation.scorer
         session.wait_for_room([shape.bundle()] * replicas)
-        spec = recommender_spec(run, config, analysis=analysis, threads=max(1, int(shape.cpus)))
-        _until_told(replace(spec, gpus=shape.gpus), host, port, replicas, queue)
+        threads, gpus = shape.cpus, shape.gpus
+        spec = recommender_spec(run, config, analysis=analysis, threads=threads, gpus=gpus)
+        _until_signal(spec, host, port, replicas, queue)
 
 
-def _until_told(spec: RecommenderSpec, host: str, port: int, replicas: int, queue: int) -> None:
+def _until_signal(spec: RecommenderSpec, host: str, port: int, replicas: int, queue: int) -> None:
     from ray import serve
 
     from actors.serving.http import application
@@ -52,8 +50,8 @@ def _until_told(spec: RecommenderSpec, host: str, port: int, replicas: int, queu
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     if there := sorted(serve.status().applications):
         raise EngineError(
-            f"Ray Serve of this cluster serves {there[0]!r} already, whose address and end it "
-            f"would share; give RAY_ADDRESS of another cluster, or none for one of its own"
+            f"Ray Serve of this cluster already serves {there[0]!r}, and both would share one "
+            f"address and one shutdown; set RAY_ADDRESS to another cluster, or unset it"
         )
     stop = threading.Event()
     try:

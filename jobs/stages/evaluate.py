@@ -1,4 +1,4 @@
-"""`minirec evaluate`: rank the splits with each policy and with references that need no LLM."""
+"""`minirec evaluate`: rank the targets of the splits, by policies and by references without LLM."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ByName = dict[str, Any]
 
 
 def evaluation(splits: Sequence[str]) -> Stage:
-    """The stage for some splits. A sweep leaves out test, so that nothing is chosen by it."""
+    """The stage for some splits. A sweep leaves out test, so that test chooses nothing."""
     return Stage(
         name="evaluate",
         help="rank valid and test over the full catalogue",
@@ -47,7 +47,7 @@ def _settings(run: Run, config: Config, *, splits: Sequence[str]) -> dict[str, A
 
 
 def _body(work: Work, *, splits: Sequence[str]) -> None:
-    """Write ranks.parquet and evaluation.json; only the former has samples of train."""
+    """Write ranks.parquet, which may have samples of train, and evaluation.json without them."""
     from minirec.evaluation import ranking
     from minirec.store.tables import write_table
 
@@ -95,11 +95,11 @@ def _policy_ranks(work: Work, splits: Sequence[str]) -> tuple[dict[str, ByName],
         )
         for policy, split in asked
     }
-    asked_for, a = [*specs.values()], session.allocation
+    wanted, a = [*specs.values()], session.allocation
     if session.kept is None:
-        score_shards(asked_for, config, a, label="evaluate", say=run.say)
+        score_shards(wanted, config, a, label="evaluate", say=run.say)
     else:
-        score_on_kept(asked_for, session.kept, config, a, say=run.say)
+        score_on_kept(wanted, session.kept, config, a, say=run.say)
     ranks: dict[str, ByName] = {policy: {} for policy, _ in asked}
     ids: ByName = {
         split: read_table(run.path("corpus", f"{split}.parquet"))["sample_id"] for split in splits
@@ -115,7 +115,7 @@ def _policy_ranks(work: Work, splits: Sequence[str]) -> tuple[dict[str, ByName],
 def _references(
     run: Run, splits: Sequence[str]
 ) -> tuple[dict[str, ByName], ByName, dict[str, ByName]]:
-    """By split: ranks of the references, users of the samples, groups of the breakdown."""
+    """Ranks of the references by split, users by split, groups of the samples by split."""
     from minirec.corpus.table import load_samples, load_users
     from minirec.evaluation import ranking, references
     from minirec.store.tables import read_table
@@ -135,13 +135,10 @@ def _references(
     for split in splits:
         samples = load_samples(corpus, split)
         history, target = [s.history for s in samples], [s.target for s in samples]
+        excluded = [s.excluded for s in samples]
         for name, by_split in ranks.items():
             by_split[split] = references.reference_ranks(
-                name,
-                known,
-                history=history,
-                target=target,
-                excluded=[s.excluded for s in samples],
+                name, known, history=history, target=target, excluded=excluded
             )
         users[split] = load_users(corpus, split)
         groups[split] = ranking.sample_groups(target, history=history, train_counts=known.counts)

@@ -1,4 +1,4 @@
-"""`minirec gradients`: projected LoRA gradients of the scored samples, for some selections."""
+"""`minirec gradients`: projected LoRA gradients of the scored samples."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from minirec.store.remote import located
 from minirec.store.run import Run, each_file
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from actors.scoring.gradients import GradientShard
     from actors.scoring.scorer import ScoringSpec
     from jobs.cluster.session import Session
@@ -29,43 +27,44 @@ def _settings(run: Run, config: Config) -> dict[str, Any]:
             "projection_dim": config.scoring.projection_dim,
             "validation_samples": validation_samples(run, config),
         },
-        "training": {
-            "advantage_floor": t.advantage_floor,
-            "scale_advantage": t.scale_advantage,
-        },
+        "training": {"advantage_floor": t.advantage_floor, "scale_advantage": t.scale_advantage},
         "rollout": rollout_settings(config),
     }
 
 
 def _body(work: Work) -> None:
-    """Write gradients/part-*.parquet, and for `less` validation.npy.
+    """Write gradients/part-*.parquet.
 
-    The latter is the mean gradient of the validation samples, (dim,) float32.
+    For `less`, also write validation.npy: the mean gradient of validation samples, (dim,) float32.
     """
+    import numpy as np
+
     from jobs.shards import merged, score_shards
     from minirec.store.tables import write_array
 
     run, config, session, cost = work.run, work.config, work.session, work.cost
     shards = _shards(run.path("features"), run.path("gradients"), split="train")
     validation = work.settings["scoring"]["validation_samples"]
+    folder = run.path("gradients", "valid_gradients")
     if validation:
         spec = _validation(run, config, session)
         score_shards([spec], config, session.allocation, label="validation", say=run.say)
-        folder = run.path("gradients", "valid_gradients")
         shards += _shards(located(spec.output), folder, split="valid")
     _fit(run, config, session, shards)
     if validation:
         table = merged(spec)
         cost.rollouts = table.num_rows * (1 + config.scoring.stages[-1])
         cost.generated_tokens = sum(table["rollout_tokens"].to_pylist())
-        mean = _mean(run.path("gradients", "valid_gradients"), spec)
+        column = merged(spec, folder=folder)["gradient"].combine_chunks()
+        values = column.flatten().to_numpy().reshape(len(column), -1)
+        mean = values.mean(axis=0, dtype=np.float64).astype(np.float32)
         write_array(run.path("gradients", "validation.npy"), mean)
 
 
 def validation_samples(run: Run, config: Config) -> int:
-    """How many validation samples to use: only `less` needs them.
+    """Number of validation samples. Only `less` needs them.
 
-    Finished gradients that have them serve other selections too.
+    If the finished gradients have them, they stay: other selections can use these gradients too.
     """
     samples = config.scoring.validation_samples
     made = (run.done("gradients") or {}).get("settings", {}).get("scoring.validation_samples")
@@ -73,12 +72,12 @@ def validation_samples(run: Run, config: Config) -> int:
 
 
 def gradient_inputs(config: Config) -> list[str]:
-    """The stage that `select` reads besides scoring, if its settings use gradients."""
+    """The stage `gradients`, if `select` reads it."""
     return ["gradients"] if config.selection.needs_lora_gradients else []
 
 
 def _validation(run: Run, config: Config, session: Session) -> ScoringSpec:
-    """Rollouts of validation samples by the proxy policy; none is screened."""
+    """Rollouts of validation samples by the proxy policy, without screening."""
     from jobs.shards import scoring_spec
 
     return scoring_spec(
@@ -106,7 +105,7 @@ def _shards(features: Path, output: Path, *, split: str) -> list[GradientShard]:
 
 
 def _fit(run: Run, config: Config, session: Session, shards: list[GradientShard]) -> None:
-    """Let the workers of Ray Train write the files that are missing."""
+    """Write the missing files in workers of Ray Train."""
     from actors.scoring.gradients import GradientSpec, gradient_loop
     from jobs.cluster.workers import Team, fit
     from jobs.training_log import follow
@@ -137,25 +136,13 @@ def _fit(run: Run, config: Config, session: Session, shards: list[GradientShard]
         team = Team(config.training, workers, worker, run.path("ray"), "gradients")
         fit(session.kept, gradient_loop, spec, team)
     if missing := [output for output in outputs if not output.exists()]:
-        raise ArtifactError(f"{missing[0]} is missing; the same command makes the missing files")
+        raise ArtifactError(f"{missing[0]} is missing; run the same command again to write it")
 
 
 def _there(outputs: list[Path], folder: Path) -> int:
-    """How many of the files exist; lists the folder that holds all of them once."""
+    """Number of files that exist, by one listing of the folder that holds them all."""
     found = {str(path) for path in folder.rglob("part-*.parquet")}
     return sum(str(path) in found for path in outputs)
-
-
-def _mean(folder: Path, spec: ScoringSpec) -> np.ndarray:
-    """Mean gradient (dim,) float32 of the validation samples, summed in float64."""
-    import numpy as np
-
-    from jobs.shards import merged
-
-    table = merged(spec, folder=folder)
-    column = table["gradient"].combine_chunks()
-    values = column.flatten().to_numpy().reshape(len(column), -1)
-    return values.mean(axis=0, dtype=np.float64).astype(np.float32)
 
 
 GRADIENTS = Stage(

@@ -1,4 +1,4 @@
-"""The base model: a name on the hub or a folder, or the demo model, which this stage builds."""
+"""`minirec model`: build the demo model. Any other base model is a hub name or a folder."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ if TYPE_CHECKING:
 
 
 def model_inputs(config: Config) -> list[str]:
-    """The stages that the base model and the samples come from."""
+    """The stages that make the samples and the base model."""
     return ["prepare", "model"] if config.model.name == "demo" else ["prepare"]
 
 
 def demo_settings(config: Config) -> dict[str, Any]:
-    """The settings that the weights of the demo model follow from."""
+    """The settings that the weights of the demo model depend on."""
     model = config.model.model_dump(mode="json")
     keys = ["max_item_tokens", "max_prompt_tokens", "demo"]
     if config.model.demo.warmup_match:
-        keys.append("temperature")  # of the matching
+        keys.append("temperature")  # the matching uses it
     return {"seed": config.seed, "model": {key: model[key] for key in keys}}
 
 

@@ -1,11 +1,11 @@
-"""`minirec prepare`: interactions and catalogue -> corpus/."""
+"""`minirec prepare`: read interactions and catalogue, write corpus/."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jobs.stage import Stage, Work
 from minirec.errors import CorpusError
@@ -16,18 +16,17 @@ if TYPE_CHECKING:
 
 
 def made_with(run: Run, corpus: CorpusConfig) -> bool:
-    """Whether a run has a finished corpus with these settings; its input files may have changed."""
+    """Whether a run has a corpus with these settings. The contents of the files are not checked."""
     record = run.done("prepare")
     wanted = flatten({"corpus": corpus.model_dump(mode="json")})
     return record is not None and wanted.items() <= record["settings"].items()
 
 
 def _stamps(run: Run, corpus: CorpusConfig) -> list[str]:
-    """Size and hash of each input file, so that a changed file is noticed.
+    """Name, size and hash of each input file, to detect a changed file.
 
-    The time of a file does not count: a copy changes it, and each job works on a copy. If the
-    files of a finished corpus are missing, the recorded values are used. A download is recorded
-    beside its files. Raises `CorpusError` before an old corpus is touched.
+    File times do not count, because a job works on a copy. If the files are missing but the corpus
+    is finished, the recorded values are returned. Downloads have their own record.
     """
     from minirec.corpus import sources
 
@@ -47,7 +46,7 @@ def _stamps(run: Run, corpus: CorpusConfig) -> list[str]:
 
 
 END = 64 << 20
-"""Bytes at each end of a file that are hashed; the middle of a larger file is not."""
+"""Number of bytes that are hashed at each end of a file. The middle of a large file is skipped."""
 
 
 def _hash(path: str) -> str:
@@ -59,14 +58,9 @@ def _hash(path: str) -> str:
 
 
 def _body(work: Work) -> None:
-    """Write corpus/.
-
-    Raises:
-        CorpusError: the input cannot become a corpus. Too many rejected rows are also written
-            to ``<run_dir>-rejected.parquet``, beside the run directory.
-    """
+    """Write corpus/, or ``<run_dir>-rejected.parquet`` if too many rows are rejected."""
     from jobs.corpus import downloaded, from_demo, from_files, in_task
-    from minirec.corpus import sources, split
+    from minirec.corpus import assemble, sources, split
 
     run, session, corpus = work.run, work.session, work.config.corpus
     folder = run.path("corpus")
@@ -87,26 +81,17 @@ def _body(work: Work) -> None:
     for note in summary["notes"]:
         run.say(f"prepare: note: {note}")
     sizes = ", ".join(f"{count:,} {name}" for name, count in summary["samples"].items())
+    days, rejected = "", summary["rejected"]
+    if "first_day" in summary:
+        days = f" from {summary['first_day']} to {summary['last_day']}"
+    twice = rejected.get(assemble.DUPLICATE, 0)
+    duplicates = f", {twice:,} of them as {assemble.DUPLICATE}s" if twice else ""
     run.say(
         f"prepare: {summary['category']}: {summary['rows']:,} rows, {summary['events']:,} events "
-        f"of {summary['users']:,} users on {summary['items']:,} items{_span(summary)}; samples: "
-        f"{sizes}; "
-        f"{sum(summary['rejected'].values()):,} rows rejected{_duplicates(summary['rejected'])}"
+        f"of {summary['users']:,} users on {summary['items']:,} items{days}; samples: {sizes}; "
+        f"{sum(rejected.values()):,} rows rejected{duplicates}"
     )
     run.say(f"prepare: {split.same_time_sentences(summary)}")
-
-
-def _span(summary: dict[str, Any]) -> str:
-    if "first_day" not in summary:
-        return ""
-    return f" from {summary['first_day']} to {summary['last_day']}"
-
-
-def _duplicates(rejected: dict[str, int]) -> str:
-    from minirec.corpus import assemble
-
-    count = rejected.get(assemble.DUPLICATE, 0)
-    return f", {count:,} of them as {assemble.DUPLICATE}s" if count else ""
 
 
 PREPARE = Stage(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from jobs.fingerprint import policy_settings, without_runtime
+from jobs.fingerprint import policy_settings, training_settings
 from jobs.stage import SELECTION, Stage, Work
 from jobs.stages.model import model_inputs
 from jobs.stages.train import train_on
@@ -17,8 +17,8 @@ def _body(work: Work) -> None:
     samples = SampleFile(work.run.path("corpus"), "train")
     drawn = min(config.proxy.samples, len(samples))
     rows = random.Random(config.seed).sample(range(len(samples)), drawn)
-    rising = sorted(rows)
-    ids = dict(zip(rising, samples.ids(rising), strict=True))
+    ascending = sorted(rows)
+    ids = dict(zip(ascending, samples.ids(ascending), strict=True))
     train_on(work, [ids[row] for row in rows], training=config.proxy.training, folder="proxy")
 
 
@@ -27,9 +27,13 @@ PROXY = Stage(
     help="train the proxy policy on a small random subset",
     inputs=model_inputs,
     outputs=("proxy",),
-    settings=lambda run, config: (
-        policy_settings(config) | {"proxy": without_runtime(config.proxy.model_dump(mode="json"))}
-    ),
+    settings=lambda run, config: {
+        **policy_settings(config),
+        "proxy": {
+            "samples": config.proxy.samples,
+            "training": training_settings(config.proxy.training),
+        },
+    },
     body=_body,
     on_ray=True,
     shared=True,

@@ -1,4 +1,4 @@
-"""`minirec report`: one HTML page with what was kept and why, its cost and its quality."""
+"""`minirec report`: one HTML page about the selection, its cost and its quality."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def _settings(run: Run, config: Config) -> dict[str, Any]:
-    """The settings that change results; those of the screen and of doubt only where they act."""
+    """The settings that change results. Those of screen and doubt count only where they act."""
     from minirec.corpus import schema
 
     scoring = config.scoring
@@ -25,8 +25,7 @@ def _settings(run: Run, config: Config) -> dict[str, Any]:
         "samples": scoring.samples,
     }
     if scoring.screen:
-        settings |= {"screen": scoring.screen, "screen_band": scoring.screen_band}
-        settings |= {"control": scoring.control}
+        settings |= {name: getattr(scoring, name) for name in ("screen", "screen_band", "control")}
     if len(scoring.stages) > 1:
         settings["doubt"] = scoring.doubt
     return policy_settings(config) | {"scoring": settings}
@@ -41,7 +40,7 @@ def _body(work: Work) -> None:
 
     run, config, session, cost = work.run, work.config, work.session, work.cost
     if not any(run.path("features").glob("part-*.parquet")):
-        run.remove("gradients", ["gradients"])  # of rollouts that are no longer there
+        run.remove("gradients", ["gradients"])  # they belong to the rollouts that were deleted
     samples = count_samples(run.path("corpus"), "train")
     spec = scoring_spec(
         run,

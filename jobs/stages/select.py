@@ -1,4 +1,4 @@
-"""`minirec select`: from the features of a run to an ordered subset (method, sections 3 to 6)."""
+"""`minirec select`: choose and order a subset from the features (method, sections 3 to 6)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def _diversity(settings: SelectionConfig, session: Session, say: Say) -> Diversity:
-    """MaxMin in this process, or in actors that share the rows; the picks are the same."""
+    """MaxMin in this process or sharded over actors; both pick the same samples."""
     from minirec.selection.diversity import maxmin
 
     if settings.shards == 1:
@@ -24,7 +24,7 @@ def _diversity(settings: SelectionConfig, session: Session, say: Say) -> Diversi
 
     shards = session.room_for(settings.shards)
     if shards < settings.shards:
-        say(f"select: {max(1, shards)} of {settings.shards} shards; other CPUs are not free")
+        say(f"select: {max(1, shards)} of {settings.shards} shards; the other CPUs are in use")
     return partial(sharded_maxmin, shards=shards) if shards > 1 else maxmin
 
 

@@ -1,11 +1,11 @@
-"""`minirec train`: curriculum GRPO on the selection; the proxy trains in the same way."""
+"""`minirec train`: curriculum GRPO on the selection. The proxy is trained by `train_on` too."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.fingerprint import policy_settings, without_runtime
+from jobs.fingerprint import policy_settings, training_settings
 from jobs.stage import POLICY, Stage, Work, base_model
 from jobs.stages.model import model_inputs
 from minirec.errors import ConfigError, EngineError
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
 
 
 def learning_rate(training: TrainingConfig, config: Config) -> float:
-    """The configured rate, or the default of the model: LoRA of a tiny model takes a larger one."""
+    """The configured rate, or a default: larger for the tiny demo model."""
     if training.learning_rate is not None:
         return training.learning_rate
     return 2e-3 if config.model.name == "demo" else 1e-4
 
 
 def train_on(work: Work, order: list[int], *, training: TrainingConfig, folder: str) -> None:
-    """Train on samples in their order and leave ``adapter`` and ``log.jsonl`` in the folder.
+    """Train on samples in this order; write ``adapter`` and ``log.jsonl`` into the folder.
 
-    A training that was interrupted goes on from its newest undamaged checkpoint.
+    An interrupted training continues from its newest undamaged checkpoint.
 
     Args:
         order: sample_ids of the train split.
         folder: ``proxy`` or ``policy``, below the run directory.
 
     Raises:
-        EngineError: a worker failed too often, or the training was told to stop.
+        EngineError: a worker failed too often, or a stop file ended the training.
     """
     from actors.training.checkpoints import newest_checkpoint
     from actors.training.loop import STOP, train_loop
@@ -68,7 +68,7 @@ def train_on(work: Work, order: list[int], *, training: TrainingConfig, folder: 
     )
     if not intact(path / "adapter", check_folder, say=run.say):
         _check_checkpoints(path, workers, spec.zero_stage)
-        newest_checkpoint(path, say=run.say)  # names the damaged ones, which workers pass over
+        newest_checkpoint(path, say=run.say)  # reports damaged ones, which workers skip silently
         with tracking(run, config, folder) as tracked:
 
             def state() -> tuple[int, str]:
@@ -80,7 +80,7 @@ def train_on(work: Work, order: list[int], *, training: TrainingConfig, folder: 
                 team = Team(spec.training, workers, a.worker, run.path("ray"), folder)
                 fit(session.kept, train_loop, spec, team)
     if not (path / "adapter").exists():
-        raise EngineError(f"training was told to stop by {path / STOP}")
+        raise EngineError(f"the file {path / STOP} stopped the training")
     for leftover in ("checkpoints", "adapters", "best"):
         remove(path / leftover)
     log = read_log(path / "log.jsonl")
@@ -90,10 +90,7 @@ def train_on(work: Work, order: list[int], *, training: TrainingConfig, folder: 
 
 
 def _check_checkpoints(folder: Path, workers: int, zero_stage: int) -> None:
-    """Refuse to go on from checkpoints that were sharded in another way.
-
-    No fingerprint shows it: ZeRO shards memory and does not change the arithmetic.
-    """
+    """Refuse checkpoints that were sharded differently. The fingerprint does not cover this."""
     path = folder / "workers.json"
     now = {"workers": workers, "zero_stage": zero_stage}
     before = read_json(path) if path.exists() else now
@@ -104,7 +101,7 @@ def _check_checkpoints(folder: Path, workers: int, zero_stage: int) -> None:
             f"workers with ZeRO {before['zero_stage']}, now there are {workers} with ZeRO "
             f"{zero_stage}; set resources.training_workers={before['workers']} and "
             f"resources.zero_stage={before['zero_stage']}, or delete {folder / 'checkpoints'} to "
-            f"begin again"
+            f"start again"
         )
     write_json(path, now)
 
@@ -127,8 +124,7 @@ TRAIN = Stage(
     ],
     outputs=("policy",),
     settings=lambda run, config: (
-        policy_settings(config)
-        | {"training": without_runtime(config.training.model_dump(mode="json"))}
+        policy_settings(config) | {"training": training_settings(config.training)}
     ),
     body=_body,
     on_ray=True,

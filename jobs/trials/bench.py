@@ -1,27 +1,20 @@
-"""A bench: features once, then many trials that share them (Ray Tune).
+"""A bench, `minirec sweep` or `minirec compare`: many trials in Ray Tune that share the features.
 
-`minirec sweep` searches for the smallest budget that is good enough. `minirec compare` compares
-selection methods at equal cost.
+A sweep searches for the smallest budget that is good enough. A comparison compares selection
+methods at equal cost.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from jobs.console import console, pulse, say
-from jobs.fingerprint import rollout_settings, without_runtime
+from jobs.fingerprint import rollout_settings, training_settings
 from jobs.run import SHARED, holding, stages
 from jobs.stages.gradients import gradient_inputs
-from jobs.trials.result import (
-    Result,
-    drop_outdated,
-    read_rows,
-    rows_of,
-    whole_rows,
-    write_rows,
-)
+from jobs.trials.result import Result, drop_outdated, read_rows, rows_of, whole_rows, write_rows
 from jobs.trials.views import publish_comparison, publish_sweep, with_fronts, with_reached
 from minirec.config.reading import changed
 from minirec.config.run import Config
@@ -35,14 +28,14 @@ from minirec.trials.trial import FOLDERS, FREE_ORDER, trials_of
 
 @dataclass(frozen=True)
 class Bench:
-    """In what the two commands differ.
+    """The differences between the two commands.
 
-    changeable: settings of the section that finished trials do not depend on.
-    inputs: stages that all its trials read.
+    changeable: settings of the section that may change, because finished trials do not use them.
+    inputs: the stages that all its trials read.
     splits: ranked at the end of a trial.
-    validations: whether they are part of a trial's cost.
-    judge: fills in the columns of the rows that depend on other trials.
-    publish: writes the page and shows the result.
+    validations: whether the cost of a trial includes its validations.
+    judge: fills in the columns that depend on other trials.
+    publish: writes the page and prints the result.
     """
 
     changeable: frozenset[str]
@@ -75,17 +68,16 @@ BENCHES = {
 
 
 def run_bench(command: str, config: Config, *, overwrite: bool = False) -> Run:
-    """Features once, then every trial; writes trials.parquet and a page.
+    """Compute the shared features, run every trial, write trials.parquet and a page.
 
     Args:
         command: ``sweep`` or ``compare``; also the name of the stage and of its settings.
-        config: of the bench.
         overwrite: delete trials that were made with other settings.
 
     Raises:
-        ConfigError: there is nothing to vary, or a value is refused.
+        ConfigError: the settings vary nothing, or a value is refused.
         ArtifactError: the directory holds trials with other settings.
-        EngineError: trials failed; the others are finished, and the result is written.
+        EngineError: trials failed; the others have finished, and the result is written.
     """
     bench, folder = BENCHES[command], FOLDERS[command]
     _features(command, config, overwrite=overwrite)
@@ -95,7 +87,7 @@ def run_bench(command: str, config: Config, *, overwrite: bool = False) -> Run:
     names = {trial.name for trial in planned}
     inputs = bench.inputs(config)
 
-    def judged(rows: Sequence[Row]) -> Result:
+    def judged(rows: list[Row]) -> Result:
         by_name = {row["trial"]: row for row in rows}
         found = Result(run, config, planned, [by_name[trial.name] for trial in planned])
         return replace(found, rows=bench.judge(found))
@@ -122,8 +114,8 @@ def run_bench(command: str, config: Config, *, overwrite: bool = False) -> Run:
         if errors:
             bench.publish(found)
             raise EngineError(
-                f"{len(errors)} of {len(rows)} trials failed, for the causes in the table; the "
-                f"same command tries them again"
+                f"{len(errors)} of {len(rows)} trials failed, see the table for the causes; run "
+                f"the same command to try them again"
             )
 
     with holding(run), pulse(command):
@@ -139,19 +131,17 @@ def run_bench(command: str, config: Config, *, overwrite: bool = False) -> Run:
             outgrown=lambda: not names <= {row["trial"] for row in whole_rows(run, folder)},
         )
         if not ran:
-            console.print(
-                f"{command}: every trial has finished or was stopped before; nothing to do"
-            )
-        # Judged again, because the rows may be of commands with other trials.
+            console.print(f"{command}: all trials have finished or were stopped; nothing to do")
+        # Judge again, because an earlier command may have judged the rows among other trials.
         bench.publish(judged(read_rows(run, folder)))
     return run
 
 
 def _features(command: str, config: Config, *, overwrite: bool) -> None:
-    """What the trials share. Refuses trials that cannot work before anything starts."""
+    """Run the stages that the trials share; first refuse trials that cannot work."""
     less = any(t.config.selection.method == "less" for t in trials_of(config, command, 1))
     stages(
-        # So that gradients come with scoring, and with them those of validation samples.
+        # With the method `less`, scoring also computes gradients, also of validation samples.
         changed(config, {"selection.method": "less"}) if less else config,
         tuple(SHARED),
         overwrite=overwrite,
@@ -161,19 +151,19 @@ def _features(command: str, config: Config, *, overwrite: bool) -> None:
 
 
 def trial_of(path: str) -> str:
-    """The folder of the trial that a file belongs to, or the table; below the run."""
+    """The path of the trial's folder that holds this file, or of the table."""
     return "/".join(path.split("/")[:2])
 
 
 def _settings(command: str, config: Config) -> dict[str, Any]:
-    """What the trials depend on; not how many run at a time, nor what is shown of them."""
+    """The settings that the trials depend on."""
     section = getattr(config, command)
     return {
         "seed": config.seed,
         "order_of_free": FREE_ORDER,
         command: section.model_dump(mode="json", exclude=set(BENCHES[command].changeable)),
         "selection": config.selection.model_dump(mode="json", exclude={"shards"}),
-        "training": without_runtime(config.training.model_dump(mode="json")),
+        "training": training_settings(config.training),
         "reward": config.reward.model_dump(mode="json"),
         "rollout": rollout_settings(config),
         "evaluation": {"bootstrap": config.evaluation.bootstrap},

@@ -1,4 +1,4 @@
-"""What explains a comparison: shared selections, and whether scores predict utility."""
+"""Diagnostics of a comparison: shared selections, and whether scores predict utility."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SCORES = ("learnability", "representativeness", "value")
 
 
 def shared_by_budget(run: Run, trials: Sequence[Trial]) -> list[tuple[int, Overlaps]]:
-    """What the methods share at each number of samples; both tables have the same selections."""
+    """The overlaps of the methods at each number of samples. Both tables select the same."""
     chosen: dict[int, dict[str, dict[int, Ids]]] = {}
     for trial in trials:
         if trial.method != FULL:
@@ -42,9 +42,9 @@ def shared_by_budget(run: Run, trials: Sequence[Trial]) -> list[tuple[int, Overl
 def utility(
     run: Run, config: Config, trials: Sequence[Trial]
 ) -> list[tuple[str, int, Correlation]]:
-    """How well each score of both presets predicts what random selections of one size gave.
+    """How well each score of both presets predicts the quality of random selections.
 
-    Quality is the mean NDCG@10 over valid and test: nothing is chosen by it.
+    Quality is the mean NDCG@10 over valid and test, because nothing is chosen by it.
     """
     groups: dict[tuple[str, int], list[tuple[Ids, float]]] = {}
     for trial in trials:
@@ -73,7 +73,7 @@ def utility(
 
 
 def _scores(run: Run, config: Config) -> tuple[Ids, dict[str, NDArray[np.float64]]]:
-    """sample_ids in rising order, and the scores of both presets by name."""
+    """Ascending sample_ids, and the scores of both presets by name."""
     lora = any(run.path("gradients").glob("part-*.parquet"))
     features = load_features(run, config.scoring, lora=lora)
     items = read_table(run.path("corpus", "items.parquet"), ["item_id"]).num_rows
@@ -82,10 +82,10 @@ def _scores(run: Run, config: Config) -> tuple[Ids, dict[str, NDArray[np.float64
     for preset in PRESETS:
         settings = changed(config, selection_of(preset)).selection
         try:
-            # The stage `select` has printed the same lines.
+            # `select` has already printed these lines.
             columns, _ = score_samples(features, settings, chance=chance, say=lambda line: None)
         except (ConfigError, FeatureError) as error:
-            run.say(f"compare: no scores of {preset} to judge: {error}")
+            run.say(f"compare: the page shows no scores of {preset}: {error}")
             continue
         scores |= {f"{name} of {preset}": columns[name] for name in SCORES}
     return features.sample_id, scores

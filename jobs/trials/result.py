@@ -1,4 +1,4 @@
-"""What a trial spent and gave: a row of trials.parquet."""
+"""The cost and the quality of a trial: a row of trials.parquet."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Ids = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Result:
-    """What a bench has found; `rows` are those of the planned trials, in their order."""
+    """The result of a bench: `rows` are the rows of the planned trials, in their order."""
 
     run: Run
     config: Config
@@ -40,28 +40,24 @@ class Result:
     rows: list[Row]
 
     def finished(self) -> list[Trial]:
-        """The trials that were neither stopped nor failed."""
+        """The trials that were not stopped and did not fail."""
         pairs = zip(self.planned, self.rows, strict=True)
         return [trial for trial, row in pairs if row["status"] == "finished"]
 
     def outcomes(self, split: str) -> list[Outcome]:
-        """The settings with a finished seed, by their NDCG@10 on a split."""
+        """The settings with at least one finished seed, with their NDCG@10 on a split."""
         ndcg = {t.name: ranked(self.run, t, split)[1] for t in self.finished()}
         return outcomes([row for row in self.rows if row["trial"] in ndcg], ndcg)
 
     def curves(self) -> dict[str, Curve]:
-        """Validations by trial, which are not part of the cost."""
+        """The validations by trial; their own cost is not counted."""
         pairs = zip(self.planned, self.rows, strict=True)
         return {t.name: curve(self.run, t, chosen=row["samples"]) for t, row in pairs}
 
     def bootstrap(self, split: str) -> Bootstrap:
         """Resamples of the users of a split."""
-        return _bootstrap(self.run, self.config, split)
-
-
-def _bootstrap(run: Run, config: Config, split: str) -> Bootstrap:
-    users = load_users(run.path("corpus"), split)
-    return Bootstrap(users, config.evaluation.bootstrap, config.seed)
+        users = load_users(self.run.path("corpus"), split)
+        return Bootstrap(users, self.config.evaluation.bootstrap, self.config.seed)
 
 
 def own(run: Run, trial: Trial) -> Run:
@@ -70,13 +66,13 @@ def own(run: Run, trial: Trial) -> Run:
 
 
 def selected(run: Run, trial: Trial) -> Ids:
-    """sample_ids that a trial trained on."""
+    """The sample_ids that a trial selected."""
     table = read_table(own(run, trial).path("selection.parquet"), ["sample_id"])
     return table["sample_id"].to_numpy()
 
 
 def ranked(run: Run, trial: Trial, split: str, *, policy: str = "trained") -> tuple[Ids, Floats]:
-    """(N,) sample_ids and NDCG@10 of a policy on a split, in the order of its file."""
+    """(N,) sample_ids and (N,) NDCG@10 of a policy on a split."""
     ranks = read_table(own(run, trial).path("ranks.parquet")).to_pandas()
     mine = ranks[(ranks["policy"] == policy) & (ranks["split"] == split)]
     ndcg = per_sample(mine["rank"].to_numpy())["ndcg@10"] if len(mine) else np.empty(0)
@@ -84,7 +80,7 @@ def ranked(run: Run, trial: Trial, split: str, *, policy: str = "trained") -> tu
 
 
 def ended(run: Run) -> bool:
-    """Whether a trial has finished, or was stopped by ASHA."""
+    """Whether a trial has finished or ASHA has stopped it."""
     return run.path(STOPPED).exists() or run.done("evaluate") is not None
 
 
@@ -114,17 +110,14 @@ def rows_of(
     samples: int,
     validations: bool,
 ) -> list[Row]:
-    """A row of `schema.TRIALS` for each trial; the columns that depend on other trials are None.
+    """A row of `schema.TRIALS` for each trial; columns that depend on other trials are None.
 
     Args:
-        run: the directory of the bench.
-        config: of the bench.
-        planned: all trials, which have finished, were stopped or failed.
         errors: of the trials that failed, by name.
-        samples: of the train split.
-        validations: whether they are part of the cost.
+        samples: number of samples of the train split.
+        validations: whether the cost includes the validations.
     """
-    bootstrap = _bootstrap(run, config, "valid")
+    bootstrap = Result(run, config, planned, []).bootstrap("valid")
     rows = []
     for trial in planned:
         row = _row(run, trial, trial.config.selection.count(samples), validations)
@@ -137,7 +130,7 @@ def rows_of(
 
 
 def _row(run: Run, trial: Trial, chosen: int, validations: bool) -> Row:
-    """What is known of a trial in any state."""
+    """The columns of a trial in any state."""
     selection, trained = trial.config.selection, own(run, trial)
     stopped = trained.path(STOPPED)
     last = read_json(stopped) if stopped.exists() else {}
@@ -151,9 +144,7 @@ def _row(run: Run, trial: Trial, chosen: int, validations: bool) -> Row:
         "table": trial.table,
         "budget": None if trial.method == FULL else selection.budget,
         "samples": chosen,
-        "alpha": selection.alpha,
-        "groups": selection.groups,
-        "learnability": selection.learnability,
+        **{name: getattr(selection, name) for name in ("alpha", "groups", "learnability")},
         "seed": trial.config.seed,
         "status": "stopped" if last else "finished",
         "steps": len(log),
@@ -165,7 +156,7 @@ def _row(run: Run, trial: Trial, chosen: int, validations: bool) -> Row:
 
 
 def _quality(run: Run, trial: Trial, bootstrap: Bootstrap) -> Row:
-    """What is known of a finished trial only."""
+    """The columns that only a finished trial has."""
     valid, test = (ranked(run, trial, split)[1] for split in ("valid", "test"))
     found = standing(valid[None], bootstrap)
     kept, dropped = gains(run, trial)
@@ -180,10 +171,7 @@ def _quality(run: Run, trial: Trial, bootstrap: Bootstrap) -> Row:
 
 
 def gains(run: Run, trial: Trial) -> tuple[float | None, float | None]:
-    """Mean NDCG@10 of the trained minus the base policy on samples of train, kept and dropped.
-
-    None where there is no such sample.
-    """
+    """Mean gain in NDCG@10 over the base policy, on kept and on dropped samples of train."""
     if trial.config.evaluation.train_samples is None:
         return None, None
     ids, after = ranked(run, trial, "train")
@@ -196,14 +184,13 @@ def gains(run: Run, trial: Trial) -> tuple[float | None, float | None]:
 def curve(
     run: Run, trial: Trial, *, chosen: int, validations: bool = False, length: int | None = None
 ) -> Curve:
-    """Validations of a training, with all that was spent before each.
+    """The validations of a training, and the cost before each of them.
 
     Args:
-        run: the directory of the bench.
-        trial: whose training it is; it may have failed.
-        chosen: samples that were selected.
-        validations: whether they are part of the cost. A training outside of a bench needs none.
-        length: steps that count, None: all.
+        trial: may have failed.
+        chosen: number of selected samples.
+        validations: whether the cost includes the validations. A training outside a bench has none.
+        length: number of steps that count; None: all.
     """
     trained, per_step = own(run, trial), trial.config.training.prompts_per_step
     log = read_log(trained.path("policy", "log.jsonl"))
@@ -214,7 +201,7 @@ def curve(
     step_seconds = [
         e["seconds"] - e.get("validation_seconds", 0.0) * (not validations) for e in log
     ]
-    # After 0, 1, ... steps.
+    # Entry i is the cost after i steps.
     rollouts = np.cumsum([0, *step_rollouts]).tolist()
     seconds = (before + costs.get("select", 0.0) + np.cumsum([0.0, *step_seconds])).tolist()
     at = [i for i, entry in enumerate(log, 1) if METRIC in entry]
@@ -234,7 +221,7 @@ def curve(
 
 
 def charge(run: Run, trial: Trial) -> dict[str, Any]:
-    """Rollouts and seconds of the stages whose output the trial looks at, as if it stood alone."""
+    """Rollouts and seconds of the shared stages whose output the trial uses."""
     shared = [stage for stage in STAGES if stage.shared and stage.charged == SELECTION]
     read = [stage.name for stage in shared if stage.needed(trial.config) and not trial.free]
     costs = [cost for cost in run.costs() if cost["stage"] in read]
@@ -242,7 +229,7 @@ def charge(run: Run, trial: Trial) -> dict[str, Any]:
 
 
 def failure(error: BaseException) -> str:
-    """The last line of what a trial raised, without the class of our own errors."""
+    """The last line of a trial's error, without the class name."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     last = lines[-1] if lines else type(error).__name__
     return last.removeprefix("minirec.errors.").partition("Error: ")[2] or last
@@ -259,7 +246,7 @@ def write_rows(run: Run, folder: str, rows: Sequence[Row]) -> None:
 
 
 def whole_rows(run: Run, folder: str) -> list[Row]:
-    """Rows of the trials in `folder` that need not run again, also those of former commands."""
+    """The rows of complete trials in `folder`, also from earlier commands."""
     if not run.path(folder, TABLE).exists():
         return []
     read_by_page = ("policy/log.jsonl", "selection.parquet", "ranks.parquet")
@@ -273,11 +260,11 @@ def whole_rows(run: Run, folder: str) -> list[Row]:
 
 
 def drop_outdated(run: Run, planned: Sequence[Trial]) -> None:
-    """Delete trials whose selection read gradients that have been replaced since."""
+    """Delete trials whose selection used gradients that have been replaced."""
     for trial in planned:
         before = own(run, trial).done("select")
         if not trial.config.selection.needs_lora_gradients or before is None:
             continue
         if before["inputs"].get("gradients") != run.fingerprint("gradients"):
-            run.say(f"{trial.name}: was selected by other gradients; it is trained again")
+            run.say(f"{trial.name}: the gradients of its selection have changed; it runs again")
             remove(own(run, trial).root)

@@ -14,7 +14,6 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialSch
 from actors.training.loop import STOP
 from actors.training.validation import METRIC
 from jobs.cluster.session import Session
-from jobs.run import SHARED
 from jobs.stage import base_model
 from jobs.stages.evaluate import evaluation
 from jobs.stages.select import SELECT
@@ -32,13 +31,13 @@ PROGRESS = "progress"
 
 
 class TrialRun(tune.Trainable):
-    """Trainable whose steps are the validations of the training, and the evaluation at its end.
+    """Trainable whose steps are the validations of a training and the final evaluation.
 
-    Tune gives it one trial after the other; engines and the training worker stay up between them.
+    Tune runs several trials in it, one after the other. Engines and the training worker stay up.
 
-    It is not a function, because Tune does not wait for a function that it stops. When the process
-    of a function ends, Ray Train leaves the workers' placement group to a helper, which does not
-    find its cluster if several run on a machine. The next trial would lack those CPUs.
+    It is a class, because Tune does not wait for a function that it stops. When the process of a
+    function ends, a helper of Ray Train removes the workers' placement group. With several clusters
+    on a machine the helper does not find its cluster, and the next trial would lack these CPUs.
     """
 
     def setup(
@@ -51,11 +50,11 @@ class TrialRun(tune.Trainable):
         splits: Sequence[str],
     ) -> None:
         """Args:
-        config: ``name`` of the trial.
+        config: holds the ``name`` of the trial.
         trials: by name.
         base: run directory with the features.
-        on_cluster: not in a Ray of this command's own, which has room for its trials.
-        splits: that are ranked at the end, valid among them.
+        on_cluster: the trials run in an existing cluster, which other commands may share.
+        splits: ranked at the end; valid is one of them.
         """
         self.trials, self.base, self.splits = trials, Run(base), splits
         self.on_cluster = on_cluster
@@ -63,21 +62,21 @@ class TrialRun(tune.Trainable):
         self._begin(config["name"])
 
     def reset_config(self, new_config: dict[str, str]) -> bool:
-        """Go on with another trial, after one that has finished or was stopped."""
+        """Start another trial, after one has finished or was stopped."""
         self._end()
-        if self.thread.is_alive():  # hangs in an engine or a worker
+        if self.thread.is_alive():  # an engine or a worker hangs
             self._close()
         self._begin(new_config["name"])
         return True
 
     def _begin(self, name: str) -> None:
         self.settings = self.trials[name].config
-        self.run = Run(self.settings.run_dir, base=self.base, shared=SHARED)
+        self.run = own(self.base, self.trials[name])
         self.stop_file = self.run.path("policy", STOP)
         self.reported: set[float] = set()
         self.error: BaseException | None = None
         if ended(self.run):
-            self.thread = threading.Thread()  # is not started; all reports are in files
+            self.thread = threading.Thread()  # never started, because all reports are in files
             return
         self.session = self.session or Session(self.settings, on_cluster=self.on_cluster)
         self.stop_file.unlink(missing_ok=True)
@@ -86,7 +85,7 @@ class TrialRun(tune.Trainable):
         self.thread.start()
 
     def step(self) -> dict[str, Any]:
-        """The next validation, once it is there, or the evaluation."""
+        """Wait for the next validation or the evaluation, and report it."""
         while True:
             alive = self.thread.is_alive()
             for entry in reports(self.run, self.settings):
@@ -98,13 +97,13 @@ class TrialRun(tune.Trainable):
             self.thread.join(poll_s(self.run.root))
         if self.error is not None:
             raise self.error
-        if (stopped := self.run.path(STOPPED)).exists():  # by ASHA, in a former command
+        if (stopped := self.run.path(STOPPED)).exists():  # ASHA stopped it in an earlier command
             return read_json(stopped) | {DONE: True}
         found = read_json(self.run.path("evaluation.json"))["policies"]["trained"]["valid"]
         return {PROGRESS: 1.0, METRIC: found["ndcg@10"]["mean"], "finished": True, DONE: True}
 
     def cleanup(self) -> None:
-        """Tune waits for it: the trial ends, then the engines are closed."""
+        """End the trial, then close the engines. Tune waits for this."""
         self._end()
         self._close()
 
@@ -114,9 +113,7 @@ class TrialRun(tune.Trainable):
             self.session = None
 
     def _end(self) -> None:
-        """Stop a trial that still runs: its training ends its workers and their placement group
-        before its next step.
-        """
+        """Stop a running trial. Before its next step, the training removes its placement group."""
         if self.thread.is_alive():
             self.stop_file.parent.mkdir(parents=True, exist_ok=True)
             self.stop_file.touch()
@@ -124,43 +121,39 @@ class TrialRun(tune.Trainable):
 
     def _stages(self, run: Run, config: Config, session: Session) -> None:
         try:
-            # Engines and the worker start before the first stage, so their start is in no cost.
+            # Start engines and worker before the first stage, so that no cost includes the start.
             session.pool(base_model(run, config), beside="train").probe()
-            if not self.on_cluster:  # there, others wait for what a trial holds
+            if not self.on_cluster:  # a kept worker would block other commands of a cluster
                 session.keep_worker()
             for stage in (SELECT, TRAIN, evaluation(self.splits)):
                 stage.run(run, config, session)
         except BaseException as error:
-            if run is self.run:  # not a thread that was given up
+            if run is self.run:  # otherwise an abandoned thread failed
                 self.error = error
 
 
 def reports(run: Run, config: Config) -> list[dict[str, Any]]:
-    """The reports of a trial to Tune: each validation but the last, which `evaluate` repeats.
+    """The reports of a trial to Tune: each validation except the last, which `evaluate` repeats.
 
-    Its progress is a share of its steps, because a smaller budget may have fewer.
+    Progress is a share of the steps, because a smaller budget may have fewer steps.
     """
     log = read_log(run.path("policy", "log.jsonl"))
     if not any(METRIC in entry for entry in log):
         return []
     steps = config.training.steps_on(read_table(run.path("selection.parquet")).num_rows)
     return [
-        {
-            PROGRESS: (entry["step"] + 1) / steps,
-            METRIC: entry[METRIC],
-            "steps": i + 1,
-        }
+        {PROGRESS: (entry["step"] + 1) / steps, METRIC: entry[METRIC], "steps": i + 1}
         for i, entry in enumerate(log)
         if METRIC in entry and entry["step"] + 1 < steps
     ]
 
 
 class Asha(FIFOScheduler):
-    """Ray's ASHA among the trials of one seed, so that they differ in their settings only.
+    """Ray's ASHA among the trials of each seed, so that it compares only settings.
 
-    A trial that it stops gets a file `STOPPED` in its folder. A trial that has ended in a former
-    command is never stopped, but its reports count: in the order of the trials, they lead to the
-    decisions of a sweep that was not interrupted.
+    A stopped trial gets the file `STOPPED` in its folder. A trial that ended in an earlier command
+    is never stopped, but its reports count. So an interrupted sweep makes the same decisions as an
+    uninterrupted one.
     """
 
     def __init__(self, run: Run, planned: Sequence[Trial], settings: AshaConfig):
@@ -180,17 +173,14 @@ class Asha(FIFOScheduler):
         }
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
-        """Called once, with the metric of the sweep."""
         for asha in self.by_seed.values():
             asha.set_search_properties(metric, mode, **spec)
         return super().set_search_properties(metric, mode, **spec)
 
     def on_trial_add(self, tune_controller: Any, trial: TuneTrial) -> None:
-        """Called for each trial at the start."""
         self._of(trial).on_trial_add(tune_controller, trial)
 
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: Any) -> str:
-        """Whether the trial goes on."""
         name = trial.config["name"]
         decision = self._of(trial).on_trial_result(tune_controller, trial, result)
         if name in self.before:
@@ -201,11 +191,9 @@ class Asha(FIFOScheduler):
         return decision
 
     def on_trial_complete(self, tune_controller: Any, trial: TuneTrial, result: Any) -> None:
-        """The trial has finished or was stopped."""
         self._of(trial).on_trial_complete(tune_controller, trial, result)
 
     def on_trial_remove(self, tune_controller: Any, trial: TuneTrial) -> None:
-        """The trial will not run."""
         self._of(trial).on_trial_remove(tune_controller, trial)
 
     def _of(self, trial: TuneTrial) -> AsyncHyperBandScheduler:

@@ -1,7 +1,7 @@
-"""The trials of a bench in Ray Tune; each selects, trains and evaluates in its own folder.
+"""Run the trials of a bench in Ray Tune. Each selects, trains and evaluates in its own folder.
 
-What a trial has done is in its folder, so Tune's own state is not kept: a command that goes on
-gives all trials to Tune again, and those that have ended only repeat their reports to ASHA.
+The folders hold all results, so Tune's own state is deleted. A restarted command gives all trials
+to Tune again, and trials that have ended only repeat their reports to ASHA.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from minirec.store.run import Run
 from minirec.trials.trial import Trial
 
 Limit = int | Literal["auto"]
-STATE = "tune"  # folder of Tune's state beside the trials, until all have ended
+STATE = "tune"  # folder of Tune's state, beside the folders of the trials
 TUNE_SETTINGS = {
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the trials have logs of their own
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the trials write their own logs
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # nothing reads Tune's state
-    "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a table although verbose is 0
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a relative model.name is below the directory of the command
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new output prints a table even with verbose=0
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # model.name may be relative to the current directory
 }
 
 
@@ -47,36 +47,31 @@ def run_trials(
     splits: Sequence[str],
     asha: AshaConfig | None = None,
 ) -> dict[str, BaseException]:
-    """Run the trials that have not ended; returns when each has finished, was stopped or failed.
+    """Run the trials that have not ended; return the errors of failed trials by name.
 
     Args:
-        run: with the features that they share.
-        config: of all trials.
-        planned: the trials.
-        folder: below the run, in which each trial has one of its name.
-        limit: trials at a time; auto: as many as there is room for.
-        splits: that are ranked at the end of a trial, valid among them.
+        run: holds the features that the trials share.
+        folder: below the run; holds the folders of the trials.
+        limit: number of trials that run at the same time; auto: as many as fit.
+        splits: ranked at the end of a trial; valid is one of them.
         asha: None: no trial is stopped early.
-
-    Returns:
-        The error of each trial that failed, by name.
     """
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the table has the causes
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the table shows the causes
     for name, value in TUNE_SETTINGS.items():
         os.environ.setdefault(name, value)
     drop_damaged(run, planned)
     before = {trial.name for trial in planned if ended(own(run, trial))}
     if any(own(run, trial).root.exists() for trial in planned):
-        console.print("goes on with the trials that are not finished")
+        console.print("continuing with the trials that have not finished")
     state = run.path(folder, STATE)
     remove(state)
     with Session(config, trials=concurrent(config, {}, limit=limit)) as session:
         session.start_ray()
         free = ray.available_resources()
         if not cluster_address():
-            free.pop("CPU", 0)  # a local Ray counts more slots than there are cores
-        elif "CPU" not in free:
-            free["CPU"] = 0.0  # Ray leaves out a resource that is in use completely
+            free.pop("CPU", 0)  # a local Ray has more slots than cores
+        else:
+            free.setdefault("CPU", 0.0)  # Ray omits a resource that is fully used
         tuner = tune.Tuner(
             _trainable(run, planned, splits),
             param_space={"name": tune.grid_search([trial.name for trial in planned])},
@@ -99,12 +94,12 @@ def run_trials(
         found: list[tune.ResultGrid] = []
         in_thread(lambda: found.append(tuner.fit()))
     remove(state)
-    # A trial that failed at once has no config here, but Tune's folder has its name.
+    # The result of a trial that failed at once has no config, so take the name from the path.
     return {os.path.basename(r.path): r.error for r in found[0] if r.error}
 
 
 def _trainable(run: Run, planned: Sequence[Trial], splits: Sequence[str]) -> Any:
-    """A trial itself asks for no CPU, because on two CPUs its engine and its worker need both."""
+    """The trainable. It requests no CPU: on two CPUs, engine and worker need both."""
     with_trials = tune.with_parameters(
         TrialRun,
         trials={trial.name: trial for trial in planned},
@@ -116,12 +111,11 @@ def _trainable(run: Run, planned: Sequence[Trial], splits: Sequence[str]) -> Any
 
 
 def concurrent(config: Config, resources: dict[str, float], *, limit: Limit) -> int:
-    """Number of trials that run at the same time; each has engines, and workers or scorers.
+    """Number of trials that run at the same time: `limit`, or for auto as many as fit.
 
     Args:
-        config: of all trials; where its resources are ``auto``, a trial has one of each.
-        resources: that are free in the cluster; without CPUs, the cores of this machine count.
-        limit: a number is returned as it is.
+        config: of all trials; with ``auto`` resources, a trial has one engine and one worker.
+        resources: free resources of the cluster. Without CPU, the cores of this machine count.
     """
     if limit != "auto":
         return limit
@@ -137,21 +131,19 @@ def concurrent(config: Config, resources: dict[str, float], *, limit: Limit) -> 
 
 
 class Lines(tune.Callback):
-    """A line for each trial that ends now; Tune calls it in the driver."""
+    """Prints a line for each trial that ends in this command."""
 
     def __init__(self, before: set[str], trials: int):
-        """`before`: names of the trials that ended in a former command."""
+        """`before`: names of the trials that ended in earlier commands."""
         self.before, self.trials = before, trials
         self.ended = set(before)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """The trial has finished, or ASHA has stopped it."""
         last = trial.last_result
         how = f"stopped at {last.get(PROGRESS, 0):.0%} of its steps"
         self._say(trial, "finished" if last.get("finished") else how, last)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """The trial has failed."""
         self._say(trial, "failed", trial.last_result or {})
 
     def _say(self, trial: Any, how: str, last: dict[str, Any]) -> None:

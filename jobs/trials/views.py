@@ -1,6 +1,6 @@
-"""How the result of a bench is judged and shown: on a page, and in tables on the terminal.
+"""Judge the result of a bench; show it on a page and in tables on the terminal.
 
-A sweep shows the Pareto front and recommends a budget, a comparison shows the standings.
+A sweep shows the Pareto front and recommends a budget. A comparison shows the standings.
 """
 
 from __future__ import annotations
@@ -21,23 +21,20 @@ from minirec.evaluation import trials_page
 from minirec.evaluation.front import COSTS, choose, fronts
 from minirec.evaluation.outcomes import Outcome, Row, reached
 from minirec.evaluation.paired import standing
-from minirec.evaluation.standings import Race, race
+from minirec.evaluation.standings import race
 from minirec.store.files import atomic, read_json
 from minirec.store.run import Run
 from minirec.trials.trial import AXES, FULL
 
 
 def _complete(result: Result) -> list[Outcome]:
-    """Settings all of whose seeds have finished.
-
-    Of another setting, the better seeds are left: their mean would flatter it.
-    """
+    """The settings whose seeds have all finished. ASHA stops bad seeds, which biases the others."""
     unfinished = {row["setting"] for row in result.rows if row["status"] != "finished"}
     return [o for o in result.outcomes("valid") if o.setting not in unfinished]
 
 
 def with_fronts(result: Result) -> list[Row]:
-    """The rows of a sweep with the columns ``front_*``."""
+    """The rows of a sweep, with the columns ``front_*`` filled in."""
     found = fronts(_complete(result))
     return [
         row | {f"front_{unit}": row["setting"] in settings for unit, settings in found.items()}
@@ -46,7 +43,7 @@ def with_fronts(result: Result) -> list[Row]:
 
 
 def publish_sweep(result: Result) -> None:
-    """Write sweep.html and best.yaml, and show the result."""
+    """Write sweep.html and best.yaml, and print the result."""
     run, bootstrap = result.run, result.bootstrap("valid")
     outcomes, tolerance = _complete(result), result.config.sweep.tolerance
     choice = choose(outcomes, bootstrap, tolerance=tolerance) if outcomes else None
@@ -71,14 +68,14 @@ def publish_sweep(result: Result) -> None:
     ]
     _print("Trials", ("trial", "state"), numbers, trials)
     if choice is None:
-        console.print("sweep: no setting has finished with all its seeds, so there is no front")
+        console.print("sweep: no setting has finished all its seeds, so there is no front")
         return
-    best = fronts(outcomes)
+    front = fronts(outcomes)
     settings = [
         (
             o.setting,
             f"{o.samples:,}",
-            *(f"{o.cost(unit):,.0f}{' *' if o.setting in best[unit] else ''}" for unit in COSTS),
+            *(f"{o.cost(unit):,.0f}{' *' if o.setting in front[unit] else ''}" for unit in COSTS),
             f"{quality.mean:.4f}",
             f"{quality.low:.3f}-{quality.high:.3f}",
         )
@@ -88,7 +85,9 @@ def publish_sweep(result: Result) -> None:
     _write_best(result, choice.setting)
     console.print(trials_page.sentence(choice), markup=False)
     console.print(f"front: {run.path('sweep.html')}", markup=False)
-    console.print(f"train it: minirec run --config {_shown(run.path('best.yaml'))}", markup=False)
+    best, here = run.path("best.yaml"), Path.cwd()
+    shown = best.relative_to(here) if best.is_relative_to(here) else best
+    console.print(f"train it: minirec run --config {shown}", markup=False)
 
 
 def _write_best(result: Result, setting: str) -> None:
@@ -99,26 +98,20 @@ def _write_best(result: Result, setting: str) -> None:
     _write(result.run, "best.yaml", dump(best))
 
 
-def _shown(path: Path) -> Path:
-    """The path from here, if it is below."""
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
-
-
 def with_reached(result: Result) -> list[Row]:
-    """The rows of a comparison with the columns ``reached_*``.
+    """The rows of a comparison, with the columns ``reached_*`` filled in.
 
-    The goal depends on the trainings on full data, of which another command may have more.
+    The goal depends on the trainings on full data, which can differ between commands.
     """
-    best = [row["best_valid_ndcg@10"] for row in result.rows if row["method"] == FULL]
-    best = [value for value in best if value is not None]
+    full = [row["best_valid_ndcg@10"] for row in result.rows if row["method"] == FULL]
+    best = [value for value in full if value is not None]
     goal = result.config.compare.reach * float(np.mean(best)) if best else float("inf")
     curves = result.curves()
     return [row | reached(curves[row["trial"]], goal=goal) for row in result.rows]
 
 
 def publish_comparison(result: Result) -> None:
-    """Write comparison.html and show the result."""
+    """Write comparison.html and print the result."""
     run, config, bootstrap = result.run, result.config, result.bootstrap("test")
     outcomes, finished = result.outcomes("test"), result.finished()
     races = [
@@ -138,18 +131,13 @@ def publish_comparison(result: Result) -> None:
     )
     _write(run, "comparison.html", page)
     for one in races:
-        _print_race(one, config.compare.reach)
+        _print(
+            f"Test NDCG@10 at equal {one.table}; cost to {config.compare.reach:.0%} of full data",
+            ("method",),
+            ("kept", "NDCG", "95%", *(f"-{name}" for name in one.references), *COSTS),
+            [trials_page.cells(place, one.references) for place in one.places],
+        )
     console.print(f"comparison: {run.path('comparison.html')}", markup=False)
-
-
-def _print_race(one: Race, reach: float) -> None:
-    against = [f"-{name}" for name in one.references]
-    _print(
-        f"Test NDCG@10 at equal {one.table}; cost to {reach:.0%} of full data",
-        ("method",),
-        ("kept", "NDCG", "95%", *against, *COSTS),
-        [trials_page.cells(place, one.references) for place in one.places],
-    )
 
 
 def _write(run: Run, name: str, text: str) -> None:
@@ -160,7 +148,7 @@ def _write(run: Run, name: str, text: str) -> None:
 def _print(
     title: str, words: Sequence[str], numbers: Sequence[str], rows: Sequence[Sequence[str]]
 ) -> None:
-    """Columns of words, then columns of numbers; fits into 80 columns with short names."""
+    """Print a table of text columns, then number columns; it fits into 80 characters."""
     table = Table(title=title, box=box.SIMPLE, show_edge=False, padding=0)
     for i, name in enumerate(words):
         table.add_column(name, no_wrap=i == 0, min_width=8 if i else None)

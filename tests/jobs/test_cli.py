@@ -1,4 +1,4 @@
-"""What a user meets before anything starts: help, plans, refusals."""
+"""The command line before anything starts: help, plans, refusals."""
 
 import subprocess
 import sys
@@ -57,9 +57,9 @@ def test_overrides_may_stand_between_options(capsys, tmp_path):
     assert "100 in 2 groups" in capsys.readouterr().out
 
 
-def test_a_preset_does_not_vanish_behind_the_settings_of_a_run(capsys, tmp_path):
+def test_a_preset_is_refused_where_the_settings_of_a_run_replace_it(capsys, tmp_path):
     (tmp_path / "config.yaml").write_text(dump(load()))
-    assert "would have no effect" in refused(capsys, "plan", f"run_dir={tmp_path}", "preset=paper")
+    assert "has no effect" in refused(capsys, "plan", f"run_dir={tmp_path}", "preset=paper")
     assert cli.main(["plan", f"run_dir={tmp_path}", "selection.groups=2"]) == 0
     assert "in 2 groups" in capsys.readouterr().out
 
@@ -93,7 +93,7 @@ def test_settings_are_listed(capsys):
     assert "did you mean reward?" in refused(capsys, "settings", "rewrd")
 
 
-def test_no_setting_is_cut_short_in_a_narrow_window(capsys, monkeypatch):
+def test_no_setting_is_cut_off_in_a_narrow_window(capsys, monkeypatch):
     monkeypatch.setattr(console, "width", 80)
     print_settings(described())
     assert "…" not in capsys.readouterr().out
@@ -103,7 +103,7 @@ def test_the_version(capsys):
     with pytest.raises(SystemExit, match="0"):
         cli.main(["--version"])
     assert capsys.readouterr().out == f"minirec {__version__}\n"
-    assert version("minirec") == __version__, "setup.cfg names another"
+    assert version("minirec") == __version__, "setup.cfg has another version"
 
 
 def test_an_unknown_option_is_refused(capsys):
@@ -150,12 +150,7 @@ def test_what_is_refused_after_prepare_runs_nothing_long(tmp_path, monkeypatch):
 
     def stage(name):
         return Stage(
-            name=name,
-            help="",
-            inputs=lambda config: [],
-            outputs=(),
-            settings=lambda run, config: {},
-            body=lambda work: ran.append(name),
+            name, "", lambda config: [], (), lambda run, config: {}, lambda work: ran.append(name)
         )
 
     monkeypatch.setattr(run, "STAGES", (stage("prepare"), stage("proxy")))
@@ -177,19 +172,14 @@ def test_gradients_made_for_less_serve_other_selections(tmp_path):
     run = Run(tmp_path, say=lambda _: None)
     assert samples(run) == 0
     assert samples(run, "selection.method=less") == 256
-    run.stage(
-        "gradients",
-        settings={"scoring": {"validation_samples": 256}},
-        inputs=[],
-        outputs=[],
-        body=lambda cost: None,
-    )
+    settings = {"scoring": {"validation_samples": 256}}
+    run.stage("gradients", settings=settings, inputs=[], outputs=[], body=lambda cost: None)
     assert samples(run, "selection.directions=lora_projected") == 256
     assert samples(run, "scoring.validation_samples=20") == 0
 
 
 def test_stages_that_come_with_others():
-    """Gradients with scoring where they are used, and the demo model with all that load it."""
+    """Gradients run with scoring if they are used; the demo model runs with all that load it."""
 
     def names(config, *asked):
         return [stage.name for stage in stages_of(config, asked)]
@@ -215,17 +205,8 @@ def test_the_default_learning_rate_is_that_of_the_model():
     assert learning_rate(given.training, given) == 3e-5
 
 
-TITLES = [
-    "Salt, Fat, Acid",
-    "Salt",
-    "Pepper Mill",
-    "3,000 Miles",
-    "Caf\u00e9 Noir",
-    "Stra\u00dfe",
-    "Comma, ,Comma",
-    "Twice",
-    "twice ",
-]
+TITLES = ["Salt, Fat, Acid", "Salt", "Pepper Mill", "3,000 Miles", "Caf\u00e9 Noir"]
+TITLES += ["Stra\u00dfe", "Comma, ,Comma", "Twice", "twice "]
 CATALOGUE = Catalogue(titles=TITLES, texts=[""] * 9, category="books")
 KEYS = [f"k{i}" for i in range(8)] + ["Pepper"]
 
@@ -260,12 +241,12 @@ def test_titles_are_found_as_a_person_writes_them(history, found):
         ("TWICE", r"2 items are titled 'Twice'; .*: k7 \(Twice\), Pepper \(twice \)"),
     ],
 )
-def test_titles_that_name_no_item_or_several(history, words):
+def test_titles_that_match_no_item_or_several(history, words):
     with pytest.raises(ConfigError, match=words):
         find_titles(history, CATALOGUE, KEYS)
 
 
-def test_keys_that_hold_commas_or_are_titles_of_others():
+def test_keys_that_contain_commas_or_are_titles_of_others():
     titles = ["Lamp", "lamp", "7", "Pen", "Ink"]
     catalogue = Catalogue(titles, [""] * 5, "things")
     keys = ["7", "8", "9", "a,1", "A  b"]
@@ -276,8 +257,8 @@ def test_keys_that_hold_commas_or_are_titles_of_others():
         find_titles("7", catalogue, keys)
 
 
-def test_the_run_directory_for_a_sentence_is_that_of_the_whole_command(tmp_path):
-    """Of a config file that only the overrides make valid; none where it stays invalid."""
+def test_the_run_directory_for_an_error_message(tmp_path):
+    """It comes from the config file and the overrides together; empty if they are invalid."""
     file = tmp_path / "run.yaml"
     file.write_text("run_dir: s3://bucket/run\ntraining: {steps: -1}\n")
     words = ["train", "--config", str(file)]
@@ -318,27 +299,24 @@ def test_every_path_on_the_command_line_may_begin_with_the_home_folder(monkeypat
     assert getattr(parse([*words, "s3://b/~p"]), option) == "s3://b/~p"
 
 
-@pytest.mark.parametrize("port", ["0", "65536", "99999", "-1", "http"])
-def test_a_port_that_is_none(capsys, port):
+@pytest.mark.parametrize(
+    ("option", "number", "most"),
+    [("port", number, "65,535") for number in ("0", "65536", "99999", "-1", "http")]
+    + [("replicas", number, "1,000,000,000") for number in ("0", "1000000001", "²", "1.5")],
+)
+def test_numbers_out_of_range(capsys, option, number, most):
     with pytest.raises(SystemExit, match="2"):
-        parse(["serve", "--run", "x", f"--port={port}"])
-    assert f"'{port}' is no port; give a number from 1 to 65535" in capsys.readouterr().err
+        parse(["serve", "--run", "x", f"--{option}={number}"])
+    assert f"'{number}' is not a number from 1 to {most}" in capsys.readouterr().err
 
 
-def test_ports_that_are():
+def test_ports_in_range():
     assert [parse(["serve", "--run", "x", "--port", p]).port for p in ("1", "65535")] == [1, 65535]
-
-
-@pytest.mark.parametrize("number", ["0", "1000000001", "²", "1.5"])
-def test_numbers_of_items_that_are_none(capsys, number):
-    with pytest.raises(SystemExit, match="2"):
-        parse(["recommend", "--run", "x", "--history", "y", "--top", number])
-    assert f"'{number}' is not a number from 1 to 1,000,000,000" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("word", ["selection.budget=0.01", "selection.budget=100000"])
 def test_the_same_prepare_twice(tmp_path, capsys, word):
-    """What `select` would refuse is told of, and ends neither the first command nor the next."""
+    """`prepare` warns about what `select` would refuse, and succeeds both times."""
     small = ["corpus.demo.users=20", "corpus.demo.items=20", "corpus.demo.tastes=2"]
     for _ in range(2):
         assert cli.main(["prepare", f"run_dir={tmp_path / 'run'}", *small, word]) == 0
@@ -348,7 +326,7 @@ def test_the_same_prepare_twice(tmp_path, capsys, word):
 
 
 def test_a_run_is_refused_once_the_samples_are_counted(tmp_path, monkeypatch, capsys):
-    """Not after the hours before `select`: the size of a corpus of files is known by `prepare`."""
+    """`prepare` counts a corpus of files, so a run need not wait for `select` to refuse it."""
     (tmp_path / "e.csv").write_text("user,item,time,title\nu,i,1,I\n")
     monkeypatch.setattr(run, "stages", lambda config, names, *, overwrite, check: check(21))
     words = [f"run_dir={tmp_path / 'run'}", "corpus.source=table", f"corpus.path={tmp_path}"]
@@ -356,7 +334,7 @@ def test_a_run_is_refused_once_the_samples_are_counted(tmp_path, monkeypatch, ca
 
 
 def of_a_task(cause):
-    """The error of Ray around what a task raised, with pages of text."""
+    """The error of Ray around an exception of a task, with long text."""
     return RayTaskError("f", "ray::f()\n  Traceback ...", cause).as_instanceof_cause()
 
 
@@ -368,7 +346,7 @@ def of_a_task(cause):
         (of_a_task(of_a_task(CorpusError("too short"))), 1, "too short"),
         (ConfigError("too short"), 2, "too short"),
         (OSError(5, "Input/output error"), 1, "Input/output error"),
-        (OSError(13, "Permission denied", "/x"), 1, "Permission denied: /x; change its rights"),
+        (OSError(13, "Permission denied", "/x"), 1, "Permission denied: /x; change its perm"),
     ],
 )
 def test_an_error_of_a_stage_is_one_sentence(tmp_path, monkeypatch, capsys, error, status, words):
@@ -382,7 +360,7 @@ def test_an_error_of_a_stage_is_one_sentence(tmp_path, monkeypatch, capsys, erro
     assert line.startswith("minirec: " + words.format(run=folder)) and "None" not in line
 
 
-def test_an_error_that_nobody_can_do_anything_about_keeps_its_traceback(tmp_path, monkeypatch):
+def test_an_error_that_the_user_cannot_fix_keeps_its_traceback(tmp_path, monkeypatch):
     def fail(*_, **__):
         raise of_a_task(KeyError("x"))
 

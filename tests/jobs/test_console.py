@@ -1,4 +1,4 @@
-"""What a log shows while nothing is finished."""
+"""The lines of a log during long work."""
 
 import time
 

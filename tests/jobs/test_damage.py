@@ -1,4 +1,4 @@
-"""A damaged file of each stage is found and said, and the run ends with the bytes it had."""
+"""A damaged file of each stage is found, reported and made again with the same bytes."""
 
 from __future__ import annotations
 
@@ -31,9 +31,8 @@ def flip(path):
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-def test_damage_to_every_stage_is_found_and_mended(undisturbed, tmp_path):
-    run_dir = tmp_path / "run"
-    shutil.copytree(undisturbed, run_dir)
+def test_damage_to_every_stage_is_found_and_repaired(undisturbed, tmp_path):
+    run_dir = shutil.copytree(undisturbed, tmp_path / "run")
     for name in (*DAMAGED.values(), *ALSO):
         flip(run_dir / name)
     (run_dir / "stages" / "train.json").write_text("{")
@@ -43,7 +42,7 @@ def test_damage_to_every_stage_is_found_and_mended(undisturbed, tmp_path):
     before = [path.stat().st_mtime_ns for path in others]
     said = " ".join(finish(run_dir).split())
     for name in (*DAMAGED.values(), *ALSO):
-        # Paths are long: the console breaks them anywhere.
+        # The console may break a long path anywhere.
         assert f"{name}isdamaged" in said.replace(" ", ""), name
     assert "train.jsonisdamaged" in said.replace(" ", "")
     for name in SHARED:
@@ -54,9 +53,8 @@ def test_damage_to_every_stage_is_found_and_mended(undisturbed, tmp_path):
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-def test_training_goes_on_from_the_newest_undamaged_checkpoint(undisturbed, tmp_path):
-    run_dir = tmp_path / "run"
-    shutil.copytree(undisturbed, run_dir)
+def test_training_continues_from_the_newest_undamaged_checkpoint(undisturbed, tmp_path):
+    run_dir = shutil.copytree(undisturbed, tmp_path / "run")
     shutil.rmtree(run_dir / "policy")
     (run_dir / "stages" / "train.json").unlink()
     process = start(run_dir, "train")

@@ -1,8 +1,7 @@
-"""Killed at any stage, the same command completes and gives the same bytes."""
+"""After a kill at any stage, the same command completes the run with the same bytes."""
 
 from __future__ import annotations
 
-import json
 import shutil
 import signal
 
@@ -10,6 +9,8 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 from helpers.small import descendants, finish, start, steps_logged, wait_for
+
+from jobs.training_log import read_log
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -27,18 +28,12 @@ def parts(run_dir):
 
 
 def state(run_dir):
-    """Times of the shards' files, and the seconds of each logged step."""
-
-    def seconds(name):
-        log = run_dir / name / "log.jsonl"
-        lines = log.read_text().splitlines() if log.exists() else []
-        return [json.loads(line)["seconds"] for line in lines]
-
-    return {
-        "parts": {p.name: p.stat().st_mtime_ns for p in parts(run_dir)},
-        "proxy": seconds("proxy"),
-        "policy": seconds("policy"),
+    """Modification times of the shards, and the seconds of each logged step."""
+    seconds = {
+        name: [entry["seconds"] for entry in read_log(run_dir / name / "log.jsonl")]
+        for name in ("proxy", "policy")
     }
+    return seconds | {"parts": {p.name: p.stat().st_mtime_ns for p in parts(run_dir)}}
 
 
 def assert_same(run_dir, other):
@@ -47,7 +42,7 @@ def assert_same(run_dir, other):
         assert one.read_bytes() == two.read_bytes(), one.name
     ids = [i for p in parts(run_dir) for i in pq.read_table(p)["sample_id"].to_pylist()]
     train = pq.read_table(run_dir / "corpus" / "train.parquet")["sample_id"].to_pylist()
-    assert sorted(ids) == sorted(train), "a sample was lost or doubled"
+    assert sorted(ids) == sorted(train), "a sample is missing or duplicated"
     for name in COMPARED:
         assert (run_dir / name).read_bytes() == (other / name).read_bytes(), name
 
@@ -55,7 +50,6 @@ def assert_same(run_dir, other):
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_kill_the_driver_at_each_long_stage(undisturbed, tmp_path):
-    """kill -9 of the driver during prepare, proxy, score, train and evaluate."""
     run_dir = tmp_path / "run"
     moments = {
         "prepare": lambda: (run_dir / "stages" / "prepare.begun.json").exists(),
@@ -75,8 +69,8 @@ def test_kill_the_driver_at_each_long_stage(undisturbed, tmp_path):
         left[stage] = state(run_dir)
     finish(run_dir)
     assert_same(run_dir, undisturbed)
-    # What was done before a kill was not done again: shards keep their files, and the steps up
-    # to the last checkpoint, of which there is one every two steps, their measured seconds.
+    # Nothing was repeated: the shards are the same files, and the steps up to the last checkpoint
+    # (one every two steps) have the same seconds.
     end = state(run_dir)
     assert left["score"]["parts"].items() <= end["parts"].items()
     assert left["proxy"]["proxy"][:2] == end["proxy"][:2]
@@ -100,8 +94,7 @@ def test_kill_an_engine_and_a_training_worker(undisturbed, tmp_path):
         worker.kill()
     assert process.wait(timeout=300) == 0, (tmp_path / "run.log").read_text()[-3000:]
     assert_same(run_dir, undisturbed)
-    log = (run_dir / "policy" / "log.jsonl").read_text()
-    assert len(log.splitlines()) == 8, "a step was lost or doubled"
+    assert steps_logged(run_dir, "policy") == 8, "a step is missing or duplicated"
 
 
 @pytest.mark.timeout(300)
@@ -112,9 +105,8 @@ def test_a_finished_run_is_skipped(undisturbed):
 
 
 @pytest.mark.timeout(300)
-def test_an_interruption_ends_everything_and_says_how_to_go_on(undisturbed, tmp_path):
-    run_dir = tmp_path / "run"
-    shutil.copytree(undisturbed, run_dir)
+def test_an_interruption_ends_everything_and_says_how_to_continue(undisturbed, tmp_path):
+    run_dir = shutil.copytree(undisturbed, tmp_path / "run")
     shutil.rmtree(run_dir / "policy")
     process = start(run_dir, "train", "training.steps=500", "--overwrite")
     wait_for(lambda: steps_logged(run_dir, "policy") >= 2, process, "the second training step")
@@ -123,4 +115,4 @@ def test_an_interruption_ends_everything_and_says_how_to_go_on(undisturbed, tmp_
     assert process.wait(timeout=60) == 130
     _, alive = psutil.wait_procs(children, timeout=30)
     assert not alive
-    assert "the same command goes on from here" in (tmp_path / "run.log").read_text()
+    assert "run the same command again to continue" in (tmp_path / "run.log").read_text()

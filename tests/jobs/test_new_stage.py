@@ -1,4 +1,4 @@
-"""A new stage: one declaration, and its place among the others."""
+"""A new stage: declare it, and add it to `STAGES`."""
 
 import json
 from collections import Counter
@@ -32,7 +32,7 @@ USERS = Stage(
 
 @pytest.fixture
 def minirec(tmp_path, monkeypatch, capsys):
-    """Runs a command in a small prepared run; returns its exit status and what it printed."""
+    """A function that runs a command in a small prepared run and returns its status and output."""
     monkeypatch.setattr(run, "STAGES", (*run.STAGES, USERS))
 
     def command(name: str, *words: str) -> tuple[int, str]:

@@ -1,4 +1,4 @@
-"""A run on an object store: the bytes of a local one, also after the store has refused a write."""
+"""A run on an object store gives the bytes of a local run, also after a refused write."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_run_on_an_object_store(undisturbed, bucket_folder, gate, tmp_path):
     gate.refuse("PUT", r"/features/part-000002\.parquet$")
     refused = run(tmp_path, bucket_folder, "score")
     assert refused.returncode == 1, refused.stdout[-2000:] + refused.stderr[-2000:]
-    assert "not finished" in refused.stderr  # of proxy: a stage alone
+    assert "not finished" in refused.stderr  # the stage proxy
     refused = run(tmp_path, bucket_folder)
     assert refused.returncode == 1, refused.stdout[-2000:] + refused.stderr[-2000:]
     assert "part-000002.parquet: the store refuses it" in refused.stderr
@@ -98,6 +98,6 @@ def test_a_sweep_on_an_object_store(undisturbed, bucket_folder, tmp_path):
     wait_for(first.exists, process, "the first trial")
     process.kill()
     process.wait(30)
-    assert "goes on with the trials that are not finished" in finish(tmp_path / "none", *sweep)
+    assert "continuing with the trials that have not finished" in finish(tmp_path / "none", *sweep)
     assert [row["status"] for row in read_rows(Run(bucket_folder), "sweep")] == ["finished"] * 2
     assert "nothing to do" in finish(tmp_path / "none", *sweep)

@@ -1,4 +1,4 @@
-"""The recipes for real models, and what `plan` estimates for them."""
+"""The recipes for real models, and the estimates of `plan` for them."""
 
 from pathlib import Path
 from typing import get_args
@@ -53,7 +53,7 @@ def test_a_recipe_fits_the_gpu_that_it_names(name):
 
 
 def test_the_settings_of_a_recipe_reach_the_estimate():
-    """Numbers of Qwen2.5-3B's config.json and of the recipe, put together by hand."""
+    """Computed by hand from the numbers of Qwen2.5-3B's config.json and of the recipe."""
     config = load(CONFIGS / "qwen2.5-3b.yaml")
     found = memory(config, KNOWN["Qwen/Qwen2.5-3B-Instruct"], ITEMS)
     weights = 3_085_938_688 * 2  # bfloat16
@@ -70,7 +70,7 @@ def test_the_settings_of_a_recipe_reach_the_estimate():
     assert found["training worker"]["LoRA and optimizer"] == lora * (2 + 2 + 12)
 
 
-def test_what_does_not_fit_is_said_with_both_numbers():
+def test_a_warning_has_the_needed_and_the_available_memory():
     found = rows("qwen2.5-3b", "resources.gpu=L4")
     texts = [text for what, text in found if what == "warning memory"]
     assert any("a training worker needs" in text and "the L4 has 22.5" in text for text in texts)

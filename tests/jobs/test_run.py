@@ -1,4 +1,4 @@
-"""Holding a run directory, and following what is made in it."""
+"""The lock of a run directory, its checkpoints, and the progress in it."""
 
 import signal
 import threading
@@ -10,8 +10,10 @@ from jobs.cluster.workers import in_thread
 from jobs.run import holding
 from jobs.stages.gradients import _there
 from jobs.stages.model import demo_settings
+from jobs.stages.train import _check_checkpoints
 from jobs.training_log import follow
 from minirec.config.reading import load
+from minirec.errors import ConfigError
 from minirec.store import lease
 from minirec.store.files import write_json
 from minirec.store.remote import located
@@ -27,9 +29,27 @@ def test_a_demo_model_depends_on_the_temperature_that_it_was_matched_with(match,
     assert (cold != warm) == depends
 
 
+def test_sharded_checkpoints_keep_their_workers(tmp_path):
+    _check_checkpoints(tmp_path, 2, 3)
+    _check_checkpoints(tmp_path, 1, 0)  # no checkpoint exists yet
+    _check_checkpoints(tmp_path, 2, 0)
+    (tmp_path / "checkpoints" / "step-000002").mkdir(parents=True)
+    _check_checkpoints(tmp_path, 1, 0)  # not sharded: any number of workers
+    with pytest.raises(ConfigError, match=r"1 workers with ZeRO 0, now there are 1 with ZeRO 2"):
+        _check_checkpoints(tmp_path, 1, 2)
+
+
+def test_another_number_of_workers_is_refused_for_sharded_checkpoints(tmp_path):
+    _check_checkpoints(tmp_path, 2, 3)
+    (tmp_path / "checkpoints" / "step-000002").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"set resources.training_workers=2 and"):
+        _check_checkpoints(tmp_path, 1, 3)
+    _check_checkpoints(tmp_path, 2, 3)
+
+
 @pytest.fixture
 def interruptible():
-    """Tests that a script has put into the background are born deaf to SIGINT."""
+    """Restore SIGINT, which tests that a script starts in the background ignore."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

@@ -1,4 +1,4 @@
-"""What is exported is read by the libraries it is for, and by nothing of MiniRec."""
+"""Exports work in the libraries that they are for, without MiniRec."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from minirec.rl.reward import excluded_mask, item_scores, rank_target, reward_fu
 from minirec.store.run import Run
 from minirec.store.tables import read_table
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]  # of the run that they read
+pytestmark = [pytest.mark.ray, pytest.mark.slow]  # because of the run that they read
 
 
 @pytest.fixture(scope="module")
 def exported(undisturbed, tmp_path_factory):
-    """Folder of an export, by the word of --to."""
+    """A function from the value of --to to the folder of the export."""
     made = {}
 
     def export(to):
@@ -45,7 +45,7 @@ def rows(folder):
 
 
 def alone(folder, code, *words):
-    """Run code in the folder, in a Python that finds nothing of MiniRec; returns what it prints."""
+    """Run code in the folder, in a Python without MiniRec; return its output."""
     hidden = (
         "import sys\n"
         "class Hide:\n"
@@ -77,7 +77,7 @@ def policy_of(run_dir, folder):
 
 
 def expected_rewards(run_dir, samples, completions):
-    """By the functions of the training itself."""
+    """The rewards of the training's own functions."""
     config, encoder, policy, table = policy_of(run_dir, "proxy")
     titles = load_catalogue(run_dir / "corpus").titles
     sequences = [
@@ -150,7 +150,7 @@ print(json.dumps({
 
 
 def test_each_reward_is_that_of_the_training(undisturbed, exported):
-    """Called as each trainer calls it, with what it reads of the exported rows."""
+    """Called as each trainer calls it, with the exported rows."""
     first = {to: rows(exported(to))[:4] for to in ("trl", "openrlhf")}
     first["verl"] = pq.read_table(exported("verl") / "train.parquet").to_pylist()[:4]
     (message,) = first["verl"][0]["prompt"]
@@ -175,8 +175,8 @@ def first_three(ranking, cutoff):
 """
 
 
-def test_a_reward_of_the_user_goes_along(undisturbed, exported, tmp_path, monkeypatch):
-    """Its file is copied; the other rewards are those of the exported ranking.py by name."""
+def test_a_reward_of_the_user_is_exported(undisturbed, exported, tmp_path, monkeypatch):
+    """Its file is copied. Other rewards are found by name in the exported ranking.py."""
     (tmp_path / "shop_reward.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)
     first = rows(exported("trl"))[:4]
@@ -206,7 +206,7 @@ def test_a_reward_of_the_user_goes_along(undisturbed, exported, tmp_path, monkey
 
 
 def test_trl_takes_it(exported):
-    """Loaded as TRL loads it; one step of its trainer calls the reward with these columns."""
+    """TRL loads the file, and one step of its trainer calls the reward with the columns."""
     trl, datasets = pytest.importorskip("trl"), pytest.importorskip("datasets")
     folder = exported("trl")
     data = datasets.load_dataset("json", data_files=str(folder / "train.jsonl"), split="train")
@@ -237,7 +237,7 @@ def test_trl_takes_it(exported):
 
 
 def test_the_lines_for_trl_train(exported, tmp_path):
-    """Those of the README, in a folder of their own, all steps with the exported reward."""
+    """The code of the README runs all steps with the exported reward."""
     pytest.importorskip("trl")
     folder = tmp_path / "trl"
     shutil.copytree(exported("trl"), folder)
@@ -248,14 +248,14 @@ def test_the_lines_for_trl_train(exported, tmp_path):
     assert steps == "8" and 0 < float(reward) < 1
 
 
-def test_verl_is_told_that_there_is_no_chat_template(undisturbed, tmp_path, capsys):
+def test_verl_without_a_chat_template_gets_a_note(undisturbed, tmp_path, capsys):
     words = ["export", "--run", str(undisturbed), "--to", "verl", "--out", str(tmp_path / "x")]
     assert main(words) == 0
-    assert "demo has no chat template, without which verl stops" in capsys.readouterr().out
+    assert "demo has no chat template, but verl needs one" in capsys.readouterr().out
 
 
 def best(run_dir, history, top):
-    """Items and cosines after a greedy completion, by the functions of the evaluation."""
+    """Items and cosines after a greedy completion, computed with the evaluation's functions."""
     config, encoder, policy, table = policy_of(run_dir, "policy")
     titles = load_catalogue(run_dir / "corpus").titles
     ids = encoder.prompt([titles[i] for i in history])
@@ -294,7 +294,7 @@ for titles in calls:
 
 @pytest.mark.parametrize("to", ["adapter", "merged"])
 def test_the_policy_ranks_alike_in_plain_transformers(undisturbed, exported, to):
-    """So does the code of its card run; a title that is not there is answered with one that is."""
+    """The code of the card runs too. For an unknown title, it suggests a known one."""
     folder = exported(to)
     sample = load_samples(undisturbed / "corpus", "test")[0]
     expected = best(undisturbed, sample.history, 10)
@@ -314,16 +314,16 @@ def test_the_policy_ranks_alike_in_plain_transformers(undisturbed, exported, to)
     assert lines[11].startswith('usage: python recommender.py "TITLE" ...')
 
 
-def test_a_slip_is_one_sentence(undisturbed, exported, tmp_path, capsys):
+def test_a_mistake_is_one_sentence(undisturbed, exported, tmp_path, capsys):
     words = ["export", "--to", "jsonl", "--out", str(exported("jsonl")), "--run"]
     assert main([*words, str(undisturbed)]) == 1
-    assert "is there; give another --out, or --overwrite" in capsys.readouterr().err
+    assert "exists; give another --out, or --overwrite" in capsys.readouterr().err
     mine = tmp_path / "mine"
     mine.mkdir()
     for folder in (mine, undisturbed, undisturbed.parent):
         words[4] = str(folder)
         assert main([*words, str(undisturbed), "--overwrite"]) == 1
-        assert "is no former export, so it is not replaced" in capsys.readouterr().err
+        assert "is not an export, so it is not replaced" in capsys.readouterr().err
     assert mine.is_dir() and (undisturbed / "selection.parquet").exists()
     assert main([*words[:-1], "--overwrite", "--run", str(tmp_path)]) == 1
     assert "is no run directory" in capsys.readouterr().err

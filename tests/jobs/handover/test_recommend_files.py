@@ -1,4 +1,4 @@
-"""Files of users in, files of items out, through the command."""
+"""`minirec recommend --users` from the command line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def jsonl(path, rows):
         ["--history", "x", "--out", "o"],
     ],
 )
-def test_options_that_miss_their_partner_are_refused(words, capsys):
+def test_options_without_their_partner_are_refused(words, capsys):
     with pytest.raises(SystemExit):
         main(["recommend", "--run", "r", *words])
     assert "--users" in capsys.readouterr().err
@@ -43,7 +43,7 @@ def test_a_new_item_that_is_in_the_catalogue(undisturbed, tmp_path, capsys):
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_users_that_cannot_be_ranked_are_said_and_the_others_ranked(undisturbed, tmp_path, capsys):
+def test_invalid_users_are_reported_and_the_others_ranked(undisturbed, tmp_path, capsys):
     keys = read_table(undisturbed / "corpus" / "items.parquet")["key"].to_pylist()
     rows = [
         {"user": "2023-05-01", "history": keys[:1]},
@@ -71,11 +71,8 @@ def test_a_file_without_a_usable_user(undisturbed, tmp_path, capsys):
     users = jsonl(tmp_path / "u.jsonl", [{"user": 1, "history": ["1"]}] * 3)
     words = ["recommend", "--run", str(undisturbed), "--users", str(users), "--out"]
     assert main([*words, str(tmp_path / "out.parquet")]) == 1
-    said = capsys.readouterr().err
-    assert (
-        "none of 3 rows can be ranked; the first is row 1 of the file: no item has the key '1'"
-        in said
-    )
+    first = "the first is row 1 of the file: no item has the key '1'"
+    assert f"none of 3 rows can be ranked; {first}" in capsys.readouterr().err
     assert not (tmp_path / "out.parquet").exists()
     assert len((tmp_path / "out-refused.jsonl").read_text().splitlines()) == 3
 
@@ -103,7 +100,7 @@ def test_users_and_new_items_through_the_command(undisturbed, tmp_path):
     keys, titles = table["key"], table["title"]
     users = [{"user": f"u{i}", "history": [keys[i % 50], keys[i % 50 + 1]]} for i in range(300)]
     users.append({"user": "new", "history": [keys[3], "twin"]})
-    # An item of the same words as item 5 must stand beside it in every ranking.
+    # A new item with the text of item 5 must have the cosine of item 5.
     items = [{"key": "twin", "title": titles[5], "text": table["text"][5]}]
     out = tmp_path / "out.jsonl"
     words = ["recommend", "--run", str(undisturbed), "--top", "60", "--out", str(out)]

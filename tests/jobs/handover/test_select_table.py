@@ -1,4 +1,4 @@
-"""`minirec select` on a bare table, and the selection of a run by the same code."""
+"""`minirec select --features`: select from a table."""
 
 from __future__ import annotations
 
@@ -66,25 +66,25 @@ def test_the_default_folder_is_the_current_one(capsys, table, tmp_path, monkeypa
     assert read_table(Path("selection.parquet")).num_rows == 6  # a tenth
 
 
-def test_nothing_is_overwritten_unasked(capsys, table, tmp_path):
+def test_nothing_is_overwritten_without_the_option(capsys, table, tmp_path):
     for name in ("selection.parquet", "scores.parquet"):
         out = tmp_path / name.removesuffix(".parquet")
         out.mkdir()
         (out / name).write_bytes(b"mine")
         error = run(capsys, "--features", table, "--out", out, status=1)
-        assert f"{out / name} is there; give another --out, or --overwrite" in error
+        assert f"{out / name} exists; give another --out, or --overwrite" in error
         assert [path.name for path in out.iterdir()] == [name]
         assert (out / name).read_bytes() == b"mine"
     (tmp_path / "run" / "stages").mkdir(parents=True)
     words = ("--features", table, "--out", tmp_path / "run", "--overwrite")
-    assert "is the directory of a run" in run(capsys, *words, status=1)
+    assert "is a run directory" in run(capsys, *words, status=1)
 
 
 @pytest.mark.parametrize(
     ("words", "status", "message"),
     [
         (["--budget", "61"], 2, "selection.budget 61 exceeds the 60 samples"),
-        (["--budget", "5", "selection.budget=9"], 2, "both say how many"),
+        (["--budget", "5", "selection.budget=9"], 2, "set the same"),
         (["selection.shards=2"], 2, "selection.shards has no effect with --features"),
         (["--chance", "1"], 2, "--chance is 1; expected at least 0 and below 1"),
         (["--chance", "nan"], 2, "--chance is nan"),
@@ -110,14 +110,14 @@ def test_a_budget_is_a_number_or_a_share(capsys, table, budget):
     assert f"'{budget}' is neither a number of samples nor a share below 1" in error
 
 
-def test_results_do_not_go_where_they_would_be_read_again(capsys, table, tmp_path):
+def test_results_do_not_replace_a_file_or_join_the_parts_of_a_table(capsys, table, tmp_path):
     folder, file = tmp_path / "parts", tmp_path / "file"
     folder.mkdir()
     file.write_text("")
-    error = run(capsys, "--features", folder, "--out", folder, status=1)
-    assert "give another --out" in error
-    error = run(capsys, "--features", table, "--out", file, status=1)
-    assert "is a file; --out names a folder" in error
+    words = ("--features", folder, "--out", folder)
+    assert "give another --out" in run(capsys, *words, status=1)
+    words = ("--features", table, "--out", file)
+    assert "is a file; give a folder as --out" in run(capsys, *words, status=1)
 
 
 def test_options_are_not_guessed(capsys, table):
@@ -158,7 +158,7 @@ def test_neither_ray_nor_torch_is_loaded(table, tmp_path):
 
 
 def test_a_disk_that_fills_up_leaves_neither_file(capsys, table, tmp_path, monkeypatch):
-    """And the same command works once there is space."""
+    """The same command works once there is space."""
     out = tmp_path / "out"
     fsync, written = os.fsync, []
 

@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 @pytest.fixture(scope="module")
 def served(undisturbed):
-    """Address of a server that writes an analysis for each answer; one request may wait."""
+    """Address of a server that writes analyses and lets one request wait."""
     (port,) = free_ports(1)
     words = ["serve", "--run", str(undisturbed), "--port", str(port), "--queue", "1"]
     command = [sys.executable, "-m", "jobs.cli", *words]
@@ -30,7 +30,7 @@ def served(undisturbed):
     address = f"http://127.0.0.1:{port}"
     hang = threading.Timer(180, process.kill)
     hang.start()
-    # The replica is ready a little before the command is, which a signal would end as a failure.
+    # The replica is ready slightly before the command, which a signal would then end as a failure.
     said = []
     while not (said and b" answers; " in said[-1]):
         said.append(process.stdout.readline())
@@ -48,10 +48,9 @@ def ask(address, body=None):
     """Status and JSON of an answer; status 0 if there is none."""
     data = None if body is None else json.dumps(body).encode()
     headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(address, data, headers)
     try:
-        with urllib.request.urlopen(
-            urllib.request.Request(address, data, headers), timeout=60
-        ) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return answer.status, json.loads(answer.read())
     except urllib.error.HTTPError as error:
         text = error.read()
@@ -104,7 +103,7 @@ def test_it_describes_itself_and_its_health(served):
     assert answers["422"]["content"]["application/json"]["schema"]["$ref"].endswith("/Problem")
 
 
-def test_too_many_requests_are_turned_away_and_the_others_answered(undisturbed, served):
+def test_too_many_requests_are_refused_and_the_others_answered(undisturbed, served):
     keys = read_table(undisturbed / "corpus" / "items.parquet")["key"].to_pylist()
     bodies = [{"history": [keys[i % len(keys)]]} for i in range(200)]
     with ThreadPoolExecutor(200) as threads:

@@ -1,4 +1,4 @@
-"""A small run with a screen and two stages of rollouts, resumed to the same bytes."""
+"""Scoring with a screen and two stages of rollouts gives the same bytes after a restart."""
 
 from __future__ import annotations
 
@@ -26,8 +26,7 @@ def contents(run_dir):
 @pytest.mark.long
 @pytest.mark.timeout(400)
 def test_a_cheaper_scoring_is_resumed_to_the_same_bytes(undisturbed, tmp_path):
-    run_dir = tmp_path / "run"
-    shutil.copytree(undisturbed, run_dir)
+    run_dir = shutil.copytree(undisturbed, tmp_path / "run")
     printed = finish(run_dir, "score", *CHEAP, "--overwrite")
     finish(run_dir, "select", *CHEAP, "--overwrite")
     assert "rollouts instead of" in printed and "samples screened" in printed
@@ -45,7 +44,7 @@ def test_a_cheaper_scoring_is_resumed_to_the_same_bytes(undisturbed, tmp_path):
     assert costs["score"] == made < 5 * len(train)
 
     first = contents(run_dir)
-    # As a kill in the middle leaves it: two shards are missing, and no record of the end.
+    # As after a kill: two shards and the records of the stages are missing.
     for part in (parts[1], parts[-1]):
         part.unlink()
     for stage in ("score", "select"):
@@ -68,11 +67,9 @@ def test_a_cheaper_scoring_is_resumed_to_the_same_bytes(undisturbed, tmp_path):
     for part in (run_dir / "features").glob("part-*.parquet"):
         for row in pq.read_table(part, columns=list(rows[0])).to_pylist():
             full = whole[row["sample_id"]]
-            # Other shards are other batches of the forward pass, which rounds otherwise.
+            # Other shards have other batches of the forward pass, with other rounding.
             assert row.pop("rewards") == pytest.approx(full["rewards"], rel=1e-5)
-            assert row == {name: full[name] for name in row}, (
-                "it depends on which others are scored"
-            )
+            assert row == {name: full[name] for name in row}, "it depends on the other samples"
 
     less = (*partly, "selection.method=less", "scoring.validation_samples=8")
     finish(run_dir, "gradients", *less)

@@ -1,4 +1,4 @@
-"""Workers of Ray Train and micro-batches change no gradient; a restart does what is missing."""
+"""Workers and micro-batches change no gradient; a restart computes only what is missing."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ FEW = "scoring.validation_samples=20"
 @pytest.fixture(scope="module")
 def scored(undisturbed, tmp_path_factory):
     """A copy of the finished run, with gradients."""
-    run_dir = tmp_path_factory.mktemp("gradients") / "run"
-    shutil.copytree(undisturbed, run_dir)
+    run_dir = shutil.copytree(undisturbed, tmp_path_factory.mktemp("gradients") / "run")
     finish(run_dir, "score", USED, FEW)
     return run_dir
 
@@ -71,11 +70,10 @@ def test_a_run_has_a_gradient_for_each_sample_and_the_validation_mean(scored):
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("zero_stage", [pytest.param(0, marks=pytest.mark.long), 3])
 def test_workers_micro_batches_and_a_restart_change_nothing(scored, tmp_path, zero_stage):
-    run_dir = tmp_path / "run"
-    shutil.copytree(scored, run_dir)
+    run_dir = shutil.copytree(scored, tmp_path / "run")
     before = parts(run_dir / "gradients")
     digests = [hashlib.sha256(part.read_bytes()).hexdigest() for part in before]
-    # As if killed: the stage is not recorded, and all files but the first two are missing.
+    # As after a kill: the stage has no record, and only the first two files exist.
     (run_dir / "stages" / "gradients.json").unlink()
     (run_dir / "gradients" / "validation.npy").unlink()
     kept = [part.stat().st_mtime_ns for part in before[:2]]

@@ -1,13 +1,14 @@
-"""Training on rollouts of one update ago: the same bytes at each repetition and after a kill."""
+"""Training with rollouts from one update ago gives the same bytes, also after a kill."""
 
 from __future__ import annotations
 
-import json
 import shutil
 import signal
 
 import pytest
 from helpers.small import descendants, finish, start, steps_logged, wait_for
+
+from jobs.training_log import read_log
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -21,7 +22,7 @@ def adapter(run_dir):
 
 
 def log(run_dir):
-    return [json.loads(line) for line in (run_dir / "proxy" / "log.jsonl").read_text().splitlines()]
+    return read_log(run_dir / "proxy" / "log.jsonl")
 
 
 def results(run_dir):
@@ -40,9 +41,8 @@ def prepared(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ahead(prepared, tmp_path_factory):
-    """A proxy with staleness 1 that nothing interrupted."""
-    run_dir = tmp_path_factory.mktemp("ahead") / "run"
-    shutil.copytree(prepared, run_dir)
+    """An uninterrupted proxy with staleness 1."""
+    run_dir = shutil.copytree(prepared, tmp_path_factory.mktemp("ahead") / "run")
     finish(run_dir, *AHEAD)
     return run_dir
 
@@ -53,20 +53,19 @@ def test_rollouts_are_one_update_old(prepared, ahead, tmp_path):
     shutil.copytree(prepared, tmp_path / "run")
     finish(tmp_path / "run", *SHORT)
     fresh, old = results(tmp_path / "run"), results(ahead)
-    assert fresh[0] == old[0]  # of the base weights, either way
+    assert fresh[0] == old[0]  # both use the base weights
     assert max(e["abs_log_ratio"] for e in [*fresh, old[0]]) < 1e-4
     assert min(e["abs_log_ratio"] for e in old[1:]) > 1e-4
     assert adapter(tmp_path / "run") != adapter(ahead)
     seconds = [e["wait_seconds"] - e["rollout_seconds"] for e in log(tmp_path / "run")]
-    assert min(seconds) >= 0, "without staleness training waits for all of the rollouts"
+    assert min(seconds) >= 0, "without staleness, training waits for all rollouts"
 
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_killed_and_resumed_equals_undisturbed(prepared, ahead, tmp_path):
-    """First the training worker, which the driver restarts, then the driver."""
-    run_dir = tmp_path / "run"
-    shutil.copytree(prepared, run_dir)
+    """Kill the training worker, which the driver restarts, then the driver."""
+    run_dir = shutil.copytree(prepared, tmp_path / "run")
     process = start(run_dir, *AHEAD)
     wait_for(lambda: steps_logged(run_dir, "proxy") >= 4, process, "the fourth step")
     for worker in descendants(process, "RayTrainWorker"):
@@ -85,8 +84,7 @@ def test_killed_and_resumed_equals_undisturbed(prepared, ahead, tmp_path):
 @pytest.mark.long
 @pytest.mark.timeout(600)
 def test_two_workers_follow_the_same_curve(prepared, ahead, tmp_path):
-    run_dir = tmp_path / "run"
-    shutil.copytree(prepared, run_dir)
+    run_dir = shutil.copytree(prepared, tmp_path / "run")
     two = ("resources.training_workers=2", "resources.zero_stage=2")
     finish(run_dir, *AHEAD, "proxy.training.prompts_per_micro_batch=4", *two)
     pairs = list(zip(log(ahead), log(run_dir), strict=True))
@@ -102,8 +100,7 @@ def test_two_workers_follow_the_same_curve(prepared, ahead, tmp_path):
 @pytest.mark.long
 @pytest.mark.timeout(300)
 def test_a_second_run_gives_the_same_bytes(prepared, ahead, tmp_path):
-    run_dir = tmp_path / "run"
-    shutil.copytree(prepared, run_dir)
+    run_dir = shutil.copytree(prepared, tmp_path / "run")
     finish(run_dir, *AHEAD)
     assert results(run_dir) == results(ahead)
     assert adapter(run_dir) == adapter(ahead)

@@ -14,6 +14,7 @@ from helpers.paths import SHARED
 from jobs.corpus import in_task
 from jobs.stages import prepare as stage
 from minirec.config.reading import load
+from minirec.config.run import Config
 from minirec.corpus.schema import ITEMS, REJECTED, SAMPLES, TRUTH
 from minirec.errors import ArtifactError, CorpusError, EngineError
 from minirec.store.run import Run
@@ -34,7 +35,7 @@ def cluster():
 
 
 class RayIsThere:
-    """Stands for the session of a command: the fixture has started Ray, or the demo needs none."""
+    """A session for tests: the fixture has started Ray, or the demo needs none."""
 
     def start_ray(self):
         pass
@@ -71,7 +72,7 @@ def test_demo(tmp_path):
     days = [str(datetime.fromtimestamp(t / 1000, UTC).date()) for t in (min(times), max(times))]
     assert [summary["first_day"], summary["last_day"]] == days
     assert f"items from {days[0]} to {days[1]}; samples" in said[0]
-    # Trivial targets are bestsellers: the labels sit on the right samples.
+    # Trivial targets are bestsellers, so the labels belong to the right samples.
     titles = got["items"]["title"].to_pylist()
     labels = got["truth"]["label"].to_pylist()
     for row in got["test"].to_pylist():
@@ -105,8 +106,8 @@ def test_dates_on_the_command_line(tmp_path):
         prepare(Run(tmp_path / "none"), load(None, ["corpus.start=2030-01-01"]))
 
 
-def shop(folder: Path, *, bad: int) -> Path:
-    """300 events of 60 users in two files, `bad` rows of them malformed."""
+def shop(folder: Path, *, bad: int) -> Config:
+    """Settings for 300 events of 60 users in two files, with `bad` malformed rows."""
     folder.mkdir()
     for part in range(2):
         rows = ["user_id,parent_asin,rating,timestamp"]
@@ -116,13 +117,12 @@ def shop(folder: Path, *, bad: int) -> Path:
         (folder / f"part{part}.csv").write_text("\n".join(rows) + "\n")
     items = (json.dumps({"parent_asin": f"i{n}", "title": f"Thing {n}"}) for n in range(50))
     (folder / "meta.jsonl").write_text("\n".join(items))
-    return folder
+    return load(None, ["corpus.source=amazon", f"corpus.path={folder}"])
 
 
 @pytest.mark.ray
 def test_files_through_ray_data(cluster, tmp_path):
-    folder = shop(tmp_path / "shop", bad=3)
-    config = load(None, ["corpus.source=amazon", f"corpus.path={folder}"])
+    config = shop(tmp_path / "shop", bad=3)
     runs = [Run(tmp_path / name) for name in ("one", "two")]
     for run in runs:
         prepare(run, config)
@@ -141,7 +141,7 @@ def test_files_through_ray_data(cluster, tmp_path):
 
 
 @pytest.mark.ray
-def test_what_the_rows_were_taken_for_is_said(cluster, tmp_path):
+def test_assumptions_about_the_rows_are_reported(cluster, tmp_path):
     days = [f"202301{day:02d}" for day in range(10, 20)]
     rows = [f"{user}.0,{n % 5},{day}" for user in (1, 2) for n, day in enumerate(days)]
     (tmp_path / "events.csv").write_text("\n".join(["user,item,time", *rows, rows[0]]))
@@ -164,8 +164,7 @@ def test_what_the_rows_were_taken_for_is_said(cluster, tmp_path):
 
 @pytest.mark.ray
 def test_too_many_rejected_rows_are_kept_beside_the_run(cluster, tmp_path):
-    folder = shop(tmp_path / "shop", bad=30)
-    config = load(None, ["corpus.source=amazon", f"corpus.path={folder}"])
+    config = shop(tmp_path / "shop", bad=30)
     run = Run(tmp_path / "run")
     kept = tmp_path / "run-rejected.parquet"
     with pytest.raises(CorpusError, match="30 of 350 rows are malformed") as error:
@@ -180,11 +179,10 @@ def test_too_many_rejected_rows_are_kept_beside_the_run(cluster, tmp_path):
 def test_a_truncated_file_is_one_sentence(cluster, tmp_path):
     import gzip
 
-    folder = shop(tmp_path / "shop", bad=0)
-    raw = (folder / "part1.csv").read_bytes()
-    (folder / "part1.csv").unlink()
-    (folder / "part1.csv.gz").write_bytes(gzip.compress(raw)[:-20])
-    config = load(None, ["corpus.source=amazon", f"corpus.path={folder}"])
+    config = shop(tmp_path / "shop", bad=0)
+    plain = tmp_path / "shop" / "part1.csv"
+    plain.with_suffix(".csv.gz").write_bytes(gzip.compress(plain.read_bytes())[:-20])
+    plain.unlink()
     with pytest.raises(CorpusError, match="part1.csv.gz is a truncated .gz file; fetch it again"):
         prepare(Run(tmp_path / "run"), config)
 
@@ -194,12 +192,7 @@ def test_a_truncated_file_is_one_sentence(cluster, tmp_path):
     ("folder", "source", "samples", "said"),
     [
         ("amazon2018_office", "amazon", 13_437, "56% of the train and 40% of the test samples"),
-        (
-            "amazon2023_all_beauty",
-            "amazon",
-            2_282,
-            "No sample shares its time",
-        ),
+        ("amazon2023_all_beauty", "amazon", 2_282, "No sample shares its time"),
         ("movielens_small", "movielens", 98_681, "39% of the train and 4% of the test samples"),
     ],
 )
@@ -217,7 +210,7 @@ def test_real_data(cluster, tmp_path, folder, source, samples, said):
 
 
 @pytest.mark.ray
-def test_changed_files_are_not_taken_for_the_old_ones(cluster, tmp_path):
+def test_a_changed_file_is_detected(cluster, tmp_path):
     files = tmp_path / "files"
     files.mkdir()
     (files / "items.csv").write_text("item,title\n" + "".join(f"i{n},Item {n}\n" for n in range(9)))
@@ -227,12 +220,12 @@ def test_changed_files_are_not_taken_for_the_old_ones(cluster, tmp_path):
     config = load(None, ["corpus.source=table", f"corpus.path={files}"])
     run = Run(tmp_path / "run", say=lambda text: None)
     assert prepare(run, config)
-    os.utime(ratings, (0, 0))  # as a copy, which is no other content
+    os.utime(ratings, (0, 0))  # as in a copy, with the same content
     assert not prepare(run, config)
     ratings.write_text("user,item,rating,time\n" + "".join(rows).replace("i1,4", "i1,5"))
     with pytest.raises(ArtifactError, match=r"ratings\.csv"):
         prepare(run, config)
-    # A corpus that is made does not need its files any more, and a slip costs nobody the old one.
+    # A finished corpus no longer needs its files, and a wrong path does not delete it.
     ratings.unlink()
     assert not prepare(run, config)
     again = Run(run.root, say=lambda text: None, overwrite=True)
@@ -260,8 +253,8 @@ def test_a_task_that_dies(cluster):
 
 
 @pytest.mark.ray
-def test_what_a_task_raises_is_raised_as_it_is(cluster):
-    """Also what a task inside the task raised: no pages of Ray, and no name of its types."""
+def test_the_exception_of_a_task_is_raised_unchanged(cluster):
+    """The same holds for a task inside the task; neither has text or types of Ray."""
     import ray
 
     def full():

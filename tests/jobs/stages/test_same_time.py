@@ -1,4 +1,4 @@
-"""Baskets through every stage: what the user took with the target competes nowhere."""
+"""Baskets in every stage: items of the same user and time never compete with the target."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pyarrow.csv as pacsv
 import pytest
 from helpers.small import finish
 
+from jobs.training_log import read_log
 from minirec.config.corpus import DemoConfig
 from minirec.corpus import demo
 from minirec.corpus.table import load_samples
@@ -19,7 +20,7 @@ PERIOD_MS = 60 * 24 * 3600 * 1000
 
 
 def write_baskets(folder) -> None:
-    """The demo's events with two months as one time, so that many are of one visit."""
+    """The demo's events with times rounded to two months, so that many share a time."""
     events, items, _ = demo.generate(DemoConfig(users=60, items=60, tastes=4), seed=7)
     period = events.time // PERIOD_MS * PERIOD_MS + 1_000
     columns = {
@@ -43,11 +44,11 @@ def test_training_validates_as_the_evaluation_ranks(tmp_path):
     finish(run_dir, "run", shop, "training.validation_steps=8", "training.validation_samples=999")
     samples = load_samples(run_dir / "corpus", "valid")
     assert sum(map(len, (s.same_time for s in samples))) > len(samples) / 4
-    log = [json.loads(line) for line in (run_dir / "policy" / "log.jsonl").read_text().splitlines()]
+    log = read_log(run_dir / "policy" / "log.jsonl")
     evaluation = json.loads((run_dir / "evaluation.json").read_text())
     found = evaluation["policies"]["trained"]["valid"]["ndcg@10"]["mean"]
     assert log[-1]["valid_ndcg@10"] == pytest.approx(found, abs=1e-6)
-    # Popularity by plain loops: no rival is in the history or of the target's time.
+    # Popularity by plain loops: rivals are outside the history and the time of the target.
     train = read_table(run_dir / "corpus" / "train.parquet").to_pylist()
     having = {(row["user"], item) for row in train for item in [*row["history"], row["target"]]}
     items = len(read_table(run_dir / "corpus" / "items.parquet"))

@@ -11,8 +11,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 
 def test_shards_change_no_pick(undisturbed, tmp_path):
-    run = tmp_path / "run"
-    shutil.copytree(undisturbed, run, ignore=shutil.ignore_patterns("ray"))
+    run = shutil.copytree(undisturbed, tmp_path / "run", ignore=shutil.ignore_patterns("ray"))
     (run / "selection.parquet").unlink()
     finish(run, "select", "selection.shards=2")
     found, expected = (read_table(r / "selection.parquet") for r in (run, undisturbed))

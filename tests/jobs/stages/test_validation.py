@@ -1,4 +1,4 @@
-"""Validation during training says what the full evaluation says of the same adapter."""
+"""Validation during training agrees with the full evaluation of the same adapter."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import pytest
 from helpers.small import finish
 
 from actors.training.validation import drawn, due
+from jobs.training_log import read_log
+from minirec.store.run import Run
 
 
 def test_when_the_policy_is_validated():
@@ -16,7 +18,7 @@ def test_when_the_policy_is_validated():
     assert not any(due(s, steps=7, every=None) for s in range(7))
 
 
-def test_the_draw_is_fixed_by_its_seed_and_keeps_the_order():
+def test_the_seed_fixes_the_draw_which_keeps_the_order():
     one = drawn(10, count=4, seed=1)
     assert one == drawn(10, count=4, seed=1) == sorted(set(one))
     assert set(one) < set(range(10))
@@ -28,9 +30,8 @@ def test_the_draw_is_fixed_by_its_seed_and_keeps_the_order():
 @pytest.mark.ray
 @pytest.mark.slow
 def test_two_workers_with_sharded_weights_agree_with_the_evaluation(undisturbed, tmp_path):
-    run_dir = tmp_path / "run"
-    shutil.copytree(undisturbed, run_dir)
-    # 40 samples in blocks of 16: the second worker has one block less, and repeats one.
+    run_dir = shutil.copytree(undisturbed, tmp_path / "run")
+    # 40 samples in blocks of 16: the second worker has one block fewer and repeats a block.
     options = [
         "training.steps=4",
         "training.checkpoint_steps=4",
@@ -40,7 +41,7 @@ def test_two_workers_with_sharded_weights_agree_with_the_evaluation(undisturbed,
         "training.validation_steps=3",
     ]
     finish(run_dir, "train", "--overwrite", *options)
-    log = [json.loads(line) for line in (run_dir / "policy" / "log.jsonl").read_text().splitlines()]
+    log = read_log(run_dir / "policy" / "log.jsonl")
     assert ["valid_ndcg@10" in entry for entry in log] == [False, False, True, True]
     finish(run_dir, "evaluate", "--overwrite", *options)
     evaluation = json.loads((run_dir / "evaluation.json").read_text())
@@ -49,11 +50,6 @@ def test_two_workers_with_sharded_weights_agree_with_the_evaluation(undisturbed,
     valid = evaluation["policies"]["trained"]["valid"]["ndcg@10"]["mean"]
     assert log[-1]["valid_ndcg@10"] == pytest.approx(valid, abs=1e-6)
     assert log[-2]["valid_ndcg@10"] != log[-1]["valid_ndcg@10"]
-    (cost,) = [
-        cost
-        for cost in map(json.loads, (run_dir / "costs.jsonl").read_text().splitlines())
-        if cost["stage"] == "train"
-    ]
-    assert cost["rollouts"] == 4 * 16 * 4 + sum(
-        entry.get("validation_rollouts", 0) for entry in log
-    )
+    (cost,) = [cost for cost in Run(run_dir).costs() if cost["stage"] == "train"]
+    validations = sum(entry.get("validation_rollouts", 0) for entry in log)
+    assert cost["rollouts"] == 4 * 16 * 4 + validations

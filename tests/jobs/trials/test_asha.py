@@ -1,4 +1,4 @@
-"""When trials are stopped: Ray's ASHA within one seed, also after a restore."""
+"""ASHA stops trials within one seed, also after a restart."""
 
 from __future__ import annotations
 
@@ -21,26 +21,23 @@ from minirec.trials.trial import trials_of
 
 @pytest.fixture
 def planned(tmp_path):
-    config = load(
-        None,
-        [
-            f"run_dir={tmp_path}",
-            "sweep.budget=[0.4, 0.1, 0.2]",
-            "sweep.seeds=[1, 2]",
-            "training.steps=4",
-        ],
-    )
-    return trials_of(config, "sweep", 100)
+    words = ["sweep.budget=[0.4, 0.1, 0.2]", "sweep.seeds=[1, 2]", "training.steps=4"]
+    return trials_of(load(None, [f"run_dir={tmp_path}", *words]), "sweep", 100)
 
 
-def asha(planned, base):
+def decisions(planned, base):
+    """A function: the decision of ASHA about a trial that reports a value after half its steps."""
     scheduler = Asha(Run(base), planned, AshaConfig(grace_fraction=0.5, reduction_factor=2))
     scheduler.set_search_properties(METRIC, "max")
-    return scheduler
+    shown = {t.name: SimpleNamespace(trial_id=t.name, config={"name": t.name}) for t in planned}
+    for trial in shown.values():
+        scheduler.on_trial_add(None, trial)
 
+    def decide(budget, seed, value):
+        result = {PROGRESS: 0.5, METRIC: value, "steps": 2}
+        return scheduler.on_trial_result(None, shown[f"budget-{budget}_seed-{seed}"], result)
 
-def tune_trial(trial):
-    return SimpleNamespace(trial_id=trial.name, config={"name": trial.name})
+    return decide
 
 
 def write_log(trial, values):
@@ -78,37 +75,22 @@ def test_reports_carry_progress_but_not_the_last_step(planned, tmp_path):
 
 
 def test_the_worse_is_stopped_within_its_seed(planned, tmp_path):
-    scheduler = asha(planned, tmp_path)
-    shown = {t.name: tune_trial(t) for t in planned}
-    for trial in shown.values():
-        scheduler.on_trial_add(None, trial)
-
-    def says(budget, seed, value):
-        result = {PROGRESS: 0.5, METRIC: value, "steps": 2}
-        return scheduler.on_trial_result(None, shown[f"budget-{budget}_seed-{seed}"], result)
-
-    assert says(0.1, 1, 0.30) == TrialScheduler.CONTINUE
-    assert says(0.1, 2, 0.20) == TrialScheduler.CONTINUE  # worse, but of another seed
-    assert says(0.2, 1, 0.29) == TrialScheduler.STOP
-    assert says(0.2, 2, 0.29) == TrialScheduler.CONTINUE
-    assert says(0.4, 1, 0.296) == TrialScheduler.CONTINUE  # above the median .295 of .30 and .29
+    decide = decisions(planned, tmp_path)
+    assert decide(0.1, 1, 0.30) == TrialScheduler.CONTINUE
+    assert decide(0.1, 2, 0.20) == TrialScheduler.CONTINUE  # worse, but of another seed
+    assert decide(0.2, 1, 0.29) == TrialScheduler.STOP
+    assert decide(0.2, 2, 0.29) == TrialScheduler.CONTINUE
+    assert decide(0.4, 1, 0.296) == TrialScheduler.CONTINUE  # above the median .295 of .30 and .29
 
 
-def test_what_has_ended_counts_but_is_not_stopped(planned, tmp_path):
-    """A sweep that goes on gives all trials to Tune again."""
+def test_a_trial_that_has_ended_counts_but_is_not_stopped(planned, tmp_path):
+    """A restarted sweep gives all trials to Tune again."""
     stopped = Run(planned[2].config.run_dir).path(STOPPED)
     write_json(stopped, {"steps": 1})
-    scheduler = asha(planned, tmp_path)
-    shown = [tune_trial(trial) for trial in planned]
-    for trial in shown:
-        scheduler.on_trial_add(None, trial)
-
-    def says(trial, value):
-        return scheduler.on_trial_result(None, trial, {PROGRESS: 0.5, METRIC: value, "steps": 2})
-
-    assert says(shown[0], 0.3) == TrialScheduler.CONTINUE
-    assert says(shown[2], 0.2) == TrialScheduler.CONTINUE
+    decide = decisions(planned, tmp_path)
+    assert decide(0.1, 1, 0.3) == TrialScheduler.CONTINUE
+    assert decide(0.2, 1, 0.2) == TrialScheduler.CONTINUE
     assert read_json(stopped) == {"steps": 1}
-    assert says(shown[4], 0.1) == TrialScheduler.STOP
+    assert decide(0.4, 1, 0.1) == TrialScheduler.STOP
     last = {PROGRESS: 0.5, METRIC: 0.1, "steps": 2}
     assert read_json(Run(planned[4].config.run_dir).path(STOPPED)) == last

@@ -1,4 +1,4 @@
-"""A comparison: what is charged to whom, by hand-computed folders; and one that is killed."""
+"""A comparison: costs and results of small folders computed by hand, and a killed comparison."""
 
 from __future__ import annotations
 
@@ -48,8 +48,9 @@ def spend(folder, **stages):
 
 
 def finished_trial(run, trial, *, ids, valid, test=(1, 11)):
-    """Write what a trial leaves: 4 steps of 10 rollouts and 2 s, a validation of 1 s in every
-    second; 12 s of training in all, 3 s of selection.
+    """Write the files of a finished trial: 3 s of selection and 12 s of training.
+
+    Each of the 4 steps takes 10 rollouts and 2 s, and every second step a validation of 1 s.
     """
     own = Run(trial.config.run_dir, base=run, shared=SHARED)
     spend(own.root, select=(3.0, 0), train=(12.0, 40), evaluate=(50.0, 9))
@@ -76,7 +77,7 @@ def judged(run, config, planned, errors=None):
 
 @pytest.fixture
 def compared(tmp_path):
-    """Run, config and trials of `random`, `minirec` and full data, which looks finished."""
+    """Run, config and trials (full data, `random`, `minirec`) of a finished comparison."""
     words = ["compare.methods=[random, minirec]", "compare.budget=[2]", "compare.seeds=[1]"]
     words += ["training.prompts_per_step=1", "training.prompts_per_micro_batch=1"]
     config = load(None, [f"run_dir={tmp_path / 'run'}", *words])
@@ -91,7 +92,7 @@ def compared(tmp_path):
     return run, config, planned
 
 
-def test_the_features_are_charged_to_those_that_look_at_them(compared):
+def test_the_features_are_charged_to_the_methods_that_use_them(compared):
     run, config, planned = compared
     full, random, ours = judged(run, config, planned)
     # Training took 12 s with 2 s of validations; before its steps 12 - 2 - 4 * 2 = 2 s.
@@ -99,7 +100,7 @@ def test_the_features_are_charged_to_those_that_look_at_them(compared):
     assert (random["rollouts"], random["seconds"]) == (40, 13)
     assert (ours["rollouts"], ours["seconds"]) == (1000 + 40, 50 + 13)
     assert (full["samples"], random["samples"], ours["samples"]) == (4, 2, 2)
-    # 95% of the best validation of full data is .38: ours has it at its first, random never.
+    # 95% of the best validation of full data is .38: ours reaches it at its first, random never.
     assert (ours["reached_step"], ours["reached_samples"]) == (2, 2)
     assert (ours["reached_rollouts"], ours["reached_seconds"]) == (1000 + 20, 50 + 3 + 2 + 4)
     assert full["reached_step"] == 4 and random["reached_step"] is None
@@ -122,12 +123,9 @@ def test_gains_of_kept_and_dropped_and_shared_selections(compared):
     run, _, planned = compared
     # Kept are 0 and 3: gains 1 and 0. Dropped are 1 and 2: gains 0 and .6309.
     assert gains(run, planned[1]) == pytest.approx((0.5, 0.63093 / 2))
-    assert shared_by_budget(run, planned) == [
-        (2, {(a, b): None if a == b else 1.0 for a in NAMES for b in NAMES})
-    ]
-
-
-NAMES = ("random", "minirec")
+    names = ("random", "minirec")
+    expected = {(a, b): None if a == b else 1.0 for a in names for b in names}
+    assert shared_by_budget(run, planned) == [(2, expected)]
 
 
 def test_other_order_of_methods_same_rows(compared, monkeypatch):
@@ -143,7 +141,7 @@ def test_other_order_of_methods_same_rows(compared, monkeypatch):
 
 
 def shown(result, monkeypatch):
-    """The outcomes that a published comparison judges."""
+    """The outcomes that the comparison is judged by."""
     found = []
     race = views.race
     monkeypatch.setattr(views, "race", lambda o, *a, **b: found.extend(o) or race(o, *a, **b))
@@ -164,7 +162,7 @@ def test_scores_are_judged_by_ten_random_selections(tmp_path, monkeypatch):
     config = load(None, [f"run_dir={tmp_path / 'run'}", *words, seeds])
     run = Run(config.run_dir)
     write_table(run.path("corpus", "items.parquet"), pa.table({"item_id": range(20)}))
-    # Sample i has reward i / 4; the seeds select {0, 1} or {2, 3}, and the latter train better.
+    # Sample i has reward i / 4. Even seeds select {0, 1}; odd ones select {2, 3} and train better.
     features = Features(
         sample_id=np.arange(4),
         mean_reward=np.arange(4) / 4,
@@ -184,7 +182,7 @@ def test_scores_are_judged_by_ten_random_selections(tmp_path, monkeypatch):
     assert diagnostics.utility(run, config, planned[:9]) == []
 
 
-def test_rows_of_other_commands_count_while_their_trials_are_whole(compared):
+def test_rows_of_other_commands_count_if_their_trials_are_complete(compared):
     run, config, planned = compared
     assert whole_rows(run, "comparison") == []
     errors = {planned[0].name: ValueError("no room")}
@@ -194,7 +192,7 @@ def test_rows_of_other_commands_count_while_their_trials_are_whole(compared):
     assert [row["method"] for row in whole_rows(run, "comparison")] == ["minirec"]
 
 
-def test_what_other_gradients_selected_is_made_again(compared):
+def test_a_trial_selected_with_old_gradients_is_deleted(compared):
     run, config, (_, random, _) = compared
     used = changed(config, {"compare.methods": ["less"], "scoring.validation_samples": 8})
     (less,) = trials_of(changed(used, {"compare.full_steps": None}), "compare", 4)
@@ -210,8 +208,8 @@ def test_what_other_gradients_selected_is_made_again(compared):
     assert not Path(less.config.run_dir).exists() and Path(random.config.run_dir).exists()
 
 
-def test_the_goal_is_that_of_the_trainings_shown(compared):
-    """Of rows that another command has written, when it knew no full data."""
+def test_the_goal_follows_from_the_trainings_shown(compared):
+    """The rows may come from a command without trainings on full data."""
     run, config, planned = compared
     rows = judged(run, config, planned)
     blank = {name: None for name in rows[0] if name.startswith("reached_")}
@@ -247,7 +245,7 @@ def quality(run_dir):
 @pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.timeout(900)
-def test_killed_and_gone_on_with(undisturbed, tmp_path):
+def test_killed_and_restarted(undisturbed, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for folder in (whole, killed):
         shutil.copytree(undisturbed, folder)
@@ -267,17 +265,14 @@ def test_killed_and_gone_on_with(undisturbed, tmp_path):
     assert (first / "costs.jsonl").read_bytes() == done, "a finished trial ran again"
     assert quality(killed) == quality(whole)
     assert all(row["gain_dropped"] is not None for row in quality(whole) if row["trial"] != FULL)
-    assert "compare: finished before, skipped" in finish(killed, *COMPARE)
-
-    assert "compare: finished before, skipped" in finish(
-        killed, *COMPARE, "compare.methods=[minirec, random]"
-    )
+    for words in ((), ("compare.methods=[minirec, random]",)):
+        assert "compare: finished before, skipped" in finish(killed, *COMPARE, *words)
 
     finish(killed, *COMPARE, "compare.methods=[minirec, less]")
     assert (first / "costs.jsonl").read_bytes() == done, "a finished trial ran again"
     rows = {row.pop("trial"): row for row in quality(killed)}
     before = {row.pop("trial"): row for row in quality(whole)}
-    assert {name: rows[name] for name in before} == before, "a row was lost"
+    assert {name: rows[name] for name in before} == before, "a row is missing or differs"
     assert len(rows) == 4
-    assert load(killed / "config.yaml").selection.method == "value", "not that of one trial"
+    assert load(killed / "config.yaml").selection.method == "value", "not the method of a trial"
     assert "compare: finished before, skipped" in finish(killed, *COMPARE)

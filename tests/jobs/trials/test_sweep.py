@@ -1,4 +1,4 @@
-"""A sweep that is killed and interrupted, with a trial that fails, ends as if undisturbed."""
+"""A sweep that is killed and interrupted, and has a failed trial, gives the undisturbed result."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def trial(run_dir, setting):
 
 
 def kill_all(process):
-    """SIGKILL the driver and all that it started; return when they are gone."""
+    """Kill the driver and all processes that it started; wait until they are gone."""
     started = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     for one in started:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -47,7 +47,7 @@ def kill_all(process):
 
 
 def interrupt(run_dir):
-    """Ctrl-C while the third trial trains: all ends within 30 s."""
+    """Press Ctrl-C while the third trial trains; all processes end within 35 s."""
     process = start(run_dir, *SWEEP)
     wait_for(lambda: steps_logged(trial(run_dir, THIRD), "policy") > 1, process, "the third trial")
     started = psutil.Process(process.pid).children(recursive=True)
@@ -76,7 +76,7 @@ def test_killed_and_restored(undisturbed, tmp_path):
     assert "train it: minirec run" in finish(whole, *SWEEP)
     assert pq.read_table(whole / "sweep" / "trials.parquet").num_rows == 4
 
-    obstacle = trial(run_dir, LAST) / "selection.parquet"  # a folder where a file is to be
+    obstacle = trial(run_dir, LAST) / "selection.parquet"  # a folder in the place of a file
     obstacle.mkdir(parents=True)
     process = start(run_dir, *SWEEP)
     wait_for(
@@ -113,8 +113,7 @@ def test_killed_and_restored(undisturbed, tmp_path):
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_damage_to_a_trial_makes_that_trial_again(undisturbed, tmp_path):
-    run_dir = tmp_path / "run"
-    shutil.copytree(undisturbed, run_dir)
+    run_dir = shutil.copytree(undisturbed, tmp_path / "run")
     words = ("sweep", "sweep.budget=[0.25, 0.1]", "training.steps=2", "sweep.asha=null")
     finish(run_dir, *words)
     adapters = [

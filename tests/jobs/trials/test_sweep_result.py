@@ -1,4 +1,4 @@
-"""Plan and result of a sweep, from folders that look like those of its trials."""
+"""Plan and result of a sweep, from folders that imitate its trials."""
 
 from __future__ import annotations
 
@@ -28,14 +28,9 @@ def config_of(tmp_path, *overrides):
 
 
 def test_plan_counts_trials_steps_and_rollouts(tmp_path):
-    config = config_of(
-        tmp_path,
-        "training.epochs=2",
-        "training.prompts_per_step=10",
-        "training.prompts_per_micro_batch=10",
-        "training.rollouts_per_prompt=3",
-        "training.validation_samples=7",
-    )
+    training = "{epochs: 2, prompts_per_step: 10, prompts_per_micro_batch: 10"
+    training += ", rollouts_per_prompt: 3, validation_samples: 7}"
+    config = config_of(tmp_path, f"training={training}")
     rows = {what: value for stage, what, value in plan(config) if stage == "sweep"}
     # Two seeds of 2, 4 and 8 steps; at a grace fraction of a half, two validations each.
     assert rows["trials"].startswith("6: 3 settings")
@@ -87,7 +82,7 @@ def row(trial, status, *, rollouts, seconds, quality=None, cause=None):
 
 
 def write_ranks(trial, ranks):
-    """Of the trained policy, with those of a reference before, which must not count."""
+    """Write ranks of the trained policy, after ranks of a reference, which must not count."""
     count = len(ranks)
     table = pa.table(
         {
@@ -178,8 +173,8 @@ def test_the_page_shows_causes_as_text(published):
     assert page.count("<svg") == 2
 
 
-def test_showing_the_result_again_leaves_the_table(published):
-    """It is an output with a checksum; another tolerance changes the recommendation alone."""
+def test_showing_the_result_again_does_not_write_the_table(published):
+    """The table is an output with a checksum. Another tolerance changes only the page."""
     config, run, _ = published
     table, page = run.path("sweep", "trials.parquet"), run.path("sweep.html")
     before, first = (table.stat().st_mtime_ns, table.read_bytes()), page.stat().st_mtime_ns
@@ -251,7 +246,7 @@ def test_without_a_complete_setting_there_is_no_front(tmp_path, capsys):
     assert run.path("sweep.html").exists()
 
 
-def test_a_trial_is_charged_with_what_it_looks_at(tmp_path):
+def test_a_trial_is_charged_with_what_it_uses(tmp_path):
     run = Run(tmp_path / "run")
 
     def body(rollouts):
@@ -269,5 +264,5 @@ def test_a_trial_is_charged_with_what_it_looks_at(tmp_path):
 
     assert charged() == 320
     assert charged("selection.directions=lora_projected") == 4320
-    assert charged("selection.method=random") == 320, "its order looks at rewards"
+    assert charged("selection.method=random") == 320, "its order uses rewards"
     assert charged("selection.method=random", "selection.curriculum=shuffled") == 0
