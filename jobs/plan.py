@@ -11,6 +11,7 @@ from jobs.tracking import check as check_trackers
 from minirec.config.choices import CURRICULA, LEARNABILITY, METHODS, REWARDS
 from minirec.config.run import Config
 from minirec.config.scoring import ScoringConfig
+from minirec.config.selection import ONE_GROUP
 from minirec.config.training import TrainingConfig
 from minirec.corpus import sources
 from minirec.errors import ConfigError, CorpusError
