@@ -90,8 +90,11 @@ def join(
         return len(fields) == width and like_a_row(fields)
 
     def is_row(raw: bytes) -> bool:
+        # Unquoted, a field of two quotes is not empty, so a row whose title is "" counts as a row.
+        if is_plain_row(raw):
+            return True
         fields = _fields(raw, delimiter, width)
-        return is_plain_row(raw) if fields is None else like_a_row(fields)
+        return fields is not None and like_a_row(fields)
 
     def belong_together(raws: list[bytes]) -> bool:
         if _fields(b"\n".join(raws), delimiter, width) is None:

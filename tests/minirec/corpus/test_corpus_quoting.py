@@ -225,6 +225,7 @@ TITLES = st.sampled_from(['"Heroes', 'Single 12"', '"Low"', '"', '""', 'a "b" c'
 @given(
     titles=st.lists(TITLES, max_size=12), kind=st.sampled_from(["csv", "tsv"]), items=st.booleans()
 )
+@example(titles=['"Heroes', '""', '""', 'Single 12"'], kind="csv", items=True)
 def test_each_line_of_plain_quotes_is_one_row(tmp_path_factory, titles, kind, items):
     separator = "\t" if kind == "tsv" else ","
     header = ("item", "title") if items else ("user", "item", "title", "time")
