@@ -236,7 +236,7 @@ def test_new_items_need_no_text(tmp_path):
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({"key": 7, "title": "x"}, "line 2: the key '7' stands there twice; remove one"),
+        ({"key": 7, "title": "x"}, "line 2: the key '7' is in the file twice; remove one"),
         ({"key": "a", "title": "x"}, "line 2: item 'a' is in the catalogue already"),
         ({"key": None, "title": "x"}, "line 2: missing item; it needs key and title"),
         ({"key": "b", "title": None}, "line 2: missing title"),

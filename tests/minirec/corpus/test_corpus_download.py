@@ -133,7 +133,7 @@ def test_a_file_of_the_user_is_kept(server, tmp_path):
 def test_unknown_category(server, tmp_path):
     with pytest.raises(CorpusError, match="no category Al_Beauty.*did you mean All_Beauty"):
         download_category("Al_Beauty", tmp_path, base_url=url(server, "base"))
-    with pytest.raises(CorpusError, match="is no category"):
+    with pytest.raises(CorpusError, match="is not a category"):
         download_category("../etc", tmp_path, base_url=url(server, "base"))
 
 

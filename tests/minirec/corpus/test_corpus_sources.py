@@ -297,7 +297,7 @@ def test_damaged_gz_and_parquet(tmp_path):
 def test_missing_files(tmp_path, source):
     (tmp_path / "notes.txt").write_text("x")
     fails("lacks", "notes.txt", "corpus.path", source=source, path=str(tmp_path))
-    fails("is no folder", source=source, path=str(tmp_path / "absent"))
+    fails("is not a folder", source=source, path=str(tmp_path / "absent"))
     fails("absent.csv is missing", source=source, ratings=str(tmp_path / "absent.csv"))
 
 
