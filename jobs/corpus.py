@@ -146,7 +146,7 @@ def _days(tables: dict[str, pa.Table]) -> dict[str, str]:
 
 
 def downloaded(corpus: CorpusConfig) -> CorpusConfig:
-    """The settings with the paths of the Amazon category, which is downloaded if they ask for it."""
+    """The settings; if they ask for a download, with the paths of the Amazon files."""
     if not corpus.download:
         return corpus
     if corpus.source != "amazon" or not corpus.category or not corpus.path:

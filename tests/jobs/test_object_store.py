@@ -68,7 +68,7 @@ def test_a_run_on_an_object_store(undisturbed, bucket_folder, gate, tmp_path):
     assert "not finished" in refused.stderr  # of proxy: a stage alone
     refused = run(tmp_path, bucket_folder)
     assert refused.returncode == 1, refused.stdout[-2000:] + refused.stderr[-2000:]
-    assert "part-000002.parquet: the store refuses it" in refused.stderr
+    assert "part-000002.parquet: the store denies access" in refused.stderr
     assert "Traceback" not in refused.stderr
     gate.rule = None
     finished = run(tmp_path, bucket_folder)

@@ -140,7 +140,7 @@ def test_a_lease_that_may_not_be_read_is_not_taken_over(bucket_folder, gate):
     lease_of_another(bucket_folder, expires=time.time() - 1)
     gate.refuse("GET", r"\.lock/000000004$")
     with (
-        pytest.raises(ArtifactError, match="000000004: the store refuses it"),
+        pytest.raises(ArtifactError, match="000000004: the store denies access"),
         lease.held(located(bucket_folder), lost=pytest.fail),
     ):
         pass

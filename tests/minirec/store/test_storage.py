@@ -334,7 +334,9 @@ def test_a_refused_write_is_one_sentence_and_leaves_nothing(bucket_folder, gate)
     path = located(bucket_folder)
     gate.refuse("PUT", r"manifest\.json$")
     with (
-        pytest.raises(ArtifactError, match=r"d/manifest\.json: the store refuses it \(.*enied\)"),
+        pytest.raises(
+            ArtifactError, match=r"d/manifest\.json: the store denies access \(.*enied\)"
+        ),
         atomic_dir(path / "d") as work,
     ):
         (work / "a").write_text("a")
@@ -349,7 +351,7 @@ def test_a_store_that_fails_for_a_moment_is_asked_again(bucket_folder, gate, mon
     write_json(located(bucket_folder) / "x", 1)
     assert gate.refused == 2
     gate.refuse("PUT", "x", status=503)
-    with pytest.raises(ArtifactError, match="x: the store failed .*; what is finished there stays"):
+    with pytest.raises(ArtifactError, match="x: the store failed .*; run the same command again"):
         write_json(located(bucket_folder) / "x", 2)
     assert read_json(located(bucket_folder) / "x") == 1
 
@@ -359,7 +361,7 @@ def test_a_store_that_refuses_to_read_costs_no_finished_file(bucket_folder, gate
     path = located(bucket_folder) / "t.parquet"
     write_table(path, TABLE)
     gate.refuse("GET", r"t\.parquet$")
-    with pytest.raises(ArtifactError, match=r"t\.parquet: the store refuses it"):
+    with pytest.raises(ArtifactError, match=r"t\.parquet: the store denies access"):
         intact(path, check_table, say=pytest.fail)
     gate.rule = None
     assert intact(path, check_table, say=pytest.fail)
