@@ -1,4 +1,4 @@
-"""A run on an object store: the bytes of a local one, also after the store has refused a write."""
+"""A run on an object store has the bytes of a local run, even after the store refused a write."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_run_on_an_object_store(undisturbed, bucket_folder, gate, tmp_path):
     gate.refuse("PUT", r"/features/part-000002\.parquet$")
     refused = run(tmp_path, bucket_folder, "score")
     assert refused.returncode == 1, refused.stdout[-2000:] + refused.stderr[-2000:]
-    assert "not finished" in refused.stderr  # of proxy: a stage alone
+    assert "not finished" in refused.stderr  # proxy has not finished
     refused = run(tmp_path, bucket_folder)
     assert refused.returncode == 1, refused.stdout[-2000:] + refused.stderr[-2000:]
     assert "part-000002.parquet: the store denies access" in refused.stderr

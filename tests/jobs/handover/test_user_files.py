@@ -1,4 +1,4 @@
-"""Files of users and new items: ids stay what they were, and rows that are not usable are said."""
+"""Files of users and new items: ids do not change, and unusable rows are reported."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_ids_of_json_lines_are_written_as_they_were_given(tmp_path, ids):
 )
 def test_ids_of_json_lines_keep_their_digits_in_parquet(tmp_path, ids, expected):
     found = through(tmp_path, of_ids(tmp_path, ids), "o.parquet").combine_chunks()
-    if found.type == pa.uint64():  # of integers that fit there
+    if found.type == pa.uint64():  # integers of 64 bits without sign
         found = found.cast(pa.string())
     assert found == expected
 
@@ -109,7 +109,7 @@ def test_ids_of_parquet_keep_their_type(tmp_path, column, as_text):
 
 
 def test_keys_of_a_history_follow_the_rule_of_the_corpus(tmp_path):
-    """Whole floats are whole numbers, blanks around a key do not count, dates stay text."""
+    """Whole floats become whole numbers, spaces around a key are removed, dates stay text."""
     rows = [{"user": 1, "history": [7, 7.0, "7", " 7 ", "2023-05-01"]}]
     assert read_users(jsonl(tmp_path / "u.jsonl", rows), KNOWN).histories == [
         ["7", "7", "7", "7", "2023-05-01"]

@@ -1,4 +1,4 @@
-"""Loading settings: merging, and a clear refusal of what cannot be meant."""
+"""Loading settings: merging, and clear errors for invalid values."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The download against a server on the loopback: whole, resumed, changed, refused."""
+"""Downloads from a local server: complete, resumed, changed, refused."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ BODY = bytes(range(256)) * 8192  # 2 MiB
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `body` with ranges; `cut` makes the next answer break off after that many bytes."""
+    """Serves `body` with ranges; `cut` ends the next answer after this number of bytes."""
 
     body = BODY
     etag = '"one"'

@@ -1,4 +1,4 @@
-"""Which files become the tables of a corpus, and what is said of those that do not."""
+"""Which files become the tables of a corpus, and the errors for other files."""
 
 import gzip
 import json
@@ -47,7 +47,7 @@ def refusal(path, **corpus):
 
 
 def spark(folder, *, parts=2):
-    """As Spark writes `folder`: parts, their checksums, and a mark that all are there."""
+    """Write `folder` as Spark does: parts, their checksums, and `_SUCCESS`."""
     folder.mkdir(parents=True)
     for n in range(parts):
         rows = EVENTS | {"user": [f"u{2 * n}", f"u{2 * n + 1}"]}
@@ -131,7 +131,7 @@ def test_folders_that_are_no_plain_parts(tmp_path, inside, words):
 
 
 def test_ratings_of_some_parts_are_those_of_all(tmp_path):
-    """A part whose first lines have no rating must not count with the highest one."""
+    """If the first lines of a part have no rating, its events must not count as the highest."""
     folder = tmp_path / "events.jsonl"
     folder.mkdir()
     rows = [{"user": "u", "item": "a", "time": 1_600_000_000}] * 2
@@ -153,7 +153,7 @@ def test_amazon_and_recbole_in_parts(tmp_path):
     assert found.fallback == "Amazon products"
 
 
-# ---- what a folder holds besides
+# ---- other files of a folder
 
 
 def test_what_is_no_table_is_passed_over(tmp_path):

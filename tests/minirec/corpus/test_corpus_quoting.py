@@ -264,7 +264,7 @@ FIELDS = st.text(st.sampled_from('ab"\n ,\t'), max_size=6)
 )
 @example(rows=[('"', '"', '"')], delimiter="\t", quoting_style=csv.QUOTE_ALL)
 def test_what_the_csv_module_writes_is_read(rows, delimiter, quoting_style):
-    """Where no line of a field can be a row: then the standard alone decides."""
+    """If no line of a field can be a row, the result is that of the csv module."""
     text = []
     for row in rows:
         line: list[str] = []
