@@ -102,7 +102,7 @@ def _user(raw: bytes, known: Collection[str]) -> tuple[Any, list[str]]:
     user, history = row.get("user"), row.get("history")
     _checked(user, "missing user")
     if not isinstance(history, list):
-        what = "missing history" if history is None else "the history is no list"
+        what = "missing history" if history is None else "the history is not a list"
         raise Malformed(f"{what}; give a list of item keys, oldest first")
     if not history:
         raise Malformed("the history is empty")
@@ -120,7 +120,7 @@ def _object(raw: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         raise Malformed("broken JSON; write one object per line") from None
     if not isinstance(row, dict):
-        raise Malformed("no JSON object; write one object per line")
+        raise Malformed("not a JSON object; write one object per line")
     return row
 
 
@@ -129,7 +129,7 @@ def _checked(value: Any, missing: str) -> str:
     try:
         return identifier(value, missing)
     except Malformed as error:
-        raise Malformed(f"{error}: {_short(value)} is no id; give text or a number") from None
+        raise Malformed(f"{error}: {_short(value)} is not an id; give text or a number") from None
 
 
 def _short(value: Any) -> str:

@@ -53,7 +53,7 @@ class ScoringConfig(Section):
     @classmethod
     def _samples(cls, samples: Any) -> Any:
         if samples == 1 and isinstance(samples, float):
-            raise ValueError("samples 1.0 is no share below 1; write null for the whole corpus")
+            raise ValueError("samples 1.0 is not a share below 1; write null for the whole corpus")
         return None if samples is None else share_or_count("samples", samples)
 
     @field_validator("rollouts", mode="before")

@@ -29,7 +29,9 @@ def _listed(section: str) -> BeforeValidator:
         if not isinstance(values, (list, tuple)):
             raise ValueError(f"{values!r} is not a list; write {section}.{name}: [{values}]")
         if name == "budget" and any(type(value) not in (int, float) for value in values):
-            raise ValueError(f"{values!r} holds what is no budget; write numbers or shares below 1")
+            raise ValueError(
+                f"{values!r} holds a value that is not a budget; write numbers or shares below 1"
+            )
         twice = [value for i, value in enumerate(values) if value in values[:i]]
         if twice:
             raise ValueError(f"{twice[0]!r} is in the list twice; remove one")

@@ -84,8 +84,7 @@ def _acquire(folder: Path) -> Path:
 
 
 def _leases(folder: Path) -> list[Path]:
-    found = [path for path in folder.glob("*") if path.name.isdigit()]
-    return sorted(found, key=lambda path: path.name)
+    return sorted((p for p in folder.glob("*") if p.name.isdigit()), key=lambda p: p.name)
 
 
 def _here() -> dict[str, str]:

@@ -135,20 +135,23 @@ def test_json_lines_have_several_endings(tmp_path, name):
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ('{"user": null, "history": ["a"]}', "missing user: None is no id; give text or a number"),
-        ('{"history": ["a"]}', "missing user: None is no id"),
-        ('{"user": true, "history": ["a"]}', ": True is no id"),
-        ('{"user": NaN, "history": ["a"]}', "missing user: nan is no id"),
-        ('{"user": " ", "history": ["a"]}', "missing user: ' ' is no id"),
-        ('{"user": {"id": 1}, "history": ["a"]}', ": {'id': 1} is no id"),
-        ('{"user": "\\ud800", "history": ["a"]}', r"wrong encoding: '\ud800' is no id"),
+        (
+            '{"user": null, "history": ["a"]}',
+            "missing user: None is not an id; give text or a number",
+        ),
+        ('{"history": ["a"]}', "missing user: None is not an id"),
+        ('{"user": true, "history": ["a"]}', ": True is not an id"),
+        ('{"user": NaN, "history": ["a"]}', "missing user: nan is not an id"),
+        ('{"user": " ", "history": ["a"]}', "missing user: ' ' is not an id"),
+        ('{"user": {"id": 1}, "history": ["a"]}', ": {'id': 1} is not an id"),
+        ('{"user": "\\ud800", "history": ["a"]}', r"wrong encoding: '\ud800' is not an id"),
         ('{"user": 1}', "missing history; give a list"),
         ('{"user": 1, "history": []}', "the history is empty"),
-        ('{"user": 1, "history": "a"}', "the history is no list"),
-        ('{"user": 1, "history": ["a", null]}', "missing item: None is no id"),
+        ('{"user": 1, "history": "a"}', "the history is not a list"),
+        ('{"user": 1, "history": ["a", null]}', "missing item: None is not an id"),
         ('{"user": 1, "history": ["a", "c"]}', "no item has the key 'c'"),
         ('{"user": 1, "history": [', "broken JSON"),
-        ('["a"]', "no JSON object"),
+        ('["a"]', "not a JSON object"),
     ],
 )
 def test_one_bad_row_does_not_stop_the_file(tmp_path, line, reason):
@@ -176,7 +179,7 @@ def test_refused_rows_of_parquet_leave_the_ids_of_the_others(tmp_path):
     assert users.ids == pa.chunked_array([[1, 3]])
     assert users.histories == [["a"], ["b"]]
     assert [(r.line, r.reason) for r in users.refused] == [
-        (2, "missing user: None is no id; give text or a number")
+        (2, "missing user: None is not an id; give text or a number")
     ]
 
 
