@@ -35,11 +35,11 @@ class Made:
 
 
 def in_task(function: Callable[..., Made], *arguments: object) -> Made:
-    """Call it in a Ray task, since the machine of the driver may be too small to hold a corpus.
+    """Call `function` in a Ray task, since the driver's machine may be too small for a corpus.
 
-    An error of the corpus or of the system (a full disk) reaches the caller unchanged. The death
-    of the task, or of a task that reads the files for it, becomes an `EngineError`. The task asks
-    for hardly any CPU and leaves them to those; with none it could run on a head without CPUs.
+    `MiniRecError` and `OSError` (such as a full disk) reach the caller unchanged. If the task or a
+    task that reads its files dies, `EngineError` is raised. The task asks for almost no CPU, so
+    that the reading tasks get them; with none, Ray could place it on a head node without CPUs.
     """
     import ray
     from ray.exceptions import RayError, RayTaskError
@@ -73,7 +73,11 @@ def from_demo(corpus: CorpusConfig, folder: Path, seed: int) -> Made:
 def from_files(
     located: sources.Located, corpus: CorpusConfig, folder: Path, rejected_beside: Path
 ) -> Made:
-    """Read, join and split the files; if too many rows are rejected, write them beside the run."""
+    """Read, join and split the files.
+
+    Raises:
+        CorpusError: too many rows are rejected; they are written to `rejected_beside`.
+    """
     read = assemble.assemble(
         read_with_ray(located.events),
         read_with_ray(located.items),
@@ -83,7 +87,7 @@ def from_files(
     try:
         assemble.check_rejected(read, limit=corpus.max_rejected)
     except CorpusError as error:
-        # The run directory gets no incomplete corpus, but the user needs the rows.
+        # The run directory gets no incomplete corpus, but the user needs the rejected rows.
         write_table(rejected_beside, read.rejected)
         raise CorpusError(f"{error}; all of them are in {rejected_beside}") from None
     category = located.category or read.category or located.fallback
@@ -142,7 +146,7 @@ def _days(tables: dict[str, pa.Table]) -> dict[str, str]:
 
 
 def downloaded(corpus: CorpusConfig) -> CorpusConfig:
-    """The settings with the files of the Amazon category filled in, fetched if asked for."""
+    """The settings; if they ask for a download, with the paths of the Amazon files."""
     if not corpus.download:
         return corpus
     if corpus.source != "amazon" or not corpus.category or not corpus.path:
@@ -171,8 +175,8 @@ def read_with_ray(specs: list[FileSpec]) -> pa.Table:
         for path in batch["file"].to_pylist():
             yield from read_blocks(by_path[path])
 
-    # Different CPU shares keep Ray from fusing both steps into one task per file, which would
-    # parse a large file on one core.
+    # With equal CPU shares Ray would fuse both steps into one task for each file, which would parse
+    # a large file on one core.
     dataset = (
         ray.data.from_items([{"file": path} for path in by_path], override_num_blocks=len(by_path))
         .map_batches(lines, batch_size=1, batch_format="pyarrow", num_cpus=0.25)

@@ -1,4 +1,4 @@
-"""Errors that a user can fix: one sentence with what was found, where, and what to do."""
+"""Errors that a user can fix; the message says what was found, where, and what to do."""
 
 
 class MiniRecError(Exception):
@@ -6,7 +6,7 @@ class MiniRecError(Exception):
 
 
 class ConfigError(MiniRecError):
-    """A setting that is unknown, of a wrong type, or impossible together with another."""
+    """A setting that is unknown, has a wrong type, or contradicts another."""
 
 
 class CorpusError(MiniRecError):
@@ -14,23 +14,22 @@ class CorpusError(MiniRecError):
 
 
 class ArtifactError(MiniRecError):
-    """An artifact that is missing, damaged, or was made with other settings."""
+    """An artifact that is missing, damaged, or made with other settings."""
 
 
 class DamageError(ArtifactError):
-    """An artifact that is missing, or whose bytes are not those that were written.
+    """An artifact that is missing or corrupted; only such an artifact is deleted and made again.
 
-    An artifact that could not be read for another reason, such as missing rights, may be undamaged.
-    Only after this error an artifact is removed and made again.
+    An artifact that cannot be read for another reason, such as permissions, may be undamaged.
     """
 
 
 class DiskError(MiniRecError):
-    """A disk that is full while something is written."""
+    """A full disk."""
 
 
 class FeatureError(MiniRecError, ValueError):
-    """Features that lack what a selection method needs."""
+    """Features without the columns or values that a selection method needs."""
 
 
 class EngineError(MiniRecError):

@@ -1,6 +1,6 @@
-"""The files of `minirec recommend --users`: users and new items in, ranked items out.
+"""Reads and writes the files of `minirec recommend --users`.
 
-They are read by the reader of the corpus, so that an id means here what it meant there.
+They are read by the reader of the corpus, so that ids are interpreted in the same way.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from minirec.corpus.files import FileSpec, read_blocks, read_header
 from minirec.corpus.ids import known_key
-from minirec.corpus.parse import TEXT_SHOWN, Malformed, identifier, parse
+from minirec.corpus.parse import Malformed, beginning, identifier, parse
 from minirec.errors import CorpusError
 from minirec.store.files import atomic
 
@@ -33,7 +33,7 @@ FORMATS: dict[str, Literal["jsonl", "parquet"]] = {
 
 @dataclass(frozen=True)
 class Refused:
-    """A row that is not ranked: its line (of Parquet its row) from 1, why, and its beginning."""
+    """A row that is not ranked: its line (in Parquet its row) from 1, the reason, its beginning."""
 
     line: int
     reason: str
@@ -42,10 +42,10 @@ class Refused:
 
 @dataclass(frozen=True)
 class Users:
-    """U usable users and the refused rows of a file, both in its order.
+    """U usable users and the refused rows of a file, both in the order of the file.
 
     Attributes:
-        ids: (U,) as they stand in the file: of Parquet a part of its column, of JSON lines values.
+        ids: (U,) as in the file: a Parquet column, or values of JSON lines.
         histories: U lists of item keys, oldest first.
         refused: the other rows.
     """
@@ -56,11 +56,7 @@ class Users:
 
 
 def format_of(path: Path) -> Literal["jsonl", "parquet"]:
-    """The format that a name ends with.
-
-    Raises:
-        CorpusError: another ending.
-    """
+    """The format of a file by its ending; raises `CorpusError` for another ending."""
     for ending, format in FORMATS.items():
         if path.name.lower().endswith(ending):
             return format
@@ -86,8 +82,7 @@ def read_users(path: Path, known: Collection[str]) -> Users:
         try:
             user, history = _user(raw, known)
         except Malformed as error:
-            shown = raw[: 4 * TEXT_SHOWN].decode("utf-8", errors="replace")[:TEXT_SHOWN]
-            refused.append(Refused(line, str(error), shown))
+            refused.append(Refused(line, str(error), beginning(raw)))
             continue
         ids.append(user)
         rows.append(number)
@@ -95,19 +90,19 @@ def read_users(path: Path, known: Collection[str]) -> Users:
     if not ids and not refused:
         raise CorpusError(f"{path} holds no user; give a file with rows")
     if spec.format == "parquet":
-        # Through JSON a date would be text, which no longer joins with the dates of the file.
+        # JSON would turn dates into text, which would not join with the dates of the file.
         column = pq.ParquetFile(path).read(columns=["user"])["user"]
         return Users(column.take(pa.array(rows, pa.int64())), histories, refused)
     return Users(ids, histories, refused)
 
 
 def _user(raw: bytes, known: Collection[str]) -> tuple[Any, list[str]]:
-    """The id as it is given, and the keys of the history."""
+    """The id as given, and the keys of the history."""
     row = _object(raw)
     user, history = row.get("user"), row.get("history")
     _checked(user, "missing user")
     if not isinstance(history, list):
-        what = "missing history" if history is None else "the history is no list"
+        what = "missing history" if history is None else "the history is not a list"
         raise Malformed(f"{what}; give a list of item keys, oldest first")
     if not history:
         raise Malformed("the history is empty")
@@ -125,24 +120,20 @@ def _object(raw: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         raise Malformed("broken JSON; write one object per line") from None
     if not isinstance(row, dict):
-        raise Malformed("no JSON object; write one object per line")
+        raise Malformed("not a JSON object; write one object per line")
     return row
 
 
 def _checked(value: Any, missing: str) -> str:
-    """The value as an id of the corpus.
-
-    Raises:
-        Malformed: it can be none; with the reason `missing` where it is no text and no number.
-    """
+    """The value as an id of the corpus; `missing` is the reason if it is not text or a number."""
     try:
         return identifier(value, missing)
     except Malformed as error:
-        raise Malformed(f"{error}: {_short(value)} is no id; give text or a number") from None
+        raise Malformed(f"{error}: {_short(value)} is not an id; give text or a number") from None
 
 
 def _short(value: Any) -> str:
-    """A value for a sentence; halves of surrogate pairs, which no file can hold, are escaped."""
+    """A value for a message; `repr` escapes halves of surrogate pairs."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:80]}..."
 
@@ -151,8 +142,8 @@ def read_items(path: Path, known: Collection[str]) -> tuple[tuple[str, str, str]
     """Keys, titles and texts of new items; the text may be missing.
 
     Raises:
-        CorpusError: a column or a value is missing, or a key is there twice or among `known`. One
-            item less would change the ranking of every user, so that none is left out.
+        CorpusError: a column or a value is missing, or a key is duplicate or among `known`. No
+            item is skipped, since that would change the ranking of every user.
     """
     spec = _spec(path, "items", {"item": "key", "title": "title", "text": "text"}, required=2)
     place = "row" if spec.format == "parquet" else "line"
@@ -167,7 +158,7 @@ def read_items(path: Path, known: Collection[str]) -> tuple[tuple[str, str, str]
             elif key in known:
                 reason = f"item {_short(key)} is in the catalogue already; leave it out"
             elif key in items:
-                reason = f"the key {_short(key)} stands there twice; remove one"
+                reason = f"the key {_short(key)} is in the file twice; remove one"
             if reason is not None:
                 raise CorpusError(f"{path} {place} {row['line']}: {reason}")
             items[key] = (key, row["title"], row["text"])
@@ -201,17 +192,14 @@ def _rows(spec: FileSpec) -> Iterator[tuple[int, bytes]]:
 
 
 def refused_path(out: Path) -> Path:
-    """Where the refused rows of a command go that writes `out`."""
-    stem = out.name
-    for ending in FORMATS:
-        if stem.lower().endswith(ending):
-            stem = stem[: -len(ending)]
-            break
-    return out.with_name(f"{stem}-refused.jsonl")
+    """The file for the refused rows of a command that writes `out`."""
+    name = out.name
+    ending = next((e for e in FORMATS if name.lower().endswith(e)), "")
+    return out.with_name(f"{name[: len(name) - len(ending)]}-refused.jsonl")
 
 
 def write_refused(out: Path, refused: Sequence[Refused]) -> Path | None:
-    """Write the refused rows beside `out`, whole; with none, a former file is removed."""
+    """Write the refused rows beside `out`; without any, delete the file of an earlier call."""
     path = refused_path(out)
     if not refused:
         path.unlink(missing_ok=True)
@@ -221,7 +209,7 @@ def write_refused(out: Path, refused: Sequence[Refused]) -> Path | None:
 
 
 def write_ranked(path: Path, ids: pa.ChunkedArray | list[Any], ranked: pa.Table) -> None:
-    """Write a column ``user`` of U ids and the columns of `ranked`, U rows, whole or not at all."""
+    """Write a column ``user`` of U ids and the columns of `ranked`, U rows, atomically."""
     if format_of(path) == "jsonl":
         values = ids if isinstance(ids, list) else ids.to_pylist()
         both = zip(values, ranked.to_pylist(), strict=True)
@@ -233,7 +221,7 @@ def write_ranked(path: Path, ids: pa.ChunkedArray | list[Any], ranked: pa.Table)
 
 
 def _one_type(ids: Sequence[Any]) -> pa.Array:
-    """Ids of JSON lines as one column that changes none of them, else as text."""
+    """Ids of JSON lines as one column; ids of different types become text."""
     if len({type(value) for value in ids}) == 1:
         try:
             return pa.array(ids)
@@ -243,7 +231,7 @@ def _one_type(ids: Sequence[Any]) -> pa.Array:
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write JSON lines, compressed where the name says so, whole or not at all."""
+    """Write JSON lines atomically, compressed if the name ends with .gz."""
     with atomic(path) as file:
         packed = path.name.lower().endswith(".gz")
         with gzip.GzipFile(fileobj=file, mode="wb", mtime=0) if packed else nullcontext(file) as to:
@@ -252,5 +240,5 @@ def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def _text(value: Any) -> str:
-    """Dates, decimals and bytes, which JSON has not, as the reader of the corpus takes them."""
+    """Dates, decimals and bytes as the text that the reader of the corpus takes."""
     return value.decode("utf-8") if isinstance(value, bytes) else str(value)

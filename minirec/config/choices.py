@@ -1,12 +1,11 @@
-"""Settings whose values name functions: rewards, selection methods, curricula, sources and so on.
+"""Settings whose values name functions: rewards, selection methods, curricula, sources and others.
 
-The functions of a setting are in one table of one module, e.g. ``METHODS`` at the end of
-`minirec.selection.baselines`. To add a choice, write the function there and add a line to the
-table: its key is the value of the setting, and the first line of the function's docstring is the
-meaning that ``minirec settings`` prints. Nothing else needs a change.
+The functions of a setting are in one table, e.g. ``METHODS`` in `minirec.selection.baselines`. To
+add a choice, write the function there and add it to the table. The key is the value of the setting.
+``minirec settings`` prints the first line of the docstring.
 
-The names are read from the source text of the module, since these modules load torch or scipy, and
-settings must be checked without.
+The table is read from the source text, since its module may load torch or scipy, and settings must
+be checked without these.
 """
 
 from __future__ import annotations
@@ -35,11 +34,11 @@ class Choices:
     Attributes:
         setting: its key, for messages.
         module: module of the table.
-        table: name of the table, a dict literal from names to functions of the module. A name that
-            ends in ``@K`` stands for all names with a whole number above 0 there, e.g. ``hit@10``.
-        first: names that are no function of the table, with their meaning.
-        without: names of the table that this setting does not take.
-        own: whether a function of the user is taken too, as ``package.module:function``.
+        table: name of the table, a dict literal from names to functions of the module. ``@K`` at
+            the end of a name means any whole number above 0, e.g. ``hit@10``.
+        first: names that are not in the table, with their meaning.
+        without: names of the table that this setting refuses.
+        own: whether a user's function ``package.module:function`` is allowed.
     """
 
     setting: str
@@ -55,11 +54,7 @@ class Choices:
         return {name: text for name, text in found.items() if name not in self.without}
 
     def check(self, name: str) -> str:
-        """The name itself.
-
-        Raises:
-            ValueError: it is unknown; the message has the nearest one, and all.
-        """
+        """Return `name`; raise `ValueError` with the nearest name if it is unknown."""
         module, colon, function = name.partition(":")
         own = colon and all(map(str.isidentifier, [*module.split("."), function]))
         names = [*self.meanings(), *([OWN] if self.own else [])]
@@ -72,11 +67,7 @@ class Choices:
         )
 
     def find(self, name: str) -> Callable[..., Any]:
-        """The function of a name.
-
-        Raises:
-            ConfigError: a function of the user that cannot be imported.
-        """
+        """The function of a name; raises `ConfigError` if a user's function cannot be imported."""
         module, colon, function = name.partition(":")
         if not colon:
             return getattr(importlib.import_module(self.module), self.table)[_key(name)]
@@ -90,14 +81,14 @@ class Choices:
 
 
 def _key(name: str) -> str:
-    """``hit@10`` -> ``hit@K``, other names as they are."""
+    """``hit@K`` for ``hit@10``, other names unchanged."""
     stem, at, number = name.partition("@")
     return f"{stem}@K" if at and number.isdecimal() and not number.startswith("0") else name
 
 
 @cache
 def _entries(module: str, table: str) -> dict[str, str]:
-    """Keys of a table with the first docstring line of their functions, read from the source."""
+    """Keys of a table with the first docstring line of their functions, from the source text."""
     body = ast.parse(ROOT.joinpath(*module.split(".")).with_suffix(".py").read_text("utf-8")).body
     texts = {
         node.name: (ast.get_docstring(node) or "").partition("\n")[0]

@@ -54,14 +54,14 @@ class CorpusConfig(Section):
     """File with the catalogue; null finds it in corpus.path."""
     columns: dict[str, str] = Field(default_factory=dict)
     """Columns of the files for the sources table and recbole, {role: column}, with the roles user,
-    item, rating, time, order, title, text and catalogue_item. order takes the place of time where
-    events have none: a column of whole numbers, or file for the order of the rows. catalogue_item
-    is the item column of the catalogue, if it has another name there."""
+    item, rating, time, order, title, text and catalogue_item. order replaces time for events
+    without times: a column of whole numbers, or file for the order of the rows. catalogue_item is
+    the item column of the catalogue if it has another name there."""
     category: str | None = None
-    """Name of the domain, which prompts use; null takes it from the files."""
+    """Name of the domain for the prompts; null takes it from the files."""
     download: bool | Literal["5core"] = False
-    """Whether the Amazon 2023 category is downloaded; 5core takes its subset in which each user and
-    item has 5 events."""
+    """Whether the Amazon 2023 category is downloaded; 5core takes the subset in which each user and
+    item has at least 5 events."""
     start: str | None = None
     """First day that is kept, YYYY-MM-DD, UTC; null keeps the earliest."""
     end: str | None = None
@@ -71,13 +71,13 @@ class CorpusConfig(Section):
     history: int = Field(10, ge=1)
     """Number of most recent events that the policy is shown."""
     min_history: int = Field(1, ge=1)
-    """Number of earlier events that a user needs before an event is a target."""
+    """Number of earlier events of its user that a target needs."""
     same_time: Literal["exclude", "keep"] = "exclude"
     """Other events of the target's user and time: exclude leaves them out of history and ranking
-    (the task is the next visit); keep shows those that ties places before the target (the task is
-    the next event)."""
+    (the task is the next visit); keep puts those before the target, by ties, into the history (the
+    task is the next event)."""
     ties: Literal["hash", "key", "file"] = "hash"
-    """Order of a user's events of one time: hash is arbitrary but fixed, key sorts by item key,
+    """Order of a user's events at one time: hash is arbitrary but fixed, key sorts by item key,
     file keeps the order of the files."""
     min_rating: float | None = None
     """Events with a lower rating are dropped; null keeps all."""
@@ -93,7 +93,7 @@ class CorpusConfig(Section):
     @field_validator("start", "end", mode="before")
     @classmethod
     def _day(cls, day: Any) -> Any:
-        if isinstance(day, date):  # as YAML reads 2020-01-31
+        if isinstance(day, date):  # YAML reads 2020-01-31 as a date
             return day.isoformat()[:10]
         try:
             return day if day is None else datetime.strptime(day, "%Y-%m-%d").date().isoformat()

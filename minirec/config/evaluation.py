@@ -1,4 +1,4 @@
-"""Settings of the evaluation, and of the services that a run reports its figures to."""
+"""Settings of the evaluation and of experiment tracking."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class EvaluationConfig(Section):
     )
     """Policies that are evaluated."""
     train_samples: PositiveInt | None = None
-    """Number of training samples, drawn at random, that the base and the trained policy rank too;
-    null ranks none."""
+    """Number of random training samples that the base and the trained policy also rank; null ranks
+    none."""
 
 
 class TrackingConfig(Section):
-    """Services that a run reports to. They change no result."""
+    """Services that a run reports to. They do not change results."""
 
     tensorboard: bool = True
     """Whether event files of TensorBoard are written to run_dir/tensorboard."""
@@ -41,7 +41,7 @@ class TrackingConfig(Section):
     @field_validator("mlflow")
     @classmethod
     def _home(cls, uri: str | None) -> str | None:
-        """Expand ``~`` in paths and file addresses; MLflow takes it for the name of a folder."""
+        """Expand ``~`` in paths and file addresses, which MLflow does not do."""
         for scheme in ("", "sqlite:///", "file://", "file:"):
             if uri is not None and uri.startswith(f"{scheme}~"):
                 return scheme + expanded(uri.removeprefix(scheme))

@@ -1,4 +1,4 @@
-"""Settings of the policy and of the engines that write rollouts with it."""
+"""Settings of the policy and of its rollout engines."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class DemoModelConfig(Section):
     heads: int = Field(4, ge=1)
     """Number of attention heads in each block."""
     warmup_steps: int = Field(150, ge=1)
-    """Steps of supervised training before any reward is given."""
+    """Steps of supervised training before GRPO."""
     warmup_match: float = Field(0, ge=0)
-    """Weight of a second warm-up loss, which matches lists of items with an item that they name and
-    stresses analyses that repeat words of the list; 0 turns it off."""
+    """Weight of a second warm-up loss, which matches lists of items with an item of the list and
+    emphasises analyses that repeat words of the list; 0 turns it off."""
     warmup_batch: int = Field(32, ge=1)
     """Number of texts in a warm-up step."""
     warmup_learning_rate: float = Field(2e-3, gt=0)
@@ -60,7 +60,7 @@ class ModelConfig(Section):
     max_item_tokens: int = Field(48, ge=4)
     """Texts of items are cut to this number of tokens."""
     max_prompt_tokens: int = Field(512, ge=16)
-    """Prompts are cut to this number of tokens; the oldest titles go."""
+    """Prompts are cut to this number of tokens; the oldest titles are dropped."""
     demo: DemoModelConfig = DemoModelConfig()
 
 
@@ -68,7 +68,7 @@ class RolloutConfig(Section):
     """The pool of rollout engines."""
 
     engine: Literal["auto", "vllm", "transformers"] = "auto"
-    """Library that writes rollouts; auto takes vLLM where it is installed."""
+    """Library that writes rollouts; auto takes vLLM if it is installed."""
     adapter: Literal["auto", "lora", "merged"] = "auto"
     """How an engine gets the adapter: as LoRA, or merged into its weights; auto merges on CPUs."""
     max_new_tokens: int = Field(24, ge=1)

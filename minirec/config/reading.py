@@ -1,6 +1,6 @@
-"""Reading a config: preset, YAML file and dotted overrides (``training.steps=20``), in this order.
+"""Reads a config: preset, YAML file and dotted overrides (``training.steps=20``), in this order.
 
-Unknown keys are refused with the nearest valid one. Loads neither torch nor ray.
+Errors name the nearest valid key. Loads neither torch nor ray.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PLAINER = {
     "too_short": "it is empty",
     "dict_type": "expected names with values, {name: value}",
 }
-"""Plainer words for the errors of pydantic."""
+"""Replacements for messages of pydantic."""
 PRESETS = Path(__file__).parent / "presets"
 
 
@@ -32,8 +32,7 @@ def load(path: str | Path | None = None, overrides: list[str] | None = None) -> 
     """Read a YAML file, apply ``key=value`` overrides, and validate.
 
     Raises:
-        ConfigError: unreadable file, unknown key (with the nearest valid one), wrong type,
-            or an impossible combination.
+        ConfigError: unreadable file, unknown key, wrong type, or an impossible combination.
     """
     given = _read_yaml(located(path)) if path else {}
     for override in overrides or []:
@@ -44,21 +43,20 @@ def load(path: str | Path | None = None, overrides: list[str] | None = None) -> 
             _put(given, key, yaml.safe_load(value))
         except yaml.YAMLError:
             raise ConfigError(f"override {override!r}: the value is not YAML") from None
-        except ValueError as error:  # a date that YAML knows and the calendar does not
+        except ValueError as error:  # a date such as 2023-02-30
             raise ConfigError(f"override {override!r}: {error}") from None
-    merged = _merge(preset_values(given.get("preset", "minirec")), given)
+    return _validated(_merge(preset_values(given.get("preset", "minirec")), given))
+
+
+def _validated(tree: dict[str, Any]) -> Config:
     try:
-        return Config.model_validate(merged)
+        return Config.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(_explain(error)) from None
 
 
 def preset_values(preset: str) -> dict[str, Any]:
-    """The settings of a preset, as a tree.
-
-    Raises:
-        ConfigError: no preset has this name.
-    """
+    """The settings of a preset as a tree; raises `ConfigError` for an unknown preset."""
     file = PRESETS / f"{preset}.yaml"
     if not file.exists():
         names = sorted(p.stem for p in PRESETS.glob("*.yaml"))
@@ -67,22 +65,15 @@ def preset_values(preset: str) -> dict[str, Any]:
 
 
 def changed(config: Config, values: dict[str, Any]) -> Config:
-    """The config with other values for some dotted keys, validated as if it were read from a file.
-
-    Raises:
-        ConfigError: a value is refused.
-    """
+    """The config with other values for some dotted keys; raises `ConfigError` as `load`."""
     tree = config.model_dump(mode="json")
     for key, value in values.items():
         _put(tree, key, value)
-    try:
-        return Config.model_validate(tree)
-    except ValidationError as error:
-        raise ConfigError(_explain(error)) from None
+    return _validated(tree)
 
 
 def dump(config: Config) -> str:
-    """YAML of a config with every default written out."""
+    """YAML of a config, including all defaults."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
@@ -97,7 +88,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         where = getattr(error, "problem_mark", None)
         line = f" at line {where.line + 1}" if where else ""
         raise ConfigError(f"config {path} is not valid YAML{line}; correct the file") from None
-    except ValueError as error:  # a date that YAML knows and the calendar does not
+    except ValueError as error:  # a date such as 2023-02-30
         raise ConfigError(f"config {path} has a wrong date: {error}; correct the file") from None
     if data is None:
         return {}
@@ -136,11 +127,7 @@ def valid_keys(model: type[BaseModel] = Config, prefix: str = "") -> list[str]:
 
 
 def check_keys(overrides: list[str]) -> None:
-    """Refuse ``key=value`` with an unknown key, without reading the other settings.
-
-    Raises:
-        ConfigError: names the nearest key.
-    """
+    """Raise `ConfigError` with the nearest key if a ``key=value`` has an unknown key."""
     keys = valid_keys()
     for word in overrides:
         key = word.partition("=")[0]
@@ -149,20 +136,20 @@ def check_keys(overrides: list[str]) -> None:
 
 
 def _kinds(field: FieldInfo) -> tuple[Any, ...]:
-    """The types that a setting may have: its own and, of a union, each member."""
+    """The type of a setting and, if it is a union, its members."""
     return (field.annotation, *get_args(field.annotation))
 
 
 def _sections(field: FieldInfo) -> list[type[BaseModel]]:
-    """The section that a setting is, if it is one; such a setting may also be null."""
+    """The section, in a list, if the setting is a section or null."""
     return [k for k in _kinds(field) if isinstance(k, type) and issubclass(k, BaseModel)]
 
 
 def described(section: str = "") -> list[tuple[str, Any, str]]:
-    """Key, default and meaning of every setting of a section, or of one; of all for "".
+    """Key, default and meaning of a setting, or of all settings of a section ("" for all).
 
     Raises:
-        ConfigError: there is no such section or setting, with the nearest one.
+        ConfigError: the section or setting is unknown.
     """
     keys = [key for key in valid_keys() if f"{key}.".startswith(f"{section}." if section else "")]
     if not keys:
@@ -172,14 +159,14 @@ def described(section: str = "") -> list[tuple[str, Any, str]]:
 
 
 def _at(tree: Any, key: str) -> Any:
-    """The value of a dotted key; None below a section that is null."""
+    """The value of a dotted key; None if its section is null."""
     for name in key.split("."):
         tree = None if tree is None else tree[name]
     return tree
 
 
 def _meaning(key: str) -> str:
-    """The description of a setting and the words that it takes, each with its meaning if known."""
+    """The description of a setting, with its choices and their meanings."""
     *parents, leaf = key.split(".")
     model: type[BaseModel] = Config
     for name in parents:
@@ -206,7 +193,7 @@ def _explain(error: ValidationError) -> str:
         return f"{key} is not a setting; {_advice(key)}"
     message = PLAINER.get(first["type"], first["msg"].removeprefix("Value error, "))
     while key and key not in valid_keys() and key.rpartition(".")[0] in valid_keys():
-        key = key.rpartition(".")[0]  # pydantic appends the type that it tried
+        key = key.rpartition(".")[0]  # pydantic appends a type
     if not key or first["type"] == "value_error":
         return f"{key}: {message}" if key else message
     if first["type"] == "model_type":

@@ -1,7 +1,4 @@
-"""Settings of what a run takes from the cluster.
-
-`minirec.resources.allocation` resolves ``auto``.
-"""
+"""Settings of the cluster's resources; `minirec.resources.allocation` resolves ``auto``."""
 
 from __future__ import annotations
 
@@ -17,15 +14,15 @@ Auto = Literal["auto"]
 class ResourcesConfig(Section):
     """Engines, scorers and training workers. They change the speed of a run, not its results.
 
-    But for `gpus_per_engine`, from which `rollout.adapter` follows where it is auto.
+    Exception: ``rollout.adapter: auto`` depends on `gpus_per_engine`.
     """
 
     engines: PositiveInt | tuple[PositiveInt, PositiveInt] | Auto = "auto"
-    """Number of rollout engines; [2, 8] takes at least two, and up to eight where there is room;
-    auto chooses from the nodes."""
+    """Number of rollout engines; [2, 8] takes two to eight, depending on free resources; auto
+    chooses from the nodes."""
     gpus_per_engine: float | Auto = 0.0
     """GPUs of an engine: 0 computes on the CPU, 0.5 shares a GPU, 2 and more are tensor parallel;
-    auto takes whole ones, or halves of a single one."""
+    auto takes whole GPUs, or half a GPU if there is only one."""
     cpus_per_engine: int = Field(1, ge=1)
     """CPU cores of an engine, and threads of an engine on CPUs."""
     scorers: PositiveInt | Auto = "auto"
@@ -33,25 +30,24 @@ class ResourcesConfig(Section):
     gpus_per_scorer: float | Auto = 0.0
     """GPUs of a scoring actor, 0 to 1; auto chooses from the nodes."""
     cpus_per_scorer: int = Field(1, ge=1)
-    """CPU cores and threads of a scoring actor; the bytes of its results depend on this number, not
-    on the machine's cores."""
+    """CPU cores and threads of a scoring actor; the bytes of its results depend on this number."""
     training_workers: PositiveInt | Auto = "auto"
-    """Number of workers of proxy, train and gradients; a single one also evaluates the trials of a
-    sweep or comparison on one machine; auto chooses from the nodes."""
+    """Number of workers of proxy, train and gradients; a single worker also evaluates the trials of
+    a sweep or comparison on one machine; auto chooses from the nodes."""
     gpus_per_worker: float | Auto = 0.0
     """GPUs of a training worker, 0 to 1; auto chooses from the nodes."""
     cpus_per_worker: PositiveInt | Auto = "auto"
-    """CPU cores and threads of a training worker; auto takes its share of this machine, or one on a
-    cluster."""
+    """CPU cores and threads of a training worker; auto takes an equal share of this machine, or one
+    core on a cluster."""
     zero_stage: Literal[0, 1, 2, 3] = 0
     """ZeRO stage of DeepSpeed in the training workers."""
     gpu: Literal["H200", "H100", "A100-80", "L40S", "A10G", "L4"] | None = None
-    """GPU that `minirec plan` estimates for; null takes that of this machine."""
+    """GPU for the estimates of `minirec plan`; null takes that of this machine."""
     wait_s: float = Field(300, gt=0)
-    """Seconds that the command waits for room on a busy or growing cluster."""
+    """Seconds that the command waits for free resources of the cluster."""
     autoscaling: bool = False
-    """Whether an autoscaler adds nodes to the cluster; then a run may ask for more than the present
-    nodes hold."""
+    """Whether an autoscaler adds nodes to the cluster; a run may then ask for more than the current
+    nodes have."""
 
     @field_validator("engines", mode="before")
     @classmethod

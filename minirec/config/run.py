@@ -1,7 +1,6 @@
-"""Settings of a whole run: one section for each part, every default in one place.
+"""Settings of a run, one section for each part.
 
-`minirec.config.reading` reads them from a YAML file and dotted overrides. No module of this package
-loads torch or ray, so that a wrong setting is refused at once.
+No module of this package loads torch or ray, so that a wrong setting is reported at once.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ from minirec.config.trials import CompareConfig, SweepConfig
 
 
 class Config(Section):
-    """A whole run."""
+    """All settings of a run."""
 
     run_dir: PathText = "runs/demo"
     """Where the run is stored: a folder, s3://... or gs://..."""
     seed: int = Field(42, ge=0)
     """Seed of all random draws."""
     preset: Literal["minirec", "paper", "paper-amazon"] = "minirec"
-    """Named set of defaults, which a file and the command line may change."""
+    """Named set of defaults; a file and the command line can override them."""
     corpus: CorpusConfig = CorpusConfig()
     model: ModelConfig = ModelConfig()
     rollout: RolloutConfig = RolloutConfig()

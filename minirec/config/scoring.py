@@ -1,4 +1,4 @@
-"""Settings of the reward and of scoring: which samples are rolled out, and how often."""
+"""Settings of the reward and of scoring."""
 
 from __future__ import annotations
 
@@ -28,32 +28,32 @@ class ScoringConfig(Section):
     """Training samples that are scored, drawn at random: a number (1, 2, ...) or a share of the
     corpus (below 1); null scores all."""
     rollouts: PositiveInt | tuple[PositiveInt, PositiveInt] = 4
-    """Rollouts of each sample, G; [2, 4] writes two first, and up to four where these disagree."""
+    """Rollouts of each sample, G; [2, 4] writes two first, and up to four if these disagree."""
     screen: Literal["prefill"] | None = None
     """prefill ranks the target after a forced <answer> and rolls out only samples inside
     screen_band; null rolls out all."""
     screen_band: tuple[float, float] = (0.05, 1.0)
     """Lowest and highest lift of the screen at which a sample is rolled out."""
     doubt: float = Field(0.1, ge=0, le=1)
-    """Spread of the NDCGs of the first rollouts above which the others are written."""
+    """The other rollouts are written if the NDCGs of the first ones spread more than this."""
     control: float = Field(0.05, ge=0, le=1)
-    """Share of screened samples that is rolled out anyway, to estimate what the screen loses."""
+    """Share of screened samples that are rolled out anyway, to estimate what the screen loses."""
     shard_size: int = Field(64, ge=1)
     """Number of samples in one shard of scoring."""
     shard_deadline_s: float = Field(1800, gt=0)
-    """Seconds without a finished shard after which scoring ends."""
+    """Scoring fails after this many seconds without a finished shard."""
     projection_dim: int = Field(4096, ge=1)
     """Largest number of values of a projected LoRA gradient."""
     gradient_micro_batch: int = Field(8, ge=1)
     """Number of prompts in one pass of the LoRA gradients."""
     validation_samples: int = Field(256, ge=0)
-    """Number of validation samples whose mean gradient the method less compares with."""
+    """Number of validation samples in the mean gradient that the method less compares with."""
 
     @field_validator("samples", mode="before")
     @classmethod
     def _samples(cls, samples: Any) -> Any:
         if samples == 1 and isinstance(samples, float):
-            raise ValueError("samples 1.0 is no share below 1; write null for the whole corpus")
+            raise ValueError("samples 1.0 is not a share below 1; write null for the whole corpus")
         return None if samples is None else share_or_count("samples", samples)
 
     @field_validator("rollouts", mode="before")

@@ -1,4 +1,4 @@
-"""The base of the sections of settings, and checks that several sections share."""
+"""Base class of all sections of settings, and checks that several sections share."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from minirec.store.remote import expanded
 PathText = Annotated[str, AfterValidator(expanded)]
 """A setting that names a file or folder; a leading ``~`` becomes the home folder."""
 LARGEST = 10**9
-"""Largest value of any number. Larger ones overflow waits and sums. In seconds it is 31 years."""
+"""Largest value of any number; larger ones overflow timeouts and sums."""
 LARGEST_SEED = 2**63 - 1
 
 
 class Section(BaseModel):
-    """Base of every section: unknown keys are errors, values are fixed once loaded."""
+    """Base of all sections: unknown keys are errors, values are immutable."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
@@ -31,16 +31,12 @@ class Section(BaseModel):
     @field_validator("*", mode="after")
     @classmethod
     def _meant(cls, value: Any, info: ValidationInfo) -> Any:
-        """Check again: YAML reads 1e300 as text, which is a number only after conversion."""
+        """Check again after conversion, since YAML reads 1e300 as text."""
         return _bounded(value, info)
 
 
 def share_or_count(name: str, value: Any) -> Any:
-    """Refuse what is neither a number of samples nor a share of the corpus below 1.
-
-    Raises:
-        ValueError: names the setting `name`, the value and what to write.
-    """
+    """Return `value`; raise `ValueError` unless it is a number of samples or a share below 1."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(
             f"{name} {value!r} is neither a number of samples nor a share below 1; write 500, "
@@ -55,12 +51,12 @@ def share_or_count(name: str, value: Any) -> Any:
 
 
 def counted(value: int | float, samples: int) -> int:
-    """The number of samples that a number or share of `samples` means, 1 or more."""
+    """The number of samples for a number or a share of `samples`; at least 1."""
     return value if isinstance(value, int) else max(1, round(value * samples))
 
 
 def _bounded(value: Any, info: ValidationInfo) -> Any:
-    """Refuse numbers that are infinite, not a number, or larger than any setting can use."""
+    """Refuse numbers that are not finite or too large."""
     largest = LARGEST_SEED if "seed" in (info.field_name or "") else LARGEST
     for number in value if isinstance(value, (list, tuple)) else [value]:
         if isinstance(number, (int, float)) and not abs(number) <= largest:

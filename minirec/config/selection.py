@@ -1,4 +1,4 @@
-"""Settings of the selection: how many samples are chosen, by what, and in which order."""
+"""Settings of the selection."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class SelectionConfig(Section):
     """Value, diversity and curriculum (method, sections 3 to 6)."""
 
     budget: int | float = Field(0.1, gt=0)
-    """Samples that are chosen: a number (1, 2, ...) or a share of the corpus (below 1)."""
+    """Samples to choose: a number (1, 2, ...) or a share of the corpus (below 1)."""
     method: Method = "value"
     """Method that chooses the samples."""
     learnability: Learnability = "gaussian"
-    """How learnability follows from the rewards of a sample."""
+    """How learnability is computed from the rewards of a sample."""
     lift: bool = False
-    """Whether learnability takes the NDCG above chance, not the reward."""
+    """Whether learnability uses the NDCG above chance instead of the reward."""
     mu: float | None = 0.5
     """Centre of the Gaussian of learnability; null takes the median reward."""
     sigma: float | None = Field(None, gt=0)
@@ -36,7 +36,7 @@ class SelectionConfig(Section):
     """How learnability and representativeness become the value: their sum, or the mean of their
     ranks."""
     directions: Literal["head_hvp", "head_gradient", "lora_projected"] = "head_hvp"
-    """Vectors of the samples from which representativeness follows."""
+    """Vectors of the samples from which representativeness is computed."""
     shards: int = Field(1, ge=1)
     """Largest number of Ray actors that share the samples of MaxMin."""
     curriculum: Curriculum = "grouped"
@@ -60,5 +60,5 @@ class SelectionConfig(Section):
         return self.directions == "lora_projected" or self.method == "less"
 
     def count(self, samples: int) -> int:
-        """Samples that are chosen from a corpus of `samples`; `full` takes all of them."""
+        """Number of samples to choose from `samples`; the method `full` takes all."""
         return samples if self.method == "full" else counted(self.budget, samples)

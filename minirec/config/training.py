@@ -19,7 +19,7 @@ class TrainingConfig(Section):
     steps: int | None = Field(None, ge=1)
     """Number of optimizer steps; null computes it from epochs."""
     epochs: float = Field(1.0, gt=0)
-    """Passes over the selection; has no effect where steps is set."""
+    """Passes over the selection; has no effect if steps is set."""
     prompts_per_step: int = Field(32, ge=1)
     """Number of prompts in an optimizer step, over all workers."""
     rollouts_per_prompt: int = Field(4, ge=2)
@@ -31,7 +31,7 @@ class TrainingConfig(Section):
     lr_warmup_steps: int = Field(3, ge=0)
     """Steps over which the learning rate rises to its peak."""
     lr_schedule: Literal["constant", "linear", "cosine"] = "linear"
-    """Course of the learning rate after warm-up; linear and cosine fall to 0."""
+    """Learning rate after warm-up; linear and cosine decrease it to 0."""
     weight_decay: float = Field(0.0, ge=0)
     """Weight decay of the AdamW optimizer."""
     max_grad_norm: float = Field(1.0, gt=0)
@@ -47,11 +47,12 @@ class TrainingConfig(Section):
     importance_cap: float = Field(2.0, ge=1)
     """Largest importance weight of a token; larger ones are truncated."""
     staleness: Literal[0, 1] = 0
-    """Updates by which rollouts are behind; 1 writes those of the next step while one trains."""
+    """Number of updates by which rollouts are behind; 1 writes the rollouts of the next step during
+    training."""
     item_candidates: ItemCandidates = "batch"
-    """Items that the item loss compares the target with."""
+    """Items with which the item loss compares the target."""
     item_refresh_steps: int = Field(1, ge=1)
-    """Steps between encodings of the item vectors by which rollouts are ranked."""
+    """Steps between updates of the item vectors for the ranking of rollouts."""
     checkpoint_steps: int = Field(10, ge=1)
     """Steps between checkpoints."""
     max_failures: int = Field(3, ge=0)
@@ -79,13 +80,13 @@ class TrainingConfig(Section):
         self.check_workers(1)
         if self.patience and not self.validation_steps:
             raise ValueError(
-                f"patience {self.patience} counts validations, of which there are none; set "
+                f"patience {self.patience} counts validations, but validation is off; set "
                 f"validation_steps"
             )
         if self.item_candidates == "catalogue" and self.item_refresh_steps > 1:
             raise ValueError(
-                f"item_candidates catalogue sets the targets of a step against all other items, "
-                f"which are up to {self.item_refresh_steps - 1} steps older; set "
+                f"item_candidates catalogue compares new vectors of targets with vectors of other "
+                f"items that are up to {self.item_refresh_steps - 1} steps older; set "
                 f"item_refresh_steps to 1 or item_candidates to batch"
             )
         if self.importance_cap < 1 + self.clip_high:
@@ -111,10 +112,10 @@ class TrainingConfig(Section):
 
 
 class ProxyTrainingConfig(TrainingConfig):
-    """As `training`, with a number of steps that does not follow from the subset."""
+    """As `training`, with a fixed number of steps by default."""
 
     start: Literal["base"] = "base"
-    """Weights that the training of the proxy starts from."""
+    """Weights that the proxy starts from."""
     steps: int | None = Field(30, ge=1)
     """Optimizer steps of the proxy; null computes them from epochs."""
 
@@ -123,5 +124,5 @@ class ProxyConfig(Section):
     """The proxy policy (method, section 2): GRPO on a small random subset."""
 
     samples: int = Field(256, ge=1)
-    """Number of training samples, drawn at random, of the proxy."""
+    """Number of random training samples for the proxy."""
     training: ProxyTrainingConfig = ProxyTrainingConfig()

@@ -1,4 +1,4 @@
-"""Settings of `minirec sweep` and `minirec compare`: what their trials vary, and when one stops."""
+"""Settings of `minirec sweep` and `minirec compare`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from minirec.config.section import Section
 
 
 def _listed(section: str) -> BeforeValidator:
-    """Takes a list without duplicates; in a sweep null is an empty one."""
+    """Accepts a list without duplicates, and in a sweep null for an empty list."""
 
     def check(values: Any, info: ValidationInfo) -> Any:
         if values is None and section == "sweep":
@@ -29,7 +29,9 @@ def _listed(section: str) -> BeforeValidator:
         if not isinstance(values, (list, tuple)):
             raise ValueError(f"{values!r} is not a list; write {section}.{name}: [{values}]")
         if name == "budget" and any(type(value) not in (int, float) for value in values):
-            raise ValueError(f"{values!r} holds what is no budget; write numbers or shares below 1")
+            raise ValueError(
+                f"{values!r} holds a value that is not a budget; write numbers or shares below 1"
+            )
         twice = [value for i, value in enumerate(values) if value in values[:i]]
         if twice:
             raise ValueError(f"{twice[0]!r} is in the list twice; remove one")
@@ -55,7 +57,7 @@ class AshaConfig(Section):
     grace_fraction: float = Field(0.5, gt=0, lt=1)
     """Share of a trial's steps before ASHA may stop it."""
     reduction_factor: int = Field(2, ge=2)
-    """One of this many trials goes on at each rung, and the next rung is at this many times the
+    """At each rung one of this many trials continues; the next rung is at this many times the
     steps."""
 
 
@@ -76,12 +78,12 @@ class SweepConfig(Section):
     samples: PositiveInt | None = None
     """Number of combinations drawn at random, each with all seeds; null tries all."""
     max_concurrent: Concurrent = "auto"
-    """Trials that run at the same time; auto takes as many as the cluster has room for."""
+    """Trials that run at the same time; auto takes as many as fit on the cluster."""
     tolerance: float = Field(0.05, ge=0, lt=1)
-    """Acceptable loss of NDCG@10, as a share of the best. The smallest budget within it is
-    recommended."""
+    """Acceptable loss of NDCG@10 as a share of the best; the sweep recommends the smallest budget
+    within it."""
     asha: AshaConfig | None = AshaConfig()
-    """When trials are stopped early; null stops none."""
+    """Rules that stop trials early; null stops none."""
 
     @property
     def varies(self) -> bool:
@@ -109,20 +111,20 @@ class CompareConfig(Section):
     full_steps: PositiveInt | None = 600
     """Largest number of optimizer steps on full data; null leaves full data out."""
     patience: PositiveInt = 5
-    """Validations in a row without a better one after which the training on full data stops."""
+    """Training on full data stops after this many validations in a row without improvement."""
     train_samples: PositiveInt | None = 256
-    """Samples of train that are ranked before and after training, to show what kept and dropped
-    samples gained; null ranks none."""
+    """Training samples that are ranked before and after training, to compare the gains of kept and
+    dropped samples; null ranks none."""
     validation_steps: PositiveInt = 10
     """Optimizer steps between two validations of a trial."""
     reach: float = Field(0.95, gt=0, le=1)
-    """Share of the best NDCG@10 of full data at which the cost until then is reported."""
+    """The cost of reaching this share of the best NDCG@10 of full data is reported."""
     references: Annotated[tuple[Reference, ...], CompareList] = Field(
         ("random", "paper", "full"), max_length=3
     )
-    """Up to three methods from which the differences of all others are tested."""
+    """Up to three methods with which all others are compared by a test."""
     max_concurrent: Concurrent = "auto"
-    """Trials that run at the same time; auto takes as many as the cluster has room for."""
+    """Trials that run at the same time; auto takes as many as fit on the cluster."""
 
     @property
     def varies(self) -> bool:

@@ -1,8 +1,7 @@
-"""Parsed rows of all files -> clean events, a catalogue, and the list of rejected rows.
+"""Joins the parsed rows of all files into clean events, a catalogue and a list of rejected rows.
 
-This module rejects rows for reasons that need more than one row: duplicate events, events on items
-that the catalogue does not know, and events on items without a title. Its notes say how ids, times,
-ratings and titles were understood.
+It rejects duplicate events, and events on items that the catalogue lacks or that have no title. Its
+notes say how it read ids, times, ratings and titles.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import itertools
 import re
 import textwrap
 from collections import Counter
-from collections.abc import Container, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,12 +30,12 @@ HINTS = {
     quoting.UNCLOSED: "double the quotes inside a quoted field, which ends at most "
     f"{quoting.MAX_JOINED_LINES} lines after the one it begins on",
     quoting.BAD: "double the quotes inside a quoted field",
-    BAD_ORDER: "corpus.columns.order is a column of whole numbers; of times it is "
+    BAD_ORDER: "corpus.columns.order takes a column of whole numbers; for times set "
     "corpus.columns.time",
     "bad date": "a time is a number since 1970, a day such as 20230115, or ISO 8601",
     "is an object": "write its value alone",
 }
-"""End of a reason -> what to do about it."""
+"""What to do about reasons that end with these words."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +44,12 @@ class Assembled:
 
     Attributes:
         events: the usable interactions.
-        catalogue: columns key, title, text; one row per item in `Events.items`, same order.
+        catalogue: columns key, title, text; one row for each item of ``events.items``, same order.
         rejected: schema `REJECTED`, ordered by file and line.
-        rows: rows read, good and rejected.
-        category: the most frequent category of the catalogue's items, or None.
+        rows: number of rows read, good and rejected.
+        category: the most frequent category of the items, or None.
         notes: sentences on what was changed or looks wrong.
-        catalogue_files: paths of a catalogue of its own.
+        catalogue_files: paths of the catalogue; empty if the titles are in the interaction files.
     """
 
     events: Events
@@ -70,18 +69,20 @@ def assemble(
     The result does not depend on the order of the rows of either table.
 
     Args:
-        inline: the catalogue was read from the interaction files, so that its rejected rows are
-            counted as events already.
-        by_file: events have no times; their place in the files counts as the time.
+        inline: whether the catalogue was read from the interaction files. Its rejected rows are
+            then counted once, as events.
+        by_file: whether the place of an event in the files replaces its time.
 
     Raises:
-        CorpusError: a file could not be read to its end, or no row is usable at all.
+        CorpusError: a file cannot be read to its end, or no row is usable.
     """
     _check_whole(events, items)
     rows = len(events) + (0 if inline else len(items))
     events, items, notes = _one_spelling(events, items)
     rejects = [_rejected(events)] if inline else [_rejected(events), _rejected(items)]
-    good_items = items.filter(items["reason"].is_null())
+    good_items = items.filter(items["reason"].is_null()).sort_by(
+        [("key", "ascending"), ("file", "ascending"), ("line", "ascending")]
+    )
     if inline:
         good_items, differing = _most_frequent_titles(good_items)
         notes += differing
@@ -117,19 +118,16 @@ def assemble(
 
 
 def _usable(
-    events: pa.Table, items: pa.Table, keys: pa.ChunkedArray, *, inline: bool
+    events: pa.Table, items: pa.Table, titled: pa.ChunkedArray, *, inline: bool
 ) -> tuple[pa.Table, list[pa.Table], list[str]]:
-    """Events on items with a title, the rows that are dropped (`REJECTED`), and notes.
-
-    Args:
-        keys: keys of the items with a title.
-    """
+    """Events on items with a title, the rows that are dropped (`REJECTED`), and notes."""
     good, bad, notes = _settled(events.filter(events["reason"].is_null()))
     good, duplicates = _without_duplicates(good)
-    known = pc.is_in(good["item"], value_set=keys.combine_chunks())
+    known = pc.is_in(good["item"], value_set=titled.combine_chunks())
     unknown = good.filter(pc.invert(known))
-    # Only a row rejected for its title makes an item untitled; other rejected rows: unknown.
-    titleless = pc.is_in(unknown["item"], value_set=_untitled_keys(items))
+    # A rejected row keeps its key only if its title is missing.
+    untitled = items.filter(items["reason"].is_valid())["key"].drop_null().combine_chunks()
+    titleless = pc.is_in(unknown["item"], value_set=untitled)
     stray = unknown.filter(pc.invert(titleless))
     if not inline:
         notes += _strays(stray["item"], items["key"].drop_null())
@@ -144,18 +142,17 @@ def _usable(
 
 
 def counts(rejected: pa.Table) -> dict[str, int]:
-    """Reason -> rows, most frequent first."""
+    """Number of rows by reason, most frequent first."""
     tally = Counter(rejected["reason"].to_pylist())
     return dict(sorted(tally.items(), key=lambda pair: (-pair[1], pair[0])))
 
 
 def describe(
-    rejected: pa.Table, notes: Iterable[str] = (), catalogue_files: Container[str] = ()
+    rejected: pa.Table, notes: Iterable[str] = (), catalogue_files: Collection[str] = ()
 ) -> str:
-    """Counts of reasons, hints, and five rows with file and line, as one sentence.
+    """One sentence with counts of reasons, notes, hints, and five rows with file and line.
 
-    The rows show each reason, and those of the catalogue come first: an item that is missing there
-    causes events on an unknown item.
+    Rows of the catalogue come first, since an item that is missing there makes events unusable.
     """
     tally = counts(rejected)
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in tally.items())
@@ -173,20 +170,15 @@ def describe(
 
 
 def _some_of_each(
-    rejected: pa.Table, reasons: list[str], catalogue_files: Container[str]
+    rejected: pa.Table, reasons: list[str], catalogue_files: Collection[str]
 ) -> list[dict]:
-    groups = []
-    for reason in reasons:
-        of_reason = rejected.filter(pc.equal(rejected["reason"], reason))
-        files = of_reason["file"].unique().to_pylist()
-        for names in (
-            [f for f in files if f in catalogue_files],
-            [f for f in files if f not in catalogue_files],
-        ):
-            some = of_reason.filter(pc.is_in(of_reason["file"], pa.array(names, pa.string())))
-            groups.append(some.slice(0, SHOWN).to_pylist())
-    groups.sort(key=lambda rows: not rows or rows[0]["file"] not in catalogue_files)
-    rounds = itertools.zip_longest(*groups)
+    inside = pc.is_in(rejected["file"], pa.array(list(catalogue_files), pa.string()))
+    groups = [
+        rejected.filter(pc.and_(side, pc.equal(rejected["reason"], reason))).slice(0, SHOWN)
+        for side in (inside, pc.invert(inside))
+        for reason in reasons
+    ]
+    rounds = itertools.zip_longest(*(group.to_pylist() for group in groups))
     return [row for one in rounds for row in one if row is not None][:SHOWN]
 
 
@@ -216,7 +208,7 @@ def _check_whole(events: pa.Table, items: pa.Table) -> None:
 
 
 def _one_spelling(events: pa.Table, items: pa.Table) -> tuple[pa.Table, pa.Table, list[str]]:
-    """The tables with one spelling of whole numbers in user ids and item keys, and notes."""
+    """Both tables with ids such as 1.0 written as 1, and notes."""
     (user,), of_users = ids.without_decimals("user", [events["user"]])
     (item, key), of_items = ids.without_decimals("item", [events["item"], items["key"]])
     for name, column in (("user", user), ("item", item)):
@@ -240,10 +232,10 @@ def _ratings(events: pa.Table) -> list[str]:
 
 
 def _strays(keys: pa.ChunkedArray, catalogue: pa.ChunkedArray) -> list[str]:
-    """A note on keys of the interactions that the catalogue lacks, with an example of its keys."""
+    """A note on item keys of the interactions that the catalogue lacks."""
     if not len(keys) or not len(catalogue):
         return []
-    # Sorted, since the order of the rows is not fixed.
+    # Sorted, since the order of the rows differs between runs.
     found, known = (column.unique().sort() for column in (keys, catalogue))
     here, there = ids.nearest(found, known) or (found[0].as_py(), known[0].as_py())
     return [
@@ -253,18 +245,18 @@ def _strays(keys: pa.ChunkedArray, catalogue: pa.ChunkedArray) -> list[str]:
 
 
 def _settled(events: pa.Table) -> tuple[pa.Table, pa.Table, list[str]]:
-    """Good events with their final times, events whose number is no time, and notes."""
-    number = events["number"].to_numpy()
-    settled = times.settle(events["time"].to_numpy(), number)
+    """Good events with their final times, events whose number is not a time, and notes."""
+    settled = times.settle(events["time"].to_numpy(), events["number"].to_numpy())
     place = events.schema.get_field_index("time")
     events = events.set_column(place, "time", pa.array(settled.ms))
-    if not settled.bad.any():
-        return events, events.slice(0, 0), settled.notes
-    return (
-        events.filter(pa.array(~settled.bad)),
-        events.filter(pa.array(settled.bad)),
-        settled.notes,
-    )
+    return *_divided(events, settled.bad), settled.notes
+
+
+def _divided(table: pa.Table, removed: np.ndarray) -> tuple[pa.Table, pa.Table]:
+    """The rows that stay and the removed ones; `removed` is (R,) bool."""
+    if not removed.any():  # the usual case, which needs no copy
+        return table, table.slice(0, 0)
+    return table.filter(pa.array(~removed)), table.filter(pa.array(removed))
 
 
 def _rejected(table: pa.Table) -> pa.Table:
@@ -274,7 +266,7 @@ def _rejected(table: pa.Table) -> pa.Table:
 
 
 def _with_reason(table: pa.Table, reason: str, shown: list[str]) -> pa.Table:
-    # The raw line is no longer kept; its fields say the same.
+    # The raw line is no longer in memory, so its fields are shown.
     texts = [
         ",".join("" if v is None else str(v) for v in row.values())[:TEXT_SHOWN]
         for row in table.select(shown).to_pylist()
@@ -284,14 +276,13 @@ def _with_reason(table: pa.Table, reason: str, shown: list[str]) -> pa.Table:
 
 
 def _first_of_each_key(items: pa.Table) -> tuple[pa.Table, pa.Table]:
-    items = items.sort_by([("key", "ascending"), ("file", "ascending"), ("line", "ascending")])
-    code, _ = encode(items["key"]) if len(items) else (np.empty(0, np.int64), None)
-    repeated = np.r_[False, code[1:] == code[:-1]][: len(items)]
-    return items.filter(pa.array(~repeated)), items.filter(pa.array(repeated))
+    """Separate the rows that repeat a key; rows are sorted by key."""
+    code, _ = encode(items["key"])
+    return _divided(items, np.r_[False, code[1:] == code[:-1]][: len(items)])
 
 
 def _placed(events: pa.Table, *, by_file: bool) -> pa.Table:
-    """Append ``order``, the rank of a row by file and line; `by_file`: it is the time too."""
+    """Append ``order``, the rank of a row by file and line; `by_file` also makes it the time."""
     code, names = encode(events["file"])
     file = np.argsort(sorted(range(len(names)), key=lambda i: _natural(names[i].as_py())))
     rank = np.empty(len(events), dtype=np.int64)
@@ -303,19 +294,17 @@ def _placed(events: pa.Table, *, by_file: bool) -> pa.Table:
 
 
 def _natural(name: str) -> list[str | int]:
-    """Sorts part-2 before part-10."""
+    """Sort key that puts part-2 before part-10."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", name)]
 
 
 def _most_frequent_titles(items: pa.Table) -> tuple[pa.Table, list[str]]:
-    """One row for each key: the first with the title that most of its rows have.
+    """For each key the first row with its most frequent title, and notes on titles that differ.
 
-    Among equally frequent titles, the first by file and line wins. The notes say for how many items
-    titles and texts differ: these may be titles of reviews.
+    Rows are sorted by key, file and line. Of equally frequent titles the first wins.
     """
     if not len(items):
         return items, []
-    items = items.sort_by([("key", "ascending"), ("file", "ascending"), ("line", "ascending")])
     code, keys = encode(items["key"])
     chosen, notes = np.empty(0, np.int64), []
     for column in ("text", "title"):  # the title last: it chooses
@@ -347,24 +336,14 @@ def _short(text: pa.StringScalar) -> str:
 
 
 def _without_duplicates(events: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """Separate the rows that repeat user, item and time of an earlier file or line."""
-    if not len(events):
-        return events, events
+    """Separate the rows that repeat user, item and time of an earlier row."""
     same_if = [encode(events["user"])[0], encode(events["item"])[0], events["time"].to_numpy()]
     order = np.lexsort((events["order"].to_numpy(), *same_if))
     repeated = np.zeros(len(events), dtype=bool)
     repeated[order[1:]] = np.logical_and.reduce(
         [column[order][1:] == column[order][:-1] for column in same_if]
     )
-    if not repeated.any():  # the usual case needs no copy
-        return events, events.slice(0, 0)
-    return events.filter(pa.array(~repeated)), events.filter(pa.array(repeated))
-
-
-def _untitled_keys(items: pa.Table) -> pa.Array:
-    # Of the rejected rows only those without a title have a key.
-    bad = items.filter(items["reason"].is_valid())
-    return bad["key"].drop_null().combine_chunks().cast(pa.string())
+    return _divided(events, repeated)
 
 
 def _category(items: pa.Table) -> str | None:

@@ -1,14 +1,13 @@
-"""The demo corpus: seeded, generated, with planted truth.
+"""Generates the demo corpus, which has planted truth.
 
 Every item belongs to a series of five within a taste, and its title names both ("Jazz Saxophone
-Harbor"). A user has one taste and walks through its series, item by item and series by series.
-Three things are added: bestsellers that everybody buys, targets drawn at random, and users that
-copy another user. Each event has a label:
+Harbor"). A user has one taste and walks through its series, item by item. There are also
+bestsellers, random events, and users that copy another user. Each event has a label:
 
 - ``trivial``: one of six bestsellers, predictable from popularity alone;
 - ``learnable``: the next item of the user's walk, predictable from the titles in the history;
 - ``noise``: uniform over the catalogue, unrelated to the user;
-- ``duplicate``: an event of a copying user, a near-duplicate of the copied user's event.
+- ``duplicate``: an event of a user that copies another user.
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ QUALIFIERS = ("", "Grand", "Little", "Hidden", "Golden", "Silent", "Wild", "Mode
 
 @dataclass(frozen=True)
 class _Shop:
-    """Items: bestsellers first, then the series; series[i] belongs to taste_of[i]."""
+    """Items: bestsellers first, then the series; series[i] belongs to taste taste_of[i]."""
 
     titles: list[str]
     texts: list[str]
@@ -73,9 +72,9 @@ def generate(demo: DemoConfig, *, seed: int) -> tuple[Events, pa.Table, np.ndarr
     """Generate the corpus.
 
     Returns:
-        events: about ``users x events_per_user`` interactions over two years, users interleaved.
-        catalogue: columns key, title, text; one row per item of ``events.items``, same order.
-        labels: (N,) array of `LABELS`, one per event.
+        events: about ``users x events_per_user`` interactions over two years.
+        catalogue: columns key, title, text; one row for each item of ``events.items``, same order.
+        labels: (N,) array of `LABELS`, one for each event.
     """
     rng = np.random.default_rng([seed, 0x0DE30])
     shop = _stock(demo, rng)
@@ -135,7 +134,7 @@ def _stock(demo: DemoConfig, rng: np.random.Generator) -> _Shop:
 
 
 def _words(taste: int) -> tuple[str, ...]:
-    """Eight words of a taste; those beyond the list are built from syllables, all different."""
+    """Eight words of a taste; tastes beyond `TASTES` get distinct words of syllables."""
     if taste < len(TASTES):
         return TASTES[taste]
     onsets, vowels = "bdfgklmnprstvz", "aeiou"
@@ -147,7 +146,7 @@ def _words(taste: int) -> tuple[str, ...]:
             letters += onsets[onset] + vowels[(n + onset) % len(vowels)]
         return letters
 
-    # A factor that is coprime to 14^4 spreads neighbouring numbers over the syllables.
+    # A factor coprime to 14^4 gives neighbouring numbers different syllables.
     return tuple(word((8 * taste + i) * 7919 % len(onsets) ** 4) for i in range(8))
 
 
@@ -158,7 +157,7 @@ def _qualifier(number: int) -> str:
 def _walk(
     demo: DemoConfig, shop: _Shop, taste: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
-    """Events of one user: items, times, ratings, labels, oldest first, no item twice."""
+    """Items, times, ratings and labels of a user's events, oldest first; items do not repeat."""
     count = 3 + int(rng.poisson(demo.events_per_user - 3))
     path = _path(shop, taste, rng)
     weights = np.array([w for _, w in BESTSELLERS])
@@ -186,7 +185,7 @@ def _walk(
     times = np.sort(rng.integers(0, SPAN_MS, size=len(taken))) + START_MS
     # Equal times would make the order of a history depend on the keys.
     times = np.maximum.accumulate(times - np.arange(len(times))) + np.arange(len(times))
-    # Ratings have the same distribution for all labels, so that they reveal none.
+    # Ratings have the same distribution for all labels, so they do not reveal the label.
     ratings = rng.choice([3.0, 4.0, 5.0], p=[0.2, 0.4, 0.4], size=len(taken)).astype(np.float32)
     return np.array(taken, dtype=np.int64), times, ratings, labels
 
@@ -199,7 +198,7 @@ def _kind(demo: DemoConfig, rng: np.random.Generator) -> str:
 
 
 def _path(shop: _Shop, taste: int, rng: np.random.Generator) -> list[int]:
-    """The taste's items in walking order: series in a circle, items of a series in a circle."""
+    """The items of a taste in the order of a walk, with random starts within the series."""
     own = [s for s, t in zip(shop.series, shop.taste_of, strict=True) if t == taste]
     start = rng.integers(len(own)) if own else 0
     order: list[int] = []

@@ -1,9 +1,7 @@
-"""Downloads an Amazon Reviews 2023 category, only when the user asks for it.
+"""Downloads a category of Amazon Reviews 2023: ratings and catalogue.
 
-Two files per category from the dataset's public server (https://amazon-reviews-2023.github.io):
-all ratings, and the catalogue. An interrupted download resumes where it stopped. The server
-publishes no checksums, so size and SHA-256 are recorded beside each file at the first download
-and verified from then on.
+An interrupted download is resumed. The server publishes no checksums, so the size and SHA-256 of
+the first download are recorded and verified later (https://amazon-reviews-2023.github.io).
 """
 
 from __future__ import annotations
@@ -38,13 +36,13 @@ CATEGORIES = (
     "Subscription_Boxes", "Tools_and_Home_Improvement", "Toys_and_Games", "Video_Games",
     "Unknown",
 )  # fmt: skip
-"""Names known when this was written, to suggest one for a typo; any name is tried."""
+"""Suggestions for a misspelled name; other names are tried too."""
 
 
 def download_category(
     category: str, folder: str | Path, *, core: str = "0core", base_url: str = BASE_URL
 ) -> tuple[Path, Path]:
-    """Fetch ratings and catalogue of a category into `folder`, unless they are there.
+    """Download ratings and catalogue of a category into `folder`, unless they exist there.
 
     Args:
         category: name as on the dataset's page, with spaces or underscores.
@@ -54,12 +52,12 @@ def download_category(
         Paths of the ratings (.csv.gz) and of the catalogue (.jsonl.gz).
 
     Raises:
-        CorpusError: no such category, no connection, a broken download (the next call resumes
-            it), or a file that differs from its recorded checksum.
+        CorpusError: unknown category, failed download (the next call resumes it), or a file that
+            differs from its recorded checksum.
     """
     name = category.strip().replace(" ", "_")
     if not re.fullmatch(r"\w+", name, flags=re.ASCII):
-        raise CorpusError(f"corpus.category={category!r} is no category; use e.g. All_Beauty")
+        raise CorpusError(f"corpus.category={category!r} is not a category; use e.g. All_Beauty")
     file = f"{name}.csv.gz" if core == "0core" else f"{name}.{core}.csv.gz"
     ratings = fetch(f"{base_url}/benchmark/{core}/rating_only/{name}.csv.gz", Path(folder) / file)
     metadata = fetch(
@@ -72,8 +70,7 @@ def download_category(
 def fetch(url: str, path: Path) -> Path:
     """Download `url` to `path` with a progress bar, resuming ``<path>.part``.
 
-    An existing file with a record ``<path>.json`` is verified and kept. An existing file without a
-    record belongs to the user and is kept as it is.
+    An existing file is kept; it is verified if it has a record ``<path>.json``.
     """
     record = path.with_name(f"{path.name}.json")
     if path.exists():
@@ -105,14 +102,14 @@ def _receive(url: str, part: Path) -> None:
     request = urllib.request.Request(url, headers={"User-Agent": "minirec"})
     if have:
         request.add_header("Range", f"bytes={have}-")
-        # If the file changed on the server, the answer is the whole new file, not a wrong tail.
+        # If the file changed on the server, it sends the whole new file.
         request.add_header("If-Range", json.loads(state.read_text(encoding="utf-8"))["version"])
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT_S)
     except HTTPError as error:
         whole = (error.headers.get("Content-Range") or "").rpartition("/")[2]
         if error.code == 416 and whole == str(have):
-            return  # the last try received all bytes but did not rename the file
+            return  # the last attempt received all bytes but did not rename the file
         if error.code == 416:
             part.unlink(missing_ok=True)
         raise
@@ -125,7 +122,7 @@ def _receive(url: str, part: Path) -> None:
         if version and not version.startswith("W/"):
             write_json(state, {"version": version})
         else:
-            state.unlink(missing_ok=True)  # without a version a tail cannot be trusted
+            state.unlink(missing_ok=True)  # without a version the download cannot be resumed
         with part.open("ab" if resumed else "wb") as file, _progress() as progress:
             task = progress.add_task(url.rpartition("/")[2], total=total, completed=have)
             while chunk := response.read(CHUNK):

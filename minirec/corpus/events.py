@@ -1,8 +1,4 @@
-"""Interactions as arrays, and the filters on them: time window, rating, k-core.
-
-Codes of users and items have the order of their strings, so comparing codes compares user ids and
-item keys.
-"""
+"""Interactions as arrays, and their filters: time window, rating, k-core."""
 
 from __future__ import annotations
 
@@ -20,14 +16,14 @@ from minirec.errors import CorpusError
 
 @dataclass(frozen=True)
 class Events:
-    """N interactions, dictionary-encoded.
+    """N interactions, dictionary-encoded; codes sort as their strings do.
 
     Attributes:
         user: (N,) int64, index into `users`.
         item: (N,) int64, index into `items`.
         rating: (N,) float32.
         time: (N,) int64, ms since 1970 UTC, or the numbers of ``corpus.columns.order``.
-        order: (N,) int64, place in the files.
+        order: (N,) int64, rank by file and line.
         users: sorted distinct user ids.
         items: sorted distinct item keys.
     """
@@ -45,11 +41,11 @@ class Events:
 
 
 def encode(values: pa.ChunkedArray | pa.Array) -> tuple[np.ndarray, pa.StringArray]:
-    """Strings -> (codes (N,) int64, sorted distinct strings); codes compare as their strings."""
+    """N strings -> their codes, (N,) int64, and the sorted distinct strings."""
     if not pa.types.is_dictionary(values.type):
         values = pc.dictionary_encode(values)
     if isinstance(values, pa.ChunkedArray):
-        # Combined only now: an array of strings holds at most 2 GiB, codes have no such limit.
+        # An array of strings holds at most 2 GiB, so only the codes are combined.
         values = values.unify_dictionaries().combine_chunks()
     words = values.dictionary
     order = pc.sort_indices(words).to_numpy()
@@ -59,14 +55,9 @@ def encode(values: pa.ChunkedArray | pa.Array) -> tuple[np.ndarray, pa.StringArr
 
 
 def k_core(user: np.ndarray, item: np.ndarray, *, k: int) -> np.ndarray:
-    """Largest subset in which each user and each item has at least k events.
+    """Mask (N,) bool of the largest subset in which each user and item has at least k events.
 
-    Args:
-        user: (N,) int codes.
-        item: (N,) int codes.
-
-    Returns:
-        (N,) bool, True for kept events.
+    `user` and `item` are (N,) int codes.
     """
     kept = np.arange(len(user))
     while len(kept):
@@ -87,10 +78,10 @@ def day_ms(day: str) -> int:
 
 
 def filter_events(events: Events, corpus: CorpusConfig) -> np.ndarray:
-    """Indices of the events that window, min_rating and k-core keep, ascending, int64.
+    """Ascending int64 indices of the events that window, min_rating and k-core keep.
 
     Raises:
-        CorpusError: nothing is left, or fewer than two items; the message names the setting.
+        CorpusError: no event or fewer than two items are left; the message names the setting.
     """
     if not len(events):
         raise CorpusError("no usable event; check the interactions file")

@@ -1,8 +1,6 @@
-"""Input files: what is in them, and their lines in bounded blocks.
+"""Reads headers of input files, and their rows in blocks of bounded size.
 
-A file is never loaded whole: `read_blocks` yields blocks of at most `BLOCK_ROWS` rows or
-`BLOCK_BYTES` bytes, each row with its file and line. Rows are raw bytes, so that the parser can
-reject one for its encoding.
+Rows are raw bytes, so that the parser can reject a row for its encoding.
 """
 
 from __future__ import annotations
@@ -29,10 +27,10 @@ BLOCK_BYTES = 8 << 20
 PEEKED_LINES = 100
 ONE_OBJECT = "write one object per line"
 UNREADABLE = "unreadable file"
-"""Reason of the pseudo-row that says why a file could not be read to its end."""
+"""Reason of the pseudo-row that reports why a file cannot be read to its end."""
 
 LINES = pa.schema([("file", pa.string()), ("line", pa.int64()), ("raw", pa.binary())])
-"""A block of rows as they are in a file; line counts from 1."""
+"""A block of rows of a file; line counts from 1."""
 
 REQUIRED = ("user", "item", "time", "order", "title")
 """Roles without which a row is rejected."""
@@ -49,14 +47,14 @@ class FileSpec:
         kind: ``events`` (one interaction a row) or ``items`` (one catalogue entry a row).
         format: csv and tsv have a header line; jsonl and parquet name the columns in each row.
         header: columns of the file in order (empty for jsonl).
-        columns: role -> column. Roles of events: user, item, rating (optional), and time or
-            order, or neither where the order of the rows counts; of items: item, title, and any
-            of text, category.
+        columns: role -> column. Events have the roles user, item, rating (optional), and time or
+            order (neither if the order of the rows counts). Items have item, title, and optionally
+            text and category.
         extra: columns that are appended to an item's text.
-        rating_range: lowest and highest rating that is not malformed.
+        rating_range: lowest and highest valid rating.
         quoted: whether quotes in csv and tsv have a meaning.
-        as_events: only where the titles are in the interactions: the columns of the events. By
-            these the reader distinguishes rows from lines of a text, as it does for events.
+        as_events: columns of the events if the titles are in the interaction files. The reader
+            uses them to distinguish rows from lines of a text.
     """
 
     path: str
@@ -75,11 +73,14 @@ class FileSpec:
         return "," if self.format == "csv" else "\t"
 
 
+def unpacked(name: str) -> str:
+    """A file name without .gz."""
+    return name[:-3] if name.lower().endswith(".gz") else name
+
+
 def stem(path: str | Path) -> str:
     """File name without .gz and its extension: ``a/All_Beauty.csv.gz`` -> ``All_Beauty``."""
-    name = Path(path).name
-    name = name[:-3] if name.lower().endswith(".gz") else name
-    return name.rsplit(".", 1)[0] if "." in name else name
+    return unpacked(Path(path).name).rsplit(".", 1)[0]
 
 
 def open_bytes(path: str | Path) -> BinaryIO:
@@ -93,8 +94,8 @@ def read_header(path: str | Path, *, format: Format) -> tuple[str, ...]:
     """Columns of a file: its header line, or the keys of its first JSON lines.
 
     Raises:
-        CorpusError: the file is empty, cannot be read, or does not begin with a header (csv,
-            tsv) or with a JSON object among its first `PEEKED_LINES` lines.
+        CorpusError: the file is empty, cannot be read, has no valid header (csv, tsv), or has no
+            JSON object in its first `PEEKED_LINES` lines.
     """
     path = Path(path)
     if format == "parquet":
@@ -125,7 +126,7 @@ def read_header(path: str | Path, *, format: Format) -> tuple[str, ...]:
 
 
 def _json_keys(path: Path, lines: list[bytes]) -> tuple[str, ...]:
-    # A broken line is rejected when the file is read; the others are enough to know the columns.
+    # The parser rejects broken lines later; the other lines name the columns.
     keys: dict[str, None] = {}
     for line in lines:
         with contextlib.suppress(ValueError, RecursionError):
@@ -143,10 +144,10 @@ def _json_keys(path: Path, lines: list[bytes]) -> tuple[str, ...]:
 
 
 def read_blocks(spec: FileSpec) -> Iterator[pa.Table]:
-    """Rows of a file as `LINES` tables. The header and blank lines are left out.
+    """Rows of a file as `LINES` tables of at most `BLOCK_ROWS` rows or about `BLOCK_BYTES` bytes.
 
-    A file that cannot be read to its end (truncated .gz, damaged Parquet) gives a last row of line
-    -1 whose bytes say what is wrong: an exception in a Ray task would print a traceback.
+    Headers and blank lines are left out. If the file cannot be read to its end, the last row has
+    line -1 and an error message as bytes: an exception in a Ray task would print a traceback.
     """
     source = _parquet_rows(spec) if spec.format == "parquet" else _text_rows(spec)
     lines: list[int] = []
@@ -172,31 +173,28 @@ def _block(path: str, lines: list[int], raws: list[bytes]) -> pa.Table:
 
 
 def _text_rows(spec: FileSpec) -> Iterator[tuple[int, bytes]]:
-    skip = spec.format in ("csv", "tsv")
+    has_header = spec.format in ("csv", "tsv")
+    columns = spec.as_events or spec.columns
     with open_bytes(spec.path) as file:
         # In TSV a line of tabs only is a row with empty fields.
         numbered = _numbered(file, blank=b" " if spec.format == "tsv" else None)
-        if skip:
+        if has_header:
             next(numbered, None)
-        if not (spec.quoted and skip):
+        if not (spec.quoted and has_header):
             yield from numbered
             return
         yield from quoting.join(
             numbered,
             spec.delimiter,
             len(spec.header),
-            like_a_row=lambda fields: _like_a_row(spec, fields),
+            like_a_row=lambda fields: _like_a_row(spec, columns, fields),
             # A text may hold commas, but hardly ever a valid time in the right place.
-            share=0 if {"time", "order"} & _columns_of_rows(spec).keys() else 0.5,
+            share=0 if {"time", "order"} & columns.keys() else 0.5,
         )
 
 
-def _columns_of_rows(spec: FileSpec) -> dict[str, str]:
-    return spec.as_events or spec.columns
-
-
 def _numbered(file: BinaryIO, *, blank: bytes | None) -> Iterator[tuple[int, bytes]]:
-    """Numbered lines, without lines that hold only `blank` (None: white space)."""
+    """Numbered lines without those that hold only `blank` characters (None: white space)."""
     for number, raw in enumerate(file, start=1):
         raw = raw.rstrip(b"\r\n")
         if number == 1:
@@ -205,18 +203,17 @@ def _numbered(file: BinaryIO, *, blank: bytes | None) -> Iterator[tuple[int, byt
             yield number, raw
 
 
-def _like_a_row(spec: FileSpec, fields: list[str]) -> bool:
-    """Whether a line with these fields can be a row, and not a text that holds separators."""
-    columns = _columns_of_rows(spec)
+def _like_a_row(spec: FileSpec, columns: dict[str, str], fields: list[str]) -> bool:
+    """Whether these fields can be a row, and not a line of a text with separators."""
     row = dict(zip(spec.header, fields, strict=True))
     needed = [row[column] for role, column in columns.items() if role in REQUIRED]
     ids = [row[column] for role, column in columns.items() if role in ("user", "item")]
-    # An id holds no quote, but the end of a quoted text does; a line of a text may be indented.
-    if not all(value.strip() for value in needed) or any('"' in value for value in ids):
+    if not all(value.strip() for value in needed):
         return False
-    if any(value != value.strip() for value in ids):
+    # An id has no quote, but the end of a quoted text has. A line of a text may be indented.
+    if any('"' in value or value != value.strip() for value in ids):
         return False
-    # In a sentence a blank follows the comma.
+    # In a sentence a space follows the comma.
     if spec.format == "csv" and any(field.startswith(" ") for field in fields):
         return False
     try:
@@ -230,18 +227,16 @@ def _like_a_row(spec: FileSpec, fields: list[str]) -> bool:
 
 
 def _parquet_rows(spec: FileSpec) -> Iterator[tuple[int, bytes]]:
-    # As JSON lines, so that one parser has all reasons for rejecting a row.
+    """Rows as JSON, so that one parser checks all formats."""
     wanted = sorted({*spec.columns.values(), *spec.extra})
-    number = 0
     file = _open_parquet(Path(spec.path))
-    for batch in file.iter_batches(batch_size=BLOCK_ROWS, columns=wanted):
-        for row in batch.to_pylist():
-            number += 1
-            yield number, _json(row)
+    batches = file.iter_batches(batch_size=BLOCK_ROWS, columns=wanted)
+    rows = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
+    yield from enumerate(map(_json, rows), start=1)
 
 
 def _json(row: dict[str, Any]) -> bytes:
-    """A row as JSON. Bytes that are not UTF-8 stay, so that the parser rejects the row for them."""
+    """A row as JSON. Bytes that are not UTF-8 stay, so that the parser rejects the row."""
 
     def text(value: Any) -> str | int:
         if isinstance(value, Decimal) and value == value.to_integral_value():

@@ -1,7 +1,7 @@
-"""Which files of a folder are tables: their formats, and folders of part files.
+"""Finds the tables of a folder and their formats.
 
-A table is a file, or a folder as Spark writes it: files ``part-00000-....parquet`` and so on, which
-may be in folders ``day=2024-01-31`` (partitions).
+A table is a file, or a folder that Spark wrote. Such a folder has files ``part-00000-....parquet``,
+also in partition folders such as ``day=2024-01-31``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from minirec.corpus.files import Format, open_bytes, stem
+from minirec.corpus.files import Format, open_bytes, stem, unpacked
 from minirec.errors import CorpusError
 
 FORMATS: dict[str, Format] = {
@@ -35,18 +35,18 @@ ADVICE = {
     **dict.fromkeys((".arrow", ".feather", ".orc", ".avro", ".pkl", ".h5", ".sqlite"), CONVERT),
     **dict.fromkeys((".txt", ".dat", ".data"), NAME),
 }
-"""What to do with files that are not read."""
+"""What to do with files of other formats."""
 VERSIONED = {"_delta_log": "Delta Lake", ".hoodie": "Hudi"}
-"""Folder that marks a table whose files also hold deleted rows -> the format of the table."""
+"""Marker folder -> name of a table format whose files also hold deleted rows."""
 DESCRIPTIONS = ("dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json")
-"""Files of the `datasets` library that describe tables but are not tables."""
+"""Files of the `datasets` library that are not tables."""
 PART = re.compile(r"part[-_.]?\d")
 """How the names of part files begin."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A file, or a folder with the part files of one table; `files` are absolute paths."""
+    """A file, or a folder with the part files of one table; all paths are absolute."""
 
     path: Path
     files: tuple[Path, ...]
@@ -59,29 +59,25 @@ class Table:
 
 def ending(path: Path) -> str:
     """``.csv`` of ``x.csv``, ``X.CSV`` and ``x.csv.gz``; empty for a name without an ending."""
-    return Path(_unpacked(path.name)).suffix.lower()
-
-
-def _unpacked(name: str) -> str:
-    return name[:-3] if name.lower().endswith(".gz") else name
+    return Path(unpacked(path.name)).suffix.lower()
 
 
 def format_of(file: Path) -> Format:
-    """The format of a file, by its ending.
+    """The format of a file by its ending.
 
     Raises:
-        CorpusError: this format is not read; the message says which are, and what to do.
+        CorpusError: the format is not supported.
     """
     found = ending(file)
     if found == ".parquet" and file.name.lower().endswith(".gz"):
-        raise CorpusError(f"{file} is a packed Parquet file, which is not read; unpack it")
+        raise CorpusError(f"{file} is a compressed Parquet file, which is not supported; unpack it")
     if found in FORMATS:
         return FORMATS[found]
     what = f"has the ending {found}" if found else "has no ending"
     advice = ADVICE.get(found, CONVERT if found else NAME)
     raise CorpusError(
-        f"{file} {what}, which is not read; {advice} (read are {', '.join(FORMATS)}, and with .gz "
-        f"all but .parquet)"
+        f"{file} {what}, which is not supported; {advice} (supported are {', '.join(FORMATS)}, and "
+        f"with .gz all but .parquet)"
     )
 
 
@@ -89,7 +85,7 @@ def chosen(name: str | None, folder: str | None) -> list[Table]:
     """The table that a setting names, relative to the folder or to the working directory.
 
     Raises:
-        CorpusError: it is in neither, or holds no rows.
+        CorpusError: it is missing in both, or is not a table.
     """
     if name is None:
         return []
@@ -102,12 +98,12 @@ def chosen(name: str | None, folder: str | None) -> list[Table]:
 
 
 def listed(folder: str | None, endings: Collection[str]) -> list[Table]:
-    """Tables of a folder with one of the endings; of a plain file and its .gz, the plain one.
+    """Tables of a folder with one of the endings, sorted by name.
 
-    Hidden files and names that begin with ``_`` are skipped, as all readers of such folders do.
+    A plain file takes precedence over its .gz. Names that begin with ``.`` or ``_`` are skipped.
 
     Raises:
-        CorpusError: there is no such folder, or one of its folders of parts cannot be read.
+        CorpusError: the folder does not exist, or one of its tables cannot be read.
     """
     if not folder:
         return []
@@ -115,21 +111,21 @@ def listed(folder: str | None, endings: Collection[str]) -> list[Table]:
     if path.is_file():
         return [_table(path)] if ending(path) in endings else []
     if not path.is_dir():
-        raise CorpusError(f"corpus.path {path} is no folder; check the path")
+        raise CorpusError(f"corpus.path {path} is not a folder; check the path")
     _refuse_versioned(path)
     found: dict[str, Table] = {}
-    # .gz sorts last, so going backwards the plain file replaces it.
+    # .gz sorts last, so in reverse order the plain file replaces it.
     for entry in reversed(list(_visible(path))):
         if entry.is_dir():
             if _is_table(entry, endings):
                 found[entry.name] = _table(entry)
         elif ending(entry) in endings and not (PART.match(entry.name) and _is_empty(entry)):
-            found[_unpacked(entry.name)] = _table(entry)
+            found[unpacked(entry.name)] = _table(entry)
     return [found[name] for name in sorted(found)]
 
 
 def named(folder: str | None, names: Collection[str], endings: Collection[str]) -> list[Table]:
-    """Tables of `listed` with one of these names, in lower or upper case."""
+    """Tables of `listed` with one of these names; case does not matter."""
     return [table for table in listed(folder, endings) if table.name.lower() in names]
 
 
@@ -141,10 +137,10 @@ def nothing(folder: str | None, wanted: str, *, fix: str) -> CorpusError:
     if path.is_file():
         found, entries = f"it is a file, {path.name}", [path]
     elif not path.is_dir():
-        found = "it is absent"
+        found = "it does not exist"
     packed = [entry for entry in entries if ending(entry) in ADVICE]
     if packed:
-        fix = f"{packed[0].name} is not read: {ADVICE[ending(packed[0])]}, or {fix}"
+        fix = f"{packed[0].name} is not supported: {ADVICE[ending(packed[0])]}, or {fix}"
     return CorpusError(f"{path} lacks {wanted}; {found}; {fix}")
 
 
@@ -155,7 +151,7 @@ def _visible(folder: Path) -> Iterator[Path]:
 
 
 def _is_table(folder: Path, endings: Collection[str]) -> bool:
-    """Whether a folder is named as a file with one of the endings, or holds parts that are."""
+    """Whether the name of a folder, or files of parts in it, have one of the endings."""
     if ending(folder) in FORMATS:
         return ending(folder) in endings
     parts = any(PART.match(entry.name) or "=" in entry.name for entry in _visible(folder))
@@ -169,19 +165,18 @@ def _table(path: Path) -> Table:
         format_of(path)
         return Table(path, (path,))
     files = tuple(_parts(path))
-    full = tuple(file for file in files if not _is_empty(file))
     if not files:
         raise CorpusError(f"{path} is a folder without a file to read; give a table")
-    return Table(path, full or files[:1])
+    return Table(path, tuple(file for file in files if not _is_empty(file)) or files[:1])
 
 
 def _parts(folder: Path) -> Iterator[Path]:
-    """The files of a folder of parts, also those in its partitions."""
+    """The part files of a folder and of its partitions."""
     _refuse_versioned(folder)
     for entry in _visible(folder):
         if entry.is_dir() and "=" not in entry.name:
             raise CorpusError(
-                f"{folder} holds the folder {entry.name}, which is no partition (name=value); "
+                f"{folder} holds the folder {entry.name}, which is not a partition (name=value); "
                 f"give a folder that holds only the parts of one table"
             )
         if entry.is_dir():
@@ -195,17 +190,17 @@ def _refuse_versioned(folder: Path) -> None:
     for name, kind in VERSIONED.items():
         if (folder / name).is_dir():
             raise CorpusError(
-                f"{folder} is a table of {kind}, whose files also hold rows that are deleted; "
-                f"write its present rows as plain Parquet"
+                f"{folder} is a table of {kind}, whose files also hold deleted rows; write its "
+                f"current rows as plain Parquet"
             )
 
 
 def _is_empty(file: Path) -> bool:
-    """Whether a text file has no byte: Spark writes one for a partition without rows."""
+    """Whether a text file has no bytes, as Spark writes it for a partition without rows."""
     if ending(file) == ".parquet":
         return False
     try:
         with open_bytes(file) as content:
             return not content.read(1)
     except (OSError, EOFError, zlib.error):
-        return False  # the reader of the file reports the error
+        return False  # reading the file will report the error

@@ -1,4 +1,4 @@
-"""User ids and item keys of all files: two spellings of one id, and keys that nearly match."""
+"""Two spellings of one user id or item key, and keys that nearly match."""
 
 from __future__ import annotations
 
@@ -16,17 +16,14 @@ DOTTED = r"^-?[0-9]+(\.[0-9]+)+$"
 def without_decimals(
     name: str, columns: list[pa.ChunkedArray]
 ) -> tuple[list[pa.ChunkedArray], list[str]]:
-    """Write ids such as ``1.0`` as whole numbers, in all columns alike.
+    """Write ids such as ``1.0`` as whole numbers in all columns; also returns notes.
 
-    pandas writes a column of whole numbers with a gap as decimals. If any id has other decimals
-    (``1.5``, ``1.10``, ``1.0.2``), decimals may have a meaning, and nothing is changed.
+    pandas writes whole numbers as decimals in a column with missing values. If any id has other
+    decimals (``1.5``, ``1.10``, ``1.0.2``), decimals may have a meaning, and nothing is changed.
 
     Args:
         name: ``user`` or ``item``, for the notes.
-        columns: columns of strings with the same kind of ids; they may hold nulls.
-
-    Returns:
-        The columns, and sentences on what was done.
+        columns: columns of strings or nulls with the same kind of ids.
     """
     dotted = pa.chunked_array(
         [c for column in columns for c in _dotted(column).chunks], pa.string()
@@ -52,16 +49,13 @@ def without_decimals(
 
 
 def known_key(key: str, known: Container[str]) -> str:
-    """`key`, or ``1`` for ``1.0`` if only ``1`` is known.
-
-    `without_decimals` may have changed the keys of a corpus whose users still write ``1.0``.
-    """
+    """`key`, or ``1`` for ``1.0`` if only ``1`` is known, as `without_decimals` rewrites keys."""
     whole = re.match(WHOLE, key)
     return whole[1] if whole and key not in known and whole[1] in known else key
 
 
 def _dotted(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    # Most ids have no dot, and the first filter is fast.
+    # Most ids have no dot, so the fast filter comes first.
     some = column.filter(pc.match_substring(column, "."))
     return some.filter(pc.match_substring_regex(some, DOTTED))
 
@@ -72,10 +66,7 @@ def _replaced(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def nearest(keys: pa.Array, catalogue: pa.Array) -> tuple[str, str] | None:
-    """The first pair of a key and a catalogue key that differ only in case or leading zeros.
-
-    None if there is no such pair.
-    """
+    """The first key and catalogue key that differ only in case or leading zeros, else None."""
     places = pc.index_in(_plain(keys), value_set=_plain(catalogue))
     found = pc.indices_nonzero(places.is_valid())
     if not len(found):

@@ -1,15 +1,17 @@
-"""Raw rows -> events or catalogue entries, with a reason for each row that is malformed.
+"""Parses raw rows into events or catalogue entries, and gives a reason for each malformed row.
 
-One parser serves all file sources: a `FileSpec` says which column plays which role. A parser
-never raises on the content of a row, and rows in = good rows + rejected rows.
+One parser serves all sources: a `FileSpec` says which column has which role. It never raises on the
+content of a row, and it returns every row, good or rejected.
 """
 
 from __future__ import annotations
 
+import contextlib
 import html
 import json
 import math
 import re
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 import pyarrow as pa
@@ -31,6 +33,12 @@ _TAG = re.compile(
     re.IGNORECASE,
 )
 
+_SOURCE = [
+    ("file", pa.string()),
+    ("line", pa.int64()),
+    ("reason", pa.string()),
+    ("raw", pa.string()),
+]
 EVENTS = pa.schema(
     [
         ("user", pa.string()),
@@ -38,15 +46,12 @@ EVENTS = pa.schema(
         ("rating", pa.float32()),
         ("time", pa.int64()),
         ("number", pa.float64()),
-        ("file", pa.string()),
-        ("line", pa.int64()),
-        ("reason", pa.string()),
-        ("raw", pa.string()),
+        *_SOURCE,
     ]
 )
 """Parsed interactions. time is in ms since 1970, or the number of ``corpus.columns.order``; number
-is the time as it was written (null for a date). A rejected row has a reason, raw (its first 200
-characters) and null in the first five columns, but it keeps a rating outside its range. A good row
+is the time as written (null for a date). A rejected row has a reason, raw (its first 200
+characters) and null in the first five columns; only a rating outside its range is kept. A good row
 has null as reason and raw."""
 
 CATALOGUE = pa.schema(
@@ -55,22 +60,15 @@ CATALOGUE = pa.schema(
         ("title", pa.string()),
         ("text", pa.string()),
         ("category", pa.string()),
-        ("file", pa.string()),
-        ("line", pa.int64()),
-        ("reason", pa.string()),
-        ("raw", pa.string()),
+        *_SOURCE,
     ]
 )
-"""Parsed catalogue entries. Rejected rows are as in `EVENTS`, but an entry without a title keeps
-its key, so that its events do not count as events on unknown items. category may be null."""
+"""Parsed catalogue entries; category may be null. Rejected rows are as in `EVENTS`, but an entry
+without a title keeps its key, so that its events do not count as events on unknown items."""
 
 
 class Malformed(Exception):
-    """A row that is not usable; the message is the reason.
-
-    Attributes:
-        kept: values by column that the rejected row keeps.
-    """
+    """An unusable row; the message is the reason, `kept` the values that stay, by column."""
 
     def __init__(self, reason: str, **kept: Any):
         super().__init__(reason)
@@ -78,18 +76,17 @@ class Malformed(Exception):
 
 
 def parse(lines: pa.Table, specs: dict[str, FileSpec]) -> pa.Table:
-    """Parse a block of rows of one kind.
+    """Parse a block of rows, `minirec.corpus.files.LINES`, of files of one kind.
 
     Args:
-        lines: `minirec.corpus.files.LINES`, R rows.
         specs: path -> spec, all of the same kind (events or items).
 
     Returns:
-        `EVENTS` or `CATALOGUE` with R rows in the same order.
+        `EVENTS` or `CATALOGUE` with the rows in the same order.
     """
     kinds = {spec.kind for spec in specs.values()}
     schema = EVENTS if kinds == {"events"} else CATALOGUE
-    names = schema.names[:-4]
+    names = schema.names[: -len(_SOURCE)]
     read = _event if schema is EVENTS else _item
     rows: list[tuple] = []
     for path, line, raw in zip(
@@ -101,9 +98,8 @@ def parse(lines: pa.Table, specs: dict[str, FileSpec]) -> pa.Table:
         try:
             rows.append((*read(_fields(raw, specs[path]), specs[path]), path, line, None, None))
         except Malformed as reason:
-            shown = raw[: 4 * TEXT_SHOWN].decode("utf-8", errors="replace")[:TEXT_SHOWN]
             kept = (reason.kept.get(name) for name in names)
-            rows.append((*kept, path, line, str(reason), shown))
+            rows.append((*kept, path, line, str(reason), beginning(raw)))
     columns = zip(*rows, strict=True) if rows else [()] * len(schema)
     return pa.table(
         [pa.array(column, type=field.type) for column, field in zip(columns, schema, strict=True)],
@@ -111,8 +107,13 @@ def parse(lines: pa.Table, specs: dict[str, FileSpec]) -> pa.Table:
     )
 
 
+def beginning(raw: bytes) -> str:
+    """The first `TEXT_SHOWN` characters of a row."""
+    return raw[: 4 * TEXT_SHOWN].decode("utf-8", errors="replace")[:TEXT_SHOWN]
+
+
 def _fields(raw: bytes, spec: FileSpec) -> dict[str, Any]:
-    """Row -> column: value."""
+    """The values of a row by column."""
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
@@ -121,7 +122,7 @@ def _fields(raw: bytes, spec: FileSpec) -> dict[str, Any]:
         try:
             row = json.loads(text)
         except (ValueError, RecursionError):
-            raise Malformed("broken JSON") from None
+            row = None
         if not isinstance(row, dict):
             raise Malformed("broken JSON")
         return row
@@ -137,7 +138,7 @@ def _event(row: dict[str, Any], spec: FileSpec) -> tuple[str, str, float, int, f
     user = identifier(row.get(columns["user"]), "missing user")
     item = identifier(row.get(columns["item"]), "missing item")
     low, high = spec.rating_range
-    # A source of clicks or purchases has no ratings: each event counts as the highest one.
+    # Clicks or purchases have no ratings: each event counts as the highest rating.
     rating = _number(row.get(columns["rating"])) if "rating" in columns else high
     if not low <= rating <= high:
         raise Malformed(OUTSIDE, rating=rating)
@@ -145,7 +146,7 @@ def _event(row: dict[str, Any], spec: FileSpec) -> tuple[str, str, float, int, f
 
 
 def _when(row: dict[str, Any], spec: FileSpec) -> tuple[int, float | None]:
-    """Time in ms and the number as written; without times, the order (or 0) and None."""
+    """Time in ms and the number as written; without times the order (or 0) and None."""
     if "order" in spec.columns:
         return _order(row.get(spec.columns["order"])), None
     if "time" not in spec.columns:
@@ -160,22 +161,14 @@ def _when(row: dict[str, Any], spec: FileSpec) -> tuple[int, float | None]:
 
 
 def _order(value: Any) -> int:
-    """A whole number; pandas writes 3 as 3.0 beside a gap."""
+    """A whole number of 64 bits; pandas writes 3 as 3.0 in a column with missing values."""
     if value is None or isinstance(value, (bool, list, dict)):
         raise Malformed(_kind("order", value) or BAD_ORDER)
-    try:
-        whole = int(value) if isinstance(value, (int, str)) else None
-    except ValueError:  # "3.0"
-        whole = None
-    if whole is None:
-        try:
-            number = float(value)
-        except ValueError:
-            raise Malformed(BAD_ORDER) from None
-        whole = int(number) if number.is_integer() else 2**63
-    if not -(2**63) <= whole < 2**63:
-        raise Malformed(BAD_ORDER)
-    return whole
+    with contextlib.suppress(InvalidOperation):  # not a number
+        number = Decimal(value)
+        if -(2**63) <= number < 2**63 and number == number.to_integral_value():
+            return int(number)
+    raise Malformed(BAD_ORDER)
 
 
 def _item(row: dict[str, Any], spec: FileSpec) -> tuple[str, str, str, str | None]:
@@ -183,7 +176,7 @@ def _item(row: dict[str, Any], spec: FileSpec) -> tuple[str, str, str, str | Non
     key = identifier(row.get(columns["item"]), "missing item")
     value = row.get(columns["title"])
     title = _plain(value)
-    # Prompts drop zero-width and control characters, so a title needs others.
+    # Prompts drop zero-width and control characters, so a title needs other characters too.
     if not title or (not title.isprintable() and not neutralise(title)):
         raise Malformed(_kind("title", value) or UNTITLED, key=key)
     shown = [columns["text"]] if "text" in columns else []
@@ -195,7 +188,7 @@ def _item(row: dict[str, Any], spec: FileSpec) -> tuple[str, str, str, str | Non
 
 
 def _kind(role: str, value: Any) -> str | None:
-    """The reason for a JSON value that cannot be an id, a title or a time."""
+    """The reason why a JSON value cannot be an id, a title or a time; None for other values."""
     if isinstance(value, bool):
         return f"{role} is true or false"
     if isinstance(value, dict):
@@ -204,7 +197,7 @@ def _kind(role: str, value: Any) -> str | None:
 
 
 def identifier(value: Any, missing: str) -> str:
-    """A user id or item key as text without surrounding spaces."""
+    """A user id or item key as text without surrounding spaces; raises `Malformed`."""
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise Malformed(_kind(missing.removeprefix("missing "), value) or missing)
     text = _text(value)
@@ -214,11 +207,11 @@ def identifier(value: Any, missing: str) -> str:
 
 
 def _text(value: str | int | float) -> str:
-    """A value as text; empty for what programs write for a missing value."""
+    """A value as text; empty for a missing value."""
     if isinstance(value, float):
         if not math.isfinite(value):
             return ""
-        # pandas turns a column of integers with one gap into floats.
+        # pandas turns integers into floats in a column with missing values.
         value = int(value) if value.is_integer() else value
     try:
         text = str(value).strip()
@@ -228,10 +221,7 @@ def _text(value: str | int | float) -> str:
 
 
 def _plain(value: Any) -> str:
-    """Text of a JSON value on one line: lists are joined, other structures are left out.
-
-    HTML entities become characters, and formatting tags become white space.
-    """
+    """Text of a JSON value on one line, without HTML; lists are joined, objects are left out."""
     if isinstance(value, list):
         return " ".join(p for p in (_plain(v) for v in value if not isinstance(v, list)) if p)
     if value is None or isinstance(value, (bool, dict)):
@@ -245,9 +235,9 @@ def _plain(value: Any) -> str:
 
 
 def _encodable(text: str) -> str:
-    """The text with single spaces, if UTF-8 can hold it."""
+    """The text with single spaces; `Malformed` if it cannot be encoded in UTF-8."""
     if not text.isascii():
-        # JSON may hold half of a surrogate pair, which no UTF-8 file can.
+        # JSON may hold half of a surrogate pair, which UTF-8 cannot encode.
         try:
             text.encode("utf-8")
         except UnicodeEncodeError:
@@ -258,12 +248,10 @@ def _encodable(text: str) -> str:
 
 
 def _number(value: Any) -> float:
-    if value is None or isinstance(value, (bool, list, dict)):
-        raise Malformed("bad number")
     try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        raise Malformed("bad number") from None
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
     if not math.isfinite(number):
         raise Malformed("bad number")
     return number

@@ -1,4 +1,4 @@
-"""Texts of the prompts. Catalogue text is data: markers inside it are neutralised first."""
+"""Texts of the prompts. Markers inside catalogue text are neutralised first."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ _STOP_WORDS = frozenset({"the", "and", "for", "with", "from", "inch", "pack", "s
 
 
 def begun(ids: list[int], tokenizer: Any) -> list[int]:
-    """Token ids of a whole text, with the BOS token in front if the tokenizer puts it there.
+    """Token ids of a whole text, with the BOS token in front if the tokenizer adds it.
 
-    A chat template may hold it already. Models that were trained with it, such as Gemma and Llama,
-    give other hidden states without.
+    A chat template may already contain it. Models that were trained with BOS, such as Gemma and
+    Llama, give other hidden states without it.
     """
     bos = [tokenizer.bos_token_id]
     return [*bos, *ids] if tokenizer.encode("")[:1] == bos != ids[:1] else list(ids)
 
 
 def neutralise(text: str) -> str:
-    """Catalogue text without anything that a chat template or the answer marker could mean.
+    """Catalogue text without markers of chat templates or answers.
 
-    Angle brackets become typographic ones, so neither ``<answer>`` nor ``<|im_start|>`` survives;
-    ``[INST]``, ``[TOOL_CALLS]`` and the like get round brackets; control characters and runs of
-    white space become one space. Characters that only shape a word or its direction (soft hyphen,
-    joiners, marks) go, but joiners inside a word of a script that needs them stay.
+    Angle brackets become typographic ones, which breaks ``<answer>`` and ``<|im_start|>``.
+    ``[INST]``, ``[TOOL_CALLS]`` and similar markers get round brackets. Control characters and runs
+    of white space become one space. Soft hyphens and marks of direction are removed, and joiners
+    too, except between letters or emoji that need them.
     """
     text = unicodedata.normalize("NFC", text)
     if not text.isprintable():
@@ -48,7 +48,7 @@ def neutralise(text: str) -> str:
 
 
 def _visible(text: str, place: int) -> str:
-    """The character at a place, or its replacement."""
+    """The character at this place, or its replacement."""
     char = text[place]
     if char in _JOINERS:
         kept = place and _joined(text[place - 1]) and _joined(text[place + 1 : place + 2])
@@ -59,7 +59,7 @@ def _visible(text: str, place: int) -> str:
 
 
 def _joined(char: str) -> bool:
-    """Whether a joiner beside the character has a meaning: letters, their marks, emoji."""
+    """Whether a joiner next to this character has a meaning: letters, marks, emoji."""
     return char > "\x7f" and unicodedata.category(char)[0] in "LMS"
 
 
@@ -83,10 +83,7 @@ def item_text(title: str, text: str) -> str:
 
 
 def comparable(title: str) -> str:
-    """A title in a form for comparison with what a person types.
-
-    Case, runs of blanks, blanks around commas and the Unicode form of an accent do not matter.
-    """
+    """A title in a form that ignores case, extra spaces and the Unicode form of accents."""
     parts = (part.strip() for part in neutralise(title).casefold().split(","))
     return unicodedata.normalize("NFC", ", ".join(part for part in parts if part))
 
@@ -94,10 +91,10 @@ def comparable(title: str) -> str:
 def analysis(
     titles: Sequence[str], *, rng: random.Random, words: int = 4, as_written: bool = False
 ) -> str:
-    """An analysis of a history from a template: some of its words, preferably frequent and recent.
+    """An analysis of a history from a template: random words, preferably frequent and recent ones.
 
     It teaches the demo model the form of an answer, not which item comes next. Words are in lower
-    case, or spelled as in the titles (`as_written`).
+    case, or as in the titles (`as_written`).
     """
     counts: defaultdict[str, float] = defaultdict(float)
     spelling: dict[str, str] = {}

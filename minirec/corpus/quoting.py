@@ -1,8 +1,8 @@
 """Quotes of CSV and TSV: which lines make one row, and which fields a row has.
 
-In CSV a field that begins with a quote ends with the next quote that is not doubled (RFC 4180), and
-may hold separators and line breaks. A TSV export usually quotes nothing: there a field is quoted
-only if it also ends with a quote, and any other quote is a plain character.
+In CSV a field that begins with a quote ends with the next quote that is not doubled (RFC 4180). It
+may hold separators and line breaks. TSV exports usually have no quoting, so a TSV field is quoted
+only if it also ends with a quote. Any other quote in TSV is a plain character.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ csv.field_size_limit(2**31 - 1)
 
 
 class BadRow(ValueError):
-    """A row without the right fields; the message is one of the reasons of this module."""
+    """A row with wrong fields; the message is `UNCLOSED`, `BAD` or `WIDTH`."""
 
 
 def split(text: str, delimiter: str, width: int | None, *, quoted: bool = True) -> list[str]:
-    """Fields of a row, which may hold line breaks inside quotes.
+    """Fields of a row; quoted fields may hold line breaks.
 
     Args:
-        width: number of fields, None if it is not known.
-        quoted: whether quotes mean anything.
+        width: expected number of fields, None if unknown.
+        quoted: whether quotes have a meaning.
 
     Raises:
-        BadRow: there are more or fewer fields, or the quotes are wrong.
+        BadRow: the number of fields or the quotes are wrong.
     """
     if not quoted or '"' not in text:
         fields = text.split(delimiter)
     elif delimiter == "\t" and "\n" not in text and width in (None, text.count("\t") + 1):
         fields = [_unquoted(field) for field in text.split("\t")]
     else:
-        # The csv module ends a row at a lone carriage return; a space has the same meaning.
+        # The csv module would end the row at a carriage return.
         reader = csv.reader([text.replace("\r", " ")], delimiter=delimiter, strict=True)
         try:
             fields = next(reader)
@@ -72,17 +72,16 @@ def join(
     like_a_row: Callable[[list[str]], bool],
     share: float,
 ) -> Iterator[Line]:
-    """Join the lines of a row whose quoted field holds line breaks; it keeps its first number.
+    """Join the lines of a row whose quoted field holds line breaks; the row gets the first number.
 
     A quote that is never closed would swallow all rows up to the next quote. So lines are joined
-    only if they make one row of `width` fields and few of the further lines are rows by
-    themselves. Otherwise each line is a row, and in CSV `split` rejects the first.
+    only if together they make one row of `width` fields and few of the further lines are rows
+    themselves. Otherwise each line is a row; in CSV, `split` then rejects the first.
 
     Args:
         lines: number and text of each line, without its line break.
-        like_a_row: whether `width` fields of a line can be those of a row.
-        share: lines are not joined if at least this share of the further lines, and at least one,
-            are rows.
+        like_a_row: whether `width` fields can be a row.
+        share: lines are not joined if this share of the further lines, and at least one, are rows.
     """
 
     def is_plain_row(raw: bytes) -> bool:
@@ -90,14 +89,17 @@ def join(
         return len(fields) == width and like_a_row(fields)
 
     def is_row(raw: bytes) -> bool:
+        # Unquoted, a field of two quotes is not empty, so a row whose title is "" counts as a row.
+        if is_plain_row(raw):
+            return True
         fields = _fields(raw, delimiter, width)
-        return is_plain_row(raw) if fields is None else like_a_row(fields)
+        return fields is not None and like_a_row(fields)
 
     def belong_together(raws: list[bytes]) -> bool:
         if _fields(b"\n".join(raws), delimiter, width) is None:
             return False
-        # If the first line is a row by itself, the quote may be a plain character. If not, it opens
-        # a field, and the last line looks like a row in any case.
+        # If the first line is not a row, its quote opens a field that ends on the last line. The
+        # rest of the last line can look like a row, so that line does not count.
         further = raws[1:] if is_plain_row(raws[0]) else raws[1:-1]
         return sum(map(is_row, further)) < max(1, share * len(further))
 
@@ -113,7 +115,7 @@ def join(
             if following is None:
                 break
             taken.append(following)
-            # The line begins inside quotes; with a quote in front `_state` can judge it.
+            # The line begins inside quotes, so `_state` needs a quote in front.
             state = _state(b'"' + following[1], delimiter)
         raws = [line[1], *(raw for _, raw in taken)]
         if state == "closed" and belong_together(raws):
@@ -131,7 +133,7 @@ def _fields(raw: bytes, delimiter: str, width: int) -> list[str] | None:
 
 
 def _state(raw: bytes, delimiter: str) -> Literal["closed", "open", "bad"]:
-    """Whether the quoted fields of a line end on it; bad: something follows a closing quote."""
+    """Whether all quoted fields of a line are closed; "bad": text follows a closing quote."""
     closed, opened = _patterns(delimiter)
     if closed.fullmatch(raw):
         return "closed"
@@ -140,7 +142,7 @@ def _state(raw: bytes, delimiter: str) -> Literal["closed", "open", "bad"]:
 
 @cache
 def _patterns(delimiter: str) -> tuple[re.Pattern[bytes], re.Pattern[bytes]]:
-    # Possessive (*+): no backtracking, so a line that does not match fails at once.
+    # Possessive quantifiers (*+) do not backtrack, so a line that does not match fails fast.
     d = re.escape(delimiter.encode())
     inner = rb'"[^"]*+(?:""[^"]*+)*+'
     field = rb'(?:%b"|[^"%b][^%b]*+|)' % (inner, d, d)

@@ -7,91 +7,63 @@ import pyarrow as pa
 VERSION = "2"
 _META = {b"minirec.schema": VERSION.encode()}
 
-ITEMS = pa.schema(
-    [
-        ("item_id", pa.int32()),
-        ("key", pa.string()),
-        ("title", pa.string()),
-        ("text", pa.string()),
-    ],
-    metadata=_META,
-)
+
+def _schema(**columns: pa.DataType) -> pa.Schema:
+    return pa.schema(columns, metadata=_META)
+
+
+ITEMS = _schema(item_id=pa.int32(), key=pa.string(), title=pa.string(), text=pa.string())
 """Catalogue: item_id is dense, 0..V-1; key is the id of the source."""
 
-SAMPLES = pa.schema(
-    [
-        ("sample_id", pa.int64()),
-        ("user", pa.string()),
-        ("history", pa.list_(pa.int32())),
-        ("history_rating", pa.list_(pa.float32())),
-        ("history_time", pa.list_(pa.int64())),
-        ("target", pa.int32()),
-        ("rating", pa.float32()),
-        ("time", pa.int64()),
-    ],
-    metadata=_META,
+SAMPLES = _schema(
+    sample_id=pa.int64(),
+    user=pa.string(),
+    history=pa.list_(pa.int32()),
+    history_rating=pa.list_(pa.float32()),
+    history_time=pa.list_(pa.int64()),
+    target=pa.int32(),
+    rating=pa.float32(),
+    time=pa.int64(),
 )
-"""One target interaction with the events before it, oldest first; times in ms since 1970, or the
+"""A target interaction and the events before it, oldest first. Times are in ms since 1970, or the
 numbers of ``corpus.columns.order``."""
 
 SAMPLES_WITH_SAME_TIME = SAMPLES.append(pa.field("same_time", pa.list_(pa.int32())))
-"""`SAMPLES` of a corpus with events of one user and time that are excluded from each other's
-history. ``same_time`` holds the items of the target's user at the target's time, without the
-target. They would be correct answers too, so the ranking and the item loss leave them out."""
+"""`SAMPLES` of a corpus that excludes events of one user and time from each other's history.
+``same_time`` holds the other items of the target's user at the target's time. They would be correct
+answers too, so the ranking and the item loss leave them out."""
 
-REJECTED = pa.schema(
-    [
-        ("reason", pa.string()),
-        ("file", pa.string()),
-        ("line", pa.int64()),
-        ("text", pa.string()),
-    ],
-    metadata=_META,
-)
+REJECTED = _schema(reason=pa.string(), file=pa.string(), line=pa.int64(), text=pa.string())
 """A malformed row of the input: why, where (line counts from 1), and its first 200 characters."""
 
-TRUTH = pa.schema([("sample_id", pa.int64()), ("label", pa.string())], metadata=_META)
+TRUTH = _schema(sample_id=pa.int64(), label=pa.string())
 """Planted truth of the demo corpus: trivial, learnable, noise or duplicate."""
 
-SCORES = pa.schema(
-    [
-        ("sample_id", pa.int64()),
-        ("mean_reward", pa.float64()),
-        ("learnability", pa.float64()),
-        ("representativeness", pa.float64()),
-        ("value", pa.float64()),
-    ],
-    metadata=_META,
+SCORES = _schema(
+    sample_id=pa.int64(),
+    mean_reward=pa.float64(),
+    learnability=pa.float64(),
+    representativeness=pa.float64(),
+    value=pa.float64(),
 )
 """A score for each sample; representativeness is NaN where no gradient is known."""
 
-SELECTION = pa.schema(
-    [
-        ("rank", pa.int64()),
-        ("sample_id", pa.int64()),
-        ("group", pa.int32()),
-        ("value", pa.float64()),
-        ("novelty", pa.float64()),
-        ("learnability", pa.float64()),
-        ("representativeness", pa.float64()),
-        ("mean_reward", pa.float64()),
-    ],
-    metadata=_META,
+SELECTION = _schema(
+    rank=pa.int64(),
+    sample_id=pa.int64(),
+    group=pa.int32(),
+    value=pa.float64(),
+    novelty=pa.float64(),
+    learnability=pa.float64(),
+    representativeness=pa.float64(),
+    mean_reward=pa.float64(),
 )
 """The chosen subset in training order (rank 0 is trained first).
 
-novelty is NaN where it was not weighed: under a baseline, or without embeddings.
+novelty is NaN for baselines and without embeddings.
 """
 
-RANKS = pa.schema(
-    [
-        ("policy", pa.string()),
-        ("split", pa.string()),
-        ("sample_id", pa.int64()),
-        ("rank", pa.int32()),
-    ],
-    metadata=_META,
-)
+RANKS = _schema(policy=pa.string(), split=pa.string(), sample_id=pa.int64(), rank=pa.int32())
 """Rank of the target in the full catalogue, 1 is best."""
 
 
@@ -99,37 +71,32 @@ def features(hidden_size: int) -> pa.Schema:
     """Schema of a features shard for a policy with hidden size `hidden_size`.
 
     A screened sample has no rollouts: its lists are empty, its `rollout_gradient` is 0, and its
-    other vectors are those of the forced answer. A control sample would have been screened and was
-    rolled out all the same. The screen's reward and NDCG are null where nothing was screened.
+    other vectors are those of the forced answer. A control sample failed the screen but was rolled
+    out. The screen's reward and NDCG are null if scoring had no screen.
     """
-    return pa.schema(
-        [
-            ("sample_id", pa.int64()),
-            ("rewards", pa.list_(pa.float32())),
-            ("ndcg", pa.list_(pa.float32())),
-            ("hits", pa.int8()),
-            ("completions", pa.list_(pa.string())),
-            ("tokens", pa.list_(pa.list_(pa.int32()))),
-            ("embedding", pa.list_(pa.float16(), hidden_size)),
-            ("gradient", pa.list_(pa.float32(), hidden_size)),
-            ("rollout_gradient", pa.list_(pa.float32(), hidden_size)),
-            ("hvp", pa.list_(pa.float32(), hidden_size)),
-            ("el2n", pa.float32()),
-            ("rollout_tokens", pa.int64()),
-            ("screened", pa.bool_()),
-            ("control", pa.bool_()),
-            ("screen_reward", pa.float32()),
-            ("screen_ndcg", pa.float32()),
-        ],
-        metadata=_META,
+    return _schema(
+        sample_id=pa.int64(),
+        rewards=pa.list_(pa.float32()),
+        ndcg=pa.list_(pa.float32()),
+        hits=pa.int8(),
+        completions=pa.list_(pa.string()),
+        tokens=pa.list_(pa.list_(pa.int32())),
+        embedding=pa.list_(pa.float16(), hidden_size),
+        gradient=pa.list_(pa.float32(), hidden_size),
+        rollout_gradient=pa.list_(pa.float32(), hidden_size),
+        hvp=pa.list_(pa.float32(), hidden_size),
+        el2n=pa.float32(),
+        rollout_tokens=pa.int64(),
+        screened=pa.bool_(),
+        control=pa.bool_(),
+        screen_reward=pa.float32(),
+        screen_ndcg=pa.float32(),
     )
 
 
 def gradients(dim: int) -> pa.Schema:
     """Schema of a shard of projected gradients with `dim` numbers each."""
-    return pa.schema(
-        [("sample_id", pa.int64()), ("gradient", pa.list_(pa.float32(), dim))], metadata=_META
-    )
+    return _schema(sample_id=pa.int64(), gradient=pa.list_(pa.float32(), dim))
 
 
 TRIALS = pa.schema(
@@ -170,14 +137,14 @@ TRIALS = pa.schema(
 )
 """A trial of a sweep or a comparison: finished, stopped (early) or failed.
 
-budget is as in the settings, samples the number it stands for. table is steps or epochs in a
-comparison, else empty. Own cost is that of selection and training; the total adds what the trial
-is charged with: proxy, scoring, gradients. A sweep counts validations, a comparison does not.
-valid_ndcg@10 is that of the final adapter on the whole split, with a 95% interval over users (low,
-high), or the last validation of a stopped trial. best_valid is over the validations during
-training, on a part of the split.
+budget is as in the settings, samples the number that it means. table is steps or epochs in a
+comparison, else empty. own_* is the cost of selection and training; rollouts and seconds add the
+costs of proxy, scoring and gradients that the trial uses. A sweep counts the cost of validations, a
+comparison does not. valid_ndcg@10 is measured with the final adapter on the whole split, with a 95%
+interval over users (low, high); for a stopped trial it is the last validation. best_valid is the
+best validation during training, on a part of the split.
 
-Two groups of columns depend on the other trials: front_* of a sweep, whether the setting, averaged
-over its seeds, is on a Pareto front; reached_* of a comparison, the total cost until a validation
+Two groups of columns depend on the other trials. front_* (sweep): whether the setting, averaged
+over its seeds, is on a Pareto front. reached_* (comparison): the total cost until a validation
 first reached the goal, null if none did. The other command leaves them null.
 """

@@ -1,9 +1,7 @@
 """The sources of a corpus: which files they have, and which column has which role.
 
-`locate` turns ``corpus.source`` and its paths into `FileSpec`s and the name of the domain; it
-reads only headers. Every source yields the same two kinds of rows, events and items. A source is
-a function ``(corpus) -> Located``; a new one is a function here and a line in `SOURCES` at the end,
-or a function of yours that the setting names as ``package.module:function``.
+A source is a function ``(corpus) -> Located`` that reads only headers. To add one, write a function
+here and add it to `SOURCES`, or set ``corpus.source`` to ``package.module:function``.
 """
 
 from __future__ import annotations
@@ -64,10 +62,9 @@ class Located:
         events: specs of the interaction files.
         items: specs of the catalogue files.
         fallback: name of the domain if neither the settings nor the catalogue name it.
-        inline: whether the titles are in the interaction files, which are then read a second time;
-            rows rejected in the second reading are not counted twice.
+        inline: whether the titles are in the interaction files, which are then read twice.
         notes: sentences on what the files lack.
-        category: name of the domain if the settings name it, else None; `locate` fills it in.
+        category: name of the domain from the settings, else None; `locate` sets it.
     """
 
     events: list[FileSpec]
@@ -82,9 +79,8 @@ def locate(corpus: CorpusConfig) -> Located:
     """Find the files of a source and check their columns.
 
     Raises:
-        CorpusError: a file is missing, empty or unreadable, or lacks a column; the message
-            lists the columns found.
-        ConfigError: a source of the user that cannot be imported.
+        CorpusError: a file is missing, empty or unreadable, or lacks a column.
+        ConfigError: a source of the user cannot be imported.
     """
     _check_columns(corpus)
     located: Located = CHOICES.find(corpus.source)(corpus)
@@ -95,7 +91,7 @@ def locate(corpus: CorpusConfig) -> Located:
 
 
 def _check_columns(corpus: CorpusConfig) -> None:
-    """Refuse a mapping of columns that would have no effect."""
+    """Refuse unknown roles, and settings that contradict each other."""
     roles = {*TABLE_EVENTS, *TABLE_ITEMS, "catalogue_item", "order"}
     unknown = sorted(corpus.columns.keys() - roles)
     if unknown:
@@ -128,7 +124,7 @@ def amazon(corpus: CorpusConfig) -> Located:
     ratings = chosen(corpus.ratings, corpus.path) or [
         table
         for table in listed(corpus.path, (".csv",))
-        # Benchmark folders hold other CSVs too: one that fits is enough.
+        # Folders of benchmarks hold other CSVs too; `_fits` selects below.
         if not table.name.lower().startswith("meta")
     ]
     fix = f"{WHERE}, or add corpus.download=true with corpus.category"
@@ -141,7 +137,7 @@ def amazon(corpus: CorpusConfig) -> Located:
         raise nothing(corpus.path, "a catalogue file meta*.jsonl or meta*.jsonl.gz", fix=fix)
     fitting = [table for table in ratings if _fits(table, AMAZON_EVENTS)]
     items = [
-        # Metadata may hold titles further down than its first lines.
+        # In JSON lines, titles may begin after the lines that `read_header` reads.
         items_spec(
             file,
             AMAZON_ITEMS,
@@ -252,7 +248,7 @@ def _fits(table: Table, columns: dict[str, str]) -> bool:
 
 
 def _of_catalogue(corpus: CorpusConfig) -> dict[str, str]:
-    """The columns of the catalogue that the settings name."""
+    """The columns of the catalogue in the settings."""
     columns = picked(corpus.columns, TABLE_ITEMS)
     if "catalogue_item" in corpus.columns:
         columns["item"] = corpus.columns["catalogue_item"]
@@ -260,13 +256,13 @@ def _of_catalogue(corpus: CorpusConfig) -> dict[str, str]:
 
 
 def _required(corpus: CorpusConfig, file: Path) -> list[str]:
-    """Roles that a catalogue must have: also a named text, except as a key of JSON lines."""
-    named_too = ["text"] if "text" in corpus.columns and format_of(file) != "jsonl" else []
-    return ["item", "title", *named_too]
+    """Roles that a catalogue must have; JSON lines may lack the text that the settings name."""
+    text = "text" in corpus.columns and format_of(file) != "jsonl"
+    return ["item", "title", "text"] if text else ["item", "title"]
 
 
 def _domain(tables: list[Table]) -> str:
-    """The name of the only table if it says something, else that of a folder above."""
+    """The name of the only table if it is specific, else that of a folder above."""
     first = tables[0].path
     names = [first.name] if len(tables) == 1 else []
     names += [folder.name for folder in first.parents]
@@ -283,4 +279,4 @@ SOURCES: dict[str, Callable[[CorpusConfig], Located]] = {
     "recbole": recbole,
     "table": table,
 }
-"""By the names of ``corpus.source``; `minirec.config.choices` reads them from here."""
+"""The values of ``corpus.source``; `minirec.config.choices` reads this table."""

@@ -1,9 +1,11 @@
-"""From the columns of a source to a `FileSpec`, with a check of the file's header."""
+"""Makes the `FileSpec` of a file from the columns of its source, and checks the file's header."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from minirec.config.corpus import CorpusConfig
 from minirec.corpus.files import FileSpec, read_header
@@ -14,7 +16,7 @@ FIX = "fix the header"
 MAP = "set corpus.columns to the names in the file"
 MAP_BOTH = f"{MAP} (item: of the interactions; catalogue_item: of the catalogue, if it differs)"
 BY_FILE = "file"
-"""As ``corpus.columns.order``: events have no times, the order of the rows counts."""
+"""Value of ``corpus.columns.order`` for events without times: the order of the rows counts."""
 
 
 def event_columns(
@@ -22,25 +24,23 @@ def event_columns(
 ) -> tuple[dict[str, str], list[str]]:
     """Columns of events by role, and notes on what the files lack.
 
-    The order takes the place of the time where the settings name one. Ratings are left out where
-    no file has them and the settings name none.
+    An order in the settings replaces the time. Ratings are left out if no file has them and the
+    settings name none.
 
     Args:
-        corpus: settings; ``corpus.columns`` takes the place of `columns`.
-        columns: the source's own columns by role.
+        columns: the source's columns by role; ``corpus.columns`` overrides them.
         files: the interaction files.
         typed: whether headers carry types (`untyped`).
 
     Raises:
-        CorpusError: there are no ratings, and ``corpus.min_rating`` needs them.
+        CorpusError: ``corpus.min_rating`` is set, but there are no ratings.
     """
     columns = columns | picked(corpus.columns, columns)
     order = corpus.columns.get("order")
     if order is not None:
         del columns["time"]
         columns |= {} if order == BY_FILE else {"order": order}
-    headers = [read_header(file, format=format_of(file)) for file in files]
-    known = {name for header in headers for name in (untyped(header) if typed else header)}
+    known = {name for file in files for name in _header(file, typed)[1]}
     if columns["rating"] in known or "rating" in corpus.columns:
         return columns, []
     del columns["rating"]
@@ -63,18 +63,14 @@ def events_spec(
     """How to read a file of interactions.
 
     Args:
-        corpus: settings.
-        file: the file; its header is read.
         columns: by role: user, item, rating, and time or order.
-        typed: whether the header carries types (`untyped`); then quotes mean nothing.
+        typed: whether the header carries types (`untyped`); quotes then have no meaning.
         fix: what the user can do about a missing column.
 
     Raises:
         CorpusError: the file lacks a column.
     """
-    format = format_of(file)
-    header = read_header(file, format=format)
-    names = untyped(header) if typed else header
+    header, names = _header(file, typed)
     if fix != FIX and "time" in columns and columns["time"] not in names:
         fix += "; where events have no times, set corpus.columns.order"
     _require(file, header, names, list(columns.values()), fix=fix)
@@ -83,15 +79,8 @@ def events_spec(
             f"corpus.columns.order={BY_FILE} is the order of the rows, and {file} has a column of "
             f"this name; rename the column"
         )
-    return FileSpec(
-        path=str(file),
-        kind="events",
-        format=format,
-        header=() if format in ("jsonl", "parquet") else names,
-        quoted=not typed,
-        columns=columns,
-        rating_range=corpus.rating_range,
-    )
+    spec = _spec("events", file, names, columns, typed)
+    return replace(spec, rating_range=corpus.rating_range)
 
 
 def items_spec(
@@ -106,48 +95,54 @@ def items_spec(
     """How to read a catalogue file.
 
     Args:
-        file: the file; its header is read.
         columns: by role: item, title, text, category.
         extra: columns that are appended to the text of an item.
         required: roles that the file must have.
-        typed: whether the header carries types (`untyped`); then quotes mean nothing.
-        fix: what the user can do about a missing column.
+        typed, fix: as in `events_spec`.
 
     Raises:
         CorpusError: the file lacks a required column.
     """
-    format = format_of(file)
-    header = read_header(file, format=format)
-    names = untyped(header) if typed else header
+    header, names = _header(file, typed)
     _require(file, header, names, [columns[role] for role in required], fix=fix)
-    if format != "jsonl":
+    if format_of(file) != "jsonl":
         columns = {role: name for role, name in columns.items() if name in names}
         extra = tuple(name for name in extra if name in names)
-    return FileSpec(
-        path=str(file),
-        kind="items",
-        format=format,
-        header=() if format in ("jsonl", "parquet") else names,
-        quoted=not typed,
-        columns=columns,
-        extra=extra,
-    )
+    return replace(_spec("items", file, names, columns, typed), extra=extra)
+
+
+def _header(file: Path, typed: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The header as written, and without its types."""
+    header = read_header(file, format=format_of(file))
+    return header, untyped(header) if typed else header
+
+
+def _spec(
+    kind: Literal["events", "items"],
+    file: Path,
+    names: tuple[str, ...],
+    columns: dict[str, str],
+    typed: bool,
+) -> FileSpec:
+    format = format_of(file)
+    header = () if format in ("jsonl", "parquet") else names
+    return FileSpec(str(file), kind, format, header, columns, quoted=not typed)
 
 
 def untyped(header: tuple[str, ...]) -> tuple[str, ...]:
-    """RecBole headers carry types: ``user_id:token`` -> ``user_id``."""
+    """A RecBole header without its types: ``user_id:token`` -> ``user_id``."""
     return tuple(name.split(":")[0] for name in header)
 
 
 def picked(columns: dict[str, str], roles: Collection[str]) -> dict[str, str]:
-    """The columns of these roles."""
+    """The columns with these roles."""
     return {role: name for role, name in columns.items() if role in roles}
 
 
 def _require(
     file: Path, header: tuple[str, ...], names: tuple[str, ...], needed: list[str], *, fix: str
 ) -> None:
-    """Refuse a file without a column; `names` are those of `header` without their types."""
+    """Refuse a file that lacks a needed column; `names` is `header` without types."""
     missing = next((name for name in needed if name not in names), None)
     if missing is None:
         return
@@ -155,8 +150,8 @@ def _require(
     others = [s for s in (",", "\t", ";", "|", "::") if len(header) == 1 and s in header[0]]
     if separator and others:
         fix = (
-            f"its fields seem to be separated by {others[0]!r}, and those of {ending(file)} files "
-            f"are by {separator!r}; save it so"
+            f"its fields seem to be separated by {others[0]!r}; save it with {separator!r}, the "
+            f"separator of {ending(file)} files"
         )
     elif separator and any(name.replace(".", "", 1).isdecimal() for name in header):
         fix = f"its first line seems to hold values; add a line with the names of columns, or {fix}"

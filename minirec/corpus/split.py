@@ -1,10 +1,7 @@
-"""Events -> samples: history window, events of one time, train, valid and test.
+"""Makes samples from events and splits them into train, valid and test.
 
-All of it is vectorised over dictionary-encoded arrays.
-
-The events of one user at one time are a visit. Where times are days, a visit is a basket, and its
-order in the files has no meaning. `corpus.same_time` says whether its events are in each other's
-histories, `corpus.ties` how they are ordered.
+The events of one user at one time are a visit. `corpus.same_time` decides whether they are in each
+other's histories, `corpus.ties` how they are ordered.
 """
 
 from __future__ import annotations
@@ -35,8 +32,8 @@ class Samples:
         kept: events left after window, min_rating and k-core.
         users: users left.
         same_time: split -> samples whose user has another event at the target's time.
-        left_out: events that are no target, because ``corpus.same_time: exclude`` leaves them
-            fewer than ``corpus.min_history`` earlier events.
+        left_out: events that are not a target because ``corpus.same_time: exclude`` leaves fewer
+            than ``corpus.min_history`` events before them.
     """
 
     tables: dict[str, pa.Table]
@@ -50,15 +47,15 @@ class Samples:
 
 @dataclass(frozen=True)
 class _Timeline:
-    """The K kept events, user by user, oldest first, events of one time by their tie.
+    """The K kept events, sorted by user, time and tie. All attributes are (K,).
 
     Attributes:
-        event: (K,) index into `Events`.
-        user, item, time: (K,) its columns; `item` is dense over the kept items.
-        tie: (K,) the order of the events of one user and time.
-        first: (K,) row of the user's first event.
-        visit: (K,) row of the first event of the same user and time.
-        together: (K,) events of the same user and time.
+        event: index into `Events`.
+        user, item, time: its columns; `item` is dense over the kept items.
+        tie: order of the events of a visit.
+        first: row of the user's first event.
+        visit: row of the first event of the visit.
+        together: number of events of the visit.
     """
 
     event: np.ndarray
@@ -74,19 +71,18 @@ class _Timeline:
 def make_samples(events: Events, corpus: CorpusConfig) -> Samples:
     """Filter the events, pair each target with its history, split.
 
-    A sample's history holds the up to ``corpus.history`` last events of its user before the
-    target, oldest first: those of an earlier time (``corpus.same_time: exclude``), or also those
-    of the same time that ``corpus.ties`` places before the target (``keep``). sample_id is the
-    rank of the sample by (split, time, user, tie), so train, valid and test are consecutive ranges.
-    item_id is dense over the items that keep an event, in the order of their keys.
+    A history holds up to ``corpus.history`` last events of the user before the target, oldest
+    first. With ``corpus.same_time: exclude`` all have an earlier time; with ``keep`` they may be
+    events of the same visit that ``corpus.ties`` places before the target. sample_id is the rank of
+    the sample by (split, time, user, tie). item_id is dense over the kept items, in the order of
+    their keys.
 
     Raises:
-        CorpusError: nothing is left, no user has enough events, fewer than 3 samples, or too few
-            distinct times for a split between them.
+        CorpusError: fewer than 3 samples are left, or too few distinct times to split by time.
     """
     line, codes = _timeline(events, filter_events(events, corpus), corpus.ties)
     exclude = corpus.same_time == "exclude"
-    end = line.visit if exclude else np.arange(len(line.event))  # a history ends before this row
+    end = line.visit if exclude else np.arange(len(line.event))  # row after the history
     target = np.flatnonzero(end - line.first >= corpus.min_history)
     if len(target) < 3:
         raise CorpusError(_too_few(line, len(target), corpus))
@@ -128,19 +124,20 @@ def _timeline(events: Events, keep: np.ndarray, ties: str) -> tuple[_Timeline, n
 
 
 def _runs(begins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each row the first row of its run and the length of the run; both (K,) int64."""
+    """For each row the first row and the length of its run; both (K,) int64."""
     starts = np.flatnonzero(begins)
     lengths = np.diff(np.r_[starts, len(begins)])
     return np.repeat(starts, lengths), np.repeat(lengths, lengths)
 
 
 def _hashed(events: Events, keep: np.ndarray) -> np.ndarray:
-    """(K,) uint64 hashes of user id and item key: the same in every run, on every machine."""
+    """(K,) uint64 hashes of user id and item key, equal on every machine."""
     from pandas.util import hash_array
 
     users = hash_array(events.users.to_numpy(zero_copy_only=False), categorize=False)
     items = hash_array(events.items.to_numpy(zero_copy_only=False), categorize=False)
-    # splitmix64's finaliser (Steele et al., 2014): a sum alone would order all users alike.
+    # The finaliser of splitmix64 (Steele et al., 2014). A plain sum would give all users the same
+    # order of items.
     mixed = users[events.user[keep]] * np.uint64(0x9E3779B97F4A7C15) + items[events.item[keep]]
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -152,7 +149,7 @@ def _too_few(line: _Timeline, samples: int, corpus: CorpusConfig) -> str:
     kept = np.count_nonzero(np.arange(len(line.event)) - line.first >= corpus.min_history)
     if corpus.same_time == "exclude" and kept >= 3:
         return (
-            f"{samples} sample(s): only so many events have corpus.min_history="
+            f"{samples} sample(s) are left: the other events do not have corpus.min_history="
             f"{corpus.min_history} event(s) of their user at an earlier time, since users have up "
             f"to {line.together.max()} events at one time; set corpus.same_time=keep, or give "
             f"times that differ"
@@ -174,7 +171,7 @@ def _too_few(line: _Timeline, samples: int, corpus: CorpusConfig) -> str:
 def _table(
     events: Events, line: _Timeline, target: np.ndarray, end: np.ndarray, corpus: CorpusConfig
 ) -> pa.Table:
-    """The samples of these target rows, whose histories end before the rows `end`."""
+    """The samples of the rows `target`, with histories that end before the rows `end`."""
     length = np.minimum(end - line.first[target], corpus.history)
     offsets, past = _ranges(end - length, length)
     rating = events.rating[line.event]
@@ -208,7 +205,7 @@ def _table(
 
 
 def _check_room(events: Events, line: _Timeline, target: np.ndarray) -> None:
-    """Refuse visits so large that the lists of their other items would fill the memory."""
+    """Refuse visits so large that their lists of other items would not fit into memory."""
     together = line.together[target]
     if together.sum() <= LARGEST_LISTS:
         return
@@ -222,28 +219,26 @@ def _check_room(events: Events, line: _Timeline, target: np.ndarray) -> None:
 
 
 def _ranges(start: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Concatenated ranges of rows: their offsets (S + 1,) and the row numbers."""
+    """Concatenated ranges of rows: offsets (S + 1,) and row numbers."""
     offsets = np.r_[0, np.cumsum(length)]
     within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], length)
     return offsets, np.repeat(start, length) + within
 
 
 def _parts(line: _Timeline, target: np.ndarray, corpus: CorpusConfig) -> np.ndarray:
-    """Which split each target row is in: (S,) 0 train, 1 valid, 2 test; targets are by time."""
+    """The split of each target: (S,) 0 train, 1 valid, 2 test; targets are sorted by time."""
     if corpus.split == "leave_one_out":
         return _leave_one_out(line, target)
     sizes = split_sizes(len(target), corpus.split)
     stops = np.cumsum(sizes)[:2]
-    # Where the events of a time have a given order, cut inside a time, as published scripts do.
+    # If the events of one time have a meaningful order, the cut may be inside a time.
     if corpus.same_time == "exclude" or corpus.ties == "hash":
         stops = _between_times(line.time[target], stops)
     return np.searchsorted(stops, np.arange(len(target)), side="right")
 
 
 def _between_times(time: np.ndarray, stops: np.ndarray) -> np.ndarray:
-    """The two stops, each moved to the next begin of a new time.
-
-    They move to an earlier one where a split would get no sample.
+    """Move both stops to the next start of a new time, or to an earlier one if a split is empty.
 
     Raises:
         CorpusError: fewer than three distinct times.
@@ -251,7 +246,7 @@ def _between_times(time: np.ndarray, stops: np.ndarray) -> np.ndarray:
     begins = np.flatnonzero(time[1:] != time[:-1]) + 1
     if len(begins) < 2:
         raise CorpusError(
-            f"the {len(time):,} samples are of {len(begins) + 1} distinct time(s), so they cannot "
+            f"the {len(time):,} samples have {len(begins) + 1} distinct time(s), so they cannot "
             f"be split by time; give interactions over a longer time, or set corpus.same_time=keep "
             f"and corpus.ties=file to split inside a time"
         )
@@ -263,7 +258,7 @@ def _between_times(time: np.ndarray, stops: np.ndarray) -> np.ndarray:
 def _leave_one_out(line: _Timeline, target: np.ndarray) -> np.ndarray:
     """The last time of each user is test, the one before it valid.
 
-    Users with targets at fewer than three times are in train as a whole.
+    Users with targets at fewer than three times are entirely in train.
 
     Raises:
         CorpusError: no user has targets at three times.
@@ -291,16 +286,12 @@ def split_sizes(samples: int, shares: tuple[float, float, float]) -> tuple[int, 
 
 
 def same_time_facts(samples: Samples, setting: str) -> dict[str, Any]:
-    """The entry ``same_time`` of ``corpus.json``: the setting and the counts of `Samples`."""
+    """The entry ``same_time`` of ``corpus.json``."""
     return {"setting": setting, "shared": samples.same_time, "left_out": samples.left_out}
 
 
 def same_time_sentences(corpus: dict[str, Any]) -> str:
-    """How many samples share their time with another event of their user, and what that means.
-
-    Args:
-        corpus: the contents of ``corpus.json``.
-    """
+    """Sentences on the samples that share their time with another event, from ``corpus.json``."""
     found = corpus["same_time"]
     shares = {
         split: found["shared"][split] / max(1, samples)
@@ -308,17 +299,17 @@ def same_time_sentences(corpus: dict[str, Any]) -> str:
     }
     if not any(shares.values()) and not found["left_out"]:
         return "No sample shares its time with another event of its user."
-    said = (
+    shared = (
         f"{shares['train']:.0%} of the train and {shares['test']:.0%} of the test samples share "
         f"their time with another event of their user."
     )
     if found["setting"] == "keep":
         return (
-            f"{said} Those placed before the target stand in its history (corpus.same_time=keep): "
+            f"{shared} Those before the target are in its history (corpus.same_time=keep): "
             f"the task is the next event, which may be the rest of a basket."
         )
     return (
-        f"{said} None of these stands in the other's history or ranking "
+        f"{shared} None of these is in the other's history or ranking "
         f"(corpus.same_time=exclude): the task is the next visit. {found['left_out']:,} events "
-        f"with too few earlier ones are no targets."
+        f"with too few earlier ones are not targets."
     )

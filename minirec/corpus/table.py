@@ -1,4 +1,4 @@
-"""Reading a prepared corpus: the catalogue and the samples of a split."""
+"""Reads a prepared corpus: the catalogue and the samples of a split."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from minirec.store.remote import local_file
 from minirec.store.tables import check_table, open_table, read_table
 
 COLUMNS = ("sample_id", "history", "target", "same_time")
-"""Columns of a sample; a file has the last one only if a sample has such items."""
+"""Columns of a sample; a file may lack the last one."""
 
 
 @dataclass(frozen=True)
 class Sample:
     """One target interaction.
 
-    history: item ids, oldest first. same_time: other items of the same user and time, where these
-    are excluded from the history (`corpus.same_time`).
+    history: item ids, oldest first. same_time: other items of the same user and time, if
+    `corpus.same_time` excludes these from the history.
     """
 
     sample_id: int
@@ -33,13 +33,13 @@ class Sample:
 
     @property
     def excluded(self) -> list[int]:
-        """Items that do not compete with the target: had before, or as right as the target."""
+        """Items that do not compete with the target: those of the history and of its time."""
         return self.history + self.same_time
 
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Titles and texts by item id, and the wording of the domain."""
+    """Titles and texts by item id, and the name of the domain."""
 
     titles: list[str]
     texts: list[str]
@@ -60,10 +60,7 @@ def load_catalogue(corpus: Path) -> Catalogue:
 
 
 class SampleFile:
-    """Samples of train, valid or test, read on demand: a corpus need not fit into memory.
-
-    One row group is in memory at a time.
-    """
+    """Samples of train, valid or test, read on demand; one row group is in memory at a time."""
 
     def __init__(self, corpus: Path, split: str):
         self.path = corpus / f"{split}.parquet"
@@ -116,7 +113,7 @@ class SampleFile:
 
 
 def count_samples(corpus: Path, split: str) -> int:
-    """Samples of a split, from the footer of its file."""
+    """Number of samples of a split, from the footer of its file."""
     with open_table(_local(corpus / f"{split}.parquet")) as source:
         return source.metadata.num_rows
 

@@ -1,7 +1,7 @@
-"""Times of interactions: each field alone, then all of them together.
+"""Reads times of interactions.
 
-A number alone does not say whether it is a time in seconds, a day such as 20230115 or a serial
-number of Excel. So `read` takes small numbers as seconds, and `settle` looks at all of them.
+A single number may be a time in seconds, a day such as 20230115 or a serial number of Excel. So
+`read` takes small numbers as seconds, and `settle` corrects this after it has seen all times.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-LAST_MS = 4_102_444_800_000  # 2100-01-01: a later time is a wrong unit or a wrong number
-EARLY_MS = 631_152_000_000  # 1990-01-01: no log of interactions begins before it
+LAST_MS = 4_102_444_800_000  # 2100-01-01: later times are errors
+EARLY_MS = 631_152_000_000  # 1990-01-01: earlier times are reported
 UNITS = (("seconds", 1e11), ("milliseconds", 1e14), ("microseconds", 1e17), ("nanoseconds", 1e20))
-"""Units and the number below which each is meant: for all but the first that is March 1973."""
+"""Units, each with an upper bound of its numbers (March 1973 in the next unit)."""
 
 DAY_MS = 86_400_000
-SMALL = 1e8  # a number below it can be a day such as 20230115; as seconds it is March 1973
+SMALL = 1e8  # a smaller number may be a day such as 20230115; as seconds this is March 1973
 EXCEL_1970 = 25_569  # serial number of 1970-01-01, in days since the end of 1899
 EXCEL_2100 = 73_051
 _SECOND_OF_DAY = (19_700_101_000_000, 21_000_101_000_000)  # as ms later than 2100
@@ -28,10 +28,10 @@ _OFFSET = re.compile(r"\s+(?=[+-]\d\d:?\d\d$)")
 
 
 def read(value: str | float) -> tuple[int, float | None]:
-    """A time -> (ms since 1970 UTC, the number that was written, None for a date).
+    """Ms since 1970 UTC, and the number as written (None for a date).
 
     Raises:
-        ValueError: it is not a time, or lies before 1970 or after 2099.
+        ValueError: not a time, or before 1970 or after 2099.
     """
     try:
         number = float(value)
@@ -40,7 +40,7 @@ def read(value: str | float) -> tuple[int, float | None]:
     except ValueError:
         return _in_range(_date_ms(str(value).strip())), None
     if number < UNITS[0][1]:
-        # A float holds ms since 1970 exactly, so that rounding loses nothing.
+        # A float holds ms since 1970 exactly.
         ms = number * 1000
     elif _SECOND_OF_DAY[0] <= number < _SECOND_OF_DAY[1]:
         return _in_range(_ms(datetime.strptime(str(int(number)), "%Y%m%d%H%M%S"))), None
@@ -52,7 +52,7 @@ def read(value: str | float) -> tuple[int, float | None]:
 
 
 def _in_range(ms: float) -> int:
-    if not 0 <= ms < LAST_MS:  # also if it is NaN
+    if not 0 <= ms < LAST_MS:  # also true for NaN
         raise ValueError("not a time")
     return round(ms)
 
@@ -61,7 +61,7 @@ def _date_ms(text: str) -> float:
     try:
         return _ms(datetime.fromisoformat(text))
     except ValueError:
-        # As BigQuery and Go write them: 2023-01-15 10:00:00 UTC, 2023-01-15 10:00:00 +0000 UTC.
+        # BigQuery and Go write 2023-01-15 10:00:00 UTC and 2023-01-15 10:00:00 +0000 UTC.
         return _ms(datetime.fromisoformat(_OFFSET.sub("", _UTC.sub("", text))))
 
 
@@ -71,18 +71,18 @@ def _ms(date: datetime) -> float:
 
 
 def day(ms: float) -> str:
-    """ms since 1970 -> its day in UTC, ``YYYY-MM-DD``."""
+    """The UTC day of a time in ms since 1970, as ``YYYY-MM-DD``."""
     return datetime.fromtimestamp(ms / 1000, tz=UTC).strftime("%Y-%m-%d")
 
 
 @dataclass(frozen=True)
 class Settled:
-    """Times of all interactions, with one meaning of their numbers.
+    """Times of all interactions after one reading of their numbers.
 
     Attributes:
         ms: (N,) int64, ms since 1970 UTC.
-        bad: (N,) bool, not a time after all.
-        notes: sentences on how the numbers were understood.
+        bad: (N,) bool, True if it is not a time.
+        notes: sentences on how the numbers were read.
     """
 
     ms: np.ndarray
@@ -91,11 +91,11 @@ class Settled:
 
 
 def settle(ms: np.ndarray, number: np.ndarray) -> Settled:
-    """Decide whether small numbers are days or serial numbers of Excel, and convert these.
+    """Decide whether small numbers are days or Excel serial numbers, and convert these.
 
     Args:
         ms: (N,) int64, as `read` gives it.
-        number: (N,) float64, the number as it was written, NaN for a date.
+        number: (N,) float64, the number as written, NaN for a date.
     """
     ms, bad = ms.copy(), np.zeros(len(ms), dtype=bool)
     notes = []
@@ -128,7 +128,7 @@ def _early(ms: np.ndarray, number: np.ndarray) -> list[str]:
     first = np.argmin(ms)
     return [
         f"{early:,} times are numbers that mean a day before 1990, the first {number[first]:.15g} "
-        f"is {day(ms[first])}: numbers count s, ms, us or ns since 1970, told by their size; "
+        f"is {day(ms[first])}: numbers are s, ms, us or ns since 1970, depending on their size; "
         f"check the column"
     ]
 
@@ -139,17 +139,17 @@ def _units(number: np.ndarray) -> list[str]:
     if np.count_nonzero(counts) < 2:
         return []
     each = ", ".join(f"{c:,} {name}" for c, (name, _) in zip(counts, UNITS, strict=True) if c)
-    return [f"times are numbers of several units, told by their size: {each}"]
+    return [f"times are numbers of several units, recognised by their size: {each}"]
 
 
 def _as_days(number: np.ndarray) -> np.ndarray:
-    """Numbers such as 20230115 -> ms since 1970 of that day, float64, NaN for other numbers."""
+    """Ms since 1970 of days such as 20230115, float64, NaN for other numbers."""
     values, inverse = np.unique(number, return_inverse=True)
     ms = np.full(len(values), np.nan)
     in_range = (values >= 19_000_101) & (values <= 21_001_231) & (values % 1 == 0)
     month, of_month = values // 100 % 100, values % 100
     likely = in_range & (month >= 1) & (month <= 12) & (of_month >= 1) & (of_month <= 31)
     for i in np.flatnonzero(likely):
-        with contextlib.suppress(ValueError):  # no day, as 20230230
+        with contextlib.suppress(ValueError):  # not a day, such as 20230230
             ms[i] = _ms(datetime.strptime(f"{values[i]:.0f}", "%Y%m%d"))
     return ms[inverse]

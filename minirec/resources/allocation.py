@@ -1,8 +1,7 @@
 """How many engines, scorers and training workers a cluster has room for.
 
-Engines stay up for the whole run. Scorers work beside them in `score` and `evaluate`, training
-workers in `proxy`, `train` and `gradients`. Scorers and workers never run at the same time, so they
-use the same CPUs and GPUs.
+Engines run during the whole run. Scorers run during `score` and `evaluate`, training workers during
+`proxy`, `train` and `gradients`. So scorers and workers share the same CPUs and GPUs.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ MEMORY_PER_PROCESS_GIB = 2.0  # an engine or scorer on the CPU with a small mode
 
 @dataclass(frozen=True)
 class Node:
-    """A machine: logical CPUs, GPUs, memory in GiB, and the id that its cluster gives it."""
+    """A machine: logical CPUs, GPUs, memory in GiB, and its id in the cluster."""
 
     name: str
     cpus: float
@@ -32,19 +31,19 @@ class Node:
 
 @dataclass(frozen=True)
 class Shape:
-    """What one process takes."""
+    """CPUs and GPUs of one process."""
 
     cpus: int
     gpus: float
 
     def bundle(self) -> dict[str, float]:
-        """Ray's notation of it."""
+        """The shape as a bundle of Ray."""
         return {"CPU": float(self.cpus)} | ({"GPU": float(self.gpus)} if self.gpus else {})
 
 
 @dataclass(frozen=True)
 class Allocation:
-    """Concrete numbers. `engines` lie between `engines_min` and `engines_max`."""
+    """Numbers and shapes of processes; `engines` is from `engines_min` to `engines_max`."""
 
     engines: int
     engines_min: int
@@ -57,10 +56,10 @@ class Allocation:
     worker: Shape
 
     def bundles(self, beside: str, *, engines: int | None = None) -> list[dict[str, float]]:
-        """The processes that run at the same time: the fewest engines (or `engines`) and others.
+        """Bundles of `engines` engines (default: the fewest) and of the other processes of a stage.
 
         Args:
-            beside: the stage that says which others: ``score``, ``proxy`` or ``train``.
+            beside: the stage: ``score``, ``proxy`` or ``train``.
         """
         count = self.engines_min if engines is None else engines
         number, shape = {
@@ -83,14 +82,13 @@ class Allocation:
 def allocate(config: Config, nodes: Sequence[Node], *, local: bool) -> Allocation:
     """Resolve every ``auto`` for a cluster.
 
-    About a quarter of the CPUs, or of the GPUs where processes use them, goes to the training
-    workers, and the same quarter to the scorers. The engines get the rest, since generation is the
-    larger part. Nothing is refused here: each kind gets at least one process, even if it does not
-    fit.
+    About a quarter of the CPUs (of the GPUs if processes use them) goes to the training workers,
+    and the same quarter to the scorers. The engines get the rest, since generation costs more. Each
+    kind gets at least one process, even if it does not fit.
 
     Args:
-        nodes: the whole cluster, including what others use of it.
-        local: the processes share the cores of this machine, so CPUs do not limit their number.
+        nodes: the whole cluster, including resources in use.
+        local: whether the processes share the cores of this machine.
     """
     r = config.resources
     gpus = sum(node.gpus for node in nodes)
@@ -102,10 +100,11 @@ def allocate(config: Config, nodes: Sequence[Node], *, local: bool) -> Allocatio
         share if r.gpus_per_worker == "auto" else r.gpus_per_worker,
     )
     workers = _quarter(nodes, worker)
+    low, high = _bounds(r)
     found = Allocation(
         engines=1,
-        engines_min=_bounds(r)[0],
-        engines_max=_bounds(r)[1],
+        engines_min=low,
+        engines_max=high,
         engine=engine,
         scorers=_quarter(nodes, scorer) if r.scorers == "auto" else r.scorers,
         scorer=scorer,
@@ -124,13 +123,13 @@ def allocate(config: Config, nodes: Sequence[Node], *, local: bool) -> Allocatio
 
 
 def engines_for(allocation: Allocation, nodes: Sequence[Node]) -> int:
-    """Engines that these nodes hold beside the scorers or workers, within their bounds."""
+    """Number of engines that fit beside the scorers or workers, within the bounds."""
     room = sum(_rooms(allocation, nodes))
     return int(min(max(room, allocation.engines_min), allocation.engines_max))
 
 
 def engine_places(allocation: Allocation, nodes: Sequence[Node]) -> list[str]:
-    """The id of a node for each of `engines_for`, in rotation; empty for engines without room."""
+    """A node id for each engine of `engines_for`, in rotation; "" for engines without room."""
     rooms = enumerate(_rooms(allocation, nodes))
     turns = sorted((turn, i) for i, room in rooms for turn in range(room))
     count = engines_for(allocation, nodes)
@@ -138,7 +137,7 @@ def engine_places(allocation: Allocation, nodes: Sequence[Node]) -> list[str]:
 
 
 def _rooms(allocation: Allocation, nodes: Sequence[Node]) -> list[int]:
-    """Engines that each node holds beside the scorers or workers."""
+    """Number of engines that fit on each node beside the scorers or workers."""
     a = allocation
     workers = _placed(nodes, a.worker, max(a.training_workers, a.proxy_workers))
     scorers = _placed(nodes, a.scorer, a.scorers)
@@ -154,7 +153,7 @@ def _rooms(allocation: Allocation, nodes: Sequence[Node]) -> list[int]:
 
 
 def refusal(bundles: Sequence[dict[str, float]], nodes: Sequence[Node]) -> str | None:
-    """Why these nodes can never hold all bundles together, with both numbers; None if they may."""
+    """Why these nodes can never hold all bundles together, or None."""
     for name, there in (("CPU", [n.cpus for n in nodes]), ("GPU", [n.gpus for n in nodes])):
         asked = [bundle.get(name, 0.0) for bundle in bundles]
         if sum(asked) > sum(there):
@@ -168,7 +167,7 @@ def refusal(bundles: Sequence[dict[str, float]], nodes: Sequence[Node]) -> str |
 
 
 def this_machine(*, gpus: float = 0) -> Node:
-    """The machine that this process runs on."""
+    """The machine of this process."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     return Node("this machine", os.cpu_count() or 1, gpus, memory)
 
@@ -181,7 +180,7 @@ def _bounds(resources: ResourcesConfig) -> tuple[int, float]:
 
 
 def _quarter(nodes: Sequence[Node], shape: Shape) -> int:
-    """Processes that fill a quarter of the scarcer resource; 1 at least."""
+    """Processes that fill a quarter of the GPUs, or of the CPUs if they use none; at least 1."""
     total = sum(node.gpus if shape.gpus else node.cpus for node in nodes)
     return max(1, int(total / 4 / (shape.gpus or shape.cpus)))
 
@@ -195,7 +194,7 @@ def _workers(resources: ResourcesConfig, training: TrainingConfig, most: int) ->
 
 
 def _placed(nodes: Sequence[Node], shape: Shape, count: int) -> list[int]:
-    """Processes on each node when the first nodes are filled first."""
+    """Processes on each node if the nodes are filled in order."""
     placed = []
     for node in nodes:
         placed.append(min(count, _copies(node, shape)))
@@ -204,7 +203,7 @@ def _placed(nodes: Sequence[Node], shape: Shape, count: int) -> list[int]:
 
 
 def _copies(node: Node, shape: Shape) -> int:
-    """Processes that a node holds; a share of a GPU never lies on two of them."""
+    """Processes that fit on a node; a share of a GPU is always on one GPU."""
     copies = max(0, node.cpus // shape.cpus)
     if shape.gpus:
         whole, rest = divmod(max(0.0, round(node.gpus, 6)), 1)
@@ -216,7 +215,7 @@ def _copies(node: Node, shape: Shape) -> int:
 
 
 def _floor(ratio: float) -> int:
-    return int(ratio + 1e-6)  # ten tenths of a GPU are one
+    return int(ratio + 1e-6)  # ten processes fit where each takes 0.1 GPU
 
 
 def _count(number: int, name: str) -> str:

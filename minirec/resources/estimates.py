@@ -1,7 +1,6 @@
-"""GPU memory that the processes of a run with a real model need, estimated before it starts.
+"""Estimates the GPU memory of the processes of a run, in bytes; loads no torch.
 
-Arithmetic on the shape of a decoder with grouped-query attention and a gated MLP, as Qwen2, Llama
-and Gemma have it. All sizes are in bytes. Loads no torch.
+Models are decoders with grouped-query attention and a gated MLP, such as Qwen2, Llama and Gemma.
 """
 
 from __future__ import annotations
@@ -14,9 +13,9 @@ from typing import Any
 from minirec.model.sharing import ARCHITECTURES, Sharing
 
 SEQUENCES = 256
-"""The most sequences that vLLM decodes at once (its max_num_seqs)."""
+"""Largest number of sequences that vLLM decodes at once (its max_num_seqs)."""
 CONTEXT = 2**30
-"""What CUDA, kernels and fragmentation take in each process."""
+"""Memory for CUDA, kernels and fragmentation in each process."""
 
 
 @dataclass(frozen=True)
@@ -44,25 +43,25 @@ class ModelShape:
 
     @property
     def parameters(self) -> int:
-        """All weights, tied embeddings once."""
+        """Number of weights; tied embeddings count once."""
         bias = self.head_dim * (self.heads + 2 * self.kv_heads) if self.qkv_bias else 0
         block = sum(i * o for i, o in self.matrices) + bias + self.norms * self.hidden
         tables = self.vocabulary * self.hidden * (1 if self.tied else 2)
         return self.layers * block + tables + self.hidden
 
     def lora_parameters(self, rank: int) -> int:
-        """Weights of LoRA matrices on all linear layers of the blocks."""
+        """Number of LoRA weights on all linear layers of the blocks."""
         return self.layers * rank * sum(i + o for i, o in self.matrices)
 
     def kv_bytes(self, width: int) -> int:
-        """Key-value cache of one token; `width` is the bytes of a number."""
+        """Key-value cache of one token; `width` is bytes per number."""
         return 2 * self.layers * self.kv_heads * self.head_dim * width
 
     def activation_bytes(self, width: int) -> int:
-        """What backward needs of one token in all layers, without checkpointing.
+        """Activations of one token that backward needs, without checkpointing.
 
-        The coefficients were read off autograd's saved tensors of Qwen2 (two norms in a layer)
-        and Gemma 2 (four) with LoRA on all linear layers; a test does so again.
+        The coefficients match the tensors that autograd saves for Qwen2 (two norms in a layer) and
+        Gemma 2 (four) with LoRA on all linear layers; a test counts these.
         """
         q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
         numbers = 4 * self.intermediate + 2 * kv + 2 * q + (2 + 2 * self.norms) * self.hidden
@@ -74,15 +73,14 @@ KNOWN = {
     "Qwen/Qwen2.5-3B-Instruct": ModelShape(36, 2048, 16, 2, 128, 11_008, 151_936, qkv_bias=True),
     "google/gemma-2-2b-it": ModelShape(26, 2304, 8, 4, 256, 9216, 256_000, norms=4, shares=False),
 }
-"""The config.json published with each model of configs/, for machines that have not loaded it."""
-
+"""Shapes of the models of configs/, for machines that have not downloaded them."""
 
 GPUS = {"H200": 140, "H100": 79.5, "A100-80": 80, "L40S": 45, "A10G": 22.5, "L4": 22.5}
-"""Memory in GiB as nvidia-smi shows it; of several models of a name, that of the SXM module."""
+"""Memory in GiB as nvidia-smi shows it; for names with several models, that of the SXM module."""
 
 
 def gpu_named(text: str) -> str | None:
-    """The key of `GPUS` that a product name such as ``NVIDIA A100-SXM4-80GB`` means."""
+    """The key of `GPUS` for a product name such as ``NVIDIA A100-SXM4-80GB``, or None."""
     if "A100" in text:
         return "A100-80" if "80" in text.replace("A100", "") else None
     words = text.replace("-", " ").split()
@@ -90,7 +88,7 @@ def gpu_named(text: str) -> str | None:
 
 
 def shape_of(model: str) -> ModelShape | None:
-    """The shape of a model in a folder, in the hub's cache, or of a `KNOWN` one; else None."""
+    """The shape of a model in a folder, in the hub's cache or in `KNOWN`; else None."""
     local = Path(model) / "config.json"
     if not local.exists():
         from huggingface_hub import try_to_load_from_cache
@@ -103,7 +101,7 @@ def shape_of(model: str) -> ModelShape | None:
 
 
 def read_shape(config: dict[str, Any]) -> ModelShape | None:
-    """The shape in a config.json; None for an architecture that is not known here."""
+    """The shape in a config.json; None for an unknown architecture."""
     kind = config.get("model_type")
     if kind not in ("qwen2", "llama", "mistral", "gemma", "gemma2"):
         return None
@@ -129,11 +127,11 @@ def engine_memory(
     """Bytes that an engine needs on each of its GPUs, by part.
 
     Args:
-        width: bytes of a number, 2 for bfloat16.
+        width: bytes per number, 2 for bfloat16.
         gpus: tensor-parallel GPUs; a share of a GPU counts as 1.
-        sequences: rollouts in flight; the cache is for these, at most `SEQUENCES`.
+        sequences: rollouts at the same time; at most `SEQUENCES` have a cache.
         length: tokens of prompt and completion.
-        batched_tokens: tokens of the largest prefill, which vLLM reserves room for.
+        batched_tokens: tokens of the largest prefill, for which vLLM reserves memory.
     """
     cache = min(sequences, SEQUENCES) * length * shape.kv_bytes(width)
     forward = batched_tokens * (2 * shape.intermediate + 4 * shape.hidden) * width
@@ -162,18 +160,20 @@ def trainer_memory(
 ) -> dict[str, float]:
     """Bytes that a training worker needs on its GPU, by part.
 
-    ZeRO divides among the workers: the optimizer's states from stage 1, gradients from 2, weights
-    from 3. Logits take 12 bytes for each completion token and word: their log-softmax, its
-    gradient and one copy, in float32.
+    ZeRO splits the optimizer's states (from stage 1), gradients (2) and weights (3) among the
+    workers. Logits take 12 bytes for each completion token and word of the vocabulary: log-softmax,
+    its gradient and one copy, in float32.
 
     Args:
-        prompts: of a micro-batch, with `rollouts` each; they have `prompt` and `completion` tokens.
-        items_at_once: items that a worker sends through backward at the end of a step.
-        item: tokens of an item.
+        prompts: prompts of a micro-batch, with `rollouts` each.
+        prompt, completion, item: their tokens.
+        items_at_once: items in one backward pass at the end of a step.
         items: size of the catalogue.
     """
     lora = shape.lora_parameters(rank)
-    states = lora * (12 if width == 2 else 8)  # Adam's two, and a float32 copy of bfloat16
+    states = lora * (
+        12 if width == 2 else 8
+    )  # Adam's two states, and a float32 copy of bfloat16 weights
     tokens = group_tokens(shape, rollouts=rollouts, prompt=prompt, completion=completion)
     losses = prompts * tokens * shape.activation_bytes(width)
     if tokens < rollouts * (prompt + completion):
@@ -201,9 +201,9 @@ def scorer_memory(shape: ModelShape, *, width: int, tokens: int, items: int) -> 
 
 
 def group_tokens(shape: ModelShape, *, rollouts: int, prompt: int, completion: int) -> int:
-    """Tokens that training reads of a prompt and its rollouts.
+    """Tokens that training reads for a prompt and its rollouts.
 
-    The prompt counts once where the rule of `Sharing` packs them, else once for each rollout.
+    If `Sharing` packs them, the prompt counts once, else once for each rollout.
     """
     apart = rollouts * (prompt + completion)
     if not shape.shares:

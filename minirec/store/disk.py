@@ -1,4 +1,4 @@
-"""A full disk ends in one sentence, whichever library was writing."""
+"""Turns the errors of a full disk, from any library, into a `DiskError`."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from minirec.errors import DiskError, MiniRecError
 
 FULL = {errno.ENOSPC: "is full", errno.EDQUOT: "has used up your quota"}
 WORDS = {os.strerror(number): number for number in FULL}
-"""The system's words for these errors: safetensors and others pass on only these."""
+"""The system's words for these errors; safetensors and others report only these words."""
 
 
 @contextlib.contextmanager
 def named(path: str | Path) -> Iterator[None]:
-    """Turn the error of a full disk into a `DiskError` that names `path`, the written file."""
+    """Turn the error of a full disk into a `DiskError` that names the written file, `path`."""
     try:
         yield
     except MiniRecError:
@@ -29,12 +29,7 @@ def named(path: str | Path) -> Iterator[None]:
 
 
 def full(error: BaseException, path: str | Path) -> DiskError | None:
-    """The error to raise if a disk was full; None for any other error.
-
-    Args:
-        error: of any library.
-        path: the file that was written, where the error does not name one.
-    """
+    """A `DiskError` if a disk was full, else None; `path` is used if the error names no file."""
     number = error.errno if isinstance(error, OSError) else None
     if number not in FULL:
         number = next((code for words, code in WORDS.items() if words in str(error)), None)
@@ -44,5 +39,5 @@ def full(error: BaseException, path: str | Path) -> DiskError | None:
     file = getattr(error, "filename2", None) or getattr(error, "filename", None) or path
     return DiskError(
         f"the disk of {file} {FULL[number]}; free some space there and run the same command "
-        f"again, which goes on from what is finished"
+        f"again, which resumes the work"
     )

@@ -1,4 +1,4 @@
-"""Writes files and directories whole or not at all, and keeps their checksums."""
+"""Writes files and directories atomically, and checks them against their checksums."""
 
 from __future__ import annotations
 
@@ -21,18 +21,15 @@ T = TypeVar("T")
 R = TypeVar("R")
 THREADS = 8
 MANIFEST = "manifest.json"
-"""Lists the files of a directory. It is written last: a directory that has it is complete."""
-AGAIN = "run the stage that makes it once more, which replaces what is damaged"
+"""Lists the files of a directory. It is written last, so a directory with it is complete."""
+AGAIN = "run the stage that makes it again; it replaces damaged files"
 Files = dict[str, dict[str, Any]]
-"""``bytes`` and ``sha256`` of each file, by its path below a folder."""
+"""``bytes`` and ``sha256`` of each file by its path below a folder."""
 
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that appears at `path` whole on success and not at all on failure.
-
-    On an object store the finished file is uploaded at once.
-    """
+    """Open a temporary file that is renamed to `path` (or uploaded there) only on success."""
     far = remote.is_remote(path)
     with disk.named(tempfile.gettempdir() if far else path):
         if not far:
@@ -56,10 +53,10 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def atomic_dir(path: Path) -> Iterator[Path]:
-    """Fill a local directory that appears at `path` whole on success and replaces an older one.
+    """Fill a temporary directory that gets a manifest and replaces `path` only on success.
 
-    It gets a manifest, see `write_manifest`. On an object store the old manifest is deleted first
-    and the new one is written last: readers accept no directory without a manifest.
+    On an object store the old manifest is deleted first and the new one is written last, since
+    readers accept no directory without a manifest.
     """
     far = remote.is_remote(path)
     with disk.named(tempfile.gettempdir() if far else path):
@@ -83,7 +80,7 @@ def atomic_dir(path: Path) -> Iterator[Path]:
 def publish(work: Path, folder: Path) -> Files:
     """Copy the files of a local directory into a folder that other processes also fill.
 
-    Returns their entries; `write_manifest` completes the folder after all have finished.
+    Returns their entries for `write_manifest`, which completes the folder.
     """
     entries = _listed(work)
     for name in entries:
@@ -96,16 +93,16 @@ def publish(work: Path, folder: Path) -> Files:
 
 
 def _listed(folder: Path) -> Files:
-    """What a manifest lists: all files of a directory except a manifest that is already there."""
+    """Entries of all files of a directory except the manifest."""
     files = file_entries(folder, below=folder)
     files.pop(MANIFEST, None)
     return files
 
 
 def remove(path: Path) -> None:
-    """Delete a file or a directory with its contents; do nothing if it does not exist.
+    """Delete a file or a directory, if it exists.
 
-    A local directory is renamed to a hidden name first, so that no half of it keeps its name.
+    A local directory is first renamed to a hidden name, so that no partial directory remains.
     """
     if remote.is_remote(path):
         far: Any = path
@@ -123,13 +120,13 @@ def remove(path: Path) -> None:
 
 
 HIDDEN = re.compile(r"\..+\.[a-z0-9_]{8}")
-"""The names that `tempfile` gives, here with the prefix ``.NAME.``."""
+"""Names that `tempfile` makes with the prefix ``.NAME.``."""
 
 
 def remove_leftovers(path: Path) -> None:
-    """Delete the hidden files that killed writers of `path`, or of anything in it, have left.
+    """Delete hidden files that killed writers of `path`, or of files in it, left behind.
 
-    No writer may be at work there. An object store has no such files.
+    No writer may be active there. An object store has no such files.
     """
     if remote.is_remote(path) or not path.parent.is_dir():
         return
@@ -142,7 +139,7 @@ def remove_leftovers(path: Path) -> None:
 def append(path: Path, line: str) -> None:
     """Add a line to a file that only the holder of the run directory writes.
 
-    If a killed writer left its line without an end, the new line still starts on the next one.
+    If the last line lacks its line break, because its writer was killed, it gets one first.
     """
     if remote.is_remote(path):
         before = path.read_bytes() if path.exists() else b""
@@ -171,10 +168,7 @@ def _json(value: Any) -> bytes:
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn an error of reading a file into an `ArtifactError` that names the file.
-
-    Only a missing file is a `DamageError`: a file that cannot be read may be undamaged.
-    """
+    """Turn an error of reading a file into an `ArtifactError` (missing file: `DamageError`)."""
     try:
         yield
     except MiniRecError:
@@ -187,7 +181,7 @@ def reading(path: Path) -> Iterator[None]:
         elif isinstance(error, OSError) and error.errno is not None:
             problem = (
                 f"{path} cannot be read ({os.strerror(error.errno)}); fix that and run the same "
-                f"command again, or delete it and the command makes it again"
+                f"command again, or delete the file so that the command makes it again"
             )
         else:
             problem = None
@@ -197,7 +191,7 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON; an `ArtifactError` names the file if it is missing or damaged."""
+    """Read JSON; raises `ArtifactError` if the file is missing or damaged."""
     try:
         with reading(path):
             return json.loads(path.read_text(encoding="utf-8"))
@@ -219,16 +213,13 @@ def read_record(path: Path) -> dict[str, Any]:
     """Read what `write_record` wrote, without the digest.
 
     Raises:
-        ArtifactError: the file is missing, is not what `write_record` writes, or has another
-            digest.
+        ArtifactError: the file is missing, is not a record, or its digest differs.
     """
     record = read_json(path)
-    # Compared byte for byte: if the key "digest" itself were damaged, the digest would be ignored.
+    # Compare the bytes too: damage to the key "digest" itself would hide the digest.
     whole = isinstance(record, dict) and path.read_bytes() == _json(record)
     if not whole or record.pop("digest", None) != digest(record):
-        raise DamageError(
-            f"{path} is damaged: its digest is missing or that of another content; {AGAIN}"
-        )
+        raise DamageError(f"{path} is damaged: its digest is missing or does not match; {AGAIN}")
     return record
 
 
@@ -242,18 +233,17 @@ def file_entry(path: Path) -> dict[str, Any]:
 def file_entries(path: Path, *, below: Path) -> Files:
     """Entries of a file, or of all files in a directory, by their paths below `below`.
 
-    Hidden files are left out: they belong to writers at work or to killed ones. Entries of an
-    object store also have its ``etag``, which identifies the version of an object.
+    Hidden files are left out, since they are temporary. Entries of an object store also have an
+    ``etag``, which identifies the version of an object.
     """
     if remote.is_remote(path):
         base = str(path)[len(str(below)) + 1 :]
-        listed = {n: info for n, info in remote.files(path).items() if not _hidden(n)}
-        names = [f"{base}/{name}" if name else base for name in listed]
-        sums = in_threads(lambda name: file_entry(below / name), names)
-        pairs = zip(listed.values(), sums, strict=True)
-        return dict(zip(names, ({**info, **entry} for info, entry in pairs), strict=True))
-    found = [path] if path.is_file() else sorted(path.rglob("*"))
-    files = [p for p in found if p.is_file() and not _hidden(p.relative_to(path).as_posix())]
+        found = remote.files(path).items()
+        listed = {f"{base}/{n}" if n else base: info for n, info in found if not _hidden(n)}
+        sums = in_threads(lambda name: file_entry(below / name), listed)
+        return {n: listed[n] | entry for n, entry in zip(listed, sums, strict=True)}
+    paths = [path] if path.is_file() else sorted(path.rglob("*"))
+    files = [p for p in paths if p.is_file() and not _hidden(p.relative_to(path).as_posix())]
     names = [file.relative_to(below).as_posix() for file in files]
     return dict(zip(names, in_threads(file_entry, files), strict=True))
 
@@ -263,7 +253,7 @@ def _hidden(name: str) -> bool:
 
 
 def in_threads(function: Callable[[T], R], values: Iterable[T]) -> list[R]:
-    """Results in order. Threads help: reading and hashing release Python's global lock."""
+    """Results in order; reading and hashing run in parallel, since they release the GIL."""
     with ThreadPoolExecutor(THREADS) as threads:
         return list(threads.map(function, values))
 
@@ -271,8 +261,7 @@ def in_threads(function: Callable[[T], R], values: Iterable[T]) -> list[R]:
 def differences(below: Path, files: Files) -> dict[str, str]:
     """How files differ from their entries, by name: missing, another size, or another hash.
 
-    On an object store an equal etag counts as equal content. Where it differs, as in a copy of the
-    run, the object is read.
+    On an object store, an object is read only if its etag differs, as in a copy of the run.
     """
     far = remote.is_remote(below)
     listed = remote.files(below) if far and files else {}
@@ -298,17 +287,14 @@ def differences(below: Path, files: Files) -> dict[str, str]:
 
 
 def write_manifest(folder: Path, files: Files) -> None:
-    """Write the ``manifest.json`` of a directory, which marks it as complete."""
+    """Write the manifest of a directory, which marks it as complete."""
     write_record(folder / MANIFEST, {"files": files})
 
 
 def manifest(folder: Path) -> Files | None:
-    """What the ``manifest.json`` of a directory lists; None if it has none.
+    """The entries in the manifest of a directory, None without one; raises if it is damaged.
 
-    A user's folder, such as a model, may have a file of this name for other purposes.
-
-    Raises:
-        ArtifactError: the manifest is damaged.
+    A user's folder, such as a model, may have another kind of ``manifest.json``.
     """
     path = folder / MANIFEST
     if not path.exists():
@@ -321,38 +307,33 @@ def manifest(folder: Path) -> Files | None:
 
 
 def check_folder(folder: Path) -> None:
-    """Compare a directory with its manifest.
-
-    A user's local directory may have no manifest. On an object store it is incomplete without.
+    """Compare a directory with its manifest; a user's local directory may have none.
 
     Raises:
-        ArtifactError: the directory is missing or incomplete, or a file of it is gone or damaged.
+        ArtifactError: the directory is missing or incomplete, or one of its files is damaged.
     """
-    files = manifest(folder)
-    if files is None:
-        if not folder.is_dir():
-            raise ArtifactError(f"{folder} is missing; run the stage that makes it")
-        if remote.is_remote(folder):
-            raise DamageError(f"{folder} is not complete: it has no {MANIFEST}; {AGAIN}")
-        return
-    for problem in differences(folder, files).values():
-        raise DamageError(f"{problem}; {AGAIN}")
+    if remote.is_remote(folder) or manifest(folder) is not None or not folder.is_dir():
+        check_published(folder)
 
 
 def check_published(folder: Path) -> None:
     """As `check_folder`, for a directory that is incomplete without its manifest."""
-    if folder.is_dir() and manifest(folder) is None:
+    files = manifest(folder)
+    if files is None:
+        if not folder.is_dir():
+            raise ArtifactError(f"{folder} is missing; run the stage that makes it")
         raise DamageError(f"{folder} is not complete: it has no {MANIFEST}; {AGAIN}")
-    check_folder(folder)
+    for problem in differences(folder, files).values():
+        raise DamageError(f"{problem}; {AGAIN}")
 
 
 def fetch(text: str) -> str:
-    """A local path of what `text` names, for libraries that need a real folder.
+    """A local path for libraries that need a real folder.
 
     Args:
-        text: a local folder, which is compared with its manifest if it has one; the address of a
-            folder on an object store, which is copied to this machine and verified, once for each
-            manifest; or anything else, such as the name of a model, which is returned as it is.
+        text: a local folder, which is checked if it has a manifest; a folder on an object store,
+            which is copied to this machine and checked, once for each manifest; or another text,
+            such as the name of a model, which is returned unchanged.
 
     Raises:
         ArtifactError: the folder is incomplete or damaged.
@@ -381,10 +362,10 @@ def fetch(text: str) -> str:
 
 
 def intact(path: Path, check: Callable[[Path], object], *, say: Callable[[str], None]) -> bool:
-    """Whether `path` exists and passes its check; a damaged one is reported and removed.
+    """Whether `path` exists and passes its check; damage is reported and the path is removed.
 
     Raises:
-        ArtifactError: it could not be read, so it may be undamaged.
+        ArtifactError: the path cannot be read, so it may be undamaged.
     """
     if not path.exists():
         return False

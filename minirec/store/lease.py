@@ -1,8 +1,8 @@
-"""One command at a time holds a run directory: a file lock, or a lease on an object store.
+"""One command at a time holds a run directory, by a file lock or by a lease on an object store.
 
-Object stores have no locks, but create an object only if it is not there. So a lease is a numbered
-object below ``.lock/``, and the highest number holds the run. A command that finds it released or
-expired creates the next number, which only one command can.
+Object stores have no locks, but they can create an object only if it does not exist. So a lease is
+a numbered object below ``.lock/``, and the highest number holds the run. If it is released or
+expired, a command creates the next number, which only one command can do.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from minirec.store.remote import explained, is_remote
 
 RENEWAL_S = 60.0
 EXPIRY_S = 300.0
-"""After this time without renewal a lease is taken over; clocks may differ by less than that."""
+"""A lease expires after this time without renewal; clocks must differ by less."""
 REFUSED = ("PreconditionFailed", "ConditionalRequestConflict")
-"""S3's codes for an object that is there, or that another request creates at the same time."""
+"""S3's error codes for an object that exists or that another request is creating."""
 
 
 @contextlib.contextmanager
 def held(root: Path, *, lost: Callable[[str], None]) -> Iterator[None]:
-    """Hold a run directory for this process; a file lock ends with the process in any case.
+    """Hold a run directory for this process.
 
     Args:
-        root: the run directory, which is made if it is not there.
-        lost: called from a thread, with the reason, if another command has taken over a lease, or
-            may do so because it could not be renewed.
+        root: the run directory, which is made if it does not exist.
+        lost: called from a thread, with the reason, if another command has taken over the lease,
+            or may do so because renewal failed.
 
     Raises:
-        ArtifactError: another command holds it; the message says who, and since when.
+        ArtifactError: another command holds the directory.
     """
     if is_remote(root):
         with explained(root):
@@ -54,7 +54,7 @@ def held(root: Path, *, lost: Callable[[str], None]) -> Iterator[None]:
     with (root / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            free = os.fstat(file.fileno()).st_nlink > 0  # else its last holder has deleted it
+            free = os.fstat(file.fileno()).st_nlink > 0  # 0 if the last holder deleted it
         except BlockingIOError:
             free = False
         if not free:
@@ -64,15 +64,13 @@ def held(root: Path, *, lost: Callable[[str], None]) -> Iterator[None]:
         try:
             yield
         finally:
-            if made and os.listdir(root) == [
-                ".lock"
-            ]:  # nothing was written: the path was a typo, say
+            if made and os.listdir(root) == [".lock"]:  # nothing was written, e.g. after a typo
                 (root / ".lock").unlink()
                 root.rmdir()
 
 
 def _acquire(folder: Path) -> Path:
-    """Create the next lease; returns its path."""
+    """Create the next lease and return its path."""
     while True:
         leases = _leases(folder)
         number = int(leases[-1].name) + 1 if leases else 1
@@ -86,12 +84,11 @@ def _acquire(folder: Path) -> Path:
 
 
 def _leases(folder: Path) -> list[Path]:
-    found = [path for path in folder.glob("*") if path.name.isdigit()]
-    return sorted(found, key=lambda path: path.name)
+    return sorted((p for p in folder.glob("*") if p.name.isdigit()), key=lambda p: p.name)
 
 
 def _here() -> dict[str, str]:
-    """Where a pid means one process: containers may share a hostname, and boots a namespace."""
+    """The scope in which a pid is unique: containers may share a hostname."""
     return {
         "host": platform.node(),
         "boot": Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
@@ -115,7 +112,7 @@ def _refuse_if_held(lease: Path, folder: Path) -> None:
     try:
         holder = read_json(lease)
     except DamageError:
-        return  # gone or damaged: the next number decides
+        return  # missing or damaged: creating the next number decides
     here = holder.items() >= _here().items()
     dead = here and not Path(f"/proc/{holder['pid']}").exists()
     if holder["released"] or dead or holder["expires"] < time.time():
@@ -132,14 +129,14 @@ def _clock(seconds: float) -> str:
 
 
 def _create(path: Any, lease: dict[str, Any]) -> bool:
-    """Create an object unless it is there; False if another command was faster."""
+    """Create an object; False if it exists."""
     try:
         path.fs.pipe_file(path.path, json.dumps(lease).encode(), mode="create")
     except FileExistsError:
         return False
     except OSError as error:
-        # s3fs raises FileExistsError only for the answer of AWS. Stores that do not name the
-        # condition, and two commands that create at once, are in the code of botocore's error.
+        # s3fs raises FileExistsError only for the answer of AWS. Other stores, and concurrent
+        # requests, show only in the code of botocore's error.
         response = getattr(error.__cause__, "response", {})
         if response.get("Error", {}).get("Code") in REFUSED:
             return False
@@ -158,7 +155,7 @@ def _renewed(mine: Path, lost: Callable[[str], None]) -> Iterator[None]:
     def renew() -> None:
         nonlocal renewed
         while not stop.wait(RENEWAL_S) and not gone.is_set():
-            # A store that fails now is asked again, until the lease has expired.
+            # If the store fails, the next round tries again, until the lease expires.
             with contextlib.suppress(Exception):
                 if _leases(mine.parent)[-1].name != mine.name:
                     give_up(f"another minirec command has taken over {root}")
@@ -168,7 +165,7 @@ def _renewed(mine: Path, lost: Callable[[str], None]) -> Iterator[None]:
                 renewed = asked
 
     def watch() -> None:
-        """In a thread of its own: a store that does not answer blocks a renewal for minutes."""
+        """Runs in a second thread, since a store that does not answer blocks `renew`."""
         while (left := renewed + EXPIRY_S - time.monotonic()) > 0:
             if stop.wait(left) or gone.is_set():
                 return
@@ -189,6 +186,6 @@ def _renewed(mine: Path, lost: Callable[[str], None]) -> Iterator[None]:
         stop.set()
         renewal.join(RENEWAL_S)
         if not (gone.is_set() or renewal.is_alive()):
-            # A store that fails now must not hide an error of the body; the lease will expire.
+            # An error of the store must not hide an error of the body; the lease will expire.
             with contextlib.suppress(Exception):
                 write_json(mine, lease | {"released": True})

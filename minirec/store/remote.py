@@ -1,7 +1,7 @@
-"""Run directories on object stores: paths, messages for their errors, and local copies.
+"""Run directories on object stores: paths, error messages, and local copies.
 
-`located` returns an `upath.UPath` for ``s3://`` and ``gs://``, which has the methods of `Path`.
-fsspec and its file systems are loaded only then.
+For ``s3://`` and ``gs://``, `located` loads fsspec and returns an `upath.UPath`, which has the
+methods of `Path`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ from minirec.errors import ArtifactError, ConfigError, DamageError, MiniRecError
 from minirec.store.disk import full
 
 KEPT = 2
-"""Local copies of the children of one folder, e.g. of published adapters."""
-# Listings are not cached, since other processes write too. botocore and fsspec retry a few times
-# where a store does not answer.
+"""Number of local copies that stay for one folder, e.g. of published adapters."""
+# Listings are not cached, since other processes write too. botocore and fsspec retry a few times.
 STORES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "s3": (
         "s3fs",
@@ -46,10 +45,10 @@ CREDENTIALS = {
 
 
 def located(text: str | Path) -> Path:
-    """The path that a setting or a spec names: local, or on an object store.
+    """The path that a text names, local or on an object store.
 
     Raises:
-        ConfigError: an unknown kind of store, no bucket or no prefix, or a package is missing.
+        ConfigError: the store is unknown, the bucket or folder is missing, or a package is missing.
     """
     if not isinstance(text, str) or "://" not in text:
         return Path(text) if isinstance(text, str) else text
@@ -67,18 +66,14 @@ def located(text: str | Path) -> Path:
         )
     from upath import UPath
 
-    # It logs its retries with tracebacks; the final error gets a message of its own.
+    # The package logs retries with tracebacks; `explain` reports the final error.
     logging.getLogger(package).setLevel(logging.CRITICAL)
     path: Any = UPath(f"{scheme}://{bucket}/{prefix}", **options)
     return path
 
 
 def expanded(text: str) -> str:
-    """A user's path with the home folder for a leading ``~``; an address stays as it is.
-
-    Raises:
-        ValueError: there is no such home folder.
-    """
+    """A user's path with ``~`` expanded; raises `ValueError` if that home folder is unknown."""
     path = os.path.expanduser(text)
     if path.startswith("~"):
         raise ValueError(
@@ -94,7 +89,7 @@ def is_remote(path: Path) -> bool:
 
 
 def files(folder: Any) -> dict[str, dict[str, Any]]:
-    """``bytes`` and ``etag`` of each object below a remote folder, by its name there."""
+    """``bytes`` and ``etag`` of each object below a remote folder, by relative name."""
     root = folder.path.rstrip("/")
     found = folder.fs.find(root, detail=True)
     return {
@@ -108,21 +103,21 @@ def files(folder: Any) -> dict[str, dict[str, Any]]:
 
 
 def upload(source: str | Path, path: Any) -> None:
-    """Upload a finished local file; the object appears whole."""
+    """Upload a local file, atomically."""
     with explained(path):
         path.fs.put_file(str(source), path.path)
 
 
 @contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn an error of a store into an `ArtifactError` that names the path."""
+    """Turn an error of an object store into an `ArtifactError` that names the path."""
     try:
         yield
     except MiniRecError:
         raise
     except Exception as error:
-        if at_home := full(error, tempfile.gettempdir()):
-            raise at_home from error  # the disk of this machine, which holds copies
+        if disk_full := full(error, tempfile.gettempdir()):
+            raise disk_full from error
         problem = explain(error, str(path)) if is_remote(path) else None
         if problem is None:
             raise
@@ -143,14 +138,14 @@ def explain(error: BaseException, where: str) -> str | None:
         )
     if isinstance(error, PermissionError):
         return (
-            f"{where}: the store refuses it ({text}); give these credentials the right to read, "
+            f"{where}: the store denies access ({text}); give these credentials the right to read, "
             f"write, list and delete there, and run the same command again"
         )
     known = (OSError, TimeoutError)
     if isinstance(error, known) or type(error).__module__.split(".")[0] in _LIBRARIES:
         return (
-            f"{where}: the store failed ({kind}: {text}); what is finished there stays, the same "
-            f"command goes on from it"
+            f"{where}: the store failed ({kind}: {text}); run the same command again, which "
+            f"continues from the finished work"
         )
     return None
 
@@ -178,18 +173,16 @@ def download(folder: Any, names: list[str], into: Path) -> None:
 
 
 def place_of_copy(path: Any, version: str, *, group: Any) -> Path:
-    """Where the local copy of a version of a remote path goes; `KEPT` copies of a group stay."""
+    """The place for the local copy of a version of a remote path, see `prune`."""
     beside = hashlib.sha256(str(group).encode()).hexdigest()[:16]
     return cache() / beside / f"{path.name}-{version}"
 
 
 def local_file(path: Any, check: Callable[[Path], object]) -> Path:
-    """A copy on this machine of an object's current version; a local file is returned as it is.
+    """A local copy of an object's current version; a local path is returned unchanged.
 
-    A copy that does not pass `check` is replaced by a new one.
-
-    Raises:
-        ArtifactError: from `check`, if the object in the store does not pass it.
+    A copy that does not pass `check` is replaced. If the new copy does not pass either, the error
+    of `check` is raised.
     """
     if not is_remote(path):
         return path
@@ -198,7 +191,12 @@ def local_file(path: Any, check: Callable[[Path], object]) -> Path:
     etag = str(info.get("ETag") or info.get("etag") or info["size"]).strip('"')
     version = hashlib.sha256(etag.encode()).hexdigest()[:16]
     copy = place_of_copy(path, version, group=path)
-    if not _passes(copy, check):
+    intact = False
+    with contextlib.suppress(DamageError):
+        if copy.exists():
+            check(copy)
+            intact = True
+    if not intact:
         copy.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=copy.parent, prefix=".") as work:
             download(path.parent, [path.name], Path(work))
@@ -208,17 +206,8 @@ def local_file(path: Any, check: Callable[[Path], object]) -> Path:
     return copy
 
 
-def _passes(copy: Path, check: Callable[[Path], object]) -> bool:
-    if not copy.exists():
-        return False
-    with contextlib.suppress(DamageError):
-        check(copy)
-        return True
-    return False
-
-
 def prune(copy: Path) -> None:
-    """Remove the oldest siblings of a copy that was just used, so that `KEPT` stay."""
+    """Mark a copy as used, and delete all but the `KEPT` newest in its folder."""
     os.utime(copy)
     ages = {}
     for path in copy.parent.iterdir():

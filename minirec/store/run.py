@@ -1,8 +1,4 @@
-"""The run directory: paths, fingerprints, records of stages, costs.
-
-A stage is a function of its config section and its input artifacts. `Run.stage` runs its body
-only if no complete and undamaged output with the same fingerprint is there.
-"""
+"""The run directory: paths, fingerprints, records of stages, costs."""
 
 from __future__ import annotations
 
@@ -32,7 +28,7 @@ from minirec.store.remote import is_remote, located
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dict -> dotted keys."""
+    """A nested dict as one dict with dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict):
@@ -51,7 +47,7 @@ def each_file(path: str) -> str:
 class Cost:
     """What one attempt at a stage spent; the body fills in rollouts, tokens and steps.
 
-    charged: what the cost is charged to, such as "selection"; None: to nothing.
+    charged: what the cost is for, such as "selection", or None.
     """
 
     stage: str
@@ -81,10 +77,10 @@ class Run:
         """Args:
         root: the directory; it need not exist.
         overwrite: redo stages that were made with other settings.
-        redo: stages to redo if they have finished, even with the same settings.
-        say: takes each line for the user.
-        base: a run whose shared stages this one uses; they must have finished.
-        shared: the stages that come from the base, each with its outputs.
+        redo: finished stages to redo even with the same settings.
+        say: called with each line for the user.
+        base: a run whose finished stages this one uses.
+        shared: the stages that come from `base`, each with its outputs.
         """
         root = located(root)
         self.root = root if is_remote(root) else root.absolute()
@@ -96,7 +92,7 @@ class Run:
         self._said: set[str] = set()
 
     def path(self, *parts: str) -> Path:
-        """Path of an artifact below the run directory, or below that of the base if shared."""
+        """Path of an artifact in the run directory, or in that of the base if shared."""
         if self.base and parts:
             output = Path(parts[0]).parts[0]
             if any(output in outputs for outputs in self.shared.values()):
@@ -104,13 +100,13 @@ class Run:
         return self.root.joinpath(*parts)
 
     def done(self, stage: str) -> dict[str, Any] | None:
-        """Record of a finished stage; None if there is none or it is damaged."""
+        """Record of a finished stage; None if it is missing or damaged."""
         if self.base and stage in self.shared:
             return self.base.done(stage)
         return self._record(f"{stage}.json")
 
     def fingerprint(self, stage: str) -> str:
-        """Fingerprint of a finished stage, for the stages that read its output."""
+        """Fingerprint of a finished stage; raises `ArtifactError` if it has not finished."""
         record = self.done(stage)
         if record is None:
             raise ArtifactError(
@@ -120,16 +116,12 @@ class Run:
         return str(record["fingerprint"])
 
     def made_from(self, stage: str) -> set[str]:
-        """The finished stages that a stage was made from, directly or through others."""
+        """The stages that a finished stage depends on, directly or through others."""
         inputs = (self.done(stage) or {"inputs": {}})["inputs"]
         return set(inputs).union(*map(self.made_from, inputs))
 
     def compare(self, name: str, *, settings: dict[str, Any], inputs: Sequence[str]) -> None:
-        """Compare a finished stage with the settings and inputs of now, without running it.
-
-        Raises:
-            ArtifactError: they differ; the message names the setting and the command to give.
-        """
+        """Raise `ArtifactError` if a finished stage has other settings or inputs than these."""
         record, content = self.done(name), self._content(settings, inputs)
         if record and record["fingerprint"] != digest(content):
             way_out = f"give these settings to `minirec {name} --overwrite` first"
@@ -154,11 +146,11 @@ class Run:
             inputs: names of the stages that are read.
             outputs: paths below the run directory that the body makes.
             body: makes the outputs and fills the cost record.
-            part_of: for a body that makes each missing part: the path of the part that a file
-                belongs to, see `each_file`. Only the damaged parts of a finished stage are then
-                made again. None: the whole stage is made again.
-            outgrown: asked of a finished stage: whether the body has more to make now. The
-                outputs stay.
+            part_of: for a body that makes missing parts: returns the path of the part that a file
+                belongs to, see `each_file`. Only damaged parts of a finished stage are then made
+                again. None makes the whole stage again.
+            outgrown: returns whether the body of a finished stage has more to make; the outputs
+                stay.
             charged: see `Cost`.
 
         Returns:
@@ -174,7 +166,7 @@ class Run:
         other = record is not None and record["fingerprint"] != fingerprint
         if record and other and not self.overwrite:
             raise ArtifactError(self._difference(name, record, content, "add --overwrite"))
-        # An unfinished stage goes on, so that --overwrite can be repeated after an interruption.
+        # An unfinished stage is continued, so that --overwrite can be repeated if interrupted.
         if other or (done and name in self.redo):
             self.remove(name, outputs)
         elif done:
@@ -196,7 +188,7 @@ class Run:
         return True
 
     def _content(self, settings: dict[str, Any], inputs: Sequence[str]) -> dict[str, Any]:
-        """What a stage is made of; its digest is the fingerprint."""
+        """Settings and inputs of a stage; their digest is its fingerprint."""
         return {
             "settings": flatten(settings),
             "inputs": {name: self.fingerprint(name) for name in inputs},
@@ -216,11 +208,11 @@ class Run:
             file.write("".join(json.dumps(attempt) + "\n" for attempt in kept).encode())
 
     def costs(self) -> list[dict[str, Any]]:
-        """Cost of each stage: the seconds of all its attempts, and the peak of their memory.
+        """Cost of each stage: total seconds and peak memory of all its attempts.
 
-        Rollouts, tokens and steps are those of the newest attempt that finished, or of the newest
-        where none has: an attempt counts what it found done. Seconds of a killed driver are
-        missing.
+        Rollouts, tokens and steps are those of the newest finished attempt (of the newest if none
+        has finished), since they include the work of earlier attempts. Seconds of a killed driver
+        are missing.
         """
         rows: dict[str, dict[str, Any]] = {}
         for attempt in self._attempts():
@@ -254,8 +246,8 @@ class Run:
 
     def _damaged(self, name: str, outputs: Sequence[str], files: Files) -> list[str]:
         """Outputs and files of a finished stage that are missing or differ from its record."""
-        gone = [output for output in outputs if not self.path(output).exists()]
-        problems = {output: f"{self.path(output)} is gone" for output in gone}
+        paths = {output: self.path(output) for output in outputs}
+        problems = {o: f"{path} is gone" for o, path in paths.items() if not path.exists()}
         problems |= differences(self.root, files)
         for problem in list(problems.values())[:3]:
             self.say(f"{name}: {problem}; it is made again")
@@ -264,7 +256,7 @@ class Run:
         return list(problems)
 
     def _record(self, name: str) -> dict[str, Any] | None:
-        """A record of ``stages/``; None if there is none or it is damaged (with one warning)."""
+        """A record of ``stages/``; None if it is missing, or damaged (with one warning)."""
         path = self.path("stages", name)
         if not path.exists():
             return None
@@ -272,15 +264,12 @@ class Run:
             return read_record(path)
         except DamageError:
             if name not in self._said:
-                self.say(f"{path} is damaged; what it stands for is compared and made anew")
+                self.say(f"{path} is damaged; its stage is checked and run again")
                 self._said.add(name)
             return None
 
     def _begun(self, name: str, outputs: Sequence[str]) -> dict[str, Any] | None:
-        """Record of a stage that has left outputs but has not finished.
-
-        If the record is damaged, the settings are unknown, so the outputs are removed.
-        """
+        """Record of an unfinished stage with outputs; if it is damaged, the outputs are removed."""
         path = self.path("stages", f"{name}.begun.json")
         if not path.exists() or not any(self.path(output).exists() for output in outputs):
             return None
@@ -292,7 +281,7 @@ class Run:
 
     @contextmanager
     def _recorded_cost(self, cost: Cost) -> Iterator[Cost]:
-        """Write the cost of an attempt at its end, also if it fails."""
+        """Write the cost of an attempt at its end, even if it fails."""
         started = time.monotonic()
 
         def record() -> None:
@@ -303,7 +292,7 @@ class Run:
         try:
             yield cost
         except BaseException:
-            with suppress(Exception):  # the error of the stage is what the user needs
+            with suppress(Exception):  # the user needs the error of the stage
                 record()
             raise
         cost.finished = True
@@ -329,5 +318,5 @@ class Run:
 
 
 def peak_memory_mib() -> float:
-    """Largest resident size of this process so far, MiB."""
+    """Peak resident size of this process, MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -1,11 +1,10 @@
-"""Tables and arrays on disk, which find damage to themselves when they are read.
+"""Tables and arrays on disk whose damage is detected when they are read.
 
-A Parquet file has a checksum for each page, which pyarrow writes and compares, also for pages of
-dictionaries. Its footer has none: most damage to it is an error of the parser, and its schema
-stands there twice, as Parquet's and as Arrow's, and both must agree. Statistics are not covered;
-nothing here reads them. Whatever this misses is found by the sha256 in ``stages/NAME.json`` once
-the stage has finished. An array file holds its sha256 after the array, where `numpy.load` does not
-look.
+pyarrow writes and verifies a checksum of each page of a Parquet file. The footer has no checksum:
+the parser detects most damage, and its Parquet and Arrow schemas must agree. Statistics are not
+checked, and nothing here reads them. After a stage has finished, the sha256 in
+``stages/NAME.json`` detects the rest. An array file has its sha256 after the array, which
+`numpy.load` ignores.
 """
 
 from __future__ import annotations
@@ -35,10 +34,7 @@ TRAILER_BYTES = 73
 
 @contextmanager
 def table_writer(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
-    """A writer of Parquet whose file appears at `path` on success.
-
-    The bytes depend on the row groups that are written, see `ROW_GROUP`.
-    """
+    """An atomic writer of Parquet; the bytes depend on the row groups that are written."""
     with (
         atomic(path) as file,
         pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as writer,
@@ -56,15 +52,15 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     """Read what `write_table` wrote.
 
     Raises:
-        ArtifactError: the file is missing or cannot be read.
-        DamageError: its footer, or a page of these columns, is not what was written.
+        ArtifactError: the file cannot be read.
+        DamageError: it is missing, or its footer or a page of these columns is damaged.
     """
     with open_table(path) as source:
         return source.read(columns=columns)
 
 
 def check_table(path: Path) -> None:
-    """Read all pages of a file, one row group at a time; raises as `read_table`."""
+    """Read all pages of a file, one row group at a time; raises the errors of `read_table`."""
     with open_table(path) as source:
         for group in range(source.num_row_groups):
             source.read_row_group(group)
@@ -72,7 +68,7 @@ def check_table(path: Path) -> None:
 
 @contextmanager
 def open_table(path: Path) -> Iterator[pq.ParquetFile]:
-    """What `write_table` wrote, to be read in pieces; raises as `read_table`, also in the body."""
+    """Open a table to read it in pieces; raises the errors of `read_table`, also in the body."""
     with reading(path):
         try:
             with opened(path) as file:
@@ -80,13 +76,14 @@ def open_table(path: Path) -> Iterator[pq.ParquetFile]:
                 _check_footer(source)
                 yield source
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeError, OSError) as error:
-            if isinstance(error, OSError) and error.errno is not None:  # the system's, not Arrow's
+            # An error number comes from the system and not from Arrow.
+            if isinstance(error, OSError) and error.errno is not None:
                 raise
             raise DamageError(f"{path} is damaged ({error}); {AGAIN}") from None
 
 
 def opened(path: Path) -> pa.NativeFile:
-    """A file for a reader of Parquet; an object of a store is loaded whole."""
+    """Open a Parquet file; an object of a store is loaded into memory."""
     if not is_remote(path):
         return pa.OSFile(str(path))
     with reading(path):
@@ -94,7 +91,7 @@ def opened(path: Path) -> pa.NativeFile:
 
 
 def _check_footer(source: pq.ParquetFile) -> None:
-    """Raise `pa.ArrowInvalid` unless the schemas and the counts of rows in a footer agree."""
+    """Raise `pa.ArrowInvalid` if the schemas or the row counts in a footer disagree."""
     footer = source.metadata
     try:
         text = base64.b64decode((footer.metadata or {})[b"ARROW:schema"], validate=True)
@@ -107,7 +104,7 @@ def _check_footer(source: pq.ParquetFile) -> None:
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
-    """Write an array as ``.npy`` atomically, with its sha256; `numpy.load` reads it as well."""
+    """Write an array as ``.npy`` with its sha256, atomically; `numpy.load` reads it too."""
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     content = buffer.getvalue()
@@ -117,16 +114,16 @@ def write_array(path: Path, array: np.ndarray) -> None:
 
 
 def check_array(path: Path) -> None:
-    """Raises as `read_array`."""
+    """Raises the errors of `read_array`."""
     read_array(path)
 
 
 def read_array(path: Path) -> np.ndarray:
-    """Read what `write_array` wrote, or a file of `numpy.save`.
+    """Read what `write_array` or `numpy.save` wrote.
 
     Raises:
-        ArtifactError: the file is missing or cannot be read.
-        DamageError: its bytes are not those that were written.
+        ArtifactError: the file cannot be read.
+        DamageError: it is missing or damaged.
     """
     with reading(path):
         data = path.read_bytes()
@@ -141,7 +138,7 @@ def read_array(path: Path) -> np.ndarray:
     buffer = io.BytesIO(data)
     try:
         array: Any = np.load(buffer, allow_pickle=False)
-    except Exception as error:  # a damaged header raises whatever its parser does
+    except Exception as error:  # a damaged header can raise any error of its parser
         raise DamageError(f"{path} is damaged ({error}); {AGAIN}") from None
     if not trailer and buffer.tell() != len(data):
         raise DamageError(f"{path} is damaged: its checksum is not readable; {AGAIN}")

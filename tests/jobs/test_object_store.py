@@ -1,4 +1,4 @@
-"""A run on an object store gives the bytes of a local run, also after a refused write."""
+"""A run on an object store has the bytes of a local run, even after the store refused a write."""
 
 from __future__ import annotations
 
@@ -65,10 +65,10 @@ def test_a_run_on_an_object_store(undisturbed, bucket_folder, gate, tmp_path):
     gate.refuse("PUT", r"/features/part-000002\.parquet$")
     refused = run(tmp_path, bucket_folder, "score")
     assert refused.returncode == 1, refused.stdout[-2000:] + refused.stderr[-2000:]
-    assert "not finished" in refused.stderr  # the stage proxy
+    assert "not finished" in refused.stderr  # proxy has not finished
     refused = run(tmp_path, bucket_folder)
     assert refused.returncode == 1, refused.stdout[-2000:] + refused.stderr[-2000:]
-    assert "part-000002.parquet: the store refuses it" in refused.stderr
+    assert "part-000002.parquet: the store denies access" in refused.stderr
     assert "Traceback" not in refused.stderr
     gate.rule = None
     finished = run(tmp_path, bucket_folder)

@@ -1,4 +1,4 @@
-"""Files of users and new items: ids stay what they were, and rows that are not usable are said."""
+"""Files of users and new items: ids do not change, and unusable rows are reported."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_ids_of_json_lines_are_written_as_they_were_given(tmp_path, ids):
 )
 def test_ids_of_json_lines_keep_their_digits_in_parquet(tmp_path, ids, expected):
     found = through(tmp_path, of_ids(tmp_path, ids), "o.parquet").combine_chunks()
-    if found.type == pa.uint64():  # of integers that fit there
+    if found.type == pa.uint64():  # integers of 64 bits without sign
         found = found.cast(pa.string())
     assert found == expected
 
@@ -109,7 +109,7 @@ def test_ids_of_parquet_keep_their_type(tmp_path, column, as_text):
 
 
 def test_keys_of_a_history_follow_the_rule_of_the_corpus(tmp_path):
-    """Whole floats are whole numbers, blanks around a key do not count, dates stay text."""
+    """Whole floats become whole numbers, spaces around a key are removed, dates stay text."""
     rows = [{"user": 1, "history": [7, 7.0, "7", " 7 ", "2023-05-01"]}]
     assert read_users(jsonl(tmp_path / "u.jsonl", rows), KNOWN).histories == [
         ["7", "7", "7", "7", "2023-05-01"]
@@ -135,20 +135,23 @@ def test_json_lines_have_several_endings(tmp_path, name):
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ('{"user": null, "history": ["a"]}', "missing user: None is no id; give text or a number"),
-        ('{"history": ["a"]}', "missing user: None is no id"),
-        ('{"user": true, "history": ["a"]}', ": True is no id"),
-        ('{"user": NaN, "history": ["a"]}', "missing user: nan is no id"),
-        ('{"user": " ", "history": ["a"]}', "missing user: ' ' is no id"),
-        ('{"user": {"id": 1}, "history": ["a"]}', ": {'id': 1} is no id"),
-        ('{"user": "\\ud800", "history": ["a"]}', r"wrong encoding: '\ud800' is no id"),
+        (
+            '{"user": null, "history": ["a"]}',
+            "missing user: None is not an id; give text or a number",
+        ),
+        ('{"history": ["a"]}', "missing user: None is not an id"),
+        ('{"user": true, "history": ["a"]}', ": True is not an id"),
+        ('{"user": NaN, "history": ["a"]}', "missing user: nan is not an id"),
+        ('{"user": " ", "history": ["a"]}', "missing user: ' ' is not an id"),
+        ('{"user": {"id": 1}, "history": ["a"]}', ": {'id': 1} is not an id"),
+        ('{"user": "\\ud800", "history": ["a"]}', r"wrong encoding: '\ud800' is not an id"),
         ('{"user": 1}', "missing history; give a list"),
         ('{"user": 1, "history": []}', "the history is empty"),
-        ('{"user": 1, "history": "a"}', "the history is no list"),
-        ('{"user": 1, "history": ["a", null]}', "missing item: None is no id"),
+        ('{"user": 1, "history": "a"}', "the history is not a list"),
+        ('{"user": 1, "history": ["a", null]}', "missing item: None is not an id"),
         ('{"user": 1, "history": ["a", "c"]}', "no item has the key 'c'"),
         ('{"user": 1, "history": [', "broken JSON"),
-        ('["a"]', "no JSON object"),
+        ('["a"]', "not a JSON object"),
     ],
 )
 def test_one_bad_row_does_not_stop_the_file(tmp_path, line, reason):
@@ -176,7 +179,7 @@ def test_refused_rows_of_parquet_leave_the_ids_of_the_others(tmp_path):
     assert users.ids == pa.chunked_array([[1, 3]])
     assert users.histories == [["a"], ["b"]]
     assert [(r.line, r.reason) for r in users.refused] == [
-        (2, "missing user: None is no id; give text or a number")
+        (2, "missing user: None is not an id; give text or a number")
     ]
 
 
@@ -236,7 +239,7 @@ def test_new_items_need_no_text(tmp_path):
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({"key": 7, "title": "x"}, "line 2: the key '7' stands there twice; remove one"),
+        ({"key": 7, "title": "x"}, "line 2: the key '7' is in the file twice; remove one"),
         ({"key": "a", "title": "x"}, "line 2: item 'a' is in the catalogue already"),
         ({"key": None, "title": "x"}, "line 2: missing item; it needs key and title"),
         ({"key": "b", "title": None}, "line 2: missing title"),

@@ -1,4 +1,4 @@
-"""The names that settings take are those of the tables of functions, with a meaning each."""
+"""Settings take the names in the tables of functions, each with a meaning."""
 
 import subprocess
 import sys

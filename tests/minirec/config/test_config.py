@@ -1,4 +1,4 @@
-"""Loading settings: merging, and a clear refusal of what cannot be meant."""
+"""Loading settings: merging, and clear errors for invalid values."""
 
 import subprocess
 import sys
@@ -146,7 +146,7 @@ def test_a_part_of_the_corpus_is_scored():
         return reading.load(None, [f"scoring.samples={samples}"]).scoring.count(1000)
 
     assert [scored(s) for s in ("null", 100, 2000, 0.25)] == [1000, 100, 1000, 250]
-    with pytest.raises(ConfigError, match=r"samples 1.0 is no share below 1; write null"):
+    with pytest.raises(ConfigError, match=r"samples 1.0 is not a share below 1; write null"):
         scored(1.0)
     for budget, samples in ((0.5, 0.4), (50, 40)):
         words = [f"selection.budget={budget}", f"scoring.samples={samples}"]

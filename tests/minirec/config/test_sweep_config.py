@@ -66,7 +66,7 @@ def test_null_is_an_empty_list_and_asha_can_be_off():
     ("override", "words"),
     [
         ("sweep.budget=0.1", "write sweep.budget: [0.1]"),
-        ("sweep.budget=[true]", "no budget"),
+        ("sweep.budget=[true]", "not a budget"),
         ("sweep.seeds=[1, 1]", "twice"),
         ("sweep.max_concurrent=0", "write 2, or auto"),
         ("sweep.asha.grace=0.1", "grace_fraction"),

@@ -1,4 +1,4 @@
-"""What rows say together: shares of rejected rows, ids, times and titles of all files."""
+"""Checks over all rows: shares of rejected rows, ids, times and titles."""
 
 import json
 
@@ -84,7 +84,7 @@ def test_keys_of_both_sides_are_shown(tmp_path):
     assert note in too_many(got)
 
 
-# ---- what all rows together say
+# ---- checks over all rows
 
 
 def test_decimal_ids_of_one_file_and_whole_ones_of_another(tmp_path):
@@ -143,7 +143,7 @@ def test_titles_of_reviews_are_said(tmp_path, turn):
     ]
     (tmp_path / "events.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows[::turn]))
     got = read(source="table", path=str(tmp_path))
-    # The most frequent title, with the text of its row.
+    # The most frequent title wins, with the text of its row.
     assert got.catalogue.to_pylist() == [
         {"key": "B1", "title": "Love it", "text": "Lov"},
         {"key": "B2", "title": "Great", "text": "Gre"},

@@ -1,4 +1,4 @@
-"""The demo corpus: seeded, of the promised size, with truth that can be checked."""
+"""The demo corpus is reproducible, has the configured size, and its labels are true."""
 
 from collections import Counter
 
@@ -44,7 +44,7 @@ def test_labels_tell_the_truth():
     assert {t for t, label in zip(titles, labels, strict=True) if label == "trivial"} <= best
     learnable = [t for t, label in zip(titles, labels, strict=True) if label == "learnable"]
     assert not best & set(learnable)
-    # A learnable event shares its series word with another learnable event of its user, mostly.
+    # Most learnable events share their series word with another learnable event of the user.
     shared = []
     for user in range(len(events.users)):
         own = (events.user == user) & (labels == "learnable")

@@ -1,4 +1,4 @@
-"""The download against a server on the loopback: whole, resumed, changed, refused."""
+"""Downloads from a local server: complete, resumed, changed, refused."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ BODY = bytes(range(256)) * 8192  # 2 MiB
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `body` with ranges; `cut` makes the next answer break off after that many bytes."""
+    """Serves `body` with ranges; `cut` ends the next answer after this number of bytes."""
 
     body = BODY
     etag = '"one"'
@@ -133,7 +133,7 @@ def test_a_file_of_the_user_is_kept(server, tmp_path):
 def test_unknown_category(server, tmp_path):
     with pytest.raises(CorpusError, match="no category Al_Beauty.*did you mean All_Beauty"):
         download_category("Al_Beauty", tmp_path, base_url=url(server, "base"))
-    with pytest.raises(CorpusError, match="is no category"):
+    with pytest.raises(CorpusError, match="is not a category"):
         download_category("../etc", tmp_path, base_url=url(server, "base"))
 
 

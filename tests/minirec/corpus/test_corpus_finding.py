@@ -1,4 +1,4 @@
-"""Which files become the tables of a corpus, and what is said of those that do not."""
+"""Which files become the tables of a corpus, and the errors for other files."""
 
 import gzip
 import json
@@ -47,7 +47,7 @@ def refusal(path, **corpus):
 
 
 def spark(folder, *, parts=2):
-    """As Spark writes `folder`: parts, their checksums, and a mark that all are there."""
+    """Write `folder` as Spark does: parts, their checksums, and `_SUCCESS`."""
     folder.mkdir(parents=True)
     for n in range(parts):
         rows = EVENTS | {"user": [f"u{2 * n}", f"u{2 * n + 1}"]}
@@ -111,11 +111,14 @@ def test_partitions_are_read(tmp_path):
 @pytest.mark.parametrize(
     ("inside", "words"),
     [
-        ("_delta_log/0.json", "is a table of Delta Lake, whose files also hold rows that are del"),
+        ("_delta_log/0.json", "is a table of Delta Lake, whose files also hold deleted rows"),
         (".hoodie/x", "is a table of Hudi"),
-        ("data/part-0.parquet", "holds the folder data, which is no partition"),
-        ("notes.txt", "notes.txt has the ending .txt, which is not read; name it .csv or .tsv"),
-        ("part-00000", "part-00000 has no ending, which is not read"),
+        ("data/part-0.parquet", "holds the folder data, which is not a partition"),
+        (
+            "notes.txt",
+            "notes.txt has the ending .txt, which is not supported; name it .csv or .tsv",
+        ),
+        ("part-00000", "part-00000 has no ending, which is not supported"),
         (".part.crc", "is a folder without a file to read"),
     ],
 )
@@ -128,7 +131,7 @@ def test_folders_that_are_no_plain_parts(tmp_path, inside, words):
 
 
 def test_ratings_of_some_parts_are_those_of_all(tmp_path):
-    """A part whose first lines have no rating must not count with the highest one."""
+    """If the first lines of a part have no rating, its events must not count as the highest."""
     folder = tmp_path / "events.jsonl"
     folder.mkdir()
     rows = [{"user": "u", "item": "a", "time": 1_600_000_000}] * 2
@@ -150,7 +153,7 @@ def test_amazon_and_recbole_in_parts(tmp_path):
     assert found.fallback == "Amazon products"
 
 
-# ---- what a folder holds besides
+# ---- other files of a folder
 
 
 def test_what_is_no_table_is_passed_over(tmp_path):
@@ -225,16 +228,16 @@ def test_endings_of_json_lines(tmp_path, name):
 def test_files_that_are_not_read(tmp_path, name, words):
     (tmp_path / name).write_bytes(b"x")
     said = refusal(tmp_path)
-    assert "lacks an interactions file" in said and f"{name} is not read: {words}" in said
-    assert f"it is a file, {name}; {name} is not read: {words}" in refusal(tmp_path / name)
+    assert "lacks an interactions file" in said and f"{name} is not supported: {words}" in said
+    assert f"it is a file, {name}; {name} is not supported: {words}" in refusal(tmp_path / name)
     said = refusal(tmp_path, ratings=name)
-    assert "which is not read" in said and words in said
-    assert "(read are .csv, .tsv, .jsonl, .ndjson, .json, .parquet, .inter, .item" in said
+    assert "which is not supported" in said and words in said
+    assert "(supported are .csv, .tsv, .jsonl, .ndjson, .json, .parquet, .inter, .item" in said
 
 
 def test_packed_parquet(tmp_path):
     (tmp_path / "events.parquet.gz").write_bytes(gzip.compress(b"PAR1"))
-    assert "is a packed Parquet file, which is not read; unpack it" in refusal(tmp_path)
+    assert "is a compressed Parquet file, which is not supported; unpack it" in refusal(tmp_path)
 
 
 # ---- columns
@@ -264,9 +267,9 @@ def test_a_text_column_that_is_named_must_be_there(tmp_path):
 @pytest.mark.parametrize(
     ("name", "header", "words"),
     [
-        ("e.csv", "user;item;time", "separated by ';', and those of .csv files are by ','"),
-        ("e.csv", "user\titem\ttime", r"separated by '\t', and those of .csv"),
-        ("e.tsv", "user,item,time", r"separated by ',', and those of .tsv files are by '\t'"),
+        ("e.csv", "user;item;time", "separated by ';'; save it with ',', the separator of .csv"),
+        ("e.csv", "user\titem\ttime", r"separated by '\t'; save it with ','"),
+        ("e.tsv", "user,item,time", r"separated by ','; save it with '\t', the separator of .tsv"),
         ("e.csv", "u1,a,1600000000", "its first line seems to hold values; add a line"),
     ],
 )

@@ -44,7 +44,7 @@ def test_the_order_of_the_rows_may_be_that_of_the_events(tmp_path):
     (tmp_path / "a.csv").write_text(f"{header}\nu,i1,D\nv,i2,C\nu,i3,B\n")
     (tmp_path / "b.csv").write_text(f"{header}\nu,i4,A\nu,i1,D\n")
     got = read(source="table", path=str(tmp_path), columns={"order": "file"})
-    assert len(got.rejected) == 0  # the second time an item is bought is no duplicate
+    assert len(got.rejected) == 0  # a second purchase is not a duplicate
     assert histories(got) == [
         ("u", ["D"], "B"),
         ("u", ["D", "B"], "A"),

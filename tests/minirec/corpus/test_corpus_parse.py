@@ -1,4 +1,4 @@
-"""Rows -> events and catalogue entries: nothing raises, nothing is lost, reasons are right."""
+"""Parsing rows: nothing raises, no row is lost, reasons are right."""
 
 import json
 

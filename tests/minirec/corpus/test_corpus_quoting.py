@@ -225,6 +225,7 @@ TITLES = st.sampled_from(['"Heroes', 'Single 12"', '"Low"', '"', '""', 'a "b" c'
 @given(
     titles=st.lists(TITLES, max_size=12), kind=st.sampled_from(["csv", "tsv"]), items=st.booleans()
 )
+@example(titles=['"Heroes', '""', '""', 'Single 12"'], kind="csv", items=True)
 def test_each_line_of_plain_quotes_is_one_row(tmp_path_factory, titles, kind, items):
     separator = "\t" if kind == "tsv" else ","
     header = ("item", "title") if items else ("user", "item", "title", "time")
@@ -263,7 +264,7 @@ FIELDS = st.text(st.sampled_from('ab"\n ,\t'), max_size=6)
 )
 @example(rows=[('"', '"', '"')], delimiter="\t", quoting_style=csv.QUOTE_ALL)
 def test_what_the_csv_module_writes_is_read(rows, delimiter, quoting_style):
-    """Where no line of a field can be a row: then the standard alone decides."""
+    """If no line of a field can be a row, the result is that of the csv module."""
     text = []
     for row in rows:
         line: list[str] = []

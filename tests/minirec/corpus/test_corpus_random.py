@@ -164,7 +164,7 @@ def check(shop: dict) -> None:
         if not good:
             with pytest.raises(CorpusError) as error:
                 read(source=shop["source"], path=name)
-            # A file without rows has a message of its own.
+            # A file without rows has a different message.
             if f"none of {total:,} rows is usable: " in str(error.value):
                 listed = str(error.value).split(": ")[1].split("; ")[0].split(", ")
                 assert sorted(listed) == sorted(f"{n:,} {why}" for why, n in rejected.items())

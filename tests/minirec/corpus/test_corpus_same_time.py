@@ -1,4 +1,4 @@
-"""What prepare and the report say of events of one time."""
+"""Sentences of prepare and the report on events of one time."""
 
 import numpy as np
 import pyarrow as pa
@@ -34,7 +34,7 @@ def test_distinct_times_make_one_task():
 
 
 def test_visits_that_are_no_targets_are_said_too():
-    """All users had a basket first and single events later: no sample shares its time."""
+    """All users have a basket first and single events later, so no sample shares its time."""
     users = range(40)
     user = np.repeat(users, 5)
     time = np.array([t for u in users for t in (1, 1, 1, 100 + u, 200 + u)])

@@ -1,4 +1,4 @@
-"""Files -> clean corpus without Ray: every source, and every kind of bad input."""
+"""Every source and every kind of bad input, without Ray."""
 
 import gzip
 import json
@@ -179,7 +179,7 @@ def test_blocks_are_bounded(tmp_path, monkeypatch):
     spec = locate(CorpusConfig(source="amazon", path=str(tmp_path))).events[0]
     blocks = list(read_blocks(spec))
     assert [len(b) for b in blocks] == [3, 3, 3, 1]
-    assert blocks[-1]["line"].to_pylist() == [20]  # blank lines count, but are no rows
+    assert blocks[-1]["line"].to_pylist() == [20]  # blank lines count, but are not rows
 
 
 def test_a_byte_order_mark_is_no_part_of_the_header(tmp_path):
@@ -297,7 +297,7 @@ def test_damaged_gz_and_parquet(tmp_path):
 def test_missing_files(tmp_path, source):
     (tmp_path / "notes.txt").write_text("x")
     fails("lacks", "notes.txt", "corpus.path", source=source, path=str(tmp_path))
-    fails("is no folder", source=source, path=str(tmp_path / "absent"))
+    fails("is not a folder", source=source, path=str(tmp_path / "absent"))
     fails("absent.csv is missing", source=source, ratings=str(tmp_path / "absent.csv"))
 
 
@@ -340,7 +340,7 @@ def test_json_lines_after_a_blank_one(tmp_path):
 
 
 def test_titles_of_the_interactions_are_read_from_the_same_rows(tmp_path):
-    """The line in the middle has a key and a title, but no time: it is a text."""
+    """The middle line has a key and a title but no time, so it is a text."""
     rows = ["user,item,title,text,time", 'u1,B1,Lamp,"Nice.', "Great,B2,Junk,really,x"]
     rows += ['Bye",1600000000', "u2,B2,Kettle,ok,1600000001", "u3,B1,Lamp,,1600000002"]
     (tmp_path / "interactions.csv").write_text("\n".join(rows) + "\n")
@@ -380,7 +380,7 @@ def test_real_data(folder, source, samples, strict):
     assert len(got.rejected) == 0
     made = make_samples(got.events, CorpusConfig(same_time="keep", ties="key"))
     assert len(made.event) == samples == len(got.events) - len(got.events.users)
-    # All events but those of each user's first time.
+    # All events except those of each user's first time.
     table = pa.table({"user": got.events.user, "time": got.events.time})
     first = table.group_by("user").aggregate([("time", "min")])
     at_first = table.join(first, "user").filter(pc.field("time") == pc.field("time_min"))

@@ -165,7 +165,7 @@ PAIRS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, ma
 @given(pairs=PAIRS, k=st.integers(1, 4))
 def test_k_core_is_the_largest_one(pairs, k):
     mask = k_core(*np.array(pairs).T, k=k)
-    # Reference: remove one event at a time until nothing offends.
+    # Reference: remove one event at a time until all users and items have k events.
     left = list(range(len(pairs)))
     while True:
         bad = [
@@ -264,7 +264,7 @@ def test_events_of_one_time_are_not_in_each_other_s_history():
         ("a", 3, 0, [1, 2, 3], []),
         ("b", 4, 1, [0, 2], []),
     ]
-    # With a window of one the history is refilled with earlier events, not left empty.
+    # With a window of one, the history takes an earlier event and is not left empty.
     assert [r["history"] for r in samples_of(BASKETS, ties="key", history=1)] == [
         [1], [1], [3], [2]
     ]  # fmt: skip
@@ -305,7 +305,7 @@ def test_a_time_is_in_one_split(rows, shares):
 
 
 def test_an_account_of_many_people_is_named(monkeypatch):
-    """Its samples list each other, so that the lists grow with the square."""
+    """Samples of one time list each other, so the lists grow with the square."""
     monkeypatch.setattr(split, "LARGEST_LISTS", 500)
     rows = [(f"u{u}", i, 3, t) for u in range(5) for t, i in enumerate("xyz")]
     rows += [("guest", "x", 3, 0), *(("guest", f"g{n}", 3, 9) for n in range(30))]

@@ -104,7 +104,7 @@ def test_several_units_are_said():
     got = settle(SECOND_2020, SECOND_2020 * 1000, SECOND_2020 * 1000, "2020-01-01")
     assert set(got.ms.tolist()) == {ms(2020, 1, 1)}
     assert got.notes == [
-        "times are numbers of several units, told by their size: 1 seconds, 2 milliseconds"
+        "times are numbers of several units, recognised by their size: 1 seconds, 2 milliseconds"
     ]
 
 

@@ -1,4 +1,4 @@
-"""What ``auto`` takes from a cluster, and what is refused."""
+"""How ``auto`` is resolved for a cluster, and which requests are refused."""
 
 import pytest
 
@@ -19,25 +19,25 @@ def gpu_nodes(count, gpus, cpus=32):
 @pytest.mark.parametrize(
     ("nodes", "local", "overrides", "engines", "scorers", "workers", "engine", "worker"),
     [
-        # A laptop: one of each, and the worker has both cores while the engine waits.
+        # A laptop: one of each; the worker uses both cores while the engine waits.
         ([Node("a", 2)], True, [], 1, 1, 1, Shape(1, 0), Shape(2, 0)),
-        # The same two cores as a cluster: what runs at once must fit them.
+        # A cluster with the same two cores: concurrent processes must fit.
         ([Node("a", 2)], False, [], 1, 1, 1, Shape(1, 0), Shape(1, 0)),
-        # 4 of 16 for the scorers; 32 prompts in micro-batches of 16 are for two workers at most.
+        # 4 of 16 CPUs for the scorers; 32 prompts in micro-batches of 16 allow two workers.
         ([Node("a", 16)], True, [], 12, 4, 2, Shape(1, 0), Shape(8, 0)),
-        # 12 GiB bear six processes: 4 scorers and 2 engines; scorers need not outnumber these.
+        # 12 GiB hold six processes: 4 scorers and 2 engines; scorers are limited to the engines.
         ([Node("a", 16, 0, 12)], True, [], 2, 2, 2, Shape(1, 0), Shape(8, 0)),
         # One GPU is shared.
         (gpu_nodes(1, 1, 8), True, GPUS, 1, 1, 1, Shape(1, 0.5), Shape(8, 0.5)),
         (gpu_nodes(1, 2, 8), True, GPUS, 1, 1, 1, Shape(1, 1), Shape(8, 1)),
-        # Generation is the larger part.
+        # Generation costs the most, so engines get the most.
         (gpu_nodes(1, 8), False, GPUS, 6, 2, 2, Shape(1, 1), Shape(1, 1)),
         (gpu_nodes(4, 8), False, GPUS + FINE, 24, 8, 8, Shape(1, 1), Shape(1, 1)),
         # Two micro-batches in a step: of up to eight workers, two divide it.
         (gpu_nodes(4, 8), False, GPUS, 24, 8, 2, Shape(1, 1), Shape(1, 1)),
         # CPUs only; the head has none.
         ([Node("h", 0), *gpu_nodes(3, 0, 4)], False, FINE, 9, 3, 2, Shape(1, 0), Shape(1, 0)),
-        # GPUs are there, but nobody asked for them.
+        # The cluster has GPUs, but the settings ask for none.
         (gpu_nodes(1, 8, 8), False, [], 6, 2, 2, Shape(1, 0), Shape(1, 0)),
         # Tensor parallel over 4 GPUs: the first node's other four are for the workers.
         (
@@ -50,9 +50,9 @@ def gpu_nodes(count, gpus, cpus=32):
             Shape(1, 4),
             Shape(1, 1),
         ),
-        # Part of a cluster: one of each.
+        # A part of a cluster: one of each.
         ([Node("part", 0, 2)], False, GPUS, 1, 1, 1, Shape(1, 1), Shape(1, 1)),
-        # Numbers that are given stand, whatever is there.
+        # Given numbers are kept, even if they do not fit.
         (
             [Node("a", 2)],
             False,
@@ -63,7 +63,7 @@ def gpu_nodes(count, gpus, cpus=32):
             Shape(1, 0),
             Shape(1, 0),
         ),
-        # A tenth of a GPU is there ten times.
+        # Ten processes fit if each takes a tenth of a GPU.
         (
             gpu_nodes(1, 1),
             False,
@@ -108,7 +108,7 @@ def test_engines_stand_where_they_were_counted():
     one = ["training.prompts_per_step=16", "proxy.training.prompts_per_step=16"]
     found = allocate(load(overrides=[*one, "resources.cpus_per_worker=8"]), nodes, local=False)
     places = engine_places(found, nodes)
-    # The worker's 8 CPUs are free on one node; by turns as far as both have room.
+    # The worker's 8 CPUs are free on one node; engines alternate while both nodes have room.
     assert (found.engines, places.count("A"), places.count("B")) == (24, 8, 16)
     assert places[:4] == ["A", "B", "A", "B"] and set(places[16:]) == {"B"}
 
@@ -117,7 +117,7 @@ def test_engines_leave_alone_what_others_use():
     found = allocate(load(), [Node("a", 8, id="A")], local=False)
     assert (found.engines, found.scorers, found.training_workers) == (6, 2, 2)
     assert engine_places(found, [Node("a", 5, id="A")]) == ["A"] * 3
-    # Some engines must be there, even if nothing says where.
+    # The minimum of engines is kept, even without room.
     assert engine_places(found, [Node("a", 0, id="A")]) == [""]
     fixed = allocate(load(overrides=["resources.engines=4"]), [Node("a", 8)], local=False)
     assert engine_places(fixed, [Node("a", 5, id="A")]) == ["A", "A", "A", ""]

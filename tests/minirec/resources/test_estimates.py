@@ -1,4 +1,4 @@
-"""Estimates against published counts, hand-computed cases and what autograd keeps."""
+"""Estimates against published counts, hand-computed cases and the tensors that autograd saves."""
 
 import dataclasses
 import json
@@ -73,7 +73,7 @@ def test_an_engine_by_hand():
         TINY, width=2, gpus=2, sequences=1000, length=10, batched_tokens=100
     )
     assert parts["weights"] == 164
-    assert parts["KV cache"] == 256 * 10 * 8 / 2  # no more than vLLM decodes at once
+    assert parts["KV cache"] == 256 * 10 * 8 / 2  # vLLM decodes at most 256 at once
     assert parts["prefill"] == 100 * (12 + 16) * 2 / 2
 
 
@@ -130,7 +130,7 @@ def test_an_unknown_model_has_no_shape(tmp_path):
 
 @pytest.mark.parametrize("family", ["Qwen2", "Gemma2"])
 def test_parameters_and_activations_are_those_of_transformers(family):
-    """Counts the weights of a small model, and the bytes that autograd keeps for backward."""
+    """The weights of a small model, and the bytes that autograd saves for backward."""
     import torch
     import transformers
     from peft import LoraConfig, get_peft_model

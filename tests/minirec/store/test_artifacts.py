@@ -1,4 +1,4 @@
-"""The run directory: nothing half-written, nothing silently reused."""
+"""The run directory: outputs are complete, and old outputs are not reused by mistake."""
 
 import json
 import re
@@ -104,7 +104,7 @@ def test_an_attempt_that_finished_counts_what_others_did(tmp_path):
 
     assert attempt(5, fails=True) == 5
     assert attempt(7) == 7
-    (tmp_path / "o").unlink()  # damage: it is made again
+    (tmp_path / "o").unlink()  # so it is made again
     assert attempt(1, fails=True) == 7
     assert attempt(7) == 7
 
@@ -122,25 +122,12 @@ def test_a_stage_can_be_redone_or_only_checked(tmp_path):
 
 
 def test_redoing_goes_on_after_an_interruption(tmp_path):
-    """`minirec STAGE --overwrite`, killed and given again, keeps the parts made meanwhile."""
+    """`minirec STAGE --overwrite`, killed and repeated, keeps the finished parts."""
     made = []
-
-    def stage(run, *, fails=False):
-        def body(cost):
-            for name, content in SHARDS.items():
-                if not run.path(name).exists():
-                    made.append(name)
-                    with atomic(run.path(name)) as file:
-                        file.write(content)
-                    if fails:
-                        raise KeyboardInterrupt
-
-        run.stage("s", settings={}, inputs=[], outputs=["parts"], body=body, part_of=each_file)
-
-    stage(quiet(tmp_path))
+    sharded(quiet(tmp_path), made)
     with pytest.raises(KeyboardInterrupt):
-        stage(quiet(tmp_path, overwrite=True, redo=("s",)), fails=True)
-    stage(quiet(tmp_path, overwrite=True, redo=("s",)))
+        sharded(quiet(tmp_path, overwrite=True, redo=("s",)), made, fails=True)
+    sharded(quiet(tmp_path, overwrite=True, redo=("s",)), made)
     assert made == [*SHARDS, *SHARDS]
 
 
@@ -161,14 +148,6 @@ def test_shared_stages_and_their_outputs_are_those_of_the_base(tmp_path):
     assert run.path("first.out") == base.path("first.out")
     make(run, 1, [], inputs=["first"], name="second")
     assert run.path("second.out").exists() and not base.path("second.out").exists()
-
-
-def test_a_deleted_output_is_made_again(tmp_path):
-    calls = []
-    make(quiet(tmp_path), 1, calls)
-    (tmp_path / "first.out").unlink()
-    make(quiet(tmp_path), 1, calls)
-    assert calls == ["first", "first"]
 
 
 def test_a_changed_input_changes_the_fingerprint(tmp_path):
@@ -198,8 +177,8 @@ def test_damaged_files_are_named(tmp_path):
 SHARDS = {f"parts/part-{number}": b"x" * (number + 1) for number in range(3)}
 
 
-def sharded(run, made):
-    """A stage that makes the files that are missing, and nothing else."""
+def sharded(run, made, *, fails=False):
+    """A stage that makes only the missing files; `fails` after the first."""
 
     def body(cost):
         for name, content in SHARDS.items():
@@ -207,6 +186,8 @@ def sharded(run, made):
                 made.append(name)
                 with atomic(run.path(name)) as file:
                     file.write(content)
+                if fails:
+                    raise KeyboardInterrupt
 
     return run.stage("s", settings={}, inputs=[], outputs=["parts"], body=body, part_of=each_file)
 
@@ -233,7 +214,7 @@ def test_of_a_stage_in_shards_only_the_damaged_file_is_made_again(tmp_path, cont
 
 
 def test_what_killed_writers_left_is_removed_and_not_recorded(tmp_path):
-    root = tmp_path / ".runs"  # hidden itself, which says nothing of what is in it
+    root = tmp_path / ".runs"  # a hidden folder, whose files are not hidden
     beside = [root / f".parts.{n * 8}" for n in "ab"]
     for folder in beside:
         folder.mkdir(parents=True)
@@ -241,7 +222,7 @@ def test_what_killed_writers_left_is_removed_and_not_recorded(tmp_path):
     (root / "parts").mkdir()
     (root / "parts" / ".part-0.1234abc_").touch()
     (root / "parts" / ".lock").touch()
-    (root / ".other.12345678").touch()  # of something that is no output of this stage
+    (root / ".other.12345678").touch()  # not from an output of this stage
     assert sharded(quiet(root), []) is True
     assert sorted(p.name for p in root.iterdir() if p.name.startswith(".")) == [".other.12345678"]
     assert sorted(p.name for p in (root / "parts").iterdir())[:2] == [".lock", "part-0"]
@@ -249,36 +230,40 @@ def test_what_killed_writers_left_is_removed_and_not_recorded(tmp_path):
     assert sorted(files) == list(SHARDS)
 
 
-def test_a_damaged_output_is_removed_and_made_again(tmp_path):
+@pytest.mark.parametrize("deleted", [False, True])
+def test_a_missing_or_damaged_output_is_made_again(tmp_path, deleted):
     calls = []
     make(quiet(tmp_path), 1, calls)
     make(quiet(tmp_path), 1, calls, inputs=["first"], name="second")
-    (tmp_path / "first.out").write_text("2\n")  # as long as before
+    if deleted:
+        (tmp_path / "first.out").unlink()
+    else:
+        (tmp_path / "first.out").write_text("2\n")  # the same size
     assert make(quiet(tmp_path), 1, calls) is True
     assert read_json(tmp_path / "first.out") == 1
-    # What was made from it stays: it was made from the same.
+    # The second stage stays, since its input is the same again.
     assert make(quiet(tmp_path), 1, calls, inputs=["first"], name="second") is False
     assert calls == ["first", "second", "first"]
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b"\xff\xfe", None])
-def test_a_damaged_record_is_said_and_the_stage_made_again(tmp_path, content):
+def test_a_damaged_record_is_reported_and_the_stage_made_again(tmp_path, content):
     calls, lines = [], []
     make(quiet(tmp_path), 1, calls)
     record = tmp_path / "stages" / "first.json"
-    if content is None:  # still JSON: one digit of a fingerprint
+    if content is None:  # damage that leaves valid JSON: one digit of a fingerprint
         at = record.read_text().index('"fingerprint": "') + 16
         digit = record.read_bytes()[at]
         content = record.read_bytes()[:at] + bytes([digit ^ 1]) + record.read_bytes()[at + 1 :]
     record.write_bytes(content)
-    with pytest.raises(ArtifactError, match="now it is 2"):  # begun.json still tells
+    with pytest.raises(ArtifactError, match="now it is 2"):  # begun.json still has the settings
         make(quiet(tmp_path), 2, calls)
     assert make(Run(tmp_path, say=lines.append), 1, calls) is True
     assert [line for line in lines if "first.json is damaged" in line] == lines[:1]
     assert make(quiet(tmp_path), 1, calls) is False
 
 
-def test_what_no_record_vouches_for_is_removed(tmp_path):
+def test_outputs_without_a_readable_record_are_removed(tmp_path):
     made = []
     sharded(quiet(tmp_path), made)
     for name in ("s.json", "s.begun.json"):

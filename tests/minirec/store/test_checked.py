@@ -1,4 +1,4 @@
-"""Tables, arrays and folders that find damage to themselves."""
+"""Damage to tables, arrays and folders is detected."""
 
 import numpy as np
 import pyarrow as pa
@@ -47,7 +47,7 @@ def flipped(path, place, mask):
 
 @pytest.mark.parametrize("mask", [0x01, 0x20, 0xFF])
 def test_no_flipped_byte_changes_what_is_read(table_file, mask):
-    """Each is found or harmless, such as one in the statistics, which nothing reads.
+    """Each is detected, or harmless such as one in the unused statistics.
 
     Of all 255 changes of each byte of the footer of such a file two were missed: they change a type
     in both schemas alike. Only the sha256 in the record of a finished stage finds these.
@@ -102,7 +102,7 @@ def test_what_is_read_is_what_was_written_and_writes_the_same_bytes(table_file, 
     read = tables.read_table(table_file)
     assert read.equals(TABLE, check_metadata=True)
     assert tables.read_table(table_file, ["text"]).column_names == ["text"]
-    # Also a table that another reader gave.
+    # A table from another reader works too.
     for number, table in enumerate((read, pq.read_table(table_file))):
         again = tmp_path / f"{number}.parquet"
         tables.write_table(again, table)

@@ -1,4 +1,4 @@
-"""A full disk is one sentence that names it, whichever library was writing."""
+"""A full disk gives one sentence that names it, for every library."""
 
 import errno
 import os
@@ -16,7 +16,7 @@ def no_space(*file):
 
 
 class SafetensorError(Exception):
-    """Of safetensors, which passes on only the words of the system."""
+    """An error of safetensors, which has only the words of the system."""
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_a_writer_leaves_other_errors_as_they_are(tmp_path):
 
 
 def test_the_device_that_is_always_full():
-    """The real error of the system, which names no file."""
+    """The real error of the system, which does not name a file."""
     with pytest.raises(OSError) as caught, open("/dev/full", "wb") as file:
         file.write(b"x")
         file.flush()

@@ -57,7 +57,7 @@ def test_a_lease_is_renewed_and_its_loss_noticed(bucket_folder, monkeypatch):
         (mine,) = (located(bucket_folder) / ".lock").glob("*")
 
         def expires():
-            # In one request: a lease that is renewed between two of one reader is an error of s3fs.
+            # Read in one request: s3fs fails if a lease is renewed between two requests.
             return json.loads(mine.fs.cat_file(mine.path))["expires"]
 
         before = expires()
@@ -140,7 +140,7 @@ def test_a_lease_that_may_not_be_read_is_not_taken_over(bucket_folder, gate):
     lease_of_another(bucket_folder, expires=time.time() - 1)
     gate.refuse("GET", r"\.lock/000000004$")
     with (
-        pytest.raises(ArtifactError, match="000000004: the store refuses it"),
+        pytest.raises(ArtifactError, match="000000004: the store denies access"),
         lease.held(located(bucket_folder), lost=pytest.fail),
     ):
         pass

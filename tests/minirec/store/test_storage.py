@@ -44,7 +44,7 @@ def names(folder):
 
 
 def overwrite(path, content):
-    """Put bytes where the code under test has put others."""
+    """Replace bytes that the code under test has written."""
     if remote.is_remote(path):
         path.fs.pipe_file(path.path, content)
     else:
@@ -101,7 +101,7 @@ def test_a_directory_replaces_the_former_one(place):
 
 
 def _remove(path, steps):
-    """Delete a directory, and end as if killed at its `steps`-th file."""
+    """Delete a directory, and stop as if killed at its `steps`-th file."""
     unlink = os.unlink
 
     def killed(*args, **options):
@@ -136,7 +136,7 @@ def test_a_folder_that_several_fill_is_complete_with_its_manifest(place, tmp_pat
         (tmp_path / rank / "state").mkdir(parents=True)
         (tmp_path / rank / "state" / rank).write_text(rank)
         files |= publish(tmp_path / rank, place / "step")
-        # A writer that is killed here leaves nothing that a reader takes.
+        # If the writer is killed here, readers refuse the directory.
         with pytest.raises(ArtifactError, match="step is not complete"):
             check_published(place / "step")
     write_manifest(place / "step", files)
@@ -202,7 +202,7 @@ def test_a_torn_line_of_costs_swallows_no_other(place):
 
 
 def test_a_copied_run_is_not_damaged(bucket_folder, tmp_path):
-    """With other etags, or none, the hashes decide."""
+    """If etags differ or are missing, the hashes decide."""
     make(Run(bucket_folder), 1, [])
     record = read_json(located(bucket_folder) / "stages" / "s.json")
     entries = record.pop("files")
@@ -223,12 +223,12 @@ def test_copies_are_verified_and_few(bucket_folder):
         copy = located(fetch(str(folder / f"v{version}")))
         assert (copy / "weights").read_text() == str(version)
     assert len(list(copy.parent.iterdir())) == remote.KEPT
-    (copy / "manifest.json").unlink()  # a copy that is half removed
+    (copy / "manifest.json").unlink()  # a partly removed copy
     (copy / "weights").unlink()
     assert (located(fetch(str(folder / "v3"))) / "weights").read_text() == "3"
     (copy / "weights").write_text("x")  # damage on this machine
     assert (located(fetch(str(folder / "v3"))) / "weights").read_text() == "3"
-    # The same name with another content is another copy.
+    # New content under the same name gets a new copy.
     with atomic_dir(folder / "v3") as work:
         (work / "weights").write_text("new")
     assert (located(fetch(str(folder / "v3"))) / "weights").read_text() == "new"
@@ -334,32 +334,34 @@ def test_a_refused_write_is_one_sentence_and_leaves_nothing(bucket_folder, gate)
     path = located(bucket_folder)
     gate.refuse("PUT", r"manifest\.json$")
     with (
-        pytest.raises(ArtifactError, match=r"d/manifest\.json: the store refuses it \(.*enied\)"),
+        pytest.raises(
+            ArtifactError, match=r"d/manifest\.json: the store denies access \(.*enied\)"
+        ),
         atomic_dir(path / "d") as work,
     ):
         (work / "a").write_text("a")
-    assert names(path / "d") == ["a"]  # without its manifest nobody takes it
+    assert names(path / "d") == ["a"]  # incomplete, since it has no manifest
     with pytest.raises(ArtifactError, match="missing or not complete"):
         fetch(str(path / "d"))
 
 
 def test_a_store_that_fails_for_a_moment_is_asked_again(bucket_folder, gate, monkeypatch):
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "3")  # the waits between them double
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "3")  # each wait is twice as long as the last
     gate.refuse("PUT", "x", times=2, status=503)
     write_json(located(bucket_folder) / "x", 1)
     assert gate.refused == 2
     gate.refuse("PUT", "x", status=503)
-    with pytest.raises(ArtifactError, match="x: the store failed .*; what is finished there stays"):
+    with pytest.raises(ArtifactError, match="x: the store failed .*; run the same command again"):
         write_json(located(bucket_folder) / "x", 2)
     assert read_json(located(bucket_folder) / "x") == 1
 
 
 def test_a_store_that_refuses_to_read_costs_no_finished_file(bucket_folder, gate):
-    """What cannot be compared is not damaged: nothing is removed, and the reason is said."""
+    """A file that cannot be compared is not damaged: it stays, and the reason is reported."""
     path = located(bucket_folder) / "t.parquet"
     write_table(path, TABLE)
     gate.refuse("GET", r"t\.parquet$")
-    with pytest.raises(ArtifactError, match=r"t\.parquet: the store refuses it"):
+    with pytest.raises(ArtifactError, match=r"t\.parquet: the store denies access"):
         intact(path, check_table, say=pytest.fail)
     gate.rule = None
     assert intact(path, check_table, say=pytest.fail)
