@@ -1,4 +1,4 @@
-"""Checks of arguments: a `ValueError` names the argument, the first offending row and its value."""
+"""Checks of arguments. A `ValueError` names the argument, the first bad row and its value."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ def finite(name: str, values: ArrayLike, *, rows: int | None = None) -> Floats:
     """Values as a non-empty (N,) float64 array without NaN or infinity.
 
     Args:
-        name: name of the argument, for the message.
+        name: of the argument, for the message.
         values: (N,) numbers.
-        rows: N that another argument demands, or None.
+        rows: the required N, or None.
 
     Raises:
         ValueError: not one-dimensional, empty, of another length, or not finite.
@@ -29,14 +29,14 @@ def finite(name: str, values: ArrayLike, *, rows: int | None = None) -> Floats:
 
 
 def nonnegative(name: str, values: ArrayLike, *, rows: int | None = None) -> Floats:
-    """As `finite`, and no value below zero."""
+    """Like `finite`; a negative value is an error too."""
     array = finite(name, values, rows=rows)
     _refuse(name, array, array < 0, "expected 0 or more")
     return array
 
 
 def matrix(name: str, values: ArrayLike) -> NDArray[np.floating]:
-    """Values as an (N, d) float array with N and d of 1 or more; float32 and float64 are kept."""
+    """Values as an (N, d) float array, N and d at least 1. float32 and float64 are not copied."""
     array = np.asarray(values)
     if array.ndim != 2 or array.size == 0:
         raise ValueError(f"{name} has shape {array.shape}; expected (N, d), both 1 or more")
@@ -46,7 +46,8 @@ def matrix(name: str, values: ArrayLike) -> NDArray[np.floating]:
 
 
 def norms(name: str, vectors: NDArray[np.floating], *, rows_at_once: int = 8192) -> Floats:
-    """Euclidean length of each row of (N, d) as (N,) float64, without a float64 copy of all rows.
+    """Euclidean length (N,) float64 of each row of (N, d). At most `rows_at_once` rows are
+    converted to float64 at a time.
 
     Raises:
         ValueError: a row holds NaN or infinity.
@@ -64,11 +65,7 @@ def norms(name: str, vectors: NDArray[np.floating], *, rows_at_once: int = 8192)
 
 
 def lengths(name: str, vectors: NDArray[np.floating], *, rows_at_once: int = 8192) -> Floats:
-    """As `norms`, and none is zero.
-
-    Raises:
-        ValueError: a row holds NaN or infinity, or has length zero.
-    """
+    """Like `norms`; a row of length zero is an error too."""
     found = norms(name, vectors, rows_at_once=rows_at_once)
     if (found == 0).any():
         row = int(np.flatnonzero(found == 0)[0])
@@ -80,7 +77,7 @@ def unique(name: str, ids: ArrayLike) -> NDArray[np.int64]:
     """Ids as a non-empty (N,) int64 array without duplicates.
 
     Raises:
-        ValueError: not whole numbers, empty, or an id occurs twice (the second row is named).
+        ValueError: not whole numbers, empty, or duplicated (the message names the second row).
     """
     array = np.asarray(ids)
     if array.ndim != 1 or array.size == 0:
@@ -95,7 +92,7 @@ def unique(name: str, ids: ArrayLike) -> NDArray[np.int64]:
 
 
 def scaled(values: Floats) -> Floats:
-    """Min-max scaling as published: (x - min) / (max - min + 1e-12)."""
+    """Min-max scaling as in arXiv 2602.04278: (x - min) / (max - min + 1e-12)."""
     return (values - values.min()) / (values.max() - values.min() + 1e-12)
 
 

@@ -1,4 +1,4 @@
-"""Value of a sample: learnability and representativeness in one number (method, section 5)."""
+"""Representativeness, and the value of a sample (method, sections 4 and 5)."""
 
 from __future__ import annotations
 
@@ -6,9 +6,39 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import rankdata
+from scipy.stats import rankdata, spearmanr
 
-from minirec.selection.checks import Floats, nonnegative
+from minirec.selection.checks import Floats, lengths, matrix, nonnegative, scaled
+
+
+def alignment(vectors: ArrayLike, *, rows_at_once: int = 8192) -> Floats:
+    """Cosine of each vector with the mean vector, as (cos + 1) / 2, min-max scaled.
+
+    ``R_i = (cos(d_i, mean_j d_j) + 1) / 2``, then ``(x - min) / (max - min + 1e-12)``: arXiv
+    2602.04278; method, section 4. The mean is over the vectors, not over unit vectors; if it is
+    zero, all results are 0. Sums are float64 over fixed blocks, so the result does not depend on
+    how the vectors were batched.
+
+    Args:
+        vectors: (N, d) one direction per sample, for example
+            `head_gradients.head_features(...).hvp`.
+        rows_at_once: rows converted to float64 at a time.
+
+    Returns:
+        (N,) float64 in [0, 1].
+
+    Raises:
+        ValueError: not (N, d), or a row is not finite or has length 0.
+    """
+    array = matrix("vectors", vectors)
+    norms = lengths("vectors", array, rows_at_once=rows_at_once)
+    parts = [slice(start, start + rows_at_once) for start in range(0, len(array), rows_at_once)]
+    mean = np.sum([array[part].sum(axis=0, dtype=np.float64) for part in parts], axis=0)
+    size = np.linalg.norm(mean)
+    if size == 0:
+        return np.zeros(len(array))
+    along = np.concatenate([array[part].astype(np.float64) @ (mean / size) for part in parts])
+    return scaled((np.clip(along / norms, -1, 1) + 1) / 2)
 
 
 def combine(
@@ -18,10 +48,10 @@ def combine(
     alpha: float = 1.0,
     fusion: Literal["sum", "rank"] = "sum",
 ) -> Floats:
-    """Value q from the two criteria.
+    """Combine the two criteria to the value q.
 
-    ``sum``: ``alpha L + R`` (arXiv 2602.04278). ``rank``: the mean, weighted alpha to 1, of the two
-    normalised ranks, so that neither criterion wins by its spread alone. Method, section 5.
+    ``sum``: ``alpha L + R`` (arXiv 2602.04278). ``rank``: mean of the two normalised ranks with
+    weights alpha and 1, so that both criteria have the same spread. Method, section 5.
 
     Args:
         learnability: (N,) L, 0 or more.
@@ -33,7 +63,8 @@ def combine(
         (N,) float64, 0 or more; in [0, 1] for ``rank``.
 
     Raises:
-        ValueError: a value is not finite or negative, lengths differ, `alpha` or `fusion` is wrong.
+        ValueError: a value is negative or not finite, the lengths differ, or `alpha` or `fusion` is
+            invalid.
     """
     first = nonnegative("learnability", learnability)
     second = nonnegative("representativeness", representativeness, rows=len(first))
@@ -47,7 +78,7 @@ def combine(
 
 
 def normalised_rank(values: ArrayLike) -> Floats:
-    """Rank of each value from 0 (lowest) to 1 (highest); equal values share their mean rank.
+    """Rank of each value from 0 (lowest) to 1 (highest). Equal values get their mean rank.
 
     Args:
         values: (N,) finite numbers.
@@ -59,3 +90,10 @@ def normalised_rank(values: ArrayLike) -> Floats:
     if len(array) == 1:
         return np.array([0.5])
     return (rankdata(array) - 1) / (len(array) - 1)
+
+
+def rank_correlation(first: Floats, second: Floats) -> float | None:
+    """Spearman's rank correlation of two (N,) arrays; None if one of them is constant."""
+    if np.ptp(first) == 0 or np.ptp(second) == 0:
+        return None
+    return float(spearmanr(first, second).statistic)
