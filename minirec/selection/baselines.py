@@ -83,7 +83,7 @@ def el2n(features: Features, *, budget: int, seed: int) -> Ids:
 
 
 def kcenter(features: Features, *, budget: int, seed: int) -> Ids:
-    """Always the sample farthest from the selected ones (arXiv 1708.00489): MaxMin with q = 1."""
+    """Always the sample farthest from the picks (arXiv 1708.00489): MaxMin with q = 1."""
     _check(features, budget)
     embedding = features.need("embedding", by="kcenter")
     found = maxmin(embedding, scores=np.ones(len(features)), budget=budget)

@@ -68,8 +68,8 @@ def test_equal_items_come_in_the_order_of_their_ids(recommender):
     ("history", "top", "said"),
     [
         ([], 3, "the history is empty"),
-        ([0, 5], 3, "5 is no item id; they are 0 to 4"),
-        ([-1], 3, "-1 is no item id"),
+        ([0, 5], 3, "5 is not an item id; expected 0 to 4"),
+        ([-1], 3, "-1 is not an item id"),
         ([0], 0, "top is 0"),
     ],
 )

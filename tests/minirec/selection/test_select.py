@@ -110,7 +110,7 @@ def test_a_report_of_a_corpus_that_is_scored_in_part(tmp_path):
     ("selection", "scoring", "error", "message"),
     [
         ({"budget": 61}, 60, ConfigError, "budget 61 exceeds the 60 scored training samples"),
-        ({"method": "full"}, 60, ConfigError, "grouped orders by reward, which is known of 60 of"),
+        ({"method": "full"}, 60, ConfigError, "grouped orders by reward, but only 60 of 160"),
         ({}, 0.5, ArtifactError, "has 160 samples; expected 80 of the 160 in train.parquet"),
     ],
 )
