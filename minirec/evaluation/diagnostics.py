@@ -61,16 +61,9 @@ def datamodel_score(
 
     The linear datamodeling score (Park et al., "TRAK", 2023, section 2) with one target, the mean
     quality, and subsets of one size: Spearman's rank correlation of the mean score and the measured
-    quality of a subset. The bootstrap resamples runs.
-
-    Args:
-        score: (N,) of each sample.
-        chosen: R arrays of rows of `score`, drawn independently of it.
-        quality: R measured values.
-        resamples, seed: of the bootstrap.
-
-    Returns:
-        None below `LEAST_RUNS` runs, or if all predictions or all measured values are equal.
+    quality of R subsets. `score` is (N,), `chosen` has R arrays of its rows, drawn independently of
+    it, and `quality` has R values. The bootstrap resamples runs. None below `LEAST_RUNS` runs, or
+    if all predictions or all measured values are equal.
 
     Raises:
         ValueError: the numbers of runs differ.

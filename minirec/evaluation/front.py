@@ -61,12 +61,8 @@ def fronts(outcomes: Sequence[Outcome]) -> dict[str, set[str]]:
 def choose(outcomes: Sequence[Outcome], bootstrap: Bootstrap, *, tolerance: float) -> Choice:
     """The smallest budget whose quality is at least (1 - tolerance) times the best.
 
-    Of settings with the same budget, the better one is chosen; ties go to the earlier one.
-
-    Args:
-        outcomes: one or more settings with all seeds finished.
-        bootstrap: of the difference from the best.
-        tolerance: relative, 0 to 1.
+    Of settings with the same budget, the better one is chosen; ties go to the earlier one. All
+    seeds of the settings must be finished.
     """
     best = max(outcomes, key=lambda o: o.quality)
     enough = [o for o in outcomes if o.quality >= (1 - tolerance) * best.quality]

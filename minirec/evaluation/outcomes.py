@@ -88,9 +88,7 @@ class Outcome:
 def outcomes(rows: Sequence[Row], ndcg: Mapping[str, Floats]) -> list[Outcome]:
     """Outcomes of finished trials, in the order in which their settings first appear.
 
-    Args:
-        rows: finished trials.
-        ndcg: (N,) NDCG@10 by trial.
+    `ndcg` holds the (N,) NDCG@10 of each trial.
     """
     groups: dict[str, list[Row]] = {}
     for row in rows:

@@ -69,12 +69,10 @@ def standing(ndcg: Floats, bootstrap: Bootstrap) -> Standing:
 def differences(
     ndcg: Mapping[K, Floats], reference: Floats, bootstrap: Bootstrap
 ) -> dict[K, Difference]:
-    """Differences of methods from a reference, tested together.
+    """Differences of methods (S, N) from a reference (S, N), tested together.
 
-    Args:
-        ndcg: (S, N) by method, one or more, with the reference's seeds and samples in order.
-        reference: (S, N).
-        bootstrap: its resamples are raised to `LEAST` for each method.
+    Seeds and samples are the same in all, in order. The resamples of the bootstrap are raised to
+    `LEAST` for each method.
 
     Raises:
         ValueError: the shapes differ.

@@ -31,10 +31,8 @@ Numbers = Sequence[float] | np.ndarray
 def draw(name: str, label: str, paint: Callable[..., None], **options: Any) -> Markup:
     """One plot as an ``<svg>`` element.
 
-    Args:
-        name: prefix of the ids, unique in the page.
-        label: text for screen readers.
-        paint: paints the axes; it gets them and the options.
+    `name` is a prefix of the ids, unique in the page, `label` the text for screen readers. `paint`
+    gets the axes and the options.
     """
     figure = Figure(figsize=(3.6, 2.6), layout="constrained")
     FigureCanvasSVG(figure)

@@ -18,11 +18,9 @@ MAIN = "ndcg@10"
 
 
 def per_sample(ranks: ArrayLike, *, cutoffs: Sequence[int] = (5, 10, 20, 50)) -> dict[str, Floats]:
-    """Each metric of each sample: ``hr@k``, ``ndcg@k`` and ``mrr`` -> (N,) float64.
+    """Metrics of ranks (N,) int: ``hr@k``, ``ndcg@k`` and ``mrr`` -> (N,) float64.
 
-    Args:
-        ranks: (N,) int, rank of the target, 1 or more.
-        cutoffs: k of HR@k and NDCG@k; 10 is always included, for `MAIN`.
+    k are the cutoffs and 10, for `MAIN`.
 
     Raises:
         ValueError: `ranks` is empty, not integer, or holds a rank below 1; a cutoff below 1.
@@ -42,16 +40,12 @@ def per_sample(ranks: ArrayLike, *, cutoffs: Sequence[int] = (5, 10, 20, 50)) ->
 def bootstrap_means(
     values: ArrayLike, *, users: NDArray[np.int64], resamples: int, seed: int
 ) -> Floats:
-    """Means (R, M) float64 over resamples of the users, the same users for every column.
+    """Means (R, M) of values (N, M) over R resamples of the users, the same for every column.
 
     Samples of one user (and one basket) are not independent, so a user is drawn with all its
-    samples (cluster bootstrap; Davison and Hinkley, 1997, section 3.8).
-
-    Args:
-        values: (N, M), one row per sample, one column per quantity.
-        users: (N,) user code of each sample, 0..U-1.
-        resamples: R, how often U users are drawn with replacement.
-        seed: the draws depend only on it and U, so columns of two calls are paired.
+    samples (cluster bootstrap; Davison and Hinkley, 1997, section 3.8). `users` (N,) holds the user
+    code of each sample, 0..U-1. The draws depend only on `seed` and U, so columns of two calls are
+    paired.
 
     Raises:
         ValueError: the lengths differ.
@@ -94,14 +88,10 @@ def sample_groups(
 ) -> dict[str, NDArray[np.bool_]]:
     """Groups of samples for the breakdown: name -> (N,) bool.
 
-    ``warm``, ``cold``: the target occurs in train or not. ``repeat``, ``new``: it is in the history
-    or not. ``popularity 1`` to ``popularity 10``: decile of the catalogue by train count that the
-    target is in; 1 is the most popular, ties by item id.
-
-    Args:
-        target: (N,) item of each sample.
-        history: N lists of items.
-        train_counts: (V,) users with each item in the train split (`references.Known.counts`).
+    ``warm``, ``cold``: the target (N,) occurs in train or not. ``repeat``, ``new``: it is in the
+    history or not. ``popularity 1`` to ``popularity 10``: decile of the catalogue by train count
+    that the target is in; 1 is the most popular, ties by item id. `train_counts` (V,) are users
+    with each item in the train split (`references.Known.counts`).
 
     Raises:
         ValueError: the lengths differ, or a target is outside 0..V-1.
@@ -138,9 +128,6 @@ def summarise(
         ranks: policy -> split -> (N,) int. In a split all policies rank the same samples in order.
         users: split -> (N,) user code of each sample, 0..U-1. Users are resampled.
         groups: split -> group -> (N,) bool, from `sample_groups`; may be empty.
-        cutoffs: k of HR@k and NDCG@k.
-        bootstrap: number of resamples.
-        seed: of the resamples, which are the same for every policy of a split.
         versus: the other policies are tested against this one, if it exists.
 
     Returns:

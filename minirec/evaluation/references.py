@@ -26,12 +26,9 @@ Scores = tuple[NDArray[np.float64], NDArray[np.float64]]
 def interactions(
     user: ArrayLike, *, history: History, target: ArrayLike, items: int
 ) -> sparse.csr_matrix:
-    """Which user has which item in the train split: (U, V) float64, 0 or 1.
+    """Which user (N,) has which of `items` in the train split: (U, V) float64, 0 or 1.
 
-    Args:
-        user, target: (N,) user and item of each train sample.
-        history: N lists of items.
-        items: V, size of the catalogue.
+    A user has the items of its histories and its targets (N,).
 
     Raises:
         ValueError: the lengths differ, or an item is outside 0..V-1.
@@ -125,18 +122,11 @@ def reference_ranks(
     excluded: History,
     block: int = 256,
 ) -> Ranks:
-    """Rank (N,) int64 of each target by a reference, 1 or more.
+    """Rank (N,) int64 of each target (N,) by a reference of `REFERENCES`, 1 or more.
 
-    The whole catalogue without the excluded items is ranked. Remaining ties count against the
-    target: rank = 1 + #{v != y: s_v >= s_y}.
-
-    Args:
-        name: of `REFERENCES`.
-        known: data of the references.
-        history: N lists of items, oldest first.
-        target: (N,) items.
-        excluded: N lists of items, `Sample.excluded`.
-        block: samples ranked at a time; memory is O(block x V).
+    The whole catalogue without the excluded items (`Sample.excluded`) is ranked. Remaining ties
+    count against the target: rank = 1 + #{v != y: s_v >= s_y}. `block` samples are ranked at a
+    time; memory is O(block x V).
 
     Raises:
         ValueError: the lengths differ, or an item is outside 0..V-1.

@@ -39,13 +39,9 @@ POLICIES = {
 
 
 def render(run_root: Path) -> str:
-    """The report of a run as one HTML page that needs no network.
+    """The report of a finished run as one HTML page that needs no network.
 
-    Args:
-        run_root: run directory with all stages but the report finished.
-
-    Returns:
-        HTML; all texts of the corpus and the policy are escaped.
+    All texts of the corpus and the policy are escaped.
 
     Raises:
         ArtifactError: an artifact is missing or corrupted; the message names it.

@@ -51,14 +51,10 @@ def _nearest(embedding: np.ndarray, kept: np.ndarray) -> np.ndarray:
 def cause(
     row: pd.Series, *, method: str, min_lift: float | None, best: float, lowest_kept: float
 ) -> str:
-    """Why a sample was kept or dropped, as one of a few short names.
+    """Why a sample (a row of `frame`) was kept or dropped, as one of a few short names.
 
-    Args:
-        row: a row of `frame`.
-        method: ``selection.method``; only ``value`` uses the scores.
-        min_lift: minimum lift of the settings.
-        best: mean reward of the sample with the highest learnability.
-        lowest_kept: lowest value of a kept sample.
+    Only the method ``value`` uses the scores. `best` is the mean reward of the sample with the
+    highest learnability, `lowest_kept` the lowest value of a kept sample.
     """
     if row["kept"]:
         return "kept"

@@ -54,17 +54,11 @@ class Race:
 def race(
     outcomes: Sequence[Outcome], bootstrap: Bootstrap, *, table: str, references: Sequence[str]
 ) -> Race:
-    """All methods at all budgets of one table.
+    """All methods at all budgets of one table, ``steps`` or ``epochs``.
 
     Differences are tested against each existing reference at the same budget (full data has no
     budget), with Holm's correction over all methods and budgets. A setting with a failed seed has
-    no difference, because its seeds would not be paired.
-
-    Args:
-        outcomes: settings of all tables.
-        bootstrap: of intervals and tests.
-        table: ``steps`` or ``epochs``.
-        references: methods.
+    no difference, because its seeds would not be paired. `outcomes` may hold other tables.
     """
     shown = [o for o in outcomes if o.rows[0]["table"] in (table, "")]
     methods = {o.method for o in shown}

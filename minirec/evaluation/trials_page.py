@@ -33,14 +33,11 @@ def sweep_page(
     choice: Choice | None,
     users: int,
 ) -> str:
-    """The page of a sweep.
+    """The page of a sweep in the run directory `name`.
 
-    Args:
-        name: of the run directory.
-        rows: trials, as in `minirec.corpus.schema.TRIALS`.
-        points: settings with all seeds finished, by rollouts; may be empty.
-        choice: None if there are no points.
-        users: number of users in the validation split.
+    `rows` are as in `minirec.corpus.schema.TRIALS`. `points` are the settings with all seeds
+    finished, by rollouts; without points `choice` is None. `users` is the number of users in the
+    validation split.
     """
     best = fronts([outcome for outcome, _ in points])
     return _render(
@@ -67,19 +64,16 @@ def comparison_page(
     overlap: Sequence[tuple[int, Overlaps]] = (),
     predicted: Sequence[tuple[str, int, Correlation]] = (),
 ) -> str:
-    """The page of a comparison.
+    """The page of a comparison in the run directory `name`.
 
     Args:
-        name: of the run directory.
         rows: trials, as in `minirec.corpus.schema.TRIALS`.
         races: one for each table.
         curves: validations by trial.
         reach: the goal, as a share of the quality of full data.
-        samples: number of samples in the train split.
-        users: number of users in the test split.
+        samples, users: number of samples in the train split, and of users in the test split.
         overlap: number of selected samples, and the share that each pair of methods has in common.
-        predicted: name of a score, number of selected samples, and how well the score predicts
-            quality.
+        predicted: name of a score, number of selected samples, and how well it predicts quality.
     """
     return _render(
         "comparison.html.j2",

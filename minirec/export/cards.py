@@ -76,15 +76,10 @@ the order of the file has no effect. The numbers of GPUs are the minimum.""",
 def data_card(
     config: Config, *, to: str, samples: int, steps: int, policy: str, has_template: bool
 ) -> str:
-    """README of an exported subset.
+    """README of an exported subset of `samples` rows.
 
-    Args:
-        config: of the run. Its settings are in the commands of the other trainers.
-        to: jsonl, trl, verl or openrlhf.
-        samples: rows of the file.
-        steps: optimizer steps of the run's own training.
-        policy: name of the policy in `scorer/`.
-        has_template: whether the model's tokenizer has a chat template.
+    `to` is jsonl, trl, verl or openrlhf; `steps` are the optimizer steps of the run's own training;
+    `policy` names the policy in `scorer/`.
     """
     command = COMMANDS[to].format(**_settings(config, samples, steps, has_template=has_template))
     return f"""# {samples:,} interactions, in training order

@@ -47,11 +47,8 @@ class Recommender:
     def rank(self, history: Sequence[int], *, top: int) -> list[tuple[int, float]]:
         """Item ids and cosines of the `top` best items that are not in the history.
 
-        The list is shorter if fewer items are left. Ties go to the lowest item id.
-
-        Args:
-            history: item ids (lines of ``items.jsonl`` from 0), oldest first.
-            top: number of items, 1 or more.
+        The history has item ids (lines of ``items.jsonl`` from 0), oldest first. The list is
+        shorter if fewer items are left. Ties go to the lowest item id.
 
         Raises:
             ValueError: the history is empty or holds an unknown item id, or `top` is below 1.

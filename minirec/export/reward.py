@@ -58,13 +58,10 @@ class Scorer:
         excluded: Sequence[Sequence[int]],
         targets: Sequence[int],
     ) -> list[float]:
-        """Rewards of B completions.
+        """Rewards of B completions, each ranked without its `excluded` item ids.
 
-        Args:
-            prompts: B texts as the model reads them, including the chat template.
-            completions: B texts. Text after the first ``<answer>`` is ignored.
-            excluded: B lists of item ids that are not ranked.
-            targets: B item ids.
+        `prompts` are texts as the model reads them, including the chat template. Text after the
+        first ``<answer>`` of a completion is ignored.
         """
         sequences = [self._tokens(p, c) for p, c in zip(prompts, completions, strict=True)]
         found: list[float] = []

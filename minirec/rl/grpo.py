@@ -91,11 +91,10 @@ def item_loss(
     that of -A log p_y. log p_y (P,) is also returned for the log, without gradient.
 
     Args:
-        hidden: (P, d) hidden states of the best rollouts, with gradient.
+        hidden, advantage: (P, d) hidden states of the best rollouts, with gradient, and (P,).
         candidates: (C, d) item vectors, unit norm.
-        target: (P,) position of the target among the candidates.
-        excluded: (P, C) bool, True for candidates that are not compared with the target.
-        advantage: (P,) advantage of the best rollouts.
+        target, excluded: (P,) position of the target among them, and (P, C) bool, True if not
+            ranked.
         log_presence: (C,) log-probability that the rest of a step has each candidate. It is
             subtracted from the score, so that the softmax over the candidates estimates the softmax
             over all targets (Yi et al. 2019, doi 10.1145/3298689.3346996). With None, frequent

@@ -245,15 +245,10 @@ CANDIDATES: dict[str, Callable[[Candidates, Targets], Rivals]] = {
 
 
 def log_presence(targets: Sequence[int], *, items: int, prompts: int) -> Tensor:
-    """Log-probability (V,) float32 that the rest of a step has each item as a target.
+    """Log-probability (items,) float32 that the rest of a step has each item as a target.
 
     The rest of a sample's step is `prompts` - 1 of the other samples, drawn without replacement;
-    the order of the curriculum is ignored. An item that is never a target has -inf.
-
-    Args:
-        targets: (n,) targets of the samples to train on.
-        items: V, the size of the catalogue.
-        prompts: per step.
+    the order of the curriculum is ignored. An item that is never in `targets` (n,) has -inf.
     """
     n = len(targets)
     if min(n, prompts) < 2:  # no other candidates

@@ -30,13 +30,7 @@ RewardFunction = Callable[[Ranking, int], Tensor]
 
 
 def excluded_mask(excluded: Sequence[Sequence[int]], target: Tensor, *, items: int) -> Tensor:
-    """(B, V) bool, True for an excluded item. The target is never excluded.
-
-    Args:
-        excluded: B lists of item ids (`Sample.excluded`).
-        target: (B,) item ids.
-        items: V.
-    """
+    """(B, items) bool, True for an excluded item. The target (B,) is never excluded."""
     mask = torch.zeros((len(excluded), items), dtype=torch.bool)
     for row, ids in enumerate(excluded):
         mask[row, torch.as_tensor(list(ids), dtype=torch.int64)] = True
@@ -90,9 +84,7 @@ def hit(ranking: Ranking, cutoff: int) -> Tensor:
 def reward_function(name: str, *, softmax_weight: float) -> RewardFunction:
     """A reward of `REWARDS` by name, or the user's function, ``package.module:function``.
 
-    Args:
-        name: a name ending in ``@K`` takes any number K, which replaces the cutoff.
-        softmax_weight: b of `ndcg_softmax`.
+    A name that ends in ``@K`` takes any number K, which replaces the cutoff.
 
     Raises:
         ImportError: the user's function cannot be imported.

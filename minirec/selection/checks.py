@@ -9,15 +9,10 @@ Floats = NDArray[np.float64]
 
 
 def finite(name: str, values: ArrayLike, *, rows: int | None = None) -> Floats:
-    """Values as a non-empty (N,) float64 array without NaN or infinity.
-
-    Args:
-        name: of the argument, for the message.
-        values: (N,) numbers.
-        rows: the required N, or None.
+    """Values (N,) as a non-empty float64 array without NaN or infinity.
 
     Raises:
-        ValueError: not one-dimensional, empty, of another length, or not finite.
+        ValueError: another shape, fewer or more `rows` than required, or a value is not finite.
     """
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or array.size == 0:

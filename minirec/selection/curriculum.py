@@ -16,17 +16,9 @@ Ids = NDArray[np.int64]
 def grouped(sample_ids: ArrayLike, *, mean_reward: ArrayLike, groups: int, seed: int = 42) -> Ids:
     """Shuffled groups, each ordered from easy to hard (arXiv 2602.04278; method, section 6).
 
-    The ids are shuffled by ``random.Random(seed)`` and cut into `groups` equal groups (the last one
-    takes the rest). Each group is sorted by mean reward, highest first, stable.
-
-    Args:
-        sample_ids: (k,) distinct ids in corpus order.
-        mean_reward: (k,) mean reward of each id.
-        groups: K, 1..k.
-        seed: of the shuffle.
-
-    Returns:
-        (k,) int64, the ids in training order. `group_numbers` gives the group of each position.
+    The (k,) distinct ids are shuffled by ``random.Random(seed)`` and cut into `groups` groups of
+    equal size (the last one takes the rest). Each group is sorted by mean reward (k,), highest
+    first, stable. Returns the ids in training order, (k,) int64.
 
     Raises:
         ValueError: an id occurs twice, a reward is not finite, or `groups` is outside 1..k.

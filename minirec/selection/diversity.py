@@ -43,17 +43,13 @@ class MaxMin(NamedTuple):
 
 
 def maxmin(embeddings: ArrayLike, *, scores: ArrayLike, budget: int, block: int = 256) -> MaxMin:
-    """Pick `budget` rows: the best score first, then always the largest q_i D_i.
+    """Pick `budget` of N rows: the best score first, then always the largest q_i D_i.
 
     ``D_i = min over picked j of (1 - e_i . e_j)`` on unit-norm e (arXiv 2602.04278; method, section
-    5), rounded to `DIGITS` decimals. Ties go to the lowest row. Memory besides the embeddings: the
-    picks in float64 and about 50 bytes per row.
-
-    Args:
-        embeddings: (N, d), non-zero rows of any length; float32 and float64 are not copied.
-        scores: (N,) q, finite, 0 or more.
-        budget: k, rows to pick, 1..N.
-        block: rows offered in a round. Changes the speed, not the picks.
+    5), rounded to `DIGITS` decimals. Ties go to the lowest row. `embeddings` (N, d) have any length
+    above 0, and `scores` (N,) are q, 0 or more. `block` rows are offered in a round; it changes the
+    speed, not the picks. Memory besides the embeddings: the picks in float64 and about 50 bytes per
+    row.
 
     Raises:
         ValueError: a score is negative or not finite, a row is not finite or has length 0, the
@@ -245,12 +241,8 @@ class Shard:
     def fold(self, rows: Ids, vectors: Floats) -> Floats:
         """Update all bounds with new picks.
 
-        Args:
-            rows: (m,) rows of the pool, in the order of picking.
-            vectors: (m, d) float64, their unit vectors.
-
-        Returns:
-            (m,) float64, the largest distance in the shard just before each pick.
+        `rows` (m,) are rows of the pool in the order of picking, `vectors` (m, d) float64 their
+        unit vectors. Returns the largest distance in the shard just before each pick, (m,) float64.
         """
         self.picks.append(vectors)
         chosen = vectors.astype(self.vectors.dtype)

@@ -34,8 +34,7 @@ from minirec.store.tables import read_array, read_table, write_table
 def select(run: Run, config: Config, *, diversity: Diversity) -> dict[str, int]:
     """Score the samples of a run, select and order some of them, and write both tables.
 
-    Returns:
-        The numbers of scored samples, of samples in the pool, and of selected samples.
+    Returns the numbers of scored samples, of samples in the pool, and of selected samples.
 
     Raises:
         ArtifactError: see `load_features`.
@@ -98,11 +97,7 @@ def load_features(
 ) -> Features:
     """The features of all shards, sorted by sample_id and checked for completeness.
 
-    Args:
-        run: a run with scored samples.
-        scoring: its settings.
-        lora: also read the projected LoRA gradients.
-        vectors: vector columns to read.
+    `vectors` are the vector columns to read; `lora` adds the projected LoRA gradients.
 
     Raises:
         ArtifactError: no shard, a bad value, a duplicate sample, a sample that is not in

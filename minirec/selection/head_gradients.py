@@ -58,20 +58,17 @@ def head_features(
     mask: Tensor | None = None,
     block: int = 16384,
 ) -> HeadFeatures:
-    """All features of the head, with shared work done once (method, section 4).
+    """Gradient, Hessian-vector product and EL2N, with shared work done once (method, section 4).
+
+    EL2N (Paul et al. 2021; method, section 8) is the length of the error of the softmax.
 
     Args:
-        hidden: (B, d) last hidden states, not normalised, no zero rows; half precision becomes
-            float32.
+        hidden: (B, d) last hidden states, not normalised; half precision becomes float32.
         items: (V, d) unit-norm item vectors, on the same device.
         target: (B,) int64 rows of `items`.
         temperature: tau, above 0.
         mask: (B, V) bool, True for an excluded item. The target is never excluded.
         block: items processed at a time; limits the memory.
-
-    Returns:
-        Gradient, Hessian-vector product and, for the baseline EL2N (Paul et al. 2021; method,
-        section 8), the length of the error of the softmax over the catalogue.
 
     Raises:
         ValueError: shapes do not fit, a target is outside 0..V-1, `hidden` holds NaN, infinity or a
@@ -95,18 +92,9 @@ def rollout_gradient(
 ) -> Tensor:
     """Head gradients of a sample's rollouts, weighted by advantages: sum_j A_ij g_ij.
 
-    Method, section 4: `head_gradient` with rewards. It is 0 if all rollouts have the same reward.
-    `items`, `temperature` and errors as in `head_features`; `target` and `mask` have one row per
-    rollout.
-
-    Args:
-        hidden: (T, d) last hidden state of each rollout.
-        advantage: (T,) A_ij, from `minirec.rl.grpo.advantages`.
-        sample: (T,) int64, the sample of each rollout, 0..B-1.
-        samples: B.
-
-    Returns:
-        (B, d) in the dtype of `head_gradient`.
+    Method, section 4. It is 0 if all rollouts have the same reward. `hidden` (T, d), `advantage`
+    A_ij (T,), `sample` (T,) int64 in 0..samples-1, `target` and `mask` have one row per rollout;
+    the rest, the dtype and the errors are as in `head_features`. Returns (samples, d).
     """
     each = head_gradient(hidden, items=items, target=target, temperature=temperature, mask=mask)
     total = each.new_zeros(samples, each.shape[1])

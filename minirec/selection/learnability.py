@@ -14,18 +14,12 @@ from minirec.selection.checks import Floats, finite, nonnegative, scaled
 def gaussian(
     mean_reward: ArrayLike, *, mu: float | None = 0.5, sigma: float | None = None
 ) -> Floats:
-    """Gaussian of the mean reward, min-max scaled: high for rewards near `mu`.
+    """Gaussian of the mean reward, min-max scaled to [0, 1]: high for rewards near `mu`.
 
     ``exp(-(r - mu)^2 / (2 sigma^2))``, then ``(x - min) / (max - min + 1e-12)``: arXiv 2602.04278;
-    method, section 3. If all rewards are equal, all results are 0.
-
-    Args:
-        mean_reward: (N,) mean over the rollouts of a sample. A lift may be negative.
-        mu: centre; None: the median of `mean_reward`.
-        sigma: width, above 0; None: the population standard deviation of `mean_reward`.
-
-    Returns:
-        (N,) float64 in [0, 1].
+    method, section 3. `mean_reward` (N,) is the mean over the rollouts of a sample, or a lift,
+    which may be negative. `mu` defaults to its median and `sigma` to its population standard
+    deviation, if None. If all rewards are equal, all results (N,) are 0.
 
     Raises:
         ValueError: `mean_reward` is empty or not finite, `mu` is not finite, or `sigma` is not
@@ -48,17 +42,10 @@ def gaussian(
 def gaussian_live(mean_reward: ArrayLike, *, hits: ArrayLike) -> Floats:
     """`gaussian` fitted to the samples with a hit.
 
-    mu is the median and sigma the interquartile range of the mean reward over samples with at least
-    one hit (method, section 3). With a fixed mu of 0.5, nearly all samples of a hard corpus are far
-    from the centre. If the interquartile range is 0, sigma is the standard deviation of these
-    samples, or else of all samples.
-
-    Args:
-        mean_reward: (N,) mean over the rollouts of a sample.
-        hits: (N,) number of rollouts that hit (`count_hits`).
-
-    Returns:
-        (N,) float64 in [0, 1].
+    mu is the median and sigma the interquartile range of `mean_reward` (N,) over samples with hits
+    (N,) of 1 or more (method, section 3). With a fixed mu of 0.5, nearly all samples of a hard
+    corpus are far from the centre. If the interquartile range is 0, sigma is the standard deviation
+    of these samples, or else of all samples.
 
     Raises:
         ValueError: a value is not finite, or a number of hits is negative.
@@ -78,18 +65,11 @@ def gaussian_live(mean_reward: ArrayLike, *, hits: ArrayLike) -> Floats:
 
 
 def hit_variance(hits: ArrayLike, *, rollouts: ArrayLike) -> Floats:
-    """Variance p (1 - p) of a rollout's hit; largest for p = 1/2.
+    """Variance p (1 - p) of a rollout's hit, (N,) float64 in [0, 0.25]; largest for p = 1/2.
 
     p is the posterior mean ``(a + h) / (a + b + n)`` with the prior Beta(a, b) of `fit_beta`, which
-    is fitted to all samples (empirical Bayes; method, section 3).
-
-    Args:
-        hits: (N,) whole numbers, rollouts of a sample that hit (`count_hits`).
-        rollouts: n, whole numbers, rollouts of a sample: one number or (N,). If n is 0, p is the
-            prior mean.
-
-    Returns:
-        (N,) float64 in [0, 0.25].
+    is fitted to all samples (empirical Bayes; method, section 3). h are the hits (N,), n the
+    rollouts of each sample: one number or (N,). If n is 0, p is the prior mean.
 
     Raises:
         ValueError: not whole numbers of 0 or more, or more hits than rollouts.
@@ -168,16 +148,10 @@ def chance_level(candidates: int, *, cutoff: int = 1000) -> float:
 
 
 def lift(mean_ndcg: ArrayLike, *, chance: float) -> Floats:
-    """NDCG above chance as a share of the possible gain: ``(r - c) / (1 - c)``.
+    """NDCG above chance as a share of the possible gain: ``(r - c) / (1 - c)``, (N,) float64.
 
-    Method, section 3. 0 is chance, 1 is a perfect policy, a negative lift is worse than chance.
-
-    Args:
-        mean_ndcg: (N,) mean NDCG over the rollouts of a sample.
-        chance: c, from `chance_level`; 0 <= c < 1.
-
-    Returns:
-        (N,) float64.
+    Method, section 3. r is the mean NDCG (N,) over the rollouts of a sample, c = `chance`. 0 is
+    chance, 1 is a perfect policy, a negative lift is worse than chance.
 
     Raises:
         ValueError: `mean_ndcg` is not finite, or `chance` is outside [0, 1).
@@ -189,18 +163,10 @@ def lift(mean_ndcg: ArrayLike, *, chance: float) -> Floats:
 
 
 def count_hits(ndcg: ArrayLike, *, candidates: int, cutoff: int = 1000) -> NDArray[np.int64]:
-    """Number of rollouts of each sample with an NDCG above `chance_level`.
+    """Number of rollouts with an NDCG (N, G) above `chance_level`: (N,) int64 in 0..G.
 
     On a small catalogue every rank is within the cutoff, so the cutoff alone does not define a hit
     (method, section 3).
-
-    Args:
-        ndcg: (N, G) NDCG of each rollout.
-        candidates: V, items in the catalogue.
-        cutoff: m of NDCG@m.
-
-    Returns:
-        (N,) int64 in 0..G.
 
     Raises:
         ValueError: `ndcg` is not (N, G) or not finite.

@@ -34,13 +34,8 @@ def score_samples(
 ) -> tuple[Scores, NDArray[np.int64]]:
     """The columns of ``scores.parquet``, and the rows that can be selected.
 
-    Without a gradient, representativeness is NaN and the value is the learnability alone.
-
-    Args:
-        features: of N samples.
-        settings: how to score.
-        chance: NDCG (or reward, if there is no NDCG) of a policy that ranks at random.
-        say: shows a line to the user.
+    Without a gradient, representativeness is NaN and the value is the learnability alone. `chance`
+    is the NDCG (or reward, if there is no NDCG) of a policy that ranks at random.
 
     Raises:
         ConfigError: the settings do not fit the features.

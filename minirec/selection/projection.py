@@ -113,17 +113,11 @@ class Projector:
     def collect(
         self, owner: Tensor, *, samples: int, forward_backward: Callable[[], None]
     ) -> Tensor:
-        """Gradients of one forward and backward pass.
+        """Gradients (samples, dim), at least float32, of one forward and backward pass.
 
-        The LoRA weights need not require gradients, because their outputs are set to.
-
-        Args:
-            owner: (B,) int64, the sample of each sequence of the batch.
-            samples: S, number of samples.
-            forward_backward: runs the pass.
-
-        Returns:
-            (S, dim), at least float32: sums over the sequences of each sample.
+        `owner` (B,) int64 is the sample of each sequence of the batch; gradients of one sample are
+        added. `forward_backward` runs the pass. The LoRA weights need not require gradients,
+        because their outputs are set to.
 
         Raises:
             ValueError: the input of a LoRA layer is not (B, tokens, in).

@@ -22,15 +22,11 @@ COLUMNS = ["ndcg", "screened", "control", "screen_ndcg", "rollout_tokens"]
 def outside(
     screen_ndcg: ArrayLike, *, chance: float, band: tuple[float, float]
 ) -> NDArray[np.bool_]:
-    """Samples that need no rollouts, because their screen is outside the learnable band.
+    """Samples (N,) bool that need no rollouts, because their lift is outside `band`.
 
-    Args:
-        screen_ndcg: (N,) NDCG of the forced answer.
-        chance: from `learnability.chance_level`.
-        band: lowest and highest lift that gets rollouts. A lift is at most 1.
-
-    Returns:
-        (N,) bool.
+    `screen_ndcg` (N,) is the NDCG of the forced answer, `chance` comes from
+    `learnability.chance_level`, and `band` has the lowest and the highest lift that gets rollouts;
+    no lift exceeds 1.
 
     Raises:
         ValueError: `screen_ndcg` is empty or not finite.
@@ -46,12 +42,7 @@ def drawn(sample_id: Sequence[int], *, seed: int, share: float) -> NDArray[np.bo
 
 
 def in_doubt(ndcg: Sequence[Sequence[float]], *, spread: float) -> list[bool]:
-    """Samples whose first completions disagree: largest minus smallest NDCG above `spread`.
-
-    Args:
-        ndcg: per sample, the NDCG of its completions so far, including the greedy one.
-        spread: in 0..1.
-    """
+    """Samples whose completions so far disagree: largest minus smallest NDCG above `spread`."""
     return [bool(max(seen) - min(seen) > spread) for seen in ndcg]
 
 

@@ -18,11 +18,7 @@ def summary(
 ) -> list[str]:
     """Lines about dead samples, values, and the influence of each criterion.
 
-    Args:
-        features: of N samples.
-        scores: columns of ``scores.parquet``, (N,) each.
-        chosen: (k,) selected rows.
-        pool: rows that could be selected.
+    `chosen` and `pool` are the rows that were selected and that could be selected.
     """
     value, count = scores["value"], len(chosen)
     dead = (features.hits == 0) & ~features.screened

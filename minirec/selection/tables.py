@@ -38,15 +38,10 @@ def read_features(
     Columns: `sample_id`; `rewards`, `reward` or `mean_reward`, and `ndcg` (each a list with one
     number per rollout, or one number); `hits`; `rollouts` (how many rollouts one number stands for,
     default 1); `el2n`; `embedding`, `hvp`, `gradient`, `rollout_gradient`, `lora_gradient` (lists
-    of equal length); `screened`, `screen_reward`, `screen_ndcg` (of samples without rollouts).
-    Other columns are ignored. Without a reward column, `ndcg` is the reward. Without `hits`, a
-    rollout hits if its NDCG (or its reward, without NDCG) is above `chance`. An NPZ file may also
-    hold `validation_gradient`.
-
-    Args:
-        path: ``.parquet``, ``.jsonl``, ``.ndjson``, ``.npz``, or a folder of Parquet files.
-        chance: NDCG or reward of a policy that ranks at random.
-        vectors: vector columns to read where a file has them. They take the most memory.
+    of equal length, read if named in `vectors`); `screened`, `screen_reward`, `screen_ndcg` (of
+    samples without rollouts). Other columns are ignored. Without a reward column, `ndcg` is the
+    reward. Without `hits`, a rollout hits if its NDCG (or its reward, without NDCG) is above
+    `chance`. An NPZ file may also hold `validation_gradient`.
 
     Raises:
         ArtifactError: the file, and for a bad value its row, its column and the value.

@@ -12,20 +12,12 @@ from minirec.selection.checks import Floats, lengths, matrix, nonnegative, scale
 
 
 def alignment(vectors: ArrayLike, *, rows_at_once: int = 8192) -> Floats:
-    """Cosine of each vector with the mean vector, as (cos + 1) / 2, min-max scaled.
+    """Cosine of each vector (N, d) with the mean vector, as (cos + 1) / 2, min-max scaled.
 
     ``R_i = (cos(d_i, mean_j d_j) + 1) / 2``, then ``(x - min) / (max - min + 1e-12)``: arXiv
     2602.04278; method, section 4. The mean is over the vectors, not over unit vectors; if it is
-    zero, all results are 0. Sums are float64 over fixed blocks, so the result does not depend on
-    how the vectors were batched.
-
-    Args:
-        vectors: (N, d) one direction per sample, for example
-            `head_gradients.head_features(...).hvp`.
-        rows_at_once: rows converted to float64 at a time.
-
-    Returns:
-        (N,) float64 in [0, 1].
+    zero, all results are 0. Returns (N,) float64 in [0, 1]. Sums are float64 over blocks of
+    `rows_at_once`, so the result does not depend on how the vectors were batched.
 
     Raises:
         ValueError: not (N, d), or a row is not finite or has length 0.
@@ -48,19 +40,11 @@ def combine(
     alpha: float = 1.0,
     fusion: Literal["sum", "rank"] = "sum",
 ) -> Floats:
-    """Combine the two criteria to the value q.
+    """Combine learnability L and representativeness R, (N,) and 0 or more, to the value q.
 
     ``sum``: ``alpha L + R`` (arXiv 2602.04278). ``rank``: mean of the two normalised ranks with
-    weights alpha and 1, so that both criteria have the same spread. Method, section 5.
-
-    Args:
-        learnability: (N,) L, 0 or more.
-        representativeness: (N,) R, 0 or more.
-        alpha: weight of L, 0 or more.
-        fusion: ``sum`` or ``rank``.
-
-    Returns:
-        (N,) float64, 0 or more; in [0, 1] for ``rank``.
+    weights alpha and 1, so that both criteria have the same spread, in [0, 1]. Method, section 5.
+    Returns (N,) float64, 0 or more.
 
     Raises:
         ValueError: a value is negative or not finite, the lengths differ, or `alpha` or `fusion` is
@@ -78,13 +62,9 @@ def combine(
 
 
 def normalised_rank(values: ArrayLike) -> Floats:
-    """Rank of each value from 0 (lowest) to 1 (highest). Equal values get their mean rank.
+    """Rank of each value (N,) from 0 (lowest) to 1 (highest), or 0.5 if N is 1.
 
-    Args:
-        values: (N,) finite numbers.
-
-    Returns:
-        (N,) float64 in [0, 1]; 0.5 if N is 1.
+    Equal values get their mean rank.
     """
     array = np.asarray(values, dtype=np.float64)
     if len(array) == 1:

@@ -39,13 +39,10 @@ def check(config: Config, samples: int) -> None:
 
 
 def check_trials(trials: Sequence[Trial], samples: int, *, exact: bool = True) -> None:
-    """Raise if a trial cannot work or two trials are the same.
+    """Raise if a trial cannot work, or if two trials are the same.
 
-    Args:
-        trials: of one sweep or comparison.
-        samples: of the train split.
-        exact: whether `samples` is counted. With an estimate, different budgets may look the same,
-            so equal trials are no error.
+    `samples` is the size of the train split. If it is an estimate (not `exact`), equal trials are
+    no error, because different budgets may look the same.
 
     Raises:
         ConfigError: names the trial.

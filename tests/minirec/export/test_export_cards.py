@@ -115,4 +115,4 @@ def test_openrlhf_trains_the_nearest_number_of_whole_passes(samples, steps, epis
     about = {"samples": samples, "steps": steps}
     assert openrlhf(**about)["--train.num_episodes"] == str(episodes)
     said = card("openrlhf", **about)
-    assert f"about {samples // 32} steps, where MiniRec trains {steps}" in " ".join(said.split())
+    assert f"about {samples // 32} steps, and MiniRec trains {steps}" in " ".join(said.split())
