@@ -51,11 +51,8 @@ def pareto(cost: ArrayLike, quality: ArrayLike) -> NDArray[np.bool_]:
 def fronts(outcomes: Sequence[Outcome]) -> dict[str, set[str]]:
     """The settings on the Pareto front for each of `COSTS`. All their seeds must be finished."""
     quality = [o.quality for o in outcomes]
-    found = {}
-    for unit in COSTS:
-        best = pareto([o.cost(unit) for o in outcomes], quality)
-        found[unit] = {o.setting for o, on_front in zip(outcomes, best, strict=True) if on_front}
-    return found
+    best = {unit: pareto([o.cost(unit) for o in outcomes], quality) for unit in COSTS}
+    return {unit: {outcomes[i].setting for i in np.flatnonzero(best[unit])} for unit in COSTS}
 
 
 def choose(outcomes: Sequence[Outcome], bootstrap: Bootstrap, *, tolerance: float) -> Choice:

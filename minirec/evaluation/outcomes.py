@@ -33,13 +33,9 @@ class Curve:
 def reached(curve: Curve, *, goal: float) -> Row:
     """The columns ``reached_*`` of a row; all None if no validation reached the goal."""
     first = next((i for i, ndcg in enumerate(curve.ndcg) if ndcg >= goal), None)
-    spent: dict[str, Sequence[float]] = {
-        "reached_step": curve.steps,
-        "reached_samples": curve.samples,
-        "reached_rollouts": curve.rollouts,
-        "reached_seconds": curve.seconds,
-    }
-    return {name: None if first is None else values[first] for name, values in spent.items()}
+    spent = (curve.steps, curve.samples, curve.rollouts, curve.seconds)
+    names = ("reached_step", "reached_samples", "reached_rollouts", "reached_seconds")
+    return dict(zip(names, [None if first is None else x[first] for x in spent], strict=True))
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from minirec.selection.checks import first
+
 Floats = NDArray[np.float64]
 MAIN = "ndcg@10"
 """The metric of paired tests and breakdowns."""
@@ -100,8 +102,7 @@ def sample_groups(
     if len(history) != len(wanted):
         raise ValueError(f"history has {len(history)} rows; expected {len(wanted)}")
     outside = (wanted < 0) | (wanted >= len(counts))
-    if outside.any():
-        row = int(np.flatnonzero(outside)[0])
+    if (row := first(outside)) is not None:
         raise ValueError(f"target row {row} is {wanted[row]}; expected 0..{len(counts) - 1}")
     place = np.empty(len(counts), dtype=np.int64)
     place[np.argsort(-counts, kind="stable")] = np.arange(len(counts))
@@ -202,7 +203,6 @@ def _ranks(name: str, ranks: ArrayLike) -> NDArray[np.int64]:
     array = np.asarray(ranks)
     if array.ndim != 1 or array.size == 0 or not np.issubdtype(array.dtype, np.integer):
         raise ValueError(f"{name}: {array.dtype} {array.shape}; expected (N,) integers, N above 0")
-    if array.min() < 1:
-        row = int(np.flatnonzero(array < 1)[0])
+    if (row := first(array < 1)) is not None:
         raise ValueError(f"{name} row {row} is {array[row]}; expected 1 or more")
     return array.astype(np.int64)

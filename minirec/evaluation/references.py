@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
+from minirec.selection.checks import first
+
 History = Sequence[Sequence[int]]
 Ranks = NDArray[np.int64]
 Scores = tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -169,8 +171,7 @@ def _rows(history: History, items: int, weights: NDArray | None = None) -> spars
 def _items(name: str, values: ArrayLike, items: int) -> NDArray[np.int64]:
     array = np.asarray(values, dtype=np.int64)
     bad = (array < 0) | (array >= items)
-    if bad.any():
-        row = int(np.flatnonzero(bad)[0])
+    if (row := first(bad)) is not None:
         raise ValueError(f"{name} entry {row} is {array[row]}; expected 0..{items - 1}")
     return array
 

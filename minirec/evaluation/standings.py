@@ -82,13 +82,12 @@ def race(
 
 def _against(name: str, whole: Sequence[Outcome], bootstrap: Bootstrap) -> dict[str, Difference]:
     """Differences from a reference, by setting."""
-    shifted = {}
-    for one in whole:
-        for other in whole:
-            if other.method == name != one.method and (
-                name == FULL or other.samples == one.samples
-            ):
-                shifted[one.setting] = one.ndcg - other.ndcg
+    shifted = {
+        one.setting: one.ndcg - other.ndcg
+        for one in whole
+        for other in whole
+        if other.method == name != one.method and (name == FULL or other.samples == one.samples)
+    }
     if not shifted:
         return {}
     zero = np.zeros_like(next(iter(shifted.values())))

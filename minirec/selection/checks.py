@@ -51,8 +51,7 @@ def norms(name: str, vectors: NDArray[np.floating], *, rows_at_once: int = 8192)
     for start in range(0, len(vectors), rows_at_once):
         part = vectors[start : start + rows_at_once].astype(np.float64)
         found[start : start + rows_at_once] = np.sqrt(np.einsum("nd,nd->n", part, part))
-    if not np.isfinite(found).all():
-        row = int(np.flatnonzero(~np.isfinite(found))[0])
+    if (row := first(~np.isfinite(found))) is not None:
         bad = vectors[row][~np.isfinite(vectors[row])]
         value = bad[0] if len(bad) else found[row]
         raise ValueError(f"{name} row {row} holds {value}; expected finite numbers")
@@ -62,8 +61,7 @@ def norms(name: str, vectors: NDArray[np.floating], *, rows_at_once: int = 8192)
 def lengths(name: str, vectors: NDArray[np.floating], *, rows_at_once: int = 8192) -> Floats:
     """Like `norms`; a row of length zero is an error too."""
     found = norms(name, vectors, rows_at_once=rows_at_once)
-    if (found == 0).any():
-        row = int(np.flatnonzero(found == 0)[0])
+    if (row := first(found == 0)) is not None:
         raise ValueError(f"{name} row {row} has length 0; expected a vector with a direction")
     return found
 
@@ -86,12 +84,17 @@ def unique(name: str, ids: ArrayLike) -> NDArray[np.int64]:
     return array.astype(np.int64)
 
 
+def first(bad: ArrayLike) -> int | None:
+    """Index of the first True, or None."""
+    rows = np.flatnonzero(bad)
+    return int(rows[0]) if len(rows) else None
+
+
 def scaled(values: Floats) -> Floats:
     """Min-max scaling as in arXiv 2602.04278: (x - min) / (max - min + 1e-12)."""
     return (values - values.min()) / (values.max() - values.min() + 1e-12)
 
 
 def _refuse(name: str, array: Floats, bad: NDArray[np.bool_], expected: str) -> None:
-    if bad.any():
-        row = int(np.flatnonzero(bad)[0])
+    if (row := first(bad)) is not None:
         raise ValueError(f"{name} row {row} is {array[row]:g}; {expected}")

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minirec.errors import FeatureError
-from minirec.selection.checks import Floats
+from minirec.selection.checks import Floats, first
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,9 @@ class Features:
         for name, values in vars(self).items():
             if name != "validation_gradient" and values is not None and len(values) != rows:
                 raise ValueError(f"{name} has {len(values)} rows; expected {rows}")
-        if (np.diff(self.sample_id) <= 0).any():
-            row = int(np.flatnonzero(np.diff(self.sample_id) <= 0)[0]) + 1
-            raise ValueError(
-                f"sample_id row {row} is {self.sample_id[row]}; expected more than "
-                f"{self.sample_id[row - 1]}, the row before"
-            )
+        if (row := first(np.diff(self.sample_id) <= 0)) is not None:
+            before, after = self.sample_id[row : row + 2]
+            raise ValueError(f"sample_id row {row + 1} is {after}; expected more than {before}")
 
     def __len__(self) -> int:
         return len(self.sample_id)

@@ -8,7 +8,7 @@ from scipy.optimize import minimize
 from scipy.special import betaln, digamma
 
 from minirec.errors import FeatureError
-from minirec.selection.checks import Floats, finite, nonnegative, scaled
+from minirec.selection.checks import Floats, finite, first, nonnegative, scaled
 
 
 def gaussian(
@@ -121,11 +121,9 @@ def _counts(hits: ArrayLike, rollouts: ArrayLike) -> tuple[Floats, Floats]:
     every = np.full(len(h), rollouts) if np.ndim(rollouts) == 0 else rollouts
     n = nonnegative("rollouts", every, rows=len(h))
     for name, counts in (("hits", h), ("rollouts", n)):
-        if (counts % 1 != 0).any():
-            row = int(np.flatnonzero(counts % 1)[0])
+        if (row := first(counts % 1 != 0)) is not None:
             raise ValueError(f"{name} row {row} is {counts[row]:g}; expected a whole number")
-    if (h > n).any():
-        row = int(np.flatnonzero(h > n)[0])
+    if (row := first(h > n)) is not None:
         raise ValueError(f"hits row {row} is {h[row]:g}; expected at most its {n[row]:g} rollouts")
     return h, n
 
@@ -175,7 +173,6 @@ def count_hits(ndcg: ArrayLike, *, candidates: int, cutoff: int = 1000) -> NDArr
     if values.ndim != 2:
         raise ValueError(f"ndcg has shape {values.shape}; expected (N, G)")
     bad = ~np.isfinite(values).all(axis=1)
-    if bad.any():
-        row = int(np.flatnonzero(bad)[0])
+    if (row := first(bad)) is not None:
         raise ValueError(f"ndcg row {row} is {values[row].tolist()}; expected finite numbers")
     return (values > chance_level(candidates, cutoff=cutoff)).sum(axis=1)

@@ -145,12 +145,9 @@ def ordered(scores: Scores, picks: MaxMin, settings: SelectionConfig, *, seed: i
     """The selection in training order, with the columns of ``selection.parquet``."""
     rows = np.sort(picks.indices)
     groups = settings.groups if settings.curriculum == "grouped" else 1
-    order = choices.CURRICULA.find(settings.curriculum)(
-        scores["sample_id"][rows],
-        mean_reward=scores["mean_reward"][rows],
-        groups=groups,
-        seed=seed,
-    )
+    ids, reward = scores["sample_id"][rows], scores["mean_reward"][rows]
+    curriculum = choices.CURRICULA.find(settings.curriculum)
+    order = curriculum(ids, mean_reward=reward, groups=groups, seed=seed)
     at = np.searchsorted(scores["sample_id"], order)
     novelty = dict(zip(picks.indices.tolist(), picks.novelty.tolist(), strict=True))
     columns = {name: values[at] for name, values in scores.items()}
@@ -167,12 +164,10 @@ def ordered(scores: Scores, picks: MaxMin, settings: SelectionConfig, *, seed: i
 def with_unscored(scores: Scores, sample_id: NDArray[np.int64]) -> Scores:
     """The scores of N ascending samples, NaN for samples without scores."""
     rows = np.searchsorted(sample_id, scores["sample_id"])
-    found: Scores = {"sample_id": sample_id}
+    found: Scores = {name: np.full(len(sample_id), np.nan) for name in scores}
     for name, values in scores.items():
-        if name != "sample_id":
-            found[name] = np.full(len(sample_id), np.nan)
-            found[name][rows] = values
-    return found
+        found[name][rows] = values
+    return found | {"sample_id": sample_id}
 
 
 def _gaussian(features: Features, reward: Floats, settings: SelectionConfig) -> Floats:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from minirec.errors import ArtifactError
+from minirec.selection.checks import first
 from minirec.store.tables import opened
 
 REWARDS = ("rewards", "reward", "mean_reward")
@@ -73,6 +74,11 @@ class Part:
         """The error for one value."""
         where = f"row {row}" if self.lines is None else f"line {self.lines[row]}"
         return ArtifactError(f"{self.file} {where}, column {name}: {found}; expected {expected}")
+
+    def check(self, bad: NDArray[np.bool_], name: str, values: NDArray, expected: str) -> None:
+        """Raise for the first bad row (N,) with its value."""
+        if (row := first(bad)) is not None:
+            raise self.refuse(row, name, str(values[row]), expected)
 
 
 def parquet(file: Path, wanted: Collection[str]) -> Part:

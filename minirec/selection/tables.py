@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minirec.errors import ArtifactError
-from minirec.selection.checks import Floats, norms
+from minirec.selection.checks import Floats, first, norms
 from minirec.selection.features import Features
 from minirec.selection.readers import (
     COLUMNS,
@@ -123,9 +123,7 @@ def _ids(part: Part) -> NDArray[np.int64]:
     else:
         bad = ids > np.iinfo(np.int64).max if ids.dtype == np.uint64 else np.zeros(len(ids), bool)
         expected = "a whole number of 64 bits"
-    if bad.any():
-        row = int(np.flatnonzero(bad)[0])
-        raise part.refuse(row, "sample_id", str(ids[row]), expected)
+    part.check(bad, "sample_id", ids, expected)
     return ids.astype(np.int64)
 
 
@@ -144,13 +142,9 @@ def _check_values(part: Part) -> None:
         if name in COUNTS:
             bad |= (numbers < 0) | (numbers > MOST_COUNTED) | (numbers != np.floor(numbers))
             expected = "a whole number, 0 or more"
-        if bad.any():
-            row = int(np.flatnonzero(bad)[0])
-            raise part.refuse(row, name, str(numbers[row]), expected)
+        part.check(bad, name, numbers, expected)
     for name, lists in part.lists.items():
-        bad = _extreme(lists.flat)
-        if bad.any():
-            at = int(np.flatnonzero(bad)[0])
+        if (at := first(_extreme(lists.flat))) is not None:
             raise part.refuse(int(lists.rows()[at]), name, str(lists.flat[at]), "finite numbers")
 
 
@@ -164,8 +158,7 @@ def _rollouts(part: Part, reward: str) -> NDArray[np.int64]:
     if given:
         counts = part.lists[given[0]].lengths
         other = part.lists[given[-1]].lengths
-        if (counts != other).any():
-            row = int(np.flatnonzero(counts != other)[0])
+        if (row := first(counts != other)) is not None:
             found = f"{other[row]} rollouts and {counts[row]} in {given[0]}"
             raise part.refuse(row, given[-1], found, "the same number in both")
         return counts
@@ -178,11 +171,9 @@ def _rollouts(part: Part, reward: str) -> NDArray[np.int64]:
 def _screened(part: Part, reward: str, rollouts: NDArray[np.int64]) -> NDArray[np.bool_]:
     """True for samples without rollouts. A screened sample with rollouts is a control."""
     screened = part.numbers.get("screened", np.zeros(len(rollouts))) != 0
-    lost = np.flatnonzero((rollouts == 0) & ~screened)
-    if len(lost):
-        expected = "1 rollout or more, or screened = true"
+    if (row := first((rollouts == 0) & ~screened)) is not None:
         name = reward if reward in part.lists else "rollouts"
-        raise part.refuse(int(lost[0]), name, "none", expected)
+        raise part.refuse(row, name, "none", "1 rollout or more, or screened = true")
     return rollouts == 0
 
 
@@ -194,8 +185,7 @@ def _mean(part: Part, name: str, screen: str, rollouts: NDArray[np.int64]) -> Fl
     unseen = rollouts == 0
     if screen in part.numbers:
         mean[unseen] = part.numbers[screen][unseen]
-    if np.isnan(mean).any():
-        row = int(np.flatnonzero(np.isnan(mean))[0])
+    if (row := first(np.isnan(mean))) is not None:
         raise part.refuse(row, screen, "missing", "a number, because the sample has no rollouts")
     return mean
 
@@ -210,9 +200,7 @@ def _hits(
         lists = part.lists.get(name)
         gain = columns.get("mean_ndcg", columns["mean_reward"])
         hits = lists.above(chance) if lists else ((gain > chance) & (rollouts > 0)).astype(np.int64)
-    over = np.flatnonzero(hits > rollouts)
-    if len(over):
-        row = int(over[0])
+    if (row := first(hits > rollouts)) is not None:
         expected = f"at most its {rollouts[row]} rollouts (a column rollouts can give the number)"
         raise part.refuse(row, "hits", str(hits[row]), expected)
     return hits
@@ -221,14 +209,11 @@ def _hits(
 def _vectors(part: Part, name: str) -> NDArray:
     lists: Lists = part.lists[name]
     width = int(lists.lengths[0])
-    odd = np.flatnonzero((lists.lengths != width) | (lists.lengths == 0))
-    if len(odd):
-        row, first = int(odd[0]), f"{width}, as in the first row" if width else "1 or more"
-        raise part.refuse(row, name, f"{lists.lengths[row]} numbers", first)
+    if (row := first((lists.lengths != width) | (lists.lengths == 0))) is not None:
+        expected = f"{width}, as in the first row" if width else "1 or more"
+        raise part.refuse(row, name, f"{lists.lengths[row]} numbers", expected)
     vectors = lists.flat.reshape(-1, width)
-    zero = name == "embedding" and norms(name, vectors) == 0
-    if np.any(zero):
-        row = int(np.flatnonzero(zero)[0])
+    if name == "embedding" and (row := first(norms(name, vectors) == 0)) is not None:
         raise part.refuse(row, name, "a vector of length 0", "a vector with a direction")
     return vectors
 
