@@ -1,7 +1,7 @@
 """Metrics from ranks, with bootstrap intervals, paired tests and breakdowns (method, section 9).
 
-Each sample has one target, and rank 1 is best. HR@k = [rank <= k]; NDCG@k = [rank <= k] / log2(rank
-+ 1); MRR = mean of 1 / rank.
+Each sample has one target, and rank 1 is best.
+HR@k = [rank <= k]; NDCG@k = [rank <= k] / log2(rank + 1); MRR = mean of 1 / rank.
 """
 
 from __future__ import annotations

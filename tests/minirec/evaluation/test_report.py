@@ -1,4 +1,4 @@
-"""The report of a synthetic run: complete, escaped, and without a reference to the network."""
+"""The report of a synthetic run: complete, escaped, and without network access."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_report_is_complete_escaped_and_self_contained(tmp_path):
     assert REPORT.run(run, Config(), None)
     html = run.path("report.html").read_text()
     page = Page(html)
-    # Two scripts: the samples as data, in which no tag can end or begin, and their table.
+    # Two scripts: the samples as data without any tags, and the code of their table.
     assert ATTACK not in html and "&lt;script&gt;" in html and page.tags.count("script") == 2
     assert "likes &lt;b&gt;" in html
     assert not {"link", "img", "iframe"} & set(page.tags)
@@ -208,7 +208,7 @@ def test_screened_samples_are_selected_by_their_screen_and_shown(tmp_path):
     assert f"of 40 control samples, which were rolled out anyway,\n{lost} (" in html
 
 
-def test_the_report_of_full_scoring_says_nothing_of_savings(tmp_path):
+def test_the_report_of_full_scoring_has_no_savings(tmp_path):
     run = make_run(tmp_path / "run")
     SELECT.run(run, config(), None)
     assert "Cheaper scoring" not in render(run.root)

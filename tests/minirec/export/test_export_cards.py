@@ -23,7 +23,7 @@ def card(to, *overrides, samples, steps, has_template=True):
 def command(text):
     """Words of the command, as a shell splits them."""
     (found,) = re.findall(r"```\n(.*?)```", text, re.DOTALL)
-    return shlex.split(found.replace("\\\n", " "))  # which shlex takes for a word
+    return shlex.split(found.replace("\\\n", " "))  # shlex would read it as a word
 
 
 def verl(*overrides, **about):

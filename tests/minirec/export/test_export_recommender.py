@@ -17,7 +17,7 @@ VECTORS = np.eye(32, dtype=np.float32)[[0, 1, 1, 2, 1]]  # items 1, 2 and 4 are 
 
 @pytest.fixture(scope="module")
 def export(folder, tmp_path_factory):
-    """A folder as `minirec export --to merged` writes it, of five items."""
+    """A folder with five items, like those of `minirec export --to merged`."""
     made = tmp_path_factory.mktemp("export") / "x"
     shutil.copytree(folder, made)
     np.save(made / "items.npy", VECTORS)

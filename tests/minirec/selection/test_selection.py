@@ -53,7 +53,7 @@ def test_gaussian_reproduces_the_published_difficulty(published):
 
 
 def test_published_facts(published):
-    """The figures that method.md, section 3, gives for the published rewards."""
+    """The figures in section 3 of method.md for the published rewards."""
     assert np.mean(published["hit"] == 0) == pytest.approx(0.55, abs=0.01)
     assert (gaussian(published["reward"]) > 0.5).sum() == 134
     live = gaussian_live(published["reward"], hits=published["hit"])
@@ -62,7 +62,7 @@ def test_published_facts(published):
 
 @pytest.fixture(scope="module")
 def parity() -> dict:
-    """Rewards with the difficulty and order that other arithmetic gives; see its entry `how`."""
+    """Rewards with difficulty and order from an independent computation; see its entry `how`."""
     return json.loads((Path(__file__).parent / "fixtures" / "parity.json").read_text())
 
 
@@ -234,7 +234,7 @@ def test_maxmin_of_small_whole_numbers_in_any_shards(count, width, block, cuts, 
     cuts = [cut for cut in cuts if cut < count]
     found = in_shards(embeddings, scores, budget=count, block=block, cuts=cuts)
     assert found.indices.tolist() == picks
-    kept = np.array(novelty) > 1e-6  # where all are at distance 0, the ratio is 0 / 0
+    kept = np.array(novelty) > 1e-6  # if all distances are 0, the ratio is 0 / 0
     assert np.abs(found.novelty - novelty)[kept].max() < 1e-3
 
 

@@ -306,7 +306,7 @@ PLAUSIBLE = {
 
 @st.composite
 def tables(draw) -> list[str]:
-    """Lines that agree in their columns, but for what is put in between at times."""
+    """Lines with the same columns, sometimes with other content between them."""
     names = draw(st.sets(st.sampled_from(sorted(PLAUSIBLE)), max_size=3))
     row = st.fixed_dictionaries(
         {"sample_id": st.integers(0, 99), "reward": st.floats(0, 1)}
