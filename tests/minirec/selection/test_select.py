@@ -70,7 +70,7 @@ def test_shards_of_a_screened_run(tmp_path):
 
 
 def test_selection_from_a_partly_scored_corpus(tmp_path):
-    """60 of 160 samples: the budget is a share of the corpus, of scored samples only."""
+    """60 of 160 samples: the budget is a share of the corpus; only scored samples are picked."""
     run = make_run(tmp_path / "run")
     part = run.path("features", "part-00001.parquet")
     write_table(part, read_table(part).slice(20))
