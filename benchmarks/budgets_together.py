@@ -2,11 +2,11 @@
 
 .venv/bin/python benchmarks/budgets_together.py RUN [--split test] [--resamples 2000]
 
-Each sample's NDCG@10 is averaged over the budgets of the trainings at equal steps, then methods are
-set against each other over seeds and users: fewer tests, each of more trainings. `full` stops by
-itself and has one training for each seed. `base` is the policy before training, of
-RUN/ranks.parquet where the run has one that tells of it. p is corrected (Holm) over the differences
-from one reference, so each pair stands in two families.
+The NDCG@10 of each sample is averaged over the budgets of the trainings at equal steps. Then the
+methods are compared over seeds and users. This gives fewer tests, each from more trainings. `full`
+has early stopping and one training per seed. `base` is the policy before training, from
+RUN/ranks.parquet if the run has it. p is corrected (Holm) over the differences from one reference,
+so each pair is in two families.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Floats = NDArray[np.float64]
 
 
 def ranked(file: Path, policy: str, split: str) -> pd.Series:
-    """NDCG@10 by sample_id, rising; empty if the file has no such ranks."""
+    """NDCG@10 by ascending sample_id; empty if the file has no such ranks."""
     table = read_table(file).to_pandas()
     mine = table[(table["policy"] == policy) & (table["split"] == split)].sort_values("sample_id")
     if mine.empty:
@@ -37,7 +37,7 @@ def ranked(file: Path, policy: str, split: str) -> pd.Series:
 
 
 def by_method(run: Path, split: str) -> dict[str, Floats]:
-    """(S, N) mean over budgets by method; a row for each seed, a column for each sample."""
+    """(S, N) mean over budgets by method: one row per seed, one column per sample."""
     trials = read_table(run / "comparison" / "trials.parquet").to_pandas()
     trials = trials[trials["table"].isin(["steps", ""])].fillna({"budget": 0})
     failed = trials[trials["status"] != "finished"]["trial"]

@@ -1,12 +1,12 @@
-"""What a trained policy of the demo corpus knows: test and validation NDCG@10 by kind of target.
+"""Test and validation NDCG@10 of a trained demo policy by kind of target.
 
 .venv/bin/python benchmarks/demo_kinds.py runs/compare FOLDER [FOLDER ...]
 
-FOLDER is a trial of the comparison, e.g. comparison/full_seed-1. In the demo, the titles tell which
-items belong to one series, and nothing but interactions tells the order of a series and which one
-comes next. So a target of a series in the last two events can be found by words alone,
-save for its order among at most five; any other target (the next series, a bestseller, noise) is a
-fact about single items. "trained" are targets that the policy was trained on.
+FOLDER is a trial of the comparison, e.g. comparison/full_seed-1. In the demo, titles show which
+items belong to one series, but only interactions show the order of a series and the next series. So
+a target in a series of the last two events can be found by words alone, except for its position
+among at most five items. Any other target (the next series, a bestseller, noise) needs facts about
+single items. "trained" are targets that the policy was trained on.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Resident memory of a vLLM engine over calls with prompts of ever other lengths, on the CPU.
+"""Resident memory of a vLLM engine over calls with prompts of varying length, on the CPU.
 
 .venv/bin/python benchmarks/engine_memory.py runs/demo/model [--calls 240] [--trim 8]
 
-`--trim` is the number of calls between two times that free memory goes back to the system, as
+`--trim` is the number of calls after which free memory is returned to the system, like
 `actors.pool.actor.TRIM_CALLS`; 0: never.
 """
 
@@ -23,7 +23,7 @@ LENGTHS = (60, 127)
 
 
 def resident_mib() -> float:
-    """Of this process."""
+    """Resident memory of this process."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 

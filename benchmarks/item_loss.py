@@ -1,11 +1,11 @@
-"""What the candidates of the item loss do to its teaching: the loss alone, without rollouts.
+"""The effect of the candidates of the item loss, without rollouts.
 
 .venv/bin/python benchmarks/item_loss.py RUN [--steps 120] [--candidates batch corrected catalogue]
 
-RUN holds the corpus and the demo model of a run (`minirec proxy ... run_dir=RUN`). From that
-model, a LoRA adapter is trained by the item loss with advantage 1 on random train samples; a
-templated analysis stands for a rollout. Printed: NDCG@10 of 600 validation samples before, and four
-times on the way. All settings see the same samples.
+RUN holds the corpus and the demo model of a run (`minirec proxy ... run_dir=RUN`). A LoRA adapter
+of that model is trained by the item loss with advantage 1 on random train samples. A templated
+analysis replaces the rollout. Output: NDCG@10 of 600 validation samples before training, and at
+four points during it. All settings use the same samples.
 """
 
 from __future__ import annotations

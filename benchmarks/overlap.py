@@ -1,11 +1,11 @@
-"""What overlap of rollouts and training gains and costs, from a finished run.
+"""Gain and cost of overlapping rollouts and training, from a finished run.
 
 .venv/bin/minirec run --config configs/demo.yaml
 .venv/bin/python benchmarks/overlap.py runs/demo [REPEATS] [key=value ...]
 
 Copies of the run train with staleness 0 and 1 in turn, REPEATS times each (default 2), and
-evaluate; the seconds are those of the optimizer steps, without the start of engines and workers.
-Settings given are those of every copy. The last line is the ratio of the medians.
+evaluate. The seconds are those of the optimizer steps, without the start of engines and workers.
+The given settings apply to every copy. The last line is the ratio of the medians.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def measure(root: Path, staleness: int, words: list[str]) -> dict[str, float]:
         run_dir = Path(folder) / "run"
         shutil.copytree(root, run_dir, ignore=shutil.ignore_patterns("ray"))
         minirec("train", run_dir, [*words, f"training.staleness={staleness}"])
-        # The stage takes its settings from the run's config.yaml, which `train` has renewed.
+        # The stage reads the run's config.yaml, which `train` has rewritten.
         minirec("evaluate", run_dir, [])
         log = read_log(run_dir / "policy" / "log.jsonl")
         policies = read_json(run_dir / "evaluation.json")["policies"]

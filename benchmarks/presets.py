@@ -1,11 +1,11 @@
-"""What several selection settings keep, from the features of finished runs.
+"""The selections of several settings, from the features of finished runs.
 
 .venv/bin/minirec run --config configs/demo.yaml
 .venv/bin/python benchmarks/presets.py runs/demo
 
-Dead: share of the selection without a rollout above chance. Stable: share of the selection made
-from one half of the rollouts that is also in the one made from the other half, with another seed.
-Noise: share of planted noise in the selection by its share of the corpus (demo corpus only).
+Dead: share of the selection without a rollout above chance. Stable: overlap of the selections made
+from either half of the rollouts, with different seeds. Noise: share of planted noise in the
+selection divided by its share of the corpus (demo corpus only).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ SETTINGS = {
 
 
 def silent(line: str) -> None:
-    """Take a line and say nothing."""
+    """Ignore a line."""
 
 
 def chosen(features: Features, overrides: list[str], *, budget: float, chance: float) -> NDArray:
@@ -65,7 +65,7 @@ def chosen(features: Features, overrides: list[str], *, budget: float, chance: f
 
 
 def half(run: Run, part: slice, chance: float) -> Features:
-    """The features with some of the rollouts only; hits are counted again."""
+    """The features with some of the rollouts; hits are counted again."""
     shards = sorted(run.path("features").glob("part-*.parquet"))
     table = pa.concat_tables([read_table(path) for path in shards]).drop_columns("hits")
     for name in ("rewards", "ndcg"):

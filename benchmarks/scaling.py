@@ -1,13 +1,13 @@
-"""What the control plane bears, with engines that sleep as long as a real call would take.
+"""Limits of the control plane, with engines that sleep as long as a real call would take.
 
     python benchmarks/scaling.py engines --seconds 2 --up-to 64
     python benchmarks/scaling.py rows --rows 100000 1000000 10000000 --plot docs/lab/scaling.svg
 
-`engines`: through Ray Data, scorers and the pool as in `minirec score`; the efficiency is the time
-that engines worked, of the time from the first call to the end of the last. With ``--seconds 0``
-the calls per second are what the driver's machine can hand out.
-`rows`: a table of interactions through `prepare` and the scoring of every training sample; memory
-of the driver, sampled each half second.
+`engines`: through Ray Data, scorers and the pool as in `minirec score`. The efficiency is the
+working time of the engines divided by the time from the first call to the end of the last. With
+``--seconds 0`` the calls per second are the maximum that the driver's machine can dispatch.
+`rows`: a table of interactions through `prepare` and the scoring of every training sample. The
+driver's memory is sampled every half second.
 """
 
 from __future__ import annotations
@@ -79,12 +79,12 @@ def write_samples(run: Run, count: int) -> None:
 def engines(
     engines: int, *, scorers: int, seconds: float, waves: int, folder: Path
 ) -> dict[str, Any]:
-    """Score so many shards that every engine gets `waves` calls."""
+    """Score enough shards to give every engine `waves` calls."""
     run = Run(folder / f"engines-{engines}", say=lambda line: None)
     log = run.path("calls")
     log.mkdir(parents=True)
-    # A shard is one call for each engine, half of them greedy; while one scorer waits for the
-    # last of its calls, the calls of the others keep the engines at work.
+    # A shard is one call per engine, half of them greedy. While one scorer waits for its last
+    # calls, the calls of the others keep the engines busy.
     shard_size = max(32, 32 * engines // 2)
     shards = waves if engines > 1 else waves // 2
     write_samples(run, shard_size * shards)
@@ -137,14 +137,14 @@ def write_interactions(folder: Path, rows: int) -> None:
 
 
 def alone(function: Callable[..., Any], *arguments: object) -> Any:
-    """Call it in a process of its own, whose memory is gone afterwards."""
+    """Call it in a separate process, so that its memory is released."""
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn) as process:
         return process.submit(function, *arguments).result()
 
 
 class Memory:
-    """Resident MiB of this process (without what it shares), sampled; one list of each phase."""
+    """Sampled resident MiB of this process without shared memory, one list per phase."""
 
     def __init__(self) -> None:
         self.samples: dict[str, list[float]] = {}
@@ -154,7 +154,7 @@ class Memory:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Samples belong to `name` meanwhile."""
+        """Assign the samples during the block to `name`."""
         self._phase = name
         self.samples[name] = []
         yield
@@ -208,7 +208,7 @@ def rows(count: int, folder: Path) -> dict[str, Any]:
 
 @contextmanager
 def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
-    """Put the seconds of the block into `seconds`."""
+    """Store the seconds of the block in `seconds`."""
     started = time.monotonic()
     yield
     seconds[name] = round(time.monotonic() - started, 1)

@@ -1,12 +1,12 @@
-"""What cheaper scoring saves and what it costs in agreement, from a finished run.
+"""Savings and agreement of cheaper scoring, from a finished run.
 
 .venv/bin/minirec run --config configs/demo.yaml
 .venv/bin/python benchmarks/screening.py runs/demo
 
-Every setting scores the whole train split in this process, on one thread, with the run's proxy;
-seconds are processor seconds of the shards, without loading. The values are compared with those of
-full scoring with the same seed, which shares the rollouts that both made, with another seed, which
-shares none and is the ceiling, and with a reference of 16 rollouts.
+Every setting scores the whole train split in this process, on one thread, with the run's proxy.
+Seconds are processor seconds of the shards, without loading. The values are compared with full
+scoring with the same seed (shared rollouts), with full scoring with another seed (no shared
+rollouts, the upper limit), and with a reference of 16 rollouts.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 class Engine:
-    """An engine in this process, asked as a pool is."""
+    """An engine in this process with the interface of a pool."""
 
     def __init__(self, kind: str, spec: Any):
         from actors.engines.transformers import TransformersEngine
@@ -64,7 +64,7 @@ class Engine:
         self._engine = {"vllm": VllmEngine, "transformers": TransformersEngine}[kind](spec)
 
     def generate(self, calls: list[Any], adapter: Any = None) -> list[Any]:
-        """As `PoolHandle.generate`."""
+        """Like `PoolHandle.generate`."""
         return [
             self._engine.generate(c.prompts, n=c.n, seeds=c.seeds, greedy=c.greedy, adapter=adapter)
             for c in calls
@@ -81,9 +81,9 @@ def measure(
     """Figures of each setting, by its name.
 
     Args:
-        run_dir: a run that has finished `score`; nothing in it is changed.
+        run_dir: a run that has finished `score`; it is not changed.
         scorings: settings of ``scoring`` by name; `FULL` must be among them.
-        repeats: how often each setting is scored; the least processor seconds count.
+        repeats: how often each setting is scored; the minimum of the processor seconds counts.
         shard_size: samples in a shard. The few that are left for the second stage fill no call in
             a small shard, and the tiny model's calls take nearly the same time empty or full.
 
@@ -171,7 +171,7 @@ def _score(scorer: Any, folder: Path, changes: dict[str, Any], seed: int) -> flo
 
 
 def _saved(root: Path, folder: Path, changes: dict[str, Any]) -> Savings:
-    """What a setting saved."""
+    """The savings of a setting."""
     scoring = ScoringConfig(**changes)
     parts = sorted((folder / "features").glob("part-*.parquet"))
     table = pa.concat_tables([read_table(part).select(COLUMNS) for part in parts])
@@ -183,7 +183,7 @@ def _saved(root: Path, folder: Path, changes: dict[str, Any]) -> Savings:
 def _agreement(
     root: Path, folder: Path, preset: str, names: Iterable[str]
 ) -> dict[str, dict[str, float]]:
-    """Value and selection of each setting under a preset, against the full scorings."""
+    """Value and selection of each setting with a preset, compared with full scoring."""
     items = read_table(root / "corpus" / "items.parquet").num_rows
     found = {name: _selected(folder / name, items, preset) for name in names}
     labels = _labels(root)

@@ -1,11 +1,11 @@
-"""Selection against the obvious code: ratios in one process, medians, a table, JSON, a baseline.
+"""Selection compared with straightforward code: ratios, medians, a table, JSON, a baseline.
 
 .venv/bin/python benchmarks/selection.py                      # all cases
 .venv/bin/python benchmarks/selection.py maxmin head          # some
 .venv/bin/python benchmarks/selection.py --run runs/demo screening
 
-Each case returns its figures and a list of `Claim`. Exit status 1: a ratio fell below 70% of the
-committed baseline (benchmarks/selection_baseline.json; --update writes it anew).
+Each case returns its figures and a list of `Claim`. Exit status 1: a ratio is below 70% of the
+committed baseline (benchmarks/selection_baseline.json; --update overwrites it).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SLACK = 0.7  # of the baseline's ratio; machines and their other work differ
 class Claim:
     """A measured figure with its target.
 
-    least: at least the target, else at most. ratio: comparable on another machine.
+    least: the target is a minimum, else a maximum. ratio: comparable between machines.
     """
 
     what: str
@@ -66,7 +66,7 @@ def maxmin_case(repeats: int, run: Path) -> Result:
     common = 10 * rng.standard_normal(2304, dtype=np.float32)
     pools = {
         "clustered": selection_maxmin.clustered(len(scores), 2304, 200),
-        # Cosine 0.99, as of hidden states at one marker: float32 tells few distances apart.
+        # Cosine 0.99, like hidden states at one marker: many distances are equal in float32.
         "in common": common + rng.standard_normal((len(scores), 2304), dtype=np.float32),
     }
     figures: dict[str, Any] = {"scores": source, "threads": torch.get_num_threads()}
@@ -119,7 +119,7 @@ def scaling_case(repeats: int, run: Path) -> Result:
 
 
 def peak_bytes(function: Callable[[], Any]) -> int:
-    """Most bytes that torch held on the CPU during a call, beyond what it held before."""
+    """Peak of the additional bytes of torch on the CPU during a call."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # its start and stop are of no interest
     import torch
     from torch.profiler import ProfilerActivity, profile
@@ -154,7 +154,7 @@ def head_case(repeats: int, run: Path) -> Result:
     from minirec.selection import head_gradients
 
     generator = torch.Generator().manual_seed(0)
-    # As in a trained policy: most of an item vector is common to all (median cosine 0.86).
+    # As in a trained policy, item vectors have a large common part (median cosine 0.86).
     common = 2.5 * torch.randn(2304, generator=generator)
     items = common + torch.randn(12_000, 2304, generator=generator)
     items = torch.nn.functional.normalize(items, dim=1)
@@ -256,7 +256,7 @@ CASES: dict[str, Callable[[int, Path], Result]] = {
 
 
 def compared(results: list[Result], baseline: dict[str, float]) -> bool:
-    """Print the table; returns False if a ratio fell far below its baseline."""
+    """Print the table; returns False if a ratio is far below its baseline."""
     fine = True
     print(f"{'case':10} {'what':42} {'measured':>9} {'target':>8} {'baseline':>9}")
     for result in results:
@@ -276,7 +276,7 @@ def compared(results: list[Result], baseline: dict[str, float]) -> bool:
 
 
 def main() -> int:
-    """Run the cases that are asked for."""
+    """Run the selected cases."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "cases", nargs="*", metavar="case", help=f"{', '.join(CASES)}; default: all"

@@ -1,4 +1,4 @@
-"""Seconds of the projected per-sample LoRA gradients, of a plain backward, and of one per sample.
+"""Seconds of projected per-sample LoRA gradients, a plain backward, and one backward per sample.
 
 .venv/bin/python benchmarks/selection_lora.py
 

@@ -1,4 +1,4 @@
-"""MaxMin and the obvious code, on embeddings of any size; used by selection.py."""
+"""MaxMin and straightforward code, on embeddings of any size; used by selection.py."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PUBLISHED = HERE.parent.parent / "shared" / "published" / "cds_proxy_rewards.jso
 
 
 def medians(repeats: int, **functions: Callable[[], Any]) -> dict[str, float]:
-    """Median seconds of each function, called in turn, so that a busy moment hits all of them."""
+    """Median seconds of each function, called in turn, so that machine load affects all equally."""
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(repeats):
         for name, function in functions.items():
@@ -30,7 +30,7 @@ def medians(repeats: int, **functions: Callable[[], Any]) -> dict[str, float]:
 
 
 def published_values() -> tuple[np.ndarray, str]:
-    """alpha L + R (alpha 1) of the authors' 10,748 samples, or made-up values of like shape."""
+    """alpha L + R (alpha 1) of the authors' 10,748 samples, or random values of similar shape."""
     if not PUBLISHED.exists():
         rng = np.random.default_rng(0)
         made_up = np.exp(-rng.gamma(4, 1, 10_748)) + rng.beta(3, 2, 10_748)
@@ -53,7 +53,7 @@ def clustered(rows: int, width: int, clusters: int, *, noise: float = 0.5) -> np
 
 
 def one_product_per_pick(embeddings, scores, budget: int, *, dtype) -> list[int]:
-    """The obvious code: one matrix-vector product in torch for each pick."""
+    """Straightforward code: one matrix-vector product in torch for each pick."""
     import torch
 
     vectors = torch.from_numpy(embeddings).to(dtype)
@@ -70,7 +70,7 @@ def one_product_per_pick(embeddings, scores, budget: int, *, dtype) -> list[int]
 
 
 def against_one_product_per_pick(embeddings, scores, repeats: int) -> dict[str, float]:
-    """Seconds of both, and whether the picks are those of the obvious code in float64."""
+    """Seconds of both, and whether the picks equal those of straightforward code in float64."""
     import torch
 
     from minirec.selection.diversity import maxmin
@@ -94,7 +94,7 @@ def against_one_product_per_pick(embeddings, scores, repeats: int) -> dict[str, 
 
 
 def one_pool(rows: int, budget: int) -> None:
-    """Body of a process that holds little but the embeddings: prints seconds and peak memory."""
+    """Body of a process that holds little but the embeddings; prints seconds and peak memory."""
     from minirec.selection.diversity import maxmin
 
     embeddings = clustered(rows, 128, max(20, rows // 500))
@@ -102,14 +102,14 @@ def one_pool(rows: int, budget: int) -> None:
     started = time.perf_counter()
     maxmin(embeddings, scores=scores, budget=budget)
     seconds = time.perf_counter() - started
-    # Not ru_maxrss, which a process inherits from the one that started it.
+    # Not ru_maxrss, because a process inherits it from its parent.
     status = Path("/proc/self/status").read_text()
     peak = int(status.partition("VmHWM:")[2].split()[0]) * 1024
     print(json.dumps({"seconds": seconds, "peak": peak, "embeddings": embeddings.nbytes}))
 
 
 def in_process(rows: int, budget: int) -> dict[str, float]:
-    """`one_pool` in a process of its own."""
+    """`one_pool` in a separate process."""
     code = f"import selection_maxmin; selection_maxmin.one_pool({rows}, {budget})"
     done = subprocess.run([sys.executable, "-c", code], cwd=HERE, capture_output=True, text=True)
     if done.returncode:

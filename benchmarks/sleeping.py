@@ -1,4 +1,4 @@
-"""An engine and a scorer that cost no arithmetic, for measuring what is around them."""
+"""An engine and a scorer without computation, to measure the overhead around them."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ COMPLETION = Completion("<answer>", [1], [0.0], stopped=True)
 
 
 class SleepingEngine:
-    """Takes ``spec.temperature`` seconds for a call; notes its times in the folder ``spec.model``.
+    """Sleeps ``spec.temperature`` seconds per call; records its times in the folder ``spec.model``.
 
-    An empty model name notes nothing.
+    With an empty model name nothing is recorded.
     """
 
     def __init__(self, spec: EngineSpec) -> None:
@@ -52,7 +52,7 @@ class SleepingEngine:
         """Nothing to load."""
 
     def probe(self) -> dict[str, Any]:
-        """At once."""
+        """Does nothing."""
         return {"engine": "sleeping", "token": 0}
 
     def close(self) -> None:
@@ -60,7 +60,7 @@ class SleepingEngine:
 
 
 class SleepingScorer:
-    """Reads samples, asks the pool and writes shards as `actors.scoring.shards.Scorer` does."""
+    """Reads samples, calls the pool and writes shards like `actors.scoring.shards.Scorer`."""
 
     def __init__(self, specs: list[Any]):
         self.spec = specs[0]

@@ -1,10 +1,10 @@
-"""Forward and backward of a training step: prompts read once for all their rollouts, or each time.
+"""Forward and backward of a training step: prompts read once per group, or once per rollout.
 
 .venv/bin/python benchmarks/training_step.py [REPEATS]
 
-The model is a random Qwen2 with LoRA, the tokens are random; a row of the table is a shape of the
-micro-batch. "packs" says what training would do, which is right where the ratio is above 1. Seconds
-are medians over REPEATS passes (default 7) of each kind, which take turns.
+The model is a random Qwen2 with LoRA, the tokens are random. A row of the table is a shape of the
+micro-batch. "packs" shows what training would do, which is right if the ratio is above 1. Seconds
+are medians over REPEATS passes (default 7) of each kind, in turn.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def policy(hidden: int, layers: int) -> Policy:
 
 
 def batch(prompts: int, rollouts: int, prompt: int, completion: int) -> list[Group]:
-    """Random groups, each with the target of its number."""
+    """Random groups; the target of each is its number."""
 
     def words(count: int) -> list[int]:
         return torch.randint(1, VOCABULARY, (count,)).tolist()
@@ -72,7 +72,7 @@ def batch(prompts: int, rollouts: int, prompt: int, completion: int) -> list[Gro
 
 
 def seconds(model: Policy, groups: list[Group], table: torch.Tensor, *, packed: bool) -> float:
-    """Of one forward and backward."""
+    """Seconds of one forward and backward pass."""
     reward = reward_function("ndcg_softmax", softmax_weight=0.05)
     objective = Objective(TrainingConfig(), 0.02, 1000, reward)
     ids = torch.arange(len(groups))

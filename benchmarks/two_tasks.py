@@ -1,11 +1,11 @@
-"""The next visit against the next event, on the common test targets of two runs.
+"""Next visit and next event, on the common test targets of two runs.
 
 .venv/bin/python benchmarks/two_tasks.py EXCLUDE KEEP [--resamples 2000]
 
-EXCLUDE and KEEP are runs of `minirec compare` with configs/two-tasks.yaml, the one with
-``corpus.same_time=exclude``, the other with ``keep``. A common target is an event (user, item,
-time) that both have in their test split; only its history and the items it competes with differ.
-Intervals (95%) are over users, for the trained policy over seeds and users.
+EXCLUDE and KEEP are runs of `minirec compare` with configs/two-tasks.yaml, the first with
+``corpus.same_time=exclude``, the second with ``keep``. A common target is an event (user, item,
+time) in both test splits. Only its history and the excluded items differ. Intervals (95%) are over
+users, for the trained policy over seeds and users.
 """
 
 from __future__ import annotations

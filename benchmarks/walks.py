@@ -1,12 +1,12 @@
-"""How many files and calls a rollout and a sample pass through (docs/lab/walks.md).
+"""Number of files and calls that a rollout and a sample pass through (docs/lab/walks.md).
 
 .venv/bin/python benchmarks/walks.py RUN [--calls]
 
-RUN is a finished run of the demo. Both walks happen in this process, with the engine of
-transformers in the place of the pool. A profiler notes each call from a function of one file of
-the project to a function of another one; the same two functions count once, so the number of
-samples does not matter. "files" are the files entered, "calls" the different calls between
-files, "returns" the calls into a file that was entered before: calls - files. --calls lists them.
+RUN is a finished run of the demo. Both walks happen in this process, with the transformers engine
+instead of the pool. A profiler records each call from a function of one project file to a function
+of another file. The same two functions count once, so the number of samples does not matter.
+"files" are the files entered, "calls" the different calls between files, "returns" the calls into a
+file that was entered before: calls - files. --calls lists them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ RINGS = tuple(str(ROOT / ring) + os.sep for ring in ("minirec", "actors", "jobs"
 
 @dataclass
 class Local:
-    """An engine of this process, which is asked as the pool is."""
+    """An engine in this process with the interface of the pool."""
 
     spec: EngineSpec
 
@@ -48,7 +48,7 @@ class Local:
         self.engine = TransformersEngine(self.spec)
 
     def copy(self) -> Local:
-        """Itself: there is no second thread."""
+        """This engine, because there is no second thread."""
         return self
 
     def generate(self, calls: list, adapter: Adapter | None = None) -> list:
@@ -60,7 +60,7 @@ class Local:
 
 
 def walked(body: Callable[[], object]) -> list[tuple[str, str]]:
-    """The different calls between files of the project while `body` runs, in their order."""
+    """The different calls between project files while `body` runs, in order."""
     calls: dict[tuple[str, str], None] = {}
 
     def note(frame: FrameType, event: str, _: object) -> None:
@@ -84,7 +84,7 @@ def walked(body: Callable[[], object]) -> list[tuple[str, str]]:
 
 
 def name(frame: FrameType) -> str:
-    """File below the root and function."""
+    """File relative to the root, and function."""
     code = frame.f_code
     return f"{Path(code.co_filename).relative_to(ROOT)}:{code.co_qualname}"
 

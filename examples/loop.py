@@ -3,10 +3,10 @@
 .venv/bin/python examples/loop.py [--steps 30] [--seed 42]
 
 The distributed loop (actors/training/loop.py) does the same steps and adds:
-- engines of vLLM in a pool that restarts them, which may roll out the next step meanwhile;
-- training workers under DeepSpeed, which share a step in micro-batches;
-- checkpoints that a restart goes on from, early stopping, and a log that trackers read;
-- samples chosen by `minirec select`; here they are drawn at random.
+- vLLM engines in a pool that restarts them, and that can roll out the next step during training;
+- training workers with DeepSpeed, which divide a step into micro-batches;
+- checkpoints for restarts, early stopping, and a log for trackers;
+- samples chosen by `minirec select`; here they are random.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def corpus(config: Config, seed: int) -> tuple[Catalogue, list[Sample], list[Sam
 
 
 class Recommender:
-    """The policy in training, and an engine that rolls it out."""
+    """The policy in training, and an engine that generates its rollouts."""
 
     def __init__(self, folder: Path, catalogue: Catalogue, *, config: Config, seed: int):
         self.catalogue, self.config, self.folder = catalogue, config, folder
@@ -66,7 +66,7 @@ class Recommender:
         self.engine = TransformersEngine(EngineSpec(model=model, max_model_len=256))
 
     def roll_out(self, samples: list[Sample], *, n: int, seed: int, version: int) -> list:
-        """A group of `n` sampled completions for each sample; n = 1: the greedy completion."""
+        """A group of `n` completions for each sample: sampled, or greedy if n is 1."""
         adapter = Adapter(str(self.folder / f"adapter-{version}"))
         self.policy.lm.save_pretrained(adapter.path, save_embedding_layers=False)
         prompts = self.encoder.prompts(samples, self.catalogue)
@@ -86,7 +86,7 @@ class Recommender:
 def train(
     recommender: Recommender, samples: list[Sample], *, objective: Objective, steps: int, seed: int
 ) -> Iterator[float]:
-    """Train on the samples in their order; yields the mean reward of each step."""
+    """Train on the samples in order; yields the mean reward of each step."""
     policy, t = recommender.policy, objective.training
     lora = [p for p in policy.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(lora, weight_decay=t.weight_decay)
@@ -99,10 +99,10 @@ def train(
         table = item_table(policy, recommender.items)
         ids = torch.tensor(sorted({sample.target for sample in batch}))
         vectors = F.normalize(policy([recommender.items[i] for i in ids.tolist()])[0], dim=-1)
-        # 3. One forward gives rewards, hence advantages, and both losses.
+        # 3. One forward pass gives rewards, advantages and both losses.
         candidates = Candidates(ids, vectors, table)
         found = losses(policy, groups, candidates=candidates, objective=objective)
-        # 4. Step.
+        # 4. Update the LoRA weights.
         found.mean(counted(groups)).backward()
         torch.nn.utils.clip_grad_norm_(lora, t.max_grad_norm)
         factor = lr_factor(step, steps=steps, warmup=t.lr_warmup_steps, schedule=t.lr_schedule)
@@ -113,7 +113,7 @@ def train(
 
 
 def run(config: Config, folder: Path, *, steps: int, seed: int, validated: int = 256) -> None:
-    """Prepare, build, train; prints the reward of each step and NDCG@10 before and after."""
+    """Make corpus and model, train, and print rewards, and NDCG@10 before and after."""
     catalogue, samples, valid = corpus(config, seed)
     demo_model.build(
         folder / "model",
@@ -129,7 +129,7 @@ def run(config: Config, folder: Path, *, steps: int, seed: int, validated: int =
     count = min(steps * config.training.prompts_per_step, len(samples))
     chosen = random.Random(seed).sample(samples, count)
     by_id = {sample.sample_id: sample for sample in chosen}
-    # The curriculum: what the untrained policy finds easy comes first.
+    # The curriculum: samples that are easy for the untrained policy come first.
     order = easy_to_hard(list(by_id), mean_reward=recommender.ndcg(chosen, version=0), seed=seed)
     reward = reward_function(config.reward.name, softmax_weight=config.reward.softmax_weight)
     objective = Objective(config.training, config.model.temperature, config.reward.cutoff, reward)

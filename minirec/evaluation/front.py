@@ -1,7 +1,7 @@
-"""Cost against quality of the settings of a sweep: Pareto front, and the budget to recommend.
+"""Cost and quality of the settings of a sweep: Pareto front and recommended budget.
 
-The quality of a setting is its mean validation NDCG@10 over seeds and samples. Its cost is the mean
-total cost of a trial over seeds.
+Quality is the mean validation NDCG@10 over seeds and samples. Cost is the mean total cost of a
+trial over seeds.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ COSTS = ("rollouts", "seconds")
 class Choice:
     """The smallest budget within the tolerance of the best quality.
 
-    difference: quality of `setting` minus that of `best`, with its paired 95% interval.
+    difference: quality of `setting` minus quality of `best`, with its paired 95% interval.
     sure: the whole interval is within the tolerance.
     """
 
@@ -37,8 +37,10 @@ class Choice:
 
 
 def pareto(cost: ArrayLike, quality: ArrayLike) -> NDArray[np.bool_]:
-    """Points (P,) that no other point beats: none costs no more and gives no less, one of both
-    strictly. Equal points are on the front together.
+    """Points (P,) that no other point dominates.
+
+    A point dominates another one if it costs no more, is no worse, and one of the two strictly.
+    Equal points are on the front together.
     """
     costs, gains = np.asarray(cost, dtype=np.float64), np.asarray(quality, dtype=np.float64)
     no_worse = (costs[None] <= costs[:, None]) & (gains[None] >= gains[:, None])
@@ -47,27 +49,17 @@ def pareto(cost: ArrayLike, quality: ArrayLike) -> NDArray[np.bool_]:
 
 
 def fronts(outcomes: Sequence[Outcome]) -> dict[str, set[str]]:
-    """The settings that are on the Pareto front, for each of `COSTS`.
-
-    Every seed of the settings must have finished.
-    """
+    """The settings on the Pareto front for each of `COSTS`. All their seeds must be finished."""
     quality = [o.quality for o in outcomes]
-    found = {}
-    for unit in COSTS:
-        best = pareto([o.cost(unit) for o in outcomes], quality)
-        found[unit] = {o.setting for o, on_front in zip(outcomes, best, strict=True) if on_front}
-    return found
+    best = {unit: pareto([o.cost(unit) for o in outcomes], quality) for unit in COSTS}
+    return {unit: {outcomes[i].setting for i in np.flatnonzero(best[unit])} for unit in COSTS}
 
 
 def choose(outcomes: Sequence[Outcome], bootstrap: Bootstrap, *, tolerance: float) -> Choice:
     """The smallest budget whose quality is at least (1 - tolerance) times the best.
 
-    Of settings with the same budget the better one; ties go to the earlier one.
-
-    Args:
-        outcomes: one or more settings of which every seed has finished.
-        bootstrap: of the difference from the best.
-        tolerance: relative, 0 to 1.
+    Of settings with the same budget, the better one is chosen; ties go to the earlier one. All
+    seeds of the settings must be finished.
     """
     best = max(outcomes, key=lambda o: o.quality)
     enough = [o for o in outcomes if o.quality >= (1 - tolerance) * best.quality]

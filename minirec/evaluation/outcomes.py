@@ -1,4 +1,4 @@
-"""What the trials of a bench gave: the seeds of one setting, and what each spent on the way."""
+"""Results of the trials of a sweep or comparison: the seeds of each setting, and their cost."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Curve:
-    """M validations of one training, with the total cost until each, and the cost of all of it.
+    """M validations of one training, with the cost until each of them.
 
-    ndcg: (M,) NDCG@10. steps, samples: (M,) optimizer steps and distinct samples before it.
-    rollouts, seconds: (M,) spent before it, with what is charged. cost: columns of a row.
+    ndcg: (M,) NDCG@10. steps, samples: (M,) optimizer steps and distinct samples. rollouts,
+    seconds: (M,) including charged stages. cost: columns of a row, for the whole training.
     """
 
     ndcg: list[float]
@@ -31,23 +31,19 @@ class Curve:
 
 
 def reached(curve: Curve, *, goal: float) -> Row:
-    """The columns ``reached_*`` of a row; all are None where no validation reached the goal."""
+    """The columns ``reached_*`` of a row; all None if no validation reached the goal."""
     first = next((i for i, ndcg in enumerate(curve.ndcg) if ndcg >= goal), None)
-    spent: dict[str, Sequence[float]] = {
-        "reached_step": curve.steps,
-        "reached_samples": curve.samples,
-        "reached_rollouts": curve.rollouts,
-        "reached_seconds": curve.seconds,
-    }
-    return {name: None if first is None else values[first] for name, values in spent.items()}
+    spent = (curve.steps, curve.samples, curve.rollouts, curve.seconds)
+    names = ("reached_step", "reached_samples", "reached_rollouts", "reached_seconds")
+    return dict(zip(names, [None if first is None else x[first] for x in spent], strict=True))
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The trials of one setting that have finished, by seed.
+    """The finished trials of one setting, by seed.
 
-    rows: S trials. ndcg: (S, N) NDCG@10, a row for each trial, a column for each sample; the
-    samples are the same in all settings of a bench.
+    rows: S trials. ndcg: (S, N) NDCG@10 of each trial on each sample; all settings have the same
+    samples.
     """
 
     rows: Sequence[Row]
@@ -55,22 +51,19 @@ class Outcome:
 
     @property
     def setting(self) -> str:
-        """Its name."""
         return str(self.rows[0]["setting"])
 
     @property
     def method(self) -> str:
-        """The selection method, the same for all seeds."""
         return str(self.rows[0]["method"])
 
     @property
     def samples(self) -> int:
-        """Samples that were trained on, as many for all seeds."""
+        """Number of training samples, the same for all seeds."""
         return int(self.rows[0]["samples"])
 
     @property
     def seeds(self) -> set[int]:
-        """Seeds that have finished."""
         return {row["seed"] for row in self.rows}
 
     @property
@@ -83,17 +76,15 @@ class Outcome:
         return float(np.mean([row[unit] for row in self.rows]))
 
     def mean(self, column: str) -> float | None:
-        """Mean over the seeds that have a value; None: none has."""
+        """Mean over the seeds that have a value; None if none has."""
         values = [row[column] for row in self.rows if row[column] is not None]
         return float(np.mean(values)) if values else None
 
 
 def outcomes(rows: Sequence[Row], ndcg: Mapping[str, Floats]) -> list[Outcome]:
-    """Finished trials by setting, in the order in which the settings first appear.
+    """Outcomes of finished trials, in the order in which their settings first appear.
 
-    Args:
-        rows: finished trials.
-        ndcg: (N,) NDCG@10 by trial.
+    `ndcg` holds the (N,) NDCG@10 of each trial.
     """
     groups: dict[str, list[Row]] = {}
     for row in rows:

@@ -14,15 +14,15 @@ from minirec.evaluation.ranking import bootstrap_means, interval, two_sided
 K = TypeVar("K", bound=Hashable)
 Floats = NDArray[np.float64]
 LEAST = 100
-"""Resamples for each difference that is tested. R resamples give a p of at least 2 / (R + 1), which
-Holm multiplies by the number of differences."""
+"""Resamples per tested difference. R resamples give p of at least 2 / (R + 1), which Holm
+multiplies by the number of differences."""
 
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """Resamples of seeds and users, the same for all settings, so that differences are paired.
+    """Resamples of seeds and users, the same for all settings, so differences are paired.
 
-    users: (N,) code of the user of each sample.
+    users: (N,) user code of each sample.
     """
 
     users: NDArray[np.int64]
@@ -32,16 +32,11 @@ class Bootstrap:
     def means(self, ndcg: Floats) -> Floats:
         """Means (R, ...) of NDCG@10 (..., S, N) over seeds and users, drawn with replacement.
 
-        The draws follow from `seed`, S and the number of users alone. With one seed only the users
-        vary.
+        The draws depend only on `seed`, S and the number of users. With one seed only users vary.
         """
         *settings, count, samples = ndcg.shape
-        means = bootstrap_means(
-            ndcg.reshape(-1, samples).T,
-            users=self.users,
-            resamples=self.resamples,
-            seed=self.seed,
-        )
+        columns = ndcg.reshape(-1, samples).T
+        means = bootstrap_means(columns, users=self.users, resamples=self.resamples, seed=self.seed)
         by_seed = means.reshape(self.resamples, *settings, count)
         generator = np.random.default_rng([self.seed, count])
         drawn = generator.integers(count, size=(self.resamples, count))
@@ -67,22 +62,20 @@ class Difference(Standing):
 
 
 def standing(ndcg: Floats, bootstrap: Bootstrap) -> Standing:
-    """The standing of (S, N) NDCG@10, a row for each seed, a column for each sample."""
+    """The standing of (S, N) NDCG@10: one row per seed, one column per sample."""
     return Standing(float(ndcg.mean()), *interval(bootstrap.means(ndcg)))
 
 
 def differences(
     ndcg: Mapping[K, Floats], reference: Floats, bootstrap: Bootstrap
 ) -> dict[K, Difference]:
-    """Differences of the methods from the reference, which are tested together.
+    """Differences of methods (S, N) from a reference (S, N), tested together.
 
-    Args:
-        ndcg: (S, N) by method, one or more; seeds and samples are those of the reference, in order.
-        reference: (S, N).
-        bootstrap: its resamples are raised to `LEAST` for each method.
+    Seeds and samples are the same in all, in order. The resamples of the bootstrap are raised to
+    `LEAST` for each method.
 
     Raises:
-        ValueError: shapes differ.
+        ValueError: the shapes differ.
     """
     for name, values in ndcg.items():
         if values.shape != reference.shape:
@@ -92,15 +85,12 @@ def differences(
     drawn = replace(bootstrap, resamples=enough).means(shifted)
     p = [two_sided(values) for values in drawn.T]
     rows = zip(ndcg, shifted, drawn.T, p, holm(p), strict=True)
-    return {
-        name: Difference(float(difference.mean()), *interval(values), one, corrected)
-        for name, difference, values, one, corrected in rows
-    }
+    return {name: Difference(float(d.mean()), *interval(r), *ps) for name, d, r, *ps in rows}
 
 
 def holm(p: Sequence[float]) -> list[float]:
     """p-values after Holm's step-down correction (Scandinavian Journal of Statistics 6, 1979)."""
-    order = sorted(range(len(p)), key=lambda i: p[i])
+    order = sorted(range(len(p)), key=p.__getitem__)
     corrected, largest = [0.0] * len(p), 0.0
     for place, i in enumerate(order):
         largest = max(largest, min(1.0, (len(p) - place) * p[i]))

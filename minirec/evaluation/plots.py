@@ -1,4 +1,4 @@
-"""Plots of the report as inline SVG that follows the page's light or dark colours."""
+"""Plots of the pages as inline SVG in the page's light or dark colours."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-# Matplotlib draws in these colours; the page's CSS variables take their place.
+# Matplotlib draws in these colours. The page's CSS variables replace them.
 COLOURS = {
     "#010101": "var(--ink)",
     "#020202": "var(--grid)",
@@ -27,38 +28,35 @@ INK, GRID, CORPUS, KEPT = COLOURS
 Numbers = Sequence[float] | np.ndarray
 
 
-def draw(name: str, label: str, paint: Callable[[Axes], None]) -> str:
+def draw(name: str, label: str, paint: Callable[..., None], **options: Any) -> Markup:
     """One plot as an ``<svg>`` element.
 
-    Args:
-        name: prefix of the ids inside, unique in the page.
-        label: what a screen reader says.
-        paint: fills the axes.
+    `name` is a prefix of the ids, unique in the page, `label` the text for screen readers. `paint`
+    gets the axes and the options.
     """
     figure = Figure(figsize=(3.6, 2.6), layout="constrained")
     FigureCanvasSVG(figure)
     ax = figure.subplots()
     _style(ax)
-    paint(ax)
+    paint(ax, **options)
     ax.title.set(color=INK, fontsize=10)
-    inside = ax.get_legend()
-    for legend in [*figure.legends, *([inside] if inside else [])]:
+    for legend in filter(None, [*figure.legends, ax.get_legend()]):
         legend.set_frame_on(False)
         for text in legend.get_texts():
             text.set_color(INK)
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    return _inline(buffer.getvalue(), name, label)
+    return Markup(_inline(buffer.getvalue(), name, label))
 
 
 MOST_TIPS = 300  # of a curve; each is an element of the page
 TIP = "tip:"
-"""Starts the id of what a browser is to describe while the pointer is over it."""
+"""Prefix of the id of an element whose text a browser shows on hover."""
 
 
 def tips(ax: Axes, x: Numbers, y: Numbers, texts: Iterable[str]) -> None:
-    """Hardly visible dots over the points of a plot, each with a text for the pointer."""
+    """Nearly invisible dots on the points of a plot, each with a text to show on hover."""
     for a, b, text in zip(x, y, texts, strict=True):
         ax.plot([a], [b], "o", color=INK, markersize=8, alpha=0.01, gid=TIP + text)
 
@@ -67,22 +65,12 @@ def histogram(
     ax: Axes, corpus: Numbers, kept: Numbers, *, title: str, xlabel: str, bins: int = 24
 ) -> None:
     """Shares of the corpus (filled) and of the selection (line) over the same bins."""
-    both = np.concatenate([np.asarray(corpus), np.asarray(kept)])
-    edges = np.histogram_bin_edges(both, bins=bins)
-    cuts = edges.tolist()
+    cuts = np.histogram_bin_edges(np.concatenate([corpus, kept]), bins=bins).tolist()
     shares = [np.full(len(values), 100 / max(1, len(values))) for values in (corpus, kept)]
-    drawn: Any = ax.hist(
-        corpus, bins=cuts, weights=shares[0], color=CORPUS, alpha=0.55, label="corpus"
-    )
-    outline: Any = ax.hist(
-        kept,
-        bins=cuts,
-        weights=shares[1],
-        color=KEPT,
-        histtype="step",
-        linewidth=1.8,
-        label="selection",
-    )
+    filled: Any = {"color": CORPUS, "alpha": 0.55, "label": "corpus"}
+    line: Any = {"color": KEPT, "histtype": "step", "linewidth": 1.8, "label": "selection"}
+    drawn: Any = ax.hist(corpus, bins=cuts, weights=shares[0], **filled)
+    outline: Any = ax.hist(kept, bins=cuts, weights=shares[1], **line)
     for patch, low, high, a, b in zip(drawn[2], cuts, cuts[1:], drawn[0], outline[0], strict=False):
         patch.set_gid(f"{TIP}{low:.3g} to {high:.3g}: {a:.1f}% of corpus, {b:.1f}% of selection")
     ax.set(title=title, xlabel=xlabel, ylabel="% of samples")
@@ -90,7 +78,7 @@ def histogram(
 
 
 def curriculum(ax: Axes, rank: Numbers, reward: Numbers, group: Numbers) -> None:
-    """Mean reward in training order; lines part the groups."""
+    """Mean reward in training order; lines separate the groups."""
     ax.plot(rank, reward, ".", color=KEPT, markersize=4)
     group = np.asarray(group)
     for start in np.flatnonzero(np.diff(group)) + 1:
@@ -108,13 +96,8 @@ def curve(ax: Axes, steps: Numbers, values: Numbers, *, title: str) -> None:
     mean = np.convolve(padded, np.ones(width) / width, mode="valid")
     ax.plot(steps, mean, color=KEPT, linewidth=1.8)
     shown = np.unique(np.linspace(0, len(values) - 1, MOST_TIPS).round().astype(int))
-    at = np.asarray(steps)[shown]
-    tips(
-        ax,
-        at,
-        values[shown],
-        [f"step {s}: {v:.4f}" for s, v in zip(at, values[shown], strict=True)],
-    )
+    x, y = np.asarray(steps)[shown], values[shown]
+    tips(ax, x, y, [f"step {s}: {v:.4f}" for s, v in zip(x, y, strict=True)])
     ax.set(title=title, xlabel="optimizer step")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 
@@ -155,28 +138,22 @@ def front(
     title: str,
     xlabel: str,
 ) -> None:
-    """Cost against quality with its intervals; a stepped line joins the points of the front."""
+    """Cost and quality with intervals; a stepped line connects the Pareto front."""
     cost, mean, low, high = (np.asarray(x, dtype=np.float64) for x in (cost, mean, low, high))
     best = np.asarray(on_front, dtype=bool)
     error = np.maximum([mean - low, high - mean], 0)
+    style: Any = {"fmt": "o", "markersize": 4, "capsize": 2, "linewidth": 0.9}
     for rows, colour, label in ((~best, CORPUS, "other settings"), (best, KEPT, "Pareto front")):
         if rows.any():
             ax.errorbar(
-                cost[rows],
-                mean[rows],
-                yerr=error[:, rows],
-                fmt="o",
-                color=colour,
-                label=label,
-                markersize=4,
-                capsize=2,
-                linewidth=0.9,
+                cost[rows], mean[rows], yerr=error[:, rows], color=colour, label=label, **style
             )
     order = np.flatnonzero(best)[np.argsort(cost[best], kind="stable")]
     ax.step(cost[order], mean[order], where="post", color=KEPT, linewidth=1.2)
     found = zip(cost, mean, low, high, strict=True)
-    said = [f"{c:,.0f} {xlabel}: {m:.4f} ({a:.4f} to {b:.4f})" for c, m, a, b in found]
-    tips(ax, cost, mean, said)
+    tips(
+        ax, cost, mean, [f"{c:,.0f} {xlabel}: {m:.4f} ({a:.4f} to {b:.4f})" for c, m, a, b in found]
+    )
     ax.set(title=title, xlabel=xlabel, ylabel="validation NDCG@10")
     ax.xaxis.set_major_locator(MaxNLocator(nbins=5))
     ax.legend(fontsize=8)
@@ -194,7 +171,7 @@ def lines(
     xlabel: str,
     ylabel: str,
 ) -> None:
-    """A line with markers of its own for each name; those of `shown` in strong colours."""
+    """A line with its own marker for each name; the names `shown` have strong colours."""
     for marker, (name, (x, y)) in zip(itertools.cycle(MARKERS), series.items(), strict=False):
         first = bool(shown) and name == shown[0]
         ax.plot(
@@ -219,16 +196,14 @@ def _style(ax: Axes) -> None:
     for spine in ax.spines.values():
         spine.set_color(GRID)
     ax.tick_params(colors=INK, labelsize=8)
-    ax.xaxis.label.set_color(INK)
-    ax.yaxis.label.set_color(INK)
-    ax.xaxis.label.set_fontsize(9)
-    ax.yaxis.label.set_fontsize(9)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.label.set(color=INK, fontsize=9)
     ax.grid(True, color=GRID, linewidth=0.5)
     ax.set_axisbelow(True)
 
 
 def _inline(svg: str, name: str, label: str) -> str:
-    """The bare element: no XML header, metadata or namespaces; ids made unique in the page."""
+    """The element without XML header, metadata and namespaces, with unique ids."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
     svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.S)

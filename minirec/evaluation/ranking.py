@@ -1,7 +1,7 @@
 """Metrics from ranks, with bootstrap intervals, paired tests and breakdowns (method, section 9).
 
-One target per sample, rank 1 is best. HR@k = [rank <= k]; NDCG@k = [rank <= k] / log2(rank + 1);
-MRR = mean of 1 / rank.
+Each sample has one target, and rank 1 is best.
+HR@k = [rank <= k]; NDCG@k = [rank <= k] / log2(rank + 1); MRR = mean of 1 / rank.
 """
 
 from __future__ import annotations
@@ -12,20 +12,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from minirec.selection.checks import first
+
 Floats = NDArray[np.float64]
 MAIN = "ndcg@10"
 """The metric of paired tests and breakdowns."""
 
 
 def per_sample(ranks: ArrayLike, *, cutoffs: Sequence[int] = (5, 10, 20, 50)) -> dict[str, Floats]:
-    """Each metric of each sample.
+    """Metrics of ranks (N,) int: ``hr@k``, ``ndcg@k`` and ``mrr`` -> (N,) float64.
 
-    Args:
-        ranks: (N,) int, rank of the target, 1 or more.
-        cutoffs: k of HR@k and NDCG@k; 10 is always added, for `MAIN`.
-
-    Returns:
-        ``hr@k``, ``ndcg@k`` and ``mrr`` -> (N,) float64.
+    k are the cutoffs and 10, for `MAIN`.
 
     Raises:
         ValueError: `ranks` is empty, not integer, or holds a rank below 1; a cutoff below 1.
@@ -45,22 +42,15 @@ def per_sample(ranks: ArrayLike, *, cutoffs: Sequence[int] = (5, 10, 20, 50)) ->
 def bootstrap_means(
     values: ArrayLike, *, users: NDArray[np.int64], resamples: int, seed: int
 ) -> Floats:
-    """Means over resamples of the users, the same users for every column.
+    """Means (R, M) of values (N, M) over R resamples of the users, the same for every column.
 
-    Samples of one user are not independent, least of all those of one basket, so a user is drawn
-    with all its samples (cluster bootstrap; Davison and Hinkley, 1997, section 3.8).
-
-    Args:
-        values: (N, M) one row per sample, one column per quantity.
-        users: (N,) code of the user of each sample, 0..U-1.
-        resamples: R, how often U users are drawn with replacement.
-        seed: the draws depend on it and on U alone, so that columns of two calls are paired.
-
-    Returns:
-        (R, M) float64.
+    Samples of one user (and one basket) are not independent, so a user is drawn with all its
+    samples (cluster bootstrap; Davison and Hinkley, 1997, section 3.8). `users` (N,) holds the user
+    code of each sample, 0..U-1. The draws depend only on `seed` and U, so columns of two calls are
+    paired.
 
     Raises:
-        ValueError: lengths differ.
+        ValueError: the lengths differ.
     """
     array = np.asarray(values, dtype=np.float64)
     if len(users) != len(array):
@@ -72,7 +62,7 @@ def bootstrap_means(
 
 
 def _weights(count: int, resamples: int, seed: int, *, chunk: int = 64) -> Iterator[Floats]:
-    """How often each sample is drawn, over the sample count: (up to `chunk`, count) at a time."""
+    """How often each of `count` users is drawn, over `count`, in blocks of `chunk` resamples."""
     generator = np.random.default_rng(seed)
     for start in range(0, resamples, chunk):
         size = min(chunk, resamples - start)
@@ -88,7 +78,7 @@ def interval(means: Floats) -> tuple[float, float]:
 
 
 def two_sided(differences: Floats) -> float:
-    """Bootstrap p-value of resampled differences (R,): twice the smaller tail, at least 2/(R+1)."""
+    """Bootstrap p of resampled differences (R,): twice the smaller tail, at least 2/(R+1)."""
     count = len(differences)
     below = (1 + np.sum(differences <= 0)) / (count + 1)
     above = (1 + np.sum(differences >= 0)) / (count + 1)
@@ -98,27 +88,21 @@ def two_sided(differences: Floats) -> float:
 def sample_groups(
     target: ArrayLike, *, history: Sequence[Sequence[int]], train_counts: ArrayLike
 ) -> dict[str, NDArray[np.bool_]]:
-    """Groups of samples for the breakdown.
+    """Groups of samples for the breakdown: name -> (N,) bool.
 
-    Args:
-        target: (N,) item of each sample.
-        history: N lists of items.
-        train_counts: (V,) users who have each item in the train split (`references.Known.counts`).
-
-    Returns:
-        name -> (N,) bool. ``warm``, ``cold``: the target is seen in train or not. ``repeat``,
-        ``new``: it is in the history or not. ``popularity 1`` to ``popularity 10``: decile of the
-        catalogue by train count that the target falls in, 1 the most popular, ties by item id.
+    ``warm``, ``cold``: the target (N,) occurs in train or not. ``repeat``, ``new``: it is in the
+    history or not. ``popularity 1`` to ``popularity 10``: decile of the catalogue by train count
+    that the target is in; 1 is the most popular, ties by item id. `train_counts` (V,) are users
+    with each item in the train split (`references.Known.counts`).
 
     Raises:
-        ValueError: lengths differ, or a target is outside 0..V-1.
+        ValueError: the lengths differ, or a target is outside 0..V-1.
     """
     wanted, counts = np.asarray(target), np.asarray(train_counts)
     if len(history) != len(wanted):
         raise ValueError(f"history has {len(history)} rows; expected {len(wanted)}")
     outside = (wanted < 0) | (wanted >= len(counts))
-    if outside.any():
-        row = int(np.flatnonzero(outside)[0])
+    if (row := first(outside)) is not None:
         raise ValueError(f"target row {row} is {wanted[row]}; expected 0..{len(counts) - 1}")
     place = np.empty(len(counts), dtype=np.int64)
     place[np.argsort(-counts, kind="stable")] = np.arange(len(counts))
@@ -139,16 +123,13 @@ def summarise(
     seed: int = 42,
     versus: str = "base",
 ) -> dict[str, Any]:
-    """Everything that ``evaluation.json`` holds.
+    """The content of ``evaluation.json``.
 
     Args:
-        ranks: policy -> split -> (N,) int; in a split all policies rank the same samples in order.
-        users: split -> (N,) code of the user of each sample, 0..U-1; users are resampled.
+        ranks: policy -> split -> (N,) int. In a split all policies rank the same samples in order.
+        users: split -> (N,) user code of each sample, 0..U-1. Users are resampled.
         groups: split -> group -> (N,) bool, from `sample_groups`; may be empty.
-        cutoffs: k of HR@k and NDCG@k.
-        bootstrap: resamples.
-        seed: of the resamples, which are the same for every policy of a split.
-        versus: policy that the others are tested against, if it is there.
+        versus: the other policies are tested against this one, if it exists.
 
     Returns:
         ``users``: split -> their number; ``policies``: policy -> split -> metric -> {mean, low,
@@ -156,7 +137,7 @@ def summarise(
         ``breakdown``: policy -> split -> group -> {count, ndcg@10}, None for an empty group.
 
     Raises:
-        ValueError: a rank below 1, or lengths that differ between policies or groups of a split.
+        ValueError: a rank below 1, or different lengths of policies or groups of a split.
     """
     summary: dict[str, Any] = {"users": {}, "policies": {}, "paired": {}, "breakdown": {}}
     for split in dict.fromkeys(split for splits in ranks.values() for split in splits):
@@ -170,10 +151,10 @@ def summarise(
         means = _resampled(split, values, users[split], bootstrap, seed)
         summary["users"][split] = len(np.unique(users[split]))
         for policy, columns in values.items():
-            summary["policies"].setdefault(policy, {})[split] = {
-                name: _with_interval(column, means[policy][name])
-                for name, column in columns.items()
-            }
+            shown = summary["policies"].setdefault(policy, {})[split] = {}
+            for name, column in columns.items():
+                low, high = interval(means[policy][name])
+                shown[name] = {"mean": float(column.mean()), "low": low, "high": high}
             if versus in values and policy != versus:
                 change = means[policy][MAIN] - means[versus][MAIN]
                 low, high = interval(change)
@@ -206,15 +187,8 @@ def _resampled(
     names = [(policy, name) for policy, columns in values.items() for name in columns]
     stacked = np.stack([values[policy][name] for policy, name in names], axis=1)
     means = bootstrap_means(stacked, users=users, resamples=resamples, seed=seed)
-    result: dict[str, dict[str, Floats]] = {policy: {} for policy in values}
-    for column, (policy, name) in enumerate(names):
-        result[policy][name] = means[:, column]
-    return result
-
-
-def _with_interval(column: Floats, means: Floats) -> dict[str, float]:
-    low, high = interval(means)
-    return {"mean": float(column.mean()), "low": low, "high": high}
+    by_name = dict(zip(names, means.T, strict=True))
+    return {policy: {name: by_name[policy, name] for name in values[policy]} for policy in values}
 
 
 def _part(name: str, column: Floats, inside: ArrayLike) -> dict[str, Any]:
@@ -229,7 +203,6 @@ def _ranks(name: str, ranks: ArrayLike) -> NDArray[np.int64]:
     array = np.asarray(ranks)
     if array.ndim != 1 or array.size == 0 or not np.issubdtype(array.dtype, np.integer):
         raise ValueError(f"{name}: {array.dtype} {array.shape}; expected (N,) integers, N above 0")
-    if array.min() < 1:
-        row = int(np.flatnonzero(array < 1)[0])
+    if (row := first(array < 1)) is not None:
         raise ValueError(f"{name} row {row} is {array[row]}; expected 1 or more")
     return array.astype(np.int64)

@@ -1,9 +1,9 @@
 """References that need no LLM: popularity, item-to-item co-occurrence (method, section 9), titles.
 
-A reference is a function ``(known, history) -> (scores, ties)`` of what is `Known` and of B
-histories (lists of items, oldest first): scores (B, V) float64 that order the catalogue, and (V,)
-float64 that order items of equal scores. `reference_ranks` makes ranks of it. A new one is a
-function here and a line in `REFERENCES` at the end; each evaluation has all of them.
+A reference is a function ``(known, history) -> (scores, ties)``. `history` holds B lists of items,
+oldest first. scores (B, V) float64 order the catalogue, and ties (V,) float64 order items with
+equal scores. `reference_ranks` turns them into ranks. To add a reference, write a function here and
+add it to `REFERENCES`; every evaluation has all of them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
+from minirec.selection.checks import first
+
 History = Sequence[Sequence[int]]
 Ranks = NDArray[np.int64]
 Scores = tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -26,16 +28,12 @@ Scores = tuple[NDArray[np.float64], NDArray[np.float64]]
 def interactions(
     user: ArrayLike, *, history: History, target: ArrayLike, items: int
 ) -> sparse.csr_matrix:
-    """Which user has which item in the train split: (U, V) float64, 0 or 1.
+    """Which user (N,) has which of `items` in the train split: (U, V) float64, 0 or 1.
 
-    Args:
-        user: (N,) user of each train sample.
-        history: N lists of items.
-        target: (N,) item of each train sample.
-        items: V, size of the catalogue.
+    A user has the items of its histories and its targets (N,).
 
     Raises:
-        ValueError: lengths differ, or an item is outside 0..V-1.
+        ValueError: the lengths differ, or an item is outside 0..V-1.
     """
     wanted = _items("target", target, items)
     _same("user", len(np.asarray(user)), len(wanted))
@@ -53,32 +51,28 @@ def interactions(
 
 @dataclass(frozen=True)
 class Known:
-    """What the references know.
-
-    train: (U, V) from `interactions`.
-    titles: V titles.
-    """
+    """The data of the references: `train` (U, V) from `interactions`, and V titles."""
 
     train: sparse.csr_matrix
     titles: Sequence[str]
 
     @cached_property
     def counts(self) -> NDArray[np.float64]:
-        """(V,) users who have each item in the train split."""
+        """(V,) users with each item in the train split."""
         return np.asarray(self.train.sum(axis=0)).ravel().astype(np.float64)
 
     @cached_property
     def shares(self) -> sparse.csr_matrix:
-        """(U, V) the train matrix over the square root of the counts."""
+        """(U, V) the train matrix divided by the square root of the counts."""
         return (self.train @ sparse.diags(1 / np.sqrt(np.maximum(self.counts, 1)))).tocsr()
 
     @cached_property
     def words(self) -> sparse.csr_matrix:
-        """Unit TF-IDF vectors (V, words) float64 of the titles; a title without a word is zero.
+        """Unit TF-IDF vectors (V, words) float64 of the titles; zero for a title without a word.
 
-        A script without spaces makes one word of a title, which then is like its equals only.
+        In a script without spaces a title is one word, so only equal titles are similar.
         """
-        if not any(re.search(r"\w", title) for title in self.titles):  # the vectorizer refuses it
+        if not any(re.search(r"\w", title) for title in self.titles):  # the vectorizer raises
             return sparse.csr_matrix((len(self.titles), 1))
         from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -94,21 +88,22 @@ def cooccurrence(known: Known, history: History) -> Scores:
     """Cosine co-occurrence with the history; ties by popularity.
 
     ``s_v = sum over distinct h in history, h != v, of n(h and v) / sqrt(n(h) n(v))``, n counting
-    users. The item-to-item matrix is never built: with X = `Known.shares`, s = (H X^T) X.
+    users. With X = `Known.shares`, s = (H X^T) X, so no item-to-item matrix is built.
     """
     indicator = _rows(history, len(known.counts))
     indicator.data[:] = 1
     scores = (indicator @ known.shares.T @ known.shares).toarray()
     scores -= (indicator.toarray() > 0) & (known.counts > 0)  # an item's cosine with itself
-    # Rounding keeps equal scores equal, whatever order they were summed in.
+    # Rounding makes scores equal that differ only by the order of summation.
     return scores.round(10), known.counts
 
 
 def title_likeness(known: Known, history: History) -> Scores:
-    """Likeness of an item's title to the titles of the history, the latest weighed most.
+    """Similarity of an item's title to the titles of the history, with higher weight for later
+    ones.
 
-    ``s_v = sum over entries h of the history, h != v, of cos(h, v) / (1 + age of h)``, the latest
-    of age 0. It learns nothing from users, so it shows how far words alone go.
+    ``s_v = sum over entries h of the history, h != v, of cos(h, v) / (1 + age of h)``; the latest
+    has age 0. It learns nothing from users, so it shows what words alone can do.
     """
     vectors = known.words
     items = vectors.shape[0]
@@ -117,7 +112,6 @@ def title_likeness(known: Known, history: History) -> Scores:
     entries = _rows(history, items, np.array([1 / (1 + age) for a in ages for age in a]))
     scores = (entries @ vectors @ vectors.T).toarray()
     scores -= entries.multiply(lengths).toarray()  # an item's cosine with itself
-    # Rounding keeps equal scores equal, whatever order they were summed in.
     return scores.round(10), np.zeros(items)
 
 
@@ -130,24 +124,14 @@ def reference_ranks(
     excluded: History,
     block: int = 256,
 ) -> Ranks:
-    """Rank of each target in the order of a reference.
+    """Rank (N,) int64 of each target (N,) by a reference of `REFERENCES`, 1 or more.
 
-    The whole catalogue is ranked, without the items that do not compete with the target. Ties
-    that remain count against the target: rank = 1 + #{v != y: s_v >= s_y}.
-
-    Args:
-        name: of `REFERENCES`.
-        known: what the references know.
-        history: N lists of items, oldest first.
-        target: (N,) items.
-        excluded: N lists of items that do not compete with the target (`Sample.excluded`).
-        block: samples ranked at once; memory is O(block x V).
-
-    Returns:
-        (N,) int64, 1 or more.
+    The whole catalogue without the excluded items (`Sample.excluded`) is ranked. Remaining ties
+    count against the target: rank = 1 + #{v != y: s_v >= s_y}. `block` samples are ranked at a
+    time; memory is O(block x V).
 
     Raises:
-        ValueError: lengths differ, or an item is outside 0..V-1.
+        ValueError: the lengths differ, or an item is outside 0..V-1.
     """
     items = len(known.titles)
     wanted = _items("target", target, items)
@@ -175,7 +159,7 @@ def _rank(
 
 
 def _rows(history: History, items: int, weights: NDArray | None = None) -> sparse.csr_matrix:
-    """(N, V) sums of the weights of each item's entries; `weights` of all entries, default 1."""
+    """(N, V) sums of the weights of each item's entries; weights default to 1."""
     lengths = [len(h) for h in history]
     columns = np.fromiter(chain.from_iterable(history), dtype=np.int64, count=sum(lengths))
     _items("history", columns, items)
@@ -187,8 +171,7 @@ def _rows(history: History, items: int, weights: NDArray | None = None) -> spars
 def _items(name: str, values: ArrayLike, items: int) -> NDArray[np.int64]:
     array = np.asarray(values, dtype=np.int64)
     bad = (array < 0) | (array >= items)
-    if bad.any():
-        row = int(np.flatnonzero(bad)[0])
+    if (row := first(bad)) is not None:
         raise ValueError(f"{name} entry {row} is {array[row]}; expected 0..{items - 1}")
     return array
 
@@ -203,4 +186,4 @@ REFERENCES: dict[str, Callable[[Known, History], Scores]] = {
     "cooccurrence": cooccurrence,
     "title_likeness": title_likeness,
 }
-"""By their names in ``ranks.parquet`` and ``evaluation.json``."""
+"""Names in ``ranks.parquet`` and ``evaluation.json``."""

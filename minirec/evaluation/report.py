@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import re
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,16 +39,12 @@ POLICIES = {
 
 
 def render(run_root: Path) -> str:
-    """The report of a run as one HTML page that needs no network.
+    """The report of a finished run as one HTML page that needs no network.
 
-    Args:
-        run_root: run directory in which every stage but the report has finished.
-
-    Returns:
-        HTML; all texts of the corpus and the policy are escaped.
+    All texts of the corpus and the policy are escaped.
 
     Raises:
-        ArtifactError: an artifact is missing or damaged; the message names it.
+        ArtifactError: an artifact is missing or corrupted; the message names it.
     """
     root = located(run_root)
     corpus = read_json(root / "corpus" / "corpus.json")
@@ -61,6 +56,7 @@ def render(run_root: Path) -> str:
     page = template("report.html.j2")
     script = (Path(__file__).parent / "samples.js").read_text(encoding="utf-8")
     selection = config.get("selection", {})
+    scoring = ScoringConfig.model_validate(config.get("scoring", {}))
     return page.render(
         name=root.name,
         config=yaml.safe_dump(config, sort_keys=False),
@@ -79,8 +75,13 @@ def render(run_root: Path) -> str:
         costs=costs,
         charged=_charged(costs),
         sides=_sides(root, config),
-        saved=_saved(tables, config.get("scoring", {})),
-        plots={name: Markup(svg) for name, svg in _plots(root, data, evaluation, costs).items()},
+        saved=screening.savings(
+            [tables["features"]],
+            most=scoring.stages[-1],
+            chance=tables["chance"],
+            band=scoring.screen_band,
+        ),
+        plots=_plots(root, data, evaluation, costs),
     )
 
 
@@ -93,12 +94,11 @@ def _config(path: Path) -> dict[str, Any]:
 def _tables(root: Path, config: dict[str, Any]) -> dict[str, Any]:
     parts = sorted((root / "features").glob("part-*.parquet"))
     if not parts:
-        raise ArtifactError(f"{root / 'features'} holds no part; run `minirec score` first")
+        raise ArtifactError(f"{root / 'features'} has no part files; run `minirec score` first")
     columns = ["sample_id", "rewards", "completions", "embedding", "screen_reward"]
     columns += screening.COLUMNS
     items = read_table(root / "corpus" / "items.parquet")
     cutoff = int(config.get("reward", {}).get("cutoff", 1000))
-    chance = chance_level(len(items), cutoff=cutoff)
     truth = root / "corpus" / "truth.parquet"
     labels = read_table(truth).to_pydict() if truth.exists() else {"sample_id": [], "label": []}
     return {
@@ -107,16 +107,16 @@ def _tables(root: Path, config: dict[str, Any]) -> dict[str, Any]:
         "scores": read_table(root / "scores.parquet").to_pandas(),
         "selection": read_table(root / "selection.parquet").to_pandas(),
         "features": pa.concat_tables([read_table(p).select(columns) for p in parts]).to_pandas(),
-        "chance": chance,
+        "chance": chance_level(len(items), cutoff=cutoff),
         "labels": dict(zip(labels["sample_id"], labels["label"], strict=True)),
     }
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """Rows of a JSONL file; none if it is not there."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+def _log(folder: Path) -> pd.DataFrame:
+    """The training log of a folder; empty if it does not exist."""
+    path = folder / "log.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return pd.DataFrame([json.loads(line) for line in lines if line.strip()])
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -171,13 +171,13 @@ def _quality(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _metric(name: str) -> tuple[int, int]:
-    """NDCG, then HR, then the rest, by cutoff."""
+    """Sort key: NDCG, HR, others; then the cutoff."""
     kind, _, cutoff = name.partition("@")
     return ({"ndcg": 0, "hr": 1}.get(kind, 2), int(cutoff or 0))
 
 
 def _group(name: str) -> tuple[int, int]:
-    """warm, cold, repeat, new, then the popularity deciles in order."""
+    """Sort key: warm, cold, repeat, new, then the popularity deciles in order."""
     first = ("warm", "cold", "repeat", "new")
     number = re.search(r"\d+$", name)
     place = first.index(name) if name in first else len(first)
@@ -186,16 +186,14 @@ def _group(name: str) -> tuple[int, int]:
 
 def _paired(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
     """Rows of the test table, in the order of `POLICIES`."""
-    found = evaluation.get("paired", {})
+    names = {"policy", "versus"}
     return [
-        {
-            "policy": POLICIES.get(name, name),
-            "split": split,
-            **test,
-            "versus": POLICIES.get(test["versus"], test["versus"]),
-        }
-        for name in sorted(found, key=lambda n: list(POLICIES).index(n) if n in POLICIES else 99)
-        for split, test in sorted(found[name].items(), key=lambda pair: pair[0] != "test")
+        {k: POLICIES.get(v, v) if k in names else v for k, v in row.items()}
+        for name, _ in _policies(evaluation)
+        for split, test in sorted(
+            evaluation.get("paired", {}).get(name, {}).items(), key=lambda pair: pair[0] != "test"
+        )
+        for row in [{"policy": name, "split": split, **test}]
     ]
 
 
@@ -233,7 +231,7 @@ def _planted(tables: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _costs(root: Path) -> list[dict[str, Any]]:
-    """Cost of each stage, and whether selection is charged with it."""
+    """Cost of each stage, and whether it counts as a cost of selection."""
     run = Run(root)
     used = {"select", *run.made_from("select")}
     return [
@@ -243,7 +241,7 @@ def _costs(root: Path) -> list[dict[str, Any]]:
 
 
 def _charged(costs: list[dict[str, Any]]) -> dict[str, Any]:
-    """What selection cost, and its share of all seconds."""
+    """Cost of selection, and its share of all seconds."""
     mine = [row for row in costs if row["charged"]]
     total = sum(row["seconds"] for row in costs)
     seconds = sum(row["seconds"] for row in mine)
@@ -258,10 +256,10 @@ def _charged(costs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _sides(root: Path, config: dict[str, Any]) -> list[dict[str, Any]]:
-    """Seconds that engines and trainer of each training worked and waited, over its steps."""
+    """Seconds that engines and trainer worked and waited, for each training stage."""
     rows = []
     for stage, folder in (("proxy", "proxy"), ("train", "policy")):
-        log = pd.DataFrame(_lines(root / folder / "log.jsonl"))
+        log = _log(root / folder)
         if "wait_seconds" not in log:
             continue
         section = config.get("proxy", {}) if stage == "proxy" else config
@@ -280,21 +278,10 @@ def _sides(root: Path, config: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def _saved(tables: dict[str, Any], settings: dict[str, Any]) -> screening.Savings:
-    """What cheaper scoring saved and lost."""
-    scoring = ScoringConfig.model_validate(settings)
-    return screening.savings(
-        [tables["features"]],
-        most=scoring.stages[-1],
-        chance=tables["chance"],
-        band=scoring.screen_band,
-    )
-
-
 def _plots(
     root: Path, data: pd.DataFrame, evaluation: dict[str, Any], costs: list[dict[str, Any]]
-) -> dict[str, str]:
-    """Section -> its plots, one after another."""
+) -> dict[str, Markup]:
+    """Section -> its plots."""
     drawn = {
         "rewards": _reward_plots(data),
         "scores": _score_plots(data),
@@ -304,91 +291,84 @@ def _plots(
         drawn["cost"] = plots.draw(
             "cost",
             "Bars: seconds of each stage",
-            lambda ax: plots.bars(
-                ax,
-                [row["stage"] for row in costs],
-                [row["seconds"] for row in costs],
-                title="Time by stage",
-                xlabel="seconds",
-            ),
+            plots.bars,
+            names=[row["stage"] for row in costs],
+            values=[row["seconds"] for row in costs],
+            title="Time by stage",
+            xlabel="seconds",
         )
     for name in ("proxy", "policy"):
-        log = pd.DataFrame(_lines(root / name / "log.jsonl"))
+        log = _log(root / name)
         if len(log):
             drawn[name] = _learning(name, log)
     return drawn
 
 
-def _reward_plots(data: pd.DataFrame) -> str:
+def _reward_plots(data: pd.DataFrame) -> Markup:
     kept = data[data["kept"]].sort_values("rank")
-    first = plots.draw(
+    return plots.draw(
         "rewards",
         "Histogram of the mean reward of each sample, corpus and selection",
-        lambda ax: plots.histogram(
-            ax,
-            data["mean_reward"],
-            kept["mean_reward"],
-            title="Mean reward of the proxy",
-            xlabel="mean reward of a sample",
-        ),
-    )
-    second = plots.draw(
+        plots.histogram,
+        corpus=data["mean_reward"],
+        kept=kept["mean_reward"],
+        title="Mean reward of the proxy",
+        xlabel="mean reward of a sample",
+    ) + plots.draw(
         "order",
         "Mean proxy reward of the kept samples in training order",
-        lambda ax: plots.curriculum(ax, kept["rank"], kept["mean_reward"], kept["group"]),
+        plots.curriculum,
+        rank=kept["rank"],
+        reward=kept["mean_reward"],
+        group=kept["group"],
     )
-    return first + second
 
 
-def _score_plots(data: pd.DataFrame) -> str:
+def _score_plots(data: pd.DataFrame) -> Markup:
     kept = data[data["kept"]]
-    return "".join(
+    return Markup("").join(
         plots.draw(
             name,
             f"Histogram of {name}, corpus and selection",
-            partial(
-                plots.histogram,
-                corpus=data[name],
-                kept=kept[name],
-                title=name.capitalize(),
-                xlabel=name,
-            ),
+            plots.histogram,
+            corpus=data[name],
+            kept=kept[name],
+            title=name.capitalize(),
+            xlabel=name,
         )
         for name in ("learnability", "representativeness", "value")
     )
 
 
-def _quality_plots(evaluation: dict[str, Any]) -> str:
-    drawn = ""
+def _quality_plots(evaluation: dict[str, Any]) -> Markup:
+    drawn = Markup("")
     for table in _quality(evaluation):
         names = [name for name, _ in table["rows"]]
         found = [metrics["ndcg@10"] for _, metrics in table["rows"]]
-        mean, low, high = ([m[part] for m in found] for part in ("mean", "low", "high"))
+        ends = {part: [m[part] for m in found] for part in ("mean", "low", "high")}
         title = f"NDCG@10, {table['split']} split"
+        label = ", ".join(f"{n} {m:.3f}" for n, m in zip(names, ends["mean"], strict=True))
         drawn += plots.draw(
             f"quality-{table['split']}",
-            f"{title}: " + ", ".join(f"{n} {m:.3f}" for n, m in zip(names, mean, strict=True)),
-            partial(plots.intervals, names=names, mean=mean, low=low, high=high, title=title),
+            f"{title}: {label}",
+            plots.intervals,
+            names=names,
+            title=title,
+            **ends,
         )
     return drawn
 
 
-def _learning(name: str, log: pd.DataFrame) -> str:
-    titles = {
-        "reward": "Mean reward",
-        "loss": "Loss",
-        "dead_groups": "Groups without signal",
-    }
-    return "".join(
+def _learning(name: str, log: pd.DataFrame) -> Markup:
+    titles = {"reward": "Mean reward", "loss": "Loss", "dead_groups": "Groups without signal"}
+    return Markup("").join(
         plots.draw(
             f"{name}-{column}",
             f"{title} of the {name} by optimizer step",
-            partial(
-                plots.curve,
-                steps=log["step"].to_numpy(),
-                values=log[column].to_numpy(np.float64),
-                title=title,
-            ),
+            plots.curve,
+            steps=log["step"].to_numpy(),
+            values=log[column].to_numpy(np.float64),
+            title=title,
         )
         for column, title in titles.items()
         if column in log

@@ -1,4 +1,4 @@
-// The table of samples: search, filter, sort, and details of a row. All texts are set as text.
+// The table of samples: search, filter, sort, and details of a row. Texts are never parsed as HTML.
 "use strict";
 const samples = JSON.parse(document.getElementById("samples").textContent);
 const body = document.querySelector("#table tbody"), query = document.getElementById("query");
@@ -49,7 +49,7 @@ function line(sample) {
 function compare(a, b) {
   const x = a[order.key], y = b[order.key];
   if (x === y) return a.id - b.id;
-  if (x === null || y === null) return x === null ? 1 : -1; // what has no value comes last
+  if (x === null || y === null) return x === null ? 1 : -1; // missing values are last
   return (x < y ? -1 : 1) * (order.rising ? 1 : -1);
 }
 

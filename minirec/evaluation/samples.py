@@ -10,11 +10,11 @@ import pandas as pd
 from minirec.selection.learnability import lift
 
 NEAR = 0.05
-"""Cosine distance to a kept sample below which a sample counts as a near-duplicate."""
+"""Cosine distance to a kept sample below which a sample is a near-duplicate."""
 
 
 def frame(tables: dict[str, Any]) -> pd.DataFrame:
-    """Scores, features and selection of every scored sample of train, indexed by sample_id.
+    """Scores, features and selection of every scored train sample, indexed by sample_id.
 
     Adds ``kept``, ``hits`` (rollouts above chance), ``lift`` (of the screen if there are no
     rollouts) and ``nearest`` (cosine distance to the nearest other kept sample).
@@ -51,14 +51,10 @@ def _nearest(embedding: np.ndarray, kept: np.ndarray) -> np.ndarray:
 def cause(
     row: pd.Series, *, method: str, min_lift: float | None, best: float, lowest_kept: float
 ) -> str:
-    """Why a sample was kept or dropped, as one of a few short names.
+    """Why a sample (a row of `frame`) was kept or dropped, as one of a few short names.
 
-    Args:
-        row: a row of `frame`.
-        method: ``selection.method``; only ``value`` weighs what the scores say.
-        min_lift: the least lift that the settings accept.
-        best: mean reward of the sample with the highest learnability.
-        lowest_kept: value of the kept sample with the lowest one.
+    Only the method ``value`` uses the scores. `best` is the mean reward of the sample with the
+    highest learnability, `lowest_kept` the lowest value of a kept sample.
     """
     if row["kept"]:
         return "kept"
@@ -78,27 +74,27 @@ def cause(
 
 
 def reason(row: pd.Series, why: str) -> str:
-    """The reason in words, with the figures it rests on."""
+    """The reason in words, with its figures."""
     figures = (
         f"Learnability {row['learnability']:.2f} (above {_share(row, 'learnability')} of the "
         f"corpus), representativeness {row['representativeness']:.2f} (above "
         f"{_share(row, 'representativeness')})."
     )
     first = {
-        "kept": "Picked by the method of the settings, which does not weigh novelty."
+        "kept": "Picked by the method of the settings, which does not use novelty."
         if pd.isna(row["novelty"])
-        else f"Picked for its value and {row['novelty']:.0%} of the novelty that was left.",
-        "not picked": "The method of the settings, a baseline, chose others.",
-        "screened": "Not rolled out: an answer without analysis ranks the target so far from the "
-        f"learnable band (lift {row['lift']:.2f}) that rollouts were not worth their cost.",
-        "below the least reward": "Its rewards are below the least that the settings accept: the "
-        "policy has nothing to go by.",
+        else f"Picked for its value and {row['novelty']:.0%} of the largest remaining novelty.",
+        "not picked": "The method of the settings, a baseline, chose other samples.",
+        "screened": "Not rolled out: an answer without analysis ranks the target too far outside "
+        f"the learnable band (lift {row['lift']:.2f}) for rollouts to be worth their cost.",
+        "below the least reward": "Its rewards are below the minimum of the settings: the "
+        "policy has nothing to learn from.",
         "dead": "No rollout ranked the target better than chance: nothing to reinforce.",
-        "too easy": "The policy ranks the target near the top already: little left to learn.",
-        "too hard": "The policy seldom ranks the target near the top: its rewards teach little.",
+        "too easy": "The policy already ranks the target near the top: there is little to learn.",
+        "too hard": "The policy rarely ranks the target near the top: its rewards teach little.",
         "near-duplicate": f"Valuable, but a kept sample is only {row['nearest']:.3f} away in "
-        "cosine distance and stands for it.",
-        "lower value": f"Its value times its novelty stayed below that of the samples kept "
+        "cosine distance and replaces it.",
+        "lower value": f"Its value times its novelty was below that of the kept samples "
         f"(nearest kept sample: {row['nearest']:.3f} away).",
     }[why]
     return f"{first} {figures}"
@@ -139,13 +135,13 @@ def _causes(data: pd.DataFrame, selection: dict[str, Any]) -> pd.Series:
 
 
 LISTED = 4000
-"""Samples in the table of the report, which a browser holds as a whole."""
+"""Maximum number of samples in the report's table, because a browser holds all of them."""
 
 
 def listed(
     tables: dict[str, Any], data: pd.DataFrame, selection: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """Samples for the searchable table: the first kept ones, and others at random."""
+    """Samples for the searchable table: the first kept ones, and random others."""
     kept = data[data["kept"]].sort_values("rank").head(LISTED // 2)
     others = data[~data["kept"]]
     shown = pd.concat([kept, others.sample(min(len(others), LISTED - len(kept)), random_state=0)])
@@ -153,17 +149,24 @@ def listed(
     return [_listed(tables, shown.iloc[i], str(why.iloc[i])) for i in range(len(shown))]
 
 
-def _listed(tables: dict[str, Any], row: pd.Series, why: str) -> dict[str, Any]:
+def _described(tables: dict[str, Any], row: pd.Series, why: str) -> dict[str, Any]:
+    """The fields that the table and the examples share."""
     sample, title = tables["train"].loc[row.name], tables["titles"]
-    scores = ("learnability", "representativeness", "value")
     return {
-        "id": int(row.name),
-        "order": None if pd.isna(row["rank"]) else int(row["rank"]) + 1,
         "why": why,
         "reason": reason(row, why),
         "label": tables["labels"].get(int(row.name), ""),
         "history": [title.get(int(i), f"item {i}") for i in sample["history"]],
         "target": title.get(int(sample["target"]), f"item {sample['target']}"),
+    }
+
+
+def _listed(tables: dict[str, Any], row: pd.Series, why: str) -> dict[str, Any]:
+    scores = ("learnability", "representativeness", "value")
+    return {
+        "id": int(row.name),
+        "order": None if pd.isna(row["rank"]) else int(row["rank"]) + 1,
+        **_described(tables, row, why),
         "reward": round(float(row["mean_reward"]), 4),
         **{name: None if pd.isna(row[name]) else round(float(row[name]), 4) for name in scores},
         "rewards": [round(float(r), 4) for r in row["rewards"]],
@@ -172,17 +175,12 @@ def _listed(tables: dict[str, Any], row: pd.Series, why: str) -> dict[str, Any]:
 
 
 def _example(tables: dict[str, Any], row: pd.Series, why: str) -> dict[str, Any]:
-    sample, title = tables["train"].loc[row.name], tables["titles"]
     rewards = np.asarray(row["rewards"], dtype=np.float64)
     completions = list(row["completions"])
     return {
         "sample_id": int(row.name),
-        "why": why,
-        "reason": reason(row, why),
-        "history": [title.get(int(i), f"item {i}") for i in sample["history"]],
-        "target": title.get(int(sample["target"]), f"item {sample['target']}"),
+        **_described(tables, row, why),
         "rewards": [f"{r:.3f}" for r in rewards] or [f"{row['screen_reward']:.3f} (screen)"],
         "completion": completions[int(rewards.argmax())] if completions else "",
-        "label": tables["labels"].get(int(row.name)),
         "group": None if pd.isna(row["group"]) else int(row["group"]) + 1,
     }

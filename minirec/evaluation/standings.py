@@ -16,8 +16,8 @@ from minirec.trials.trial import FULL
 class Place:
     """A method at a budget, over its seeds.
 
-    standing: test NDCG@10. differences: by reference, None where the reference is missing or is
-    the method itself. full: full data, whose whole cost is the unit of `share`; None: not trained.
+    standing: test NDCG@10. differences: by reference; None if the reference is missing or is this
+    method. full: full data, whose total cost is the unit of `share`; None if not trained.
     """
 
     outcome: Outcome
@@ -31,13 +31,10 @@ class Place:
         return [row for row in self.outcome.rows if row["reached_step"] is not None]
 
     def share(self, unit: str) -> float | None:
-        """Median cost until the goal was reached, as a share of the whole cost of full data.
+        """Median cost until the goal was reached, as a share of the total cost of full data.
 
-        Args:
-            unit: ``rollouts`` or ``seconds``.
-
-        Returns:
-            None where no seed reached the goal, or full data has not been trained.
+        `unit` is ``rollouts`` or ``seconds``. None if no seed reached the goal, or full data was
+        not trained.
         """
         whole = self.full.mean(unit) if self.full else None
         if not self.reached or not whole:
@@ -47,7 +44,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Race:
-    """The places of one table, by budget and then by quality; full data comes last."""
+    """The places of one table, by budget and then by quality; full data is last."""
 
     table: str
     references: list[str]
@@ -55,23 +52,13 @@ class Race:
 
 
 def race(
-    outcomes: Sequence[Outcome],
-    bootstrap: Bootstrap,
-    *,
-    table: str,
-    references: Sequence[str],
+    outcomes: Sequence[Outcome], bootstrap: Bootstrap, *, table: str, references: Sequence[str]
 ) -> Race:
-    """All methods at all budgets of one table.
+    """All methods at all budgets of one table, ``steps`` or ``epochs``.
 
-    Differences are tested against each reference that is there, at the same budget (full data has
-    none). Holm's correction is over all methods and budgets of the table. A setting of which a
-    seed has failed has no difference, because the seeds would not be paired.
-
-    Args:
-        outcomes: settings of all tables.
-        bootstrap: of intervals and tests.
-        table: ``steps`` or ``epochs``.
-        references: methods.
+    Differences are tested against each existing reference at the same budget (full data has no
+    budget), with Holm's correction over all methods and budgets. A setting with a failed seed has
+    no difference, because its seeds would not be paired. `outcomes` may hold other tables.
     """
     shown = [o for o in outcomes if o.rows[0]["table"] in (table, "")]
     methods = {o.method for o in shown}
@@ -95,13 +82,12 @@ def race(
 
 def _against(name: str, whole: Sequence[Outcome], bootstrap: Bootstrap) -> dict[str, Difference]:
     """Differences from a reference, by setting."""
-    shifted = {}
-    for one in whole:
-        for other in whole:
-            if other.method == name != one.method and (
-                name == FULL or other.samples == one.samples
-            ):
-                shifted[one.setting] = one.ndcg - other.ndcg
+    shifted = {
+        one.setting: one.ndcg - other.ndcg
+        for one in whole
+        for other in whole
+        if other.method == name != one.method and (name == FULL or other.samples == one.samples)
+    }
     if not shifted:
         return {}
     zero = np.zeros_like(next(iter(shifted.values())))

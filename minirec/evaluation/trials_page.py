@@ -1,13 +1,12 @@
-"""One self-contained HTML page about the trials of a bench, which needs no network.
+"""One self-contained HTML page about a sweep or a comparison.
 
-Both pages end with the trials. That of a sweep shows the front and the recommended budget, that of
-a comparison the standings and what explains them.
+Both pages end with the trials. A sweep shows its front and the recommended budget, a comparison its
+standings and their explanation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from minirec.evaluation.standings import Place, Race
 from minirec.trials.trial import FULL
 
 SHOWN = ("minirec", "random", "paper", FULL)
-"""Methods whose lines stand out in the plots."""
+"""Methods with emphasised lines in the plots."""
 
 
 def sweep_page(
@@ -34,14 +33,11 @@ def sweep_page(
     choice: Choice | None,
     users: int,
 ) -> str:
-    """The page of a sweep.
+    """The page of a sweep in the run directory `name`.
 
-    Args:
-        name: of the run directory.
-        rows: trials, as in `minirec.corpus.schema.TRIALS`.
-        points: settings of which every seed has finished, by rollouts; may be empty.
-        choice: None if there are no points.
-        users: of the validation split, which are resampled.
+    `rows` are as in `minirec.corpus.schema.TRIALS`. `points` are the settings with all seeds
+    finished, by rollouts; without points `choice` is None. `users` is the number of users in the
+    validation split.
     """
     best = fronts([outcome for outcome, _ in points])
     return _render(
@@ -68,18 +64,16 @@ def comparison_page(
     overlap: Sequence[tuple[int, Overlaps]] = (),
     predicted: Sequence[tuple[str, int, Correlation]] = (),
 ) -> str:
-    """The page of a comparison.
+    """The page of a comparison in the run directory `name`.
 
     Args:
-        name: of the run directory.
         rows: trials, as in `minirec.corpus.schema.TRIALS`.
         races: one for each table.
         curves: validations by trial.
-        reach: share of the full-data quality that was the goal.
-        samples: of the train split.
-        users: of the test split, which are resampled.
-        overlap: number of samples selected, and what each pair of methods shares.
-        predicted: name of a score, samples selected, and how well it predicts quality.
+        reach: the goal, as a share of the quality of full data.
+        samples, users: number of samples in the train split, and of users in the test split.
+        overlap: number of selected samples, and the share that each pair of methods has in common.
+        predicted: name of a score, number of selected samples, and how well it predicts quality.
     """
     return _render(
         "comparison.html.j2",
@@ -107,13 +101,11 @@ def _count(x: float | None) -> str:
 
 
 def sentence(choice: Choice) -> str:
-    """What the sweep recommends, and how sure that is."""
+    """The recommendation of the sweep, and how certain it is."""
     budget = f"smallest budget within {choice.tolerance:.0%} of the best: {choice.setting}"
     if choice.setting == choice.best:
         return f"{budget}, which is the best itself"
-    doubt = (
-        "" if choice.sure else "; the interval reaches beyond, so more seeds may decide otherwise"
-    )
+    doubt = "" if choice.sure else "; the interval exceeds the tolerance, so try more seeds"
     return (
         f"{budget}; NDCG@10 minus that of {choice.best}: {choice.difference:+.4f}, 95% interval "
         f"{choice.low:+.4f} to {choice.high:+.4f}{doubt}"
@@ -121,7 +113,7 @@ def sentence(choice: Choice) -> str:
 
 
 def cells(place: Place, references: Sequence[str]) -> list[str]:
-    """A row of the table: quality, differences (* where p after Holm is below 0.05), cost."""
+    """A row of the table: quality, differences (* if p after Holm is below 0.05), cost."""
     s, seeds = place.standing, len(place.outcome.rows)
     some = len(place.reached) not in (0, seeds)
     return [
@@ -150,12 +142,8 @@ def _matrix(found: Overlaps) -> tuple[list[str], list[list[str]]]:
     return names, [[share[one, other] for other in names] for one in names]
 
 
-def _plot(name: str, label: str, paint: Callable[..., None], **options: Any) -> Markup:
-    return Markup(plots.draw(name, label, partial(paint, **options)))
-
-
 def _front(points: Sequence[tuple[Outcome, Standing]], unit: str, best: set[str]) -> Markup:
-    return _plot(
+    return plots.draw(
         f"front-{unit}",
         f"Validation NDCG@10 of each setting against its total cost in {unit}",
         plots.front,
@@ -170,7 +158,7 @@ def _front(points: Sequence[tuple[Outcome, Standing]], unit: str, best: set[str]
 
 
 def _race_plots(race: Race, curves: Mapping[str, Curve]) -> list[Markup]:
-    # By name, full data last: a method has the same marker in every plot.
+    # By name, full data last, so that a method has the same marker in every plot.
     ranked = sorted(race.places, key=lambda p: (p.outcome.method == FULL, p.outcome.method))
     quality: dict[str, tuple[list[int], list[float]]] = {}
     for place in ranked:
@@ -180,9 +168,9 @@ def _race_plots(race: Race, curves: Mapping[str, Curve]) -> list[Markup]:
             y.append(place.standing.mean)
     largest = max((max(x) for x, _ in quality.values()), default=0)
     last = [p for p in ranked if p.outcome.samples == largest or p.outcome.method == FULL]
-    spent = {"steps": "optimizer steps", "rollouts": "rollouts, those of scoring included"}
+    spent = {"steps": "optimizer steps", "rollouts": "rollouts, including scoring"}
     return [
-        _plot(
+        plots.draw(
             f"quality-{race.table}",
             f"Test NDCG@10 of each method by samples selected, at equal {race.table}",
             plots.lines,
@@ -193,7 +181,7 @@ def _race_plots(race: Race, curves: Mapping[str, Curve]) -> list[Markup]:
             ylabel="test NDCG@10",
         ),
         *(
-            _plot(
+            plots.draw(
                 f"learning-{unit}-{race.table}",
                 f"Validation NDCG@10 by {xlabel}, {largest:,} samples and full data",
                 plots.lines,
@@ -211,7 +199,7 @@ def _race_plots(race: Race, curves: Mapping[str, Curve]) -> list[Markup]:
 def _mean_curve(
     place: Place, curves: Mapping[str, Curve], unit: str
 ) -> tuple[list[float], list[float]]:
-    """Mean over seeds of what was spent and of NDCG@10, until the first seed ended."""
+    """Mean cost and NDCG@10 over the seeds, up to the end of the shortest."""
     mine = [curves[row["trial"]] for row in place.outcome.rows]
     length = min(len(curve.ndcg) for curve in mine)
     cost = np.mean([getattr(curve, unit)[:length] for curve in mine], axis=0)

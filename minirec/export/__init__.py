@@ -1,1 +1,1 @@
-"""What a run hands over: the ordered subset for other trainers, and the policy."""
+"""Exports of a run: the ordered subset for other trainers, and the policy."""

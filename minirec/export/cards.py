@@ -9,7 +9,7 @@ from typing import Any
 from minirec.config.run import Config
 
 PLAIN_TEMPLATE = "{{ messages[0].content }}"
-"""A chat template that leaves the text of the only message as it is."""
+"""A chat template that returns the text of the only message unchanged."""
 
 COMMANDS = {
     "jsonl": "`reward.py` has a reward function for each of TRL, verl and OpenRLHF; its class\n"
@@ -35,7 +35,7 @@ trainer = GRPOTrainer(
 )
 trainer.train()
 ```
-A step has {batch} prompts with {rollouts} completions each, on one GPU; with more of them divide
+A step has {batch} prompts with {rollouts} completions each, on one GPU. With more GPUs, divide
 `gradient_accumulation_steps`.{left_out}""",
     "verl": """```
 python -m verl.trainer.main_ppo algorithm.adv_estimator=grpo \\
@@ -54,7 +54,7 @@ python -m verl.trainer.main_ppo algorithm.adv_estimator=grpo \\
     trainer.total_epochs={epochs} trainer.total_training_steps={steps} \\
     trainer.val_before_train=False trainer.n_gpus_per_node=1 trainer.logger=console
 ```
-The default name of the function, `compute_score`, is that in the file. A step has {batch} prompts
+The function has verl's default name, `compute_score`. A step has {batch} prompts
 with {rollouts} completions each. The number of GPUs must divide
 {completions}.{left_out}{about_template}""",
     "openrlhf": """```
@@ -68,47 +68,40 @@ python -m openrlhf.cli.train_ppo_ray --data.prompt_dataset train.jsonl \\
 ```
 Prompts hold the chat template already: do not give `--data.apply_chat_template`. A step has {batch}
 prompts with {rollouts} completions each. OpenRLHF counts whole passes over the file: {episodes} of
-them are about {episode_steps} steps, where MiniRec trains {steps}. It shuffles its prompts and has
-no option against it, so that the order of the file has no effect there. The numbers of GPUs are
-the least.""",
+them are about {episode_steps} steps, and MiniRec trains {steps}. It always shuffles its prompts, so
+the order of the file has no effect. The numbers of GPUs are the minimum.""",
 }
 
 
 def data_card(
     config: Config, *, to: str, samples: int, steps: int, policy: str, has_template: bool
 ) -> str:
-    """README of an exported subset.
+    """README of an exported subset of `samples` rows.
 
-    Args:
-        config: of the run; the commands of the other trainers get its settings.
-        to: jsonl, trl, verl or openrlhf.
-        samples: rows of the file.
-        steps: optimizer steps of the run's own training.
-        policy: whose weights rank.
-        has_template: whether the tokenizer of the model has a chat template.
+    `to` is jsonl, trl, verl or openrlhf; `steps` are the optimizer steps of the run's own training;
+    `policy` names the policy in `scorer/`.
     """
     command = COMMANDS[to].format(**_settings(config, samples, steps, has_template=has_template))
     return f"""# {samples:,} interactions, in training order
 
-Chosen by MiniRec (arXiv 2602.04278): `selection.method={config.selection.method}`, preset
+Selected by MiniRec (arXiv 2602.04278): `selection.method={config.selection.method}`, preset
 `{config.preset}`, seed {config.seed}. The order of the file is the curriculum: train without
 shuffling.
 
 {command}
 
-Batch, completions and lengths are those of the run. Learning rate, optimizer and whether all
-weights are trained or a LoRA are the trainer's own: set them for your model.
+Batch, completions and lengths are those of the run. Learning rate, optimizer, and LoRA or full
+training are the trainer's settings: choose them for your model.
 
 The reward of a completion is `{config.reward.name}`: how high the target ranks among all items
-after the completion, as the frozen policy in `scorer/` ({policy}) sees it. In MiniRec itself the
-policy that is trained ranks; here it is frozen, since a trainer of text hands over no hidden
-states. What follows `<answer>` does not count: where your trainer can stop there, let it, to save
-tokens.
+after the completion, by the frozen policy in `scorer/` ({policy}). In MiniRec the policy in
+training ranks. Here the policy is frozen, because text trainers provide no hidden states. Text
+after `<answer>` is ignored: if your trainer can stop there, this saves tokens.
 """
 
 
 def _settings(config: Config, samples: int, steps: int, *, has_template: bool) -> dict[str, Any]:
-    """Values of the commands. A batch that exceeds the file would leave the trainers nothing."""
+    """Values for the commands. The batch is at most the file, or nothing would be trained."""
     training, model = config.training, config.model
     batch = min(training.prompts_per_step, samples)
     rollouts = training.rollouts_per_prompt
@@ -121,7 +114,7 @@ def _settings(config: Config, samples: int, steps: int, *, has_template: bool) -
         template = f"\n    '{key}=\"{PLAIN_TEMPLATE}\"' \\"
         about = (
             "\n\nThe model has no chat template and verl applies one to every prompt: "
-            "`custom_chat_template`\nleaves the prompt as it is. Keep it; verl stops without."
+            "`custom_chat_template`\nreturns the prompt unchanged. Keep it: verl fails without it."
         )
     if left := samples % batch:
         left_out = f"\nThe last {left} samples do not fill a batch and are left out of each epoch."
@@ -141,7 +134,7 @@ def _settings(config: Config, samples: int, steps: int, *, has_template: bool) -
         "epochs": math.ceil(steps / (samples // batch)),
         "episodes": episodes,
         "episode_steps": episodes * (samples // batch),
-        # verl shares the completions among workers in equal parts; 8 is its default.
+        # verl gives every worker the same number of completions; 8 workers is its default.
         "workers": math.gcd(8, batch * rollouts),
         "template": template,
         "about_template": about,
@@ -152,9 +145,9 @@ def _settings(config: Config, samples: int, steps: int, *, has_template: bool) -
 def model_card(
     config: Config, *, to: str, base: str, policy: str, evaluation: dict[str, Any] | None
 ) -> str:
-    """README of an exported policy, with front matter as the Hugging Face hub reads it.
+    """README of an exported policy, with the front matter of the Hugging Face hub.
 
-    `evaluation` is that of ``evaluation.json`` for this policy, by split; None: not evaluated.
+    `evaluation` is the part of ``evaluation.json`` on this policy, by split; None: not evaluated.
     """
     method = config.selection.method
     what = {

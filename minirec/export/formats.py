@@ -1,4 +1,4 @@
-"""The ordered subset in the shape that other trainers read."""
+"""The ordered subset in the formats of other trainers."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ Message = list[dict[str, str]]
 class Example:
     """One sample of the subset.
 
-    `prompt` is a chat for models that have a template, else the text itself; `text` is what the
-    model reads in either case.
+    `prompt` is a chat if the model has a template, else the text. `text` is always the text that
+    the model reads.
     """
 
     rank: int
@@ -33,7 +33,7 @@ class Example:
 
 
 def example(rank: int, sample: Sample, encoder: Encoder, catalogue: Catalogue) -> Example:
-    """The sample with its prompt; titles are cut as in training."""
+    """The sample with its prompt. Titles are cut as in training."""
     words = encoder.words([catalogue.titles[i] for i in sample.history])
     chat: Message = [{"role": "user", "content": words}]
     prompt = chat if encoder.has_template else words
@@ -55,14 +55,9 @@ def _plain(e: Example, catalogue: Catalogue) -> Row:
 
 
 def _trl(e: Example, catalogue: Catalogue) -> Row:
-    return {
-        "prompt": e.prompt,
-        "prompt_text": e.text,
-        "history": e.sample.history,
-        "excluded": e.sample.excluded,
-        "target": e.sample.target,
-        "sample_id": e.sample.sample_id,
-    }
+    row = _plain(e, catalogue)
+    names = ("prompt", "prompt_text", "history", "excluded", "target", "sample_id")
+    return {name: row[name] for name in names}
 
 
 def _verl(e: Example, catalogue: Catalogue) -> Row:
@@ -94,11 +89,11 @@ FORMATS: dict[str, tuple[str, Callable[[Example, Catalogue], Row]]] = {
     "verl": ("train.parquet", _verl),
     "openrlhf": ("train.jsonl", _openrlhf),
 }
-"""By the words of ``--to``: file name, and the row of an example."""
+"""Value of ``--to`` -> file name, and the function that makes a row."""
 
 
 def write(path: Path, rows: Iterable[Row]) -> None:
-    """JSON lines, or Parquet where the name says so."""
+    """Write JSON lines, or Parquet if the file name ends in .parquet."""
     if path.suffix == ".parquet":
         pq.write_table(pa.Table.from_pylist(list(rows)), path)
     else:

@@ -1,4 +1,4 @@
-"""Recommendations with transformers alone, from a folder that `minirec export` has written.
+"""Recommendations with transformers alone, from a folder written by `minirec export`.
 
     python recommender.py "Title one" "Title two"
 
@@ -23,10 +23,10 @@ from minirec.corpus import prompts
 
 
 class Recommender:
-    """A policy that writes an analysis of a history and ranks all items after it."""
+    """A policy that writes an analysis of a history, and then ranks all items."""
 
     def __init__(self, folder: str | Path):
-        """`folder` is that of this file."""
+        """`folder` is the folder of this file."""
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         folder = Path(folder)
@@ -45,21 +45,20 @@ class Recommender:
             self.titles = [json.loads(line)["title"] for line in lines]
 
     def rank(self, history: Sequence[int], *, top: int) -> list[tuple[int, float]]:
-        """Item ids and cosines of the `top` items that are not in the history.
+        """Item ids and cosines of the `top` best items that are not in the history.
 
-        There are fewer where fewer are left. Of equal cosines the lowest item id comes first.
-
-        Args:
-            history: item ids (lines of ``items.jsonl`` from 0), oldest first.
-            top: how many items, 1 or more.
+        The history has item ids (lines of ``items.jsonl`` from 0), oldest first. The list is
+        shorter if fewer items are left. Ties go to the lowest item id.
 
         Raises:
-            ValueError: the history is empty or holds what is no item id, or `top` is below 1.
+            ValueError: the history is empty or holds an unknown item id, or `top` is below 1.
         """
         if not len(history):
             raise ValueError("the history is empty; give item ids, oldest first")
         if strange := [i for i in history if not 0 <= i < len(self.titles)]:
-            raise ValueError(f"{strange[0]} is no item id; they are 0 to {len(self.titles) - 1}")
+            raise ValueError(
+                f"{strange[0]} is not an item id; expected 0 to {len(self.titles) - 1}"
+            )
         if top < 1:
             raise ValueError(f"top is {top}; expected 1 or more")
         prompt = self._prompt([self.titles[i] for i in history])
@@ -77,7 +76,7 @@ class Recommender:
         if not self.tokenizer.decode(written).rstrip().endswith(prompts.ANSWER):
             written += self.tokenizer.encode(prompts.ANSWER, add_special_tokens=False)
         states = self.lm.base_model(input_ids=torch.tensor([prompt + written])).last_hidden_state
-        # float64, rounded: equal vectors have equal cosines.
+        # Rounded float64, so that equal vectors have equal cosines.
         cosines = (self.items @ F.normalize(states[0, -1].double(), dim=-1)).round(decimals=10)
         had = sorted(set(history))
         cosines[torch.tensor(had)] = -torch.inf
@@ -87,7 +86,7 @@ class Recommender:
         return list(zip(items, values, strict=True))
 
     def _prompt(self, titles: Sequence[str]) -> list[int]:
-        """Token ids of the prompt; the oldest titles go first where they do not fit."""
+        """Token ids of the prompt. If it is too long, the oldest titles are dropped."""
         shown = [self._cut(prompts.neutralise(title)) for title in titles]
         while True:
             ids = self._encode(shown)
@@ -112,10 +111,10 @@ class Recommender:
 
 
 def find_items(titles: Sequence[str], catalogue: Sequence[str]) -> list[int]:
-    """Item ids of titles that a person wrote, compared as `prompts.comparable` says.
+    """Item ids of titles written by a person, compared by `prompts.comparable`.
 
     Raises:
-        ValueError: no item has a title, or several have it.
+        ValueError: no item, or more than one, has a title.
     """
     by_title: dict[str, list[int]] = {}
     for item, title in enumerate(catalogue):
@@ -141,7 +140,7 @@ def main() -> None:
     """Print ten items for the titles of a history."""
     if not sys.argv[1:]:
         program = Path(__file__).name
-        sys.exit(f'usage: python {program} "TITLE" ..., of items in the order of their use')
+        sys.exit(f'usage: python {program} "TITLE" ..., the titles of the history, oldest first')
     recommender = Recommender(Path(__file__).resolve().parent)
     try:
         ranked = recommender.rank(find_items(sys.argv[1:], recommender.titles), top=10)

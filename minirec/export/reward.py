@@ -1,10 +1,10 @@
-"""Reward of a completion: how well a frozen policy ranks the user's next item after reading it.
+"""Reward of a completion: how well a frozen policy ranks the target after reading it.
 
-`minirec export` puts this file beside the data. It needs torch, transformers and numpy, nothing of
-minirec, and reads what lies beside it: ``scorer/`` (the policy, merged), ``items.npy`` (its unit
-vectors of all items), ``ranking.py`` (the rewards of MiniRec itself) and ``reward.json``, which
-names one of them. With h the hidden state at ``<answer>``, items are ranked by their cosine with h,
-without those that do not compete: the history, and what the user took together with the target.
+`minirec export` puts this file beside the data. It needs torch, transformers and numpy, but not
+minirec. It reads the files beside it: ``scorer/`` (the merged policy), ``items.npy`` (its unit
+vectors of all items), ``ranking.py`` (the rewards of MiniRec) and ``reward.json``, which names one
+of them. Items are ranked by their cosine with the hidden state at ``<answer>``, without excluded
+items: the history, and other items of the user at the target's time.
 
 Functions for TRL (`reward`), verl (`compute_score`) and OpenRLHF (`reward_func`).
 """
@@ -58,13 +58,10 @@ class Scorer:
         excluded: Sequence[Sequence[int]],
         targets: Sequence[int],
     ) -> list[float]:
-        """A reward for each of B completions.
+        """Rewards of B completions, each ranked without its `excluded` item ids.
 
-        Args:
-            prompts: B texts as the model reads them, chat template included.
-            completions: B texts; what follows the first ``<answer>`` does not count.
-            excluded: item ids of each, which are left out of the ranking.
-            targets: item id of each.
+        `prompts` are texts as the model reads them, including the chat template. Text after the
+        first ``<answer>`` of a completion is ignored.
         """
         sequences = [self._tokens(p, c) for p, c in zip(prompts, completions, strict=True)]
         found: list[float] = []
@@ -82,13 +79,13 @@ class Scorer:
             text = text.partition(end)[0]
         pieces = (prompt, text, ANSWER)
         ids = [t for p in pieces for t in self.tokenizer.encode(p, add_special_tokens=False)]
-        # Some models begin each text with a token, which a chat template may hold already.
+        # Some models start each text with a token, which a chat template may already contain.
         begin = [self.tokenizer.bos_token_id]
         begins = self.tokenizer.encode("")[:1] == begin != ids[:1]
         return begin + ids if begins else ids
 
     def _hidden(self, sequences: list[list[int]]) -> Tensor:
-        """Last hidden state (B, d) float32; padding on the right changes nothing to its left."""
+        """Last hidden state (B, d) float32. Padding on the right does not change it."""
         length = max(map(len, sequences))
         pad = self.tokenizer.pad_token_id or 0
         ids = torch.tensor([s + [pad] * (length - len(s)) for s in sequences])
@@ -104,26 +101,25 @@ class Scorer:
         ranking, device = self.ranking, self.device
         ids = [[int(i) for i in row] for row in excluded]
         mask = ranking.excluded_mask(ids, target, items=len(self.items)).to(device)
-        scores = ranking.item_scores(
-            hidden, items=self.items, temperature=self.settings["temperature"]
-        )
+        tau = self.settings["temperature"]
+        scores = ranking.item_scores(hidden, items=self.items, temperature=tau)
         found = ranking.rank_target(scores, target=target.to(device), mask=mask)
         return self.reward(found, min(self.settings["cutoff"], len(self.items))).tolist()
 
 
 def imported(file: Path) -> Any:
-    """Import a file that lies beside this one; trainers do not put the folder on sys.path."""
+    """Import a file beside this one, because trainers do not put the folder on sys.path."""
     name = f"minirec_{file.stem}"
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and `minirec_own_reward:function` look it up there
+    sys.modules[name] = module  # dataclasses and `minirec_own_reward:function` look here
     spec.loader.exec_module(module)
     return module
 
 
 def scorer(folder: Path | None = None) -> Scorer:
-    """The scorer of a folder, by default that of this file, loaded once."""
+    """The scorer of a folder (default: the folder of this file), loaded once."""
     folder = folder or Path(__file__).resolve().parent
     with _lock:
         if folder not in _scorers:
@@ -139,7 +135,7 @@ def reward(
     target: Sequence[int],
     **_: Any,
 ) -> list[float]:
-    """For TRL: ``GRPOTrainer(reward_funcs=reward)``; the columns come from the data set."""
+    """For TRL: ``GRPOTrainer(reward_funcs=reward)``. The other columns come from the data set."""
     texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
     return scorer().rewards(prompt_text, texts, excluded=excluded, targets=target)
 
@@ -160,20 +156,14 @@ def compute_score(
 def reward_func(
     queries: Sequence[str], prompts: Sequence[str], labels: Sequence[str], **_: Any
 ) -> dict[str, Any]:
-    """For OpenRLHF: ``--reward.remote_url reward.py``; a query is a prompt and its completion."""
+    """For OpenRLHF: ``--reward.remote_url reward.py``. A query is a prompt and its completion."""
     facts = [json.loads(label) for label in labels]
     texts = []
     for query, prompt in zip(queries, prompts, strict=True):
         there, completion = query.rpartition(prompt)[1:]
         if not there:
-            raise ValueError(f"the query does not hold its prompt {prompt[:80]!r}")
+            raise ValueError(f"the query does not contain its prompt {prompt[:80]!r}")
         texts.append(completion)
-    found = torch.tensor(
-        scorer().rewards(
-            prompts,
-            texts,
-            excluded=[fact["excluded"] for fact in facts],
-            targets=[fact["target"] for fact in facts],
-        )
-    )
+    excluded, targets = ([fact[name] for fact in facts] for name in ("excluded", "target"))
+    found = torch.tensor(scorer().rewards(prompts, texts, excluded=excluded, targets=targets))
     return {"rewards": found, "scores": found, "extra_logs": {"reward": found}}

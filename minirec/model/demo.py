@@ -1,13 +1,14 @@
 """The demo model: a tiny Qwen2 and its tokenizer, made from the corpus without a download.
 
 The warm-up is next-token training on prompts, templated analyses and item texts. It teaches the
-form of an answer. Which item follows a history is left to reinforcement learning.
+form of an answer. Reinforcement learning teaches which item follows a history.
 
-Matching (``model.demo.warmup_match``) adds what any pretrained model knows: that a text is about
-the things it names, and how to repeat a word. The vector of an analysis is pulled towards the text
-of one of the items in its prompt (InfoNCE, arXiv 1807.03748). Analyses consist of words of the
-prompt, spelled as in it, and have most of the next-token loss. The prompts then list items drawn at
-random, as many as a history has, so that nothing is learnt of which items users choose together.
+Matching (``model.demo.warmup_match``) adds two abilities of a pretrained model: to connect a text
+with the things that it names, and to repeat a word. The vector of an analysis is pulled towards the
+text of an item in its prompt (InfoNCE, arXiv 1807.03748). Analyses use only words of the prompt,
+with the same spelling, and have most of the weight in the next-token loss. These prompts list
+random items, as many as a history has, so the model learns nothing about which items users choose
+together.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ from minirec.model.recommender import Encoder, Policy, pad
 
 END = "<|endoftext|>"
 MATCH_ITEMS = 128
-"""Random items that a matching step compares with the items that its prompts name."""
+"""Random items in a matching step, besides the items that its prompts name."""
 ANSWER_WEIGHT = 0.9
-"""Weight of the answers in the next-token loss of a matching step. The rest is the weight of all
-tokens, answers included."""
+"""Weight of the answer tokens in the next-token loss of a matching step. The rest is the weight of
+all tokens, including the answers."""
 
 
 def build(
@@ -44,7 +45,7 @@ def build(
     seed: int,
     progress: Callable[[int, int, float], None] = lambda step, steps, loss: None,
 ) -> None:
-    """Train tokenizer and model, save both to `folder` (safetensors).
+    """Train the tokenizer and the model, and save both to `folder` (safetensors).
 
     Args:
         histories: positions in `items` of each training history, oldest first.
@@ -143,9 +144,9 @@ def _warm_up(
 
 @dataclass(frozen=True)
 class _Text:
-    """Token ids, the items that the prompt names, and how many tokens at the end are the answer.
+    """Token ids, the items that the prompt names, and the number of answer tokens at the end.
 
-    The text of an item has neither named items nor an answer.
+    The text of an item names no items and has no answer.
     """
 
     ids: list[int]
@@ -171,9 +172,9 @@ def _text(
 def templated(
     encoder: Encoder, titles: Sequence[str], *, rng: random.Random
 ) -> tuple[list[int], list[int], int]:
-    """Token ids of a history's prompt and of a templated answer, and how many titles are shown.
+    """Token ids of a history's prompt and of a templated answer, and the number of titles shown.
 
-    With matching, the analysis has only words of the shown titles, spelled as there.
+    With matching, the analysis has only words of the shown titles, with the same spelling.
     """
     shown, prompt = encoder.fitting(titles)
     match = bool(encoder.config.demo.warmup_match)
@@ -183,7 +184,7 @@ def templated(
 
 
 def _next_token_loss(logits: Tensor, ids: Tensor, mask: Tensor, batch: Sequence[_Text]) -> Tensor:
-    """Weighted mean of the mean losses over all tokens and over the answers, of which one exists.
+    """Weighted mean of the losses of all tokens and of the answer tokens; there is 1 or more.
 
     Logits are (B, L, vocabulary); ids and mask are (B, L), padded on the right.
     """
@@ -206,8 +207,8 @@ def _match_loss(
 ) -> Tensor:
     """Mean InfoNCE of text vectors (B, d) against item vectors, at the policy's temperature.
 
-    The positive is one of the items that a text is `about`, more likely a late one. The other ones
-    are not negatives. Texts about no item are left out.
+    The positive is one of the items that a text is `about`, more likely a late one. The others are
+    not negatives. Texts about no item are skipped.
     """
     rows = [row for row, history in enumerate(about) if history]
     named = [

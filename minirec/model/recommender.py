@@ -22,7 +22,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class Rollout(Protocol):
-    """What an engine writes after a prompt (`actors.engines.engine.Completion`)."""
+    """The text that an engine wrote after a prompt (`actors.engines.engine.Completion`)."""
 
     @property
     def token_ids(self) -> list[int]: ...
@@ -33,7 +33,7 @@ class Rollout(Protocol):
 
 
 class Encoder:
-    """Turns prompts and items into tokens. Text is cut by tokens, never by characters."""
+    """Turns prompts and items into tokens. Texts are cut at tokens, not at characters."""
 
     def __init__(self, tokenizer: Any, config: ModelConfig, *, category: str):
         self.tokenizer = tokenizer
@@ -50,7 +50,7 @@ class Encoder:
         return cls(tokenizer, config, category=category)
 
     def cut(self, text: str, tokens: int) -> str:
-        """`text` after neutralising, at most `tokens` tokens of it."""
+        """The neutralised text, cut to `tokens` tokens."""
         text = prompts.neutralise(text)
         if len(text.encode()) <= tokens:  # a token is at least one character
             return text
@@ -58,7 +58,7 @@ class Encoder:
         return text if len(ids) <= tokens else self.tokenizer.decode(ids[:tokens]).strip("�")
 
     def prompts(self, samples: Sequence[Sample], catalogue: Catalogue) -> list[list[int]]:
-        """Token ids of the prompt of each sample; raises as `prompt`."""
+        """Token ids of the prompt of each sample. Raises like `prompt`."""
         return [self.prompt([catalogue.titles[i] for i in s.history]) for s in samples]
 
     def prompt(self, titles: Sequence[str]) -> list[int]:
@@ -71,11 +71,11 @@ class Encoder:
         return self.fitting(titles)[1]
 
     def words(self, titles: Sequence[str]) -> str:
-        """The user's message in the prompt for a history, without chat template."""
+        """The user message of the prompt for a history, without chat template."""
         return self._say(self.fitting(titles)[0])
 
     def fitting(self, titles: Sequence[str]) -> tuple[list[str], list[int]]:
-        """The last titles that fit into a prompt, and its token ids; raises as `prompt`."""
+        """The last titles that fit into a prompt, and its token ids. Raises like `prompt`."""
         limit = self.config.max_prompt_tokens
         titles = [self.cut(title, self.config.max_item_tokens) for title in titles]
 
@@ -84,19 +84,18 @@ class Encoder:
 
         dropped, ids = 0, tokens(0)
         if len(ids) > limit and len(titles) > 1:
-            fewer = range(1, len(titles) - 1)  # and, where none of them fits, one more
+            fewer = range(1, len(titles) - 1)  # if none fits, only the last title remains
             dropped = 1 + bisect_left(fewer, True, key=lambda n: len(tokens(n)) <= limit)
             ids = tokens(dropped)
         if len(ids) > limit:
             raise ConfigError(
-                f"a prompt with one title takes {len(ids)} tokens; raise "
+                f"a prompt with one title has {len(ids)} tokens; raise "
                 f"model.max_prompt_tokens (now {limit}) or lower model.max_item_tokens"
             )
         return titles[dropped:], ids
 
     @property
     def has_template(self) -> bool:
-        """Whether the model has a chat template."""
         return bool(getattr(self.tokenizer, "chat_template", None))
 
     def _say(self, titles: Sequence[str]) -> str:
@@ -105,14 +104,13 @@ class Encoder:
         return prompts.plain(titles)
 
     def text(self, words: str) -> str:
-        """The prompt for the user's message `words`, as the model reads it."""
+        """The prompt with the user message `words`, as the model reads it."""
         if not self.has_template:
             return words
         chat = [{"role": "user", "content": words}]
-        text: str = self.tokenizer.apply_chat_template(
-            chat, tokenize=False, add_generation_prompt=True
+        return str(
+            self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
         )
-        return text
 
     def items(self, catalogue: Catalogue) -> list[list[int]]:
         """Token ids of each item of a catalogue."""
@@ -125,19 +123,19 @@ class Encoder:
         return self._read(words) + self.answer_ids
 
     def _read(self, text: str) -> list[int]:
-        """Token ids of a text from its start, with the BOS token if the model has one."""
+        """Token ids of a text, with the BOS token if the model has one."""
         return prompts.begun(self.tokenizer.encode(text, add_special_tokens=False), self.tokenizer)
 
     def finish(self, completion: Sequence[int], *, stopped: bool) -> list[int]:
-        """A completion with the answer marker at its end, where the hidden state is read."""
+        """A completion that ends with the answer marker, where the hidden state is read."""
         return list(completion) if stopped else [*completion, *self.answer_ids]
 
     def sequence(self, prompt: list[int], rollout: Rollout) -> list[int]:
-        """A prompt with what an engine wrote after it, as the policy reads it."""
+        """A prompt and its rollout, as the policy reads them."""
         return prompt + self.finish(rollout.token_ids, stopped=rollout.stopped)
 
     def group(self, sample: Sample, prompt: list[int], rollouts: Sequence[Rollout]) -> Group:
-        """The group of a sample: its prompt with what an engine wrote after it."""
+        """The group of a sample: its prompt with its rollouts."""
         return Group(
             prompt,
             completions=[self.finish(r.token_ids, stopped=r.stopped) for r in rollouts],
@@ -163,19 +161,19 @@ class Policy(nn.Module):
     def forward(
         self, sequences: Sequence[Sequence[int]] = (), *, groups: Sequence[Group] | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """One forward pass, of sequences for their hidden states or of groups for both results.
+        """One forward pass, over sequences (hidden states) or over groups (both results).
 
-        The prompt of a group is read once for all its rollouts where that is less work
-        (`packs`), which changes rounding only.
+        The prompt of a group is read once for all its rollouts where that is cheaper (`packs`).
+        This changes only rounding.
 
         Args:
             sequences: B token lists that end with the answer marker.
-            groups: their B completions, each after its prompt, are read instead.
+            groups: if given, their B completions, each after its prompt, replace the sequences.
 
         Returns:
-            hidden (B, d) float32 at the last token of each sequence; for groups, log-probabilities
-            (sum of completion lengths,) float32 of their tokens, completion after completion, at
-            the rollout temperature, else None.
+            hidden (B, d) float32 at the last token of each sequence. For groups also
+            log-probabilities (sum of completion lengths,) float32 of their completion tokens, in
+            order, at the rollout temperature; otherwise None.
         """
         if groups is not None and self.packs(groups):
             return self._packed(groups)
@@ -199,18 +197,17 @@ class Policy(nn.Module):
         return hidden, self._logprobs(states[predicts], ids[:, 1:][predicts[:, :-1]])
 
     def packs(self, groups: Sequence[Group]) -> bool:
-        """Whether `forward` reads the prompt of each group once."""
+        """Whether `forward` reads the prompt of each group only once."""
         sharing = Sharing.of(self.causal)
         return sharing is not None and sharing.saves([group.lengths for group in groups])
 
     @property
     def causal(self) -> Any:
-        """The causal LM itself, without peft around it."""
+        """The causal LM without the peft wrapper."""
         return self.lm.get_base_model() if hasattr(self.lm, "get_base_model") else self.lm
 
     @property
     def device(self) -> torch.device:
-        """Device of the weights."""
         return next(self.lm.parameters()).device
 
     def _packed(self, groups: Sequence[Group]) -> tuple[Tensor, Tensor]:
@@ -223,9 +220,9 @@ class Policy(nn.Module):
             use_cache=False,
         ).last_hidden_state.flatten(0, 1)
         hidden = _at_least_float32(states[packed.last])
-        # The end of a prompt predicts the first token of each of its rollouts, so its row is taken
-        # several times. On the CPU, the backward of `[]` adds the gradients of such a row in any
-        # order, so that bytes would differ between runs; that of `index_select` keeps the order.
+        # The end of a prompt predicts the first token of all its rollouts, so its row repeats.
+        # On the CPU, the backward of `[]` adds gradients of repeated rows in any order, and bytes
+        # would differ between runs. The backward of `index_select` keeps the order.
         return hidden, self._logprobs(states.index_select(0, packed.predicts), packed.targets)
 
     def _logprobs(self, states: Tensor, targets: Tensor) -> Tensor:
@@ -239,9 +236,9 @@ def _at_least_float32(values: Tensor) -> Tensor:
 
 
 def _scaled_logits(causal: Any, states: Tensor) -> Tensor:
-    """Logits of the given states only, scaled as in the model's own forward.
+    """Logits of these states, scaled as in the model's own forward.
 
-    Gemma caps them, Cohere multiplies and Granite divides them, as their config says.
+    Depending on the config, Gemma caps, Cohere multiplies and Granite divides them.
     """
     logits, config = causal.lm_head(states), causal.config
     if (scale := getattr(config, "logit_scale", None)) is not None:
@@ -267,7 +264,7 @@ def pad(
 
 
 def load_lm(path: str, config: ModelConfig) -> nn.Module:
-    """A causal LM from safetensors at a folder or hub name, in ``model.dtype``."""
+    """A causal LM from safetensors in a folder or on the hub, in ``model.dtype``."""
     from transformers import AutoModelForCausalLM
 
     return AutoModelForCausalLM.from_pretrained(
@@ -288,7 +285,7 @@ def load_policy(
     rollout_temperature: float = 1.0,
     device: str = "cpu",
 ) -> Policy:
-    """A frozen policy; an adapter is merged into the weights, or stays a LoRA without `merge`."""
+    """A frozen policy. An adapter is merged into the weights, or stays a LoRA if not `merge`."""
     lm = load_lm(path, config)
     if adapter is not None:
         from peft import PeftModel
@@ -308,8 +305,7 @@ def trainable_policy(
     seed: int,
     adapter: str | Path | None = None,
 ) -> Policy:
-    """A policy with a LoRA adapter: the one in a folder, or a new one with weights by `seed`."""
-
+    """A policy with a LoRA adapter: from a folder, or new with weights by `seed`."""
     from peft import LoraConfig, PeftModel, get_peft_model
 
     if adapter is not None:
@@ -329,7 +325,7 @@ def trainable_policy(
 
 
 def pad_id(tokenizer: Any) -> int:
-    """Padding token id, or the end-of-text id where a tokenizer has none."""
+    """Padding token id, or the end-of-text id if the tokenizer has none."""
     return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
 
 
@@ -337,7 +333,7 @@ def pad_id(tokenizer: Any) -> int:
 def item_table(policy: Policy, items: Sequence[Sequence[int]], *, batch: int = 64) -> Tensor:
     """Unit-norm item vectors (V, d) float32 of V token lists, in blocks of `batch` items.
 
-    A block holds items of similar length. The blocks depend on the catalogue only, so every worker
+    A block holds items of similar length. The blocks depend only on the catalogue, so every worker
     computes the same table.
     """
     order = sorted(range(len(items)), key=lambda i: (len(items[i]), i))

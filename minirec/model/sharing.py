@@ -1,9 +1,9 @@
 """Rollouts of one prompt in one sequence, so that the prompt is read once.
 
 A group becomes prompt + completion 1 + ... + completion G. A token attends to the prompt and to the
-earlier tokens of its completion, and has the position that it has in a separate sequence. So states
-and gradients are those of G separate sequences. `Sharing` decides where this is cheaper; it
-needs no torch.
+earlier tokens of its own completion, and has the same position as in a separate sequence. So states
+and gradients equal those of G separate sequences. `Sharing` decides where this is cheaper; it needs
+no torch.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 ARCHITECTURES = frozenset({"qwen2", "qwen3", "llama"})
 Lengths = tuple[int, list[int]]
-"""Tokens of a prompt and of each of its completions."""
+"""Tokens of a prompt, and of each of its completions."""
 
 
 @dataclass(frozen=True)
 class Sharing:
-    """Decides where packed groups are cheaper, for a model that can read them.
+    """Decides whether packed groups are cheaper, for a model that can read them.
 
-    `pairs_per_token` is the cost of a token in the linear layers of a block, in pairs of query and
-    key: hundreds for tiny models, thousands for large ones.
+    `pairs_per_token` is the cost of a token in the linear layers of a block, in query-key pairs:
+    hundreds for tiny models, thousands for large ones.
     """
 
     pairs_per_token: float
@@ -37,7 +37,7 @@ class Sharing:
     def of(cls, causal: Any) -> Sharing | None:
         """For a causal LM; None if it cannot read packed groups.
 
-        `ARCHITECTURES` with full attention and explicit masks can.
+        `ARCHITECTURES` can, with full attention and explicit masks.
         """
         config = causal.config
         kinds = getattr(config, "layer_types", None) or ["full_attention"]
@@ -55,10 +55,11 @@ class Sharing:
         return cls(weights / (2 * query))
 
     def saves(self, groups: Sequence[Lengths]) -> bool:
-        """Whether the groups are cheaper packed, padding included.
+        """Whether the groups are cheaper packed, including padding.
 
-        The cost of attention grows with the square of a row's length, and a packed row holds all
-        completions of its group. So long completions of a short prompt are cheaper apart.
+        The cost of attention grows with the square of the row length, and a packed row holds all
+        completions of its group. So long completions of a short prompt are cheaper in separate
+        rows.
         """
         apart = [prompt + length for prompt, completions in groups for length in completions]
         packed = self._work(len(groups), packed_width(groups))
@@ -77,9 +78,9 @@ def packed_width(groups: Sequence[Lengths]) -> int:
 class Packed:
     """P groups as P right-padded rows of L tokens.
 
-    ids, positions (P, L) int64; mask (P, 1, L, L) added to attention scores; predicts (T,) the flat
-    index (row * L + column) of the state that predicts each completion token, targets (T,) these
-    tokens, group after group; last (B,) the flat index of the last token of each sequence.
+    ids, positions (P, L) int64; mask (P, 1, L, L), added to attention scores; predicts (T,) flat
+    index (row * L + column) of the state that predicts each completion token; targets (T,) these
+    tokens, group after group; last (B,) flat index of the last token of each sequence.
     """
 
     ids: Tensor
@@ -93,7 +94,7 @@ class Packed:
 def pack(
     groups: Sequence[Group], *, pad_id: int, dtype: torch.dtype, device: torch.device
 ) -> Packed:
-    """Pack P groups; `dtype` is that of the mask."""
+    """Pack P groups; `dtype` is the dtype of the mask."""
     import torch
 
     width = packed_width([group.lengths for group in groups])
@@ -113,8 +114,7 @@ def pack(
             ids[row, column:end] = torch.tensor(completion)
             positions[row, column:end] = torch.arange(start, start + len(completion))
             branch[row, column:end] = number
-            # The first token is predicted by the end of the prompt, each other one by the token
-            # before it.
+            # The end of the prompt predicts the first token, each token predicts the next one.
             states = [start - 1, *range(column, end)]
             predicts += [row * width + state for state in states[:-1]]
             last.append(row * width + states[-1])
@@ -129,11 +129,11 @@ def pack(
 
 
 def _mask(branch: Tensor, dtype: torch.dtype) -> Tensor:
-    """(P, 1, L, L): 0 where query (second last) sees key (last), the least number elsewhere."""
+    """(P, 1, L, L): 0 where the query (row) sees the key (column), else the dtype's minimum."""
     import torch
 
     query, key = branch[:, :, None], branch[:, None, :]
     earlier = torch.ones(branch.shape[1:] * 2, dtype=torch.bool, device=branch.device).tril()
-    # Padding attends to padding, since a row of the softmax without any key would be NaN.
+    # Padding attends to padding, because a softmax row without keys is NaN.
     seen = earlier & ((key == 0) & (query >= 0) | (key == query))
     return torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)[:, None]

@@ -1,4 +1,4 @@
-"""A prompt with its rollouts: what engines write, the policy reads and the losses compare."""
+"""A prompt with its rollouts: written by engines, read by the policy and the losses."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from dataclasses import dataclass, field
 class Group:
     """A prompt with its G rollouts, all as token ids; G may be 0.
 
-    Completions end with the answer marker, which is appended where the engine did not write it
-    (`Encoder.finish`). Of each, the engine wrote the first `written` tokens, which alone enter the
-    token loss; rollout_logprobs holds their log-probabilities at that time. `excluded` items do
-    not compete with the target. rewards holds those of the rollouts, where known.
+    completions: each ends with the answer marker, which `Encoder.finish` appends if the engine did
+    not write it.
+    written: number of tokens of each completion that the engine wrote. Only these enter the token
+    loss.
+    excluded: items that are not ranked against the target.
+    rollout_logprobs: log-probabilities of the written tokens when the engine wrote them.
+    rewards: of the rollouts, if known.
     """
 
     prompt: list[int]
@@ -26,12 +29,11 @@ class Group:
 
     @property
     def sequences(self) -> list[list[int]]:
-        """The prompt with each of its completions."""
         return [self.prompt + completion for completion in self.completions]
 
     @property
     def lengths(self) -> tuple[int, list[int]]:
-        """Number of tokens of the prompt and of each completion."""
+        """Number of tokens of the prompt, and of each completion."""
         return len(self.prompt), [len(completion) for completion in self.completions]
 
 
@@ -39,7 +41,7 @@ def written_tokens(groups: Sequence[Group]) -> tuple[list[int], list[int]]:
     """The W tokens that the engine wrote, among the completion tokens of all groups.
 
     Returns:
-        Their positions in the order of `Policy.forward`, and for each the number of its rollout.
+        Their positions in the order of `Policy.forward`, and the rollout of each.
     """
     positions: list[int] = []
     rollouts: list[int] = []

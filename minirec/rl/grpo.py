@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Clip:
-    """Bounds of the ratio within which a token has a gradient, and cap of its weight."""
+    """Bounds of the ratio, outside of which a token has no gradient, and cap of its weight."""
 
     low: float = 0.2
     high: float = 0.28
@@ -21,8 +21,7 @@ class Clip:
 def advantages(rewards: Tensor, *, floor: float = 1e-3, scale: bool = True) -> Tensor:
     """Group advantages (P, G) of rewards (P, G): (r - mean) / max(std, floor).
 
-    std is that of the population. The floor keeps float noise in a dead group from growing to the
-    size of real differences.
+    std is the population standard deviation. The floor keeps float noise in a dead group small.
     """
     centred = rewards - rewards.mean(1, keepdim=True)
     if not scale:
@@ -31,12 +30,12 @@ def advantages(rewards: Tensor, *, floor: float = 1e-3, scale: bool = True) -> T
 
 
 def surrogate(log_ratio: Tensor, advantage: Tensor, *, clip: Clip) -> Tensor:
-    """Clipped policy-gradient loss of each entry, same shape as both arguments.
+    """Clipped policy-gradient loss of each entry, with the shape of both arguments.
 
-    The ratio is that to the policy which wrote the rollout: the engine's, and with staleness 1 that
-    of one update ago. The cap truncates the importance weight and keeps the gradient: a token with
-    a negative advantage that has become much likelier is pushed down with weight `cap`. A clamp of
-    the ratio would give it no gradient.
+    The ratio is relative to the policy that wrote the rollout: the engine's, which with staleness 1
+    is one update old. The cap truncates the importance weight and keeps the gradient, so a token
+    with a negative advantage that has become much likelier still gets a gradient with weight `cap`.
+    A clamp of the ratio would remove its gradient.
     """
     excess = (log_ratio.detach() - math.log(clip.cap)).clamp_min(0)
     ratio = (log_ratio - excess).exp()
@@ -45,7 +44,7 @@ def surrogate(log_ratio: Tensor, advantage: Tensor, *, clip: Clip) -> Tensor:
 
 
 def is_clipped(log_ratio: Tensor, advantage: Tensor, *, clip: Clip) -> Tensor:
-    """Entries (bool) without gradient: the advantage has moved the ratio past its bound."""
+    """True for entries without gradient, because the ratio has passed its bound."""
     ratio = log_ratio.exp()
     return ((advantage > 0) & (ratio > 1 + clip.high)) | ((advantage < 0) & (ratio < 1 - clip.low))
 
@@ -55,8 +54,8 @@ def token_loss(
 ) -> Tensor:
     """Sum of the token losses; all arguments (T,), one entry per completion token.
 
-    The caller divides by the number of tokens in the global batch. Vectors are asked for because
-    broadcasting (B, 1, 1) against (B, L) would cancel the gradient.
+    The caller divides it by the number of tokens in the global batch. Other shapes are an error,
+    because broadcasting (B, 1, 1) with (B, L) would cancel the gradient.
 
     Raises:
         ValueError: the shapes differ.
@@ -86,21 +85,20 @@ def item_loss(
     clip: Clip,
     log_presence: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Sum over groups of -A log p_y in ratio-and-clip form, at the best rollout of each group.
+    """Sum over groups of -A log p_y, as a clipped surrogate, at the best rollout of each group.
 
-    The ratio is always 1 in value, so the value of the loss is meaningless, but its gradient is
-    that of -A log p_y. For the log, log p_y (P,) is returned too, without gradient.
+    The ratio always has the value 1, so the value of the loss means nothing, but its gradient is
+    that of -A log p_y. log p_y (P,) is also returned for the log, without gradient.
 
     Args:
-        hidden: (P, d) hidden states of the best rollouts, with gradient.
+        hidden, advantage: (P, d) hidden states of the best rollouts, with gradient, and (P,).
         candidates: (C, d) item vectors, unit norm.
-        target: (P,) position of the target among the candidates.
-        excluded: (P, C) bool, candidates that do not compete with the target.
-        advantage: (P,) advantage of the best rollouts.
+        target, excluded: (P,) position of the target among them, and (P, C) bool, True if not
+            ranked.
         log_presence: (C,) log-probability that the rest of a step has each candidate. It is
-            subtracted from the score, so that the softmax over the candidates estimates that over
-            all targets (Yi et al. 2019, doi 10.1145/3298689.3346996). None: frequent targets are
-            candidates more often, and are pushed down for it.
+            subtracted from the score, so that the softmax over the candidates estimates the softmax
+            over all targets (Yi et al. 2019, doi 10.1145/3298689.3346996). With None, frequent
+            targets get lower scores, because they are candidates more often.
     """
     unit = torch.nn.functional.normalize(hidden, dim=-1)
     scores = unit @ candidates.T / temperature

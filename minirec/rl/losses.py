@@ -1,7 +1,7 @@
-"""From the forward pass of a micro-batch to its losses: forward, reward, loss.
+"""The losses of a micro-batch: forward pass, rewards, losses.
 
 To add a loss, write a function like `token_loss` and add it to `LOSSES`. To add a kind of
-candidates for the item loss, write one like `batch` and add it to `CANDIDATES`.
+candidates for the item loss, write a function like `batch` and add it to `CANDIDATES`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from minirec.rl.ranker import Ranker, Targets
 from minirec.rl.reward import RewardFunction
 
 Forward = Callable[..., tuple[Tensor, Tensor | None]]
-"""`Policy.forward`, or an engine around the policy."""
+"""`Policy.forward`, or an engine that wraps the policy."""
 Unit = Literal["tokens", "groups"]
 
 
@@ -36,19 +36,18 @@ class Objective:
 
     @property
     def clip(self) -> grpo.Clip:
-        """Clip bounds and importance cap."""
         t = self.training
         return grpo.Clip(t.clip_low, t.clip_high, t.importance_cap)
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """The items of a step: its distinct targets, whose vectors carry gradient, and the catalogue.
+    """The items of a step: its distinct targets, with gradient, and the catalogue.
 
     ids (U,) int64; vectors (U, d) float32, unit norm, by the current policy; table (V, d) float32
-    without gradient; log_presence (V,) float32, for `item_candidates: corrected` only. All rows of
-    the table come from one policy, that of the last refresh: newer rows of the targets would have
-    moved along with the prompts and rank too high.
+    without gradient; log_presence (V,) float32, only for `item_candidates: corrected`. All rows of
+    the table come from the policy of the last refresh. Newer vectors of the targets alone would
+    rank too high, because they have moved together with the prompts.
     """
 
     ids: Tensor
@@ -59,11 +58,11 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Rollouts:
-    """What the policy computes for P groups of G rollouts, in which engines wrote W tokens.
+    """The policy's results for P groups of G rollouts, in which engines wrote W tokens.
 
-    hidden (P, G, d) float32 at the answer marker and logprobs (W,) float32 carry gradient.
-    behaviour (W,) float32 holds the log-probabilities under the policy that wrote the tokens,
-    rollout (W,) int64 says which of the P * G rollouts each token belongs to.
+    hidden (P, G, d) float32 at the answer marker and logprobs (W,) float32 have gradient. behaviour
+    (W,) float32 holds the log-probabilities of the policy that wrote the tokens, rollout (W,) int64
+    the rollout (0..P*G-1) of each token.
     """
 
     hidden: Tensor
@@ -86,8 +85,8 @@ class Rewards:
 class Loss:
     """A loss of a micro-batch: a scalar with gradient, and sums for the log.
 
-    Both are summed over the tokens or groups of the micro-batch, as `unit` says; the step divides
-    them by the number of these in the global batch.
+    Both are sums over the tokens or groups (`unit`) of the micro-batch. The step divides them by
+    the count of the global batch.
     """
 
     total: Tensor
@@ -97,18 +96,18 @@ class Loss:
 
 @dataclass(frozen=True)
 class Losses:
-    """The rewards of a micro-batch and each of `LOSSES`."""
+    """The rewards of a micro-batch, and each of `LOSSES`."""
 
     rewards: Rewards
     parts: list[Loss]
 
     def mean(self, counts: dict[Unit, int]) -> Tensor:
-        """All losses, each divided by its count in the global batch (`counted`), added up."""
+        """Sum of all losses, each divided by its count in the global batch (`counted`)."""
         return torch.stack([part.total / counts[part.unit] for part in self.parts]).sum()
 
     @property
     def sums(self) -> dict[tuple[str, Unit], float]:
-        """The sums for the log, by name and what they are divided by."""
+        """The sums for the log, by name and unit."""
         found: dict[tuple[str, Unit], float] = {
             (name, "groups"): value for name, value in self.rewards.sums.items()
         }
@@ -118,7 +117,7 @@ class Losses:
 
 
 def counted(groups: Sequence[Group]) -> dict[Unit, int]:
-    """What the losses of a global batch are divided by."""
+    """The counts of a global batch that its losses are divided by."""
     return {"tokens": sum(sum(group.written) for group in groups), "groups": len(groups)}
 
 
@@ -141,14 +140,14 @@ def forward(policy: Forward, groups: Sequence[Group], *, items: int) -> Rollouts
 
 
 def reward(rollouts: Rollouts, *, table: Tensor, objective: Objective) -> Rewards:
-    """Rank the target of each rollout in `table` (V, d), reward it, compare it with its group."""
+    """Rank the target of each rollout in `table` (V, d), and compute rewards and advantages."""
     t = objective.training
     ranking = Ranker(table, objective.temperature).rank(
         rollouts.hidden.detach().flatten(0, 1), rollouts.targets
     )
     cutoff = min(objective.cutoff, len(table))
     rewards = objective.reward(ranking, cutoff).view(rollouts.hidden.shape[:2])
-    # Next to nothing is learnt from a group whose rewards hardly differ.
+    # Almost nothing is learned from a group with nearly equal rewards.
     dead = rewards.max(1).values - rewards.min(1).values < t.advantage_floor
     return Rewards(
         rewards,
@@ -176,7 +175,7 @@ def item_loss(
     """The best rollout of each group should score the target above the other candidates.
 
     Raises:
-        ValueError: the candidates are corrected without `log_presence`, or it is given otherwise.
+        ValueError: `log_presence` is missing for corrected candidates, or given for others.
     """
     kind = objective.training.item_candidates
     if (kind == "corrected") != (candidates.log_presence is not None):
@@ -200,21 +199,21 @@ def item_loss(
 
 
 LOSSES = (token_loss, item_loss)
-"""Every loss of a step, in the order in which they are added up."""
+"""Every loss of a step, in the order in which they are added."""
 
 
 def losses(
     policy: Forward, groups: Sequence[Group], *, candidates: Candidates, objective: Objective
 ) -> Losses:
-    """Forward a micro-batch, reward its rollouts, compute each of `LOSSES`."""
+    """Forward pass, rewards and each of `LOSSES` of a micro-batch."""
     rollouts = forward(policy, groups, items=len(candidates.table))
     rewards = reward(rollouts, table=candidates.table, objective=objective)
     return Losses(rewards, [loss(rollouts, rewards, candidates, objective) for loss in LOSSES])
 
 
 Rivals = tuple[Tensor, Tensor, Tensor, Tensor | None]
-"""The C candidates of the item loss: their vectors (C, d), the place (P,) of each target among
-them, those that do not compete (P, C) bool, and `log_presence` (C,) or None (`grpo.item_loss`)."""
+"""The C candidates of the item loss: vectors (C, d), position (P,) of each target, excluded
+candidates (P, C) bool, and `log_presence` (C,) or None (see `grpo.item_loss`)."""
 
 
 def batch(candidates: Candidates, targets: Targets) -> Rivals:
@@ -225,14 +224,14 @@ def batch(candidates: Candidates, targets: Targets) -> Rivals:
 
 
 def corrected(candidates: Candidates, targets: Targets) -> Rivals:
-    """The distinct targets of the step, corrected for how often each item is one."""
+    """The distinct targets of the step, corrected for how often each item is a target."""
     assert candidates.log_presence is not None
     vectors, place, excluded, _ = batch(candidates, targets)
     return vectors, place, excluded, candidates.log_presence[candidates.ids]
 
 
 def catalogue(candidates: Candidates, targets: Targets) -> Rivals:
-    """The targets of the step, and all other items without gradient."""
+    """All items; only the targets of the step have a gradient."""
     vectors = candidates.table.index_copy(0, candidates.ids, candidates.vectors)
     return vectors, targets.target, targets.mask, None
 
@@ -242,27 +241,22 @@ CANDIDATES: dict[str, Callable[[Candidates, Targets], Rivals]] = {
     "corrected": corrected,
     "catalogue": catalogue,
 }
-"""What the setting `item_candidates` can be."""
+"""Values of the setting `item_candidates`."""
 
 
 def log_presence(targets: Sequence[int], *, items: int, prompts: int) -> Tensor:
-    """Log-probability (V,) float32 that the rest of a step has each item as a target.
+    """Log-probability (items,) float32 that the rest of a step has each item as a target.
 
     The rest of a sample's step is `prompts` - 1 of the other samples, drawn without replacement;
-    the order of the curriculum is ignored. An item that is no target has -inf.
-
-    Args:
-        targets: (n,) of the samples trained on.
-        items: V, the size of the catalogue.
-        prompts: in a step.
+    the order of the curriculum is ignored. An item that is never in `targets` (n,) has -inf.
     """
     n = len(targets)
-    if min(n, prompts) < 2:  # a target without rivals
+    if min(n, prompts) < 2:  # no other candidates
         return torch.zeros(items)
     rest = min(prompts, n) - 1
     having = torch.bincount(torch.as_tensor(targets), minlength=items).double()
-    others = (n - 1 - having).clamp_min(0)  # samples that do not have the item
-    # C(others, rest) / C(n - 1, rest); lgamma is infinite where too few are left.
+    others = (n - 1 - having).clamp_min(0)  # other samples with another target
+    # C(others, rest) / C(n - 1, rest); lgamma is infinite if others < rest.
     log_absent = (
         torch.lgamma(others + 1)
         - torch.lgamma(others - rest + 1)
@@ -275,8 +269,8 @@ def log_presence(targets: Sequence[int], *, items: int, prompts: int) -> Tensor:
 def lr_factor(step: int, *, steps: int, warmup: int, schedule: str) -> float:
     """Factor of the learning rate at `step` of `steps`, in 0..1.
 
-    It rises over `warmup` steps, then stays (constant) or falls to 0 (linear, cosine), which it
-    would reach at the step after the last.
+    It rises over `warmup` steps. Then it is constant, or falls (linear, cosine) and would be 0 one
+    step after the last.
     """
     if step < warmup:
         return (step + 1) / (warmup + 1)

@@ -1,4 +1,4 @@
-"""Ranks of targets in the item table: the reward, the features and the evaluation read them."""
+"""Ranks of targets in the item table, for rewards, features and evaluation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from minirec.rl.reward import Ranking, excluded_mask, item_scores, rank_target
 
 @dataclass(frozen=True)
 class Targets:
-    """B targets (B,) int64, and the mask (B, V) bool of the items that do not compete with them."""
+    """B targets (B,) int64, and a mask (B, V) bool of the excluded items."""
 
     target: Tensor
     mask: Tensor
@@ -24,13 +24,13 @@ class Targets:
     def of(
         cls, asked: Sequence[Sample | Group], *, items: int, device: torch.device | str = "cpu"
     ) -> Targets:
-        """Those of samples or groups in a catalogue of `items`."""
+        """The targets of samples or groups in a catalogue of `items`."""
         target = torch.tensor([one.target for one in asked], dtype=torch.int64)
         mask = excluded_mask([one.excluded for one in asked], target, items=items)
         return cls(target.to(device), mask.to(device))
 
     def take(self, rows: Tensor) -> Targets:
-        """Those of some rows (n,) int64."""
+        """The targets of rows (n,) int64."""
         return Targets(self.target[rows], self.mask[rows])
 
 
@@ -46,7 +46,7 @@ class Ranker:
         return Targets.of(asked, items=len(self.table), device=self.table.device)
 
     def rank(self, hidden: Tensor, targets: Targets) -> Ranking:
-        """Rank the target for hidden states (B * n, d), n for each of the B targets in turn.
+        """Rank the targets for hidden states (B * n, d): n consecutive rows per target.
 
         Raises:
             ValueError: a score is NaN.

@@ -1,8 +1,8 @@
 """Rewards of rollouts by full ranking of the catalogue (arXiv 2505.16994; method, section 1).
 
-`minirec export` copies this file into the folders that it writes, so it needs torch alone. A reward
-is a function ``(ranking, cutoff) -> (B,) float32``; a new one is a function here and a line in
-`REWARDS` at the end, or a function of yours that the setting names as ``package.module:function``.
+A reward is a function ``(ranking, cutoff) -> (B,) float32``. To add one, write a function here and
+add it to `REWARDS`, or name your own function in the setting as ``package.module:function``.
+`minirec export` copies this file into its folders, so it imports only torch.
 """
 
 from __future__ import annotations
@@ -19,24 +19,18 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Ranking:
-    """Where the target stands: rank (B,) int64, 1 is best; probability (B,) float32, p_y."""
+    """Rank of the target (B,) int64, 1 is best, and its softmax probability (B,) float32."""
 
     rank: Tensor
     probability: Tensor
 
 
 RewardFunction = Callable[[Ranking, int], Tensor]
-"""A reward takes a `Ranking` and the cutoff m and returns (B,) float32."""
+"""Takes a `Ranking` and the cutoff m, and returns (B,) float32."""
 
 
 def excluded_mask(excluded: Sequence[Sequence[int]], target: Tensor, *, items: int) -> Tensor:
-    """(B, V) bool, True where an item does not compete; the target always does.
-
-    Args:
-        excluded: B lists of item ids (`Sample.excluded`).
-        target: (B,) item ids.
-        items: V.
-    """
+    """(B, items) bool, True for an excluded item. The target (B,) is never excluded."""
     mask = torch.zeros((len(excluded), items), dtype=torch.bool)
     for row, ids in enumerate(excluded):
         mask[row, torch.as_tensor(list(ids), dtype=torch.int64)] = True
@@ -50,7 +44,7 @@ def item_scores(hidden: Tensor, *, items: Tensor, temperature: float) -> Tensor:
 
 
 def rank_target(scores: Tensor, *, target: Tensor, mask: Tensor) -> Ranking:
-    """Rank and softmax probability of the target (B,) in scores (B, V); masked items do not count.
+    """Rank and softmax probability of the target (B,) in scores (B, V), without masked items.
 
     Ties count against the target.
 
@@ -88,14 +82,12 @@ def hit(ranking: Ranking, cutoff: int) -> Tensor:
 
 
 def reward_function(name: str, *, softmax_weight: float) -> RewardFunction:
-    """The reward of a name in `REWARDS`, or a function of the user, ``package.module:function``.
+    """A reward of `REWARDS` by name, or the user's function, ``package.module:function``.
 
-    Args:
-        name: a name ending in ``@K`` stands for all numbers K, which take the place of the cutoff.
-        softmax_weight: b of `ndcg_softmax`.
+    A name that ends in ``@K`` takes any number K, which replaces the cutoff.
 
     Raises:
-        ImportError: the function of the user cannot be imported.
+        ImportError: the user's function cannot be imported.
     """
     module, colon, function = name.partition(":")
     if colon:
@@ -109,8 +101,9 @@ def reward_function(name: str, *, softmax_weight: float) -> RewardFunction:
     stem, at, number = name.partition("@")
     if at:
         return lambda ranking, _: REWARDS[f"{stem}@K"](ranking, int(number))
-    found = REWARDS[name]
-    return partial(found, softmax_weight=softmax_weight) if name == "ndcg_softmax" else found
+    if name == "ndcg_softmax":
+        return partial(ndcg_softmax, softmax_weight=softmax_weight)
+    return REWARDS[name]
 
 
 REWARDS: dict[str, Callable[..., Tensor]] = {
@@ -119,4 +112,4 @@ REWARDS: dict[str, Callable[..., Tensor]] = {
     "reciprocal_rank": reciprocal_rank,
     "hit@K": hit,
 }
-"""By the names of ``reward.name``; `minirec.config.choices` reads them from here."""
+"""Names of ``reward.name``. `minirec.config.choices` reads them here."""

@@ -1,10 +1,10 @@
-"""Other methods of choosing a subset, for comparison (method, section 8).
+"""Baselines: other selection methods, for comparison (method, section 8).
 
-Each is a function ``method(features, budget=k, seed=s)`` that returns (k,) int64 sample ids,
-distinct, best first where the method has an order. Ties go to the lowest sample_id. It raises
-`FeatureError` if the features lack what it needs, and `ValueError` if `budget` is outside 1..N. A
-new method is a function here and a line in `METHODS` at the end, or a function of yours that the
-setting names as ``package.module:function``.
+Each is a function ``method(features, budget=k, seed=s)`` that returns (k,) int64 distinct sample
+ids, best first if the method ranks them. Ties go to the lowest sample_id. It raises `FeatureError`
+if the features lack what it needs, and `ValueError` if `budget` is outside 1..N. To add a method,
+write a function here and add it to `METHODS`, or name your own function in the setting as
+``package.module:function``.
 """
 
 from __future__ import annotations
@@ -26,16 +26,13 @@ Ids = NDArray[np.int64]
 
 
 def random(features: Features, *, budget: int, seed: int) -> Ids:
-    """Any samples; every subset is equally likely."""
+    """A uniformly random subset."""
     _check(features, budget)
     return _generator(seed, "random").permutation(features.sample_id)[:budget]
 
 
 def random_live(features: Features, *, budget: int, seed: int) -> Ids:
-    """Samples with a hit, drawn evenly; others fill the budget up if these are too few.
-
-    `pipeline.pick` tells the user where that happens.
-    """
+    """Random samples with a hit; if there are too few, random other samples are added."""
     _check(features, budget)
     order = _generator(seed, "random_live").permutation(len(features))
     live_first = order[np.argsort(features.hits[order] == 0, kind="stable")]
@@ -43,7 +40,7 @@ def random_live(features: Features, *, budget: int, seed: int) -> Ids:
 
 
 def full(features: Features, *, budget: int, seed: int) -> Ids:
-    """All samples, whatever the budget: the reference that every subset is compared with."""
+    """All samples, whatever the budget: the reference for every subset."""
     _check(features, budget)
     return features.sample_id.copy()
 
@@ -54,7 +51,7 @@ def top_reward(features: Features, *, budget: int, seed: int) -> Ids:
 
 
 def hit_variance(features: Features, *, budget: int, seed: int) -> Ids:
-    """Samples whose rollouts are as likely to hit as not: highest p (1 - p) (method, section 3)."""
+    """Samples with the highest p (1 - p), where p is the hit probability (method, section 3)."""
     return _highest(features, spread_of_hits(features), budget)
 
 
@@ -62,15 +59,15 @@ def spread_of_hits(features: Features) -> Floats:
     """`learnability.hit_variance` of the samples, (N,) float64; 0 for screened ones.
 
     Raises:
-        FeatureError: no sample has two rollouts, so that a hit may be luck.
+        FeatureError: no sample has two rollouts.
     """
     if features.rollouts.max() < 2:
         raise FeatureError(
             "hit_variance needs samples with two or more rollouts; give their rewards as lists, or "
-            "columns hits and rollouts"
+            "the columns hits and rollouts"
         )
     spread = learnability.hit_variance(features.hits, rollouts=features.rollouts)
-    # Without a rollout p is the prior's mean, which is above that of samples whose rollouts failed.
+    # Without rollouts p is the prior mean, which is above that of samples without hits.
     return np.where(features.screened, 0.0, spread)
 
 
@@ -94,15 +91,15 @@ def kcenter(features: Features, *, budget: int, seed: int) -> Ids:
 
 
 LARGE = 1e9
-"""N k d above which `kmeans` starts from random samples and makes fewer rounds."""
+"""If N k d exceeds it, `kmeans` starts from random samples and makes fewer iterations."""
 
 
 def kmeans(features: Features, *, budget: int, seed: int) -> Ids:
-    """Nearest sample to each of k centroids of the unit embeddings, in the centroids' order.
+    """The nearest sample to each of k centroids of the unit embeddings, in centroid order.
 
-    Lloyd's algorithm from k-means++, 30 rounds at most; where that would take minutes, from random
-    samples, and with as few as 3 rounds. A sample that is nearest to two centroids is taken for
-    the first; the second centroid takes the nearest sample that is free.
+    Lloyd's algorithm from k-means++ with at most 30 iterations. If that would take minutes, it
+    starts from random samples and makes as few as 3 iterations. If two centroids have the same
+    nearest sample, the second one takes the nearest free sample.
     """
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
@@ -119,18 +116,18 @@ def kmeans(features: Features, *, budget: int, seed: int) -> Ids:
         random_state=seed_of(seed, "select", "kmeans"),
     )
     with warnings.catch_warnings():
-        # It warns where samples repeat others: fewer distinct embeddings than centroids.
+        # It warns if there are fewer distinct embeddings than centroids.
         warnings.simplefilter("ignore", ConvergenceWarning)
         centroids = model.fit(unit).cluster_centers_
     return features.sample_id[_nearest_free(unit, centroids)]
 
 
 def _nearest_free(unit: NDArray[np.float32], centroids: NDArray[np.floating]) -> Ids:
-    """For each centroid in turn, the nearest row that none before it has taken."""
+    """The nearest row to each centroid that no earlier centroid has taken."""
     taken = np.zeros(len(unit), dtype=bool)
     rows = np.empty(len(centroids), dtype=np.int64)
     for start in range(0, len(centroids), 64):
-        products = centroids[start : start + 64] @ unit.T  # rows have length 1: near is large
+        products = centroids[start : start + 64] @ unit.T  # unit vectors: a large product is near
         for number, product in enumerate(products, start):
             rows[number] = np.where(taken, -np.inf, product).argmax()
             taken[rows[number]] = True
@@ -144,10 +141,9 @@ HARDEST = 0.1
 def ccs(features: Features, *, budget: int, seed: int) -> Ids:
     """Samples from all strata of mean reward (coverage-centric selection, arXiv 2210.15809).
 
-    The `HARDEST` share with the lowest mean reward is dropped, less if the budget would not be
-    met. The others fall into `STRATA` strata of equal width in mean reward. From the smallest
-    stratum up, each gives an equal share of what is left of the budget, or all that it has, at
-    random.
+    The `HARDEST` share with the lowest mean reward is dropped, or less if the budget needs it. The
+    other samples form `STRATA` strata of equal width in mean reward. Starting with the smallest,
+    each stratum gives an equal share of the remaining budget at random, or all of its samples.
     """
     _check(features, budget)
     generator = _generator(seed, "ccs")
@@ -170,12 +166,11 @@ def ccs(features: Features, *, budget: int, seed: int) -> Ids:
 def less(features: Features, *, budget: int, seed: int) -> Ids:
     """Highest cosine of LoRA gradient and mean validation gradient (LESS, arXiv 2402.04333).
 
-    Without LoRA gradients, those of the column `gradient` are taken. Samples without a gradient
-    come last.
+    Without LoRA gradients, the column `gradient` is used. Samples without a gradient come last.
 
     Raises:
-        FeatureError: a gradient is not known, or the validation gradient has another width or no
-            direction.
+        FeatureError: a gradient is missing, or the validation gradient has another width or is
+            zero.
     """
     _check(features, budget)
     name = "gradient" if features.lora_gradient is None else "lora_gradient"
@@ -220,4 +215,4 @@ METHODS: dict[str, Callable[..., Ids]] = {
     "ccs": ccs,
     "less": less,
 }
-"""By the names of ``selection.method``; `minirec.config.choices` reads them from here."""
+"""Names of ``selection.method``. `minirec.config.choices` reads them here."""

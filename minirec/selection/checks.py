@@ -1,4 +1,4 @@
-"""Checks of arguments: a `ValueError` names the argument, the first offending row and its value."""
+"""Checks of arguments. A `ValueError` names the argument, the first bad row and its value."""
 
 from __future__ import annotations
 
@@ -9,15 +9,10 @@ Floats = NDArray[np.float64]
 
 
 def finite(name: str, values: ArrayLike, *, rows: int | None = None) -> Floats:
-    """Values as a non-empty (N,) float64 array without NaN or infinity.
-
-    Args:
-        name: name of the argument, for the message.
-        values: (N,) numbers.
-        rows: N that another argument demands, or None.
+    """Values (N,) as a non-empty float64 array without NaN or infinity.
 
     Raises:
-        ValueError: not one-dimensional, empty, of another length, or not finite.
+        ValueError: another shape, fewer or more `rows` than required, or a value is not finite.
     """
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or array.size == 0:
@@ -29,14 +24,14 @@ def finite(name: str, values: ArrayLike, *, rows: int | None = None) -> Floats:
 
 
 def nonnegative(name: str, values: ArrayLike, *, rows: int | None = None) -> Floats:
-    """As `finite`, and no value below zero."""
+    """Like `finite`; a negative value is an error too."""
     array = finite(name, values, rows=rows)
     _refuse(name, array, array < 0, "expected 0 or more")
     return array
 
 
 def matrix(name: str, values: ArrayLike) -> NDArray[np.floating]:
-    """Values as an (N, d) float array with N and d of 1 or more; float32 and float64 are kept."""
+    """Values as an (N, d) float array, N and d at least 1. float32 and float64 are not copied."""
     array = np.asarray(values)
     if array.ndim != 2 or array.size == 0:
         raise ValueError(f"{name} has shape {array.shape}; expected (N, d), both 1 or more")
@@ -46,7 +41,8 @@ def matrix(name: str, values: ArrayLike) -> NDArray[np.floating]:
 
 
 def norms(name: str, vectors: NDArray[np.floating], *, rows_at_once: int = 8192) -> Floats:
-    """Euclidean length of each row of (N, d) as (N,) float64, without a float64 copy of all rows.
+    """Euclidean length (N,) float64 of each row of (N, d). At most `rows_at_once` rows are
+    converted to float64 at a time.
 
     Raises:
         ValueError: a row holds NaN or infinity.
@@ -55,8 +51,7 @@ def norms(name: str, vectors: NDArray[np.floating], *, rows_at_once: int = 8192)
     for start in range(0, len(vectors), rows_at_once):
         part = vectors[start : start + rows_at_once].astype(np.float64)
         found[start : start + rows_at_once] = np.sqrt(np.einsum("nd,nd->n", part, part))
-    if not np.isfinite(found).all():
-        row = int(np.flatnonzero(~np.isfinite(found))[0])
+    if (row := first(~np.isfinite(found))) is not None:
         bad = vectors[row][~np.isfinite(vectors[row])]
         value = bad[0] if len(bad) else found[row]
         raise ValueError(f"{name} row {row} holds {value}; expected finite numbers")
@@ -64,14 +59,9 @@ def norms(name: str, vectors: NDArray[np.floating], *, rows_at_once: int = 8192)
 
 
 def lengths(name: str, vectors: NDArray[np.floating], *, rows_at_once: int = 8192) -> Floats:
-    """As `norms`, and none is zero.
-
-    Raises:
-        ValueError: a row holds NaN or infinity, or has length zero.
-    """
+    """Like `norms`; a row of length zero is an error too."""
     found = norms(name, vectors, rows_at_once=rows_at_once)
-    if (found == 0).any():
-        row = int(np.flatnonzero(found == 0)[0])
+    if (row := first(found == 0)) is not None:
         raise ValueError(f"{name} row {row} has length 0; expected a vector with a direction")
     return found
 
@@ -80,7 +70,7 @@ def unique(name: str, ids: ArrayLike) -> NDArray[np.int64]:
     """Ids as a non-empty (N,) int64 array without duplicates.
 
     Raises:
-        ValueError: not whole numbers, empty, or an id occurs twice (the second row is named).
+        ValueError: not whole numbers, empty, or duplicated (the message names the second row).
     """
     array = np.asarray(ids)
     if array.ndim != 1 or array.size == 0:
@@ -94,12 +84,17 @@ def unique(name: str, ids: ArrayLike) -> NDArray[np.int64]:
     return array.astype(np.int64)
 
 
+def first(bad: ArrayLike) -> int | None:
+    """Index of the first True, or None."""
+    rows = np.flatnonzero(bad)
+    return int(rows[0]) if len(rows) else None
+
+
 def scaled(values: Floats) -> Floats:
-    """Min-max scaling as published: (x - min) / (max - min + 1e-12)."""
+    """Min-max scaling as in arXiv 2602.04278: (x - min) / (max - min + 1e-12)."""
     return (values - values.min()) / (values.max() - values.min() + 1e-12)
 
 
 def _refuse(name: str, array: Floats, bad: NDArray[np.bool_], expected: str) -> None:
-    if bad.any():
-        row = int(np.flatnonzero(bad)[0])
+    if (row := first(bad)) is not None:
         raise ValueError(f"{name} row {row} is {array[row]:g}; {expected}")

@@ -14,46 +14,33 @@ Ids = NDArray[np.int64]
 
 
 def grouped(sample_ids: ArrayLike, *, mean_reward: ArrayLike, groups: int, seed: int = 42) -> Ids:
-    """Groups of equal mixture, each from easy to hard (arXiv 2602.04278; method, section 6).
+    """Shuffled groups, each ordered from easy to hard (arXiv 2602.04278; method, section 6).
 
-    The ids are shuffled by ``random.Random(seed)``, cut into `groups` equal groups (the last takes
-    the rest), and each group is sorted by mean reward, highest first, stable.
-
-    Args:
-        sample_ids: (k,) distinct ids in corpus order.
-        mean_reward: (k,) mean reward of each id.
-        groups: K, 1..k.
-        seed: of the shuffle.
-
-    Returns:
-        (k,) int64, the ids in training order. `group_numbers` gives the group of each position.
+    The (k,) distinct ids are shuffled by ``random.Random(seed)`` and cut into `groups` groups of
+    equal size (the last one takes the rest). Each group is sorted by mean reward (k,), highest
+    first, stable. Returns the ids in training order, (k,) int64.
 
     Raises:
         ValueError: an id occurs twice, a reward is not finite, or `groups` is outside 1..k.
     """
     ids = unique("sample_ids", sample_ids)
-    reward = dict(zip(ids.tolist(), finite("mean_reward", mean_reward, rows=len(ids)), strict=True))
-    order = ids.tolist()
-    random.Random(seed).shuffle(order)
-    numbers = group_numbers(len(order), groups=groups)
-    starts = np.searchsorted(numbers, np.arange(groups)).tolist() + [len(order)]
-    result: list[int] = []
-    for start, end in zip(starts, starts[1:], strict=False):
-        result += sorted(order[start:end], key=lambda i: -reward[i])
-    return np.array(result, dtype=np.int64)
+    reward = finite("mean_reward", mean_reward, rows=len(ids))
+    rows = list(range(len(ids)))
+    random.Random(seed).shuffle(rows)
+    return ids[rows][np.lexsort((-reward[rows], group_numbers(len(ids), groups=groups)))]
 
 
 def easy_to_hard(
     sample_ids: ArrayLike, *, mean_reward: ArrayLike, groups: int = 1, seed: int = 42
 ) -> Ids:
-    """From easy to hard, in one group; `groups` is not used. Else as `grouped`."""
+    """From easy to hard in one group; `groups` has no effect. Otherwise like `grouped`."""
     return grouped(sample_ids, mean_reward=mean_reward, groups=1, seed=seed)
 
 
 def hard_to_easy(
     sample_ids: ArrayLike, *, mean_reward: ArrayLike, groups: int = 1, seed: int = 42
 ) -> Ids:
-    """From hard to easy, in one group, ties in shuffled order; `groups` is not used."""
+    """From hard to easy in one group, ties in shuffled order; `groups` has no effect."""
     reward = finite("mean_reward", mean_reward)
     return grouped(sample_ids, mean_reward=-reward, groups=1, seed=seed)
 
@@ -61,15 +48,14 @@ def hard_to_easy(
 def shuffled(
     sample_ids: ArrayLike, *, mean_reward: ArrayLike, groups: int = 1, seed: int = 42
 ) -> Ids:
-    """In random order, as a control; neither rewards nor `groups` are used."""
-    ids = unique("sample_ids", sample_ids)
-    return grouped(ids, mean_reward=np.zeros(len(ids)), groups=1, seed=seed)
+    """In random order, as a control; rewards and `groups` have no effect."""
+    return grouped(sample_ids, mean_reward=np.zeros(np.size(sample_ids)), groups=1, seed=seed)
 
 
 def group_numbers(count: int, *, groups: int) -> NDArray[np.int32]:
-    """Group of each position of an order of `count` ids: (count,) int32 in 0..groups-1.
+    """Group of each of `count` positions: (count,) int32 in 0..groups-1.
 
-    Each group has ``count // groups`` positions; the last takes the rest.
+    Each group has ``count // groups`` positions; the last one takes the rest.
 
     Raises:
         ValueError: `groups` is outside 1..count.
@@ -85,4 +71,4 @@ CURRICULA: dict[str, Callable[..., Ids]] = {
     "hard_to_easy": hard_to_easy,
     "shuffled": shuffled,
 }
-"""By the names of ``selection.curriculum``; `minirec.config.choices` reads them from here."""
+"""Names of ``selection.curriculum``. `minirec.config.choices` reads them here."""

@@ -1,11 +1,11 @@
-"""Greedy weighted MaxMin, exact, by certified blocks (method, section 5).
+"""Greedy weighted MaxMin, exact, in certified blocks (method, section 5).
 
-Products q_i D_i only fall as picks are made, so a stale product is an upper bound. Each round,
-every shard of the pool offers the rows with the largest bounds, measured in float64; the driver
-picks greedily among them while the best product there is certainly the best of all, and the
-shards then fold the new picks into all bounds with one matrix product in the embeddings' own
-precision. What float32 may be off by is part of the bounds, so the picks are those of float64,
-whatever the number of shards and the size of a block.
+Products q_i D_i only decrease as picks are made, so an old product is an upper bound. In each
+round, every shard offers the rows with the largest bounds, with float64 distances. The driver picks
+greedily among them as long as the best product exceeds the bounds of all other rows. The shards
+then update all bounds with one matrix product in the precision of the embeddings. The bounds
+include the float32 rounding error, so the picks are those of float64 for any number of shards and
+any block size.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ Ask = Callable[..., Sequence[Any]]
 """Calls the named method of every shard with the same arguments and returns all answers."""
 
 ROWS = 16384
-"""Rows of a shard that are folded at once; bounds the memory beside the embeddings."""
+"""Rows of a shard processed at a time. Limits the memory besides the embeddings."""
 
 DIGITS = 12
-"""Distances are rounded to as many: equal rows need not get equal last bits in float64."""
+"""Decimals of a distance. Rounding gives equal rows equal distances."""
 
 
 class MaxMin(NamedTuple):
-    """The picks in the order in which they were made.
+    """The picks in the order they were made.
 
     indices: (k,) int64 rows of the embeddings.
-    novelty: (k,) float64 in [0, 1], distance of a pick to the nearest pick before it, divided by
-        the largest such distance in the pool at that moment; 1 for the first pick. The latter is
-        known to the rounding of float32 only.
+    novelty: (k,) float64 in [0, 1], distance of a pick to the nearest earlier pick, divided by the
+    largest such distance in the pool at that time (known to float32 precision); 1 for the first
+    pick.
     """
 
     indices: Ids
@@ -43,20 +43,13 @@ class MaxMin(NamedTuple):
 
 
 def maxmin(embeddings: ArrayLike, *, scores: ArrayLike, budget: int, block: int = 256) -> MaxMin:
-    """Pick `budget` rows: the best score first, then always the largest q_i D_i.
+    """Pick `budget` of N rows: the best score first, then always the largest q_i D_i.
 
-    ``D_i = min over picked j of (1 - e_i . e_j)`` on unit-norm e (arXiv 2602.04278; method,
-    section 5), to `DIGITS` decimals. Ties go to the lowest row. Beside the embeddings it holds the
-    picks in float64 and about 50 bytes for each row.
-
-    Args:
-        embeddings: (N, d) of any length above 0; float32 and float64 are not copied.
-        scores: (N,) q, finite, 0 or more.
-        budget: k, rows to pick, 1..N.
-        block: rows offered in a round; changes the speed, not the picks.
-
-    Returns:
-        The picks and their novelty.
+    ``D_i = min over picked j of (1 - e_i . e_j)`` on unit-norm e (arXiv 2602.04278; method, section
+    5), rounded to `DIGITS` decimals. Ties go to the lowest row. `embeddings` (N, d) have any length
+    above 0, and `scores` (N,) are q, 0 or more. `block` rows are offered in a round; it changes the
+    speed, not the picks. Memory besides the embeddings: the picks in float64 and about 50 bytes per
+    row.
 
     Raises:
         ValueError: a score is negative or not finite, a row is not finite or has length 0, the
@@ -70,7 +63,7 @@ def maxmin(embeddings: ArrayLike, *, scores: ArrayLike, budget: int, block: int 
 def checked(
     embeddings: ArrayLike, scores: ArrayLike, *, budget: int, block: int
 ) -> tuple[NDArray[np.floating], Floats]:
-    """Arguments of `maxmin` as arrays; raises what it says."""
+    """The arguments of `maxmin` as arrays; raises the same errors."""
     vectors = matrix("embeddings", embeddings)
     weights = nonnegative("scores", scores, rows=len(vectors))
     if not 1 <= budget <= len(vectors):
@@ -81,13 +74,13 @@ def checked(
 
 
 class Offer(NamedTuple):
-    """Candidates of a shard; B rows, rising.
+    """B candidate rows of a shard, ascending.
 
     rows: (B,) int64 rows of the pool.
     vectors: (B, d) float64, unit norm.
     weights: (B,) float64, the scores.
     distance: (B,) float64, to the nearest pick.
-    bound: no other row of the shard has a larger product.
+    bound: upper bound of the products of the shard's other rows.
     """
 
     rows: Ids
@@ -97,12 +90,12 @@ class Offer(NamedTuple):
     bound: float
 
     def products(self) -> Floats:
-        """(B,) float64, what the greedy choice compares."""
+        """(B,) float64, the values that the greedy choice compares."""
         return self.weights * self.distance
 
 
 def greedy(ask: Ask, *, budget: int, block: int) -> MaxMin:
-    """`maxmin` over the shards behind `ask`, which hold the pool in order of rows."""
+    """`maxmin` over the shards behind `ask`, which hold the pool in row order."""
     picks: list[int] = []
     novelty: list[float] = []
     while len(picks) < budget:
@@ -115,16 +108,15 @@ def greedy(ask: Ask, *, budget: int, block: int) -> MaxMin:
 
 
 def _next(ask: Ask, *, most: int, block: int) -> tuple[Offer, list[int], list[float]]:
-    """An offer, the positions in it that are picked next, and their distances.
+    """An offer, the positions in it to pick next, and their distances.
 
-    Candidates that float32 cannot order are measured in float64; of equal ones the lowest row is
-    picked.
+    Candidates that float32 cannot rank are measured in float64. Ties go to the lowest row.
     """
     offer = _best(ask("offer", block), block)
     chosen, distance = _certain(offer, most)
     if chosen:
         return offer, chosen, distance
-    # Low enough for several picks: each must exceed what is not measured.
+    # A low limit allows several picks: each must exceed the rows that are not measured.
     least = float(np.sort(offer.products())[-(1 + len(offer.rows) // 4)])
     offer = _best(ask("contest", least, block), block)
     chosen, distance = _certain(offer, most)
@@ -134,12 +126,11 @@ def _next(ask: Ask, *, most: int, block: int) -> tuple[Offer, list[int], list[fl
     if best > 0:
         offer = _joined(ask("lowest", best))
         return offer, [0], [float(offer.distance[0])]
-    offer = _joined(ask("rest", block))  # nothing but the order of rows is left to go by
+    offer = _joined(ask("rest", block))  # all products are 0: the lowest rows are picked
     return offer, *_certain(offer, min(most, block))
 
 
 def _joined(offers: Sequence[Offer]) -> Offer:
-    """The offers of all shards as one."""
     if len(offers) == 1:
         return offers[0]
     *columns, bounds = zip(*offers, strict=True)
@@ -161,7 +152,7 @@ def _best(offers: Sequence[Offer], block: int) -> Offer:
 
 
 def _certain(offer: Offer, most: int) -> tuple[list[int], list[float]]:
-    """Greedy picks among the candidates while no other row of the pool can be better.
+    """Greedy picks among the candidates as long as no other row can be better.
 
     Returns:
         At most `most` positions in the offer, and the distance of each when it was picked.
@@ -172,7 +163,7 @@ def _certain(offer: Offer, most: int) -> tuple[list[int], list[float]]:
     chosen: list[int] = []
     found: list[float] = []
     while len(chosen) < min(most, len(offer.rows)):
-        best = int(product.argmax())  # rows rise, so the first of equals has the lowest
+        best = int(product.argmax())  # rows ascend, so a tie goes to the lowest row
         if product[best] <= offer.bound:
             break
         chosen.append(best)
@@ -188,18 +179,18 @@ def _distances(cosine: Floats) -> Floats:
 
 
 class Shard:
-    """Consecutive rows of the pool with bounds on their products.
+    """Consecutive rows of the pool with upper bounds of their products.
 
-    `nearest` holds the largest cosine with a pick in the precision of the embeddings, off by at
-    most `error`; `exact` holds it in float64 for the first `stamp` blocks of picks, brought up to
-    date only for rows that may win.
+    `nearest` holds the largest cosine with a pick in the precision of the embeddings, with an error
+    of at most `error`. `exact` holds it in float64 for the first `stamp` blocks of picks; it is
+    updated only for rows that may win.
     """
 
     def __init__(self, vectors: NDArray[np.floating], weights: Floats, *, first: int = 0):
         """Args:
-        vectors: (n, d) float32 or float64, not copied.
-        weights: (n,) float64 scores.
-        first: row of the pool that comes first here.
+            vectors: (n, d) float32 or float64, not copied.
+            weights: (n,) float64 scores.
+            first: row of the pool that is the first one of this shard.
 
         Raises:
             ValueError: a row is not finite or has length 0.
@@ -207,8 +198,8 @@ class Shard:
         self.weights, self.first = weights, first
         self.vectors, size = _with_lengths(vectors)
         self.inverse = (1 / size).astype(self.vectors.dtype)
-        # Error of a dot product of unit vectors in any order of summation (Higham, Accuracy and
-        # Stability of Numerical Algorithms, section 3.1), doubled for that of the lengths.
+        # Error of a dot product of unit vectors in any summation order (Higham, Accuracy and
+        # Stability of Numerical Algorithms, section 3.1), doubled for the error of the lengths.
         rounding = (vectors.shape[1] + 8) * float(np.finfo(self.vectors.dtype).eps) / 2
         self.error = 2 * rounding / (1 - rounding) + 10.0**-DIGITS
         count = len(vectors)
@@ -229,7 +220,7 @@ class Shard:
         return self._offer(rows, float(bound.max()))
 
     def contest(self, least: float, count: int) -> Offer:
-        """The `count` best of the rows whose products may reach `least`, all measured exactly."""
+        """The `count` best of the rows whose bounds reach `least`, all measured exactly."""
         bound = self._bounds()
         rows = np.flatnonzero(bound >= least)
         bound[rows] = -1
@@ -239,23 +230,19 @@ class Shard:
         return self._offer(np.sort(rows[order[:count]]), max(left, float(bound.max())))
 
     def lowest(self, product: float) -> Offer:
-        """The lowest row with this product or more, if there is one."""
+        """The lowest row with at least this product, if there is one."""
         rows = np.flatnonzero(self._bounds() >= product)
         return self._offer(rows[self._products(rows) >= product][:1], -1.0)
 
     def rest(self, count: int) -> Offer:
-        """The first `count` rows that are left."""
+        """The first `count` rows that are not picked."""
         return self._offer(np.flatnonzero(self.free)[:count], -1.0)
 
     def fold(self, rows: Ids, vectors: Floats) -> Floats:
-        """Bring all bounds up to date with new picks.
+        """Update all bounds with new picks.
 
-        Args:
-            rows: (m,) rows of the pool, in the order of picking.
-            vectors: (m, d) float64, their unit vectors.
-
-        Returns:
-            (m,) float64, the largest distance in the shard just before each pick.
+        `rows` (m,) are rows of the pool in the order of picking, `vectors` (m, d) float64 their
+        unit vectors. Returns the largest distance in the shard just before each pick, (m,) float64.
         """
         self.picks.append(vectors)
         chosen = vectors.astype(self.vectors.dtype)
@@ -273,7 +260,7 @@ class Shard:
         return 1 - least
 
     def _bounds(self) -> Floats:
-        """(n,) float64, no product is larger; -1 for the picks."""
+        """(n,) float64 upper bounds of the products; -1 for the picks."""
         bound = np.maximum(1 - self.nearest.astype(np.float64), 0)
         bound += self.error
         bound *= self.weights
@@ -282,19 +269,17 @@ class Shard:
 
     def _offer(self, rows: Ids, bound: float) -> Offer:
         vectors = self._refresh(rows)
-        return Offer(rows + self.first, vectors, self.weights[rows], self._distance(rows), bound)
-
-    def _distance(self, rows: Ids) -> Floats:
-        return _distances(self.exact[rows])
+        distance = _distances(self.exact[rows])
+        return Offer(rows + self.first, vectors, self.weights[rows], distance, bound)
 
     def _products(self, rows: Ids) -> Floats:
-        """Exact products of any number of rows, brought up to date piece by piece."""
+        """Exact products of the rows, computed in pieces of `ROWS`."""
         for start in range(0, len(rows), ROWS):
             self._refresh(rows[start : start + ROWS])
-        return self.weights[rows] * self._distance(rows)
+        return self.weights[rows] * _distances(self.exact[rows])
 
     def _refresh(self, rows: Ids) -> Floats:
-        """Bring `exact` of the rows up to date; returns their unit vectors (n, d) float64."""
+        """Update `exact` of the rows; returns their unit vectors (n, d) float64."""
         vectors = self.vectors[rows].astype(np.float64)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         stamps = self.stamp[rows]
@@ -312,8 +297,8 @@ def _with_lengths(
 ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """The vectors and the length of each.
 
-    They are copied, as float64 of length 1, only if a length is so extreme that its square
-    leaves the range of float32.
+    Only if the square of a length overflows float32, the vectors are copied as float64 unit
+    vectors.
     """
     size = np.empty(len(vectors), dtype=vectors.dtype)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):

@@ -1,4 +1,4 @@
-"""What is known of the samples that are selected from."""
+"""The features of the samples to select from."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minirec.errors import FeatureError
-from minirec.selection.checks import Floats
+from minirec.selection.checks import Floats, first
 
 
 @dataclass(frozen=True)
 class Features:
-    """Features of N samples, row by row in ascending sample_id; None where a feature is not known.
+    """Features of N samples in ascending sample_id; None for a feature that is not known.
 
     sample_id: (N,) int64, ascending.
-    mean_reward: (N,) float64, mean over the rollouts; the screen's reward where there are none.
-    rollouts: (N,) int64, rollouts behind the mean; 0 where only the screen was seen.
+    mean_reward: (N,) float64, mean over the rollouts, or the screen's reward without rollouts.
+    rollouts: (N,) int64, number of rollouts; 0 for a sample with a screen only.
     hits: (N,) int64, rollouts above chance.
-    mean_ndcg: (N,) float64, mean NDCG over the rollouts, or that of the screen.
-    embedding: (N, d) float of any length above 0, the hidden state of the greedy rollout.
+    screened: (N,) bool, True for a screened sample without rollouts.
+    mean_ndcg: (N,) float64, mean NDCG over the rollouts, or the screen's.
+    embedding: (N, d) float, non-zero hidden states of the greedy rollouts, not normalised.
     hvp: (N, d) float, Hessian-vector products of the head loss.
-    gradient: (N, d) float, head gradients at the greedy rollout, or others of a bare table.
+    gradient: (N, d) float, head gradients of the greedy rollouts, or other gradients of a table.
     lora_gradient: (N, d') float, projected LoRA gradients.
     rollout_gradient: (N, d) float, head gradients of the rollouts, weighted by their advantages.
     el2n: (N,) float64, length of the error of the softmax over the catalogue.
     validation_gradient: (d',) float, mean LoRA gradient of the validation samples.
-    screened: (N,) bool, True where the sample was screened and not rolled out.
     """
 
     sample_id: NDArray[np.int64]
@@ -49,12 +49,9 @@ class Features:
         for name, values in vars(self).items():
             if name != "validation_gradient" and values is not None and len(values) != rows:
                 raise ValueError(f"{name} has {len(values)} rows; expected {rows}")
-        if (np.diff(self.sample_id) <= 0).any():
-            row = int(np.flatnonzero(np.diff(self.sample_id) <= 0)[0]) + 1
-            raise ValueError(
-                f"sample_id row {row} is {self.sample_id[row]}; expected more than the "
-                f"{self.sample_id[row - 1]} before it"
-            )
+        if (row := first(np.diff(self.sample_id) <= 0)) is not None:
+            before, after = self.sample_id[row : row + 2]
+            raise ValueError(f"sample_id row {row + 1} is {after}; expected more than {before}")
 
     def __len__(self) -> int:
         return len(self.sample_id)
@@ -63,7 +60,7 @@ class Features:
         """The feature `name`, which the method `by` needs.
 
         Raises:
-            FeatureError: it is not known; also a `ValueError`.
+            FeatureError: the feature is not known.
         """
         values = getattr(self, name)
         if values is None:

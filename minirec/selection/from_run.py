@@ -1,4 +1,4 @@
-"""Selection from a run directory: features in, scores.parquet and selection.parquet out."""
+"""Selection in a run directory: reads features, writes scores.parquet and selection.parquet."""
 
 from __future__ import annotations
 
@@ -32,58 +32,48 @@ from minirec.store.tables import read_array, read_table, write_table
 
 
 def select(run: Run, config: Config, *, diversity: Diversity) -> dict[str, int]:
-    """Score the samples of a run, choose and order some, and write both tables.
+    """Score the samples of a run, select and order some of them, and write both tables.
 
-    Returns:
-        The numbers of scored samples, of samples in the pool, and of selected samples.
+    Returns the numbers of scored samples, of samples in the pool, and of selected samples.
 
     Raises:
         ArtifactError: see `load_features`.
-        ConfigError: the settings leave too few samples, or need what was not scored.
+        ConfigError: the settings leave too few samples, or need features that were not scored.
     """
 
     def say(line: str) -> None:
         run.say(f"select: {line}")
 
     train = train_ids(run)
-    # The budget is a share of the corpus, not of what is scored of it.
+    # The budget is a share of the corpus, not of the scored samples.
     budget = config.selection.count(len(train))
     settings = config.selection.model_copy(update={"budget": budget})
-    features = load_features(
-        run,
-        config.scoring,
-        lora=settings.needs_lora_gradients,
-        vectors=vectors_read(settings),
-    )
+    lora, vectors = settings.needs_lora_gradients, vectors_read(settings)
+    features = load_features(run, config.scoring, lora=lora, vectors=vectors)
     items = read_table(run.path("corpus", "items.parquet"), ["item_id"]).num_rows
     chance = chance_level(items, cutoff=config.reward.cutoff)
-    say(f"chance level {chance!r}, the NDCG of a policy that knows nothing")
+    say(f"chance level {chance!r}, the NDCG of a policy that ranks at random")
     scores, pool = score_samples(features, settings, chance=chance, say=say)
-    picks = pick(
-        features,
-        scores["value"],
-        pool,
-        settings,
-        seed=config.seed,
-        say=say,
-        diversity=diversity,
-    )
+    value, seed = scores["value"], config.seed
+    picks = pick(features, value, pool, settings, seed=seed, say=say, diversity=diversity)
     write_table(run.path("scores.parquet"), pa.table(scores, schema=schema.SCORES))
     if len(features) < len(train):
-        say(f"{len(features):,} of {len(train):,} training samples are scored, shown below:")
+        say(
+            f"{len(features):,} of {len(train):,} training samples are scored; "
+            f"the next lines describe them:"
+        )
     for line in summary(features, scores, picks.indices, pool):
         say(line)
     if settings.method == "full":
         scores = with_unscored(scores, train)
         picks = MaxMin(np.arange(len(train)), np.full(len(train), np.nan))
-    selection = ordered(scores, picks, settings, seed=config.seed)
+    selection = ordered(scores, picks, settings, seed=seed)
     write_table(run.path("selection.parquet"), selection)
     _say_planted(run, train, selection["sample_id"].to_numpy())
     return {"samples": len(features), "pool": len(pool), "selected": selection.num_rows}
 
 
 def _say_planted(run: Run, corpus: NDArray[np.int64], chosen: NDArray[np.int64]) -> None:
-    """Say which planted samples of the demo corpus were chosen."""
     truth = run.path("corpus", "truth.parquet")
     if truth.exists():
         for label, before, after in planted_shares(read_table(truth), corpus, chosen):
@@ -93,7 +83,7 @@ def _say_planted(run: Run, corpus: NDArray[np.int64], chosen: NDArray[np.int64])
 
 
 def train_ids(run: Run) -> NDArray[np.int64]:
-    """sample_ids of the train split, rising."""
+    """sample_ids of the train split, ascending."""
     path = run.path("corpus", "train.parquet")
     return np.sort(read_table(path, ["sample_id"])["sample_id"].to_numpy())
 
@@ -105,21 +95,18 @@ def load_features(
     lora: bool = False,
     vectors: Collection[str] = VECTORS,
 ) -> Features:
-    """The features of all shards, sorted by sample_id and checked to be complete.
+    """The features of all shards, sorted by sample_id and checked for completeness.
 
-    Args:
-        run: a run whose samples are scored.
-        scoring: its settings.
-        lora: read the projected LoRA gradients too.
-        vectors: columns of vectors that are read from the features.
+    `vectors` are the vector columns to read; `lora` adds the projected LoRA gradients.
 
     Raises:
-        ArtifactError: no shard, a bad value, a sample twice, other samples than in
-            ``train.parquet``, more or fewer than the settings have scored, or no LoRA gradients.
+        ArtifactError: no shard, a bad value, a duplicate sample, a sample that is not in
+            ``train.parquet``, another number of samples than the settings ask for, or no LoRA
+            gradients.
     """
     folder = run.path("features")
     if not any(folder.glob("part-*.parquet")):
-        raise ArtifactError(f"{folder} holds no part; run `minirec score` first")
+        raise ArtifactError(f"{folder} has no part files; run `minirec score` first")
     features = read_features(folder, vectors=vectors)
     ids, train = features.sample_id, train_ids(run)
     wanted = scoring.count(len(train))
@@ -134,26 +121,27 @@ def load_features(
 
 
 def _with_lora(run: Run, features: Features) -> Features:
-    """The features with the projected LoRA gradients of the run."""
     folder = run.path("gradients")
     parts, goal = sorted(folder.glob("part-*.parquet")), folder / "validation.npy"
     if not parts:
         raise ArtifactError(
-            f"{folder} holds no part; run `minirec gradients` with the same settings"
+            f"{folder} has no part files; run `minirec gradients` with the same settings"
         )
     table = pa.concat_tables([read_table(part) for part in parts]).sort_by("sample_id")
     ids = table["sample_id"].to_numpy()
     if not np.array_equal(ids, features.sample_id):
         raise ArtifactError(
-            f"{folder} has {len(ids)} rows for {len(features)} samples, or other samples; "
+            f"{folder} has {len(ids)} rows for {len(features)} samples, or rows of other samples; "
             f"run `minirec gradients --overwrite`"
         )
     flat = table["gradient"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     gradient = flat.reshape(len(ids), -1)
-    validation = read_array(goal) if goal.exists() else None  # only `less` needs it
+    validation = read_array(goal) if goal.exists() else None  # only the method `less` needs it
     for name, values in (("a part", gradient), (goal.name, validation)):
         if values is not None and not np.isfinite(values).all():
-            raise ArtifactError(f"{folder}: {name} holds NaN or infinity; score again")
+            raise ArtifactError(
+                f"{folder}: {name} holds NaN or infinity; run `minirec gradients --overwrite`"
+            )
     return replace(features, lora_gradient=gradient, validation_gradient=validation)
 
 
@@ -162,8 +150,9 @@ def planted_shares(
 ) -> list[tuple[str, float, float]]:
     """Each planted label with its share of the corpus and of the selection."""
     label = dict(zip(truth["sample_id"].to_pylist(), truth["label"].to_pylist(), strict=True))
-    before = np.array([label.get(i, "unlabelled") for i in corpus.tolist()])
-    after = np.array([label.get(i, "unlabelled") for i in chosen.tolist()])
+    before, after = (
+        np.array([label.get(i, "unlabelled") for i in ids.tolist()]) for ids in (corpus, chosen)
+    )
     return [
         (str(name), float(np.mean(before == name)), float(np.mean(after == name)))
         for name in np.unique(before)

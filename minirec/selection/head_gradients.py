@@ -8,9 +8,9 @@ P = I - u u^T and c = df/du = (sum_v p_v w_v - w_y) / tau:
     dc = W^T dp / tau,  dp = p * (W du / tau - p . (W du / tau))
     Hg = (P dc - du (u.c) - u (du.c)) / |h| - P c (u.g) / |h|^2
 
-g is orthogonal to u, so that P g = g and the last term is 0. The catalogue is walked in blocks:
-memory is O(B d + B block). A catalogue of one block keeps its softmax, which saves one of five
-matrix products with the catalogue.
+g is orthogonal to u, so P g = g and the last term is 0. The catalogue is read in blocks, so memory
+is O(B d + B block). If it fits into one block, its softmax is kept, which saves one of five matrix
+products.
 """
 
 from __future__ import annotations
@@ -41,13 +41,12 @@ def head_gradient(
     mask: Tensor | None = None,
     block: int = 16384,
 ) -> Tensor:
-    """Gradient of the head loss with respect to `hidden`; arguments as for `head_features`.
+    """Gradient of the head loss by `hidden`. Arguments and errors as in `head_features`.
 
     Returns:
-        (B, d) in float32, or float64 for float64 input.
+        (B, d) float32, or float64 for float64 input.
     """
-    head = _Head(hidden, items, target, temperature, mask, block)
-    return head.gradient()
+    return _Head(hidden, items, target, temperature, mask, block).gradient()
 
 
 def head_features(
@@ -59,24 +58,21 @@ def head_features(
     mask: Tensor | None = None,
     block: int = 16384,
 ) -> HeadFeatures:
-    """Both features, with the work that they share done once (method, section 4).
+    """Gradient, Hessian-vector product and EL2N, with shared work done once (method, section 4).
+
+    EL2N (Paul et al. 2021; method, section 8) is the length of the error of the softmax.
 
     Args:
-        hidden: (B, d) last hidden states, any length above 0; half precision is raised to float32.
+        hidden: (B, d) last hidden states, not normalised; half precision becomes float32.
         items: (V, d) unit-norm item vectors, on the same device.
         target: (B,) int64 rows of `items`.
         temperature: tau, above 0.
-        mask: (B, V) bool, True where an item is no candidate (is excluded); the target is always
-            a candidate, whatever the mask says.
-        block: items taken at once; bounds the memory.
-
-    Returns:
-        Gradient, Hessian-vector product and, for the baseline EL2N (Paul et al. 2021; method,
-        section 8), the length of the error of the softmax over the catalogue.
+        mask: (B, V) bool, True for an excluded item. The target is never excluded.
+        block: items processed at a time; limits the memory.
 
     Raises:
-        ValueError: shapes do not fit, a target is outside 0..V-1, `hidden` holds NaN, infinity
-            or a row of length 0, `items` holds NaN or infinity, or `temperature` is not positive.
+        ValueError: shapes do not fit, a target is outside 0..V-1, `hidden` holds NaN, infinity or a
+            row of length 0, `items` holds NaN or infinity, or `temperature` is not positive.
     """
     head = _Head(hidden, items, target, temperature, mask, block)
     gradient = head.gradient()
@@ -94,25 +90,11 @@ def rollout_gradient(
     temperature: float = 0.02,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Head gradients of a sample's rollouts, weighted by their advantages: sum_j A_ij g_ij.
+    """Head gradients of a sample's rollouts, weighted by advantages: sum_j A_ij g_ij.
 
-    Method, section 4: the reward-aware `head_gradient`. It is 0 where all rollouts earn the same.
-
-    Args:
-        hidden: (T, d) last hidden state of each rollout.
-        advantage: (T,) A_ij, from `minirec.rl.grpo.advantages`.
-        sample: (T,) int64, which of the samples a rollout belongs to.
-        samples: B.
-        items: (V, d) as for `head_features`.
-        target: (T,) as for `head_features`, a row for each rollout.
-        temperature: as for `head_features`.
-        mask: (T, V) as for `head_features`, a row for each rollout.
-
-    Returns:
-        (B, d) in the dtype of `head_gradient`.
-
-    Raises:
-        ValueError: as `head_features`.
+    Method, section 4. It is 0 if all rollouts have the same reward. `hidden` (T, d), `advantage`
+    A_ij (T,), `sample` (T,) int64 in 0..samples-1, `target` and `mask` have one row per rollout;
+    the rest, the dtype and the errors are as in `head_features`. Returns (samples, d).
     """
     each = head_gradient(hidden, items=items, target=target, temperature=temperature, mask=mask)
     total = each.new_zeros(samples, each.shape[1])
@@ -120,7 +102,7 @@ def rollout_gradient(
 
 
 class _Head:
-    """Softmax over the catalogue at u, with the sums that both features need."""
+    """Softmax over the catalogue at u, with the sums that the features share."""
 
     def __init__(
         self,
@@ -138,7 +120,7 @@ class _Head:
         hidden = hidden.detach().to(self.dtype)
         self.length = hidden.norm(dim=1, keepdim=True)
         self.u = hidden / self.length
-        self.kept: Tensor | None = None  # softmax (B, V) of a catalogue that is one block
+        self.kept: Tensor | None = None  # softmax (B, V), if the catalogue is one block
         self._softmax()
         self.c = (self.mean - items[target].to(self.dtype)) / self.tau
 
@@ -165,7 +147,7 @@ class _Head:
         return vectors - self.u * (self.u * vectors).sum(dim=1, keepdim=True)
 
     def _softmax(self) -> None:
-        """log Z (B, 1) and sum_v p_v w_v (B, d), by a running maximum.
+        """log Z (B, 1) and sum_v p_v w_v (B, d), with a running maximum.
 
         Also sum_v p_v and sum_v p_v^2 (B, 1) without the target, whose probability may be nearly 1.
         """
@@ -174,7 +156,7 @@ class _Head:
         mean = torch.zeros_like(self.u)
         for start, items, scores in self._blocks():
             new = torch.maximum(top, scores.amax(dim=1, keepdim=True))
-            # A block in which everything is masked leaves the maximum at -inf.
+            # The maximum of a block with only excluded items is -inf.
             safe = new.masked_fill(new.isinf(), 0)
             shrink = (top - safe).exp()
             weight = scores.sub_(safe).exp_()
@@ -214,7 +196,7 @@ class _Head:
         return rows, column[rows]
 
     def _blocks(self) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """Number of the first item, items (b, d) and their scores (B, b), masked ones at -inf."""
+        """First item, items (b, d) and scores (B, b) of each block; -inf for excluded items."""
         for start in range(0, len(self.items), self.block):
             items = self.items[start : start + self.block].to(self.dtype)
             scores = _product(self.u / self.tau, items)
@@ -228,9 +210,9 @@ class _Head:
 def _product(left: Tensor, right: Tensor) -> Tensor:
     """left (B, k) times the transpose of right (n, k), which may be a view.
 
-    For float32 on a CPU, torch takes MKL, which reaches half the speed of oneDNN on CPUs of
-    another maker (docs/lab/selection-speed.md). The operation is the one that torch compiles
-    linear layers to; it has no public name.
+    On a CPU that is not from Intel, MKL float32 products have half the speed of oneDNN
+    (docs/lab/selection-speed.md). torch.compile uses this operation for linear layers; it has no
+    public name.
     """
     if ONEDNN is None or left.device.type != "cpu" or left.dtype != torch.float32:
         return left @ right.T

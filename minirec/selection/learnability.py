@@ -8,27 +8,21 @@ from scipy.optimize import minimize
 from scipy.special import betaln, digamma
 
 from minirec.errors import FeatureError
-from minirec.selection.checks import Floats, finite, nonnegative, scaled
+from minirec.selection.checks import Floats, finite, first, nonnegative, scaled
 
 
 def gaussian(
     mean_reward: ArrayLike, *, mu: float | None = 0.5, sigma: float | None = None
 ) -> Floats:
-    """Gaussian of the mean reward, min-max scaled: high where the reward is near `mu`.
+    """Gaussian of the mean reward, min-max scaled to [0, 1]: high for rewards near `mu`.
 
     ``exp(-(r - mu)^2 / (2 sigma^2))``, then ``(x - min) / (max - min + 1e-12)``: arXiv 2602.04278;
-    method, section 3. Equal rewards say nothing about learnability: all results are 0.
-
-    Args:
-        mean_reward: (N,) mean over the rollouts of a sample. A lift may be negative.
-        mu: centre; None takes the median of `mean_reward`.
-        sigma: width, above 0; None takes the population standard deviation of `mean_reward`.
-
-    Returns:
-        (N,) float64 in [0, 1].
+    method, section 3. `mean_reward` (N,) is the mean over the rollouts of a sample, or a lift,
+    which may be negative. `mu` defaults to its median and `sigma` to its population standard
+    deviation, if None. If all rewards are equal, all results (N,) are 0.
 
     Raises:
-        ValueError: `mean_reward` is empty or not finite, `mu` is not finite, `sigma` is not
+        ValueError: `mean_reward` is empty or not finite, `mu` is not finite, or `sigma` is not
             positive.
     """
     reward = finite("mean_reward", mean_reward)
@@ -40,28 +34,21 @@ def gaussian(
         return np.zeros(len(reward))
     centre = float(np.median(reward)) if mu is None else mu
     width = float(np.std(reward)) if sigma is None else sigma
-    if width**2 == 0:  # the rewards differ by less than float64 can square
+    if width**2 == 0:  # the square of the width underflows
         return np.zeros(len(reward))
     return scaled(np.exp(-((reward - centre) ** 2) / (2 * width**2)))
 
 
 def gaussian_live(mean_reward: ArrayLike, *, hits: ArrayLike) -> Floats:
-    """`gaussian` centred on the samples that the proxy hits at all.
+    """`gaussian` fitted to the samples with a hit.
 
-    mu is the median and sigma the interquartile range of the mean reward over samples with at
-    least one hit (method, section 3): with a fixed mu of 0.5 nearly all samples of a hard corpus
-    lie in the far tail. If the interquartile range is 0, the standard deviation of the live
-    samples is taken, then that of all samples.
-
-    Args:
-        mean_reward: (N,) mean over the rollouts of a sample.
-        hits: (N,) number of rollouts that hit (`count_hits`).
-
-    Returns:
-        (N,) float64 in [0, 1].
+    mu is the median and sigma the interquartile range of `mean_reward` (N,) over samples with hits
+    (N,) of 1 or more (method, section 3). With a fixed mu of 0.5, nearly all samples of a hard
+    corpus are far from the centre. If the interquartile range is 0, sigma is the standard deviation
+    of these samples, or else of all samples.
 
     Raises:
-        ValueError: not finite, or a negative number of hits.
+        ValueError: a value is not finite, or a number of hits is negative.
         FeatureError: no sample has a hit.
     """
     reward = finite("mean_reward", mean_reward)
@@ -69,7 +56,7 @@ def gaussian_live(mean_reward: ArrayLike, *, hits: ArrayLike) -> Floats:
     if not len(live):
         raise FeatureError(
             f"hits is 0 in all {len(reward)} rows: no rollout of any sample ranks its target above "
-            f"chance, so gaussian_live has no centre; train the proxy longer or set "
+            f"chance, but gaussian_live needs hits; train the proxy longer or set "
             f"selection.learnability=gaussian"
         )
     low, high = np.percentile(live, [25, 75])
@@ -78,17 +65,11 @@ def gaussian_live(mean_reward: ArrayLike, *, hits: ArrayLike) -> Floats:
 
 
 def hit_variance(hits: ArrayLike, *, rollouts: ArrayLike) -> Floats:
-    """Variance p (1 - p) of a rollout's hit, with p from the samples taken together.
+    """Variance p (1 - p) of a rollout's hit, (N,) float64 in [0, 0.25]; largest for p = 1/2.
 
-    p is the posterior mean ``(a + h) / (a + b + n)`` under the prior Beta(a, b) of `fit_beta`
-    (empirical Bayes; method, section 3). Largest where a rollout is as likely to hit as not.
-
-    Args:
-        hits: (N,) rollouts of a sample that hit (`count_hits`), whole numbers.
-        rollouts: n, rollouts of a sample: one number or (N,), whole; with 0 p is the prior's mean.
-
-    Returns:
-        (N,) float64 in [0, 0.25].
+    p is the posterior mean ``(a + h) / (a + b + n)`` with the prior Beta(a, b) of `fit_beta`, which
+    is fitted to all samples (empirical Bayes; method, section 3). h are the hits (N,), n the
+    rollouts of each sample: one number or (N,). If n is 0, p is the prior mean.
 
     Raises:
         ValueError: not whole numbers of 0 or more, or more hits than rollouts.
@@ -100,13 +81,13 @@ def hit_variance(hits: ArrayLike, *, rollouts: ArrayLike) -> Floats:
 
 
 def fit_beta(hits: ArrayLike, *, rollouts: ArrayLike) -> tuple[float, float]:
-    """Parameters (a, b) of the Beta prior under which the hit counts are likeliest.
+    """Maximum-likelihood parameters (a, b) of the Beta prior of the hit counts.
 
-    Maximum likelihood of the beta-binomial distribution over the samples with a rollout. Where
-    the likelihood rises without end (no hit at all, or no spread beyond chance), a and b stop at
-    0.001 or 10,000. Without any rollout the prior is uniform, (1, 1).
+    The counts of the samples with rollouts follow a beta-binomial distribution. a and b are limited
+    to 0.001..10,000, because the likelihood may have no maximum (no hits, or no more spread than
+    chance). Without any rollout the prior is uniform, (1, 1).
 
-    Args and errors as `hit_variance`.
+    Arguments and errors as in `hit_variance`.
     """
     h, n = _counts(hits, rollouts)
     pairs, times = np.unique(np.stack([h, n])[:, n > 0], axis=1, return_counts=True)
@@ -123,13 +104,12 @@ def fit_beta(hits: ArrayLike, *, rollouts: ArrayLike) -> tuple[float, float]:
         by_b = times @ (digamma(n - h + b) - digamma(b) + shared)
         return -likelihood / times.sum(), -np.array([a * by_a, b * by_b]) / times.sum()
 
-    # The start has the mean of the data; several weights, because the likelihood may be flat.
+    # All starts have the mean of the data. Several are tried, because the likelihood may be flat.
     mean = (times @ h + 0.5) / (times @ n + 1)
     starts = [np.log([mean * weight, (1 - mean) * weight]) for weight in (0.5, 2.0, 20.0)]
     bounds = [(np.log(1e-3), np.log(1e4))] * 2
     fits = [
-        minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, tol=1e-12)
-        for start in starts
+        minimize(loss, x, jac=True, method="L-BFGS-B", bounds=bounds, tol=1e-12) for x in starts
     ]
     a, b = np.exp(min(fits, key=lambda fit: fit.fun).x)
     return float(a), float(b)
@@ -141,20 +121,18 @@ def _counts(hits: ArrayLike, rollouts: ArrayLike) -> tuple[Floats, Floats]:
     every = np.full(len(h), rollouts) if np.ndim(rollouts) == 0 else rollouts
     n = nonnegative("rollouts", every, rows=len(h))
     for name, counts in (("hits", h), ("rollouts", n)):
-        if (counts % 1 != 0).any():
-            row = int(np.flatnonzero(counts % 1)[0])
+        if (row := first(counts % 1 != 0)) is not None:
             raise ValueError(f"{name} row {row} is {counts[row]:g}; expected a whole number")
-    if (h > n).any():
-        row = int(np.flatnonzero(h > n)[0])
+    if (row := first(h > n)) is not None:
         raise ValueError(f"hits row {row} is {h[row]:g}; expected at most its {n[row]:g} rollouts")
     return h, n
 
 
 def chance_level(candidates: int, *, cutoff: int = 1000) -> float:
-    """Mean NDCG@cutoff of a target whose rank is uniform over 1..V, V = `candidates`.
+    """Mean NDCG@cutoff of a target with a uniform random rank in 1..V, V = `candidates`.
 
-    ``1 / V sum over ranks 1..min(m, V) of 1 / log2(rank + 1)`` with m = `cutoff`. Up to V = m this
-    is the formula of the method, section 3; beyond, ranks below the cutoff count as 0.
+    ``1 / V sum over ranks 1..min(m, V) of 1 / log2(rank + 1)`` with m = `cutoff` (method, section
+    3). Ranks beyond the cutoff count as 0.
 
     Raises:
         ValueError: `candidates` or `cutoff` below 1.
@@ -168,16 +146,10 @@ def chance_level(candidates: int, *, cutoff: int = 1000) -> float:
 
 
 def lift(mean_ndcg: ArrayLike, *, chance: float) -> Floats:
-    """NDCG above chance as a share of what is possible: ``(r - c) / (1 - c)``.
+    """NDCG above chance as a share of the possible gain: ``(r - c) / (1 - c)``, (N,) float64.
 
-    Method, section 3. 0 is chance, 1 is a perfect policy, below 0 is worse than chance.
-
-    Args:
-        mean_ndcg: (N,) mean NDCG over the rollouts of a sample.
-        chance: c, from `chance_level`; 0 <= c < 1.
-
-    Returns:
-        (N,) float64.
+    Method, section 3. r is the mean NDCG (N,) over the rollouts of a sample, c = `chance`. 0 is
+    chance, 1 is a perfect policy, a negative lift is worse than chance.
 
     Raises:
         ValueError: `mean_ndcg` is not finite, or `chance` is outside [0, 1).
@@ -189,18 +161,10 @@ def lift(mean_ndcg: ArrayLike, *, chance: float) -> Floats:
 
 
 def count_hits(ndcg: ArrayLike, *, candidates: int, cutoff: int = 1000) -> NDArray[np.int64]:
-    """Rollouts of each sample that found the target.
+    """Number of rollouts with an NDCG (N, G) above `chance_level`: (N,) int64 in 0..G.
 
-    A hit is an NDCG above `chance_level`: on a small catalogue every rank has some NDCG, so being
-    within the cutoff means nothing (method, section 3).
-
-    Args:
-        ndcg: (N, G) NDCG of each rollout.
-        candidates: V, items in the catalogue.
-        cutoff: m of NDCG@m.
-
-    Returns:
-        (N,) int64 in 0..G.
+    On a small catalogue every rank is within the cutoff, so the cutoff alone does not define a hit
+    (method, section 3).
 
     Raises:
         ValueError: `ndcg` is not (N, G) or not finite.
@@ -209,7 +173,6 @@ def count_hits(ndcg: ArrayLike, *, candidates: int, cutoff: int = 1000) -> NDArr
     if values.ndim != 2:
         raise ValueError(f"ndcg has shape {values.shape}; expected (N, G)")
     bad = ~np.isfinite(values).all(axis=1)
-    if bad.any():
-        row = int(np.flatnonzero(bad)[0])
+    if (row := first(bad)) is not None:
         raise ValueError(f"ndcg row {row} is {values[row].tolist()}; expected finite numbers")
     return (values > chance_level(candidates, cutoff=cutoff)).sum(axis=1)

@@ -1,15 +1,16 @@
-"""Gradient of the GRPO loss of each sample by the LoRA weights, projected (method, section 4).
+"""Projected LoRA gradient of the GRPO loss of each sample (method, section 4).
 
-The loss of sample i does not depend on other samples. With T_i written tokens in its rollouts j,
+With T_i written tokens in the rollouts j of sample i, its loss is
 
     -(1/T_i) sum over j and written tokens t of A_ij log pi(t)  -  A_best log p_y,
 
 This is GRPO at ratio 1, where the clip is inactive (`minirec.rl.grpo`). The candidates of p are the
-whole catalogue, detached, without the excluded items.
+whole detached catalogue without the excluded items. The loss does not depend on other samples.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -25,7 +26,7 @@ from minirec.selection.projection import Projector
 
 @dataclass(frozen=True)
 class SampleLoss:
-    """The loss of rewarded groups; holds the detached item table (V, d) and settings."""
+    """The loss of rewarded groups; `table` (V, d) is the detached item table."""
 
     table: Tensor
     temperature: float
@@ -33,14 +34,14 @@ class SampleLoss:
     scale_advantage: bool
 
     def advantages(self, group: Group) -> Tensor:
-        """(G,) float64, so that equal float32 rewards have an advantage of exactly 0."""
+        """(G,) float64; equal float32 rewards have an advantage of exactly 0."""
         rewards = torch.tensor([group.rewards], dtype=torch.float64)
         if not rewards.numel():
             return rewards[0]
         return grpo.advantages(rewards, floor=self.advantage_floor, scale=self.scale_advantage)[0]
 
     def __call__(self, policy: Policy, groups: Sequence[Group]) -> Tensor:
-        """Sum of the losses of groups, each with a rollout or more; a scalar with gradient."""
+        """Sum of the losses of groups with 1 or more rollouts; a scalar with gradient."""
         hidden, logprobs = policy(groups=groups)
         advantages = [self.advantages(g) for g in groups]
         # A_ij / T_i of each rollout, float64
@@ -55,10 +56,8 @@ class SampleLoss:
 
     def _item(self, hidden: Tensor, groups: Sequence[Group], advantages: list[Tensor]) -> Tensor:
         best = [int(grpo.best_rollouts(torch.tensor([g.rewards]))[0]) for g in groups]
-        rows, offset = [], 0
-        for group, rollout in zip(groups, best, strict=True):
-            rows.append(offset + rollout)
-            offset += len(group.completions)
+        ends = itertools.accumulate(len(group.completions) for group in groups[:-1])
+        rows = [start + rollout for start, rollout in zip([0, *ends], best, strict=True)]
         targets = Targets.of(groups, items=len(self.table), device=hidden.device)
         weight = torch.stack([a[rollout] for a, rollout in zip(advantages, best, strict=True)])
         loss, _ = grpo.item_loss(
@@ -74,9 +73,9 @@ class SampleLoss:
 
 
 def blocks(groups: Sequence[Group], *, loss: SampleLoss, micro_batch: int) -> Iterator[list[int]]:
-    """Indices of the groups that have a gradient, in micro-batches of sequences of like length.
+    """Indices of the groups with a gradient, in micro-batches of similar sequence length.
 
-    Groups without rollouts, and dead groups, whose advantages are 0, have none.
+    Groups without rollouts, and dead groups (all advantages 0), have no gradient.
     """
     live = [i for i, group in enumerate(groups) if loss.advantages(group).any()]
     live.sort(key=lambda i: (len(groups[i].prompt) + max(map(len, groups[i].completions)), i))
@@ -87,12 +86,12 @@ def blocks(groups: Sequence[Group], *, loss: SampleLoss, micro_batch: int) -> It
 def block_gradients(
     policy: Policy, projector: Projector, groups: Sequence[Group], *, loss: SampleLoss
 ) -> Tensor:
-    """Projected gradients (P, dim) of P groups by one forward and backward pass.
+    """Projected gradients (P, dim) of P groups in one forward and backward pass.
 
-    `projector` is that of the policy's model.
+    `projector` belongs to the policy's model.
     """
     owner = [i for i, group in enumerate(groups) for _ in group.completions]
-    # The group of each row that the model reads.
+    # The group of each row of the model's input.
     rows = range(len(groups)) if policy.packs(groups) else owner
     return projector.collect(
         torch.tensor(rows, device=loss.table.device),

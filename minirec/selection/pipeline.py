@@ -19,13 +19,12 @@ from minirec.selection.curriculum import group_numbers
 from minirec.selection.diversity import MaxMin, maxmin
 from minirec.selection.features import Features
 from minirec.selection.readers import VECTORS
-from minirec.selection.representativeness import alignment
-from minirec.selection.value import combine, normalised_rank
+from minirec.selection.value import alignment, combine, normalised_rank
 
 Say = Callable[[str], None]
-"""Takes a line for the user."""
+"""Shows a line to the user."""
 Diversity = Callable[..., MaxMin]
-"""`maxmin`, or what makes the same picks in another way."""
+"""`maxmin`, or a function that makes the same picks."""
 Scores = dict[str, NDArray]
 """Columns of ``scores.parquet``, each (N,)."""
 
@@ -33,15 +32,10 @@ Scores = dict[str, NDArray]
 def score_samples(
     features: Features, settings: SelectionConfig, *, chance: float, say: Say
 ) -> tuple[Scores, NDArray[np.int64]]:
-    """The columns of ``scores.parquet``, and the rows that may be selected.
+    """The columns of ``scores.parquet``, and the rows that can be selected.
 
-    Without a gradient, representativeness is NaN and the value is the learnability alone.
-
-    Args:
-        features: of N samples.
-        settings: how to score.
-        chance: NDCG, or reward where no NDCG is known, of a policy that knows nothing.
-        say: takes each line for the user.
+    Without a gradient, representativeness is NaN and the value is the learnability alone. `chance`
+    is the NDCG (or reward, if there is no NDCG) of a policy that ranks at random.
 
     Raises:
         ConfigError: the settings do not fit the features.
@@ -71,7 +65,9 @@ def score_samples(
         value = combine(learnable, representative, alpha=settings.alpha, fusion=settings.fusion)
     else:
         if settings.alpha == 0 and settings.method == "value":
-            raise ConfigError("selection.alpha is 0 and there is no gradient: nothing to rank by")
+            raise ConfigError(
+                "selection.alpha is 0 and there is no gradient: no criterion is left; raise alpha"
+            )
         representative = np.full(len(features), np.nan)
         value = learnable if settings.fusion == "sum" else normalised_rank(learnable)
     if settings.method == "value" and np.ptp(value) == 0 and np.ptp(reward) > 0:
@@ -88,18 +84,18 @@ def score_samples(
 
 def _remedy(settings: SelectionConfig) -> str:
     if settings.learnability == "hit_variance":
-        return "all have as many hits, rollouts above chance; give another chance level"
+        return "all have the same number of hits; give another chance level"
     return "set selection.mu=null and selection.sigma=null to fit the Gaussian to the rewards"
 
 
 def _check_range(reward: Floats, settings: SelectionConfig, *, say: Say) -> None:
-    """Warn where the Gaussian assumes rewards from 0 to 1 and others occur."""
+    """Warn if the Gaussian expects rewards from 0 to 1 and others occur."""
     low, high, mu = reward.min(), reward.max(), settings.mu
     fixed = settings.learnability == "gaussian" and mu is not None and 0 <= mu <= 1
     if fixed and (low < 0 or high > 1):
         say(
-            f"mean rewards lie in {low:g} to {high:g}, and selection.mu={mu:g} means rewards from "
-            f"0 to 1: rescale them, or set selection.mu=null and selection.sigma=null"
+            f"mean rewards lie in {low:g} to {high:g}, but selection.mu={mu:g} expects rewards "
+            f"from 0 to 1: rescale them, or set selection.mu=null and selection.sigma=null"
         )
 
 
@@ -113,42 +109,41 @@ def pick(
     say: Say,
     diversity: Diversity = maxmin,
 ) -> MaxMin:
-    """The chosen samples as rows of the features.
+    """The selected samples, as rows of the features.
 
-    With ``selection.method: value`` by value and diversity, or by value alone where there is no
-    embedding; else by a baseline. Novelty is NaN where it was not weighed.
+    With ``selection.method: value`` they are picked by value and diversity, or by value alone
+    without embeddings; otherwise by a baseline. Novelty is NaN where diversity was not used.
 
     Raises:
-        ConfigError: a method of the user that cannot be imported.
-        FeatureError: the features lack what the method needs, or a method of the user returned
-            other than the budget of different known samples.
+        ConfigError: the user's method cannot be imported.
+        FeatureError: the features lack what the method needs, or the user's method did not return
+            `budget` distinct known samples.
     """
     budget = settings.count(len(features))
     if settings.method != "value":
         if settings.method == "random_live" and (live := int((features.hits > 0).sum())) < budget:
-            say(f"only {live:,} samples have a hit; random_live fills up with others")
+            say(f"only {live:,} samples have a hit; random_live adds others")
         method = choices.METHODS.find(settings.method)
         ids = np.asarray(method(features, budget=budget, seed=seed))
         if ids.shape != (budget,) or len(np.intersect1d(ids, features.sample_id)) != budget:
             raise FeatureError(
                 f"selection.method={settings.method} returned {ids.size} samples, with "
-                f"{len(np.unique(ids))} different ids; expected {budget} known and different ones"
+                f"{len(np.unique(ids))} different ids; expected {budget} different known samples"
             )
         return _unweighed(np.searchsorted(features.sample_id, ids))
     if features.embedding is None:
-        say("no embeddings: the top values are taken, without diversity")
+        say("no embeddings: the samples with the highest values are selected, without diversity")
         return _unweighed(plain_top(value, pool, budget))
     found = diversity(features.embedding[pool], scores=value[pool], budget=budget)
     return MaxMin(pool[found.indices], found.novelty)
 
 
 def _unweighed(rows: NDArray[np.int64]) -> MaxMin:
-    """Picks without a novelty."""
     return MaxMin(rows, np.full(len(rows), np.nan))
 
 
 def plain_top(value: Floats, pool: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """The `count` rows of the pool with the highest value; ties to the lowest row."""
+    """The `count` rows of the pool with the highest values, ties to the lowest row."""
     return pool[np.argsort(-value[pool], kind="stable")[:count]]
 
 
@@ -156,13 +151,10 @@ def ordered(scores: Scores, picks: MaxMin, settings: SelectionConfig, *, seed: i
     """The selection in training order, with the columns of ``selection.parquet``."""
     rows = np.sort(picks.indices)
     groups = settings.curriculum_groups
-    order = choices.CURRICULA.find(settings.curriculum)(
-        scores["sample_id"][rows],
-        mean_reward=scores["mean_reward"][rows],
-        groups=groups,
-        seed=seed,
-    )
-    if not np.array_equal(np.sort(order, axis=None), scores["sample_id"][rows]):
+    ids, reward = scores["sample_id"][rows], scores["mean_reward"][rows]
+    curriculum = choices.CURRICULA.find(settings.curriculum)
+    order = curriculum(ids, mean_reward=reward, groups=groups, seed=seed)
+    if not np.array_equal(np.sort(order, axis=None), ids):
         raise FeatureError(
             f"selection.curriculum={settings.curriculum} returned {np.size(order)} ids; expected "
             f"the {len(rows)} ids that it got, each once"
@@ -181,14 +173,12 @@ def ordered(scores: Scores, picks: MaxMin, settings: SelectionConfig, *, seed: i
 
 
 def with_unscored(scores: Scores, sample_id: NDArray[np.int64]) -> Scores:
-    """The scores of N ascending samples, NaN for those that have none."""
+    """The scores of N ascending samples, NaN for samples without scores."""
     rows = np.searchsorted(sample_id, scores["sample_id"])
-    found: Scores = {"sample_id": sample_id}
+    found: Scores = {name: np.full(len(sample_id), np.nan) for name in scores}
     for name, values in scores.items():
-        if name != "sample_id":
-            found[name] = np.full(len(sample_id), np.nan)
-            found[name][rows] = values
-    return found
+        found[name][rows] = values
+    return found | {"sample_id": sample_id}
 
 
 def _gaussian(features: Features, reward: Floats, settings: SelectionConfig) -> Floats:
@@ -197,13 +187,13 @@ def _gaussian(features: Features, reward: Floats, settings: SelectionConfig) -> 
 
 
 def _gaussian_live(features: Features, reward: Floats, settings: SelectionConfig) -> Floats:
-    """Gaussian fitted to the samples with a rollout above chance; mu and sigma have no effect."""
+    """Gaussian fitted to samples with a rollout above chance; ignores mu and sigma."""
     return learnability.gaussian_live(reward, hits=features.hits)
 
 
 def _hit_variance(features: Features, reward: Floats, settings: SelectionConfig) -> Floats:
-    """Variance p (1 - p) of a rollout's hit, p the posterior share of rollouts above chance."""
-    # Scaled, so that it adds up with representativeness as the Gaussians do.
+    """Variance p (1 - p) of a rollout's hit; p is the posterior share of rollouts above chance."""
+    # Scaled to the range of the Gaussians, so that it can be added to representativeness.
     return scaled(spread_of_hits(features))
 
 
@@ -212,17 +202,16 @@ LEARNABILITY: dict[str, Callable[[Features, Floats, SelectionConfig], Floats]] =
     "gaussian_live": _gaussian_live,
     "hit_variance": _hit_variance,
 }
-"""By the names of ``selection.learnability``: (features, reward or lift, settings) -> (N,) float64.
+"""Names of ``selection.learnability``: (features, reward or lift, settings) -> (N,) float64.
 
-`minirec.config.choices` reads the names from here.
-"""
+`minirec.config.choices` reads the names here."""
 
 DIRECTIONS = {
     "head_hvp": "hvp",
     "head_gradient": "rollout_gradient",
     "lora_projected": "lora_gradient",
 }
-"""Feature that holds the vectors of ``selection.directions``."""
+"""Value of ``selection.directions`` -> the feature that holds the vectors."""
 
 
 def vectors_read(settings: SelectionConfig) -> tuple[str, ...]:
@@ -236,35 +225,32 @@ def vectors_read(settings: SelectionConfig) -> tuple[str, ...]:
 def _directions(
     features: Features, settings: SelectionConfig, *, say: Say
 ) -> NDArray[np.floating] | None:
-    """Vectors of the samples; where those of the settings are not known, another kind."""
+    """The vectors of the settings, or another kind if those are not known."""
     wanted = DIRECTIONS[settings.directions]
     for name in (wanted, "gradient", "hvp", "rollout_gradient", "lora_gradient"):
         vectors = getattr(features, name)
         if vectors is not None:
             if name != wanted:
-                say(f"no {wanted}: representativeness is that of {name}")
+                say(f"no {wanted}: representativeness uses {name}")
             return vectors
     say("no gradients: the value is the learnability alone")
     return None
 
 
 def _representativeness(vectors: NDArray[np.floating], *, say: Say) -> Floats:
-    """Alignment of the samples that move the policy at all; 0 for the others.
-
-    A target with probability 1 has no gradient, so no direction.
-    """
+    """Alignment of samples with a gradient; 0 for samples without one."""
     vectors = matrix("vectors", vectors)
     moves = norms("vectors", vectors) > 0
     result = np.zeros(len(vectors))
     if moves.any():
         result[moves] = alignment(vectors[moves])
     if not moves.all():
-        say(f"{(~moves).sum():,} samples have no gradient; representativeness 0")
+        say(f"{(~moves).sum():,} samples have no gradient; their representativeness is 0")
     return result
 
 
 def _pool(settings: SelectionConfig, lift: Floats, *, say: Say) -> NDArray[np.int64]:
-    """Rows that may be selected, at least as many as the budget; all of them for a baseline."""
+    """Rows that can be selected: at least as many as the budget, and all rows for a baseline."""
     count = len(lift)
     budget = settings.count(count)
     if budget > count:
@@ -284,6 +270,6 @@ def _pool(settings: SelectionConfig, lift: Floats, *, say: Say) -> NDArray[np.in
         return pool
     say(
         f"only {len(pool):,} of {count:,} samples reach selection.min_lift {least:g}; the "
-        f"budget is filled up with the next best"
+        f"rest of the budget has the next highest lift"
     )
     return np.sort(np.argsort(-lift, kind="stable")[:budget])

@@ -1,16 +1,15 @@
-"""Per-sample gradients of LoRA matrices, projected without being formed (method, section 4).
+"""Per-sample gradients of LoRA matrices, projected without forming them (method, section 4).
 
 The gradient of a linear matrix W (out x in) by one sequence is G = sum over tokens t of
-outer(delta_t, x_t). It is kept as P_out G P_in^T = sum over t of outer(P_out delta_t, P_in x_t):
-hooks project x in the forward and delta in the backward pass, so one pass over many sequences
-gives the vectors of all (LoGra, arXiv 2405.13954; GraSS, arXiv 2505.18976).
+outer(delta_t, x_t). Its projection is P_out G P_in^T = sum over t of outer(P_out delta_t, P_in
+x_t). Hooks project x in the forward and delta in the backward pass, so one pass gives the vectors
+of many sequences (LoGra, arXiv 2405.13954; GraSS, arXiv 2505.18976).
 
-A projection has random orthonormal rows times sqrt(n / k): E<Pg, Pg'> = <g, g'>, and at k = n
-nothing is lost. One matrix gets few numbers, and its gradient is nearly of rank one, so such
-products alone have a much larger error than a dense projection to as many numbers. So OVERSAMPLE
-times as many are computed and then added up with random signs in `dim` buckets, as GraSS does: this
-is unbiased too, and has the variance of a dense projection. The seed and the names of the matrices
-fix all of it.
+A projection has random orthonormal rows times sqrt(n / k): E<Pg, Pg'> = <g, g'>, and at k = n it is
+exact. The gradient of a matrix is nearly of rank one, so this projection has a much larger error
+than a dense one of the same size. Therefore OVERSAMPLE times as many numbers are computed and added
+with random signs in `dim` buckets, as in GraSS: this is also unbiased, and has the variance of a
+dense projection. The seed and the matrix names fix all random numbers.
 """
 
 from __future__ import annotations
@@ -31,9 +30,9 @@ OVERSAMPLE = 32
 
 @dataclass
 class Matrix:
-    """A LoRA matrix W (out, in) and its numbers start .. start + k_out * k_in of a gradient.
+    """A LoRA matrix W (out, in), and its numbers start .. start + k_out * k_in of a gradient.
 
-    left (k_out, out) and right (k_in, in) are of its type; None is the identity.
+    left (k_out, out) and right (k_in, in) have the dtype of W; None is the identity.
     """
 
     name: str
@@ -46,12 +45,11 @@ class Matrix:
 
     @property
     def part(self) -> slice:
-        """Its numbers."""
         return slice(self.start, self.start + self.k_out * self.k_in)
 
 
 class Sketch(NamedTuple):
-    """Random buckets (n,) int64 and signs (n,), 1 or -1, that numbers are added up with."""
+    """Random bucket (n,) int64 and sign (n,), 1 or -1, of each number."""
 
     bucket: Tensor
     sign: Tensor
@@ -62,14 +60,14 @@ class Projector:
 
     def __init__(self, model: nn.Module, *, dim: int, seed: int, oversample: int = OVERSAMPLE):
         """Args:
-            model: holds peft LoRA layers; also one whose parameters DeepSpeed has sharded.
-            dim: numbers of a vector, at most.
+            model: holds peft LoRA layers; DeepSpeed may have sharded its parameters.
+            dim: maximum size of a vector.
             seed: fixes projections and sketch.
-            oversample: numbers before the sketch, as a multiple of `dim`, shared out in proportion
-                to the sizes of the matrices. 1: no sketch.
+            oversample: numbers before the sketch, as a multiple of `dim`, divided among the
+                matrices in proportion to their sizes. 1: no sketch.
 
         Raises:
-            ValueError: the model has no LoRA matrix, or `dim` leaves one without a number.
+            ValueError: the model has no LoRA matrix, or `dim` leaves a matrix without a number.
         """
         found = lora_matrices(model)
         if not found:
@@ -106,7 +104,7 @@ class Projector:
         return Sketch(torch.cat(bucket).to(weight.device), signs)
 
     def sketched(self, values: Tensor) -> Tensor:
-        """(S, dim) of numbers (S, width)."""
+        """(S, dim) sketch of the numbers (S, width)."""
         if self.sketch is None:
             return values
         sums = values.new_zeros(len(values), self.dim)
@@ -115,17 +113,11 @@ class Projector:
     def collect(
         self, owner: Tensor, *, samples: int, forward_backward: Callable[[], None]
     ) -> Tensor:
-        """Gradients of one forward and backward pass.
+        """Gradients (samples, dim), at least float32, of one forward and backward pass.
 
-        The LoRA weights need not require gradients: their outputs are made to.
-
-        Args:
-            owner: (B,) int64, the sample that each sequence of the batch belongs to.
-            samples: S, number of samples.
-            forward_backward: makes the pass.
-
-        Returns:
-            (S, dim), at least float32: sums over the sequences of each sample.
+        `owner` (B,) int64 is the sample of each sequence of the batch; gradients of one sample are
+        added. `forward_backward` runs the pass. The LoRA weights need not require gradients,
+        because their outputs are set to.
 
         Raises:
             ValueError: the input of a LoRA layer is not (B, tokens, in).
@@ -145,7 +137,7 @@ class Projector:
 
 
 class _Hook:
-    """Forward hook of one matrix; it sets the backward hook on the output."""
+    """Forward hook of one matrix. It sets the backward hook on the output."""
 
     def __init__(self, matrix: Matrix, sums: Tensor, owner: Tensor):
         self.matrix, self.sums, self.owner = matrix, sums, owner
@@ -154,11 +146,11 @@ class _Hook:
         x = inputs[0].detach()
         if x.dim() != 3 or len(x) != len(self.owner):
             raise ValueError(
-                f"{self.matrix.name} sees a batch of shape {tuple(x.shape)}; per-sample gradients "
+                f"{self.matrix.name} reads a batch of shape {tuple(x.shape)}; per-sample gradients "
                 f"need ({len(self.owner)} sequences, tokens, features)"
             )
         kept = _times(x, self.matrix.right)
-        # No input of the first layers needs a gradient; autograd records from here on.
+        # The inputs of the first layers need no gradient, so autograd starts to record here.
         if not output.requires_grad:
             output.requires_grad_(True)
         output.register_hook(lambda delta: self._add(delta, kept))
@@ -171,7 +163,7 @@ class _Hook:
 
 
 def lora_matrices(model: nn.Module) -> dict[str, nn.Linear]:
-    """The A and B matrices of peft's LoRA layers by module name, in the model's order."""
+    """The A and B matrices of peft's LoRA layers by module name, in model order."""
     return {
         name: module
         for name, module in model.named_modules()
@@ -182,9 +174,9 @@ def lora_matrices(model: nn.Module) -> dict[str, nn.Linear]:
 def side_lengths(out: int, into: int, *, share: int) -> tuple[int, int]:
     """(k_out, k_in) of a matrix (out, in) with k_out * k_in <= share; share >= 1.
 
-    The worst case is a gradient of rank one, where the relative variance of |Pg|^2 is about
-    2/k_out + 2/k_in, and an identity adds nothing. So the shorter side, in LoRA the rank r, stays
-    whole if 2 r / share < 4 / sqrt(share), and both are projected to sqrt(share) otherwise.
+    In the worst case, a gradient of rank one, the relative variance of |Pg|^2 is about 2/k_out +
+    2/k_in, and the identity adds nothing. So the shorter side (in LoRA the rank r) is not projected
+    if 2 r / share < 4 / sqrt(share). Otherwise both sides are projected to sqrt(share).
     """
     short, long = sorted((out, into))
     root = math.isqrt(share)
@@ -194,9 +186,9 @@ def side_lengths(out: int, into: int, *, share: int) -> tuple[int, int]:
 
 
 def projection(k: int, n: int, *, seed: int, like: Tensor) -> Tensor | None:
-    """(k, n) with orthonormal rows times sqrt(n / k), or None, the identity, at k = n.
+    """(k, n) with orthonormal rows times sqrt(n / k), or None (the identity) at k = n.
 
-    Made in float64 on the CPU, then brought to the type and the device of `like`.
+    Computed in float64 on the CPU, then converted to the dtype and device of `like`.
     """
     if k == n:
         return None
@@ -207,9 +199,7 @@ def projection(k: int, n: int, *, seed: int, like: Tensor) -> Tensor | None:
 
 def _times(values: Tensor, matrix: Tensor | None) -> Tensor:
     """values (..., n) times the transpose of a projection (k, n)."""
-    if matrix is None:
-        return values
-    return values @ matrix.T
+    return values if matrix is None else values @ matrix.T
 
 
 def _sum_dtype(values: Tensor) -> torch.dtype:

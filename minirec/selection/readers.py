@@ -1,4 +1,4 @@
-"""Files of features as columns: Parquet, JSONL and NPZ. `tables` makes features of them."""
+"""Reads the columns of Parquet, JSONL and NPZ files. `tables` makes `Features` from them."""
 
 from __future__ import annotations
 
@@ -15,45 +15,46 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from minirec.errors import ArtifactError
+from minirec.selection.checks import first
 from minirec.store.tables import opened
 
 REWARDS = ("rewards", "reward", "mean_reward")
-"""Names of the reward column; the first that a file has is read."""
+"""Names of the reward column. The first one in the file is read."""
 VECTORS = ("embedding", "hvp", "gradient", "rollout_gradient", "lora_gradient")
 SCREEN = ("screen_reward", "screen_ndcg")
 COUNTS = ("hits", "rollouts", "screened")
 COLUMNS = ("sample_id", *REWARDS, "ndcg", "el2n", *COUNTS, *SCREEN, *VECTORS)
-"""All columns that may be read; the others of a file are left alone."""
+"""All columns that can be read. Other columns of a file are ignored."""
 
 
 @dataclass(frozen=True)
 class Lists:
-    """A list of numbers per row: `flat` holds them one after another, `lengths` (N,) how many."""
+    """A list of numbers per row: all lists joined in `flat`, and their `lengths` (N,)."""
 
     flat: NDArray
     lengths: NDArray[np.int64]
 
     def rows(self) -> NDArray[np.int64]:
-        """Row of each number."""
         return np.repeat(np.arange(len(self.lengths)), self.lengths)
 
     def mean(self) -> NDArray[np.float64]:
-        """(N,) mean of each list, NaN where it is empty."""
+        """(N,) mean of each list, NaN for an empty list."""
         total = np.bincount(self.rows(), weights=self.flat, minlength=len(self.lengths))
         empty = np.full(len(total), np.nan)
         return np.divide(total, self.lengths, out=empty, where=self.lengths > 0)
 
     def above(self, level: float) -> NDArray[np.int64]:
-        """(N,) how many numbers of each list are above `level`."""
+        """(N,) number of values above `level` in each list."""
         rows = self.rows()[self.flat > level]
         return np.bincount(rows, minlength=len(self.lengths)).astype(np.int64)
 
 
 @dataclass(frozen=True)
 class Part:
-    """The columns of one file, with one number or one list in each row.
+    """The columns of one file: one number or one list per row.
 
-    `lines` are the line numbers of a text file's rows. `validation_gradient` is only in NPZ files.
+    `lines` holds the line number of each row of a text file. Only NPZ files have a
+    `validation_gradient`.
     """
 
     file: Path
@@ -63,12 +64,10 @@ class Part:
 
     @property
     def numbers(self) -> dict[str, NDArray]:
-        """The columns of numbers."""
         return {name: c for name, c in self.columns.items() if not isinstance(c, Lists)}
 
     @property
     def lists(self) -> dict[str, Lists]:
-        """The columns of lists."""
         return {name: c for name, c in self.columns.items() if isinstance(c, Lists)}
 
     def refuse(self, row: int, name: str, found: str, expected: str) -> ArtifactError:
@@ -76,15 +75,20 @@ class Part:
         where = f"row {row}" if self.lines is None else f"line {self.lines[row]}"
         return ArtifactError(f"{self.file} {where}, column {name}: {found}; expected {expected}")
 
+    def check(self, bad: NDArray[np.bool_], name: str, values: NDArray, expected: str) -> None:
+        """Raise for the first bad row (N,) with its value."""
+        if (row := first(bad)) is not None:
+            raise self.refuse(row, name, str(values[row]), expected)
+
 
 def parquet(file: Path, wanted: Collection[str]) -> Part:
-    """Read the wanted columns of a Parquet file; null is NaN, or an empty list."""
+    """Read the wanted columns of a Parquet file. A null is NaN or an empty list."""
     try:
         with opened(file) as content:
             source = pq.ParquetFile(content, page_checksum_verification=True)
             names = [name for name in source.schema_arrow.names if name in wanted]
             if doubled := [name for name in names if names.count(name) > 1]:
-                raise ArtifactError(f"{file} has {len(doubled)} columns {doubled[0]}; expected one")
+                raise ArtifactError(f"{file} has {len(doubled)} columns {doubled[0]}; keep one")
             table = source.read(columns=names)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _unreadable(file, "Parquet", error) from None
@@ -111,10 +115,10 @@ def npz(file: Path, wanted: Collection[str]) -> Part:
     """Read the wanted arrays of an NPZ file: (N,) arrays are numbers, (N, n) arrays are lists."""
     known = (*wanted, "validation_gradient")
     try:
-        # Without pickle: a pickled array may run code.
+        # A pickled array could run code.
         with np.load(file, allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in known if name in arrays}
-    except Exception as error:  # a damaged archive raises whatever its many parsers do
+    except Exception as error:  # a corrupted archive raises many kinds of errors
         raise _unreadable(file, "NPZ", error) from None
     goal = found.pop("validation_gradient", None)
     if goal is not None and not (goal.ndim == 1 and goal.dtype.kind == "f"):
@@ -143,7 +147,7 @@ def npz(file: Path, wanted: Collection[str]) -> Part:
 
 
 def jsonl(file: Path, wanted: Collection[str]) -> Part:
-    """Read the wanted keys of one JSON object per line; null is NaN, or an empty list."""
+    """Read the wanted keys of one JSON object per line. A null is NaN or an empty list."""
     rows: list[dict[str, Any]] = []
     lines: list[int] = []
     with file.open("rb") as text:
@@ -163,7 +167,7 @@ def jsonl(file: Path, wanted: Collection[str]) -> Part:
     for name in [name for name in wanted if name in names]:
         for at, row in enumerate(rows):
             if name not in row and name not in SCREEN:
-                raise part.refuse(at, name, "absent", "a value, as in other lines")
+                raise part.refuse(at, name, "missing", "a value, as in other lines")
         part.columns[name] = _from_json(part, name, [row.get(name) for row in rows])
     return part
 
@@ -194,7 +198,6 @@ def _is_number(value: object, *, boolean: bool) -> bool:
 
 
 def _shown(value: object) -> str:
-    """A JSON value in few words."""
     if isinstance(value, list | dict):
         return "a list" if isinstance(value, list) else "an object"
     return repr(value)[:40]
@@ -211,4 +214,4 @@ READERS: dict[str, Callable[[Path, Collection[str]], Part]] = {
     ".ndjson": jsonl,
     ".npz": npz,
 }
-"""By the ending of a file's name."""
+"""File name suffix -> reader."""

@@ -1,6 +1,6 @@
-"""Cheaper scoring: which samples need no rollouts, and what leaving them out saved and lost.
+"""Cheaper scoring: which samples need no rollouts, and what skipping them saved and lost.
 
-Method, section 3. Each decision is a function of the sample alone, never of its neighbours.
+Method, section 3. Each decision depends on the sample alone.
 """
 
 from __future__ import annotations
@@ -10,27 +10,23 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import spearmanr
 
 from minirec.rng import seed_of
 from minirec.selection.learnability import lift
+from minirec.selection.value import rank_correlation
 
 COLUMNS = ["ndcg", "screened", "control", "screen_ndcg", "rollout_tokens"]
-"""Columns of the features that `savings` reads."""
+"""Feature columns that `savings` reads."""
 
 
 def outside(
     screen_ndcg: ArrayLike, *, chance: float, band: tuple[float, float]
 ) -> NDArray[np.bool_]:
-    """Samples whose screen is too far from what can be learned to be worth a rollout.
+    """Samples (N,) bool that need no rollouts, because their lift is outside `band`.
 
-    Args:
-        screen_ndcg: (N,) NDCG of the forced answer.
-        chance: from `learnability.chance_level`.
-        band: lowest and highest lift that is rolled out. No lift exceeds 1.
-
-    Returns:
-        (N,) bool.
+    `screen_ndcg` (N,) is the NDCG of the forced answer, `chance` comes from
+    `learnability.chance_level`, and `band` has the lowest and the highest lift that gets rollouts;
+    no lift exceeds 1.
 
     Raises:
         ValueError: `screen_ndcg` is empty or not finite.
@@ -40,28 +36,24 @@ def outside(
 
 
 def drawn(sample_id: Sequence[int], *, seed: int, share: float) -> NDArray[np.bool_]:
-    """(N,) bool, True for a random `share` of all samples, fixed by the run's seed and the id."""
+    """(N,) bool, True for a random `share` of the samples, fixed by the run's seed and the id."""
     limit = share * 2**31
     return np.array([seed_of(seed, "control", number) < limit for number in sample_id], bool)
 
 
 def in_doubt(ndcg: Sequence[Sequence[float]], *, spread: float) -> list[bool]:
-    """Samples whose first completions disagree: largest minus smallest NDCG above `spread`.
-
-    Args:
-        ndcg: of each sample the NDCG of its completions so far, the greedy one among them.
-        spread: in 0..1.
-    """
+    """Samples whose completions so far disagree: largest minus smallest NDCG above `spread`."""
     return [bool(max(seen) - min(seen) > spread) for seen in ndcg]
 
 
 @dataclass(frozen=True)
 class Savings:
-    """Rollouts (with greedy ones) and samples that were saved, and the estimate from the control.
+    """Rollouts (including greedy ones) and samples saved, and the estimate of the loss.
 
-    `tokens` were generated in all rollouts. `lost` of the `control` samples turned out to be worth
-    a rollout. The rank correlation is that of screen and mean rollout NDCG over the `both` samples
-    that have the two; None below 3 samples or where one of the two is constant.
+    `full` is the number of rollouts without screening, `tokens` the number generated in all
+    rollouts. `lost` of the `control` samples were worth rollouts. `correlation` is the rank
+    correlation of screen and mean rollout NDCG over the `both` samples that have both; None below 3
+    samples or if one of them is constant.
     """
 
     samples: int
@@ -75,7 +67,7 @@ class Savings:
     correlation: float | None
 
     def sentence(self) -> str:
-        """What was saved and lost, in words."""
+        """A sentence for the user."""
         share = self.rollouts / self.full
         text = f"{self.rollouts:,} rollouts instead of {self.full:,} ({share:.0%})"
         if self.screened:
@@ -94,15 +86,15 @@ def savings(
     chance: float,
     band: tuple[float, float],
 ) -> Savings:
-    """What cheaper scoring saved, and what the control says that it lost.
+    """What cheaper scoring saved, and what it lost by the control samples.
 
     Args:
-        parts: `COLUMNS` of some samples each: ``ndcg`` of the rollouts (ragged; empty if
-            screened), ``screened`` and ``control``, ``screen_ndcg``, None where there was no
-            screen, and ``rollout_tokens``. One part is held at a time.
-        most: rollouts of each sample in full scoring, the greedy one not counted.
+        parts: `COLUMNS` of parts of the samples: ``ndcg`` of the rollouts (ragged, empty if
+            screened), ``screened``, ``control``, ``screen_ndcg`` (None without a screen),
+            ``rollout_tokens``. Only one part is in memory at a time.
+        most: rollouts per sample in full scoring, without the greedy one.
         chance: from `learnability.chance_level`.
-        band: lift that counts as learnable, as in `outside`.
+        band: learnable lifts, as in `outside`.
     """
     names = ("samples", "tokens", "rollouts", "screened", "control", "lost")
     sums = dict.fromkeys(names, 0)
@@ -126,11 +118,5 @@ def savings(
         **sums,
         full=sums["samples"] * (most + 1),
         both=both.shape[1],
-        correlation=_rank_correlation(both[0], both[1]),
+        correlation=rank_correlation(*both) if both.shape[1] > 2 else None,
     )
-
-
-def _rank_correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float | None:
-    if len(one) < 3 or np.ptp(one) == 0 or np.ptp(other) == 0:
-        return None
-    return float(spearmanr(one, other).statistic)

@@ -1,14 +1,14 @@
-"""What a selection did, in a few lines for the user."""
+"""A summary of a selection for the user, in a few lines."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import spearmanr
 
 from minirec.selection.checks import Floats
 from minirec.selection.features import Features
 from minirec.selection.pipeline import Scores, plain_top
+from minirec.selection.value import rank_correlation
 
 PERCENTILES = (5, 25, 50, 75, 95)
 
@@ -16,13 +16,9 @@ PERCENTILES = (5, 25, 50, 75, 95)
 def summary(
     features: Features, scores: Scores, chosen: NDArray[np.int64], pool: NDArray[np.int64]
 ) -> list[str]:
-    """Lines on dead samples, on value, and on the part of each criterion.
+    """Lines about dead samples, values, and the influence of each criterion.
 
-    Args:
-        features: of N samples.
-        scores: columns of ``scores.parquet``, (N,) each.
-        chosen: (k,) rows that were selected.
-        pool: rows that might have been.
+    `chosen` and `pool` are the rows that were selected and that could be selected.
     """
     value, count = scores["value"], len(chosen)
     dead = (features.hits == 0) & ~features.screened
@@ -47,8 +43,10 @@ def summary(
         column = scores[name]
         if np.isnan(column).any():
             continue
+        rho = rank_correlation(column, value)
+        shown = "undefined (all are equal)" if rho is None else f"{rho:.2f}"
         lines.append(
-            f"{name}: rank correlation with the value {_spearman(column, value)}; the selection "
+            f"{name}: rank correlation with the value {shown}; the selection "
             f"shares {_overlap(chosen, plain_top(column, pool, count)):.0%} with the top "
             f"{count:,} by it alone"
         )
@@ -62,10 +60,3 @@ def _overlap(first: NDArray[np.int64], second: NDArray[np.int64]) -> float:
 
 def _percentiles(values: Floats) -> str:
     return " ".join(f"{x:.2f}" for x in np.percentile(values, PERCENTILES))
-
-
-def _spearman(first: Floats, second: Floats) -> str:
-    """Spearman correlation, ties sharing their mean rank; undefined if one does not vary."""
-    if np.ptp(first) == 0 or np.ptp(second) == 0:
-        return "undefined (all are equal)"
-    return f"{spearmanr(first, second).statistic:.2f}"

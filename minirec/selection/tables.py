@@ -1,6 +1,6 @@
-"""Features from a table: a file, or a folder of Parquet parts such as a run's ``features/``.
+"""Features from a table: one file, or a folder of Parquet parts such as a run's ``features/``.
 
-Nothing is guessed: a value that makes no sense is refused with its file, row and column.
+A value that makes no sense is an error that names its file, row and column.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minirec.errors import ArtifactError
-from minirec.selection.checks import Floats, norms
+from minirec.selection.checks import Floats, first, norms
 from minirec.selection.features import Features
 from minirec.selection.readers import (
     COLUMNS,
@@ -26,30 +26,25 @@ from minirec.selection.readers import (
 )
 
 LARGEST = np.float64(1e30)
-"""Values beyond are refused, so that no sum or square overflows."""
+"""Larger values are an error. Sums and squares of smaller ones stay finite in float64."""
 MOST_COUNTED = 10**9
 
 
 def read_features(
     path: Path, *, chance: float = 0.0, vectors: Collection[str] = VECTORS
 ) -> Features:
-    """Features of a table, by ascending sample_id.
+    """Read the features of a table and sort them by sample_id.
 
     Columns: `sample_id`; `rewards`, `reward` or `mean_reward`, and `ndcg` (each a list with one
-    number per rollout, or one number); `hits`; `rollouts` (how many, where the reward is one
-    number; else 1); `el2n`; `embedding`, `hvp`, `gradient`, `rollout_gradient`, `lora_gradient`
-    (lists of equal length); `screened`, `screen_reward`, `screen_ndcg` (of samples without a
-    rollout). Other columns are not read. Without a reward, `ndcg` is the reward. Without `hits`, a
-    rollout hits if its NDCG, else its reward, is above `chance`; one number counts as one rollout.
-    An NPZ file may also hold `validation_gradient`.
-
-    Args:
-        path: ``.parquet``, ``.jsonl``, ``.ndjson``, ``.npz``, or a folder of Parquet files.
-        chance: NDCG or reward of a policy that knows nothing.
-        vectors: columns of vectors that are read, if a file has them; they take the most memory.
+    number per rollout, or one number); `hits`; `rollouts` (how many rollouts one number stands for,
+    default 1); `el2n`; `embedding`, `hvp`, `gradient`, `rollout_gradient`, `lora_gradient` (lists
+    of equal length, read if named in `vectors`); `screened`, `screen_reward`, `screen_ndcg` (of
+    samples without rollouts). Other columns are ignored. Without a reward column, `ndcg` is the
+    reward. Without `hits`, a rollout hits if its NDCG (or its reward, without NDCG) is above
+    `chance`. An NPZ file may also hold `validation_gradient`.
 
     Raises:
-        ArtifactError: names the file and, for a bad value, its row, column and what was found.
+        ArtifactError: the file, and for a bad value its row, its column and the value.
     """
     wanted = [name for name in COLUMNS if name not in VECTORS or name in vectors]
     parts = [READERS[file.suffix.lower()](file, wanted) for file in _files(path)]
@@ -58,7 +53,8 @@ def read_features(
         odd = sorted(table.keys() ^ tables[0].keys())
         if odd:
             raise ArtifactError(
-                f"{part.file} and {parts[0].file} differ: only one has {odd[0]}; make them alike"
+                f"{part.file} and {parts[0].file} differ: only one has {odd[0]}; "
+                f"give both files the same columns"
             )
         for name in VECTORS:
             if name in table and table[name].shape[1] != tables[0][name].shape[1]:
@@ -74,7 +70,7 @@ def read_features(
 
 def _files(path: Path) -> list[Path]:
     if path.is_dir():
-        # Hidden files and those with _ are not of the table: checksums, marks, what macOS leaves.
+        # Files that start with . or _ are checksums, markers or macOS leftovers.
         names = sorted(file for file in path.iterdir() if not file.name.startswith((".", "_")))
         files = [file for file in names if file.suffix.lower() == ".parquet"]
         if not files:
@@ -89,17 +85,16 @@ def _files(path: Path) -> list[Path]:
 
 
 def _columns(part: Part, chance: float) -> dict[str, NDArray]:
-    """The fields of `Features` that a file gives, in its own order of rows."""
+    """The fields of `Features` that a file gives, in the file's row order."""
     columns: dict[str, NDArray] = {"sample_id": _ids(part)}
     _check_values(part)
     reward = next((name for name in (*REWARDS, "ndcg") if name in part.columns), None)
     if reward is None:
         raise ArtifactError(
-            f"{part.file} has neither of {', '.join(REWARDS)}, ndcg; samples without a reward "
-            f"cannot be ordered"
+            f"{part.file} has none of the columns {', '.join(REWARDS)}, ndcg; "
+            f"add a column of rewards"
         )
-    rollouts = _rollouts(part, reward)
-    columns["rollouts"] = rollouts
+    columns["rollouts"] = rollouts = _rollouts(part, reward)
     columns["screened"] = _screened(part, reward, rollouts)
     columns["mean_reward"] = _mean(part, reward, "screen_reward", rollouts)
     if "ndcg" in part.columns:
@@ -113,29 +108,27 @@ def _columns(part: Part, chance: float) -> dict[str, NDArray]:
 
 def _ids(part: Part) -> NDArray[np.int64]:
     if part.lines == []:
-        raise ArtifactError(f"{part.file} has no line; give a table with samples")
+        raise ArtifactError(f"{part.file} is empty; give a table with samples")
     if "sample_id" not in part.numbers:
         found = "holds lists" if "sample_id" in part.lists else "is missing"
         raise ArtifactError(f"{part.file} column sample_id {found}; expected a number per row")
     ids = part.numbers["sample_id"]
     if not len(ids):
-        raise ArtifactError(f"{part.file} has no row; give a table with samples")
-    # Many tools make floats of a column of whole numbers.
+        raise ArtifactError(f"{part.file} has no rows; give a table with samples")
+    # Many tools store whole numbers as floats.
     if ids.dtype.kind == "f":
-        digits = np.finfo(ids.dtype).nmant + 1  # from 2^digits on, two numbers are one float
+        digits = np.finfo(ids.dtype).nmant + 1  # from 2^digits on, whole numbers share a float
         bad = ~((ids == np.floor(ids)) & (np.abs(ids) < 2.0**digits))
         expected = f"a whole number, as {ids.dtype} below 2^{digits}"
     else:
         bad = ids > np.iinfo(np.int64).max if ids.dtype == np.uint64 else np.zeros(len(ids), bool)
         expected = "a whole number of 64 bits"
-    if bad.any():
-        row = int(np.flatnonzero(bad)[0])
-        raise part.refuse(row, "sample_id", str(ids[row]), expected)
+    part.check(bad, "sample_id", ids, expected)
     return ids.astype(np.int64)
 
 
 def _check_values(part: Part) -> None:
-    """Refuse lists where numbers belong, and the other way round, and values beyond measure."""
+    """Check that columns hold lists or numbers as expected, in the allowed range."""
     for name in part.lists.keys() & {"el2n", *COUNTS, *SCREEN}:
         raise ArtifactError(f"{part.file} column {name} holds lists; expected a number per row")
     for name in part.numbers.keys() & {*VECTORS}:
@@ -145,22 +138,18 @@ def _check_values(part: Part) -> None:
             continue
         bad, expected = _extreme(numbers), "a finite number"
         if name in SCREEN:
-            bad &= ~np.isnan(numbers)  # only samples without a rollout have one
+            bad &= ~np.isnan(numbers)  # only samples without rollouts have a value
         if name in COUNTS:
             bad |= (numbers < 0) | (numbers > MOST_COUNTED) | (numbers != np.floor(numbers))
             expected = "a whole number, 0 or more"
-        if bad.any():
-            row = int(np.flatnonzero(bad)[0])
-            raise part.refuse(row, name, str(numbers[row]), expected)
+        part.check(bad, name, numbers, expected)
     for name, lists in part.lists.items():
-        bad = _extreme(lists.flat)
-        if bad.any():
-            at = int(np.flatnonzero(bad)[0])
+        if (at := first(_extreme(lists.flat))) is not None:
             raise part.refuse(int(lists.rows()[at]), name, str(lists.flat[at]), "finite numbers")
 
 
 def _extreme(values: NDArray) -> NDArray[np.bool_]:
-    # Not by abs(), which has no answer for the least integer.
+    # abs() overflows for the smallest integer.
     return ~((values <= LARGEST) & (values >= -LARGEST))
 
 
@@ -169,10 +158,9 @@ def _rollouts(part: Part, reward: str) -> NDArray[np.int64]:
     if given:
         counts = part.lists[given[0]].lengths
         other = part.lists[given[-1]].lengths
-        if (counts != other).any():
-            row = int(np.flatnonzero(counts != other)[0])
+        if (row := first(counts != other)) is not None:
             found = f"{other[row]} rollouts and {counts[row]} in {given[0]}"
-            raise part.refuse(row, given[-1], found, "as many in both")
+            raise part.refuse(row, given[-1], found, "the same number in both")
         return counts
     if "rollouts" in part.numbers:
         return part.numbers["rollouts"].astype(np.int64)
@@ -181,27 +169,24 @@ def _rollouts(part: Part, reward: str) -> NDArray[np.int64]:
 
 
 def _screened(part: Part, reward: str, rollouts: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Samples without a rollout; a screened sample that has rollouts is a control."""
+    """True for samples without rollouts. A screened sample with rollouts is a control."""
     screened = part.numbers.get("screened", np.zeros(len(rollouts))) != 0
-    lost = np.flatnonzero((rollouts == 0) & ~screened)
-    if len(lost):
-        expected = "a rollout or more, or screened = true"
+    if (row := first((rollouts == 0) & ~screened)) is not None:
         name = reward if reward in part.lists else "rollouts"
-        raise part.refuse(int(lost[0]), name, "none", expected)
+        raise part.refuse(row, name, "none", "1 rollout or more, or screened = true")
     return rollouts == 0
 
 
 def _mean(part: Part, name: str, screen: str, rollouts: NDArray[np.int64]) -> Floats:
-    """Mean over the rollouts; what the screen saw where there are none."""
+    """Mean over the rollouts, or the screen's value for a sample without rollouts."""
     if name in part.numbers:
         return part.numbers[name].astype(np.float64)
     mean = part.lists[name].mean()
     unseen = rollouts == 0
     if screen in part.numbers:
         mean[unseen] = part.numbers[screen][unseen]
-    if np.isnan(mean).any():
-        row = int(np.flatnonzero(np.isnan(mean))[0])
-        raise part.refuse(row, screen, "absent", "a number, as the sample was not rolled out")
+    if (row := first(np.isnan(mean))) is not None:
+        raise part.refuse(row, screen, "missing", "a number, because the sample has no rollouts")
     return mean
 
 
@@ -215,10 +200,8 @@ def _hits(
         lists = part.lists.get(name)
         gain = columns.get("mean_ndcg", columns["mean_reward"])
         hits = lists.above(chance) if lists else ((gain > chance) & (rollouts > 0)).astype(np.int64)
-    over = np.flatnonzero(hits > rollouts)
-    if len(over):
-        row = int(over[0])
-        expected = f"at most its {rollouts[row]} rollouts (a column rollouts may say how many)"
+    if (row := first(hits > rollouts)) is not None:
+        expected = f"at most its {rollouts[row]} rollouts (a column rollouts can give the number)"
         raise part.refuse(row, "hits", str(hits[row]), expected)
     return hits
 
@@ -226,15 +209,12 @@ def _hits(
 def _vectors(part: Part, name: str) -> NDArray:
     lists: Lists = part.lists[name]
     width = int(lists.lengths[0])
-    odd = np.flatnonzero((lists.lengths != width) | (lists.lengths == 0))
-    if len(odd):
-        row, first = int(odd[0]), f"{width}, as in the first row" if width else "1 or more"
-        raise part.refuse(row, name, f"{lists.lengths[row]} numbers", first)
+    if (row := first((lists.lengths != width) | (lists.lengths == 0))) is not None:
+        expected = f"{width}, as in the first row" if width else "1 or more"
+        raise part.refuse(row, name, f"{lists.lengths[row]} numbers", expected)
     vectors = lists.flat.reshape(-1, width)
-    zero = name == "embedding" and norms(name, vectors) == 0
-    if np.any(zero):
-        row = int(np.flatnonzero(zero)[0])
-        raise part.refuse(row, name, "a vector of length 0", "one with a direction")
+    if name == "embedding" and (row := first(norms(name, vectors) == 0)) is not None:
+        raise part.refuse(row, name, "a vector of length 0", "a vector with a direction")
     return vectors
 
 
@@ -248,8 +228,8 @@ def _refuse_repeated(parts: list[Part], ids: NDArray, order: NDArray[np.int64]) 
         count = len(part.numbers["sample_id"])
         if row < count:
             expected = (
-                "each id once; where a row is one rollout, gather the rows of a sample by "
-                "sample_id, with rewards as a list"
+                "each id once; if a row is one rollout, group the rows by sample_id and make "
+                "rewards a list"
             )
             raise part.refuse(row, "sample_id", f"sample {sample} occurs twice", expected)
         row -= count

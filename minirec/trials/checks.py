@@ -1,4 +1,4 @@
-"""Refuses selections and trials that cannot work, once the samples are counted."""
+"""Checks of selections and trials, after the samples are counted."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from minirec.trials.trial import Trial
 
 
 def check(config: Config, samples: int) -> None:
-    """Refuse a budget above the samples, more groups than samples, an order without rewards.
+    """Raise if the selection cannot work with this number of training samples.
 
     Raises:
-        ConfigError: with the numbers.
+        ConfigError: the budget exceeds the samples, there are more groups than samples, or the
+            order needs rewards that are missing.
     """
     s = config.selection
     budget, scored = s.count(samples), config.scoring.count(samples)
     if s.method == "full":
         if scored < samples and s.curriculum != "shuffled":
             raise ConfigError(
-                f"selection.curriculum {s.curriculum} orders by reward, which is known of {scored} "
-                f"of {samples} training samples (scoring.samples); write "
+                f"selection.curriculum {s.curriculum} orders by reward, but only {scored} of "
+                f"{samples} training samples have one (scoring.samples); set "
                 f"selection.curriculum=shuffled"
             )
     elif budget > scored:
@@ -38,15 +39,13 @@ def check(config: Config, samples: int) -> None:
 
 
 def check_trials(trials: Sequence[Trial], samples: int, *, exact: bool = True) -> None:
-    """Refuse trials that cannot work, or of which two are the same.
+    """Raise if a trial cannot work, or if two trials are the same.
 
-    Args:
-        trials: of one bench.
-        samples: of the train split.
-        exact: `samples` is counted. By an estimate, two budgets may be the same that are not.
+    `samples` is the size of the train split. If it is an estimate (not `exact`), equal trials are
+    no error, because different budgets may look the same.
 
     Raises:
-        ConfigError: with the name of the trial.
+        ConfigError: names the trial.
     """
     first: dict[str, str] = {}
     for trial in trials:
@@ -61,5 +60,5 @@ def check_trials(trials: Sequence[Trial], samples: int, *, exact: bool = True) -
         if exact and twin != trial.name:
             raise ConfigError(
                 f"trials {twin} and {trial.name} are the same: both budgets are {count:,} of "
-                f"{samples:,} samples; leave one out"
+                f"{samples:,} samples; remove one"
             )

@@ -1,4 +1,4 @@
-"""The trials of a bench: each trains what one setting selects, with one seed.
+"""The trials of a sweep or comparison: each trains one selection with one seed.
 
 `minirec sweep` varies settings of the selection. `minirec compare` varies the method, at equal
 steps or at equal epochs.
@@ -20,30 +20,30 @@ from minirec.rng import seed_of
 from minirec.store.run import Run
 
 FOLDERS = {"sweep": "sweep", "compare": "comparison"}
-"""Command -> folder below the run directory, in which each trial has a folder of its name."""
+"""Command -> folder in the run directory with one folder per trial."""
 AXES = {
     "budget": "selection.budget",
     "alpha": "selection.alpha",
     "groups": "selection.groups",
     "learnability": "selection.learnability",
 }
-"""What a sweep varies besides the seed: list of the section `sweep` -> setting."""
+"""List of the section `sweep` -> the setting that it varies."""
 FULL = "full"
 EQUAL_STEPS, EQUAL_EPOCHS = "steps", "epochs"
 FREE = {"random", FULL}
-"""Methods that look at no reward: a comparison charges them only with their own training."""
+"""Methods that use no rewards. A comparison charges them only with their own training."""
 FREE_ORDER = "shuffled"
-"""The curriculum of `FREE` in a comparison, because any other order looks at rewards."""
+"""The curriculum of `FREE` in a comparison, because any other order uses rewards."""
 PRESETS = ("minirec", "paper")
 Value = float | int | str
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One training of a bench.
+    """One training of a sweep or comparison.
 
-    name: of its folder. setting: names everything but the seed. varied: what the trials of the
-    bench differ in, by name: the axes of a sweep, or method, table and budget of a comparison.
+    name: of its folder. setting: the name without the seed. varied: the axes of a sweep, or method,
+    table and budget of a comparison.
     """
 
     name: str
@@ -53,12 +53,12 @@ class Trial:
 
     @property
     def method(self) -> str:
-        """Name of the selection; a comparison also knows presets by name."""
+        """Name of the selection. In a comparison it can be a preset."""
         return str(self.varied.get("method", self.config.selection.method))
 
     @property
     def table(self) -> str:
-        """Table of a comparison, `EQUAL_STEPS` or `EQUAL_EPOCHS`; empty: it belongs to all."""
+        """Table of a comparison, `EQUAL_STEPS` or `EQUAL_EPOCHS`; empty if it belongs to both."""
         return str(self.varied.get("table", ""))
 
     @property
@@ -70,15 +70,12 @@ class Trial:
 
 
 def trials_of(config: Config, command: str, samples: int) -> list[Trial]:
-    """The trials of a command, each in a folder below that of `FOLDERS`.
+    """The trials of ``sweep`` or ``compare``, each in a folder below that of `FOLDERS`.
 
-    Args:
-        config: of the bench.
-        command: ``sweep`` or ``compare``.
-        samples: of the train split; those of a sweep depend on it.
+    `samples` is the number in the train split; a sweep depends on it.
 
     Raises:
-        ConfigError: there is nothing to vary, or a setting refuses a value.
+        ConfigError: there is nothing to vary, or a value is invalid.
     """
     return _sweep(config, samples) if command == "sweep" else _comparison(config)
 
@@ -86,13 +83,13 @@ def trials_of(config: Config, command: str, samples: int) -> list[Trial]:
 def _sweep(config: Config, samples: int) -> list[Trial]:
     """All combinations of the lists, each with all seeds.
 
-    Small budgets come first: ASHA then compares a trial with those that cost less, and a cheap one
-    is not stopped because it is worse than an expensive one.
+    Small budgets come first, so that ASHA compares a trial with cheaper ones, and a cheap trial is
+    not stopped because it is worse than an expensive one.
     """
     sweep = config.sweep
     if not sweep.varies:
         raise ConfigError(
-            "sweep has nothing to vary; give one of its lists, e.g. 'sweep.budget=[0.05, 0.1]'"
+            "sweep has nothing to vary; set one of its lists, e.g. 'sweep.budget=[0.05, 0.1]'"
         )
     lists = {axis: getattr(sweep, axis) for axis in AXES if getattr(sweep, axis)}
     grid = [dict(zip(lists, values, strict=True)) for values in itertools.product(*lists.values())]
@@ -111,7 +108,7 @@ def _sweep(config: Config, samples: int) -> list[Trial]:
 
 
 def _with_rungs(trial: Trial, grace_fraction: float, samples: int) -> Trial:
-    """With a validation at each rung of ASHA; rungs are multiples of the grace fraction."""
+    """The trial with a validation at each rung of ASHA, a multiple of the grace fraction."""
     config = trial.config
     steps = config.training.steps_on(config.selection.count(samples))
     every = math.ceil(grace_fraction * steps)
@@ -119,7 +116,7 @@ def _with_rungs(trial: Trial, grace_fraction: float, samples: int) -> Trial:
 
 
 def _comparison(config: Config) -> list[Trial]:
-    """All methods at all budgets, seed by seed, so that one that is cut short has whole seeds."""
+    """All methods at all budgets, seed by seed, so that an interrupted one has complete seeds."""
     c = config.compare
     tables = {EQUAL_STEPS: c.steps, EQUAL_EPOCHS: c.epochs}
     tables = {table: length for table, length in tables.items() if length is not None}
@@ -157,23 +154,22 @@ def _values(
         return values | {
             "training.steps": c.full_steps,
             "training.patience": c.patience,
-            # A training that ends by itself cannot know when its rate has to reach 0.
+            # With early stopping, the last step and so the end of a schedule is unknown.
             "training.lr_schedule": "constant",
         }
     return values | {
         "selection.budget": budget,
-        "training.patience": None,  # all train for the same time
+        "training.patience": None,  # all train for the same number of steps
         "training.steps": c.steps if table == EQUAL_STEPS else None,
         "training.epochs": c.epochs if table == EQUAL_EPOCHS else 1.0,
     }
 
 
 def selection_of(method: str) -> dict[str, Any]:
-    """Dotted settings of the selection that a method of a comparison stands for.
+    """Dotted settings of the selection of a method in a comparison.
 
-    The paper's selection is that of its preset. A baseline chooses by itself and is trained in the
-    order of the config, as `minirec` is. No baseline reads `selection.directions`, so none is
-    charged with the gradients that these may need.
+    The paper's selection comes from its preset. A baseline is trained in the order of the config.
+    No baseline reads `selection.directions`, so none is charged with gradients.
     """
     if method in PRESETS:
         values = preset_values(method)["selection"]
@@ -205,5 +201,5 @@ def _trial(
 
 
 def _short(value: Value) -> str:
-    """1.0 as 1, else all digits, so that no two values have one name."""
+    """1.0 as 1, otherwise all digits, so that different values have different names."""
     return str(int(value) if isinstance(value, float) and value.is_integer() else value)

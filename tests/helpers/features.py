@@ -8,7 +8,7 @@ from minirec.selection.features import Features
 
 
 def features(count: int = 4, **given) -> Features:
-    """Features of samples 10, 11, ...; what is not given says nothing."""
+    """Features of samples 10, 11, ... with defaults."""
     columns = {
         "sample_id": np.arange(10, 10 + count),
         "mean_reward": np.zeros(count),
@@ -20,7 +20,7 @@ def features(count: int = 4, **given) -> Features:
 
 
 def rich(count: int = 60, seed: int = 0) -> Features:
-    """Everything that any baseline needs, with repeated embeddings."""
+    """Features for every baseline, with repeated embeddings."""
     rng = np.random.default_rng(seed)
     embedding = rng.normal(size=(count, 5))
     embedding[count // 2 :] = embedding[: count - count // 2]

@@ -180,7 +180,7 @@ def test_references_equal_a_naive_ranking(block):
 
 def test_an_item_of_the_target_s_time_is_no_rival_of_its_title():
     titles = ["red pen", "red cap", "red hat", "blue ink"]
-    # 1 is as like to the history as 2.
+    # Items 1 and 2 are equally similar to the history.
     assert by_titles(titles, [[0]], [2]) == [2]
     assert by_titles(titles, [[0]], [2], excluded=[[0, 1]]) == [1]
 
@@ -193,8 +193,8 @@ def by_titles(titles, history, target, block=256, excluded=None):
 
 def test_titles_are_ranked_by_the_words_they_share_with_the_recent_past():
     titles = ["red pen", "blue ink", "red cap", "blue cup", "green hat", "pen pen"]
-    # 3 shares "blue" with the latest, 1; then with the one before, where 2 and 5 share a word with
-    # the latest; 5 is all "pen"; 4 shares nothing, and ties count against it.
+    # Item 3 shares "blue" with the latest item, 1. Items 2 and 5 also share a word with the latest;
+    # 5 has only "pen". Item 4 shares nothing, and ties count against it.
     assert by_titles(titles, [[0, 1], [1, 0], [0], [0]], [3, 3, 5, 4]) == [1, 3, 1, 5]
 
 

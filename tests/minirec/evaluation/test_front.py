@@ -91,7 +91,7 @@ def test_the_smallest_budget_within_the_tolerance():
 
 
 def test_the_difference_is_paired():
-    # Each sample loses .01: the samples differ by far more than the settings do.
+    # Each sample loses .01, much less than the differences between samples.
     ndcg = np.linspace(0, 1, 50)
     outcomes = [outcome("large", 100, ndcg + 0.01, 400), outcome("small", 10, ndcg, 100)]
     choice = choose(outcomes, alone(50, resamples=300, seed=1), tolerance=0.05)

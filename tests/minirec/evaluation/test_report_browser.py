@@ -29,7 +29,7 @@ def page(tmp_path_factory):
 
 
 def opened(page, tmp_path, fragment=""):
-    """The document after its scripts have run, and what the console said.
+    """The document after its scripts have run, and the console output.
 
     The page forbids itself every request, and the console names each that was tried.
     """
@@ -79,7 +79,7 @@ def test_a_script_in_a_title_is_text(page, tmp_path):
 
 
 def test_the_console_would_name_a_request(page, tmp_path):
-    """Else the tests above could not fail."""
+    """Without this the tests above could not fail."""
     broken = tmp_path / "broken.html"
     text = page.read_text().replace("<main>", '<main><img src="http://127.0.0.1:9/x.png">')
     broken.write_text(text)

@@ -23,7 +23,7 @@ def card(to, *overrides, samples, steps, has_template=True):
 def command(text):
     """Words of the command, as a shell splits them."""
     (found,) = re.findall(r"```\n(.*?)```", text, re.DOTALL)
-    return shlex.split(found.replace("\\\n", " "))  # which shlex takes for a word
+    return shlex.split(found.replace("\\\n", " "))  # shlex would read it as a word
 
 
 def verl(*overrides, **about):
@@ -115,4 +115,4 @@ def test_openrlhf_trains_the_nearest_number_of_whole_passes(samples, steps, epis
     about = {"samples": samples, "steps": steps}
     assert openrlhf(**about)["--train.num_episodes"] == str(episodes)
     said = card("openrlhf", **about)
-    assert f"about {samples // 32} steps, where MiniRec trains {steps}" in " ".join(said.split())
+    assert f"about {samples // 32} steps, and MiniRec trains {steps}" in " ".join(said.split())

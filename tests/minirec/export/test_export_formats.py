@@ -1,4 +1,4 @@
-"""What the exported rows leave out of the ranking, and that the exported reward does so."""
+"""The exported rows list the excluded items, and the exported reward excludes them."""
 
 import json
 from types import SimpleNamespace
@@ -16,7 +16,7 @@ EXAMPLE = Example(0, Sample(1, history=[1, 2], target=3, same_time=[4]), "prompt
 
 
 def excluded(to: str, row: dict) -> list[int]:
-    """The list that the reward function of a trainer is given."""
+    """The excluded items in the arguments of a trainer's reward function."""
     found = {"verl": row.get("extra_info"), "openrlhf": row.get("label")}.get(to, row)
     return (json.loads(found) if isinstance(found, str) else found)["excluded"]
 
@@ -28,7 +28,7 @@ def test_rows_exclude_what_the_user_took_with_the_target(to):
 
 
 def test_the_reward_ranks_without_the_excluded_items():
-    # Items 4, 1, 0 rank above the target 3; 1 is in the history, 4 of the target's time.
+    # Items 4, 1, 0 rank above the target 3; 1 is in the history, 4 has the target's time.
     cosines = torch.tensor([0.5, 0.7, 0.1, 0.4, 0.9])
     scorer = SimpleNamespace(
         device=torch.device("cpu"),

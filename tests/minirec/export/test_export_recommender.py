@@ -17,7 +17,7 @@ VECTORS = np.eye(32, dtype=np.float32)[[0, 1, 1, 2, 1]]  # items 1, 2 and 4 are 
 
 @pytest.fixture(scope="module")
 def export(folder, tmp_path_factory):
-    """A folder as `minirec export --to merged` writes it, of five items."""
+    """A folder with five items, like those of `minirec export --to merged`."""
     made = tmp_path_factory.mktemp("export") / "x"
     shutil.copytree(folder, made)
     np.save(made / "items.npy", VECTORS)
@@ -68,8 +68,8 @@ def test_equal_items_come_in_the_order_of_their_ids(recommender):
     ("history", "top", "said"),
     [
         ([], 3, "the history is empty"),
-        ([0, 5], 3, "5 is no item id; they are 0 to 4"),
-        ([-1], 3, "-1 is no item id"),
+        ([0, 5], 3, "5 is not an item id; expected 0 to 4"),
+        ([-1], 3, "-1 is not an item id"),
         ([0], 0, "top is 0"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The warm-up of the demo model: its texts, matching, and what they teach."""
+"""The warm-up of the demo model: its texts, matching, and their effect."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def named_before_others(path, config):
 
 def test_matching_draws_a_history_to_the_items_that_it_names(tmp_path):
     shares = []
-    for weight in (0, 3):  # so much that a hundred steps are enough
+    for weight in (0, 3):  # large enough for an effect within a hundred steps
         warm = CONFIG.demo.model_copy(update={"warmup_steps": 100, "warmup_match": weight})
         config = CONFIG.model_copy(update={"demo": warm})
         shares.append(named_before_others(built(tmp_path / str(weight), config), config))
@@ -106,12 +106,12 @@ def test_without_matching_the_answer_is_about_the_history_in_lower_case(encoder)
         assert {w.strip() for w in said.split(",")} <= words
 
 
-def test_a_word_is_said_once_as_the_latest_title_has_it():
+def test_a_word_occurs_once_with_the_spelling_of_the_latest_title():
     said = prompts.analysis(["PEN pen", "Pen"], rng=random.Random(0), as_written=True)
     assert said == " Pen "
 
 
-def test_nine_tenths_of_the_next_token_loss_are_of_answers_alone():
+def test_answers_have_nine_tenths_of_the_next_token_loss():
     batch = [demo._Text([0, 1, 1], (4,), 1), demo._Text([0, 1])]
     ids, mask = torch.tensor([[0, 1, 1], [0, 1, 0]]), torch.tensor([[1, 1, 1], [1, 1, 0]])
     logits = torch.tensor([[[0.0, 0.0], [0.0, 2.0], [9.0, 0.0]], [[3.0, 0.0], [9.0, 0.0], [0, 0]]])

@@ -75,7 +75,7 @@ def test_a_long_history_loses_its_oldest_titles(encoder):
 
 @pytest.mark.parametrize("old", ["Jazz Piano Night Sax Morning", "Trail"])
 def test_as_many_titles_as_fit(encoder, old):
-    """Also where those that go are much longer or shorter than those that stay."""
+    """Dropped titles may be much longer or shorter than the kept ones."""
     titles = [old] * 30 + ["Robot"] * 20
     shown, ids = encoder.fitting(titles)
     whole = [n for n in range(1, 51) if len(encoder.fitting(titles[-n:])[0]) == n]
@@ -246,7 +246,7 @@ def test_micro_batches_add_up_to_the_whole_batch(folder, encoder, candidates):
 
 
 @pytest.mark.parametrize("kind", ["batch", "corrected"])
-def test_a_correction_is_given_where_it_is_asked_for_and_nowhere_else(kind):
+def test_log_presence_must_match_the_kind_of_candidates(kind):
     objective = Objective(
         training=TrainingConfig(item_candidates=kind),
         temperature=0.5,
@@ -269,7 +269,7 @@ def test_a_prompt_read_once_for_its_rollouts_changes_no_loss_and_no_gradient(fol
     together = _gradient(policy, groups, table, None, [groups])
     policy.packs = lambda _: False
     apart = _gradient(policy, groups, table, None, [groups])
-    assert not torch.equal(apart[1], together[1])  # else both were read in the same way
+    assert not torch.equal(apart[1], together[1])  # otherwise both would be read in the same way
     assert apart[0] == pytest.approx(together[0], rel=1e-5)
     assert torch.allclose(apart[1], together[1], atol=1e-5)
     assert torch.allclose(apart[2], together[2], atol=1e-5)
@@ -288,9 +288,9 @@ def test_long_completions_of_a_short_prompt_are_not_packed(folder, encoder):
     [
         # A token counts as 10 pairs. Alone 2 x 12 tokens, packed 14: 2 x 12 x 22 against 14 x 24.
         (10, [[2, 2]], True),
-        # 4 x 8 x 18 = 576 alone, 26 x 36 = 936 packed: fewer tokens, but far more pairs.
+        # 4 x 8 x 18 = 576 alone, 26 x 36 = 936 packed: fewer tokens, but many more pairs.
         (2, [[6, 6, 6, 6]], False),
-        # 4 x 12 x 22 = 1,056 alone, 24 x 34 = 816 packed: more pairs, and yet less work.
+        # 4 x 12 x 22 = 1,056 alone, 24 x 34 = 816 packed: more pairs, but less work.
         (8, [[4, 4, 4, 4]], True),
         # One rollout is the same row, so nothing is saved.
         (10, [[2]], False),
@@ -309,7 +309,7 @@ def test_what_a_token_costs_in_pairs_follows_from_the_sizes_of_the_model():
     shape = dict(hidden_size=8, intermediate_size=16, num_hidden_layers=3, vocab_size=50)
     config = transformers.Qwen2Config(**shape, num_attention_heads=4, num_key_value_heads=2)
     model = transformers.Qwen2ForCausalLM(config)
-    # Of a block: q and o 8 x 8, k and v 8 x 4, three matrices 8 x 16; a pair has 2 x 8 products.
+    # One block: q and o 8 x 8, k and v 8 x 4, three matrices 8 x 16; a pair has 2 x 8 products.
     assert Sharing.of(model) == Sharing((2 * 64 + 2 * 32 + 3 * 128) / 16)
     block = model.model.layers[0]
     weights = sum(w.numel() for w in block.parameters() if w.dim() == 2)
@@ -317,7 +317,7 @@ def test_what_a_token_costs_in_pairs_follows_from_the_sizes_of_the_model():
 
 
 def test_token_loss_raises_the_better_rollout(folder, encoder):
-    """One step down the token loss must make the rollout with the higher reward likelier."""
+    """A gradient step must make the rollout with the higher reward likelier."""
     policy = trainable_policy(folder, CONFIG, encoder.tokenizer, rollout_temperature=1.0, seed=3)
     groups = _groups(policy, encoder)[:1]
     with torch.no_grad():
@@ -351,7 +351,7 @@ def test_token_loss_raises_the_better_rollout(folder, encoder):
 
 
 def beginning(tokenizer, *, template=None):
-    """The tokenizer as those of Gemma and Llama: each text begins with a BOS token."""
+    """The tokenizer with a BOS token at the start of each text, like those of Gemma and Llama."""
     made = copy.deepcopy(tokenizer)
     made.add_special_tokens({"bos_token": "<bos>"})
     bos = ("<bos>", made.bos_token_id)
@@ -372,7 +372,7 @@ def test_prompts_and_items_begin_with_the_bos_token_once(encoder, template):
         assert ids[0] == tokenizer.bos_token_id
         assert ids.count(tokenizer.bos_token_id) == 1
     assert new.item(TITLES[0], "text")[1:] == encoder.item(TITLES[0], "text")
-    # The demo model has none.
+    # The demo model has no BOS token.
     assert encoder.item(TITLES[0], "text")[0] != encoder.tokenizer.bos_token_id
 
 

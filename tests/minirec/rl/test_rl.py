@@ -111,7 +111,7 @@ def test_ratio_is_clipped_on_the_side_that_would_gain():
 
 @pytest.mark.parametrize("cap", [1.0, 1.2, 2.0, 9.0])
 def test_corrected_loss_and_gradient_of_a_policy_one_update_off(cap):
-    """Every case of ratio and advantage, against the formula written out in floats."""
+    """Every case of ratio and advantage, compared with the formula in plain floats."""
     clip = grpo.Clip(low=0.2, high=0.28, cap=cap)
     old = [-0.1, -0.7, -1.3, -2.9, -4.1]
     shift = [-1.1, -0.3, -0.1, 0.0, 0.1, 0.3, 0.8, 2.5]
@@ -192,7 +192,7 @@ def test_item_loss_has_the_gradient_of_the_weighted_log_softmax(presence):
 
 
 def test_presence_is_the_chance_that_the_rest_of_a_step_has_an_item_as_target():
-    # Of the three other samples one is drawn, then two.
+    # One of the three other samples is drawn, then two.
     one = log_presence([0, 0, 1, 2], items=4, prompts=2).exp()
     two = log_presence([0, 0, 1, 2], items=4, prompts=3).exp()
     assert one.tolist() == pytest.approx([2 / 3, 1 / 3, 1 / 3, 0])
@@ -205,7 +205,7 @@ def test_presence_is_the_chance_that_the_rest_of_a_step_has_an_item_as_target():
         ([0, 0, 1, 2], 9, [1, 1, 1, 0]),  # every step has all samples
         ([3, 3, 3], 2, [0, 0, 0, 1]),
         ([3], 5, [1, 1, 1, 1]),
-        ([0, 1], 1, [1, 1, 1, 1]),  # no rivals
+        ([0, 1], 1, [1, 1, 1, 1]),  # no other candidates
     ],
 )
 def test_presence_at_its_bounds(targets, prompts, presence):
@@ -221,7 +221,7 @@ def test_presence_agrees_with_counted_steps():
         for item in {targets[sample] for sample in step}:
             counts[item] += 1
     found = log_presence(targets, items=5, prompts=4).exp()
-    # Sample 0 has item 0 itself, so of its other samples one has it less.
+    # Sample 0 has item 0, so one sample fewer of the others has it.
     assert found[1:].tolist() == pytest.approx([counts[i] / len(steps) for i in range(1, 5)])
     assert found[0].item() == pytest.approx(1 - math.comb(4, 3) / math.comb(9, 3))
 
@@ -279,14 +279,14 @@ def test_learning_rate_with_fewer_steps_than_warm_up():
     assert found == pytest.approx([0.25, 0.5])
 
 
-def test_what_the_user_took_with_the_target_does_not_compete():
+def test_excluded_items_are_masked_and_the_target_never_is():
     baskets = Sample(sample_id=0, history=[0], target=2, same_time=[3])
     alone = Sample(sample_id=1, history=[1, 2], target=2)
     targets = Targets.of([baskets, alone], items=5)
     assert targets.target.tolist() == [2, 2]
     assert targets.mask.tolist() == [
         [True, False, False, True, False],
-        [False, True, False, False, False],  # the target competes, in the history or not
+        [False, True, False, False, False],  # the target is never excluded
     ]
     group = Group([7], [[8]], [1], excluded=baskets.excluded, target=baskets.target)
     assert group.excluded == [0, 3]
@@ -298,7 +298,7 @@ def test_each_target_is_ranked_for_all_of_its_rollouts():
     samples = [Sample(sample_id=i, history=[0], target=target) for i, target in enumerate((1, 2))]
     hidden = torch.tensor([[9.0, 2, 1], [0, 1, 2], [0, 2, 1], [9, 1, 2]])
     ranking = ranker.rank(hidden, ranker.targets(samples))
-    assert ranking.rank.tolist() == [1, 2, 2, 1]  # item 0 does not compete
+    assert ranking.rank.tolist() == [1, 2, 2, 1]  # item 0 is excluded
     best = math.exp(4 / 5**0.5) / (math.exp(4 / 5**0.5) + math.exp(2 / 5**0.5))
     assert ranking.probability[2].item() == pytest.approx(1 - best)
 

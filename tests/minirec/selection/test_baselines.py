@@ -1,4 +1,4 @@
-"""Baselines by hand, what holds for all of them, and the Beta prior against scipy."""
+"""Baselines by hand, common properties of all of them, and the Beta prior against scipy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from minirec.selection.baselines import METHODS, ccs
 from minirec.selection.features import Features
 from minirec.selection.learnability import fit_beta, hit_variance
 
-# what holds for all
+# common properties
 
 
 @pytest.mark.parametrize("budget", [1, 7, 45, 60])
@@ -144,9 +144,9 @@ def test_ccs_drops_the_hardest_and_shares_from_the_smallest_stratum():
     data = features(20, mean_reward=reward)
     for seed in range(5):
         rows = ccs(data, budget=9, seed=seed) - 10
-        # 9 // 3 = 3, the first has 1; 8 // 2 = 4; 4 are left for the last.
+        # 9 // 3 = 3, but the first has 1; 8 // 2 = 4; the last gives the remaining 4.
         assert [(rows == 2).sum(), ((rows > 2) & (rows < 7)).sum(), (rows >= 7).sum()] == [1, 4, 4]
-    # A budget that leaves no room drops fewer.
+    # A large budget drops fewer samples.
     assert sorted(ccs(data, budget=19, seed=0) - 10) == list(range(1, 20))
 
 
@@ -158,7 +158,7 @@ def likelihood(hits, rollouts, a, b) -> float:
 
 
 def test_hit_variance_by_hand():
-    # One sample each with 0, 1 and 2 hits of 2: exactly what the uniform prior foresees, so
+    # One sample each with 0, 1 and 2 hits of 2: exactly as the uniform prior predicts, so
     # a = b = 1 and p = (1 + h) / 4.
     a, b = fit_beta([0, 1, 2], rollouts=2)
     assert (a, b) == pytest.approx((1, 1), rel=1e-4)
@@ -168,7 +168,7 @@ def test_hit_variance_by_hand():
 
 def test_rollouts_may_differ_and_be_none():
     hits, rollouts = [0, 1, 2, 0], [2, 2, 2, 0]
-    # The sample that was not rolled out has the prior's mean, 1/2.
+    # The sample without rollouts has the prior mean, 1/2.
     assert hit_variance(hits, rollouts=rollouts)[3] == pytest.approx(1 / 4, rel=1e-4)
     assert hit_variance([0, 0], rollouts=[0, 0]).tolist() == [0.25, 0.25]
 

@@ -1,4 +1,4 @@
-"""Scoring, picking and ordering of features by the settings, and what is told of it."""
+"""Scoring, picking and ordering of features by the settings, and the lines for the user."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from minirec.selection.summary import summary
 
 
 def run(data: Features, *, chance: float = 0.0, **given):
-    """Scores, picks, table and the lines said."""
+    """Scores, picks, table and the lines for the user."""
     said: list[str] = []
     chosen = SelectionConfig(**{"budget": 8, "groups": 2} | given)
     scores, pool = score_samples(data, chosen, chance=chance, say=said.append)
@@ -43,7 +43,7 @@ def test_a_baseline_chooses_and_the_curriculum_orders(name):
     assert np.isfinite(table["value"].to_numpy()).all()
 
 
-def test_a_least_lift_binds_the_value_alone():
+def test_min_lift_applies_only_to_the_method_value():
     data = rich()
     rewards = run(data, min_lift=0.5)[2]["mean_reward"].to_numpy()
     assert rewards.min() >= 0.5
@@ -62,9 +62,9 @@ def test_the_lift_is_that_of_the_reward_where_no_ndcg_is_known():
     assert learnable == pytest.approx([1, 0, 0], abs=1e-9)
 
 
-def test_rewards_that_the_gaussian_is_not_made_for_are_said():
+def test_a_warning_if_rewards_do_not_fit_the_gaussian():
     data = features(3, mean_reward=[2.0, 6.0, 9.5])
-    assert "mean rewards lie in 2 to 9.5, and selection.mu=0.5" in run(data, budget=2)[3][0]
+    assert "mean rewards lie in 2 to 9.5, but selection.mu=0.5" in run(data, budget=2)[3][0]
     for fitting in ({"mu": None}, {"mu": 5.0}, {"method": "random"}):
         assert "rescale" not in " ".join(run(data, budget=2, **fitting)[3])
 
@@ -102,14 +102,16 @@ def test_directions_choose_the_vectors():
         by_gradient = run(data, directions=name, budget=2)[0]["representativeness"]
         assert by_gradient[1] == 0 and by_gradient[0] > 0.9
     said = run(dataclasses.replace(data, hvp=None), directions="head_hvp", budget=2)[3]
-    assert said[0] == "no hvp: representativeness is that of gradient"
+    assert said[0] == "no hvp: representativeness uses gradient"
 
 
-def test_what_is_not_known_is_left_out_and_said():
+def test_missing_features_are_skipped_with_a_line():
     data = features(6, mean_reward=[0.0, 0.5, 0.4, 0.1, 0.5, 0.9], hits=[0, 2, 1, 1, 2, 4])
     scores, picks, table, said = run(data, budget=3)
     assert "no gradients: the value is the learnability alone" in said
-    assert "no embeddings: the top values are taken, without diversity" in said
+    assert (
+        "no embeddings: the samples with the highest values are selected, without diversity" in said
+    )
     assert picks.indices.tolist() == [1, 4, 2]
     assert scores["value"].tolist() == scores["learnability"].tolist()
     assert np.isnan(scores["representativeness"]).all()
@@ -117,10 +119,10 @@ def test_what_is_not_known_is_left_out_and_said():
         run(data, budget=3, alpha=0)
 
 
-def test_too_few_live_samples_are_said():
+def test_a_line_about_too_few_live_samples():
     data = features(6, hits=[0, 0, 1, 0, 1, 0])
     said = run(data, budget=4, method="random_live")[3]
-    assert "only 2 samples have a hit; random_live fills up with others" in said
+    assert "only 2 samples have a hit; random_live adds others" in said
 
 
 def test_full_takes_all_whatever_the_budget():

@@ -62,7 +62,7 @@ def policy(dtype=torch.float64, kind="qwen2"):
     lm = get_peft_model(model(config(**SHAPE)), LoraConfig(r=RANK, target_modules="all-linear"))
     for module in lora_matrices(lm).values():
         torch.nn.init.normal_(module.weight, std=0.2)
-    # The norms of transformers compute in float32, whatever the weights; these do not.
+    # The norms of transformers always compute in float32; these use the dtype of the weights.
     for name, module in list(lm.named_modules()):
         if type(module).__name__.endswith("RMSNorm"):
             lm.set_submodule(name, torch.nn.RMSNorm(len(module.weight), module.variance_epsilon))
@@ -96,7 +96,7 @@ def groups(count=5):
 
 
 def reading(model, *, shared):
-    """The model, which reads each prompt once for all its rollouts, or each time."""
+    """The model with or without shared prompts."""
     model.packs = lambda _: shared
     return model
 
@@ -108,7 +108,7 @@ def sample_loss(dtype=torch.float64):
 
 
 def written_out(model, group, loss):
-    """The loss of one group, rollout by rollout and token by token, as the docstring has it."""
+    """The loss of one group by the docstring's formula, rollout by rollout, token by token."""
     rewards = torch.tensor(group.rewards, dtype=torch.float64)
     advantage = (rewards - rewards.mean()) / rewards.std(correction=0)
     best = int(rewards.argmax())
@@ -271,8 +271,8 @@ def test_a_matrix_keeps_its_projection_whatever_else_is_adapted():
 @pytest.mark.parametrize(
     ("out", "into", "share", "expected"),
     [
-        (4, 32, 128, (4, 32)),  # there is room for all
-        (4, 32, 40, (4, 10)),  # the rank stays whole
+        (4, 32, 128, (4, 32)),  # the share is large enough for both sides
+        (4, 32, 40, (4, 10)),  # the rank is not projected
         (32, 4, 40, (10, 4)),
         (16, 896, 120, (16, 7)),  # 2/7 is better than 4/sqrt(120)
         (16, 896, 10, (3, 3)),

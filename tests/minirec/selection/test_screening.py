@@ -1,4 +1,4 @@
-"""Which samples are screened, and what it saved: cases by hand."""
+"""Screened samples and savings, by hand."""
 
 from __future__ import annotations
 

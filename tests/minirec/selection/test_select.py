@@ -69,8 +69,8 @@ def test_shards_of_a_screened_run(tmp_path):
     assert any("screened and not rolled out: 50% of all" in line for line in said)
 
 
-def test_of_a_corpus_that_is_scored_in_part(tmp_path):
-    """60 of 160 samples: the budget is a share of the corpus, and only scored ones are chosen."""
+def test_selection_from_a_partly_scored_corpus(tmp_path):
+    """60 of 160 samples: the budget is a share of the corpus; only scored samples are picked."""
     run = make_run(tmp_path / "run")
     part = run.path("features", "part-00001.parquet")
     write_table(part, read_table(part).slice(20))
@@ -91,7 +91,7 @@ def test_of_a_corpus_that_is_scored_in_part(tmp_path):
     assert table["value"].notna()[scored].all() and table["value"].notna().sum() == 60
 
 
-def test_a_report_of_a_corpus_that_is_scored_in_part(tmp_path):
+def test_a_report_of_a_partly_scored_corpus(tmp_path):
     run = make_run(tmp_path / "run")
     part = run.path("features", "part-00001.parquet")
     write_table(part, read_table(part).slice(20))
@@ -102,7 +102,7 @@ def test_a_report_of_a_corpus_that_is_scored_in_part(tmp_path):
     html = " ".join(render(run.root).split())
     assert "Of 160 training interactions, 40 (25.0%) were kept" in html
     assert "60 of the 160 training interactions were scored, drawn at random" in html
-    # A third of the corpus is of each planted kind.
+    # Each planted kind is a third of the corpus.
     assert "<td>trivial</td><td>53</td><td>33.1%</td>" in html
 
 
@@ -110,7 +110,7 @@ def test_a_report_of_a_corpus_that_is_scored_in_part(tmp_path):
     ("selection", "scoring", "error", "message"),
     [
         ({"budget": 61}, 60, ConfigError, "budget 61 exceeds the 60 scored training samples"),
-        ({"method": "full"}, 60, ConfigError, "grouped orders by reward, which is known of 60 of"),
+        ({"method": "full"}, 60, ConfigError, "grouped orders by reward, but only 60 of 160"),
         ({}, 0.5, ArtifactError, "has 160 samples; expected 80 of the 160 in train.parquet"),
     ],
 )

@@ -23,8 +23,7 @@ from minirec.selection.curriculum import (
 )
 from minirec.selection.diversity import Shard, greedy, maxmin
 from minirec.selection.learnability import chance_level, count_hits, gaussian, gaussian_live, lift
-from minirec.selection.representativeness import alignment
-from minirec.selection.value import combine, normalised_rank
+from minirec.selection.value import alignment, combine, normalised_rank
 
 PUBLISHED = SHARED / "published"
 
@@ -33,7 +32,7 @@ PUBLISHED = SHARED / "published"
 def published() -> dict[str, np.ndarray]:
     path = PUBLISHED / "cds_proxy_rewards.jsonl.gz"
     if not path.exists():
-        pytest.skip(f"{path} is absent: the authors' figures are not part of the repository")
+        pytest.skip(f"{path} is missing: the authors' data is not in the repository")
     with gzip.open(path, "rt") as file:
         rows = [json.loads(line) for line in file]
     return {
@@ -54,7 +53,7 @@ def test_gaussian_reproduces_the_published_difficulty(published):
 
 
 def test_published_facts(published):
-    """The figures that method.md, section 3, gives for the published rewards."""
+    """The figures in section 3 of method.md for the published rewards."""
     assert np.mean(published["hit"] == 0) == pytest.approx(0.55, abs=0.01)
     assert (gaussian(published["reward"]) > 0.5).sum() == 134
     live = gaussian_live(published["reward"], hits=published["hit"])
@@ -63,7 +62,7 @@ def test_published_facts(published):
 
 @pytest.fixture(scope="module")
 def parity() -> dict:
-    """Rewards with the difficulty and order that other arithmetic gives; see its entry `how`."""
+    """Rewards with difficulty and order from an independent computation; see its entry `how`."""
     return json.loads((Path(__file__).parent / "fixtures" / "parity.json").read_text())
 
 
@@ -192,8 +191,8 @@ def test_maxmin_equals_the_naive_reference(block):
     assert np.abs(found.novelty - novelty).max() < 1e-5
 
 
-def test_maxmin_of_float32_parts_near_ties_as_float64_does():
-    """Products that differ by less than float32 can tell."""
+def test_maxmin_of_float32_orders_near_ties_like_float64():
+    """Products whose difference is below float32 precision."""
     rng = np.random.default_rng(4)
     embeddings = rng.normal(size=(1500, 400)).astype(np.float32)
     embeddings[700:] = embeddings[:800] + 1e-4 * rng.normal(size=(800, 400)).astype(np.float32)
@@ -226,7 +225,7 @@ def in_shards(embeddings, scores, *, budget, block, cuts):
     st.integers(0, 2**32 - 1),
 )
 def test_maxmin_of_small_whole_numbers_in_any_shards(count, width, block, cuts, seed):
-    """Full of equal rows, equal scores and scores of 0; picks to the last row."""
+    """Many equal rows, equal scores and scores of 0; all rows are picked."""
     rng = np.random.default_rng(seed)
     embeddings = rng.integers(-1, 2, size=(count, width)).astype(np.float32)
     embeddings[~embeddings.any(axis=1), 0] = 1
@@ -235,7 +234,7 @@ def test_maxmin_of_small_whole_numbers_in_any_shards(count, width, block, cuts, 
     cuts = [cut for cut in cuts if cut < count]
     found = in_shards(embeddings, scores, budget=count, block=block, cuts=cuts)
     assert found.indices.tolist() == picks
-    kept = np.array(novelty) > 1e-6  # where all are at distance 0, the ratio is 0 / 0
+    kept = np.array(novelty) > 1e-6  # if all distances are 0, the ratio is 0 / 0
     assert np.abs(found.novelty - novelty)[kept].max() < 1e-3
 
 
@@ -253,7 +252,7 @@ def test_maxmin_does_not_depend_on_the_scale_of_the_scores(scale):
 
 
 def test_maxmin_of_distances_below_the_rounding_of_float32():
-    """As hidden states at one marker are: a direction common to all, and little beside it."""
+    """Like hidden states at one marker: a large common direction and small differences."""
     rng = np.random.default_rng(7)
     embeddings = 40 * rng.normal(size=300) + rng.normal(size=(600, 300))
     scores = rng.random(600)
@@ -336,7 +335,7 @@ def test_other_curricula():
     assert set(CURRICULA) == {"grouped", "easy_to_hard", "hard_to_easy", "shuffled"}
 
 
-# refusals: argument, first offending row, value
+# errors name the argument, the first bad row and its value
 
 
 @pytest.mark.parametrize(

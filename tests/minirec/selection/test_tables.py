@@ -1,4 +1,4 @@
-"""Features from bare tables: the same from every format, and one sentence for what is wrong."""
+"""Features from tables: every format gives the same features; errors are one sentence."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_lists_of_several_lengths_and_screened_samples(tmp_path):
         "sample_id": [1, 2, 3, 4],
         "rewards": [[0.5, 0.7, 0.1, 0.3], [], [0.2, 0.4], [0.6, 0.8]],
         "ndcg": [[0.5, 0.7, 0.1, 0.3], [], [0.2, 0.4], [0.5, 0.5]],
-        "screened": [False, True, False, True],  # the last is a control: rolled out all the same
+        "screened": [False, True, False, True],  # the last one is a control, which has rollouts
         "screen_reward": [None, 0.05, None, 0.9],
         "screen_ndcg": [None, 0.04, None, 0.9],
     }
@@ -128,10 +128,10 @@ def test_ids_that_are_not_exact(tmp_path, ids, words):
     assert words in refused(write(tmp_path, ids_and(sample_id=ids), ".npz"))
 
 
-def test_a_row_for_each_rollout_is_told_how_to_be_gathered(tmp_path):
+def test_one_row_per_rollout_is_an_error_that_explains_grouping(tmp_path):
     said = refused(write(tmp_path, ids_and(sample_id=[1, 1, 2, 2]), ".jsonl"))
     assert "sample 1 occurs twice; expected each id once" in said
-    assert "gather the rows of a sample by sample_id, with rewards as a list" in said
+    assert "group the rows by sample_id and make rewards a list" in said
 
 
 def test_what_is_no_part_of_a_folder(tmp_path):
@@ -167,7 +167,7 @@ BAD = [
     (ids_and(sample_id=[1, 2, 1]), "row 2, column sample_id: sample 1 occurs twice"),
     (ids_and(sample_id=[0.5, 1.0]), "row 0, column sample_id: 0.5; expected a whole number"),
     ({"reward": [0.5]}, "column sample_id is missing"),
-    ({"sample_id": [1]}, "has neither of rewards, reward, mean_reward, ndcg"),
+    ({"sample_id": [1]}, "has none of the columns rewards, reward, mean_reward, ndcg"),
     (ids_and(reward=[0.1, float("nan")]), "row 1, column reward: nan; expected a finite"),
     (ids_and(reward=[0.1, float("inf")]), "row 1, column reward: inf; expected a finite"),
     (ids_and(reward=[0.1, 1e31]), "row 1, column reward: 1e+31; expected a finite"),
@@ -178,7 +178,7 @@ BAD = [
     (ids_and(hits=[0, 2]), "row 1, column hits: 2; expected at most its 1 rollouts"),
     (ids_and(hits=[0, -1]), "row 1, column hits: -1; expected a whole number"),
     (ids_and(hits=[[0], [1]]), "column hits holds lists; expected a number per row"),
-    (ids_and(rollouts=[4, 0]), "row 1, column rollouts: none; expected a rollout or more"),
+    (ids_and(rollouts=[4, 0]), "row 1, column rollouts: none; expected 1 rollout or more"),
 ]
 
 
@@ -208,12 +208,12 @@ def test_bad_tables_are_refused_in_one_sentence(tmp_path, suffix, columns, messa
         (ids_and(gradient=[[], [1.0]]), "column gradient: 0 numbers; expected 1 or more"),
         (
             ids_and(rewards=[[0.1], [0.2]], ndcg=[[0.1], [0.2, 0.3]]),
-            "column ndcg: 2 rollouts and 1 in rewards; expected as many",
+            "column ndcg: 2 rollouts and 1 in rewards; expected the same",
         ),
-        (ids_and(rewards=[[0.1], []]), "column rewards: none; expected a rollout or more"),
+        (ids_and(rewards=[[0.1], []]), "column rewards: none; expected 1 rollout or more"),
         (
             ids_and(rewards=[[0.1], []], screened=[False, True]),
-            "column screen_reward: absent; expected a number",
+            "column screen_reward: missing; expected a number",
         ),
     ],
 )
@@ -228,8 +228,8 @@ def test_ragged_columns_are_refused(tmp_path, suffix, columns, message):
     [
         ('{"sample_id": 1, "reward": 1}\n\n{"sample_id": 2', "line 3 is not JSON"),
         ("[1, 2]", "line 1 is a list; expected an object"),
-        ("", "has no line"),
-        ('{"sample_id": 1, "reward": 1}\n{"reward": 1}', "line 2, column sample_id: absent"),
+        ("", "is empty"),
+        ('{"sample_id": 1, "reward": 1}\n{"reward": 1}', "line 2, column sample_id: missing"),
         ('{"sample_id": "x", "reward": 1}', "line 1, column sample_id: 'x'; expected a number"),
         ('{"sample_id": 1, "reward": true}', "line 1, column reward: True; expected a number"),
         ('{"sample_id": 1, "reward": [[1]]}', "line 1, column reward: a list; expected a number"),
@@ -306,7 +306,7 @@ PLAUSIBLE = {
 
 @st.composite
 def tables(draw) -> list[str]:
-    """Lines that agree in their columns, but for what is put in between at times."""
+    """Lines with the same columns, sometimes with other content between them."""
     names = draw(st.sets(st.sampled_from(sorted(PLAUSIBLE)), max_size=3))
     row = st.fixed_dictionaries(
         {"sample_id": st.integers(0, 99), "reward": st.floats(0, 1)}

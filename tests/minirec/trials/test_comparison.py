@@ -1,4 +1,4 @@
-"""What a comparison trains, and how it is judged, by hand-computed cases."""
+"""The trials of a comparison and their evaluation, by hand-computed cases."""
 
 import numpy as np
 import pytest
@@ -48,7 +48,7 @@ def curve(*ndcg, charged=100):
 
 
 def test_many_rows_can_still_be_significant():
-    """The finest p of few resamples, times the number of rows, would be above any level."""
+    """With few resamples, the smallest p times the number of rows would exceed any level."""
     noise = np.random.default_rng(0).normal(size=(3, 200))
     rows = {number: noise + 1 for number in range(60)}
     found = differences(rows, noise, Bootstrap(np.arange(200), resamples=1000, seed=0))
@@ -104,7 +104,7 @@ def test_places_by_quality_with_full_data_last():
     assert [p.outcome.method for p in found.places] == ["minirec", "random", "full"]
     assert found.references == ["random", "full"]
     ours = found.places[0]
-    assert ours.standing.mean == 0.75  # not that of the other table
+    assert ours.standing.mean == 0.75  # the value of this table
     # Seed by seed: [0.5, 0.5] - [0, 0] and [0.5, 1.5] - [0, 1].
     versus = ours.differences["random"]
     assert [versus.mean, versus.low, versus.high] == pytest.approx([0.5] * 3)
@@ -139,7 +139,7 @@ def test_where_a_seed_has_failed_there_is_no_difference():
 
 
 def test_as_many_seeds_are_no_pair_where_they_are_others():
-    """Each method has lost one, and each another one."""
+    """Each method lacks another seed."""
     found = race_of(
         [trained("random", 1, [0.0, 0.0]), trained("minirec", 2, [0.5, 0.5])],
         references=["random"],
@@ -246,7 +246,7 @@ def test_trials_rank_samples_of_train_too():
 
 
 def test_settings_of_ours_reach_no_other_method():
-    """Else `paper` were not the paper's, and baselines were charged with gradients."""
+    """`paper` must use the paper's directions, and baselines must not be charged with gradients."""
     found = compared(
         "compare.methods=[random, less, paper, minirec]", "selection.directions=lora_projected"
     )
