@@ -40,7 +40,7 @@ test: install ## all tests but the long ones: first those that start no engine, 
 long: install ## the tests that take minutes each: kills at every stage, nodes, a search
 	$(PYTEST) -m long $(ARGS)
 
-quick: install ## the tests that start no engine and take seconds
+quick: install ## the tests that start no engine and take at most two seconds each
 	$(PARALLEL) -m "not slow and not ($(ENGINE))" $(ARGS)
 
 faults: install ## the campaign of faults: 56 trials, an hour and a half; TRIALS=n makes n

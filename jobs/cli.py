@@ -262,7 +262,7 @@ def _serve(a: Arguments) -> None:
 
 
 COMMANDS = {
-    "select": _select,
+    "select": _select,  # of a run, or of a table of features
     **dict.fromkeys(TRIALS, _trials),
     "plan": _plan,
     "settings": _settings,
@@ -271,7 +271,7 @@ COMMANDS = {
     "recommend": _recommend,
     "serve": _serve,
 }
-"""The functions of the commands that run no stages, or more than stages."""
+"""The functions of commands. `run` and the commands of stages are in none: `_run` serves them."""
 
 if __name__ == "__main__":
     sys.exit(main())

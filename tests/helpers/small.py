@@ -22,7 +22,8 @@ model:
 rollout: {max_new_tokens: 8, prompts_per_call: 16}
 proxy:
   samples: 64
-  training: {steps: 8, prompts_per_step: 16, prompts_per_micro_batch: 8, checkpoint_steps: 2}
+  training: {steps: 8, prompts_per_step: 16, prompts_per_micro_batch: 8, checkpoint_steps: 2,
+             item_candidates: corrected}
 scoring: {shard_size: 16, rollouts: 2}
 selection: {budget: 0.25}
 training: {steps: 8, prompts_per_step: 16, prompts_per_micro_batch: 8, checkpoint_steps: 2}

@@ -2,6 +2,8 @@
 
 import time
 
+import pytest
+
 from jobs import console
 
 
@@ -24,6 +26,7 @@ def test_quarters_and_no_long_silence(capsys, monkeypatch):
     assert pulse.startswith("score has worked for") and pulse.endswith("s, score: 2/8 shards")
 
 
+@pytest.mark.slow
 def test_no_pulse_where_lines_come_often(capsys, monkeypatch):
     monkeypatch.setattr(console, "PULSE_S", 2)
     with console.pulse("train"):

@@ -85,6 +85,7 @@ def test_finished_shards_are_counted_with_one_listing(bucket_folder, monkeypatch
     assert asked == ["ListObjectsV2"]
 
 
+@pytest.mark.slow
 def test_a_store_is_not_asked_twice_a_second(bucket_folder, tmp_path):
     asked = {}
     for folder in (tmp_path, located(bucket_folder)):

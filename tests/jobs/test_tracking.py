@@ -51,6 +51,7 @@ def test_mlflow_gets_each_step_once_and_the_settings(tmp_path, monkeypatch):
     assert run.info.status == "FINISHED"
 
 
+@pytest.mark.slow
 def test_wandb_offline_writes_below_the_run(tmp_path):
     pytest.importorskip("wandb")
     run = sent(tmp_path, "tracking.wandb=offline", "tracking.tensorboard=false")

@@ -187,6 +187,7 @@ def check(shop: dict) -> None:
         assert got.rows == total
 
 
+@pytest.mark.slow
 @given(shop=shops())
 @settings(max_examples=250)
 def test_random_files(shop):

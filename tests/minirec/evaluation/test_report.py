@@ -164,6 +164,7 @@ def test_report_without_truth_and_logs(tmp_path):
         assert f"<td>{why}</td>" in html
 
 
+@pytest.mark.slow
 def test_report_tells_which_side_waited(tmp_path):
     run = make_run(tmp_path / "run")
     SELECT.run(run, config(), None)
@@ -181,6 +182,7 @@ def test_report_tells_which_side_waited(tmp_path):
     assert "<tr>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>" in render(run.root)
 
 
+@pytest.mark.slow
 def test_screened_samples_are_selected_by_their_screen_and_shown(tmp_path):
     run = make_run(tmp_path / "run")
     screen_features(run)
@@ -208,6 +210,7 @@ def test_screened_samples_are_selected_by_their_screen_and_shown(tmp_path):
     assert f"of 40 control samples, which were rolled out anyway,\n{lost} (" in html
 
 
+@pytest.mark.slow
 def test_the_report_of_full_scoring_has_no_savings(tmp_path):
     run = make_run(tmp_path / "run")
     SELECT.run(run, config(), None)

@@ -92,6 +92,7 @@ def test_trl_gets_batches_and_groups_of_the_run():
     assert found["gradient_accumulation_steps"] == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overrides", [[], ["model.name=demo"]])
 def test_verl_gets_a_template_that_leaves_the_prompt_of_a_base_model(encoder, overrides):
     found = verl(*overrides, samples=64, steps=2, has_template=False)

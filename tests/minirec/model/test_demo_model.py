@@ -33,6 +33,7 @@ def named_before_others(path, config):
     return float(torch.stack(right).float().mean())
 
 
+@pytest.mark.slow
 def test_matching_draws_a_history_to_the_items_that_it_names(tmp_path):
     shares = []
     for weight in (0, 3):  # large enough for an effect within a hundred steps

@@ -256,6 +256,7 @@ def _learnt_shares(corrected):
     return torch.softmax(unit / 0.25, 0).tolist()
 
 
+@pytest.mark.slow
 def test_the_correction_lets_in_batch_rivals_teach_how_frequent_targets_are():
     assert _learnt_shares(corrected=True) == pytest.approx([0.7, 0.2, 0.1], abs=0.01)
     assert _learnt_shares(corrected=False)[0] < 0.55

@@ -91,6 +91,7 @@ def test_selection_from_a_partly_scored_corpus(tmp_path):
     assert table["value"].notna()[scored].all() and table["value"].notna().sum() == 60
 
 
+@pytest.mark.slow
 def test_a_report_of_a_partly_scored_corpus(tmp_path):
     run = make_run(tmp_path / "run")
     part = run.path("features", "part-00001.parquet")
@@ -173,6 +174,7 @@ def test_a_run_and_its_bare_features_give_the_same_selection(tmp_path):
         assert (tmp_path / "bare" / name).read_bytes() == run.path(name).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_report_of_a_baseline_claims_no_novelty(tmp_path):
     from jobs.stages.report import REPORT
 

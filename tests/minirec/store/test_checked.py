@@ -45,6 +45,7 @@ def flipped(path, place, mask):
     return copy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mask", [0x01, 0x20, 0xFF])
 def test_no_flipped_byte_changes_what_is_read(table_file, mask):
     """Each is detected, or harmless such as one in the unused statistics.

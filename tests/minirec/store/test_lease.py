@@ -136,6 +136,7 @@ def test_a_refusal_is_recognised_by_the_code_of_the_store(bucket_folder, monkeyp
             lease._create(path, {})
 
 
+@pytest.mark.slow
 def test_a_lease_that_may_not_be_read_is_not_taken_over(bucket_folder, gate):
     lease_of_another(bucket_folder, expires=time.time() - 1)
     gate.refuse("GET", r"\.lock/000000004$")

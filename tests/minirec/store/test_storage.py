@@ -160,6 +160,7 @@ def make(run, value, made):
     )
 
 
+@pytest.mark.slow
 def test_a_run_finds_its_damaged_shards(place):
     made, said = [], []
     run = Run(str(place), say=said.append)
@@ -215,6 +216,7 @@ def test_a_copied_run_is_not_damaged(bucket_folder, tmp_path):
     assert make(Run(tmp_path, say=lambda line: None), 1, []) is False
 
 
+@pytest.mark.slow
 def test_copies_are_verified_and_few(bucket_folder):
     folder = located(bucket_folder) / "adapters"
     for version in range(4):
@@ -345,6 +347,7 @@ def test_a_refused_write_is_one_sentence_and_leaves_nothing(bucket_folder, gate)
         fetch(str(path / "d"))
 
 
+@pytest.mark.slow
 def test_a_store_that_fails_for_a_moment_is_asked_again(bucket_folder, gate, monkeypatch):
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "3")  # each wait is twice as long as the last
     gate.refuse("PUT", "x", times=2, status=503)
