@@ -56,7 +56,7 @@ def finished_run(run_dir: str, *stages: str) -> tuple[Run, Config]:
     """A run and its settings; `ArtifactError` if one of the stages has not finished."""
     run = Run(run_dir)
     if not run.path("config.yaml").exists():
-        raise ArtifactError(f"{run.root} is no run directory; give the run_dir of `minirec run`")
+        raise ArtifactError(f"{run.root} is not a run directory; give the run_dir of `minirec run`")
     for stage in stages:
         if run.done(stage) is None:
             raise ArtifactError(

@@ -106,7 +106,7 @@ def _entries(module: str, table: str) -> dict[str, str]:
 
 def _meaning(value: ast.expr, texts: dict[str, str]) -> str:
     if not isinstance(value, ast.Name) or value.id not in texts:
-        raise LookupError(f"{ast.unparse(value)} in a table is no function of its module")
+        raise LookupError(f"{ast.unparse(value)} in a table is not a function of its module")
     return texts[value.id]
 
 

@@ -77,7 +77,7 @@ def expanded(text: str) -> str:
     path = os.path.expanduser(text)
     if path.startswith("~"):
         raise ValueError(
-            f"{path.split('/')[0]} of {text} is no home folder of this machine; write the path "
+            f"{path.split('/')[0]} of {text} is not a home folder of this machine; write the path "
             f"out, or ./{text} for a folder of that name"
         )
     return path

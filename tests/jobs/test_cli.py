@@ -115,7 +115,7 @@ def test_an_unknown_option_is_refused(capsys):
 def test_recommend_without_a_run(capsys, tmp_path):
     for folder in (tmp_path / "none", tmp_path):
         assert cli.main(["recommend", "--run", str(folder), "--history", "A"]) == 1
-        assert "is no run directory" in capsys.readouterr().err
+        assert "is not a run directory" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
 
 
@@ -275,7 +275,9 @@ def test_options_and_the_settings_of_a_run_in_the_home_folder(capsys, tmp_path, 
         assert cli.main(["plan", *words]) == 0
         assert "in 3 groups" in capsys.readouterr().out
     assert not (tmp_path / "~").exists()
-    assert "is no home folder of this machine" in refused(capsys, "plan", "run_dir=~nobody-here/x")
+    assert "is not a home folder of this machine" in refused(
+        capsys, "plan", "run_dir=~nobody-here/x"
+    )
 
 
 @pytest.mark.parametrize(

@@ -326,4 +326,4 @@ def test_a_mistake_is_one_sentence(undisturbed, exported, tmp_path, capsys):
         assert "is not an export, so it is not replaced" in capsys.readouterr().err
     assert mine.is_dir() and (undisturbed / "selection.parquet").exists()
     assert main([*words[:-1], "--overwrite", "--run", str(tmp_path)]) == 1
-    assert "is no run directory" in capsys.readouterr().err
+    assert "is not a run directory" in capsys.readouterr().err

@@ -211,7 +211,7 @@ def test_what_only_looks_like_a_home_folder(monkeypatch):
     assert [reading.load(None, [f"run_dir={path}"]).run_dir for path in kept] == kept
     words = refused("run_dir=~nobody-of-this-name/x")
     assert words.startswith("run_dir: ~nobody-of-this-name of ")
-    assert "is no home folder of this machine; write the path out" in words
+    assert "is not a home folder of this machine; write the path out" in words
 
 
 NUMBERS = [
