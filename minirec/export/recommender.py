@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import json
 import sys
+from bisect import bisect_left
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -88,12 +89,10 @@ class Recommender:
     def _prompt(self, titles: Sequence[str]) -> list[int]:
         """Token ids of the prompt. If it is too long, the oldest titles are dropped."""
         shown = [self._cut(prompts.neutralise(title)) for title in titles]
-        while True:
-            ids = self._encode(shown)
-            if len(ids) <= self.settings["max_prompt_tokens"] or len(shown) == 1:
-                return ids
-            excess = (len(ids) - self.settings["max_prompt_tokens"]) * len(shown) // len(ids)
-            shown = shown[max(1, excess) :]
+        limit = self.settings["max_prompt_tokens"]
+        fewer = range(len(shown) - 1)  # if none fits, only the last title remains
+        dropped = bisect_left(fewer, True, key=lambda n: len(self._encode(shown[n:])) <= limit)
+        return self._encode(shown[dropped:])
 
     def _encode(self, titles: Sequence[str]) -> list[int]:
         text = prompts.plain(titles)

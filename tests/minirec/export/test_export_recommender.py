@@ -11,6 +11,7 @@ from helpers.tiny import CONFIG, TITLES
 
 from minirec.export import recommender as exported
 from minirec.export.recommender import Recommender, find_items
+from minirec.model.recommender import Encoder
 
 VECTORS = np.eye(32, dtype=np.float32)[[0, 1, 1, 2, 1]]  # items 1, 2 and 4 are the same
 
@@ -56,6 +57,17 @@ def test_no_more_than_what_is_left(recommender, history, top, expected):
     assert {item for item, _ in ranked} == expected and len(ranked) == len(expected)
     assert all(-1 <= cosine <= 1 for _, cosine in ranked)
     assert [cosine for _, cosine in ranked] == sorted((c for _, c in ranked), reverse=True)
+
+
+@pytest.mark.parametrize("limit", [20, 30, 40, 60, 90])
+def test_the_prompt_is_that_of_the_run(export, folder, limit):
+    """Long titles come first: as many are dropped as the run drops, and no more."""
+    config = CONFIG.model_copy(update={"max_prompt_tokens": limit, "max_item_tokens": 12})
+    exported_one = Recommender(export)
+    exported_one.settings |= {"max_prompt_tokens": limit, "max_item_tokens": 12}
+    history = [*["robot dawn jazz robot dawn"] * 4, *["jazz"] * 8]
+    _, expected = Encoder.load(str(folder), config, category="demo").fitting(history)
+    assert exported_one._prompt(history) == expected
 
 
 def test_equal_items_come_in_the_order_of_their_ids(recommender):
