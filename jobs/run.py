@@ -13,6 +13,7 @@ from jobs.stages.evaluate import EVALUATE
 from jobs.stages.gradients import GRADIENTS
 from jobs.stages.model import MODEL
 from jobs.stages.prepare import PREPARE
+from jobs.stages.prior import PRIOR
 from jobs.stages.proxy import PROXY
 from jobs.stages.report import REPORT
 from jobs.stages.score import SCORE
@@ -25,7 +26,7 @@ from minirec.store.run import Run
 if TYPE_CHECKING:
     from minirec.config.run import Config
 
-STAGES = (PREPARE, MODEL, PROXY, SCORE, GRADIENTS, SELECT, TRAIN, EVALUATE, REPORT)
+STAGES = (PREPARE, PRIOR, MODEL, PROXY, SCORE, GRADIENTS, SELECT, TRAIN, EVALUATE, REPORT)
 SHARED = {stage.name: stage.outputs for stage in STAGES if stage.shared}
 """The outputs of the stages that all trials share, by stage."""
 

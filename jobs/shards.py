@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from jobs.cluster.workers import KeptWorker
 from jobs.console import bar
-from jobs.stage import base_model
+from jobs.stage import base_model, prior_folder
 from minirec.config.run import Config
 from minirec.config.scoring import ScoringConfig
 from minirec.corpus.table import SampleFile, count_samples
@@ -66,6 +66,7 @@ def scoring_spec(
         threads=session.allocation.scorer.cpus,
         device="cuda" if session.allocation.scorer.gpus else "cpu",
         limit=limit,
+        prior=prior_folder(run, config),
     )
 
 

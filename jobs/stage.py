@@ -42,6 +42,11 @@ def base_model(run: Run, config: Config) -> str:
     return str(run.path("model")) if config.model.name == "demo" else config.model.name
 
 
+def prior_folder(run: Run, config: Config) -> str | None:
+    """Folder of the weights of the collaborative prior; None: the policy has no prior."""
+    return None if config.model.prior == "none" else str(run.path("prior"))
+
+
 @dataclass(frozen=True)
 class Stage:
     """One step of a run. Its output is kept in the run directory.

@@ -22,6 +22,7 @@ from minirec.corpus import prompts, schema
 from minirec.corpus.table import Sample, SampleFile, load_catalogue
 from minirec.errors import ArtifactError
 from minirec.model.recommender import Encoder, load_policy
+from minirec.prior.prior import Prior
 from minirec.rl.group import Group
 from minirec.selection.lora_gradients import SampleLoss, block_gradients, blocks, gradients
 from minirec.selection.projection import Projector
@@ -56,6 +57,7 @@ class GradientSpec:
     seed: int
     threads: int
     zero_stage: int = 0
+    prior: str | None = None
 
 
 def gradient_loop(config: dict[str, GradientSpec]) -> None:
@@ -114,6 +116,7 @@ class GradientWorker:
             temperature=spec.model.temperature,
             advantage_floor=spec.training.advantage_floor,
             scale_advantage=spec.training.scale_advantage,
+            prior=Prior.load(corpus, located(spec.prior)) if spec.prior else None,
         )
         # ZeRO 3 gathers weights from all workers in each pass, so all need as many passes.
         self.lockstep = spec.zero_stage == 3 and self.world > 1
@@ -160,6 +163,8 @@ class GradientWorker:
             completions=completions,
             written=[len(tokens) for tokens in row["tokens"]],
             rewards=row["rewards"],
+            history=sample.history,
+            sample_id=sample.sample_id,
         )
 
     def _keep_step(self, scored: list[Group]) -> None:

@@ -24,6 +24,7 @@ from actors.training.validation import Validation, best_step, due, exhausted
 from actors.training.zero import barrier, of_rank_0, zero_engine
 from minirec.corpus.table import Sample, SampleFile, load_catalogue
 from minirec.model.recommender import Encoder, Policy, trainable_policy
+from minirec.prior.prior import Prior
 from minirec.rl.group import Group
 from minirec.rl.losses import Objective, Unit, counted, log_presence, losses, lr_factor
 from minirec.rl.reward import reward_function
@@ -81,11 +82,13 @@ class Worker:
             seed=spec.seed,
             adapter=spec.start and fetch(spec.start),
         )
+        self.prior = Prior.load(corpus, located(spec.prior)) if spec.prior else None
         self.objective = Objective(
             training=spec.training,
             temperature=spec.model.temperature,
             cutoff=spec.reward.cutoff,
             reward=reward_function(spec.reward.name, softmax_weight=spec.reward.softmax_weight),
+            prior=self.prior,
         )
         t = spec.training
         self.micro_batches = t.prompts_per_step // (self.world * t.prompts_per_micro_batch)
@@ -195,7 +198,11 @@ class Worker:
             return {}
         if self.validation is None:
             self.validation = Validation(
-                spec, encoder=self.encoder, catalogue=self.catalogue, items=self.items
+                spec,
+                encoder=self.encoder,
+                catalogue=self.catalogue,
+                items=self.items,
+                prior=self.prior,
             )
         return self.validation.measure(self.engine, self.adapters.newest)
 

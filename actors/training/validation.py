@@ -17,6 +17,7 @@ from actors.training.spec import TrainingSpec
 from actors.training.zero import of_rank_0
 from minirec.corpus.table import Catalogue, SampleFile
 from minirec.model.recommender import Encoder, Policy, item_table
+from minirec.prior.prior import Prior
 from minirec.rl.ranker import Ranker
 from minirec.rl.reward import ndcg
 from minirec.rng import seed_of
@@ -63,6 +64,7 @@ class Validation:
         encoder: Encoder,
         catalogue: Catalogue,
         items: Sequence[Sequence[int]],
+        prior: Prior | None,
     ):
         """`items` holds the V token lists of the catalogue (`Encoder.items`)."""
         t = spec.training
@@ -70,6 +72,7 @@ class Validation:
         seed = spec.seed if t.validation_seed is None else t.validation_seed
         self.samples = file.take(drawn(len(file), count=t.validation_samples, seed=seed))
         self.encoder, self.items, self.temperature = encoder, items, spec.model.temperature
+        self.prior = prior
         self.prompts = encoder.prompts(self.samples, catalogue)
         self.block = t.prompts_per_micro_batch * t.rollouts_per_prompt
         self.pool = copy.copy(spec.pool)  # another thread uses the original
@@ -90,7 +93,7 @@ class Validation:
             self.encoder.sequence(prompt, one)
             for prompt, one in zip(self.prompts, completions, strict=True)
         ]
-        ranker = Ranker(item_table(policy, self.items), self.temperature)
+        ranker = Ranker(item_table(policy, self.items), self.temperature, self.prior)
         gains = self._shared(lambda rows: self._gains(policy, sequences, rows, ranker))
         return {
             METRIC: sum(gains) / len(gains),

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.fingerprint import rollout_settings
-from jobs.stage import SELECTION, Stage, Work, base_model
+from jobs.stage import SELECTION, Stage, Work, base_model, prior_folder
 from minirec.errors import ArtifactError
 from minirec.store.files import in_threads, intact
 from minirec.store.remote import located
@@ -130,6 +130,7 @@ def _fit(run: Run, config: Config, session: Session, shards: list[GradientShard]
         seed=config.seed,
         threads=worker.cpus,
         zero_stage=config.resources.zero_stage,
+        prior=prior_folder(run, config),
     )
     folder = run.path("gradients")
     with follow("gradients", len(shards), lambda: (_there(outputs, folder), "shards"), at=folder):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.fingerprint import policy_settings, training_settings
-from jobs.stage import POLICY, Stage, Work, base_model
+from jobs.stage import POLICY, Stage, Work, base_model, prior_folder
 from jobs.stages.model import model_inputs
 from minirec.errors import ConfigError, EngineError
 from minirec.store.files import check_folder, intact, read_json, remove, write_json
@@ -65,6 +65,7 @@ def train_on(work: Work, order: list[int], *, training: TrainingConfig, folder: 
         start=str(run.path("proxy", "adapter")) if training.start == "proxy" else None,
         threads=a.worker.cpus,
         zero_stage=config.resources.zero_stage,
+        prior=prior_folder(run, config),
     )
     if not intact(path / "adapter", check_folder, say=run.say):
         _check_checkpoints(path, workers, spec.zero_stage)

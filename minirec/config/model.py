@@ -57,6 +57,9 @@ class ModelConfig(Section):
     """Modules with a LoRA adapter, as peft's target_modules."""
     temperature: float = Field(0.02, gt=0)
     """Temperature tau of the softmax over item cosines."""
+    prior: Literal["none", "shortcut"] = "none"
+    """Collaborative prior that is added to the scores of the policy: shortcut adds co-occurrence,
+    transitions and likeness of titles, with fitted weights."""
     max_item_tokens: int = Field(48, ge=4)
     """Texts of items are cut to this number of tokens."""
     max_prompt_tokens: int = Field(512, ge=16)

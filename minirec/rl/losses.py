@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from minirec.config.training import TrainingConfig
+from minirec.prior.prior import Prior
 from minirec.rl import grpo
 from minirec.rl.group import Group, written_tokens
 from minirec.rl.ranker import Ranker, Targets
@@ -27,12 +28,13 @@ Unit = Literal["tokens", "groups"]
 
 @dataclass(frozen=True)
 class Objective:
-    """The settings of rewards and losses."""
+    """The settings of rewards and losses, and the collaborative prior, if any."""
 
     training: TrainingConfig
     temperature: float
     cutoff: int
     reward: RewardFunction
+    prior: Prior | None = None
 
     @property
     def clip(self) -> grpo.Clip:
@@ -121,7 +123,9 @@ def counted(groups: Sequence[Group]) -> dict[Unit, int]:
     return {"tokens": sum(sum(group.written) for group in groups), "groups": len(groups)}
 
 
-def forward(policy: Forward, groups: Sequence[Group], *, items: int) -> Rollouts:
+def forward(
+    policy: Forward, groups: Sequence[Group], *, items: int, prior: Prior | None = None
+) -> Rollouts:
     """One pass of the policy over groups of equal size; `items` is V."""
     hidden, logprobs = policy(groups=groups)
     assert logprobs is not None
@@ -135,7 +139,7 @@ def forward(policy: Forward, groups: Sequence[Group], *, items: int) -> Rollouts
         logprobs[written],
         torch.tensor(behaviour, dtype=torch.float32, device=device),
         rollout,
-        Targets.of(groups, items=items, device=device),
+        Targets.of(groups, items=items, device=device, prior=prior),
     )
 
 
@@ -184,16 +188,16 @@ def item_loss(
     best = grpo.best_rollouts(rewards.reward)
     rows = torch.arange(len(best), device=best.device)
     advantage = rewards.advantage[rows, best]
-    vectors, place, excluded, presence = CANDIDATES[kind](candidates, rollouts.targets)
+    rivals = CANDIDATES[kind](candidates, rollouts.targets)
     total, log_p = grpo.item_loss(
         rollouts.hidden[rows, best],
-        candidates=vectors,
-        target=place,
-        excluded=excluded,
+        candidates=rivals.vectors,
+        target=rivals.target,
+        excluded=rivals.excluded,
         advantage=advantage,
         temperature=objective.temperature,
         clip=objective.clip,
-        log_presence=presence,
+        offset=rivals.offset,
     )
     return Loss(total, {"item_loss": float(-(advantage * log_p).sum())}, "groups")
 
@@ -206,34 +210,45 @@ def losses(
     policy: Forward, groups: Sequence[Group], *, candidates: Candidates, objective: Objective
 ) -> Losses:
     """Forward pass, rewards and each of `LOSSES` of a micro-batch."""
-    rollouts = forward(policy, groups, items=len(candidates.table))
+    rollouts = forward(policy, groups, items=len(candidates.table), prior=objective.prior)
     rewards = reward(rollouts, table=candidates.table, objective=objective)
     return Losses(rewards, [loss(rollouts, rewards, candidates, objective) for loss in LOSSES])
 
 
-Rivals = tuple[Tensor, Tensor, Tensor, Tensor | None]
-"""The C candidates of the item loss: vectors (C, d), position (P,) of each target, excluded
-candidates (P, C) bool, and `log_presence` (C,) or None (see `grpo.item_loss`)."""
+@dataclass(frozen=True)
+class Rivals:
+    """The C candidates of the item loss (see `grpo.item_loss`).
+
+    vectors (C, d), position (P,) of each target, excluded (P, C) bool, and offset (P, C) or None.
+    """
+
+    vectors: Tensor
+    target: Tensor
+    excluded: Tensor
+    offset: Tensor | None
 
 
 def batch(candidates: Candidates, targets: Targets) -> Rivals:
     """The distinct targets of the step."""
     ids = candidates.ids
     place = (targets.target[:, None] == ids[None]).int().argmax(1)
-    return candidates.vectors, place, targets.mask[:, ids], None
+    prior = None if targets.prior is None else targets.prior[:, ids]
+    return Rivals(candidates.vectors, place, targets.mask[:, ids], prior)
 
 
 def corrected(candidates: Candidates, targets: Targets) -> Rivals:
     """The distinct targets of the step, corrected for how often each item is a target."""
     assert candidates.log_presence is not None
-    vectors, place, excluded, _ = batch(candidates, targets)
-    return vectors, place, excluded, candidates.log_presence[candidates.ids]
+    found = batch(candidates, targets)
+    presence = candidates.log_presence[candidates.ids]
+    prior = torch.zeros_like(presence) if found.offset is None else found.offset
+    return replace(found, offset=(prior - presence).expand_as(found.excluded))
 
 
 def catalogue(candidates: Candidates, targets: Targets) -> Rivals:
     """All items; only the targets of the step have a gradient."""
     vectors = candidates.table.index_copy(0, candidates.ids, candidates.vectors)
-    return vectors, targets.target, targets.mask, None
+    return Rivals(vectors, targets.target, targets.mask, targets.prior)
 
 
 CANDIDATES: dict[str, Callable[[Candidates, Targets], Rivals]] = {
