@@ -188,9 +188,7 @@ def test_a_new_item_has_only_its_title():
 def permuted(stream, seed=0):
     """The same users and times, with the items of all events permuted."""
     items = np.random.default_rng(seed).permutation([item for _, item, _ in stream])
-    return [
-        (user, int(item), time) for (user, _, time), item in zip(stream, items, strict=True)
-    ]
+    return [(user, int(item), time) for (user, _, time), item in zip(stream, items, strict=True)]
 
 
 def gains(scores, rows):
