@@ -204,9 +204,10 @@ def curve(
     seconds = (before + costs.get("select", 0.0) + np.cumsum([0.0, *step_seconds])).tolist()
     ndcg = {0: log[0].get(f"start_{METRIC}")} if log else {}
     ndcg |= {i: entry.get(METRIC) for i, entry in enumerate(log, 1)}
-    at = [i for i, value in ndcg.items() if value is not None]
+    measured = {i: value for i, value in ndcg.items() if value is not None}
+    at = [*measured]
     return Curve(
-        ndcg=[ndcg[i] for i in at],
+        ndcg=[*measured.values()],
         steps=at,
         samples=[min(chosen, i * per_step) for i in at],
         rollouts=[charged["rollouts"] + rollouts[i] for i in at],

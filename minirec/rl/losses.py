@@ -188,6 +188,7 @@ def item_loss(
     Raises:
         ValueError: `log_presence` is missing for corrected candidates, or given for others.
     """
+    _check_presence(candidates, objective)
     best = grpo.best_rollouts(rewards.reward)
     rows = torch.arange(len(best), device=best.device)
     hidden, advantage = rollouts.hidden[rows, best], rewards.advantage[rows, best]
@@ -205,9 +206,17 @@ def supervised_loss(
     Raises:
         ValueError: as `item_loss`.
     """
+    _check_presence(candidates, objective)
     hidden, _ = policy([group.sequences[0] for group in groups])
     targets = Targets.of(groups, items=candidates.catalogue_size, device=hidden.device)
     return _item_loss(hidden, hidden.new_ones(len(groups)), targets, candidates, objective)
+
+
+def _check_presence(candidates: Candidates, objective: Objective) -> None:
+    kind = objective.training.item_candidates
+    if (kind == "corrected") != (candidates.log_presence is not None):
+        given = "is missing" if candidates.log_presence is None else "is given"
+        raise ValueError(f"item_candidates is {kind}, but log_presence {given}")
 
 
 def _item_loss(
@@ -218,11 +227,8 @@ def _item_loss(
     objective: Objective,
 ) -> Loss:
     """The item loss at hidden states (P, d) with advantages (P,)."""
-    kind = objective.training.item_candidates
-    if (kind == "corrected") != (candidates.log_presence is not None):
-        given = "is missing" if candidates.log_presence is None else "is given"
-        raise ValueError(f"item_candidates is {kind}, but log_presence {given}")
-    vectors, place, excluded, presence = CANDIDATES[kind](candidates, targets)
+    rivals = CANDIDATES[objective.training.item_candidates]
+    vectors, place, excluded, presence = rivals(candidates, targets)
     total, log_p = grpo.item_loss(
         hidden,
         candidates=vectors,

@@ -44,9 +44,9 @@ def one_process() -> Iterator[None]:
         os.environ.pop("LOCAL_RANK") if before is None else os.environ.update(LOCAL_RANK=before)
 
 
-def spec_of(folder: Path, training: TrainingConfig, **changes: Any) -> TrainingSpec:
-    """The settings of a training on 64 samples; the corpus and the model are made on first use."""
-    corpus, model = folder / "corpus", folder / "model"
+def spec_of(place: Path, training: TrainingConfig, **changes: Any) -> TrainingSpec:
+    """The settings of a training on 64 samples; corpus and model are made in `place` on first use."""
+    corpus, model = place / "corpus", place / "model"
     if not corpus.exists():
         demo_corpus = DemoConfig(users=40, items=30, tastes=3)
         from_demo(CorpusConfig(source="demo", category="demo", demo=demo_corpus), corpus, 1)
@@ -61,7 +61,7 @@ def spec_of(folder: Path, training: TrainingConfig, **changes: Any) -> TrainingS
         )
     spec = TrainingSpec(
         corpus=str(corpus),
-        folder=str(folder / "policy"),
+        folder=str(place / "policy"),
         model_path=str(model),
         model=MODEL,
         reward=RewardConfig(),
