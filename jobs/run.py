@@ -19,6 +19,7 @@ from jobs.stages.report import REPORT
 from jobs.stages.score import SCORE
 from jobs.stages.select import SELECT
 from jobs.stages.train import TRAIN
+from jobs.stages.warm import WARM
 from minirec.store.files import atomic
 from minirec.store.lease import held
 from minirec.store.run import Run
@@ -26,7 +27,7 @@ from minirec.store.run import Run
 if TYPE_CHECKING:
     from minirec.config.run import Config
 
-STAGES = (PREPARE, PRIOR, MODEL, PROXY, SCORE, GRADIENTS, SELECT, TRAIN, EVALUATE, REPORT)
+STAGES = (PREPARE, PRIOR, MODEL, WARM, PROXY, SCORE, GRADIENTS, SELECT, TRAIN, EVALUATE, REPORT)
 SHARED = {stage.name: stage.outputs for stage in STAGES if stage.shared}
 """The outputs of the stages that all trials share, by stage."""
 

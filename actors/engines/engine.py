@@ -48,6 +48,10 @@ class Completion:
     stopped: bool
 
 
+FORCED = Completion("", [], [], stopped=False)
+"""A completion that no engine wrote: the answer marker follows the prompt directly."""
+
+
 @dataclass(frozen=True)
 class EngineSpec:
     """The settings of an engine; picklable. With 0 `gpus` it runs on `threads` CPU threads."""

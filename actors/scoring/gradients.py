@@ -133,8 +133,8 @@ class GradientWorker:
             return
         if not torch.isfinite(found).all():
             raise ArtifactError(
-                f"a gradient of {shard.features} is not finite: the proxy policy has diverged; "
-                f"lower proxy.training.learning_rate"
+                f"a gradient of {shard.features} is not finite: the policy that scored has "
+                f"diverged; lower the learning_rate of its training (scoring.policy)"
             )
         values = pa.array(found.numpy().ravel())
         column = pa.FixedSizeListArray.from_arrays(values, self.projector.dim)

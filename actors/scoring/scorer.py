@@ -16,7 +16,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from actors.engines.engine import Adapter, Completion
+from actors.engines.engine import FORCED, Adapter, Completion
 from actors.pool.actor import Call
 from actors.pool.handle import PoolHandle
 from minirec.config.model import ModelConfig
@@ -37,7 +37,6 @@ from minirec.store.remote import located
 from minirec.store.tables import read_array, write_array, write_table
 
 FORWARD_SEQUENCES = 64
-FORCED = Completion("", [], [], stopped=False)  # the answer marker follows the prompt directly
 
 
 @dataclass(frozen=True)

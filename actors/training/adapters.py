@@ -10,6 +10,7 @@ from typing import Any
 import torch.distributed as dist
 
 from actors.engines.engine import Adapter
+from actors.training.validation import START
 from minirec.model.recommender import Policy
 from minirec.store.files import atomic_dir, fetch, remove
 
@@ -35,6 +36,7 @@ class Adapters:
         start: folder of the adapter that training starts from.
         """
         self.folder = folder
+        self.start = start
         self.newest = Adapter(start) if start else None
         self.behind = self.newest
         self._engine = engine
@@ -58,12 +60,17 @@ class Adapters:
         self._save(self._best(step))
 
     def finish(self, best: int | None) -> None:
-        """Write the final adapter: the one saved after step `best`; None: the current policy."""
+        """Write the final adapter: the one saved after step `best`; None: the current policy.
+
+        `START` is the adapter that training started from.
+        """
         final = self.folder / "adapter"
         if best is None:
             self._save(final)
         elif dist.get_rank() == 0:
-            _copy(fetch(str(self._best(best))), final)
+            kept = self.start if best == START else str(self._best(best))
+            assert kept is not None
+            _copy(fetch(kept), final)
 
     def save_behind(self, checkpoint: Path) -> None:
         """Add `behind` to a checkpoint: a restart needs it for the next step's rollouts."""

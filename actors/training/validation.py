@@ -1,4 +1,7 @@
-"""Validation during training: NDCG@10 of greedy completions over the whole catalogue."""
+"""Validation during training: NDCG@10 of greedy completions over the whole catalogue.
+
+A training without rollouts is validated at the forced answer.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from actors.engines.engine import Adapter, Completion
+from actors.engines.engine import FORCED, Adapter, Completion
 from actors.pool.actor import Call
 from actors.training.spec import TrainingSpec
 from actors.training.zero import of_rank_0
@@ -25,6 +28,10 @@ from minirec.store.remote import located
 
 CUTOFF = 10
 METRIC = f"valid_ndcg@{CUTOFF}"
+START = -1
+"""The step of the weights that training starts from, before step 0."""
+OF_START = "start_"
+"""Prefix, in the entry of step 0, of the figures of their validation."""
 
 
 def due(step: int, *, steps: int, every: int | None) -> bool:
@@ -39,16 +46,24 @@ def drawn(total: int, *, count: int, seed: int) -> list[int]:
 
 
 def best_step(log: Sequence[dict[str, Any]]) -> int | None:
-    """The first step with the best validation in a training log; None without a validation."""
-    measured = [entry for entry in log if METRIC in entry]
-    if not measured:
-        return None
-    return int(max(measured, key=lambda entry: (entry[METRIC], -entry["step"]))["step"])
+    """The first step with the best validation in a training log; None without a validation.
+
+    It can be `START`.
+    """
+    measured = _measured(log)
+    return max(measured, key=lambda step: (measured[step], -step)) if measured else None
+
+
+def _measured(log: Sequence[dict[str, Any]]) -> dict[int, float]:
+    """NDCG@10 by step, in order."""
+    before = [(START, entry.get(OF_START + METRIC)) for entry in log[:1]]
+    after = [(int(entry["step"]), entry.get(METRIC)) for entry in log]
+    return {step: ndcg for step, ndcg in before + after if ndcg is not None}
 
 
 def exhausted(log: Sequence[dict[str, Any]], patience: int | None) -> bool:
     """Whether none of the last `patience` validations was better than the best before them."""
-    measured = [entry["step"] for entry in log if METRIC in entry]
+    measured = [*_measured(log)]
     if patience is None or len(measured) <= patience:
         return False
     return best_step(log) not in measured[-patience:]
@@ -74,7 +89,7 @@ class Validation:
         self.encoder, self.items, self.temperature = encoder, items, spec.model.temperature
         self.prior = prior
         self.prompts = encoder.prompts(self.samples, catalogue)
-        self.block = t.prompts_per_micro_batch * t.rollouts_per_prompt
+        self.block = t.prompts_per_micro_batch * (t.rollouts_per_prompt if spec.pool else 1)
         self.pool = copy.copy(spec.pool)  # another thread uses the original
         self.prompts_per_call = spec.prompts_per_call
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
@@ -97,19 +112,22 @@ class Validation:
         gains = self._shared(lambda rows: self._gains(policy, sequences, rows, ranker))
         return {
             METRIC: sum(gains) / len(gains),
-            "validation_rollouts": len(sequences),
+            "validation_rollouts": len(sequences) if self.pool else 0,
             "validation_tokens": sum(len(one.token_ids) for one in completions),
             "validation_seconds": round(time.monotonic() - started, 3),
         }
 
     def _complete(self, adapter: Adapter | None) -> list[Completion]:
-        """The greedy completion of each prompt, the same on all ranks."""
+        """The greedy completion of each prompt, the same on all ranks; forced without engines."""
+        pool = self.pool
+        if pool is None:
+            return [FORCED] * len(self.prompts)
 
         def complete() -> list[Completion]:
             n = self.prompts_per_call
             blocks = [self.prompts[i : i + n] for i in range(0, len(self.prompts), n)]
             calls = [Call(block, 1, [0] * len(block), greedy=True) for block in blocks]
-            answers = self.pool.generate(calls, adapter=adapter)
+            answers = pool.generate(calls, adapter=adapter)
             return [one for answer in answers for (one,) in answer]
 
         return of_rank_0(complete)

@@ -133,7 +133,7 @@ class Session:
 
         machine = this_machine(gpus=torch.cuda.device_count())
         found = allocate(self.config, [machine], local=True)
-        for stage in ("score", "proxy", "train"):
+        for stage in ("score", "warm", "proxy", "train"):
             why = refusal(found.bundles(stage), [replace(machine, cpus=math.inf)])
             if why:
                 raise ConfigError(f"{why}; lower the numbers under resources (0.5 shares a GPU)")
@@ -152,7 +152,7 @@ class Session:
         """Fit the nodes; refuse what they cannot hold, and a run directory that is not shared."""
         found = allocate(self.config, self._cluster.nodes(), local=False)
         self._room = self._new_room(requests=True)
-        for stage in ("score", "proxy", "train"):
+        for stage in ("score", "warm", "proxy", "train"):
             self._room.refuse_impossible(found.bundles(stage))
         if "://" not in self.config.run_dir:
             check_shared(Path(self.config.run_dir).absolute(), self._cluster)
@@ -166,7 +166,7 @@ class Session:
         """Wait until a cluster has room for a stage and for the engines that it will start.
 
         Args:
-            beside: the stage ``score``, ``proxy`` or ``train``.
+            beside: the stage ``score``, ``warm``, ``proxy`` or ``train``.
             engines: whether the stage uses the pool.
 
         Raises:
@@ -271,7 +271,7 @@ class Session:
 
     def _cpu_slots(self, a: Allocation) -> int:
         """Logical CPUs of the local Ray; its processes take turns on the cores."""
-        workers = max(a.training_workers, a.proxy_workers) * a.worker.cpus
+        workers = a.most_workers * a.worker.cpus
         beside = workers + max(a.scorers * a.scorer.cpus + 2, self.config.selection.shards)
         each = a.engines * a.engine.cpus + beside
         return max(os.cpu_count() or 1, each * max(1, self.trials))

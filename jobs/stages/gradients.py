@@ -77,7 +77,7 @@ def gradient_inputs(config: Config) -> list[str]:
 
 
 def _validation(run: Run, config: Config, session: Session) -> ScoringSpec:
-    """Rollouts of validation samples by the proxy policy, without screening."""
+    """Rollouts of validation samples by the policy that scores, without screening."""
     from jobs.shards import scoring_spec
 
     return scoring_spec(
@@ -87,7 +87,7 @@ def _validation(run: Run, config: Config, session: Session) -> ScoringSpec:
         split="valid",
         output="gradients/valid",
         item_table="features/item_table.npy",
-        adapter=run.path("proxy", "adapter"),
+        adapter=run.path(config.scoring.policy, "adapter"),
         scoring=config.scoring.model_copy(
             update={"screen": None, "rollouts": config.scoring.stages[-1]}
         ),
@@ -122,7 +122,7 @@ def _fit(run: Run, config: Config, session: Session, shards: list[GradientShard]
         item_table=str(run.path("features", "item_table.npy")),
         model_path=base_model(run, config),
         model=config.model,
-        adapter=str(run.path("proxy", "adapter")),
+        adapter=str(run.path(config.scoring.policy, "adapter")),
         training=config.training,
         rollout_temperature=config.rollout.temperature,
         dim=config.scoring.projection_dim,

@@ -30,12 +30,15 @@ from minirec.store.tables import read_table
 
 POLICIES = {
     "base": "before training",
+    "warm": "warm start",
     "proxy": "proxy policy",
     "trained": "after training",
     "popularity": "reference: popularity",
     "cooccurrence": "reference: co-occurrence",
     "title_likeness": "reference: likeness of titles",
 }
+SCORED_BY = {"proxy": "proxy policy", "warm": "policy of the warm start"}
+"""The policy whose rollouts were scored, by `scoring.policy`."""
 
 
 def render(run_root: Path) -> str:
@@ -63,7 +66,7 @@ def render(run_root: Path) -> str:
         corpus=_flat(corpus),
         task=same_time_sentences(corpus),
         notes=corpus["notes"],
-        facts=_facts(data, tables, evaluation),
+        facts=_facts(data, tables, evaluation, policy=scoring.policy),
         quality=_quality(evaluation),
         paired=_paired(evaluation),
         breakdown=_breakdown(evaluation),
@@ -81,7 +84,7 @@ def render(run_root: Path) -> str:
             chance=tables["chance"],
             band=scoring.screen_band,
         ),
-        plots=_plots(root, data, evaluation, costs),
+        plots=_plots(root, data, evaluation, costs, SCORED_BY[scoring.policy]),
     )
 
 
@@ -130,8 +133,9 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 def _facts(
-    data: pd.DataFrame, tables: dict[str, Any], evaluation: dict[str, Any]
+    data: pd.DataFrame, tables: dict[str, Any], evaluation: dict[str, Any], *, policy: str
 ) -> dict[str, Any]:
+    """Facts of the run; `policy` is that of `scoring.policy`."""
     kept, dead = data["kept"], (data["hits"] == 0) & ~data["screened"]
     split = "test" if any("test" in s for s in evaluation["policies"].values()) else "valid"
     headline = [
@@ -147,6 +151,7 @@ def _facts(
         "dead": float(dead.mean()),
         "dead_kept": float(dead[kept].mean()),
         "chance": tables["chance"],
+        "scored_by": SCORED_BY[policy],
         "split": split,
         "users": evaluation["users"][split],
         "headline": headline,
@@ -231,9 +236,13 @@ def _planted(tables: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _costs(root: Path) -> list[dict[str, Any]]:
-    """Cost of each stage, and whether it counts as a cost of selection."""
+    """Cost of each stage, and whether it counts as a cost of selection.
+
+    The warm start does not, if the policy starts from it: it would be needed without selection.
+    """
     run = Run(root)
     used = {"select", *run.made_from("select")}
+    used -= {"warm"} & {*(run.done("train") or {"inputs": {}})["inputs"]}
     return [
         row | {"charged": row["charged"] == "selection" and row["stage"] in used}
         for row in run.costs()
@@ -279,11 +288,15 @@ def _sides(root: Path, config: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _plots(
-    root: Path, data: pd.DataFrame, evaluation: dict[str, Any], costs: list[dict[str, Any]]
+    root: Path,
+    data: pd.DataFrame,
+    evaluation: dict[str, Any],
+    costs: list[dict[str, Any]],
+    scored_by: str,
 ) -> dict[str, Markup]:
     """Section -> its plots."""
     drawn = {
-        "rewards": _reward_plots(data),
+        "rewards": _reward_plots(data, scored_by),
         "scores": _score_plots(data),
         "quality": _quality_plots(evaluation),
     }
@@ -297,14 +310,14 @@ def _plots(
             title="Time by stage",
             xlabel="seconds",
         )
-    for name in ("proxy", "policy"):
+    for name in ("warm", "proxy", "policy"):
         log = _log(root / name)
         if len(log):
             drawn[name] = _learning(name, log)
     return drawn
 
 
-def _reward_plots(data: pd.DataFrame) -> Markup:
+def _reward_plots(data: pd.DataFrame, scored_by: str) -> Markup:
     kept = data[data["kept"]].sort_values("rank")
     return plots.draw(
         "rewards",
@@ -312,11 +325,11 @@ def _reward_plots(data: pd.DataFrame) -> Markup:
         plots.histogram,
         corpus=data["mean_reward"],
         kept=kept["mean_reward"],
-        title="Mean reward of the proxy",
+        title=f"Mean reward of the {scored_by}",
         xlabel="mean reward of a sample",
     ) + plots.draw(
         "order",
-        "Mean proxy reward of the kept samples in training order",
+        f"Mean reward of the {scored_by} on the kept samples in training order",
         plots.curriculum,
         rank=kept["rank"],
         reward=kept["mean_reward"],
