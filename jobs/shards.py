@@ -66,7 +66,7 @@ def scoring_spec(
         threads=session.allocation.scorer.cpus,
         device="cuda" if session.allocation.scorer.gpus else "cpu",
         limit=limit,
-        prior=prior_folder(run, config),
+        prior=prior_folder(run, config, "base" if adapter is None else adapter.parent.name),
     )
 
 

@@ -42,9 +42,17 @@ def base_model(run: Run, config: Config) -> str:
     return str(run.path("model")) if config.model.name == "demo" else config.model.name
 
 
-def prior_folder(run: Run, config: Config) -> str | None:
-    """Folder of the weights of the collaborative prior; None: the policy has no prior."""
-    return None if config.model.prior == "none" else str(run.path("prior"))
+def prior_folder(run: Run, config: Config, policy: str = "base") -> str | None:
+    """Folder of the weights of the collaborative prior; None: the policy has no prior.
+
+    Args:
+        policy: ``base``, or the folder of a training. A training with a validation fits weights of
+            its own.
+    """
+    if config.model.prior == "none":
+        return None
+    own = run.path(policy, "adapter")
+    return str(own if (own / "prior.json").exists() else run.path("prior"))
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,8 @@ class LoadedPolicy:
         )
         table = self._table(located(spec.item_table)).to(spec.device)
         prior = Prior.load(located(spec.corpus), located(spec.prior)) if spec.prior else None
-        self.ranker = Ranker(table, spec.model.temperature, prior)
+        scale = prior.scale if prior else 1
+        self.ranker = Ranker(table, spec.model.temperature / scale, prior)
 
     def _table(self, file: Path) -> Tensor:
         """The item table: the first scorer computes it, the others read it."""
@@ -322,7 +323,7 @@ class ShardScorer:
             target=targets.target,
             mask=targets.mask,
             prior=targets.prior,
-            temperature=self.spec.model.temperature,
+            temperature=self.ranker.temperature,
         )
         unit = torch.nn.functional.normalize(hidden, dim=-1)
         size = hidden.shape[1]
@@ -353,7 +354,7 @@ class ShardScorer:
                 target=targets.target,
                 mask=targets.mask,
                 prior=targets.prior,
-                temperature=self.spec.model.temperature,
+                temperature=self.ranker.temperature,
             )
         return _fixed(result.float().cpu().numpy(), size)
 

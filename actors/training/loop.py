@@ -27,6 +27,7 @@ from actors.training.validation import (
     best_step,
     due,
     exhausted,
+    weights_after,
 )
 from actors.training.zero import barrier, of_rank_0, zero_engine
 from minirec.corpus.table import Sample, SampleFile, load_catalogue
@@ -92,7 +93,7 @@ class Worker:
         self.prior = Prior.load(corpus, located(spec.prior)) if spec.prior else None
         self.objective = Objective(
             training=spec.training,
-            temperature=spec.model.temperature,
+            temperature=spec.model.temperature / (self.prior.scale if self.prior else 1),
             cutoff=spec.reward.cutoff,
             reward=reward_function(spec.reward.name, softmax_weight=spec.reward.softmax_weight),
             prior=self.prior,
@@ -308,7 +309,8 @@ class Worker:
     def finish(self) -> None:
         """Write the final adapter, which shows a restarted driver that training is finished."""
         keeps_best = self.spec.training.patience is not None
-        self.adapters.finish(best_step(self.log) if keeps_best else None)
+        best = best_step(self.log) if keeps_best else None
+        self.adapters.finish(best, weights_after(self.log, best))
         barrier()
 
 

@@ -143,7 +143,7 @@ def _references(
     known = Prior.of(corpus).known
     functions = dict(references.REFERENCES)
     if folder := prior_folder(run, config):
-        functions["prior"] = partial(references.weighted_parts, weights=weights_in(folder))
+        functions["prior"] = partial(references.weighted_parts, weights=weights_in(folder)[1])
     ranks: dict[str, ByName] = {name: {} for name in functions}
     users, groups = {}, {}
     for split in splits:

@@ -130,7 +130,7 @@ def _fit(run: Run, config: Config, session: Session, shards: list[GradientShard]
         seed=config.seed,
         threads=worker.cpus,
         zero_stage=config.resources.zero_stage,
-        prior=prior_folder(run, config),
+        prior=prior_folder(run, config, config.scoring.policy),
     )
     folder = run.path("gradients")
     with follow("gradients", len(shards), lambda: (_there(outputs, folder), "shards"), at=folder):

@@ -70,7 +70,7 @@ def train_on(work: Work, order: list[int], *, training: TrainingConfig, folder: 
         start=None if training.start == "base" else str(run.path(training.start, "adapter")),
         threads=a.worker.cpus,
         zero_stage=config.resources.zero_stage,
-        prior=prior_folder(run, config),
+        prior=prior_folder(run, config, training.start),
     )
     if not intact(path / "adapter", check_folder, say=run.say):
         _check_checkpoints(path, workers, spec.zero_stage)
