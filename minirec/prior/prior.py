@@ -1,8 +1,8 @@
 """The collaborative prior: what counts and titles tell about the next item (method, section 11).
 
 The score of an item is a0 cos(h, w_v) / tau + a1 co_v + a2 tr_v + a3 ti_v. So the policy learns
-what the counts do not know. The weights are fitted by maximum likelihood: a1 to a3 before there is a
-policy, and all four on validation samples after its training.
+what the counts do not know. The weights are fitted by maximum likelihood: a1 to a3 before there is
+a policy, and all four on validation samples after its training.
 """
 
 from __future__ import annotations
