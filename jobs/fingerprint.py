@@ -29,7 +29,7 @@ def rollout_settings(config: Config) -> dict[str, Any]:
 
     r = config.rollout
     return {
-        "engine": resolve_engine(r),
+        "engine": resolve_engine(config),
         "adapter": resolve_adapter(config),
         "temperature": r.temperature,
         "max_new_tokens": r.max_new_tokens,
@@ -38,8 +38,10 @@ def rollout_settings(config: Config) -> dict[str, Any]:
 
 
 def training_settings(training: TrainingConfig) -> dict[str, Any]:
-    """Training settings, without those that a restart may change and without unused validation."""
+    """Training settings, without those that a restart may change and those that have no effect."""
     left_out = {"max_failures", "step_deadline_s"}
+    if not training.live_tokens:
+        left_out |= {"live_tokens"}  # so that runs made before this setting stay valid
     if training.validation_steps is None:
         left_out |= {"validation_steps", "validation_samples", "validation_seed"}
     return training.model_dump(mode="json", exclude=left_out)

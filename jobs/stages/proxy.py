@@ -36,6 +36,7 @@ PROXY = Stage(
     },
     body=_body,
     on_ray=True,
+    trains=True,
     shared=True,
     charged=SELECTION,
 )
