@@ -124,7 +124,7 @@ def engine_choice(config: Config) -> tuple[str, str]:
     shape = local_shape(config.model)
     if shape is None:
         return "vllm", "the model is not a folder, so it counts as large"
-    limit, millions = SMALL_MODEL // 10**6, f"{shape.parameters / 1e6:.2g} million parameters"
+    limit, millions = SMALL_MODEL // 10**6, f"{shape.parameters / 1e6:,.1f} million parameters"
     if shape.parameters < SMALL_MODEL:
         return "transformers", f"faster on CPUs below {limit} million parameters, here {millions}"
     return "vllm", f"faster on CPUs from {limit} million parameters, here {millions}"

@@ -88,7 +88,7 @@ def test_kill_an_engine_and_a_training_worker(undisturbed, tmp_path):
     for engine in engines:
         engine.kill()
     wait_for(lambda: steps_logged(run_dir, "policy") >= 5, process, "the fifth training step")
-    workers = descendants(process, "RayTrainWorker")
+    workers = descendants(process, "SingleWorker")
     assert workers
     for worker in workers:
         worker.kill()
