@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from minirec.config.run import Config
     from minirec.resources.allocation import Shape
 
-SMALL_MODEL = 20_000_000
-"""Parameters from which vLLM is faster than transformers on CPUs."""
+SMALL_MODEL = 200_000_000
+"""Parameters below which transformers is faster than vLLM on CPUs (docs/lab/training-speed.md)."""
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # the ranks that vLLM has kernels for
 
 
@@ -127,7 +127,7 @@ def engine_choice(config: Config) -> tuple[str, str]:
     limit, millions = SMALL_MODEL // 10**6, f"{shape.parameters / 1e6:,.1f} million parameters"
     if shape.parameters < SMALL_MODEL:
         return "transformers", f"faster on CPUs below {limit} million parameters, here {millions}"
-    return "vllm", f"faster on CPUs from {limit} million parameters, here {millions}"
+    return "vllm", f"taken on CPUs from {limit} million parameters on, here {millions}"
 
 
 def resolve_adapter(config: Config) -> str:
