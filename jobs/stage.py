@@ -73,6 +73,8 @@ class Stage:
     part_of: for a body that writes only the missing parts; see `Run.stage`.
     shared: all trials of a sweep or comparison use the same output.
     charged: whose cost this is, `SELECTION` or `POLICY`; None: not counted for either.
+    trains: it uses training workers (`Session.worker`). A local command with several such stages
+        keeps one worker for all of them.
     """
 
     name: str
@@ -87,6 +89,7 @@ class Stage:
     part_of: Callable[[str], str] | None = None
     shared: bool = False
     charged: str | None = None
+    trains: bool = False
 
     def run(self, run: Run, config: Config, session: Session) -> bool:
         """Run the body unless the output is complete; returns whether it ran. See `Run.stage`."""

@@ -116,7 +116,7 @@ def _policy_ranks(work: Work, splits: Sequence[str]) -> tuple[dict[str, ByName],
     if session.kept is None:
         score_shards(wanted, config, a, label="evaluate", say=run.say)
     else:
-        score_on_kept(wanted, session.kept, config, a, say=run.say)
+        score_on_kept(wanted, session.kept, config, a, label="evaluate", say=run.say)
     ranks: dict[str, ByName] = {policy: {} for policy, _ in asked}
     ids: ByName = {
         split: read_table(run.path("corpus", f"{split}.parquet"))["sample_id"] for split in splits

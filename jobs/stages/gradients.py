@@ -135,7 +135,7 @@ def _fit(run: Run, config: Config, session: Session, shards: list[GradientShard]
     folder = run.path("gradients")
     with follow("gradients", len(shards), lambda: (_there(outputs, folder), "shards"), at=folder):
         team = Team(config.training, workers, worker, run.path("ray"), "gradients")
-        fit(session.kept, gradient_loop, spec, team)
+        fit(session.worker(), gradient_loop, spec, team)
     if missing := [output for output in outputs if not output.exists()]:
         raise ArtifactError(f"{missing[0]} is missing; run the same command again to write it")
 
@@ -156,6 +156,7 @@ GRADIENTS = Stage(
     needed=lambda config: config.selection.needs_lora_gradients,
     comes_with=("score",),
     on_ray=True,
+    trains=True,
     part_of=each_file,
     shared=True,
     charged=SELECTION,

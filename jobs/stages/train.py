@@ -84,7 +84,7 @@ def train_on(work: Work, order: list[int], *, training: TrainingConfig, folder: 
 
             with follow(folder, steps, state, at=path):
                 team = Team(spec.training, workers, a.worker, run.path("ray"), folder)
-                fit(session.kept, train_loop, spec, team)
+                fit(session.worker(), train_loop, spec, team)
     if not (path / "adapter").exists():
         raise EngineError(f"the file {path / STOP} stopped the training")
     for leftover in ("checkpoints", "adapters", "best"):
@@ -139,5 +139,6 @@ TRAIN = Stage(
     ),
     body=_body,
     on_ray=True,
+    trains=True,
     charged=POLICY,
 )

@@ -134,6 +134,26 @@ def counted(groups: Sequence[Group]) -> dict[Unit, int]:
     return {"tokens": sum(sum(group.written) for group in groups), "groups": len(groups)}
 
 
+@torch.no_grad()
+def live_tokens(
+    policy: Forward, groups: Sequence[Group], *, table: Tensor, objective: Objective
+) -> int:
+    """The tokens that engines wrote in the groups that are not dead; a forward pass of its own.
+
+    With `training.live_tokens`, their number in the global batch replaces that of all tokens as the
+    divisor of the token loss. It must be known before the first backward pass of the step.
+    """
+    rollouts = forward(policy, groups, items=len(table), prior=objective.prior)
+    rewards = reward(rollouts, table=table, objective=objective).reward
+    dead = is_dead(rewards, floor=objective.training.advantage_floor).tolist()
+    return sum(sum(group.written) for group, none in zip(groups, dead, strict=True) if not none)
+
+
+def is_dead(rewards: Tensor, *, floor: float) -> Tensor:
+    """Groups (P,) bool with nearly equal rewards (P, G), from which almost nothing is learned."""
+    return rewards.max(1).values - rewards.min(1).values < floor
+
+
 def forward(
     policy: Forward, groups: Sequence[Group], *, items: int, prior: Prior | None = None
 ) -> Rollouts:
@@ -162,8 +182,7 @@ def reward(rollouts: Rollouts, *, table: Tensor, objective: Objective) -> Reward
     )
     cutoff = min(objective.cutoff, len(table))
     rewards = objective.reward(ranking, cutoff).view(rollouts.hidden.shape[:2])
-    # Almost nothing is learned from a group with nearly equal rewards.
-    dead = rewards.max(1).values - rewards.min(1).values < t.advantage_floor
+    dead = is_dead(rewards, floor=t.advantage_floor)
     return Rewards(
         rewards,
         grpo.advantages(rewards, floor=t.advantage_floor, scale=t.scale_advantage),
@@ -179,6 +198,8 @@ def token_loss(rollouts: Rollouts, rewards: Rewards, _: Candidates, objective: O
     sums = {
         "abs_log_ratio": float(log_ratio.abs().sum()),
         "clipped_tokens": float(grpo.is_clipped(log_ratio, weight, clip=objective.clip).sum()),
+        # The mean over tokens that the policy itself drew estimates its entropy.
+        "token_entropy": -float(rollouts.logprobs.detach().sum()),
         "token_loss": float(total.detach()),
     }
     return Loss(total, sums, "tokens")
