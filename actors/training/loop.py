@@ -216,10 +216,10 @@ class Worker:
         return [mine[i : i + size] for i in range(0, len(mine), size)]
 
     def _live_tokens(
-        self, micro_batches: list[list[Group]], table: torch.Tensor
+        self, micro_batches: list[list[Group]], table: torch.Tensor | None
     ) -> dict[Unit, int]:
         """The divisor that replaces the number of tokens with `training.live_tokens`."""
-        if not self.spec.training.live_tokens:
+        if not self.spec.training.live_tokens or table is None:
             return {}
         own = sum(
             live_tokens(self.engine, micro, table=table, objective=self.objective)
