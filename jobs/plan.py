@@ -266,7 +266,8 @@ def _resource_rows(config: Config) -> list[Row]:
     trainers = f"{workers}, ZeRO {r.zero_stage}{auto if r.training_workers == 'auto' else ''}"
     # Resident sizes in GiB of processes just after their start, measured on a CPU machine: driver
     # and Ray 2.0, engine 1.1, worker or scorer 1.0.
-    memory = 2.0 + 1.1 * a.engines + max(workers, a.scorers)
+    kept = workers == a.scorers == 1 and r.zero_stage < 3  # the worker stays beside the scorer
+    memory = 2.0 + 1.1 * a.engines + (2 if kept else max(workers, a.scorers))
     text = f"{memory:.1f} GiB and the weights of the model in each process"
     return [
         ("resources", "rollout engines", engines),
