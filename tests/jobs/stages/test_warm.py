@@ -155,9 +155,18 @@ def bytes_of(run_dir, folder="warm"):
 
 
 @pytest.fixture(scope="module")
-def warm(undisturbed, tmp_path_factory):
+def prepared(tmp_path_factory):
+    """Directory of a small run with corpus and model; not to be changed."""
+    run_dir = tmp_path_factory.mktemp("prepared") / "run"
+    for command in ("prepare", "model"):
+        finish(run_dir, command)
+    return run_dir
+
+
+@pytest.fixture(scope="module")
+def warm(prepared, tmp_path_factory):
     """Directory of a small run with a warm start; not to be changed."""
-    run_dir = shutil.copytree(undisturbed, tmp_path_factory.mktemp("warm") / "run")
+    run_dir = shutil.copytree(prepared, tmp_path_factory.mktemp("warm") / "run")
     finish(run_dir, "warm", *SMALL)
     return run_dir
 
@@ -184,8 +193,8 @@ def test_two_workers_and_small_micro_batches_follow_the_same_curve(warm, tmp_pat
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_killed_warm_start_ends_with_the_same_bytes(warm, undisturbed, tmp_path):
-    run_dir = shutil.copytree(undisturbed, tmp_path / "run")
+def test_a_killed_warm_start_ends_with_the_same_bytes(warm, prepared, tmp_path):
+    run_dir = shutil.copytree(prepared, tmp_path / "run")
     process = start(run_dir, "warm", *SMALL)
     wait_for(lambda: steps_logged(run_dir, "warm") >= 3, process, "the third step")
     process.send_signal(signal.SIGKILL)
