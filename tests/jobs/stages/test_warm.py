@@ -11,6 +11,7 @@ from helpers.loop import one_process
 from helpers.small import SETTINGS, finish, start, steps_logged, wait_for
 from safetensors.torch import load_file
 
+from jobs.handover.export import export
 from jobs.run import STAGES, stages_of
 from jobs.stages.evaluate import EVALUATE
 from jobs.stages.gradients import GRADIENTS
@@ -21,7 +22,7 @@ from jobs.stages.score import SCORE
 from jobs.stages.train import TRAIN
 from jobs.stages.warm import WARM
 from jobs.training_log import read_log
-from minirec.config.reading import load
+from minirec.config.reading import dump, load
 from minirec.errors import ArtifactError, ConfigError
 from minirec.store.run import Run
 from minirec.trials.checks import check, check_warm
@@ -97,6 +98,15 @@ def test_too_few_samples_for_a_step_are_one_sentence():
         check(share, 1000)
     with pytest.raises(ConfigError, match="has 60 training samples"):
         check_warm(load(None, []), 60)
+
+
+@pytest.mark.parametrize("scorer", ["proxy", "warm"])
+def test_an_exported_subset_has_the_policy_that_scored(tmp_path, scorer):
+    config = load(None, [f"run_dir={tmp_path}", f"scoring.policy={scorer}"])
+    (tmp_path / "config.yaml").write_text(dump(config))
+    for to, policy, stage in (("jsonl", None, scorer), ("merged", "warm", "warm")):
+        with pytest.raises(ArtifactError, match=f"has not finished {stage}; run `minirec {stage}"):
+            export(str(tmp_path), to, tmp_path / "out", policy=policy)
 
 
 @pytest.mark.slow
