@@ -85,18 +85,16 @@ class Bench:
             ids = targets.target.unique()
             vectors = F.normalize(policy([self.items[i] for i in ids.tolist()])[0], dim=-1)
             present = presence if kind == "corrected" else None
-            vectors, place, excluded, present = CANDIDATES[kind](
-                Candidates(ids, vectors, table, present), targets
-            )
+            rivals = CANDIDATES[kind](Candidates(ids, vectors, table, present), targets)
             loss, _ = grpo.item_loss(
                 policy(self.texts(samples, rng))[0],
-                candidates=vectors,
-                target=place,
-                excluded=excluded,
+                candidates=rivals.vectors,
+                target=rivals.target,
+                excluded=rivals.excluded,
                 advantage=torch.ones(PROMPTS),
                 temperature=self.config.temperature,
                 clip=grpo.Clip(),
-                log_presence=present,
+                offset=rivals.offset,
             )
             (loss / PROMPTS).backward()
             torch.nn.utils.clip_grad_norm_(lora, 1.0)

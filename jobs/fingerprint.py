@@ -29,7 +29,7 @@ def rollout_settings(config: Config) -> dict[str, Any]:
 
     r = config.rollout
     return {
-        "engine": resolve_engine(r),
+        "engine": resolve_engine(config),
         "adapter": resolve_adapter(config),
         "temperature": r.temperature,
         "max_new_tokens": r.max_new_tokens,
@@ -44,6 +44,8 @@ def training_settings(training: TrainingConfig) -> dict[str, Any]:
         left_out.add("loss")
     if training.item_negatives == 0:
         left_out.add("item_negatives")
+    if not training.live_tokens:
+        left_out.add("live_tokens")
     if training.validation_steps is None:
         left_out |= {"validation_steps", "validation_samples", "validation_seed"}
     return training.model_dump(mode="json", exclude=left_out)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from actors.engines.engine import resolve_engine
+from actors.engines.engine import engine_choice, resolve_engine
 from jobs.stages.prepare import made_with
 from jobs.tracking import check as check_trackers
 from minirec.config.choices import CURRICULA, LEARNABILITY, METHODS, REWARDS
@@ -107,7 +107,7 @@ def _check_head(config: Config) -> None:
     """Refuse a demo model whose attention heads vLLM does not support on CPUs."""
     demo, on_cpu = config.model.demo, config.resources.gpus_per_engine == 0
     head = demo.hidden_size // demo.heads
-    if config.model.name != "demo" or not on_cpu or resolve_engine(config.rollout) != "vllm":
+    if config.model.name != "demo" or not on_cpu or resolve_engine(config) != "vllm":
         return
     if head not in CPU_HEADS:
         raise ConfigError(
@@ -213,10 +213,13 @@ def _training_rows(stage: str, config: Config, training: TrainingConfig, samples
     if training.loss == "supervised":
         return rows
     rollouts = steps * training.prompts_per_step * training.rollouts_per_prompt
+    pairs = training.rollouts_per_prompt == 2 and training.scale_advantage
+    signs = "groups of two give only +1, -1 or 0, however much the rewards differ"
     return [
         *rows,
         (stage, "rollouts", f"{rollouts:,}"),
         (stage, "tokens, at most", f"{rollouts * config.rollout.max_new_tokens:,}"),
+        *([(stage, "advantages", signs)] if pairs else []),
         *([(stage, "staleness", "1: rollouts run one step ahead")] if training.staleness else []),
     ]
 
@@ -267,6 +270,7 @@ def _resource_rows(config: Config) -> list[Row]:
     text = f"{memory:.1f} GiB and the weights of the model in each process"
     return [
         ("resources", "rollout engines", engines),
+        ("resources", "rollout library", "{}: {}".format(*engine_choice(config))),
         ("resources", "training workers", trainers),
         ("resources", "memory, at least", text),
     ]

@@ -22,6 +22,7 @@ from minirec.corpus import prompts, schema
 from minirec.corpus.table import Sample, SampleFile, load_catalogue
 from minirec.errors import ArtifactError
 from minirec.model.recommender import Encoder, load_policy
+from minirec.prior.prior import Prior
 from minirec.rl.group import Group
 from minirec.selection.lora_gradients import SampleLoss, block_gradients, blocks, gradients
 from minirec.selection.projection import Projector
@@ -56,6 +57,7 @@ class GradientSpec:
     seed: int
     threads: int
     zero_stage: int = 0
+    prior: str | None = None
 
 
 def gradient_loop(config: dict[str, GradientSpec]) -> None:
@@ -109,11 +111,13 @@ class GradientWorker:
         # module gather the weights that ZeRO has sharded.
         self.policy, self.device = engine.module, engine.device
         self.projector = Projector(policy.lm, dim=spec.dim, seed=spec.seed)
+        prior = Prior.load(corpus, located(spec.prior)) if spec.prior else None
         self.loss = SampleLoss(
             table=torch.from_numpy(read_array(located(spec.item_table))).to(self.device),
-            temperature=spec.model.temperature,
+            temperature=spec.model.temperature / (prior.scale if prior else 1),
             advantage_floor=spec.training.advantage_floor,
             scale_advantage=spec.training.scale_advantage,
+            prior=prior,
         )
         # ZeRO 3 gathers weights from all workers in each pass, so all need as many passes.
         self.lockstep = spec.zero_stage == 3 and self.world > 1
@@ -160,6 +164,8 @@ class GradientWorker:
             completions=completions,
             written=[len(tokens) for tokens in row["tokens"]],
             rewards=row["rewards"],
+            history=sample.history,
+            sample_id=sample.sample_id,
         )
 
     def _keep_step(self, scored: list[Group]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from minirec.config.scoring import RewardConfig, ScoringConfig
 from minirec.corpus import schema
 from minirec.corpus.table import Sample, SampleFile, load_catalogue
 from minirec.model.recommender import Encoder, item_table, load_policy
+from minirec.prior.prior import Prior
 from minirec.rl.grpo import advantages
 from minirec.rl.ranker import Ranker, Targets
 from minirec.rl.reward import ndcg, reward_function
@@ -46,6 +47,7 @@ class ScoringSpec:
     item_table: file of the policy's item vectors, which specs of one policy share.
     scoring: how samples are screened and rolled out; None: rank only the greedy completion.
     limit: number of samples, drawn at random; None: all.
+    prior: folder of the weights of the collaborative prior.
     """
 
     corpus: str
@@ -65,6 +67,7 @@ class ScoringSpec:
     threads: int
     device: str = "cpu"
     limit: int | None = None
+    prior: str | None = None
 
     def rows(self, samples: int) -> Sequence[int]:
         """The rows to score in the split's file of `samples` rows, ascending."""
@@ -78,7 +81,7 @@ class ScoringSpec:
     @property
     def policy(self) -> tuple[object, ...]:
         """Specs with equal values can share a loaded policy."""
-        return self.corpus, self.model_path, self.adapter, self.item_table, self.device
+        return self.corpus, self.model_path, self.adapter, self.item_table, self.device, self.prior
 
     def part(self, shard: int) -> Path:
         return located(self.output) / f"part-{shard:06d}.parquet"
@@ -99,7 +102,9 @@ class LoadedPolicy:
             device=spec.device,
         )
         table = self._table(located(spec.item_table)).to(spec.device)
-        self.ranker = Ranker(table, spec.model.temperature)
+        prior = Prior.load(located(spec.corpus), located(spec.prior)) if spec.prior else None
+        scale = prior.scale if prior else 1
+        self.ranker = Ranker(table, spec.model.temperature / scale, prior)
 
     def _table(self, file: Path) -> Tensor:
         """The item table: the first scorer computes it, the others read it."""
@@ -182,10 +187,15 @@ class ShardScorer:
         greedy, _ = self._generate(batch, 0)
         hidden = self._hidden(batch, [[c] for c in greedy])
         rank = self.ranker.rank(hidden, batch.targets).rank
+        alone = {}
+        if self.ranker.prior is not None:
+            without = self.ranker.rank(hidden, replace(batch.targets, prior=None)).rank
+            alone["rank_alone"] = without.cpu().numpy().astype(np.int32)
         return pa.table(
             {
                 "sample_id": pa.array([s.sample_id for s in batch.samples], pa.int64()),
                 "rank": rank.cpu().numpy().astype(np.int32),
+                **alone,
                 "completion": [c.text for c in greedy],
                 "rollout_tokens": np.array([len(c.token_ids) for c in greedy]),
             }
@@ -312,7 +322,8 @@ class ShardScorer:
             items=self.table,
             target=targets.target,
             mask=targets.mask,
-            temperature=self.spec.model.temperature,
+            prior=targets.prior,
+            temperature=self.ranker.temperature,
         )
         unit = torch.nn.functional.normalize(hidden, dim=-1)
         size = hidden.shape[1]
@@ -342,7 +353,8 @@ class ShardScorer:
                 items=self.table,
                 target=targets.target,
                 mask=targets.mask,
-                temperature=self.spec.model.temperature,
+                prior=targets.prior,
+                temperature=self.ranker.temperature,
             )
         return _fixed(result.float().cpu().numpy(), size)
 

@@ -27,12 +27,22 @@ from actors.training.validation import (
     best_step,
     due,
     exhausted,
+    weights_after,
 )
 from actors.training.zero import barrier, of_rank_0, zero_engine
 from minirec.corpus.table import Sample, SampleFile, load_catalogue
 from minirec.model.recommender import Encoder, Policy, trainable_policy
+from minirec.prior.prior import Prior
 from minirec.rl.group import Group
-from minirec.rl.losses import Objective, Unit, counted, log_presence, losses, lr_factor
+from minirec.rl.losses import (
+    Objective,
+    Unit,
+    counted,
+    live_tokens,
+    log_presence,
+    losses,
+    lr_factor,
+)
 from minirec.rl.reward import reward_function
 from minirec.rng import seed_of
 from minirec.store.files import atomic, fetch, read_json, write_json
@@ -88,11 +98,13 @@ class Worker:
             seed=spec.seed,
             adapter=spec.start and fetch(spec.start),
         )
+        self.prior = Prior.load(corpus, located(spec.prior)) if spec.prior else None
         self.objective = Objective(
             training=spec.training,
-            temperature=spec.model.temperature,
+            temperature=spec.model.temperature / (self.prior.scale if self.prior else 1),
             cutoff=spec.reward.cutoff,
             reward=reward_function(spec.reward.name, softmax_weight=spec.reward.softmax_weight),
+            prior=self.prior,
         )
         t = spec.training
         self.micro_batches = t.prompts_per_step // (self.world * t.prompts_per_micro_batch)
@@ -131,12 +143,13 @@ class Worker:
         start = self._validate_start(step)
         groups, times = self._roll_out(step)
         candidates = self.item_side.candidates(step, (g.target for g in groups))
-        counts = counted(groups)
+        counts, micro_batches = counted(groups), self._micro_batches(groups)
+        divisors = counts | self._live_tokens(micro_batches, candidates.table)
         scale = self.world * self.backwards  # cancels DeepSpeed's two averages
         sums: dict[tuple[str, Unit], float] = {}
-        for micro in self._micro_batches(groups):
+        for micro in micro_batches:
             part = losses(self.engine, micro, candidates=candidates, objective=self.objective)
-            self.engine.backward(part.mean(counts) * scale)
+            self.engine.backward(part.mean(divisors) * scale)
             self.engine.step()
             for key, value in part.sums.items():
                 sums[key] = sums.get(key, 0.0) + value
@@ -149,6 +162,7 @@ class Worker:
             step,
             sums,
             counts,
+            divisors=divisors,
             **start,
             **validation,
             grad_norm=norm,
@@ -201,6 +215,21 @@ class Worker:
         size = self.spec.training.prompts_per_micro_batch
         return [mine[i : i + size] for i in range(0, len(mine), size)]
 
+    def _live_tokens(
+        self, micro_batches: list[list[Group]], table: torch.Tensor | None
+    ) -> dict[Unit, int]:
+        """The divisor that replaces the number of tokens with `training.live_tokens`."""
+        if not self.spec.training.live_tokens or table is None:
+            return {}
+        own = sum(
+            live_tokens(self.engine, micro, table=table, objective=self.objective)
+            for micro in micro_batches
+        )
+        total = torch.tensor(own, device=self.engine.device)
+        if self.world > 1:
+            dist.all_reduce(total)
+        return {"tokens": max(1, int(total))}
+
     def _optimizer_step(self) -> float:
         """Step with the gradient of all backwards; returns its norm before clipping."""
         gradients = [p.grad for p in self.engine.module.parameters() if p.grad is not None]
@@ -226,7 +255,11 @@ class Worker:
     def _measure(self) -> dict[str, Any]:
         if self.validation is None:
             self.validation = Validation(
-                self.spec, encoder=self.encoder, catalogue=self.catalogue, items=self.items
+                self.spec,
+                encoder=self.encoder,
+                catalogue=self.catalogue,
+                items=self.items,
+                prior=self.prior,
             )
         return self.validation.measure(self.engine, self.adapters.newest)
 
@@ -244,16 +277,21 @@ class Worker:
         step: int,
         sums: dict[tuple[str, Unit], float],
         counts: dict[Unit, int],
+        *,
+        divisors: dict[Unit, int],
         **figures: Any,
     ) -> None:
-        """Log `figures` and the `sums` over all ranks, divided by the `counts` of their unit."""
+        """Log `figures` and the `sums` over all ranks, divided by the `counts` of their unit.
+
+        Losses are divided by `divisors`, as in the step.
+        """
         keys = sorted(sums)
         total = torch.tensor([sums[k] for k in keys], dtype=torch.float64)
         if self.world > 1:
             dist.all_reduce(total)
         entry: dict[str, Any] = {"step": step}
         for (name, unit), value in zip(keys, total.tolist(), strict=True):
-            entry[name] = value / counts[unit]
+            entry[name] = value / (divisors if name.endswith("_loss") else counts)[unit]
         entry["loss"] = sum(value for name, value in entry.items() if name.endswith("_loss"))
         rollouts = (
             counts["groups"] * self.spec.training.rollouts_per_prompt if self.lookahead else 0
@@ -301,7 +339,8 @@ class Worker:
     def finish(self) -> None:
         """Write the final adapter, which shows a restarted driver that training is finished."""
         keeps_best = self.spec.training.patience is not None
-        self.adapters.finish(best_step(self.log) if keeps_best else None)
+        best = best_step(self.log) if keeps_best else None
+        self.adapters.finish(best, weights_after(self.log, best))
         barrier()
 
 

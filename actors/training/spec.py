@@ -32,3 +32,4 @@ class TrainingSpec:
     threads: int
     zero_stage: int = 0
     start: str | None = None  # folder of the adapter that training starts from
+    prior: str | None = None  # folder of the weights of the collaborative prior

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from jobs.fingerprint import rollout_settings
-from jobs.stage import Stage, Work
+from jobs.stage import Stage, Work, prior_folder
 from jobs.stages.model import model_inputs
 from minirec.store.files import write_json
 from minirec.store.run import Run, each_file
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from minirec.config.run import Config
 
 SPLITS = ("valid", "test")
+ALONE = "trained_alone"
+"""The trained policy without the collaborative prior."""
 ByName = dict[str, Any]
 
 
@@ -63,7 +65,7 @@ def _body(work: Work, *, splits: Sequence[str]) -> None:
 
     run, config = work.run, work.config
     ranks, ids = _policy_ranks(work, splits)
-    others, users, groups = _references(run, splits)
+    others, users, groups = _references(run, config, splits)
     ranks |= others
     write_table(run.path("ranks.parquet"), _table(ranks, ids))
     shown = {
@@ -114,7 +116,7 @@ def _policy_ranks(work: Work, splits: Sequence[str]) -> tuple[dict[str, ByName],
     if session.kept is None:
         score_shards(wanted, config, a, label="evaluate", say=run.say)
     else:
-        score_on_kept(wanted, session.kept, config, a, say=run.say)
+        score_on_kept(wanted, session.kept, config, a, label="evaluate", say=run.say)
     ranks: dict[str, ByName] = {policy: {} for policy, _ in asked}
     ids: ByName = {
         split: read_table(run.path("corpus", f"{split}.parquet"))["sample_id"] for split in splits
@@ -122,30 +124,27 @@ def _policy_ranks(work: Work, splits: Sequence[str]) -> tuple[dict[str, ByName],
     for (policy, split), spec in specs.items():
         table = merged(spec)
         ranks[policy][split], ids[split] = table["rank"].to_numpy(), table["sample_id"]
+        if policy == "trained" and spec.prior:
+            ranks.setdefault(ALONE, {})[split] = table["rank_alone"].to_numpy()
         cost.rollouts += table.num_rows
         cost.generated_tokens += sum(table["rollout_tokens"].to_pylist())
     return ranks, ids
 
 
 def _references(
-    run: Run, splits: Sequence[str]
+    run: Run, config: Config, splits: Sequence[str]
 ) -> tuple[dict[str, ByName], ByName, dict[str, ByName]]:
     """Ranks of the references by split, users by split, groups of the samples by split."""
     from minirec.corpus.table import load_samples, load_users
     from minirec.evaluation import ranking, references
-    from minirec.store.tables import read_table
+    from minirec.prior.prior import Prior, weights_in
 
     corpus = run.path("corpus")
-    titles = read_table(corpus / "items.parquet")["title"].to_pylist()
-    samples = load_samples(corpus, "train")
-    train = references.interactions(
-        load_users(corpus, "train"),
-        history=[s.history for s in samples],
-        target=[s.target for s in samples],
-        items=len(titles),
-    )
-    known = references.Known(train, titles)
-    ranks: dict[str, ByName] = {name: {} for name in references.REFERENCES}
+    known = Prior.of(corpus).known
+    functions = dict(references.REFERENCES)
+    if folder := prior_folder(run, config):
+        functions["prior"] = partial(references.weighted_parts, weights=weights_in(folder)[1])
+    ranks: dict[str, ByName] = {name: {} for name in functions}
     users, groups = {}, {}
     for split in splits:
         samples = load_samples(corpus, split)
@@ -153,10 +152,10 @@ def _references(
         excluded = [s.excluded for s in samples]
         for name, by_split in ranks.items():
             by_split[split] = references.reference_ranks(
-                name, known, history=history, target=target, excluded=excluded
+                functions[name], known, history=history, target=target, excluded=excluded
             )
         users[split] = load_users(corpus, split)
-        groups[split] = ranking.sample_groups(target, history=history, train_counts=known.counts)
+        groups[split] = ranking.sample_groups(target, history=history, train_counts=known.users)
     return ranks, users, groups
 
 

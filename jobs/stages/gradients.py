@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.fingerprint import rollout_settings
-from jobs.stage import SELECTION, Stage, Work, base_model
+from jobs.stage import SELECTION, Stage, Work, base_model, prior_folder
 from minirec.errors import ArtifactError
 from minirec.store.files import in_threads, intact
 from minirec.store.remote import located
@@ -130,11 +130,12 @@ def _fit(run: Run, config: Config, session: Session, shards: list[GradientShard]
         seed=config.seed,
         threads=worker.cpus,
         zero_stage=config.resources.zero_stage,
+        prior=prior_folder(run, config, config.scoring.policy),
     )
     folder = run.path("gradients")
     with follow("gradients", len(shards), lambda: (_there(outputs, folder), "shards"), at=folder):
         team = Team(config.training, workers, worker, run.path("ray"), "gradients")
-        fit(session.kept, gradient_loop, spec, team)
+        fit(session.worker(), gradient_loop, spec, team)
     if missing := [output for output in outputs if not output.exists()]:
         raise ArtifactError(f"{missing[0]} is missing; run the same command again to write it")
 
@@ -155,6 +156,7 @@ GRADIENTS = Stage(
     needed=lambda config: config.selection.needs_lora_gradients,
     comes_with=("score",),
     on_ray=True,
+    trains=True,
     part_of=each_file,
     shared=True,
     charged=SELECTION,

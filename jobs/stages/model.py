@@ -12,8 +12,9 @@ if TYPE_CHECKING:
 
 
 def model_inputs(config: Config) -> list[str]:
-    """The stages that make the samples and the base model."""
-    return ["prepare", "model"] if config.model.name == "demo" else ["prepare"]
+    """The stages that make the samples, the base model and the collaborative prior."""
+    model = ["model"] if config.model.name == "demo" else []
+    return ["prepare", *model, *([] if config.model.prior == "none" else ["prior"])]
 
 
 def demo_settings(config: Config) -> dict[str, Any]:

@@ -37,6 +37,7 @@ PROXY = Stage(
     body=_body,
     needed=lambda config: "proxy" in config.earlier_policies,
     on_ray=True,
+    trains=True,
     shared=True,
     charged=SELECTION,
 )

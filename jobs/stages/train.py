@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.fingerprint import policy_settings, training_settings
-from jobs.stage import POLICY, Stage, Work, base_model
+from jobs.stage import POLICY, Stage, Work, base_model, prior_folder
 from jobs.stages.model import model_inputs
 from minirec.errors import ConfigError, EngineError
 from minirec.store.files import check_folder, intact, read_json, remove, write_json
@@ -70,6 +70,7 @@ def train_on(work: Work, order: list[int], *, training: TrainingConfig, folder: 
         start=None if training.start == "base" else str(run.path(training.start, "adapter")),
         threads=a.worker.cpus,
         zero_stage=config.resources.zero_stage,
+        prior=prior_folder(run, config, training.start),
     )
     if not intact(path / "adapter", check_folder, say=run.say):
         _check_checkpoints(path, workers, spec.zero_stage)
@@ -83,7 +84,7 @@ def train_on(work: Work, order: list[int], *, training: TrainingConfig, folder: 
 
             with follow(folder, steps, state, at=path):
                 team = Team(spec.training, workers, a.worker, run.path("ray"), folder)
-                fit(session.kept, train_loop, spec, team)
+                fit(session.worker(), train_loop, spec, team)
     if not (path / "adapter").exists():
         raise EngineError(f"the file {path / STOP} stopped the training")
     for leftover in ("checkpoints", "adapters", "best"):
@@ -138,5 +139,6 @@ TRAIN = Stage(
     ),
     body=_body,
     on_ray=True,
+    trains=True,
     charged=POLICY,
 )

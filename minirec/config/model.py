@@ -57,6 +57,9 @@ class ModelConfig(Section):
     """Modules with a LoRA adapter, as peft's target_modules."""
     temperature: float = Field(0.02, gt=0)
     """Temperature tau of the softmax over item cosines."""
+    prior: Literal["none", "shortcut"] = "none"
+    """Collaborative prior that is added to the scores of the policy: shortcut adds co-occurrence,
+    transitions and likeness of titles, with fitted weights."""
     max_item_tokens: int = Field(48, ge=4)
     """Texts of items are cut to this number of tokens."""
     max_prompt_tokens: int = Field(512, ge=16)
@@ -68,7 +71,8 @@ class RolloutConfig(Section):
     """The pool of rollout engines."""
 
     engine: Literal["auto", "vllm", "transformers"] = "auto"
-    """Library that writes rollouts; auto takes vLLM if it is installed."""
+    """Library that writes rollouts; auto takes vLLM on GPUs, and the faster one for the size of the
+    model on CPUs."""
     adapter: Literal["auto", "lora", "merged"] = "auto"
     """How an engine gets the adapter: as LoRA, or merged into its weights; auto merges on CPUs."""
     max_new_tokens: int = Field(24, ge=1)

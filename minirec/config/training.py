@@ -50,6 +50,9 @@ class TrainingConfig(Section):
     """Probability ratios above 1 + clip_high are clipped."""
     importance_cap: float = Field(2.0, ge=1)
     """Largest importance weight of a token; larger ones are truncated."""
+    live_tokens: bool = False
+    """Whether only the tokens of groups that are not dead divide the token loss, instead of all;
+    costs one more forward pass."""
     staleness: Literal[0, 1] = 0
     """Number of updates by which rollouts are behind; 1 writes the rollouts of the next step during
     training."""

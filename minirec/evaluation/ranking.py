@@ -93,7 +93,7 @@ def sample_groups(
     ``warm``, ``cold``: the target (N,) occurs in train or not. ``repeat``, ``new``: it is in the
     history or not. ``popularity 1`` to ``popularity 10``: decile of the catalogue by train count
     that the target is in; 1 is the most popular, ties by item id. `train_counts` (V,) are users
-    with each item in the train split (`references.Known.counts`).
+    with each item in the train split (`Counts.users`).
 
     Raises:
         ValueError: the lengths differ, or a target is outside 0..V-1.

@@ -1,130 +1,99 @@
-"""References that need no LLM: popularity, item-to-item co-occurrence (method, section 9), titles.
+"""References that need no LLM: sums of counts of the train split, and likeness of titles.
 
-A reference is a function ``(known, history) -> (scores, ties)``. `history` holds B lists of items,
-oldest first. scores (B, V) float64 order the catalogue, and ties (V,) float64 order items with
-equal scores. `reference_ranks` turns them into ranks. To add a reference, write a function here and
-add it to `REFERENCES`; every evaluation has all of them.
+A reference is a function ``(known, history) -> (scores, ties)``. `known` holds the counts of the
+train split and the words of the titles, `history` B lists of items, oldest first. scores (B, V)
+float64 order the catalogue, and ties (V,) float64 order items with equal scores. `reference_ranks`
+turns them into ranks. To add a reference, write a function here and add it to `REFERENCES`; every
+evaluation has all of them.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from itertools import chain
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
+from minirec.prior.counts import PARTS, Counts, weighted
 from minirec.selection.checks import first
 
 History = Sequence[Sequence[int]]
 Ranks = NDArray[np.int64]
 Scores = tuple[NDArray[np.float64], NDArray[np.float64]]
+Reference = Callable[[Counts, History], Scores]
 
 
-def interactions(
-    user: ArrayLike, *, history: History, target: ArrayLike, items: int
-) -> sparse.csr_matrix:
-    """Which user (N,) has which of `items` in the train split: (U, V) float64, 0 or 1.
-
-    A user has the items of its histories and its targets (N,).
-
-    Raises:
-        ValueError: the lengths differ, or an item is outside 0..V-1.
-    """
-    wanted = _items("target", target, items)
-    _same("user", len(np.asarray(user)), len(wanted))
-    _same("history", len(history), len(wanted))
-    _, row = np.unique(np.asarray(user), return_inverse=True)
-    seen = _rows(history, items).tocoo()
-    rows = np.concatenate([row, row[seen.row]])
-    columns = np.concatenate([wanted, seen.col])
-    matrix = sparse.csr_matrix(
-        (np.ones(len(rows)), (rows, columns)), shape=(int(row.max(initial=-1)) + 1, items)
-    )
-    matrix.data[:] = 1
-    return matrix
-
-
-@dataclass(frozen=True)
-class Known:
-    """The data of the references: `train` (U, V) from `interactions`, and V titles."""
-
-    train: sparse.csr_matrix
-    titles: Sequence[str]
-
-    @cached_property
-    def counts(self) -> NDArray[np.float64]:
-        """(V,) users with each item in the train split."""
-        return np.asarray(self.train.sum(axis=0)).ravel().astype(np.float64)
-
-    @cached_property
-    def shares(self) -> sparse.csr_matrix:
-        """(U, V) the train matrix divided by the square root of the counts."""
-        return (self.train @ sparse.diags(1 / np.sqrt(np.maximum(self.counts, 1)))).tocsr()
-
-    @cached_property
-    def words(self) -> sparse.csr_matrix:
-        """Unit TF-IDF vectors (V, words) float64 of the titles; zero for a title without a word.
-
-        In a script without spaces a title is one word, so only equal titles are similar.
-        """
-        if not any(re.search(r"\w", title) for title in self.titles):  # the vectorizer raises
-            return sparse.csr_matrix((len(self.titles), 1))
-        from sklearn.feature_extraction.text import TfidfVectorizer
-
-        return TfidfVectorizer(sublinear_tf=True, token_pattern=r"\w+").fit_transform(self.titles)
-
-
-def popularity(known: Known, history: History) -> Scores:
+def popularity(known: Counts, history: History) -> Scores:
     """Number of train users of an item."""
-    return np.broadcast_to(known.counts, (len(history), len(known.counts))), known.counts
+    return np.broadcast_to(known.users, (len(history), len(known.users))), known.users
 
 
-def cooccurrence(known: Known, history: History) -> Scores:
+def cooccurrence(known: Counts, history: History) -> Scores:
     """Cosine co-occurrence with the history; ties by popularity.
 
     ``s_v = sum over distinct h in history, h != v, of n(h and v) / sqrt(n(h) n(v))``, n counting
-    users. With X = `Known.shares`, s = (H X^T) X, so no item-to-item matrix is built.
+    users.
     """
-    indicator = _rows(history, len(known.counts))
-    indicator.data[:] = 1
-    scores = (indicator @ known.shares.T @ known.shares).toarray()
-    scores -= (indicator.toarray() > 0) & (known.counts > 0)  # an item's cosine with itself
+    scores = _rows(history, len(known.users))
+    scores.data[:] = 1
+    for factor in known.likeness:
+        scores = scores @ factor
+    own = _rows(history, len(known.users)).toarray() > 0
     # Rounding makes scores equal that differ only by the order of summation.
-    return scores.round(10), known.counts
+    return (scores.toarray() - (own & (known.users > 0))).round(10), known.users
 
 
-def title_likeness(known: Known, history: History) -> Scores:
+def transitions(known: Counts, history: History) -> Scores:
+    """What came next after the items of the history, in one or two steps; ties by popularity.
+
+    The part ``transitions`` of `minirec.prior.counts`.
+    """
+    return known.parts(history)[PARTS.index("transitions")], known.users
+
+
+def title_likeness(known: Counts, history: History) -> Scores:
     """Similarity of an item's title to the titles of the history, with higher weight for later
     ones.
 
     ``s_v = sum over entries h of the history, h != v, of cos(h, v) / (1 + age of h)``; the latest
     has age 0. It learns nothing from users, so it shows what words alone can do.
     """
-    vectors = known.words
+    vectors = known.words.vectors
     items = vectors.shape[0]
     lengths = np.asarray(vectors.multiply(vectors).sum(axis=1)).ravel()  # 1, or 0 without a word
-    ages = [range(len(h) - 1, -1, -1) for h in history]
-    entries = _rows(history, items, np.array([1 / (1 + age) for a in ages for age in a]))
+    entries = weighted(history, items=items)
     scores = (entries @ vectors @ vectors.T).toarray()
     scores -= entries.multiply(lengths).toarray()  # an item's cosine with itself
     return scores.round(10), np.zeros(items)
 
 
+def shortcut(known: Counts, history: History) -> Scores:
+    """Sum of co-occurrence, transitions and titles, each divided by its maximum; ties by
+    popularity.
+
+    The parts of `minirec.prior.counts` with equal weights.
+    """
+    return weighted_parts(known, history, weights=(1, 1, 1))
+
+
+def weighted_parts(known: Counts, history: History, *, weights: Sequence[float]) -> Scores:
+    """Weighted sum of the parts of `minirec.prior.counts`; ties by popularity."""
+    scores = np.tensordot(np.asarray(weights, np.float64), known.parts(history), axes=1)
+    return scores.round(10).astype(np.float64), known.users
+
+
 def reference_ranks(
-    name: str,
-    known: Known,
+    score: Reference,
+    known: Counts,
     *,
     history: History,
     target: ArrayLike,
     excluded: History,
     block: int = 256,
 ) -> Ranks:
-    """Rank (N,) int64 of each target (N,) by a reference of `REFERENCES`, 1 or more.
+    """Rank (N,) int64 of each target (N,) by a reference, 1 or more.
 
     The whole catalogue without the excluded items (`Sample.excluded`) is ranked. Remaining ties
     count against the target: rank = 1 + #{v != y: s_v >= s_y}. `block` samples are ranked at a
@@ -133,14 +102,14 @@ def reference_ranks(
     Raises:
         ValueError: the lengths differ, or an item is outside 0..V-1.
     """
-    items = len(known.titles)
+    items = len(known.users)
     wanted = _items("target", target, items)
     _same("history", len(history), len(wanted))
     _same("excluded", len(excluded), len(wanted))
     ranks = np.empty(len(wanted), dtype=np.int64)
     for start in range(0, len(wanted), block):
         part = slice(start, start + block)
-        scores, ties = REFERENCES[name](known, history[part])
+        scores, ties = score(known, history[part])
         out = _rows(excluded[part], items).toarray() > 0
         ranks[part] = _rank(scores, np.broadcast_to(ties, out.shape), wanted[part], out)
     return ranks
@@ -158,14 +127,13 @@ def _rank(
     return 1 + ahead.sum(axis=1)
 
 
-def _rows(history: History, items: int, weights: NDArray | None = None) -> sparse.csr_matrix:
-    """(N, V) sums of the weights of each item's entries; weights default to 1."""
+def _rows(history: History, items: int) -> sparse.csr_matrix:
+    """(N, V) number of entries of each item."""
     lengths = [len(h) for h in history]
     columns = np.fromiter(chain.from_iterable(history), dtype=np.int64, count=sum(lengths))
     _items("history", columns, items)
     rows = np.repeat(np.arange(len(history)), lengths)
-    weights = np.ones(len(columns)) if weights is None else weights
-    return sparse.csr_matrix((weights, (rows, columns)), shape=(len(history), items))
+    return sparse.csr_matrix((np.ones(len(columns)), (rows, columns)), shape=(len(history), items))
 
 
 def _items(name: str, values: ArrayLike, items: int) -> NDArray[np.int64]:
@@ -181,9 +149,11 @@ def _same(name: str, found: int, expected: int) -> None:
         raise ValueError(f"{name} has {found} rows; expected {expected}")
 
 
-REFERENCES: dict[str, Callable[[Known, History], Scores]] = {
+REFERENCES: dict[str, Reference] = {
     "popularity": popularity,
     "cooccurrence": cooccurrence,
+    "transitions": transitions,
     "title_likeness": title_likeness,
+    "shortcut": shortcut,
 }
 """Names in ``ranks.parquet`` and ``evaluation.json``."""

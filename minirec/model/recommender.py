@@ -143,6 +143,8 @@ class Encoder:
             excluded=sample.excluded,
             target=sample.target,
             rollout_logprobs=[r.logprobs for r in rollouts],
+            history=sample.history,
+            sample_id=sample.sample_id,
         )
 
 

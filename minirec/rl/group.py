@@ -17,6 +17,7 @@ class Group:
     excluded: items that are not ranked against the target.
     rollout_logprobs: log-probabilities of the written tokens when the engine wrote them.
     rewards: of the rollouts, if known.
+    history, sample_id: of the sample, for the collaborative prior.
     """
 
     prompt: list[int]
@@ -26,6 +27,8 @@ class Group:
     target: int
     rollout_logprobs: list[list[float]] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
+    history: list[int] = field(default_factory=list)
+    sample_id: int = -1
 
     @property
     def sequences(self) -> list[list[int]]:

@@ -83,7 +83,7 @@ def item_loss(
     advantage: Tensor,
     temperature: float,
     clip: Clip,
-    log_presence: Tensor | None = None,
+    offset: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Sum over groups of -A log p_y, as a clipped surrogate, at the best rollout of each group.
 
@@ -95,15 +95,16 @@ def item_loss(
         candidates: (C, d) item vectors, unit norm.
         target, excluded: (P,) position of the target among them, and (P, C) bool, True if not
             ranked.
-        log_presence: (C,) log-probability that the rest of a step has each candidate. It is
-            subtracted from the score, so that the softmax over the candidates estimates the softmax
-            over all targets (Yi et al. 2019, doi 10.1145/3298689.3346996). With None, frequent
-            targets get lower scores, because they are candidates more often.
+        offset: (P, C) added to the scores: the collaborative prior, and minus the log-probability
+            that the rest of a step has each candidate. With the latter, the softmax over the
+            candidates estimates the softmax over all targets (Yi et al. 2019, doi
+            10.1145/3298689.3346996). Without it, frequent targets get lower scores, because they
+            are candidates more often.
     """
     unit = torch.nn.functional.normalize(hidden, dim=-1)
     scores = unit @ candidates.T / temperature
-    if log_presence is not None:
-        scores = scores - log_presence
+    if offset is not None:
+        scores = scores + offset
     scores = scores.masked_fill(excluded, -torch.inf)
     log_p = torch.log_softmax(scores, 1).gather(1, target[:, None])[:, 0]
     return surrogate(log_p - log_p.detach(), advantage, clip=clip).sum(), log_p.detach()

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from minirec.config.training import TrainingConfig
+from minirec.prior.prior import Prior
 from minirec.rl import grpo
 from minirec.rl.group import Group, written_tokens
 from minirec.rl.ranker import Ranker, Targets
@@ -27,12 +28,13 @@ Unit = Literal["tokens", "groups"]
 
 @dataclass(frozen=True)
 class Objective:
-    """The settings of rewards and losses."""
+    """The settings of rewards and losses, and the collaborative prior, if any."""
 
     training: TrainingConfig
     temperature: float
     cutoff: int
     reward: RewardFunction
+    prior: Prior | None = None
 
     @property
     def clip(self) -> grpo.Clip:
@@ -132,7 +134,29 @@ def counted(groups: Sequence[Group]) -> dict[Unit, int]:
     return {"tokens": sum(sum(group.written) for group in groups), "groups": len(groups)}
 
 
-def forward(policy: Forward, groups: Sequence[Group], *, items: int) -> Rollouts:
+@torch.no_grad()
+def live_tokens(
+    policy: Forward, groups: Sequence[Group], *, table: Tensor, objective: Objective
+) -> int:
+    """The tokens that engines wrote in the groups that are not dead; a forward pass of its own.
+
+    With `training.live_tokens`, their number in the global batch replaces that of all tokens as the
+    divisor of the token loss. It must be known before the first backward pass of the step.
+    """
+    rollouts = forward(policy, groups, items=len(table), prior=objective.prior)
+    rewards = reward(rollouts, table=table, objective=objective).reward
+    dead = is_dead(rewards, floor=objective.training.advantage_floor).tolist()
+    return sum(sum(group.written) for group, none in zip(groups, dead, strict=True) if not none)
+
+
+def is_dead(rewards: Tensor, *, floor: float) -> Tensor:
+    """Groups (P,) bool with nearly equal rewards (P, G), from which almost nothing is learned."""
+    return rewards.max(1).values - rewards.min(1).values < floor
+
+
+def forward(
+    policy: Forward, groups: Sequence[Group], *, items: int, prior: Prior | None = None
+) -> Rollouts:
     """One pass of the policy over groups of equal size; `items` is V."""
     hidden, logprobs = policy(groups=groups)
     assert logprobs is not None
@@ -146,7 +170,7 @@ def forward(policy: Forward, groups: Sequence[Group], *, items: int) -> Rollouts
         logprobs[written],
         torch.tensor(behaviour, dtype=torch.float32, device=device),
         rollout,
-        Targets.of(groups, items=items, device=device),
+        Targets.of(groups, items=items, device=device, prior=prior),
     )
 
 
@@ -158,8 +182,7 @@ def reward(rollouts: Rollouts, *, table: Tensor, objective: Objective) -> Reward
     )
     cutoff = min(objective.cutoff, len(table))
     rewards = objective.reward(ranking, cutoff).view(rollouts.hidden.shape[:2])
-    # Almost nothing is learned from a group with nearly equal rewards.
-    dead = rewards.max(1).values - rewards.min(1).values < t.advantage_floor
+    dead = is_dead(rewards, floor=t.advantage_floor)
     return Rewards(
         rewards,
         grpo.advantages(rewards, floor=t.advantage_floor, scale=t.scale_advantage),
@@ -175,6 +198,8 @@ def token_loss(rollouts: Rollouts, rewards: Rewards, _: Candidates, objective: O
     sums = {
         "abs_log_ratio": float(log_ratio.abs().sum()),
         "clipped_tokens": float(grpo.is_clipped(log_ratio, weight, clip=objective.clip).sum()),
+        # The mean over tokens that the policy itself drew estimates its entropy.
+        "token_entropy": -float(rollouts.logprobs.detach().sum()),
         "token_loss": float(total.detach()),
     }
     return Loss(total, sums, "tokens")
@@ -208,7 +233,9 @@ def supervised_loss(
     """
     _check_presence(candidates, objective)
     hidden, _ = policy([group.sequences[0] for group in groups])
-    targets = Targets.of(groups, items=candidates.catalogue_size, device=hidden.device)
+    targets = Targets.of(
+        groups, items=candidates.catalogue_size, device=hidden.device, prior=objective.prior
+    )
     return _item_loss(hidden, hidden.new_ones(len(groups)), targets, candidates, objective)
 
 
@@ -227,17 +254,16 @@ def _item_loss(
     objective: Objective,
 ) -> Loss:
     """The item loss at hidden states (P, d) with advantages (P,)."""
-    rivals = CANDIDATES[objective.training.item_candidates]
-    vectors, place, excluded, presence = rivals(candidates, targets)
+    rivals = CANDIDATES[objective.training.item_candidates](candidates, targets)
     total, log_p = grpo.item_loss(
         hidden,
-        candidates=vectors,
-        target=place,
-        excluded=excluded,
+        candidates=rivals.vectors,
+        target=rivals.target,
+        excluded=rivals.excluded,
         advantage=advantage,
         temperature=objective.temperature,
         clip=objective.clip,
-        log_presence=presence,
+        offset=rivals.offset,
     )
     return Loss(total, {"item_loss": float(-(advantage * log_p).sum())}, "groups")
 
@@ -254,35 +280,46 @@ def losses(
         part = supervised_loss(policy, groups, candidates=candidates, objective=objective)
         return Losses(None, [part])
     assert candidates.table is not None
-    rollouts = forward(policy, groups, items=len(candidates.table))
+    rollouts = forward(policy, groups, items=len(candidates.table), prior=objective.prior)
     rewards = reward(rollouts, table=candidates.table, objective=objective)
     return Losses(rewards, [loss(rollouts, rewards, candidates, objective) for loss in LOSSES])
 
 
-Rivals = tuple[Tensor, Tensor, Tensor, Tensor | None]
-"""The C candidates of the item loss: vectors (C, d), position (P,) of each target, excluded
-candidates (P, C) bool, and `log_presence` (C,) or None (see `grpo.item_loss`)."""
+@dataclass(frozen=True)
+class Rivals:
+    """The C candidates of the item loss (see `grpo.item_loss`).
+
+    vectors (C, d), position (P,) of each target, excluded (P, C) bool, and offset (P, C) or None.
+    """
+
+    vectors: Tensor
+    target: Tensor
+    excluded: Tensor
+    offset: Tensor | None
 
 
 def batch(candidates: Candidates, targets: Targets) -> Rivals:
     """The distinct targets of the step, and the random items that join them."""
     ids = candidates.ids
     place = (targets.target[:, None] == ids[None]).int().argmax(1)
-    return candidates.vectors, place, targets.mask[:, ids], None
+    prior = None if targets.prior is None else targets.prior[:, ids]
+    return Rivals(candidates.vectors, place, targets.mask[:, ids], prior)
 
 
 def corrected(candidates: Candidates, targets: Targets) -> Rivals:
     """The distinct targets of the step, corrected for how often each item is a target."""
     assert candidates.log_presence is not None
-    vectors, place, excluded, _ = batch(candidates, targets)
-    return vectors, place, excluded, candidates.log_presence[candidates.ids]
+    found = batch(candidates, targets)
+    presence = candidates.log_presence[candidates.ids]
+    prior = torch.zeros_like(presence) if found.offset is None else found.offset
+    return replace(found, offset=(prior - presence).expand_as(found.excluded))
 
 
 def catalogue(candidates: Candidates, targets: Targets) -> Rivals:
     """All items; only the targets of the step have a gradient."""
     assert candidates.table is not None
     vectors = candidates.table.index_copy(0, candidates.ids, candidates.vectors)
-    return vectors, targets.target, targets.mask, None
+    return Rivals(vectors, targets.target, targets.mask, targets.prior)
 
 
 CANDIDATES: dict[str, Callable[[Candidates, Targets], Rivals]] = {

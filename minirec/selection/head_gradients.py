@@ -39,6 +39,7 @@ def head_gradient(
     target: Tensor,
     temperature: float = 0.02,
     mask: Tensor | None = None,
+    prior: Tensor | None = None,
     block: int = 16384,
 ) -> Tensor:
     """Gradient of the head loss by `hidden`. Arguments and errors as in `head_features`.
@@ -46,7 +47,7 @@ def head_gradient(
     Returns:
         (B, d) float32, or float64 for float64 input.
     """
-    return _Head(hidden, items, target, temperature, mask, block).gradient()
+    return _Head(hidden, items, target, temperature, mask, prior, block).gradient()
 
 
 def head_features(
@@ -56,6 +57,7 @@ def head_features(
     target: Tensor,
     temperature: float = 0.02,
     mask: Tensor | None = None,
+    prior: Tensor | None = None,
     block: int = 16384,
 ) -> HeadFeatures:
     """Gradient, Hessian-vector product and EL2N, with shared work done once (method, section 4).
@@ -68,13 +70,14 @@ def head_features(
         target: (B,) int64 rows of `items`.
         temperature: tau, above 0.
         mask: (B, V) bool, True for an excluded item. The target is never excluded.
+        prior: (B, V) added to the scores, constant in `hidden`.
         block: items processed at a time; limits the memory.
 
     Raises:
         ValueError: shapes do not fit, a target is outside 0..V-1, `hidden` holds NaN, infinity or a
             row of length 0, `items` holds NaN or infinity, or `temperature` is not positive.
     """
-    head = _Head(hidden, items, target, temperature, mask, block)
+    head = _Head(hidden, items, target, temperature, mask, prior, block)
     gradient = head.gradient()
     return HeadFeatures(gradient, head.hvp(gradient), head.el2n())
 
@@ -89,14 +92,17 @@ def rollout_gradient(
     target: Tensor,
     temperature: float = 0.02,
     mask: Tensor | None = None,
+    prior: Tensor | None = None,
 ) -> Tensor:
     """Head gradients of a sample's rollouts, weighted by advantages: sum_j A_ij g_ij.
 
     Method, section 4. It is 0 if all rollouts have the same reward. `hidden` (T, d), `advantage`
-    A_ij (T,), `sample` (T,) int64 in 0..samples-1, `target` and `mask` have one row per rollout;
-    the rest, the dtype and the errors are as in `head_features`. Returns (samples, d).
+    A_ij (T,), `sample` (T,) int64 in 0..samples-1, `target`, `mask` and `prior` have one row per
+    rollout; the rest, the dtype and the errors are as in `head_features`. Returns (samples, d).
     """
-    each = head_gradient(hidden, items=items, target=target, temperature=temperature, mask=mask)
+    each = head_gradient(
+        hidden, items=items, target=target, temperature=temperature, mask=mask, prior=prior
+    )
     total = each.new_zeros(samples, each.shape[1])
     return total.index_add_(0, sample, advantage[:, None].to(each.dtype) * each)
 
@@ -111,11 +117,12 @@ class _Head:
         target: Tensor,
         temperature: float,
         mask: Tensor | None,
+        prior: Tensor | None,
         block: int,
     ):
         _check(hidden, items, target, temperature, mask)
         self.dtype = torch.promote_types(hidden.dtype, torch.float32)
-        self.items, self.target, self.mask = items, target, mask
+        self.items, self.target, self.mask, self.prior = items, target, mask, prior
         self.tau, self.block = temperature, block
         hidden = hidden.detach().to(self.dtype)
         self.length = hidden.norm(dim=1, keepdim=True)
@@ -200,6 +207,8 @@ class _Head:
         for start in range(0, len(self.items), self.block):
             items = self.items[start : start + self.block].to(self.dtype)
             scores = _product(self.u / self.tau, items)
+            if self.prior is not None:
+                scores += self.prior[:, start : start + self.block]
             if self.mask is not None:
                 mask = self.mask[:, start : start + self.block].clone()
                 mask[self._own(start, mask.shape[1])] = False

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from minirec.model.recommender import Policy
+from minirec.prior.prior import Prior
 from minirec.rl import grpo
 from minirec.rl.group import Group, written_tokens
 from minirec.rl.ranker import Targets
@@ -32,6 +33,7 @@ class SampleLoss:
     temperature: float
     advantage_floor: float
     scale_advantage: bool
+    prior: Prior | None = None
 
     def advantages(self, group: Group) -> Tensor:
         """(G,) float64; equal float32 rewards have an advantage of exactly 0."""
@@ -58,7 +60,7 @@ class SampleLoss:
         best = [int(grpo.best_rollouts(torch.tensor([g.rewards]))[0]) for g in groups]
         ends = itertools.accumulate(len(group.completions) for group in groups[:-1])
         rows = [start + rollout for start, rollout in zip([0, *ends], best, strict=True)]
-        targets = Targets.of(groups, items=len(self.table), device=hidden.device)
+        targets = Targets.of(groups, items=len(self.table), device=hidden.device, prior=self.prior)
         weight = torch.stack([a[rollout] for a, rollout in zip(advantages, best, strict=True)])
         loss, _ = grpo.item_loss(
             hidden[torch.tensor(rows, device=hidden.device)],
@@ -68,6 +70,7 @@ class SampleLoss:
             advantage=weight.to(hidden),
             temperature=self.temperature,
             clip=grpo.Clip(),
+            offset=targets.prior,
         )
         return loss
 

@@ -45,7 +45,7 @@ def one_process() -> Iterator[None]:
 
 
 def spec_of(place: Path, training: TrainingConfig, **changes: Any) -> TrainingSpec:
-    """A training on 64 samples; the corpus and the model are made in `place` on first use."""
+    """A training on 64 samples; corpus and model are made in `place` on first use."""
     corpus, model = place / "corpus", place / "model"
     if not corpus.exists():
         demo_corpus = DemoConfig(users=40, items=30, tastes=3)

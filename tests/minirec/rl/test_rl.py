@@ -176,7 +176,7 @@ def test_item_loss_has_the_gradient_of_the_weighted_log_softmax(presence):
         advantage=advantage,
         temperature=0.5,
         clip=grpo.Clip(),
-        log_presence=None if presence is None else torch.tensor(presence).double().log(),
+        offset=None if presence is None else -torch.tensor([presence] * 2).double().log(),
     )
     (gradient,) = torch.autograd.grad(loss, hidden)
     weights = torch.tensor([1 / q for q in presence or [1] * 4], dtype=torch.float64)
@@ -246,7 +246,7 @@ def _learnt_shares(corrected):
                 advantage=torch.ones(3, dtype=torch.float64),
                 temperature=0.25,
                 clip=grpo.Clip(),
-                log_presence=presence[ids] if corrected else None,
+                offset=-presence[ids].expand(3, -1) if corrected else None,
             )
             total = total + shares[drawn].prod() * loss
         (gradient,) = torch.autograd.grad(total, hidden)

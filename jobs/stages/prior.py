@@ -1,0 +1,36 @@
+"""`minirec prior`: fit the weights of the collaborative prior (method, section 11)."""
+
+from __future__ import annotations
+
+from jobs.stage import Stage, Work
+
+
+def _body(work: Work) -> None:
+    from minirec.corpus.table import SampleFile, load_catalogue
+    from minirec.prior import fit
+    from minirec.prior.counts import PARTS
+    from minirec.prior.prior import Prior, save_weights
+    from minirec.store.files import atomic_dir
+
+    run, corpus = work.run, work.run.path("corpus")
+    samples = fit.newest(SampleFile(corpus, "train"))
+    prior = Prior.of(corpus)
+    items = len(load_catalogue(corpus))
+    weights, likelihood = fit.fit(fit.choices(prior, samples, items=items, seed=work.config.seed))
+    with atomic_dir(run.path("prior")) as folder:
+        save_weights(folder, weights, samples=len(samples), log_likelihood=likelihood)
+    named = ", ".join(f"{part} {w:.2f}" for part, w in zip(PARTS, weights, strict=True))
+    run.say(f"prior: weights {named}, fitted on the newest {len(samples):,} training samples")
+
+
+PRIOR = Stage(
+    name="prior",
+    help="fit the weights of the collaborative prior",
+    inputs=lambda config: ["prepare"],
+    outputs=("prior",),
+    settings=lambda run, config: {"seed": config.seed, "prior": config.model.prior},
+    body=_body,
+    needed=lambda config: config.model.prior != "none",
+    comes_with=("warm", "proxy", "score", "gradients", "train", "evaluate"),
+    shared=True,
+)

@@ -1,0 +1,238 @@
+"""Scores of all items for a history, from counts of the train split and from titles.
+
+Three parts (method, section 11) for a history H with weights w_h = 1 / (1 + age of h), where the
+last event has age 0:
+
+- co-occurrence: sum over h of w_h n(h, v) / sqrt(n(h) n(v)), n counting users;
+- transitions: sum over h of w_h (T + T^2 / 2)[h, v], with T the row-normalised log(1 + number of
+  samples whose last history item is h and whose target is v);
+- titles: sum over h of w_h times the cosine of the TF-IDF vectors of the titles of h and v.
+
+Each part is divided by its maximum over all items. No item-to-item matrix is built, except for
+exports. `minirec export` copies this file, so it imports only numpy and scipy.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+PARTS = ("cooccurrence", "transitions", "titles")
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+History = Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Words:
+    """TF-IDF vectors of titles: (1 + log tf) (1 + log((1 + V) / (1 + df))), of unit length.
+
+    column: of each word. idf (W,) float64. vectors (V, W): zero for a title without a known word.
+    """
+
+    column: dict[str, int]
+    idf: Floats
+    vectors: sparse.csr_matrix
+
+    @classmethod
+    def of(cls, titles: Sequence[str]) -> Words:
+        """The words of V titles. In a script without spaces a title is one word."""
+        found = [Counter(_words(title)) for title in titles]
+        names = sorted(set(chain.from_iterable(found)))
+        column = {name: i for i, name in enumerate(names)}
+        used = np.array([column[w] for one in found for w in one], dtype=np.int64)
+        titles_with = np.bincount(used, minlength=len(names))
+        idf = 1 + np.log((1 + len(titles)) / (1 + titles_with))
+        return cls(column, idf, _vectors(found, column, idf))
+
+    def with_titles(self, titles: Sequence[str]) -> Words:
+        """The same words, with the vectors of further titles at the end."""
+        more = _vectors([Counter(_words(title)) for title in titles], self.column, self.idf)
+        return replace(self, vectors=sparse.vstack([self.vectors, more]).tocsr())
+
+
+def _words(title: str) -> list[str]:
+    return re.findall(r"\w+", title.lower())
+
+
+def _vectors(
+    found: Sequence[Counter[str]], column: dict[str, int], idf: Floats
+) -> sparse.csr_matrix:
+    rows: list[int] = []
+    columns: list[int] = []
+    values: list[float] = []
+    for row, counts in enumerate(found):
+        entries = {column[w]: n for w, n in counts.items() if w in column}
+        weights = [(1 + math.log(n)) * idf[c] for c, n in entries.items()]
+        length = math.hypot(*weights) if weights else 1.0
+        rows += [row] * len(entries)
+        columns += entries
+        values += [weight / length for weight in weights]
+    shape = (len(found), max(1, len(column)))
+    return sparse.csr_matrix((np.array(values, np.float64), (rows, columns)), shape=shape)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What the events of a period tell about V items.
+
+    users: (V,) float64, number of users of each item.
+    likeness: matrices whose product (V, V) holds n(h, v) / sqrt(n(h) n(v)).
+    transitions: T, (V, V).
+    """
+
+    users: Floats
+    likeness: tuple[sparse.csr_matrix, ...]
+    transitions: sparse.csr_matrix
+    words: Words
+
+    @classmethod
+    def of(
+        cls, *, user: Integers, item: Integers, last: Integers, target: Integers, words: Words
+    ) -> Counts:
+        """Count N distinct pairs of user and item, and M pairs of last history item and target."""
+        items = words.vectors.shape[0]
+        _, row = np.unique(user, return_inverse=True)
+        shape = (int(row.max(initial=-1)) + 1, items)
+        having = sparse.csr_matrix((np.ones(len(row)), (row, item)), shape=shape)
+        users = np.asarray(having.sum(axis=0)).ravel()
+        shares = (having @ sparse.diags(1 / np.sqrt(np.maximum(users, 1)))).tocsr()
+        steps = sparse.csr_matrix((np.ones(len(last)), (last, target)), shape=(items, items))
+        steps.data = np.log1p(steps.data)
+        total = np.asarray(steps.sum(axis=1)).ravel()
+        moves = (sparse.diags(1 / np.where(total > 0, total, 1)) @ steps).tocsr()
+        return cls(users, (shares.T.tocsr(), shares), moves, words)
+
+    def parts(self, history: History) -> Floats:
+        """`PARTS` of B histories (item ids, oldest first), each in 0..1: (3, B, V) float64.
+
+        A part is 0 where its maximum is 0, e.g. without any event.
+        """
+        weights = weighted(history, items=len(self.users))
+        likeness = weights
+        for factor in self.likeness:
+            likeness = likeness @ factor
+        once = weights @ self.transitions
+        vectors = self.words.vectors
+        found = (likeness, once + 0.5 * (once @ self.transitions), weights @ vectors @ vectors.T)
+        # Rounding makes scores equal that differ only by the order of summation.
+        return np.stack([_scaled(part.toarray()).round(10) for part in found])
+
+    def with_titles(self, titles: Sequence[str]) -> Counts:
+        """The same counts for a catalogue with further items, which no user has."""
+        items = len(self.users) + len(titles)
+        first, *rest = self.likeness
+        ends = [first.shape[1], *(factor.shape[1] for factor in rest)]
+        ends[-1] = items
+        starts = [items, *ends[:-1]]
+        likeness = tuple(
+            _resized(factor, (rows, columns))
+            for factor, rows, columns in zip(self.likeness, starts, ends, strict=True)
+        )
+        return Counts(
+            np.concatenate([self.users, np.zeros(len(titles))]),
+            likeness,
+            _resized(self.transitions, (items, items)),
+            self.words.with_titles(titles),
+        )
+
+    def condensed(self, neighbours: int, *, block: int = 1024) -> Counts:
+        """The counts with one item-to-item matrix, of the best `neighbours` of each item.
+
+        It holds no rows of users, and it is faster for popular items.
+        """
+        items = len(self.users)
+        parts = []
+        for start in range(0, items, block):
+            rows = sparse.identity(items, format="csr")[start : start + block]
+            for factor in self.likeness:
+                rows = rows @ factor
+            parts.append(_best(rows.tocsr(), neighbours))
+        empty = sparse.csr_matrix((0, items))
+        return replace(self, likeness=(sparse.vstack([empty, *parts]).tocsr(),))
+
+    def save(self, file: Path) -> None:
+        """Write one npz file. The counts must be `condensed`."""
+        (likeness,) = self.likeness
+        arrays = {
+            "users": self.users,
+            "words": np.array(list(self.words.column)),
+            "idf": self.words.idf,
+            **_arrays("likeness", likeness),
+            **_arrays("transitions", self.transitions),
+            **_arrays("vectors", self.words.vectors),
+        }
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+
+    @classmethod
+    def load(cls, file: Path) -> Counts:
+        """Read what `save` wrote."""
+        with np.load(file) as found:
+            column = {str(word): i for i, word in enumerate(found["words"])}
+            matrices = {
+                name: sparse.csr_matrix(
+                    tuple(found[f"{name}_{part}"] for part in ("data", "indices", "indptr")),
+                    shape=tuple(found[f"{name}_shape"]),
+                )
+                for name in ("likeness", "transitions", "vectors")
+            }
+            words = Words(column, found["idf"], matrices["vectors"])
+            return cls(found["users"], (matrices["likeness"],), matrices["transitions"], words)
+
+
+def weighted(history: History, *, items: int) -> sparse.csr_matrix:
+    """(B, V) float64, the sum of 1 / (1 + age) of each item's entries; the last has age 0.
+
+    Raises:
+        ValueError: an item is outside 0..V-1.
+    """
+    lengths = [len(h) for h in history]
+    columns = np.fromiter(chain.from_iterable(history), dtype=np.int64, count=sum(lengths))
+    if len(columns) and not (columns.min() >= 0 and columns.max() < items):
+        strange = columns.max() if columns.max() >= items else columns.min()
+        raise ValueError(f"a history has item {strange}; expected 0..{items - 1}")
+    ages: Iterable[int] = chain.from_iterable(range(n - 1, -1, -1) for n in lengths)
+    weights = 1 / (1 + np.fromiter(ages, dtype=np.float64, count=len(columns)))
+    rows = np.repeat(np.arange(len(history)), lengths)
+    return sparse.csr_matrix((weights, (rows, columns)), shape=(len(history), items))
+
+
+def _scaled(values: Floats) -> Floats:
+    most = values.max(axis=1, keepdims=True, initial=0)
+    return np.divide(values, most, out=np.zeros_like(values), where=most > 0)
+
+
+def _resized(matrix: sparse.csr_matrix, shape: tuple[int, int]) -> sparse.csr_matrix:
+    matrix = matrix.copy()
+    matrix.resize(shape)
+    return matrix
+
+
+def _best(rows: sparse.csr_matrix, most: int) -> sparse.csr_matrix:
+    """Keep the `most` largest values of each row; of equal ones, the lowest columns."""
+    rows.sort_indices()
+    order = np.lexsort((rows.indices, -rows.data, _row_numbers(rows)))
+    place = np.arange(len(order)) - np.repeat(rows.indptr[:-1], np.diff(rows.indptr))
+    kept = np.sort(order[place < most])
+    values = (rows.data[kept], (_row_numbers(rows)[kept], rows.indices[kept]))
+    return sparse.csr_matrix(values, shape=rows.shape)
+
+
+def _row_numbers(rows: sparse.csr_matrix) -> Integers:
+    return np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))
+
+
+def _arrays(name: str, matrix: sparse.csr_matrix) -> dict[str, np.ndarray]:
+    parts = {part: getattr(matrix, part) for part in ("data", "indices", "indptr")}
+    return {f"{name}_{part}": value for part, value in parts.items()} | {
+        f"{name}_shape": np.array(matrix.shape)
+    }

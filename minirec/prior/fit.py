@@ -1,0 +1,96 @@
+"""Weights of the prior by maximum likelihood of train targets (method, section 11).
+
+This is a conditional logit with a weight for each part: concave, so it has one optimum.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minirec.corpus.table import Sample, SampleFile
+from minirec.prior.prior import Prior
+from minirec.rng import seed_of
+
+LAST = 0.1
+"""Share of the train split that the weights are fitted on: the newest samples."""
+ROWS = 1000
+"""Largest number of samples of a fit."""
+CANDIDATES = 20_000
+"""Largest number of items in the softmax of a fit."""
+LEAST = 1e-3
+"""Smallest weight. The policy's may not be 0, because the temperature is divided by it."""
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What B samples chose from.
+
+    parts: (K, B, C) scores of C candidates. target: (B,) position among them. excluded: (B, C) True
+    for a candidate that is not ranked. items: (C,) item ids of the candidates.
+    """
+
+    parts: NDArray[np.floating]
+    target: NDArray[np.int64]
+    excluded: NDArray[np.bool_]
+    items: NDArray[np.int64] | None = None
+
+    def and_policy(self, scores: NDArray[np.floating]) -> Choices:
+        """With the policy's scores cos / tau (B, C) as a part before the others."""
+        return replace(self, parts=np.concatenate([scores[None], self.parts]))
+
+
+def fit(choices: Choices) -> tuple[Floats, float]:
+    """Weights (K,) of the parts, `LEAST` or more, and the mean log-likelihood in nats."""
+    from scipy.optimize import minimize
+
+    parts = choices.parts.astype(np.float64)
+    rows = np.arange(len(choices.target))
+    own = parts[:, rows, choices.target]
+
+    def loss(weights: Floats) -> tuple[float, Floats]:
+        scores = np.tensordot(weights, parts, axes=1)
+        scores[choices.excluded] = -np.inf
+        scores -= scores.max(axis=1, keepdims=True)
+        p = np.exp(scores)
+        total = p.sum(axis=1, keepdims=True)
+        log_p = scores[rows, choices.target] - np.log(total[:, 0])
+        p /= total
+        gradient = (own - np.einsum("bc,kbc->kb", p, parts)).mean(axis=1)
+        return -float(log_p.mean()), -gradient
+
+    bounds = [(LEAST, None)] * len(parts)
+    found = minimize(loss, np.ones(len(parts)), jac=True, method="L-BFGS-B", bounds=bounds)
+    return found.x, -float(found.fun)
+
+
+def choices(prior: Prior, samples: Sequence[Sample], *, items: int, seed: int) -> Choices:
+    """The parts of the prior for samples, over at most `CANDIDATES` of V `items`.
+
+    A larger catalogue is represented by random items and the targets.
+    """
+    target = np.array([s.target for s in samples], dtype=np.int64)
+    kept = np.arange(items)
+    if items > CANDIDATES:
+        drawn = random.Random(seed_of(seed, "prior")).sample(range(items), CANDIDATES)
+        kept = np.unique(np.concatenate([target, np.array(drawn)]))
+    excluded = np.zeros((len(samples), items), bool)
+    for row, sample in enumerate(samples):
+        excluded[row, sample.excluded] = True
+    excluded[np.arange(len(samples)), target] = False
+    blocks = [samples[i : i + 64] for i in range(0, len(samples), 64)]
+    parts = np.concatenate([prior.parts(block)[:, :, kept] for block in blocks], axis=1)
+    return Choices(parts, np.searchsorted(kept, target), excluded[:, kept], kept)
+
+
+def newest(file: SampleFile) -> list[Sample]:
+    """At most `ROWS` of the last tenth of the train split, evenly spread."""
+    count = len(file)
+    first = min(int((1 - LAST) * count), count - 1)
+    rows = np.unique(np.linspace(first, count - 1, min(ROWS, count - first)).astype(int))
+    return file.take(rows.tolist())

@@ -1,0 +1,137 @@
+"""The collaborative prior: what counts and titles tell about the next item (method, section 11).
+
+The score of an item is a0 cos(h, w_v) / tau + a1 co_v + a2 tr_v + a3 ti_v. So the policy learns
+what the counts do not know. The weights are fitted by maximum likelihood: a1 to a3 before there is
+a policy, and all four on validation samples after its training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from copy import copy
+from functools import lru_cache
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minirec.corpus.table import load_catalogue
+from minirec.prior.counts import PARTS, Counts, Words
+from minirec.prior.periods import ALL, Events, events
+from minirec.store.files import read_json, write_json
+from minirec.store.remote import located
+from minirec.store.tables import read_table
+
+FILE = "prior.json"
+KEPT = 24
+"""Periods whose counts stay in memory."""
+
+
+class Asked(Protocol):
+    """A sample or group: its id in the corpus, and its history."""
+
+    @property
+    def sample_id(self) -> int: ...
+    @property
+    def history(self) -> list[int]: ...
+
+
+class Prior:
+    """Prior scores of the samples of a corpus.
+
+    Attributes:
+        weights: of `PARTS`, (3,) float64.
+        scale: weight a0 of the policy's own scores.
+    """
+
+    def __init__(self, seen: Events, words: Words, weights: Sequence[float], *, scale: float = 1):
+        self.weights = np.asarray(weights, dtype=np.float64)
+        self.scale = scale
+        self._events = seen
+        self._words = words
+        self.counts = lru_cache(maxsize=KEPT)(self._count)
+
+    @classmethod
+    def load(cls, corpus: Path, folder: Path) -> Prior:
+        """The prior of a corpus folder with the weights in `folder` (`save_weights`)."""
+        scale, weights = weights_in(folder)
+        prior = cls.of(corpus, weights)
+        prior.scale = scale
+        return prior
+
+    @classmethod
+    def of(cls, corpus: Path, weights: Sequence[float] = (1, 1, 1)) -> Prior:
+        """The prior of a corpus folder with these weights of `PARTS`."""
+        words = Words.of(load_catalogue(corpus).titles)
+        return cls(load_events(corpus), words, weights)
+
+    def reweighted(self, scale: float, weights: Sequence[float]) -> Prior:
+        """The same counts with other weights."""
+        other = copy(self)
+        other.scale, other.weights = scale, np.asarray(weights, dtype=np.float64)
+        return other
+
+    @property
+    def known(self) -> Counts:
+        """The counts of the whole train split."""
+        return self.counts(ALL)
+
+    def _count(self, period: int) -> Counts:
+        """The counts for samples of a period, or `ALL`."""
+        pairs, samples = self._events.seen(period)
+        e = self._events
+        return Counts.of(
+            user=e.user[pairs],
+            item=e.item[pairs],
+            last=e.last[samples],
+            target=e.target[samples],
+            words=self._words,
+        )
+
+    def parts(self, asked: Sequence[Asked]) -> NDArray[np.float32]:
+        """`PARTS` for B samples, each in 0..1, from the events that a sample may use: (3, B, V)."""
+        periods = np.array([self._period(one.sample_id) for one in asked])
+        found = np.zeros((len(PARTS), len(asked), self._words.vectors.shape[0]), np.float32)
+        for period in np.unique(periods).tolist():
+            rows = np.flatnonzero(periods == period)
+            found[:, rows] = self.counts(period).parts([asked[row].history for row in rows])
+        return found
+
+    def __call__(self, asked: Sequence[Asked]) -> NDArray[np.float32]:
+        """Prior scores (B, V) float32 of samples."""
+        return combined(self.parts(asked), self.weights)
+
+    def _period(self, sample_id: int) -> int:
+        # The samples of train have the lowest ids.
+        train = self._events.period
+        return int(train[sample_id]) if 0 <= sample_id < len(train) else ALL
+
+
+def combined(parts: NDArray[np.float32], weights: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Weighted sum (B, V) float32 of parts (3, B, V)."""
+    total = np.zeros(parts.shape[1:], np.float32)
+    for part, weight in zip(parts, weights, strict=True):
+        total += np.float32(weight) * part
+    return total
+
+
+def save_weights(
+    folder: Path, weights: Iterable[float], *, scale: float = 1, **facts: object
+) -> None:
+    """Write the weights of the policy and of `PARTS`, and facts about them, to `FILE`."""
+    named = {part: float(weight) for part, weight in zip(PARTS, weights, strict=True)}
+    write_json(folder / FILE, {"weights": {"policy": float(scale), **named}, **facts})
+
+
+def weights_in(folder: Path | str) -> tuple[float, list[float]]:
+    """The weight of the policy and the weights of `PARTS` that `save_weights` wrote."""
+    weights = read_json(located(str(folder)) / FILE)["weights"]
+    return weights["policy"], [weights[part] for part in PARTS]
+
+
+def load_events(corpus: Path) -> Events:
+    """The events of the train split of a corpus folder."""
+    columns = ["user", "history", "history_time", "target", "time"]
+    by_time = "first_day" in read_json(corpus / "corpus.json")
+    return events(read_table(corpus / "train.parquet", columns), by_time=by_time)
