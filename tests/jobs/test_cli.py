@@ -192,8 +192,10 @@ def test_stages_that_come_with_others():
     assert names(demo, "score") == ["model", "score"]
     assert names(hub, "score") == ["score"]
     assert names(demo, "select") == names(hub, "select") == ["select"]
-    assert names(less, *everything) == everything
-    assert names(demo, *everything) == [name for name in everything if name != "gradients"]
+    assert names(less, *everything) == [name for name in everything if name != "warm"]
+    assert not {"gradients", "warm"} & {*names(demo, *everything)}
+    assert len(names(demo, *everything)) == len(everything) - 2
+    assert names(demo, "warm") == ["model", "warm"]
     assert names(demo, "gradients") == ["model", "gradients"]
 
 

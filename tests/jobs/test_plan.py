@@ -196,3 +196,28 @@ def test_plan_counts_the_samples_of_leave_one_out(tmp_path, min_history, samples
     words = ["corpus.split=leave_one_out", f"corpus.min_history={min_history}"]
     rows = planned(f"run_dir={tmp_path}", "selection.groups=1", *words)
     assert rows["prepare", "training samples"] == f"about {samples:,}"
+
+
+def test_plan_counts_a_warm_start_where_it_is_used(tmp_path):
+    words = [f"run_dir={tmp_path}", "warm.samples=0.5"]
+    assert "warm" not in {stage for stage, _ in planned(*words)}
+    write_json(tmp_path / "corpus" / "corpus.json", {"samples": {"train": 1000}})
+    epochs = ["warm.training.steps=null", "warm.training.epochs=2"]
+    rows = planned(*words, "training.start=warm", *epochs)
+    assert rows["warm", "optimizer steps"] == "8 of 128 prompts"
+    assert ("warm", "rollouts") not in rows and ("proxy", "rollouts") in rows
+    alone = planned(*words, "training.start=warm", "scoring.policy=warm")
+    assert "proxy" not in {stage for stage, _ in alone}
+    assert planned(*words, command="warm")["warm", "optimizer steps"] == "100 of 128 prompts"
+    supervised = planned(*words, "training.loss=supervised")
+    assert ("train", "rollouts") not in supervised
+
+
+def test_plan_refuses_a_warm_start_with_fewer_samples_than_a_step(tmp_path):
+    write_json(tmp_path / "corpus" / "corpus.json", {"samples": {"train": 1000}})
+    words = [f"run_dir={tmp_path}", "training.start=warm", "warm.samples=0.1"]
+    message = "the warm start has 100 training samples, but one step takes"
+    for command in ("warm", "run", "plan", "select", "compare"):
+        with pytest.raises(ConfigError, match=message):
+            planned(*words, "compare.methods=[random]", command=command)
+    assert planned(*words, command="prepare")

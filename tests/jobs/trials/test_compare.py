@@ -17,6 +17,7 @@ from jobs.trials import diagnostics, views
 from jobs.trials.diagnostics import shared_by_budget
 from jobs.trials.result import (
     Result,
+    charge,
     curve,
     drop_outdated,
     gains,
@@ -108,6 +109,49 @@ def test_the_features_are_charged_to_the_methods_that_use_them(compared):
     # NDCG@10 by hand: 1 for rank 1, 1/log2(3) = .6309 for rank 2, 0 beyond 10.
     assert ours["valid_ndcg@10"] == pytest.approx((1 + 0.63093) / 2)
     assert ours["test_ndcg@10"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("words", "charged"),
+    [
+        # Stage: seconds, and 100 rollouts for each: warm 5, proxy 20, score 30.
+        ([], {"full": 0, "random": 0, "minirec": 50, "supervised": 0}),
+        (["training.start=warm"], {"full": 5, "random": 5, "minirec": 55, "supervised": 0}),
+        (["training.start=proxy"], {"full": 0, "random": 0, "minirec": 50, "supervised": 0}),
+        (["scoring.policy=warm"], {"full": 0, "random": 0, "minirec": 35, "supervised": 0}),
+        (
+            ["scoring.policy=warm", "training.start=warm"],
+            {"full": 5, "random": 5, "minirec": 35, "supervised": 0},
+        ),
+        (
+            ["proxy.training.start=warm"],
+            {"full": 0, "random": 0, "minirec": 55, "supervised": 0},
+        ),
+    ],
+)
+def test_the_warm_start_is_charged_to_what_begins_with_it(tmp_path, words, charged):
+    methods = "compare.methods=[random, minirec, supervised]"
+    config = load(None, [f"run_dir={tmp_path}", methods, "compare.seeds=[1]", *words])
+    run = Run(tmp_path)
+    spend(run.root, warm=(5.0, 0), proxy=(20.0, 300), score=(30.0, 700))
+    found = {t.method: charge(run, t)["seconds"] for t in trials_of(config, "compare", 4)}
+    assert found == charged
+
+
+def test_the_start_is_the_first_point_of_a_curve(compared):
+    run, config, planned = compared
+    path = Run(planned[0].config.run_dir).path("policy", "log.jsonl")
+    log = [json.loads(line) for line in path.read_text().splitlines()]
+    log[0] |= {"start_valid_ndcg@10": 0.5, "start_validation_seconds": 0.5, "seconds": 2.5}
+    log[0] |= {"start_validation_rollouts": 4}
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in log))
+    found = curve(run, planned[0], chosen=4)
+    assert (found.ndcg, found.steps, found.samples) == ([0.5, 0.2, 0.4], [0, 2, 4], [0, 2, 4])
+    # Before the steps: 3 s of selection, and 12 - 2.5 - 2 - 2 * 3 of the training's 12 s.
+    assert found.seconds == [4.5, 8.5, 12.5]
+    assert found.rollouts == [0, 20, 40]
+    counted = curve(run, planned[0], chosen=4, validations=True)
+    assert counted.rollouts == [0, 24, 44] and counted.seconds == [4.5, 10.0, 15.0]
 
 
 def test_gradients_are_charged_to_less(compared):

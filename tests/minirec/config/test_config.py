@@ -241,3 +241,51 @@ def test_a_number_that_yaml_reads_as_text_is_bounded_too():
 def test_seeds_may_be_large():
     assert reading.load(None, ["seed=9223372036854775807"]).seed == 2**63 - 1
     assert "is too large" in refused("seed=9223372036854775808")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["training.loss=supervised", "training.staleness=1"],
+            "training: staleness 1 writes rollouts one step ahead, but loss supervised has no",
+        ),
+        (
+            ["training.item_negatives=5", "training.item_candidates=catalogue"],
+            "training: item_negatives 5 joins the targets of a step, but item_candidates catalogue",
+        ),
+        (
+            ["proxy.training.item_negatives=null", "proxy.training.item_candidates=corrected"],
+            "item_negatives null joins the targets of a step, but item_candidates corrected does",
+        ),
+        (["training.item_negatives=-1"], "item_negatives=-1 is refused"),
+        (["warm.training.loss=grpo"], "warm.training.loss='grpo' is refused"),
+        (["warm.training.start=proxy"], "warm.training.start='proxy' is refused"),
+        (["proxy.training.start=proxy"], "proxy.training.start='proxy' is refused"),
+        (["warm.samples=1.0"], "samples 1.0 is not a share below 1; write null"),
+        (["warm.samples=0"], "warm.samples=0 is refused"),
+        (
+            ["training.start=warm", "resources.training_workers=3"],
+            "must be a multiple of workers x prompts_per_micro_batch = 48",
+        ),
+    ],
+)
+def test_what_a_training_without_rollouts_cannot_have(words, message):
+    assert message in refused(*words)
+
+
+def test_the_warm_start_has_defaults_of_its_own():
+    found = reading.load(None, ["warm.training.learning_rate=1e-3"]).warm.training
+    assert (found.loss, found.start, found.steps) == ("supervised", "base", 100)
+    assert (found.prompts_per_step, found.prompts_per_micro_batch) == (128, 32)
+    assert found.lr_schedule == "linear"
+
+
+def test_workers_and_deadlines_of_a_warm_start_count_only_where_it_is_used():
+    words = ["resources.training_workers=3", "training.prompts_per_micro_batch=16"]
+    words += ["training.prompts_per_step=48", "proxy.training.prompts_per_step=48"]
+    assert reading.load(None, words)
+    used = refused(*words, "training.start=warm")
+    assert "prompts_per_step 128 must be a multiple of workers x prompts_per_micro_batch" in used
+    # It waits for no engine.
+    assert reading.load(None, ["training.start=warm", "warm.training.step_deadline_s=5"])

@@ -23,9 +23,10 @@ from jobs.stages.select import SELECT
 from minirec.config.run import Config
 from minirec.errors import ArtifactError, ConfigError
 from minirec.evaluation import plots
-from minirec.evaluation.report import render
+from minirec.evaluation.report import _costs, render
 from minirec.evaluation.samples import cause
 from minirec.selection.from_run import load_features
+from minirec.store.run import Run
 from minirec.store.tables import read_table
 
 
@@ -253,3 +254,32 @@ def test_a_long_curve_has_few_tips_with_both_ends():
     )
     assert page.count(">step ") == plots.MOST_TIPS
     assert ">step 1:" in page and ">step 5000:" in page
+
+
+@pytest.mark.parametrize(
+    ("start", "paid"), [([], {"warm", "score", "select"}), (["warm"], {"score", "select"})]
+)
+def test_the_warm_start_is_a_cost_of_selection_unless_the_policy_starts_from_it(
+    tmp_path, start, paid
+):
+    run = Run(tmp_path, say=lambda _: None)
+    stages = {"warm": [], "score": ["warm"], "select": ["score"], "train": ["select", *start]}
+    for name, inputs in stages.items():
+        charged = "policy" if name == "train" else "selection"
+        options = {"settings": {}, "outputs": [], "charged": charged}
+        run.stage(name, inputs=inputs, body=lambda cost: None, **options)
+    assert {row["stage"] for row in _costs(tmp_path) if row["charged"]} == paid
+
+
+def test_the_report_names_the_policy_that_scored(tmp_path):
+    run = make_run(tmp_path / "run")
+    SELECT.run(run, config(budget=SAMPLES), None)
+    assert "The proxy policy answered every sample" in render(run.root)
+    settings = yaml.safe_load(run.path("config.yaml").read_text())
+    settings["scoring"]["policy"] = "warm"
+    run.path("config.yaml").write_text(yaml.safe_dump(settings))
+    run.path("proxy").rename(run.path("warm"))
+    page = render(run.root)
+    assert "The policy of the warm start answered every sample" in page
+    assert "Warm start, on forced answers" in page
+    assert "Proxy policy, on a small random subset" not in page

@@ -92,6 +92,19 @@ def test_workers_divide_each_training_on_its_own():
     assert (found.training_workers, found.proxy_workers) == (3, 1)
 
 
+def test_a_warm_start_that_is_not_used_changes_no_other_number():
+    nodes = [Node("a", 12)]  # a quarter is three workers
+    words = ["training.prompts_per_step=16", "proxy.training.prompts_per_step=16"]
+    few, used = (
+        allocate(load(overrides=[*words, *more]), nodes, local=True)
+        for more in ([], ["training.start=warm"])
+    )
+    assert (few.training_workers, few.proxy_workers, few.warm_workers) == (1, 1, 1)
+    assert few.worker.cpus == 12
+    assert (used.training_workers, used.warm_workers, used.most_workers) == (1, 2, 2)
+    assert used.worker.cpus == 6 and len(used.bundles("warm", engines=0)) == 2
+
+
 def test_engines_follow_the_nodes_within_their_bounds():
     config = load(overrides=["resources.engines=[2, 5]", "resources.scorers=2"])
     nodes = [Node(name, 4) for name in "abc"]

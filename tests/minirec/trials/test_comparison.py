@@ -263,3 +263,54 @@ def test_trials_of_equal_steps_do_not_stop_early():
         "full": 5,
         "random": None,
     }
+
+
+def test_supervised_trains_on_all_samples_without_a_budget_from_the_model():
+    words = ["compare.methods=[random, supervised]", "compare.seeds=[1]", "compare.epochs=2"]
+    found = compared(*words, "compare.budget=[0.1, 0.2]", "training.staleness=1")
+    ours = [trial for trial in found if trial.method == "supervised"]
+    assert [trial.name for trial in ours] == ["supervised_steps_seed-1", "supervised_epochs_seed-1"]
+    for trial in ours:
+        c = trial.config
+        assert (c.training.loss, c.training.start, c.training.staleness) == (
+            "supervised",
+            "base",
+            0,
+        )
+        assert (c.selection.method, c.selection.curriculum) == ("full", "shuffled")
+        assert c.selection.count(1000) == 1000 and c.training.patience is None
+        assert trial.free
+    assert [trial.config.training.steps for trial in ours] == [60, None]
+    assert ours[1].config.training.epochs == 2
+    assert {t.config.training.loss for t in found if t not in ours} == {"grpo"}
+
+
+def test_all_methods_but_supervised_share_the_warm_start():
+    methods = "compare.methods=[random, paper, minirec, supervised]"
+    found = compared(methods, "training.start=warm")
+    starts = {trial.method: trial.config.training.start for trial in found}
+    assert starts.pop("supervised") == "base"
+    assert starts == dict.fromkeys(["full", "random", "paper", "minirec"], "warm")
+    free = {trial.method for trial in found if trial.free}
+    assert free == {"full", "random", "supervised"}
+
+
+def test_methods_without_a_budget_are_references_at_every_budget():
+    whole = {"samples": 300}
+    found = race_of(
+        [
+            trained("random", 1, [0.0, 0.5]),
+            trained("random", 1, [0.0, 1.5], samples=60),
+            trained("supervised", 1, [1.0, 1.0], **whole),
+            trained("full", 1, [2.0, 1.0], table="", **whole),
+        ],
+        references=["random", "supervised"],
+    )
+    versus = {
+        (p.outcome.method, p.outcome.samples): p.differences["supervised"] for p in found.places
+    }
+    assert versus.pop(("supervised", 300)) is None
+    means = {key: one.mean for key, one in versus.items()}
+    assert means == {("random", 30): -0.75, ("random", 60): -0.25, ("full", 300): 0.5}
+    # A method on all samples is not at the budget of `random`.
+    assert [p.differences["random"] for p in found.places] == [None] * 4
