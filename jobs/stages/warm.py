@@ -49,6 +49,7 @@ WARM = Stage(
     body=_body,
     needed=lambda config: "warm" in config.earlier_policies,
     on_ray=True,
+    trains=True,
     shared=True,
     charged=SELECTION,  # unless the policy starts from it too; see `report` and `compare`
 )
