@@ -18,15 +18,17 @@ model:
   max_prompt_tokens: 128
   max_item_tokens: 12
   lora_rank: 8
+  prior: none
   demo: {vocabulary: 500, hidden_size: 64, heads: 2, layers: 1, warmup_steps: 20}
 rollout: {max_new_tokens: 8, prompts_per_call: 16}
 proxy:
   samples: 64
   training: {steps: 8, prompts_per_step: 16, prompts_per_micro_batch: 8, checkpoint_steps: 2,
              item_candidates: corrected}
-scoring: {shard_size: 16, rollouts: 2}
+scoring: {shard_size: 16, rollouts: 2, policy: proxy, screen: null}
 selection: {budget: 0.25}
-training: {steps: 8, prompts_per_step: 16, prompts_per_micro_batch: 8, checkpoint_steps: 2}
+training: {steps: 8, prompts_per_step: 16, prompts_per_micro_batch: 8, checkpoint_steps: 2,
+           start: base, validation_steps: null, patience: null}
 evaluation: {bootstrap: 50}
 resources: {training_workers: 1}
 """
