@@ -15,6 +15,7 @@ from jobs.stages.model import MODEL
 from jobs.stages.prepare import PREPARE
 from jobs.stages.proxy import PROXY
 from jobs.stages.report import REPORT
+from jobs.stages.sasrec import SASREC
 from jobs.stages.score import SCORE
 from jobs.stages.select import SELECT
 from jobs.stages.train import TRAIN
@@ -25,7 +26,7 @@ from minirec.store.run import Run
 if TYPE_CHECKING:
     from minirec.config.run import Config
 
-STAGES = (PREPARE, MODEL, PROXY, SCORE, GRADIENTS, SELECT, TRAIN, EVALUATE, REPORT)
+STAGES = (PREPARE, MODEL, PROXY, SCORE, GRADIENTS, SELECT, TRAIN, SASREC, EVALUATE, REPORT)
 SHARED = {stage.name: stage.outputs for stage in STAGES if stage.shared}
 """The outputs of the stages that all trials share, by stage."""
 

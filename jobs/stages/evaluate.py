@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from jobs.fingerprint import rollout_settings
 from jobs.stage import Stage, Work
 from jobs.stages.model import model_inputs
+from jobs.stages.sasrec import RANKS, sasrec_inputs
 from minirec.store.files import write_json
 from minirec.store.run import Run, each_file
 
@@ -26,7 +27,7 @@ def evaluation(splits: Sequence[str]) -> Stage:
     return Stage(
         name="evaluate",
         help="rank valid and test over the full catalogue",
-        inputs=lambda config: [*model_inputs(config), "proxy", "train"],
+        inputs=lambda config: [*model_inputs(config), "proxy", "train", *sasrec_inputs(config)],
         outputs=("evaluation.json", "ranks.parquet", "evaluation"),
         settings=partial(_settings, splits=splits),
         body=partial(_body, splits=splits),
@@ -55,6 +56,8 @@ def _body(work: Work, *, splits: Sequence[str]) -> None:
     ranks, ids = _policy_ranks(work, splits)
     others, users, groups = _references(run, splits)
     ranks |= others
+    if config.sasrec.epochs:
+        ranks["sasrec"] = _sasrec(run, splits)
     write_table(run.path("ranks.parquet"), _table(ranks, ids))
     shown = {
         policy: {split: values for split, values in by_split.items() if split in splits}
@@ -143,6 +146,14 @@ def _references(
         users[split] = load_users(corpus, split)
         groups[split] = ranking.sample_groups(target, history=history, train_counts=known.counts)
     return ranks, users, groups
+
+
+def _sasrec(run: Run, splits: Sequence[str]) -> ByName:
+    """Ranks of SASRec by split."""
+    from minirec.store.tables import read_table
+
+    table = read_table(run.path("sasrec", RANKS)).to_pandas()
+    return {split: table["rank"][table["split"] == split].to_numpy() for split in splits}
 
 
 def _table(ranks: dict[str, ByName], ids: ByName) -> pa.Table:

@@ -35,6 +35,7 @@ POLICIES = {
     "popularity": "reference: popularity",
     "cooccurrence": "reference: co-occurrence",
     "title_likeness": "reference: likeness of titles",
+    "sasrec": "reference: SASRec, trained on the same samples",
 }
 
 

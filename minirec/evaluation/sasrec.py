@@ -43,7 +43,7 @@ def train(
     items: int,
     settings: SasrecConfig,
     seed: int,
-    say: Callable[[str], None],
+    say: Callable[[str], object] = print,
 ) -> Trained:
     """Train on the pairs (history, target) of `samples`; keep the best epoch on `valid`.
 
@@ -57,21 +57,26 @@ def train(
         longest = max(len(sample.history) for sample in samples)
         model = Sasrec(items, longest=longest, settings=settings)
         optimizer = torch.optim.Adam(model.parameters(), settings.learning_rate)
-        best, figures, steps = Trained(model, 0, []), [], 0
-        for epoch in range(1, settings.epochs + 1):
+        best, figures, steps = model.state_dict(), [], 0
+        while len(figures) < settings.epochs and _waited(figures) < settings.patience:
             loss, taken = _epoch(model, optimizer, samples, settings.batch)
             steps += taken
-            figures.append(float(per_sample(ranks(model, valid))[MAIN].mean()))
-            say(f"sasrec: epoch {epoch}: loss {loss:.3f}, valid {MAIN} {figures[-1]:.4f}")
             if not np.isfinite(loss):
                 raise ConfigError(
-                    f"the loss of sasrec is {loss} in epoch {epoch}; lower sasrec.learning_rate"
+                    f"the loss of sasrec is {loss} in epoch {len(figures) + 1}; lower "
+                    f"sasrec.learning_rate={settings.learning_rate:g}"
                 )
-            if figures[-1] == max(figures) > max(figures[:-1], default=-1):
-                best = Trained(copy.deepcopy(model), 0, [])
-            elif epoch - np.argmax(figures) > settings.patience:
-                break
-    return Trained(best.model, steps, figures)
+            figures.append(float(per_sample(ranks(model, valid))[MAIN].mean()))
+            say(f"sasrec: epoch {len(figures)}: loss {loss:.3f}, valid {MAIN} {figures[-1]:.4f}")
+            if _waited(figures) == 0:
+                best = copy.deepcopy(model.state_dict())
+    model.load_state_dict(best)
+    return Trained(model, steps, figures)
+
+
+def _waited(figures: Sequence[float]) -> int:
+    """Number of epochs since the first best one."""
+    return len(figures) - 1 - figures.index(max(figures)) if figures else 0
 
 
 def ranks(model: Sasrec, samples: Sequence[Sample]) -> Ranks:
@@ -119,7 +124,7 @@ class Sasrec(nn.Module):
 
     def __init__(self, items: int, *, longest: int, settings: SasrecConfig):
         super().__init__()
-        width = settings.width
+        width, self.heads = settings.width, settings.heads
         # The last vector pads short histories; alone, it is the history without items.
         self.items = nn.Embedding(items + 1, width)
         self.ages = nn.Embedding(longest, width)
@@ -166,3 +171,21 @@ class Sasrec(nn.Module):
         lengths = torch.tensor([len(h) for h in kept])
         size = int(lengths.max())
         return torch.tensor([h + [padding] * (size - len(h)) for h in kept]), lengths
+
+
+def save(model: Sasrec, file: BinaryIO) -> None:
+    """Write a model as an npz file: its arrays, float32, and its number of heads."""
+    arrays = {name: value.numpy() for name, value in model.state_dict().items()}
+    np.savez(file, heads=model.heads, **arrays)  # type: ignore[arg-type]
+
+
+def load(file: BinaryIO) -> Sasrec:
+    """Read what `save` wrote; the model scores as before."""
+    arrays = dict(np.load(file))
+    heads = int(arrays.pop("heads"))
+    (rows, width), (longest, _) = arrays["items.weight"].shape, arrays["ages.weight"].shape
+    layers = 1 + max(int(name.split(".")[2]) for name in arrays if name.startswith("layers.layers"))
+    settings = SasrecConfig(width=width, layers=layers, heads=heads)
+    model = Sasrec(rows - 1, longest=longest, settings=settings)
+    model.load_state_dict({name: torch.from_numpy(value) for name, value in arrays.items()})
+    return model

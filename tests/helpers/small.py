@@ -27,6 +27,7 @@ proxy:
 scoring: {shard_size: 16, rollouts: 2}
 selection: {budget: 0.25}
 training: {steps: 8, prompts_per_step: 16, prompts_per_micro_batch: 8, checkpoint_steps: 2}
+sasrec: {epochs: 2}
 evaluation: {bootstrap: 50}
 resources: {training_workers: 1}
 """

@@ -195,6 +195,9 @@ def test_stages_that_come_with_others():
     assert names(less, *everything) == everything
     assert names(demo, *everything) == [name for name in everything if name != "gradients"]
     assert names(demo, "gradients") == ["model", "gradients"]
+    without = load(overrides=["sasrec.epochs=0"])
+    assert names(demo, "evaluate") == ["model", "sasrec", "evaluate"]
+    assert names(without, "evaluate") == ["model", "evaluate"]
 
 
 def test_the_default_learning_rate_is_that_of_the_model():
