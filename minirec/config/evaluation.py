@@ -29,9 +29,9 @@ class EvaluationConfig(Section):
 class SasrecConfig(Section):
     """SASRec, a reference that is trained on the train split (`minirec.evaluation.sasrec`)."""
 
-    epochs: int = Field(40, ge=0)
+    epochs: int = Field(100, ge=0)
     """Largest number of passes over the train split; 0 leaves SASRec out."""
-    patience: PositiveInt = 3
+    patience: PositiveInt = 8
     """Training stops after this number of epochs without a better NDCG@10 on valid."""
     width: PositiveInt = 64
     """Numbers of an item vector."""
