@@ -49,5 +49,5 @@ def test_trials_leave_it_out():
 
 
 def test_the_command_refuses_no_epochs(tmp_path, capsys):
-    assert cli.main(["sasrec", f"run_dir={tmp_path}", "sasrec.epochs=0"]) == 1
+    assert cli.main(["sasrec", f"run_dir={tmp_path}", "sasrec.epochs=0"]) == 2
     assert "sasrec.epochs=0 leaves SASRec out" in capsys.readouterr().err
