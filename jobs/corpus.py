@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from minirec.corpus.files import BLOCK_BYTES, FileSpec, read_blocks
 from minirec.corpus.parse import CATALOGUE, EVENTS, parse
 from minirec.corpus.schema import ITEMS, REJECTED, TRUTH
 from minirec.corpus.specs import BY_FILE
-from minirec.errors import CorpusError, EngineError, MiniRecError
+from minirec.errors import CorpusError
 from minirec.store.files import atomic_dir, write_json
 from minirec.store.run import peak_memory_mib
 from minirec.store.tables import write_table
@@ -32,34 +32,6 @@ class Made:
 
     summary: dict[str, Any]
     peak_memory_mib: float
-
-
-def in_task(function: Callable[..., Made], *arguments: object) -> Made:
-    """Call `function` in a Ray task, since the driver's machine may be too small for a corpus.
-
-    `MiniRecError` and `OSError` (such as a full disk) reach the caller unchanged. If the task or a
-    task that reads its files dies, `EngineError` is raised. The task asks for almost no CPU, so
-    that the reading tasks get them; with none, Ray could place it on a head node without CPUs.
-    """
-    import ray
-    from ray.exceptions import RayError, RayTaskError
-
-    from actors.causes import cause, raised_in
-
-    try:
-        return ray.get(ray.remote(num_cpus=0.01)(function).remote(*arguments))
-    except RayError as error:
-        raised = raised_in(error)
-        if isinstance(raised, RayTaskError) or not isinstance(
-            raised, (RayError, MiniRecError, OSError)
-        ):
-            raise
-        if not isinstance(raised, RayError):
-            raise raised from None
-        raise EngineError(
-            f"prepare ended: {cause(error)}; run it again, on a node with more memory if that "
-            f"was short: one process holds the corpus"
-        ) from error
 
 
 def from_demo(corpus: CorpusConfig, folder: Path, seed: int) -> Made:

@@ -54,6 +54,8 @@ def plan(
             f"model.name={config.model.name} is used as it is; `minirec model` builds only the "
             f"model of model.name=demo"
         )
+    if command == "sasrec" and not config.sasrec.epochs:
+        raise ConfigError("sasrec.epochs=0 leaves SASRec out; set it above 0 to train SASRec")
     _check_functions(config, command)
     samples, exact = _samples(config, again)
     about = "" if exact else "about "
@@ -142,10 +144,18 @@ def _counted_rows(
         *_gradient_rows(config, compared=command in ("plan", "compare")),
         ("select", "budget", f"{about}{budget:,} in {order}"),
         *_training_rows("train", config, config.training, budget),
+        *_sasrec_rows(config, samples, about),
     ]
     for bench in _benches(config, command):
         rows += _trial_rows(bench, trials_of(config, bench, samples), samples, exact=exact)
     return rows
+
+
+def _sasrec_rows(config: Config, samples: int, about: str) -> list[Row]:
+    """The steps of SASRec without early stopping."""
+    c = config.sasrec
+    steps = c.epochs * math.ceil(samples / c.batch)
+    return [("sasrec", "optimizer steps, at most", f"{about}{steps:,}")] if steps else []
 
 
 def _uncounted_rows(config: Config, command: str) -> list[Row]:

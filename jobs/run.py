@@ -16,6 +16,7 @@ from jobs.stages.prepare import PREPARE
 from jobs.stages.prior import PRIOR
 from jobs.stages.proxy import PROXY
 from jobs.stages.report import REPORT
+from jobs.stages.sasrec import SASREC
 from jobs.stages.score import SCORE
 from jobs.stages.select import SELECT
 from jobs.stages.train import TRAIN
@@ -27,7 +28,20 @@ from minirec.store.run import Run
 if TYPE_CHECKING:
     from minirec.config.run import Config
 
-STAGES = (PREPARE, PRIOR, MODEL, WARM, PROXY, SCORE, GRADIENTS, SELECT, TRAIN, EVALUATE, REPORT)
+STAGES = (
+    PREPARE,
+    PRIOR,
+    SASREC,
+    MODEL,
+    WARM,
+    PROXY,
+    SCORE,
+    GRADIENTS,
+    SELECT,
+    TRAIN,
+    EVALUATE,
+    REPORT,
+)
 SHARED = {stage.name: stage.outputs for stage in STAGES if stage.shared}
 """The outputs of the stages that all trials share, by stage."""
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from jobs.fingerprint import rollout_settings
 from jobs.stage import Stage, Work, prior_folder
 from jobs.stages.model import model_inputs
+from jobs.stages.sasrec import RANKS, sasrec_inputs
 from minirec.store.files import write_json
 from minirec.store.run import Run, each_file
 
@@ -44,6 +45,7 @@ def _inputs(config: Config) -> list[str]:
         *model_inputs(config),
         *(policy for policy in config.earlier_policies if policy in earlier),
         "train",
+        *sasrec_inputs(config),
     ]
 
 
@@ -67,6 +69,8 @@ def _body(work: Work, *, splits: Sequence[str]) -> None:
     ranks, ids = _policy_ranks(work, splits)
     others, users, groups = _references(run, config, splits)
     ranks |= others
+    if config.sasrec.epochs:
+        ranks["sasrec"] = _sasrec(run, splits)
     write_table(run.path("ranks.parquet"), _table(ranks, ids))
     shown = {
         policy: {split: values for split, values in by_split.items() if split in splits}
@@ -157,6 +161,14 @@ def _references(
         users[split] = load_users(corpus, split)
         groups[split] = ranking.sample_groups(target, history=history, train_counts=known.users)
     return ranks, users, groups
+
+
+def _sasrec(run: Run, splits: Sequence[str]) -> ByName:
+    """Ranks of SASRec by split."""
+    from minirec.store.tables import read_table
+
+    table = read_table(run.path("sasrec", RANKS)).to_pandas()
+    return {split: table["rank"][table["split"] == split].to_numpy() for split in splits}
 
 
 def _table(ranks: dict[str, ByName], ids: ByName) -> pa.Table:

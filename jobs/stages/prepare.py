@@ -59,7 +59,8 @@ def _hash(path: str) -> str:
 
 def _body(work: Work) -> None:
     """Write corpus/, or ``<run_dir>-rejected.parquet`` if too many rows are rejected."""
-    from jobs.corpus import downloaded, from_demo, from_files, in_task
+    from jobs.cluster.task import in_task
+    from jobs.corpus import downloaded, from_demo, from_files
     from minirec.corpus import assemble, sources, split
 
     run, session, corpus = work.run, work.session, work.config.corpus
@@ -71,7 +72,7 @@ def _body(work: Work) -> None:
         session.start_ray()
         session.wait_for_room([{"CPU": 1}])
         beside = run.root.with_name(f"{run.root.name}-rejected.parquet")
-        made = in_task(from_files, located, corpus, folder, beside)
+        made = in_task("prepare", from_files, located, corpus, folder, beside)
     summary = made.summary
     work.cost.extra = {
         "rows": summary["rows"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from minirec.config.section import Section
 from minirec.store.remote import expanded
@@ -25,6 +25,35 @@ class EvaluationConfig(Section):
     train_samples: PositiveInt | None = None
     """Number of random training samples that the base and the trained policy also rank; null ranks
     none."""
+
+
+class SasrecConfig(Section):
+    """SASRec, a reference that is trained on the train split (`minirec.evaluation.sasrec`)."""
+
+    epochs: int = Field(100, ge=0)
+    """Largest number of passes over the train split; 0 leaves SASRec out."""
+    patience: PositiveInt = 8
+    """Training stops after this number of epochs without a better NDCG@10 on valid."""
+    width: PositiveInt = 64
+    """Numbers of an item vector."""
+    layers: PositiveInt = 2
+    """Number of self-attention layers."""
+    heads: PositiveInt = 2
+    """Number of attention heads; it divides the width."""
+    dropout: float = Field(0.3, ge=0, lt=1)
+    """Share of values that dropout sets to 0 in training."""
+    learning_rate: PositiveFloat = 1e-3
+    """Learning rate of Adam; it is constant."""
+    batch: PositiveInt = 256
+    """Number of samples of a step."""
+
+    @model_validator(mode="after")
+    def _heads(self) -> SasrecConfig:
+        if self.width % self.heads:
+            raise ValueError(
+                f"heads {self.heads} does not divide width {self.width}; change one of them"
+            )
+        return self
 
 
 class TrackingConfig(Section):

@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from minirec.config.corpus import CorpusConfig
-from minirec.config.evaluation import EvaluationConfig, TrackingConfig
+from minirec.config.evaluation import EvaluationConfig, SasrecConfig, TrackingConfig
 from minirec.config.model import ModelConfig, RolloutConfig
 from minirec.config.resources import ResourcesConfig
 from minirec.config.scoring import RewardConfig, ScoringConfig
@@ -38,6 +38,7 @@ class Config(Section):
     scoring: ScoringConfig = ScoringConfig()
     selection: SelectionConfig = SelectionConfig()
     training: TrainingConfig = TrainingConfig()
+    sasrec: SasrecConfig = SasrecConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     sweep: SweepConfig = SweepConfig()
     compare: CompareConfig = CompareConfig()

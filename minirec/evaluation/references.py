@@ -102,14 +102,37 @@ def reference_ranks(
     Raises:
         ValueError: the lengths differ, or an item is outside 0..V-1.
     """
-    items = len(known.users)
+    return ranked(
+        lambda part: score(known, part),
+        items=len(known.users),
+        history=history,
+        target=target,
+        excluded=excluded,
+        block=block,
+    )
+
+
+def ranked(
+    score: Callable[[History], Scores],
+    *,
+    items: int,
+    history: History,
+    target: ArrayLike,
+    excluded: History,
+    block: int = 256,
+) -> Ranks:
+    """`reference_ranks` by any function that scores all `items` for a block of histories.
+
+    Raises:
+        ValueError: the lengths differ, or an item is outside 0..V-1.
+    """
     wanted = _items("target", target, items)
     _same("history", len(history), len(wanted))
     _same("excluded", len(excluded), len(wanted))
     ranks = np.empty(len(wanted), dtype=np.int64)
     for start in range(0, len(wanted), block):
         part = slice(start, start + block)
-        scores, ties = score(known, history[part])
+        scores, ties = score(history[part])
         out = _rows(excluded[part], items).toarray() > 0
         ranks[part] = _rank(scores, np.broadcast_to(ties, out.shape), wanted[part], out)
     return ranks

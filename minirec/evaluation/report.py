@@ -36,6 +36,7 @@ POLICIES = {
     "popularity": "reference: popularity",
     "cooccurrence": "reference: co-occurrence",
     "title_likeness": "reference: likeness of titles",
+    "sasrec": "reference: SASRec, trained on the same samples",
 }
 SCORED_BY = {"proxy": "proxy policy", "warm": "policy of the warm start"}
 """The policy whose rollouts were scored, by `scoring.policy`."""

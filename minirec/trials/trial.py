@@ -208,6 +208,7 @@ def _trial(
         "seed": seed,
         "training.validation_seed": config.seed if draw is None else draw,
         "evaluation.policies": ["trained"],
+        "sasrec.epochs": 0,  # it does not depend on the trial
         "sweep": {},
         "compare": {},
         **values,

@@ -29,6 +29,7 @@ scoring: {shard_size: 16, rollouts: 2, policy: proxy, screen: null}
 selection: {budget: 0.25}
 training: {steps: 8, prompts_per_step: 16, prompts_per_micro_batch: 8, checkpoint_steps: 2,
            start: base, validation_steps: null, patience: null}
+sasrec: {epochs: 2}
 evaluation: {bootstrap: 50}
 resources: {training_workers: 1}
 """

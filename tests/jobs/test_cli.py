@@ -197,6 +197,9 @@ def test_stages_that_come_with_others():
     assert len(names(demo, *everything)) == len(everything) - 2
     assert names(demo, "warm") == ["model", "warm"]
     assert names(demo, "gradients") == ["model", "gradients"]
+    without = load(overrides=["sasrec.epochs=0"])
+    assert names(demo, "evaluate") == ["model", "sasrec", "evaluate"]
+    assert names(without, "evaluate") == ["model", "evaluate"]
 
 
 def test_the_default_learning_rate_is_that_of_the_model():

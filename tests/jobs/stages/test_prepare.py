@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from helpers.paths import SHARED
 
-from jobs.corpus import in_task
+from jobs.cluster.task import in_task
 from jobs.stages import prepare as stage
 from minirec.config.reading import load
 from minirec.config.run import Config
@@ -249,7 +249,7 @@ def test_both_ends_of_a_large_file_count(tmp_path, monkeypatch):
 @pytest.mark.ray
 def test_a_task_that_dies(cluster):
     with pytest.raises(EngineError, match="prepare ended: its process"):
-        in_task(lambda: os.kill(os.getpid(), signal.SIGKILL))
+        in_task("prepare", lambda: os.kill(os.getpid(), signal.SIGKILL))
 
 
 @pytest.mark.ray
@@ -262,7 +262,7 @@ def test_the_exception_of_a_task_is_raised_unchanged(cluster):
 
     for function in (full, lambda: ray.get(ray.remote(full).remote())):
         with pytest.raises(OSError) as error:
-            in_task(function)
+            in_task("prepare", function)
         assert type(error.value) is OSError
         assert str(error.value) == "[Errno 28] No space left on device"
 
@@ -275,4 +275,4 @@ def test_the_death_of_a_task_inside_the_task(cluster):
         os.kill(os.getpid(), signal.SIGKILL)
 
     with pytest.raises(EngineError, match="prepare ended: its process"):
-        in_task(lambda: ray.get(ray.remote(inner).options(max_retries=0).remote()))
+        in_task("prepare", lambda: ray.get(ray.remote(inner).options(max_retries=0).remote()))
