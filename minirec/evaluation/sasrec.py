@@ -57,7 +57,8 @@ def train(
         longest = max(len(sample.history) for sample in samples)
         model = Sasrec(items, longest=longest, settings=settings)
         optimizer = torch.optim.Adam(model.parameters(), settings.learning_rate)
-        best, figures, steps = model.state_dict(), [], 0
+        best, steps = model.state_dict(), 0
+        figures: list[float] = []
         while len(figures) < settings.epochs and _waited(figures) < settings.patience:
             loss, taken = _epoch(model, optimizer, samples, settings.batch)
             steps += taken
@@ -176,7 +177,7 @@ class Sasrec(nn.Module):
 def save(model: Sasrec, file: BinaryIO) -> None:
     """Write a model as an npz file: its arrays, float32, and its number of heads."""
     arrays = {name: value.numpy() for name, value in model.state_dict().items()}
-    np.savez(file, heads=model.heads, **arrays)  # type: ignore[arg-type]
+    np.savez(file, heads=model.heads, **arrays)
 
 
 def load(file: BinaryIO) -> Sasrec:
