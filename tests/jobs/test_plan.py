@@ -199,7 +199,7 @@ def test_plan_counts_the_samples_of_leave_one_out(tmp_path, min_history, samples
 
 
 def test_plan_counts_a_warm_start_where_it_is_used(tmp_path):
-    words = [f"run_dir={tmp_path}", "warm.samples=0.5"]
+    words = [f"run_dir={tmp_path}", "preset=paper", "warm.samples=0.5"]
     assert "warm" not in {stage for stage, _ in planned(*words)}
     write_json(tmp_path / "corpus" / "corpus.json", {"samples": {"train": 1000}})
     epochs = ["warm.training.steps=null", "warm.training.epochs=2"]

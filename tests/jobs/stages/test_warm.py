@@ -34,7 +34,7 @@ ALONE = ["scoring.policy=warm", "training.start=warm"]
 
 def names(*words):
     everything = tuple(stage.name for stage in STAGES)
-    return [stage.name for stage in stages_of(load(None, list(words)), everything)]
+    return [stage.name for stage in stages_of(load(None, ["preset=paper", *words]), everything)]
 
 
 def test_a_run_has_a_warm_start_only_where_something_starts_from_it():
@@ -46,7 +46,7 @@ def test_a_run_has_a_warm_start_only_where_something_starts_from_it():
     assert names("proxy.training.start=warm") == both
     assert names("scoring.policy=warm", "training.start=proxy") == both
     # A proxy that nobody needs cannot need the warm start.
-    assert "warm" not in load(None, ["scoring.policy=proxy"]).earlier_policies
+    assert "warm" not in load(None, ["preset=paper"]).earlier_policies
     found = load(None, ["scoring.policy=warm", "proxy.training.start=warm"]).earlier_policies
     assert found == ("warm",)
 
@@ -65,7 +65,7 @@ def test_a_run_has_a_warm_start_only_where_something_starts_from_it():
     ],
 )
 def test_inputs_follow_the_settings(words, proxy, score, train, evaluate):
-    config = load(None, words)
+    config = load(None, ["preset=paper", *words])
     first = ["prepare", "model"]
     assert PROXY.inputs(config) == first + proxy
     assert SCORE.inputs(config) == first + score
@@ -76,7 +76,7 @@ def test_inputs_follow_the_settings(words, proxy, score, train, evaluate):
 
 
 def test_new_settings_leave_the_fingerprints_of_runs_without_them(tmp_path):
-    config, run = load(None, [f"run_dir={tmp_path}"]), Run(tmp_path)
+    config, run = load(None, [f"run_dir={tmp_path}", "preset=paper"]), Run(tmp_path)
     for stage in (PROXY, TRAIN):
         found = stage.settings(run, config)
         training = found.get("training") or found["proxy"]["training"]
@@ -91,7 +91,7 @@ def test_too_few_samples_for_a_step_are_one_sentence():
     words = "the warm start has 100 training samples, but one step takes warm.training.pr"
     with pytest.raises(ConfigError, match=words):
         load(None, ["training.start=warm", "warm.samples=100"])
-    assert load(None, ["warm.samples=100"]), "nothing starts from it"
+    assert load(None, ["preset=paper", "warm.samples=100"]), "nothing starts from it"
     share = load(None, ["training.start=warm", "warm.samples=0.1"])
     check(share, 1280)
     with pytest.raises(ConfigError, match=f"{words}ompts_per_step 128; lower it, or raise warm.s"):

@@ -131,7 +131,8 @@ def test_the_features_are_charged_to_the_methods_that_use_them(compared):
 )
 def test_the_warm_start_is_charged_to_what_begins_with_it(tmp_path, words, charged):
     methods = "compare.methods=[random, minirec, supervised]"
-    config = load(None, [f"run_dir={tmp_path}", methods, "compare.seeds=[1]", *words])
+    fixed = ["preset=paper", methods, "compare.seeds=[1]"]
+    config = load(None, [f"run_dir={tmp_path}", *fixed, *words])
     run = Run(tmp_path)
     spend(run.root, warm=(5.0, 0), proxy=(20.0, 300), score=(30.0, 700))
     found = {t.method: charge(run, t)["seconds"] for t in trials_of(config, "compare", 4)}

@@ -282,7 +282,7 @@ def test_the_warm_start_has_defaults_of_its_own():
 
 
 def test_workers_and_deadlines_of_a_warm_start_count_only_where_it_is_used():
-    words = ["resources.training_workers=3", "training.prompts_per_micro_batch=16"]
+    words = ["preset=paper", "resources.training_workers=3"]
     words += ["training.prompts_per_step=48", "proxy.training.prompts_per_step=48"]
     assert reading.load(None, words)
     used = refused(*words, "training.start=warm")

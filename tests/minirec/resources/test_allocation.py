@@ -94,7 +94,7 @@ def test_workers_divide_each_training_on_its_own():
 
 def test_a_warm_start_that_is_not_used_changes_no_other_number():
     nodes = [Node("a", 12)]  # a quarter is three workers
-    words = ["training.prompts_per_step=16", "proxy.training.prompts_per_step=16"]
+    words = ["preset=paper", "training.prompts_per_step=16", "proxy.training.prompts_per_step=16"]
     few, used = (
         allocate(load(overrides=[*words, *more]), nodes, local=True)
         for more in ([], ["training.start=warm"])
