@@ -61,6 +61,7 @@ def _body(work: Work) -> None:
     """Write corpus/, or ``<run_dir>-rejected.parquet`` if too many rows are rejected."""
     from jobs.corpus import downloaded, from_demo, from_files, in_task
     from minirec.corpus import assemble, sources, split
+    from minirec.evaluation.headline import shortcuts_sentence
 
     run, session, corpus = work.run, work.session, work.config.corpus
     folder = run.path("corpus")
@@ -92,6 +93,7 @@ def _body(work: Work) -> None:
         f"{sum(rejected.values()):,} rows rejected{duplicates}"
     )
     run.say(f"prepare: {split.same_time_sentences(summary)}")
+    run.say(f"prepare: {shortcuts_sentence(summary['shortcuts'])}")
 
 
 PREPARE = Stage(
