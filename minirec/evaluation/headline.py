@@ -56,15 +56,15 @@ def shortcuts_sentence(found: dict[str, Any]) -> str:
     ndcg, best = found[NDCG], found["best"]
     digits = _digits(ndcg[best])
     if best == "popularity":
-        reached = f"popularity reaches NDCG@10 {ndcg[best]:.{digits}f}, more than other references"
+        reached = f"popularity, the best of them, reaches NDCG@10 {ndcg[best]:.{digits}f}"
     else:
         reached = (
-            f"{REFERENCES[best][0]} reaches NDCG@10 {ndcg[best]:.{digits}f} and popularity "
-            f"{ndcg['popularity']:.{digits}f}"
+            f"{REFERENCES[best][0]}, the best of them, reaches NDCG@10 {ndcg[best]:.{digits}f} and "
+            f"popularity {ndcg['popularity']:.{digits}f}"
         )
     return (
-        f"Without any training {reached} ({found['samples']:,} samples of valid); a model is worth "
-        f"what it adds to {ndcg[best]:.{digits}f}."
+        f"Of the references without training, {reached} on valid ({found['samples']:,} samples); "
+        f"a model is worth what it adds to {ndcg[best]:.{digits}f}."
     )
 
 
