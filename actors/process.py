@@ -1,7 +1,7 @@
 """Helpers for worker processes: a deadline, returning free memory, and a worker without Ray Train.
 
-On two cores Ray Train adds about 20 s to a training. Trials of a few dozen steps would spend half
-of their time on it; `SingleWorker` starts once for many trials.
+On two cores Ray Train adds 20 to 30 s to a training. Runs and trials of a few dozen steps would
+spend half of their time on it; `SingleWorker` starts once for many stages or trials.
 """
 
 from __future__ import annotations

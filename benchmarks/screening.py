@@ -144,7 +144,7 @@ def _scorer(root: Path, folder: Path, shard_size: int) -> Any:
         shard_size=shard_size,
         prompts_per_call=config.rollout.prompts_per_call,
         seed=config.seed,
-        pool=Engine(resolve_engine(config.rollout), engine),  # type: ignore[arg-type]
+        pool=Engine(resolve_engine(config), engine),  # type: ignore[arg-type]
         policy_adapter=Adapter(str(adapter)),
         threads=1,
     )

@@ -102,8 +102,8 @@ def _handover_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     text = "the subset with a reward function, or the policy: as peft adapter, or merged"
     _add(one, "--to", required=True, choices=formats, help=text)
     _add(one, "--out", required=True, type=_path, metavar="FOLDER", help="folder to write")
-    text = "policy to export; default: trained for adapter and merged, otherwise proxy"
-    _add(one, "--policy", choices=("proxy", "trained"), help=text)
+    text = "policy to export; default: trained for adapter and merged, otherwise scoring.policy"
+    _add(one, "--policy", choices=("warm", "proxy", "trained"), help=text)
     _add(one, "--overwrite", action="store_true", help="replace the folder")
 
     one = command("recommend", "recommend items for a history, or for a file of users")

@@ -131,6 +131,8 @@ def quiet(config: Config) -> None:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed warns if it must guess
     # Each start of a Ray Data actor prints a warning about arguments in the object store.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # Ray would print each task that it repeats, also those that Ctrl-C ends.
+    os.environ.setdefault("RAY_enable_output_error_log_if_still_retry", "0")
 
 
 @contextmanager

@@ -29,7 +29,7 @@ def rollout_settings(config: Config) -> dict[str, Any]:
 
     r = config.rollout
     return {
-        "engine": resolve_engine(r),
+        "engine": resolve_engine(config),
         "adapter": resolve_adapter(config),
         "temperature": r.temperature,
         "max_new_tokens": r.max_new_tokens,
@@ -38,8 +38,14 @@ def rollout_settings(config: Config) -> dict[str, Any]:
 
 
 def training_settings(training: TrainingConfig) -> dict[str, Any]:
-    """Training settings, without those that a restart may change and without unused validation."""
+    """Training settings, without those that a restart may change or that have no effect."""
     left_out = {"max_failures", "step_deadline_s"}
+    if training.loss == "grpo":
+        left_out.add("loss")
+    if training.item_negatives == 0:
+        left_out.add("item_negatives")
+    if not training.live_tokens:
+        left_out.add("live_tokens")
     if training.validation_steps is None:
         left_out |= {"validation_steps", "validation_samples", "validation_seed"}
     return training.model_dump(mode="json", exclude=left_out)

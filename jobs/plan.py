@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from actors.engines.engine import resolve_engine
+from actors.engines.engine import engine_choice, resolve_engine
 from jobs.stages.prepare import made_with
 from jobs.tracking import check as check_trackers
 from minirec.config.choices import CURRICULA, LEARNABILITY, METHODS, REWARDS
@@ -18,7 +18,7 @@ from minirec.errors import ConfigError, CorpusError
 from minirec.resources.allocation import allocate, this_machine
 from minirec.store.files import read_json
 from minirec.store.run import Run
-from minirec.trials.checks import check, check_trials
+from minirec.trials.checks import check, check_trials, check_warm
 from minirec.trials.trial import FOLDERS, Trial, trials_of
 
 Row = tuple[str, str, str]
@@ -45,7 +45,7 @@ def plan(
         ConfigError: the settings cannot work.
         CorpusError: `starts`, and the files of the corpus are missing or lack a column.
     """
-    if _runs(command, "proxy", "train", *TRIALS):
+    if _runs(command, "warm", "proxy", "train", *TRIALS):
         check_trackers(config)
     if _runs(command, "proxy", "score", "train", "evaluate", *TRIALS):
         _check_head(config)
@@ -62,7 +62,7 @@ def plan(
         rows += _files_rows(config, starts)
     if config.model.name == "demo":
         rows.append(("prepare", "warm-up steps", f"{config.model.demo.warmup_steps:,}"))
-    rows += _training_rows("proxy", config, config.proxy.training, config.proxy.samples)
+    rows += _earlier_rows(config, samples, command)
     if samples:
         if _runs(command, "select"):
             check(config, samples)
@@ -70,6 +70,21 @@ def plan(
     else:
         rows += _uncounted_rows(config, command)
     return rows + _resource_rows(config)
+
+
+def _earlier_rows(config: Config, samples: int, command: str) -> list[Row]:
+    """Rows of the warm start and the proxy; `samples` is 0 if unknown. Refuses a small corpus."""
+    rows: list[Row] = []
+    warm, earlier = config.warm, config.earlier_policies
+    if command == "warm" or "warm" in earlier:
+        if samples and _runs(command, "warm", *TRIALS):
+            check_warm(config, samples)
+        if samples or warm.training.steps or isinstance(warm.samples, int):
+            count = warm.count(samples) if samples else int(warm.samples or 0)
+            rows += _training_rows("warm", config, warm.training, count)
+    if command == "proxy" or "proxy" in earlier:
+        rows += _training_rows("proxy", config, config.proxy.training, config.proxy.samples)
+    return rows
 
 
 def _runs(command: str, *stages: str) -> bool:
@@ -92,7 +107,7 @@ def _check_head(config: Config) -> None:
     """Refuse a demo model whose attention heads vLLM does not support on CPUs."""
     demo, on_cpu = config.model.demo, config.resources.gpus_per_engine == 0
     head = demo.hidden_size // demo.heads
-    if config.model.name != "demo" or not on_cpu or resolve_engine(config.rollout) != "vllm":
+    if config.model.name != "demo" or not on_cpu or resolve_engine(config) != "vllm":
         return
     if head not in CPU_HEADS:
         raise ConfigError(
@@ -194,11 +209,17 @@ def _rollouts_made(run: Run, samples: int) -> list[Row]:
 
 def _training_rows(stage: str, config: Config, training: TrainingConfig, samples: int) -> list[Row]:
     steps = training.steps_on(samples)
+    rows = [(stage, "optimizer steps", f"{steps:,} of {training.prompts_per_step} prompts")]
+    if training.loss == "supervised":
+        return rows
     rollouts = steps * training.prompts_per_step * training.rollouts_per_prompt
+    pairs = training.rollouts_per_prompt == 2 and training.scale_advantage
+    signs = "groups of two give only +1, -1 or 0, however much the rewards differ"
     return [
-        (stage, "optimizer steps", f"{steps:,} of {training.prompts_per_step} prompts"),
+        *rows,
         (stage, "rollouts", f"{rollouts:,}"),
         (stage, "tokens, at most", f"{rollouts * config.rollout.max_new_tokens:,}"),
+        *([(stage, "advantages", signs)] if pairs else []),
         *([(stage, "staleness", "1: rollouts run one step ahead")] if training.staleness else []),
     ]
 
@@ -220,6 +241,8 @@ def _trial_rows(kind: str, trials: Sequence[Trial], samples: int, *, exact: bool
     for trial, count in zip(trials, counts, strict=True):
         t = trial.config.training
         steps += (own := t.steps_on(count))
+        if t.loss == "supervised":
+            continue
         rollouts += own * t.prompts_per_step * t.rollouts_per_prompt
         if t.validation_steps:
             greedy += t.validation_samples * math.ceil(own / t.validation_steps)
@@ -238,7 +261,7 @@ def _resource_rows(config: Config) -> list[Row]:
     a = allocate(config, [this_machine()], local=True)
     auto, gpus = " (auto, on this machine)", r.gpus_per_engine
     device = "the GPUs present" if gpus == "auto" else f"{gpus:g} GPU" if gpus else "CPU"
-    workers = max(a.training_workers, a.proxy_workers)
+    workers = a.most_workers
     engines = f"{a.engines} x {device}{auto if r.engines == 'auto' else ''}"
     trainers = f"{workers}, ZeRO {r.zero_stage}{auto if r.training_workers == 'auto' else ''}"
     # Resident sizes in GiB of processes just after their start, measured on a CPU machine: driver
@@ -247,6 +270,7 @@ def _resource_rows(config: Config) -> list[Row]:
     text = f"{memory:.1f} GiB and the weights of the model in each process"
     return [
         ("resources", "rollout engines", engines),
+        ("resources", "rollout library", "{}: {}".format(*engine_choice(config))),
         ("resources", "training workers", trainers),
         ("resources", "memory, at least", text),
     ]

@@ -83,6 +83,7 @@ def memory(config: Config, shape: ModelShape, items: int) -> dict[str, dict[str,
             rollouts=t.rollouts_per_prompt,
             prompt=m.max_prompt_tokens,
             completion=r.max_new_tokens,
+            # More candidates with gradient take more passes.
             items_at_once=math.ceil(min(items, t.prompts_per_step) / workers),
             item=m.max_item_tokens,
             items=items,

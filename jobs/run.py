@@ -19,6 +19,7 @@ from jobs.stages.report import REPORT
 from jobs.stages.score import SCORE
 from jobs.stages.select import SELECT
 from jobs.stages.train import TRAIN
+from jobs.stages.warm import WARM
 from minirec.store.files import atomic
 from minirec.store.lease import held
 from minirec.store.run import Run
@@ -26,7 +27,7 @@ from minirec.store.run import Run
 if TYPE_CHECKING:
     from minirec.config.run import Config
 
-STAGES = (PREPARE, PRIOR, MODEL, PROXY, SCORE, GRADIENTS, SELECT, TRAIN, EVALUATE, REPORT)
+STAGES = (PREPARE, PRIOR, MODEL, WARM, PROXY, SCORE, GRADIENTS, SELECT, TRAIN, EVALUATE, REPORT)
 SHARED = {stage.name: stage.outputs for stage in STAGES if stage.shared}
 """The outputs of the stages that all trials share, by stage."""
 
@@ -52,21 +53,23 @@ def stages(
         ArtifactError: another command uses the directory, a stage was made with other settings,
             or an input is missing.
     """
-    from jobs.cluster.session import Session
     from jobs.console import pulse, quiet, say
+
+    quiet(config)  # Ray reads some of the variables when it is imported
+    from jobs.cluster.session import Session
     from minirec.config.reading import dump
     from minirec.corpus.table import count_samples
 
     asked = stages_of(config, names)
     redo = names if overwrite and len(names) == 1 else ()
     run = Run(config.run_dir, overwrite=overwrite, redo=redo, say=say)
-    quiet(config)
 
     def checked(stage: Stage) -> None:
         if check is not None and stage.name == "prepare":
             check(count_samples(run.path("corpus"), "train"))
 
-    with holding(run), Session(config) as session:
+    several = sum(stage.trains for stage in asked) > 1
+    with holding(run), Session(config, keeps_worker=several) as session:
         if any(stage.on_ray and run.done(stage.name) is None for stage in asked):
             session.join_cluster()
         for stage in STAGES[: STAGES.index(asked[-1])]:

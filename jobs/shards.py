@@ -16,6 +16,7 @@ import pyarrow as pa
 from jobs.cluster.workers import KeptWorker
 from jobs.console import bar
 from jobs.stage import base_model, prior_folder
+from jobs.training_log import follow
 from minirec.config.run import Config
 from minirec.config.scoring import ScoringConfig
 from minirec.corpus.table import SampleFile, count_samples
@@ -66,7 +67,7 @@ def scoring_spec(
         threads=session.allocation.scorer.cpus,
         device="cuda" if session.allocation.scorer.gpus else "cpu",
         limit=limit,
-        prior=prior_folder(run, config),
+        prior=prior_folder(run, config, "base" if adapter is None else adapter.parent.name),
     )
 
 
@@ -142,13 +143,22 @@ def score_on_kept(
     config: Config,
     allocation: Allocation,
     *,
+    label: str,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Like `score_shards`, but in the training worker of the trials."""
+    """Like `score_shards`, but in the kept training worker."""
     from actors.scoring.shards import ShardsSpec, score_loop
 
-    missing, _ = _missing(specs, say)
-    if missing:
+    missing, total = _missing(specs, say)
+    if not missing:
+        return
+    files = [specs[number].part(shard) for number, shard in missing]
+
+    def state() -> tuple[int, str]:
+        there = {file for folder in {f.parent for f in files} for file in folder.glob("part-*")}
+        return total - len(files) + sum(file in there for file in files), "shards"
+
+    with follow(label, total, state, at=files[0].parent):
         # The number of threads stays that of a scorer, because the bytes depend on it.
         device = "cuda" if allocation.worker.gpus else "cpu"
         specs = [replace(spec, device=device) for spec in specs]

@@ -42,9 +42,17 @@ def base_model(run: Run, config: Config) -> str:
     return str(run.path("model")) if config.model.name == "demo" else config.model.name
 
 
-def prior_folder(run: Run, config: Config) -> str | None:
-    """Folder of the weights of the collaborative prior; None: the policy has no prior."""
-    return None if config.model.prior == "none" else str(run.path("prior"))
+def prior_folder(run: Run, config: Config, policy: str = "base") -> str | None:
+    """Folder of the weights of the collaborative prior; None: the policy has no prior.
+
+    Args:
+        policy: ``base``, or the folder of a training. A training with a validation fits weights of
+            its own.
+    """
+    if config.model.prior == "none":
+        return None
+    own = run.path(policy, "adapter")
+    return str(own if (own / "prior.json").exists() else run.path("prior"))
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,8 @@ class Stage:
     part_of: for a body that writes only the missing parts; see `Run.stage`.
     shared: all trials of a sweep or comparison use the same output.
     charged: whose cost this is, `SELECTION` or `POLICY`; None: not counted for either.
+    trains: it uses training workers (`Session.worker`). A local command with several such stages
+        keeps one worker for all of them.
     """
 
     name: str
@@ -79,6 +89,7 @@ class Stage:
     part_of: Callable[[str], str] | None = None
     shared: bool = False
     charged: str | None = None
+    trains: bool = False
 
     def run(self, run: Run, config: Config, session: Session) -> bool:
         """Run the body unless the output is complete; returns whether it ran. See `Run.stage`."""

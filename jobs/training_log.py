@@ -26,8 +26,11 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def last_step(log: list[dict[str, Any]]) -> tuple[int, str]:
-    """The number of steps, and the last reward as a note for the bar."""
-    return (log[-1]["step"] + 1, f"reward {log[-1]['reward']:.3f}") if log else (0, "")
+    """The number of steps, and the last reward as a note for the bar; the loss if it has none."""
+    if not log:
+        return 0, ""
+    name = "reward" if "reward" in log[-1] else "loss"
+    return log[-1]["step"] + 1, f"{name} {log[-1][name]:.3f}"
 
 
 def poll_s(at: Path) -> float:
@@ -56,4 +59,9 @@ def follow(
 
 def spent(log: list[dict[str, Any]], what: str) -> int:
     """Sum of rollouts or tokens in a training log, including validation."""
-    return sum(entry[what] + entry.get(f"validation_{what}", 0) for entry in log)
+    return sum(entry[what] + validating(entry, what) for entry in log)
+
+
+def validating(entry: dict[str, Any], what: str) -> Any:
+    """Rollouts, tokens or seconds of the validations in a step, that of the start included."""
+    return sum(entry.get(f"{first}validation_{what}", 0) for first in ("", "start_"))

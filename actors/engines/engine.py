@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from minirec.corpus.prompts import ANSWER
 from minirec.errors import ConfigError
+from minirec.resources.estimates import local_shape
 
 if TYPE_CHECKING:
-    from minirec.config.model import RolloutConfig
     from minirec.config.run import Config
     from minirec.resources.allocation import Shape
 
+SMALL_MODEL = 200_000_000
+"""Parameters below which transformers is faster than vLLM on CPUs (docs/lab/training-speed.md)."""
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # the ranks that vLLM has kernels for
 
 
@@ -46,6 +48,10 @@ class Completion:
     token_ids: list[int]
     logprobs: list[float]
     stopped: bool
+
+
+FORCED = Completion("", [], [], stopped=False)
+"""A completion that no engine wrote: the answer marker follows the prompt directly."""
 
 
 @dataclass(frozen=True)
@@ -100,11 +106,32 @@ class RolloutEngine(Protocol):
         """Generate one token; returns the engine's name and the token."""
 
 
-def resolve_engine(rollout: RolloutConfig) -> str:
-    """``vllm`` or ``transformers``; auto chooses vLLM if it is installed."""
-    if rollout.engine != "auto":
-        return rollout.engine
-    return "vllm" if importlib.util.find_spec("vllm") else "transformers"
+def resolve_engine(config: Config) -> str:
+    """``vllm`` or ``transformers``, see `engine_choice`."""
+    return engine_choice(config)[0]
+
+
+def engine_choice(config: Config) -> tuple[str, str]:
+    """``vllm`` or ``transformers``, and the reason for it.
+
+    auto takes the engine that is faster for the model. It depends only on the settings and on the
+    model's folder, not on the cluster, because two engines draw different tokens. So a name of the
+    hub counts as large, whether or not it has been downloaded.
+    """
+    asked = config.rollout.engine
+    if asked != "auto":
+        return asked, f"rollout.engine={asked}"
+    if not importlib.util.find_spec("vllm"):
+        return "transformers", "vLLM is not installed"
+    if config.resources.gpus_per_engine:
+        return "vllm", "the engines have GPUs"
+    shape = local_shape(config.model)
+    if shape is None:
+        return "vllm", "the model is not a folder, so it counts as large"
+    limit, millions = SMALL_MODEL // 10**6, f"{shape.parameters / 1e6:,.1f} million parameters"
+    if shape.parameters < SMALL_MODEL:
+        return "transformers", f"faster on CPUs below {limit} million parameters, here {millions}"
+    return "vllm", f"taken on CPUs from {limit} million parameters on, here {millions}"
 
 
 def resolve_adapter(config: Config) -> str:

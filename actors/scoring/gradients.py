@@ -111,12 +111,13 @@ class GradientWorker:
         # module gather the weights that ZeRO has sharded.
         self.policy, self.device = engine.module, engine.device
         self.projector = Projector(policy.lm, dim=spec.dim, seed=spec.seed)
+        prior = Prior.load(corpus, located(spec.prior)) if spec.prior else None
         self.loss = SampleLoss(
             table=torch.from_numpy(read_array(located(spec.item_table))).to(self.device),
-            temperature=spec.model.temperature,
+            temperature=spec.model.temperature / (prior.scale if prior else 1),
             advantage_floor=spec.training.advantage_floor,
             scale_advantage=spec.training.scale_advantage,
-            prior=Prior.load(corpus, located(spec.prior)) if spec.prior else None,
+            prior=prior,
         )
         # ZeRO 3 gathers weights from all workers in each pass, so all need as many passes.
         self.lockstep = spec.zero_stage == 3 and self.world > 1
@@ -133,8 +134,8 @@ class GradientWorker:
             return
         if not torch.isfinite(found).all():
             raise ArtifactError(
-                f"a gradient of {shard.features} is not finite: the proxy policy has diverged; "
-                f"lower proxy.training.learning_rate"
+                f"a gradient of {shard.features} is not finite: the policy that scored has "
+                f"diverged; lower the learning_rate of its training (scoring.policy)"
             )
         values = pa.array(found.numpy().ravel())
         column = pa.FixedSizeListArray.from_arrays(values, self.projector.dim)

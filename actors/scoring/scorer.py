@@ -16,7 +16,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from actors.engines.engine import Adapter, Completion
+from actors.engines.engine import FORCED, Adapter, Completion
 from actors.pool.actor import Call
 from actors.pool.handle import PoolHandle
 from minirec.config.model import ModelConfig
@@ -37,7 +37,6 @@ from minirec.store.remote import located
 from minirec.store.tables import read_array, write_array, write_table
 
 FORWARD_SEQUENCES = 64
-FORCED = Completion("", [], [], stopped=False)  # the answer marker follows the prompt directly
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,8 @@ class LoadedPolicy:
         )
         table = self._table(located(spec.item_table)).to(spec.device)
         prior = Prior.load(located(spec.corpus), located(spec.prior)) if spec.prior else None
-        self.ranker = Ranker(table, spec.model.temperature, prior)
+        scale = prior.scale if prior else 1
+        self.ranker = Ranker(table, spec.model.temperature / scale, prior)
 
     def _table(self, file: Path) -> Tensor:
         """The item table: the first scorer computes it, the others read it."""
@@ -323,7 +323,7 @@ class ShardScorer:
             target=targets.target,
             mask=targets.mask,
             prior=targets.prior,
-            temperature=self.spec.model.temperature,
+            temperature=self.ranker.temperature,
         )
         unit = torch.nn.functional.normalize(hidden, dim=-1)
         size = hidden.shape[1]
@@ -354,7 +354,7 @@ class ShardScorer:
                 target=targets.target,
                 mask=targets.mask,
                 prior=targets.prior,
-                temperature=self.spec.model.temperature,
+                temperature=self.ranker.temperature,
             )
         return _fixed(result.float().cpu().numpy(), size)
 

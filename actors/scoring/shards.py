@@ -1,4 +1,4 @@
-"""Scores shards: a callable for Ray Data, and a loop for the kept worker of trials."""
+"""Scores shards: a callable for Ray Data, and a loop for the kept training worker."""
 
 from __future__ import annotations
 

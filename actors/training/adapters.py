@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import secrets
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 
 from actors.engines.engine import Adapter
+from actors.training.validation import START
 from minirec.model.recommender import Policy
+from minirec.prior.prior import save_weights
 from minirec.store.files import atomic_dir, fetch, remove
 
 BEHIND = "behind"
@@ -35,6 +38,7 @@ class Adapters:
         start: folder of the adapter that training starts from.
         """
         self.folder = folder
+        self.start = start
         self.newest = Adapter(start) if start else None
         self.behind = self.newest
         self._engine = engine
@@ -57,13 +61,19 @@ class Adapters:
         """Save the policy after `step`, the best so far."""
         self._save(self._best(step))
 
-    def finish(self, best: int | None) -> None:
-        """Write the final adapter: the one saved after step `best`; None: the current policy."""
+    def finish(self, best: int | None, weights: Sequence[float]) -> None:
+        """Write the final adapter: the one saved after step `best`; None: the current policy.
+
+        `START` is the adapter that training started from. `weights` of the policy and of the parts
+        of the prior are added, if there are any.
+        """
         final = self.folder / "adapter"
         if best is None:
-            self._save(final)
+            self._save(final, weights)
         elif dist.get_rank() == 0:
-            _copy(fetch(str(self._best(best))), final)
+            kept = self.start if best == START else str(self._best(best))
+            assert kept is not None
+            _copy(fetch(kept), final, weights)
 
     def save_behind(self, checkpoint: Path) -> None:
         """Add `behind` to a checkpoint: a restart needs it for the next step's rollouts."""
@@ -89,7 +99,7 @@ class Adapters:
     def _best(self, step: int) -> Path:
         return self.folder / "best" / f"step-{step:06d}"
 
-    def _save(self, path: Path) -> None:
+    def _save(self, path: Path, weights: Sequence[float] = ()) -> None:
         import deepspeed
 
         policy: Policy = self._engine.module
@@ -99,8 +109,16 @@ class Adapters:
                 with atomic_dir(path) as folder:
                     # The default "auto" would ask the hub for the vocabulary at each save.
                     policy.lm.save_pretrained(folder, save_embedding_layers=False)
+                    _add(weights, folder)
 
 
-def _copy(source: str | Path, target: Path) -> None:
+def _copy(source: str | Path, target: Path, weights: Sequence[float] = ()) -> None:
     with atomic_dir(target) as folder:
         shutil.copytree(source, folder, dirs_exist_ok=True)
+        _add(weights, folder)
+
+
+def _add(weights: Sequence[float], folder: Path) -> None:
+    if weights:
+        scale, *parts = weights
+        save_weights(folder, parts, scale=scale)

@@ -6,6 +6,8 @@ the item encoder once. So the result does not depend on their numbers.
 
 from __future__ import annotations
 
+import math
+import random
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -14,8 +16,10 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from minirec.config.training import TrainingConfig
 from minirec.model.recommender import item_table
 from minirec.rl.losses import Candidates
+from minirec.rng import seed_of
 
 
 class ItemSide:
@@ -29,50 +33,88 @@ class ItemSide:
         engine: Any,
         items: Sequence[Sequence[int]],
         *,
-        refresh_steps: int,
+        training: TrainingConfig,
+        seed: int,
         log_presence: Tensor | None = None,
     ):
         """Args:
         engine: DeepSpeed engine around the policy.
         items: V token lists (`Encoder.items`).
-        refresh_steps: steps between encodings of the whole catalogue.
+        training: says which items join the targets, and when the whole catalogue is encoded.
+        seed: of the run; the items that join depend on it and on the step.
         log_presence: (V,) float32, see `Candidates`.
         """
-        self.engine, self.items, self.refresh_steps = engine, items, refresh_steps
+        self.engine, self.items, self.training, self.seed = engine, items, training, seed
         self.log_presence = log_presence
+        self.parts = item_backwards(training, items=len(items))
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self._table: Tensor | None = None
 
     def candidates(self, step: int, targets: Iterable[int]) -> Candidates:
-        """The distinct `targets` of the global batch; these must be the same on all workers.
+        """The distinct `targets` of the global batch, which must be the same on all workers, and
+        the items that join them.
 
-        The whole catalogue is encoded at steps that `refresh_steps` divides.
+        Where a step reads it, the whole catalogue is encoded every `item_refresh_steps`.
         """
-        ids = torch.tensor(sorted(set(targets)), device=self.engine.device)
+        t, own = self.training, set(targets)
+        joined = negatives(
+            own, items=len(self.items), count=t.item_negatives, seed=self.seed, step=step
+        )
+        ids = torch.tensor(sorted(own | joined), device=self.engine.device)
+        refresh = self._table is None or step % t.item_refresh_steps == 0
         with torch.no_grad():
-            if self._table is None or step % self.refresh_steps == 0:
+            if t.reads_table and refresh:
                 self._table = item_table(self.engine, self.items)
                 vectors = self._table[ids]  # a copy
             else:
                 vectors = item_table(self.engine, [self.items[i] for i in ids.tolist()])
-        return Candidates(ids, vectors.requires_grad_(True), self._table, self.log_presence)
+        vectors.requires_grad_(True)
+        return Candidates(ids, vectors, self._table, self.log_presence, len(self.items))
 
     def backward(self, candidates: Candidates, *, backwards: int) -> None:
-        """Send the collected gradient through the item encoder; the last backward of a step.
+        """Send the collected gradient through the item encoder: the last backwards of a step.
 
         Args:
-            backwards: number of backwards of the step including this one, over which DeepSpeed
+            backwards: number of backwards of the step including these, over which DeepSpeed
                 averages the gradient.
         """
         collected = candidates.vectors.grad
         gradient = torch.zeros_like(candidates.vectors) if collected is None else collected
         if self.world > 1:
             dist.all_reduce(gradient)
-        # Every rank runs a backward, even without an item of its own (more ranks than items).
         ids = candidates.ids.tolist()
-        mine = range(self.rank, len(ids), self.world) or range(1)
-        weight = 1.0 if self.rank < len(ids) else 0.0
-        vectors = F.normalize(self.engine([self.items[ids[i]] for i in mine])[0], dim=-1)
-        # The gradient contains the factor for the average over ranks. This backward divides by
-        # the number of backwards again.
-        self.engine.backward((vectors * gradient[list(mine)]).sum() * weight * backwards)
+        apart = self.world * self.parts
+        for part in range(self.parts):
+            if part:
+                self.engine.step()  # only counts, before the last backward of a step
+            # Every rank runs each backward, even without an item (more parts than items).
+            first = self.rank + part * self.world
+            mine = range(first, len(ids), apart) or range(1)
+            weight = 1.0 if first < len(ids) else 0.0
+            vectors = F.normalize(self.engine([self.items[ids[i]] for i in mine])[0], dim=-1)
+            # The gradient contains the factor for the average over ranks. This backward divides by
+            # the number of backwards again.
+            self.engine.backward((vectors * gradient[list(mine)]).sum() * weight * backwards)
+
+
+def negatives(
+    targets: set[int], *, items: int, count: int | None, seed: int, step: int
+) -> set[int]:
+    """At most `count` of the other items, drawn at random for a step; None: all of them."""
+    if count is None or count >= items:
+        return set(range(items)) - targets
+    if not count:
+        return set()
+    draw = random.Random(seed_of(seed, "negatives", step))
+    drawn = draw.sample(range(items), min(items, count + len(targets)))
+    return set([item for item in drawn if item not in targets][:count])
+
+
+def item_backwards(training: TrainingConfig, *, items: int) -> int:
+    """Backwards through the item encoder in a step; each has at most `prompts_per_step` items.
+
+    DeepSpeed needs the same number in each step, so it does not depend on the targets.
+    """
+    count, prompts = training.item_negatives, training.prompts_per_step
+    most = items if count is None else min(items, prompts + count)
+    return math.ceil(most / prompts)

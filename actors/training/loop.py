@@ -1,4 +1,4 @@
-"""Ray Train loop: curriculum GRPO of the LoRA policy under DeepSpeed.
+"""Ray Train loop: curriculum GRPO, or supervision, of the LoRA policy under DeepSpeed.
 
 docs/architecture.md lists what a step does; examples/loop.py has the same steps in one process.
 """
@@ -13,20 +13,36 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from actors.engines.engine import FORCED
 from actors.pool.actor import Call
 from actors.process import deadline, trim
 from actors.training.adapters import Adapters
 from actors.training.checkpoints import newest_checkpoint, save_checkpoint
-from actors.training.items import ItemSide
+from actors.training.items import ItemSide, item_backwards
 from actors.training.lookahead import Lookahead
 from actors.training.spec import TrainingSpec
-from actors.training.validation import Validation, best_step, due, exhausted
+from actors.training.validation import (
+    OF_START,
+    Validation,
+    best_step,
+    due,
+    exhausted,
+    weights_after,
+)
 from actors.training.zero import barrier, of_rank_0, zero_engine
 from minirec.corpus.table import Sample, SampleFile, load_catalogue
 from minirec.model.recommender import Encoder, Policy, trainable_policy
 from minirec.prior.prior import Prior
 from minirec.rl.group import Group
-from minirec.rl.losses import Objective, Unit, counted, log_presence, losses, lr_factor
+from minirec.rl.losses import (
+    Objective,
+    Unit,
+    counted,
+    live_tokens,
+    log_presence,
+    losses,
+    lr_factor,
+)
 from minirec.rl.reward import reward_function
 from minirec.rng import seed_of
 from minirec.store.files import atomic, fetch, read_json, write_json
@@ -50,7 +66,7 @@ def train_loop(config: dict[str, TrainingSpec]) -> None:
             break
         with deadline(limit):
             if of_rank_0(lambda: (worker.folder / STOP).exists()):
-                worker.lookahead.close()
+                worker.close()
                 return
             worker.step(step)
             if (step + 1) % TRIM_STEPS == 0:
@@ -58,7 +74,7 @@ def train_loop(config: dict[str, TrainingSpec]) -> None:
             if (step + 1) % spec.training.checkpoint_steps == 0 and step + 1 < spec.steps:
                 worker.checkpoint(step + 1)
     with deadline(limit):
-        worker.lookahead.close()
+        worker.close()
         worker.finish()
 
 
@@ -85,27 +101,32 @@ class Worker:
         self.prior = Prior.load(corpus, located(spec.prior)) if spec.prior else None
         self.objective = Objective(
             training=spec.training,
-            temperature=spec.model.temperature,
+            temperature=spec.model.temperature / (self.prior.scale if self.prior else 1),
             cutoff=spec.reward.cutoff,
             reward=reward_function(spec.reward.name, softmax_weight=spec.reward.softmax_weight),
             prior=self.prior,
         )
         t = spec.training
         self.micro_batches = t.prompts_per_step // (self.world * t.prompts_per_micro_batch)
-        # One backward per micro-batch and one through the item encoder.
-        self.backwards = self.micro_batches + 1
+        # One backward per micro-batch, then those through the item encoder.
+        self.backwards = self.micro_batches + item_backwards(t, items=len(self.items))
         self.engine = _deepspeed_engine(policy, spec, self.backwards)
         self.item_side = ItemSide(
             self.engine,
             self.items,
-            refresh_steps=t.item_refresh_steps,
+            training=t,
+            seed=spec.seed,
             log_presence=self._log_presence(),
         )
         self.adapters = Adapters(
             self.folder, self.engine, sharded=spec.zero_stage == 3, start=spec.start
         )
         self.validation: Validation | None = None
-        self.lookahead = Lookahead(spec.pool, self._calls, steps=spec.steps, staleness=t.staleness)
+        self.lookahead: Lookahead | None = None
+        if spec.pool is not None:
+            self.lookahead = Lookahead(
+                spec.pool, self._calls, steps=spec.steps, staleness=t.staleness
+            )
         self.log: list[dict[str, Any]] = []
 
     def _log_presence(self) -> torch.Tensor | None:
@@ -119,25 +140,30 @@ class Worker:
     def step(self, step: int) -> None:
         started = time.monotonic()
         self._learning_rate(step)
+        start = self._validate_start(step)
         groups, times = self._roll_out(step)
         candidates = self.item_side.candidates(step, (g.target for g in groups))
-        counts = counted(groups)
+        counts, micro_batches = counted(groups), self._micro_batches(groups)
+        divisors = counts | self._live_tokens(micro_batches, candidates.table)
         scale = self.world * self.backwards  # cancels DeepSpeed's two averages
         sums: dict[tuple[str, Unit], float] = {}
-        for micro in self._micro_batches(groups):
+        for micro in micro_batches:
             part = losses(self.engine, micro, candidates=candidates, objective=self.objective)
-            self.engine.backward(part.mean(counts) * scale)
+            self.engine.backward(part.mean(divisors) * scale)
             self.engine.step()
             for key, value in part.sums.items():
                 sums[key] = sums.get(key, 0.0) + value
         self.item_side.backward(candidates, backwards=self.backwards)
         norm = self._optimizer_step()
-        self.adapters.publish(step + 1)
+        if self.lookahead:
+            self.adapters.publish(step + 1)
         validation = self._validate(step)
         self._write_log(
             step,
             sums,
             counts,
+            divisors=divisors,
+            **start,
             **validation,
             grad_norm=norm,
             prompt_tokens=sum(len(g.prompt) for g in groups),
@@ -163,13 +189,19 @@ class Worker:
         return [Call(prompts[i : i + n], count, seeds[i : i + n]) for i in starts]
 
     def _roll_out(self, step: int) -> tuple[list[Group], dict[str, float]]:
-        """Rollouts of the global batch, requested by rank 0, and their seconds for the log."""
-        drawn = of_rank_0(
-            lambda: self.lookahead.take(
-                step, newest=self.adapters.newest, behind=self.adapters.behind
-            )
-        )
+        """Rollouts of the global batch, requested by rank 0, and their seconds for the log.
+
+        Without engines, each prompt has the forced answer as its only completion.
+        """
+        lookahead = self.lookahead
         samples = [sample for _, sample in self._samples(step)]
+        if lookahead is None:
+            prompts = self.encoder.prompts(samples, self.catalogue)
+            both = zip(samples, prompts, strict=True)
+            return [self.encoder.group(sample, prompt, [FORCED]) for sample, prompt in both], {}
+        drawn = of_rank_0(
+            lambda: lookahead.take(step, newest=self.adapters.newest, behind=self.adapters.behind)
+        )
         groups = [
             self.encoder.group(sample, prompt, completions)
             for sample, (prompt, completions) in zip(samples, drawn.rollouts, strict=True)
@@ -182,6 +214,21 @@ class Worker:
         mine = groups[self.rank * share : (self.rank + 1) * share]
         size = self.spec.training.prompts_per_micro_batch
         return [mine[i : i + size] for i in range(0, len(mine), size)]
+
+    def _live_tokens(
+        self, micro_batches: list[list[Group]], table: torch.Tensor | None
+    ) -> dict[Unit, int]:
+        """The divisor that replaces the number of tokens with `training.live_tokens`."""
+        if not self.spec.training.live_tokens or table is None:
+            return {}
+        own = sum(
+            live_tokens(self.engine, micro, table=table, objective=self.objective)
+            for micro in micro_batches
+        )
+        total = torch.tensor(own, device=self.engine.device)
+        if self.world > 1:
+            dist.all_reduce(total)
+        return {"tokens": max(1, int(total))}
 
     def _optimizer_step(self) -> float:
         """Step with the gradient of all backwards; returns its norm before clipping."""
@@ -196,9 +243,19 @@ class Worker:
         spec = self.spec
         if not due(step, steps=spec.steps, every=spec.training.validation_steps):
             return {}
+        return self._measure()
+
+    def _validate_start(self, step: int) -> dict[str, Any]:
+        """The log entries of a validation of the adapter that training starts from, at step 0."""
+        spec = self.spec
+        if step or spec.start is None or spec.training.validation_steps is None:
+            return {}
+        return {OF_START + name: value for name, value in self._measure().items()}
+
+    def _measure(self) -> dict[str, Any]:
         if self.validation is None:
             self.validation = Validation(
-                spec,
+                self.spec,
                 encoder=self.encoder,
                 catalogue=self.catalogue,
                 items=self.items,
@@ -220,18 +277,25 @@ class Worker:
         step: int,
         sums: dict[tuple[str, Unit], float],
         counts: dict[Unit, int],
+        *,
+        divisors: dict[Unit, int],
         **figures: Any,
     ) -> None:
-        """Log `figures` and the `sums` over all ranks, divided by the `counts` of their unit."""
+        """Log `figures` and the `sums` over all ranks, divided by the `counts` of their unit.
+
+        Losses are divided by `divisors`, as in the step.
+        """
         keys = sorted(sums)
         total = torch.tensor([sums[k] for k in keys], dtype=torch.float64)
         if self.world > 1:
             dist.all_reduce(total)
         entry: dict[str, Any] = {"step": step}
         for (name, unit), value in zip(keys, total.tolist(), strict=True):
-            entry[name] = value / counts[unit]
+            entry[name] = value / (divisors if name.endswith("_loss") else counts)[unit]
         entry["loss"] = sum(value for name, value in entry.items() if name.endswith("_loss"))
-        rollouts = counts["groups"] * self.spec.training.rollouts_per_prompt
+        rollouts = (
+            counts["groups"] * self.spec.training.rollouts_per_prompt if self.lookahead else 0
+        )
         entry |= {"tokens": counts["tokens"], "rollouts": rollouts}
         self.log.append(entry | figures)
         if self.rank == 0:
@@ -258,7 +322,8 @@ class Worker:
         self.engine.load_checkpoint(copy, tag="state", load_module_strict=False)
         self.log = read_json(newest / "log.json")
         step = int(newest.name.removeprefix("step-"))
-        self.adapters.restore(step, Path(copy))
+        if self.lookahead:
+            self.adapters.restore(step, Path(copy))
         return step
 
     def _newest_checkpoint(self) -> str | None:
@@ -266,10 +331,16 @@ class Worker:
         found = newest_checkpoint(self.folder, say=print)
         return str(found) if found else None
 
+    def close(self) -> None:
+        """Wait for rollouts that were requested ahead."""
+        if self.lookahead:
+            self.lookahead.close()
+
     def finish(self) -> None:
         """Write the final adapter, which shows a restarted driver that training is finished."""
         keeps_best = self.spec.training.patience is not None
-        self.adapters.finish(best_step(self.log) if keeps_best else None)
+        best = best_step(self.log) if keeps_best else None
+        self.adapters.finish(best, weights_after(self.log, best))
         barrier()
 
 

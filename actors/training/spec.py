@@ -12,7 +12,10 @@ from minirec.config.training import TrainingConfig
 
 @dataclass(frozen=True)
 class TrainingSpec:
-    """Picklable. `training.learning_rate` is not None; `order` holds sample ids."""
+    """Picklable. `training.learning_rate` is not None; `order` holds sample ids.
+
+    pool: None if `training.loss` needs no rollouts.
+    """
 
     corpus: str
     folder: str
@@ -25,7 +28,7 @@ class TrainingSpec:
     seed: int
     rollout_temperature: float
     prompts_per_call: int
-    pool: PoolHandle
+    pool: PoolHandle | None
     threads: int
     zero_stage: int = 0
     start: str | None = None  # folder of the adapter that training starts from

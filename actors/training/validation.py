@@ -1,4 +1,7 @@
-"""Validation during training: NDCG@10 of greedy completions over the whole catalogue."""
+"""Validation during training: NDCG@10 of greedy completions over the whole catalogue.
+
+A training without rollouts is validated at the forced answer.
+"""
 
 from __future__ import annotations
 
@@ -6,25 +9,36 @@ import copy
 import random
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import cached_property
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
-from actors.engines.engine import Adapter, Completion
+from actors.engines.engine import FORCED, Adapter, Completion
 from actors.pool.actor import Call
 from actors.training.spec import TrainingSpec
 from actors.training.zero import of_rank_0
 from minirec.corpus.table import Catalogue, SampleFile
 from minirec.model.recommender import Encoder, Policy, item_table
+from minirec.prior.counts import PARTS
+from minirec.prior.fit import Choices, choices, fit
 from minirec.prior.prior import Prior
 from minirec.rl.ranker import Ranker
-from minirec.rl.reward import ndcg
+from minirec.rl.reward import item_scores, ndcg
 from minirec.rng import seed_of
 from minirec.store.remote import located
 
+T = TypeVar("T")
 CUTOFF = 10
 METRIC = f"valid_ndcg@{CUTOFF}"
+WEIGHTS = tuple(f"weight_{part}" for part in ("policy", *PARTS))
+"""Names of the fitted weights in a training log."""
+START = -1
+"""The step of the weights that training starts from, before step 0."""
+OF_START = "start_"
+"""Prefix, in the entry of step 0, of the figures of their validation."""
 
 
 def due(step: int, *, steps: int, every: int | None) -> bool:
@@ -39,16 +53,37 @@ def drawn(total: int, *, count: int, seed: int) -> list[int]:
 
 
 def best_step(log: Sequence[dict[str, Any]]) -> int | None:
-    """The first step with the best validation in a training log; None without a validation."""
-    measured = [entry for entry in log if METRIC in entry]
-    if not measured:
-        return None
-    return int(max(measured, key=lambda entry: (entry[METRIC], -entry["step"]))["step"])
+    """The first step with the best validation in a training log; None without a validation.
+
+    It can be `START`.
+    """
+    measured = _measured(log)
+    return max(measured, key=lambda step: (measured[step], -step)) if measured else None
+
+
+def _measured(log: Sequence[dict[str, Any]]) -> dict[int, float]:
+    """NDCG@10 by step, in order."""
+    before = [(START, entry.get(OF_START + METRIC)) for entry in log[:1]]
+    after = [(int(entry["step"]), entry.get(METRIC)) for entry in log]
+    return {step: ndcg for step, ndcg in before + after if ndcg is not None}
+
+
+def weights_after(log: Sequence[dict[str, Any]], best: int | None) -> list[float]:
+    """The weights of policy and prior that the validation after step `best` fitted.
+
+    None: after the last step. Empty without a prior or a validation.
+    """
+    if best == START:
+        found = [log[0].get(OF_START + name) for name in WEIGHTS]
+    else:
+        entry = log[-1] if best is None else next(e for e in log if e["step"] == best)
+        found = [entry.get(name) for name in WEIGHTS]
+    return [weight for weight in found if weight is not None]
 
 
 def exhausted(log: Sequence[dict[str, Any]], patience: int | None) -> bool:
     """Whether none of the last `patience` validations was better than the best before them."""
-    measured = [entry["step"] for entry in log if METRIC in entry]
+    measured = [*_measured(log)]
     if patience is None or len(measured) <= patience:
         return False
     return best_step(log) not in measured[-patience:]
@@ -70,11 +105,12 @@ class Validation:
         t = spec.training
         file = SampleFile(located(spec.corpus), "valid")
         seed = spec.seed if t.validation_seed is None else t.validation_seed
+        self.seed = seed
         self.samples = file.take(drawn(len(file), count=t.validation_samples, seed=seed))
         self.encoder, self.items, self.temperature = encoder, items, spec.model.temperature
         self.prior = prior
         self.prompts = encoder.prompts(self.samples, catalogue)
-        self.block = t.prompts_per_micro_batch * t.rollouts_per_prompt
+        self.block = t.prompts_per_micro_batch * (t.rollouts_per_prompt if spec.pool else 1)
         self.pool = copy.copy(spec.pool)  # another thread uses the original
         self.prompts_per_call = spec.prompts_per_call
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
@@ -93,50 +129,92 @@ class Validation:
             self.encoder.sequence(prompt, one)
             for prompt, one in zip(self.prompts, completions, strict=True)
         ]
-        ranker = Ranker(item_table(policy, self.items), self.temperature, self.prior)
-        gains = self._shared(lambda rows: self._gains(policy, sequences, rows, ranker))
+        ranker = Ranker(item_table(policy, self.items), self.temperature)
+        if self.prior is None:
+            gains = self._shared(lambda rows: self._gains(policy, sequences, rows, ranker))
+            weights: dict[str, float] = {}
+        else:
+            hidden = torch.tensor(
+                self._shared(lambda rows: self._hidden(policy, sequences, rows).tolist()),
+                device=ranker.table.device,
+            )
+            gains, weights = self._calibrated(hidden, ranker.table)
         return {
             METRIC: sum(gains) / len(gains),
-            "validation_rollouts": len(sequences),
+            **weights,
+            "validation_rollouts": len(sequences) if self.pool else 0,
             "validation_tokens": sum(len(one.token_ids) for one in completions),
             "validation_seconds": round(time.monotonic() - started, 3),
         }
 
     def _complete(self, adapter: Adapter | None) -> list[Completion]:
-        """The greedy completion of each prompt, the same on all ranks."""
+        """The greedy completion of each prompt, the same on all ranks; forced without engines."""
+        pool = self.pool
+        if pool is None:
+            return [FORCED] * len(self.prompts)
 
         def complete() -> list[Completion]:
             n = self.prompts_per_call
             blocks = [self.prompts[i : i + n] for i in range(0, len(self.prompts), n)]
             calls = [Call(block, 1, [0] * len(block), greedy=True) for block in blocks]
-            answers = self.pool.generate(calls, adapter=adapter)
+            answers = pool.generate(calls, adapter=adapter)
             return [one for answer in answers for (one,) in answer]
 
         return of_rank_0(complete)
 
-    def _shared(self, gains: Callable[[range], list[float]]) -> list[float]:
-        """Gains of all samples, in blocks that are spread over the workers.
+    def _shared(self, compute: Callable[[range], list[T]]) -> list[T]:
+        """A value for each of the samples, in blocks that are spread over the workers.
 
         Under ZeRO 3 a forward needs all workers, so a worker without a block repeats block 0.
         """
         count = len(self.samples)
         blocks = [range(i, min(i + self.block, count)) for i in range(0, count, self.block)]
-        found: dict[int, list[float]] = {}
+        found: dict[int, list[T]] = {}
         for first in range(0, len(blocks), self.world):
             mine = first + self.rank
-            part = gains(blocks[mine if mine < len(blocks) else 0])
+            part = compute(blocks[mine if mine < len(blocks) else 0])
             if mine < len(blocks):
                 found[mine] = part
-        parts: list[dict[int, list[float]]] = [found]
+        parts: list[dict[int, list[T]]] = [found]
         if self.world > 1:
             parts = [{}] * self.world
             dist.all_gather_object(parts, found)
-        by_block = sorted(pair for part in parts for pair in part.items())
-        return [gain for _, gains_of_block in by_block for gain in gains_of_block]
+        by_block = {number: values for part in parts for number, values in part.items()}
+        return [value for number in sorted(by_block) for value in by_block[number]]
+
+    def _calibrated(self, hidden: Tensor, table: Tensor) -> tuple[list[float], dict[str, float]]:
+        """Fit the weights of the policy and of the prior to the samples, and rank with them.
+
+        `hidden` (N, d) of the samples, `table` (V, d). Returns the gains and the named weights.
+        """
+        assert self.prior is not None
+        seen = self._choices
+        candidates = table[torch.as_tensor(seen.items, device=table.device)]
+        scores = item_scores(hidden, items=candidates, temperature=self.temperature)
+        (scale, *weights), _ = fit(seen.and_policy(scores.cpu().numpy()))
+        ranker = Ranker(
+            table, self.temperature / float(scale), self.prior.reweighted(float(scale), weights)
+        )
+        gains: list[float] = []
+        for start in range(0, len(hidden), self.block):
+            part = slice(start, start + self.block)
+            targets = ranker.targets(self.samples[part])
+            gains += ndcg(ranker.rank(hidden[part], targets), CUTOFF).tolist()
+        named = zip(WEIGHTS, (scale, *weights), strict=True)
+        return gains, {name: float(weight) for name, weight in named}
+
+    @cached_property
+    def _choices(self) -> Choices:
+        assert self.prior is not None
+        return choices(self.prior, self.samples, items=len(self.items), seed=self.seed)
 
     def _gains(
         self, policy: Policy, sequences: list[list[int]], rows: range, ranker: Ranker
     ) -> list[float]:
-        hidden = policy([sequences[row] for row in rows])[0]
+        hidden = self._hidden(policy, sequences, rows)
         targets = ranker.targets([self.samples[row] for row in rows])
         return ndcg(ranker.rank(hidden, targets), CUTOFF).tolist()
+
+    @staticmethod
+    def _hidden(policy: Policy, sequences: list[list[int]], rows: range) -> Tensor:
+        return policy([sequences[row] for row in rows])[0]

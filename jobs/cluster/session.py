@@ -17,7 +17,7 @@ from typing import Any
 import ray
 
 from actors.cluster import Bundles, Cluster, Room, check_shared
-from actors.engines.engine import engine_spec, resolve_engine
+from actors.engines.engine import engine_choice, engine_spec, resolve_engine
 from actors.pool.handle import PoolHandle
 from actors.pool.pool import Pool
 from jobs.cluster.joining import check_cluster, cluster_address, not_started
@@ -45,16 +45,19 @@ class Session:
         *,
         trials: int = 0,
         on_cluster: bool = False,
+        keeps_worker: bool = False,
         cluster: Cluster | None = None,
     ):
         """Args:
         trials: concurrent trials of a sweep on this machine; 0: no sweep.
         on_cluster: the caller is a trial that shares a cluster and waits for room.
+        keeps_worker: on this machine, the stages of the command share one training worker.
         cluster: replaces Ray's own answers in tests.
         """
         self.config = config
         self.trials = trials
         self._on_cluster = on_cluster
+        self._keeps_worker = keeps_worker
         self.kept: KeptWorker | None = None
         self._cluster = cluster or Cluster()
         self._pool: Pool | None = None
@@ -106,6 +109,7 @@ class Session:
         if self._allocation is None:
             self._allocation = self._fit_cluster()
         console.print(self._allocation.sentence())
+        console.print("rollouts: {} ({})".format(*engine_choice(self.config)))
         _quiet_ray_data()
         # ray.init replaces earlier handlers.
         signal.signal(signal.SIGTERM, _stop)
@@ -133,7 +137,7 @@ class Session:
 
         machine = this_machine(gpus=torch.cuda.device_count())
         found = allocate(self.config, [machine], local=True)
-        for stage in ("score", "proxy", "train"):
+        for stage in ("score", "warm", "proxy", "train"):
             why = refusal(found.bundles(stage), [replace(machine, cpus=math.inf)])
             if why:
                 raise ConfigError(f"{why}; lower the numbers under resources (0.5 shares a GPU)")
@@ -152,7 +156,7 @@ class Session:
         """Fit the nodes; refuse what they cannot hold, and a run directory that is not shared."""
         found = allocate(self.config, self._cluster.nodes(), local=False)
         self._room = self._new_room(requests=True)
-        for stage in ("score", "proxy", "train"):
+        for stage in ("score", "warm", "proxy", "train"):
             self._room.refuse_impossible(found.bundles(stage))
         if "://" not in self.config.run_dir:
             check_shared(Path(self.config.run_dir).absolute(), self._cluster)
@@ -166,13 +170,15 @@ class Session:
         """Wait until a cluster has room for a stage and for the engines that it will start.
 
         Args:
-            beside: the stage ``score``, ``proxy`` or ``train``.
+            beside: the stage ``score``, ``warm``, ``proxy`` or ``train``.
             engines: whether the stage uses the pool.
 
         Raises:
             EngineError: there was no room within ``resources.wait_s``.
         """
         a = self.allocation
+        if self._keeps_worker and beside == "score" and (a.scorers > 1 or a.scorer.gpus):
+            self._close_worker()  # the scorers need its GPU or its memory
         if self._room is None:
             return
         held = [a.engine.bundle()] * a.engines_min if engines and self._pool else []
@@ -224,7 +230,7 @@ class Session:
         length = c.model.max_prompt_tokens + c.rollout.max_new_tokens + 8
         return Pool(
             engine_spec(c, model_path, length, shape=a.engine),
-            engine=resolve_engine(c.rollout),
+            engine=resolve_engine(c),
             engines=a.engines,
             least=a.engines_min,
             target=None if self._room is None else self._engines_now,
@@ -247,6 +253,16 @@ class Session:
             places += [""] * (int(a.engines_max) - len(places))
         return places
 
+    def worker(self) -> KeptWorker | None:
+        """The kept training worker; None: Ray Train starts the workers.
+
+        With `keeps_worker`, the first call starts it. Ray Train needs half a minute on two cores
+        for each of its starts.
+        """
+        if self._keeps_worker and self.allocation.proxy_workers == 1 and self._room is None:
+            self.keep_worker()
+        return self.kept
+
     def keep_worker(self) -> None:
         """Keep one training worker for all following trainings and evaluations.
 
@@ -256,6 +272,11 @@ class Session:
         a, r = self.allocation, self.config.resources
         if self.kept is None and a.training_workers == 1 and r.zero_stage < 3:
             self.kept = KeptWorker(a.worker, wait_s=r.wait_s)
+
+    def _close_worker(self) -> None:
+        if self.kept is not None:
+            self.kept.close()
+            self.kept = None
 
     def close(self) -> None:
         """Stop workers, engines and Ray; safe to call twice."""
@@ -271,7 +292,7 @@ class Session:
 
     def _cpu_slots(self, a: Allocation) -> int:
         """Logical CPUs of the local Ray; its processes take turns on the cores."""
-        workers = max(a.training_workers, a.proxy_workers) * a.worker.cpus
+        workers = a.most_workers * a.worker.cpus
         beside = workers + max(a.scorers * a.scorer.cpus + 2, self.config.selection.shards)
         each = a.engines * a.engine.cpus + beside
         return max(os.cpu_count() or 1, each * max(1, self.trials))

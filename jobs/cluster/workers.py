@@ -1,4 +1,4 @@
-"""Training workers: started by Ray Train for one loop, or a single one kept for many trials."""
+"""Training workers: started by Ray Train for one loop, or a single one kept for many loops."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def fit(kept: KeptWorker | None, loop: Loop, spec: object, team: Team) -> None:
 
 
 class KeptWorker:
-    """A single training worker that stays up between the trials of a session.
+    """A single training worker that stays up between the stages or trials of a session.
 
     Only for one machine: on a cluster, other jobs would wait for its resources.
 
@@ -106,7 +106,7 @@ class KeptWorker:
         worker = ray.remote(
             num_cpus=self._shape.cpus,
             num_gpus=self._shape.gpus,
-            scheduling_strategy="SPREAD",  # not in the placement group of the trial
+            scheduling_strategy="SPREAD",  # not in a trial's placement group
         )(SingleWorker)
         self._actor = worker.remote()
         try:

@@ -13,6 +13,7 @@ from jobs.handover.recommend import finished_run
 from jobs.stage import base_model
 from jobs.stages.proxy import PROXY
 from jobs.stages.train import TRAIN
+from jobs.stages.warm import WARM
 from minirec.config.choices import REWARDS
 from minirec.config.run import Config
 from minirec.corpus import prompts
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     from minirec.model.recommender import Encoder, Policy
 
 POLICIES = ("adapter", "merged")
-PolicyName = Literal["proxy", "trained"]
-STAGE = {"proxy": PROXY, "trained": TRAIN}
+PolicyName = Literal["warm", "proxy", "trained"]
+STAGE = {"warm": WARM, "proxy": PROXY, "trained": TRAIN}
 
 
 def export(
@@ -41,15 +42,16 @@ def export(
         to: a subset as jsonl, trl, verl or openrlhf; or a policy as adapter or merged.
         out: the folder to write.
         policy: the policy to export; for a subset, the policy that computes its reward. Default:
-            the trained policy for adapter and merged, the proxy for a subset.
+            the trained policy for adapter and merged, that of `scoring.policy` for a subset.
         overwrite: replace the folder.
 
     Raises:
         ArtifactError: the folder exists, or a stage has not finished.
         ConfigError: the reward is a user's function that cannot be imported.
     """
-    name: PolicyName = policy or ("trained" if to in POLICIES else "proxy")
-    run, config = finished_run(run_dir, STAGE[name].name, *([] if to in POLICIES else ["select"]))
+    _, config = finished_run(run_dir)
+    name: PolicyName = policy or ("trained" if to in POLICIES else config.scoring.policy)
+    run, _ = finished_run(run_dir, STAGE[name].name, *([] if to in POLICIES else ["select"]))
     if out.exists() and not overwrite:
         raise ArtifactError(f"{out} exists; give another --out, or --overwrite")
     holds_run = not is_remote(run.root) and run.root.resolve().is_relative_to(out.resolve())

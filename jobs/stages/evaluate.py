@@ -28,13 +28,23 @@ def evaluation(splits: Sequence[str]) -> Stage:
     return Stage(
         name="evaluate",
         help="rank valid and test over the full catalogue",
-        inputs=lambda config: [*model_inputs(config), "proxy", "train"],
+        inputs=_inputs,
         outputs=("evaluation.json", "ranks.parquet", "evaluation"),
         settings=partial(_settings, splits=splits),
         body=partial(_body, splits=splits),
         on_ray=True,
         part_of=each_file,
     )
+
+
+def _inputs(config: Config) -> list[str]:
+    """The proxy counts as an input even where it is not evaluated."""
+    earlier = {"proxy", *config.evaluation.policies}
+    return [
+        *model_inputs(config),
+        *(policy for policy in config.earlier_policies if policy in earlier),
+        "train",
+    ]
 
 
 def _settings(run: Run, config: Config, *, splits: Sequence[str]) -> dict[str, Any]:
@@ -80,10 +90,15 @@ def _policy_ranks(work: Work, splits: Sequence[str]) -> tuple[dict[str, ByName],
     from minirec.store.tables import read_table
 
     run, config, session, cost = work.run, work.config, work.session, work.cost
-    asked = [(policy, split) for policy in config.evaluation.policies for split in splits]
+    earlier = config.earlier_policies
+    policies = [p for p in config.evaluation.policies if p in ("base", "trained", *earlier)]
+    if left_out := set(config.evaluation.policies) - {*policies}:
+        run.say(f"evaluate: this run trains no {' and no '.join(sorted(left_out))}, left out")
+    asked = [(policy, split) for policy in policies for split in splits]
     if config.evaluation.train_samples:
         asked += [("base", "train"), ("trained", "train")]
-    adapters = {"trained": run.path("policy", "adapter"), "proxy": run.path("proxy", "adapter")}
+    adapters = {"trained": run.path("policy", "adapter")}
+    adapters |= {policy: run.path(policy, "adapter") for policy in earlier}
     specs = {
         (policy, split): scoring_spec(
             run,
@@ -102,7 +117,7 @@ def _policy_ranks(work: Work, splits: Sequence[str]) -> tuple[dict[str, ByName],
     if session.kept is None:
         score_shards(wanted, config, a, label="evaluate", say=run.say)
     else:
-        score_on_kept(wanted, session.kept, config, a, say=run.say)
+        score_on_kept(wanted, session.kept, config, a, label="evaluate", say=run.say)
     ranks: dict[str, ByName] = {policy: {} for policy, _ in asked}
     ids: ByName = {
         split: read_table(run.path("corpus", f"{split}.parquet"))["sample_id"] for split in splits
@@ -129,7 +144,7 @@ def _references(
     known = Prior.of(corpus).known
     functions = dict(references.REFERENCES)
     if folder := prior_folder(run, config):
-        functions["prior"] = partial(references.weighted_parts, weights=weights_in(folder))
+        functions["prior"] = partial(references.weighted_parts, weights=weights_in(folder)[1])
     ranks: dict[str, ByName] = {name: {} for name in functions}
     users, groups = {}, {}
     for split in splits:

@@ -77,7 +77,7 @@ def gradient_inputs(config: Config) -> list[str]:
 
 
 def _validation(run: Run, config: Config, session: Session) -> ScoringSpec:
-    """Rollouts of validation samples by the proxy policy, without screening."""
+    """Rollouts of validation samples by the policy that scores, without screening."""
     from jobs.shards import scoring_spec
 
     return scoring_spec(
@@ -87,7 +87,7 @@ def _validation(run: Run, config: Config, session: Session) -> ScoringSpec:
         split="valid",
         output="gradients/valid",
         item_table="features/item_table.npy",
-        adapter=run.path("proxy", "adapter"),
+        adapter=run.path(config.scoring.policy, "adapter"),
         scoring=config.scoring.model_copy(
             update={"screen": None, "rollouts": config.scoring.stages[-1]}
         ),
@@ -122,7 +122,7 @@ def _fit(run: Run, config: Config, session: Session, shards: list[GradientShard]
         item_table=str(run.path("features", "item_table.npy")),
         model_path=base_model(run, config),
         model=config.model,
-        adapter=str(run.path("proxy", "adapter")),
+        adapter=str(run.path(config.scoring.policy, "adapter")),
         training=config.training,
         rollout_temperature=config.rollout.temperature,
         dim=config.scoring.projection_dim,
@@ -130,12 +130,12 @@ def _fit(run: Run, config: Config, session: Session, shards: list[GradientShard]
         seed=config.seed,
         threads=worker.cpus,
         zero_stage=config.resources.zero_stage,
-        prior=prior_folder(run, config),
+        prior=prior_folder(run, config, config.scoring.policy),
     )
     folder = run.path("gradients")
     with follow("gradients", len(shards), lambda: (_there(outputs, folder), "shards"), at=folder):
         team = Team(config.training, workers, worker, run.path("ray"), "gradients")
-        fit(session.kept, gradient_loop, spec, team)
+        fit(session.worker(), gradient_loop, spec, team)
     if missing := [output for output in outputs if not output.exists()]:
         raise ArtifactError(f"{missing[0]} is missing; run the same command again to write it")
 
@@ -156,6 +156,7 @@ GRADIENTS = Stage(
     needed=lambda config: config.selection.needs_lora_gradients,
     comes_with=("score",),
     on_ray=True,
+    trains=True,
     part_of=each_file,
     shared=True,
     charged=SELECTION,

@@ -58,6 +58,6 @@ MODEL = Stage(
     settings=lambda run, config: demo_settings(config),
     body=_body,
     needed=lambda config: config.model.name == "demo",
-    comes_with=("proxy", "score", "gradients", "train", "evaluate"),
+    comes_with=("warm", "proxy", "score", "gradients", "train", "evaluate"),
     shared=True,
 )

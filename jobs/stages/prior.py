@@ -31,6 +31,6 @@ PRIOR = Stage(
     settings=lambda run, config: {"seed": config.seed, "prior": config.model.prior},
     body=_body,
     needed=lambda config: config.model.prior != "none",
-    comes_with=("proxy", "score", "gradients", "train", "evaluate"),
+    comes_with=("warm", "proxy", "score", "gradients", "train", "evaluate"),
     shared=True,
 )

@@ -7,7 +7,7 @@ import random
 from jobs.fingerprint import policy_settings, training_settings
 from jobs.stage import SELECTION, Stage, Work
 from jobs.stages.model import model_inputs
-from jobs.stages.train import train_on
+from jobs.stages.train import start_inputs, train_on
 
 
 def _body(work: Work) -> None:
@@ -25,7 +25,7 @@ def _body(work: Work) -> None:
 PROXY = Stage(
     name="proxy",
     help="train the proxy policy on a small random subset",
-    inputs=model_inputs,
+    inputs=lambda config: [*model_inputs(config), *start_inputs(config.proxy.training)],
     outputs=("proxy",),
     settings=lambda run, config: {
         **policy_settings(config),
@@ -35,7 +35,9 @@ PROXY = Stage(
         },
     },
     body=_body,
+    needed=lambda config: "proxy" in config.earlier_policies,
     on_ray=True,
+    trains=True,
     shared=True,
     charged=SELECTION,
 )

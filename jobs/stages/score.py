@@ -24,6 +24,8 @@ def _settings(run: Run, config: Config) -> dict[str, Any]:
         "shard_size": scoring.shard_size,
         "samples": scoring.samples,
     }
+    if scoring.policy != "proxy":
+        settings["policy"] = scoring.policy
     if scoring.screen:
         settings |= {name: getattr(scoring, name) for name in ("screen", "screen_band", "control")}
     if len(scoring.stages) > 1:
@@ -49,7 +51,7 @@ def _body(work: Work) -> None:
         split="train",
         output="features",
         item_table="features/item_table.npy",
-        adapter=run.path("proxy", "adapter"),
+        adapter=run.path(config.scoring.policy, "adapter"),
         scoring=config.scoring,
         limit=None if config.scoring.samples is None else config.scoring.count(samples),
     )
@@ -72,7 +74,7 @@ def _body(work: Work) -> None:
 SCORE = Stage(
     name="score",
     help="roll out and score every training sample",
-    inputs=lambda config: [*model_inputs(config), "proxy"],
+    inputs=lambda config: [*model_inputs(config), config.scoring.policy],
     outputs=("features",),
     settings=_settings,
     body=_body,

@@ -1,4 +1,4 @@
-"""`minirec train`: curriculum GRPO on the selection. The proxy is trained by `train_on` too."""
+"""`minirec train`: train on the selection. `train_on` also trains the proxy and the warm start."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def train_on(work: Work, order: list[int], *, training: TrainingConfig, folder: 
 
     Args:
         order: sample_ids of the train split.
-        folder: ``proxy`` or ``policy``, below the run directory.
+        folder: ``warm``, ``proxy`` or ``policy``, below the run directory.
 
     Raises:
         EngineError: a worker failed too often, or a stop file ended the training.
@@ -46,9 +46,14 @@ def train_on(work: Work, order: list[int], *, training: TrainingConfig, folder: 
     model_path = base_model(run, config)
     path = run.path(folder)
     steps = training.steps_on(len(order))
-    pool = session.pool(model_path, beside="proxy" if folder == "proxy" else "train")
+    beside = "train" if folder == "policy" else folder
+    pool = None
+    if training.loss == "supervised":
+        session.make_room(beside, engines=False)
+    else:
+        pool = session.pool(model_path, beside=beside)
     a = session.allocation
-    workers = a.proxy_workers if folder == "proxy" else a.training_workers
+    workers = a.workers(beside)
     spec = TrainingSpec(
         corpus=str(run.path("corpus")),
         folder=str(path),
@@ -62,10 +67,10 @@ def train_on(work: Work, order: list[int], *, training: TrainingConfig, folder: 
         rollout_temperature=config.rollout.temperature,
         prompts_per_call=config.rollout.prompts_per_call,
         pool=pool,
-        start=str(run.path("proxy", "adapter")) if training.start == "proxy" else None,
+        start=None if training.start == "base" else str(run.path(training.start, "adapter")),
         threads=a.worker.cpus,
         zero_stage=config.resources.zero_stage,
-        prior=prior_folder(run, config),
+        prior=prior_folder(run, config, training.start),
     )
     if not intact(path / "adapter", check_folder, say=run.say):
         _check_checkpoints(path, workers, spec.zero_stage)
@@ -79,7 +84,7 @@ def train_on(work: Work, order: list[int], *, training: TrainingConfig, folder: 
 
             with follow(folder, steps, state, at=path):
                 team = Team(spec.training, workers, a.worker, run.path("ray"), folder)
-                fit(session.kept, train_loop, spec, team)
+                fit(session.worker(), train_loop, spec, team)
     if not (path / "adapter").exists():
         raise EngineError(f"the file {path / STOP} stopped the training")
     for leftover in ("checkpoints", "adapters", "best"):
@@ -88,6 +93,11 @@ def train_on(work: Work, order: list[int], *, training: TrainingConfig, folder: 
     work.cost.rollouts = spent(log, "rollouts")
     work.cost.generated_tokens = spent(log, "tokens")
     work.cost.optimizer_steps = len(log)
+
+
+def start_inputs(training: TrainingConfig) -> list[str]:
+    """The stage whose adapter a training starts from, if any."""
+    return [] if training.start == "base" else [training.start]
 
 
 def _check_checkpoints(folder: Path, workers: int, zero_stage: int) -> None:
@@ -121,7 +131,7 @@ TRAIN = Stage(
     inputs=lambda config: [
         *model_inputs(config),
         "select",
-        *(["proxy"] if config.training.start == "proxy" else []),
+        *start_inputs(config.training),
     ],
     outputs=("policy",),
     settings=lambda run, config: (
@@ -129,5 +139,6 @@ TRAIN = Stage(
     ),
     body=_body,
     on_ray=True,
+    trains=True,
     charged=POLICY,
 )

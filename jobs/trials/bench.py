@@ -46,10 +46,14 @@ class Bench:
     publish: Callable[[Result], None]
 
 
+def _shared_inputs(config: Config) -> list[str]:
+    return ["prepare", *config.earlier_policies, "score"]
+
+
 BENCHES = {
     "sweep": Bench(
         changeable=frozenset({"max_concurrent", "tolerance"}),
-        inputs=lambda config: ["prepare", "proxy", "score", *gradient_inputs(config)],
+        inputs=lambda config: [*_shared_inputs(config), *gradient_inputs(config)],
         splits=("valid",),
         validations=True,
         judge=with_fronts,
@@ -58,7 +62,7 @@ BENCHES = {
     "compare": Bench(
         changeable=frozenset({"methods", "budget", "seeds", "max_concurrent", "references"}),
         # Not gradients, which only some trials read: `less` may join what has finished.
-        inputs=lambda config: ["prepare", "proxy", "score"],
+        inputs=_shared_inputs,
         splits=("valid", "test"),
         validations=False,
         judge=with_reached,

@@ -23,7 +23,7 @@ from minirec.selection.learnability import chance_level
 from minirec.selection.pipeline import score_samples
 from minirec.store.run import Run
 from minirec.store.tables import read_table
-from minirec.trials.trial import FULL, PRESETS, Trial, selection_of
+from minirec.trials.trial import PRESETS, WHOLE, Trial, selection_of
 
 SCORES = ("learnability", "representativeness", "value")
 
@@ -32,7 +32,7 @@ def shared_by_budget(run: Run, trials: Sequence[Trial]) -> list[tuple[int, Overl
     """The overlaps of the methods at each number of samples. Both tables select the same."""
     chosen: dict[int, dict[str, dict[int, Ids]]] = {}
     for trial in trials:
-        if trial.method != FULL:
+        if trial.method not in WHOLE:
             ids = selected(run, trial)
             by_seed = chosen.setdefault(len(ids), {}).setdefault(trial.method, {})
             by_seed[trial.config.seed] = ids

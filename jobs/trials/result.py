@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from jobs.run import SHARED, STAGES
 from jobs.stage import SELECTION
-from jobs.training_log import read_log
+from jobs.training_log import read_log, validating
 from minirec.config.run import Config
 from minirec.corpus import schema
 from minirec.corpus.table import load_users
@@ -22,7 +22,7 @@ from minirec.evaluation.ranking import per_sample
 from minirec.store.files import differences, read_json, remove
 from minirec.store.run import Run
 from minirec.store.tables import read_table, write_table
-from minirec.trials.trial import FULL, Trial
+from minirec.trials.trial import WHOLE, Trial
 
 METRIC = "valid_ndcg@10"
 TABLE = "trials.parquet"  # in the folder of the trials
@@ -136,13 +136,13 @@ def _row(run: Run, trial: Trial, chosen: int, validations: bool) -> Row:
     last = read_json(stopped) if stopped.exists() else {}
     log = read_log(trained.path("policy", "log.jsonl"))[: last.get("steps")]
     found = curve(run, trial, chosen=chosen, validations=validations, length=last.get("steps"))
-    dead = [entry["dead_groups"] for entry in log]
+    dead = [entry["dead_groups"] for entry in log if "dead_groups" in entry]
     return dict.fromkeys(schema.TRIALS.names) | {
         "trial": trial.name,
         "setting": trial.setting,
         "method": trial.method,
         "table": trial.table,
-        "budget": None if trial.method == FULL else selection.budget,
+        "budget": None if trial.method in WHOLE else selection.budget,
         "samples": chosen,
         **{name: getattr(selection, name) for name in ("alpha", "groups", "learnability")},
         "seed": trial.config.seed,
@@ -197,16 +197,17 @@ def curve(
     costs = {cost["stage"]: cost["seconds"] for cost in trained.costs()}
     before = max(0.0, costs.get("train", 0.0) - sum(entry["seconds"] for entry in log))
     log, charged = log[:length], charge(run, trial)
-    step_rollouts = [e["rollouts"] + e.get("validation_rollouts", 0) * validations for e in log]
-    step_seconds = [
-        e["seconds"] - e.get("validation_seconds", 0.0) * (not validations) for e in log
-    ]
+    step_rollouts = [e["rollouts"] + validating(e, "rollouts") * validations for e in log]
+    step_seconds = [e["seconds"] - validating(e, "seconds") * (not validations) for e in log]
     # Entry i is the cost after i steps.
     rollouts = np.cumsum([0, *step_rollouts]).tolist()
     seconds = (before + costs.get("select", 0.0) + np.cumsum([0.0, *step_seconds])).tolist()
-    at = [i for i, entry in enumerate(log, 1) if METRIC in entry]
+    ndcg = {0: log[0].get(f"start_{METRIC}")} if log else {}
+    ndcg |= {i: entry.get(METRIC) for i, entry in enumerate(log, 1)}
+    measured = {i: value for i, value in ndcg.items() if value is not None}
+    at = [*measured]
     return Curve(
-        ndcg=[log[i - 1][METRIC] for i in at],
+        ndcg=[*measured.values()],
         steps=at,
         samples=[min(chosen, i * per_step) for i in at],
         rollouts=[charged["rollouts"] + rollouts[i] for i in at],
@@ -223,7 +224,12 @@ def curve(
 def charge(run: Run, trial: Trial) -> dict[str, Any]:
     """Rollouts and seconds of the shared stages whose output the trial uses."""
     shared = [stage for stage in STAGES if stage.shared and stage.charged == SELECTION]
-    read = [stage.name for stage in shared if stage.needed(trial.config) and not trial.free]
+    start = trial.config.training.start
+    read = [
+        stage.name
+        for stage in shared
+        if (stage.name == start if trial.free else stage.needed(trial.config))
+    ]
     costs = [cost for cost in run.costs() if cost["stage"] in read]
     return {name: sum(cost[name] for cost in costs) for name in ("rollouts", "seconds")}
 

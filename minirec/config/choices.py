@@ -133,6 +133,7 @@ COMPARED = Choices(
     first={
         "minirec": "The selection of the preset minirec.",
         "paper": "The selection of the preset paper.",
+        "supervised": "The item loss at the forced answer on all samples, without rollouts.",
     },
     without=("full",),
     own=False,  # the names become those of folders

@@ -17,10 +17,11 @@ class EvaluationConfig(Section):
     """Values k of the metrics HR@k and NDCG@k."""
     bootstrap: int = Field(1000, ge=1)
     """Number of bootstrap resamples of a confidence interval."""
-    policies: tuple[Literal["base", "proxy", "trained"], ...] = Field(
+    policies: tuple[Literal["base", "warm", "proxy", "trained"], ...] = Field(
         ("base", "trained"), min_length=1
     )
-    """Policies that are evaluated."""
+    """Policies that are evaluated; warm and proxy are left out where the run does not train
+    them."""
     train_samples: PositiveInt | None = None
     """Number of random training samples that the base and the trained policy also rank; null ranks
     none."""

@@ -71,7 +71,8 @@ class RolloutConfig(Section):
     """The pool of rollout engines."""
 
     engine: Literal["auto", "vllm", "transformers"] = "auto"
-    """Library that writes rollouts; auto takes vLLM if it is installed."""
+    """Library that writes rollouts; auto takes vLLM on GPUs, and the faster one for the size of the
+    model on CPUs."""
     adapter: Literal["auto", "lora", "merged"] = "auto"
     """How an engine gets the adapter: as LoRA, or merged into its weights; auto merges on CPUs."""
     max_new_tokens: int = Field(24, ge=1)

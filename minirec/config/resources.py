@@ -14,7 +14,7 @@ Auto = Literal["auto"]
 class ResourcesConfig(Section):
     """Engines, scorers and training workers. They change the speed of a run, not its results.
 
-    Exception: ``rollout.adapter: auto`` depends on `gpus_per_engine`.
+    Exception: ``rollout.adapter: auto`` and ``rollout.engine: auto`` depend on `gpus_per_engine`.
     """
 
     engines: PositiveInt | tuple[PositiveInt, PositiveInt] | Auto = "auto"
@@ -32,8 +32,8 @@ class ResourcesConfig(Section):
     cpus_per_scorer: int = Field(1, ge=1)
     """CPU cores and threads of a scoring actor; the bytes of its results depend on this number."""
     training_workers: PositiveInt | Auto = "auto"
-    """Number of workers of proxy, train and gradients; a single worker also evaluates the trials of
-    a sweep or comparison on one machine; auto chooses from the nodes."""
+    """Number of workers of proxy, train and gradients; on one machine a single worker may be
+    kept for all of them, and evaluate too; auto chooses from the nodes."""
     gpus_per_worker: float | Auto = 0.0
     """GPUs of a training worker, 0 to 1; auto chooses from the nodes."""
     cpus_per_worker: PositiveInt | Auto = "auto"

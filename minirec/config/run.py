@@ -16,7 +16,7 @@ from minirec.config.resources import ResourcesConfig
 from minirec.config.scoring import RewardConfig, ScoringConfig
 from minirec.config.section import PathText, Section
 from minirec.config.selection import SelectionConfig
-from minirec.config.training import ProxyConfig, TrainingConfig
+from minirec.config.training import ProxyConfig, TrainingConfig, WarmConfig
 from minirec.config.trials import CompareConfig, SweepConfig
 
 
@@ -33,6 +33,7 @@ class Config(Section):
     model: ModelConfig = ModelConfig()
     rollout: RolloutConfig = RolloutConfig()
     reward: RewardConfig = RewardConfig()
+    warm: WarmConfig = WarmConfig()
     proxy: ProxyConfig = ProxyConfig()
     scoring: ScoringConfig = ScoringConfig()
     selection: SelectionConfig = SelectionConfig()
@@ -56,10 +57,14 @@ class Config(Section):
                 f"selection.budget {budget} exceeds scoring.samples {scored}, of which it is "
                 f"chosen; lower the one or raise the other"
             )
-        both = {"training": self.training, "proxy.training": self.proxy.training}
-        for name, training in both.items():
+        trainings = {"training": self.training, "proxy.training": self.proxy.training}
+        if "warm" in self.earlier_policies:
+            trainings["warm.training"] = self.warm.training
+            if isinstance(self.warm.samples, int):
+                self.check_warm(self.warm.samples)
+        for name, training in trainings.items():
             waits = self.rollout.start_deadline_s + self.rollout.deadline_s
-            if training.step_deadline_s <= waits:
+            if training.loss == "grpo" and training.step_deadline_s <= waits:
                 raise ValueError(
                     f"{name}.step_deadline_s {training.step_deadline_s:g} must exceed "
                     f"rollout.start_deadline_s and rollout.deadline_s together, {waits:g}: a step "
@@ -68,3 +73,20 @@ class Config(Section):
             if self.resources.training_workers != "auto":
                 training.check_workers(self.resources.training_workers)
         return self
+
+    @property
+    def earlier_policies(self) -> tuple[str, ...]:
+        """The policies that a run trains before its policy: ``warm`` and ``proxy``, where used."""
+        users = {self.training.start, self.scoring.policy}
+        if "proxy" in users:
+            users.add(self.proxy.training.start)
+        return tuple(name for name in ("warm", "proxy") if name in users)
+
+    def check_warm(self, samples: int) -> None:
+        """Raise ValueError if the warm start of a corpus of `samples` cannot fill a step."""
+        count, step = self.warm.count(samples), self.warm.training.prompts_per_step
+        if count < step:
+            raise ValueError(
+                f"the warm start has {count:,} training samples, but one step takes "
+                f"warm.training.prompts_per_step {step}; lower it, or raise warm.samples"
+            )

@@ -24,6 +24,9 @@ class RewardConfig(Section):
 class ScoringConfig(Section):
     """Rollouts, rewards and head features of the train split."""
 
+    policy: Literal["proxy", "warm"] = "proxy"
+    """Policy whose rollouts are scored: the proxy, or that of the warm start, which needs no
+    proxy."""
     samples: int | float | None = Field(None, gt=0)
     """Training samples that are scored, drawn at random: a number (1, 2, ...) or a share of the
     corpus (below 1); null scores all."""

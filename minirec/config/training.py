@@ -1,21 +1,25 @@
-"""Settings of curriculum GRPO, for the policy and for the proxy."""
+"""Settings of a training: of the policy, of the proxy, and of the warm start."""
 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from minirec.config.choices import ItemCandidates
-from minirec.config.section import Section
+from minirec.config.section import Section, counted, share_or_count
 
 
 class TrainingConfig(Section):
-    """Curriculum GRPO (method, section 7). Also the settings of the proxy."""
+    """Curriculum GRPO (method, section 7), or supervision (section 10)."""
 
-    start: Literal["base", "proxy"] = "base"
-    """Weights that training starts from: the base model, or the proxy's adapter."""
+    loss: Literal["grpo", "supervised"] = "grpo"
+    """grpo learns from rollouts and their rewards; supervised ranks right after the prompt, without
+    rollouts, and maximises the probability of the target."""
+    start: Literal["base", "proxy", "warm"] = "base"
+    """Weights that training starts from: the base model, or the adapter of the proxy or of the warm
+    start."""
     steps: int | None = Field(None, ge=1)
     """Number of optimizer steps; null computes it from epochs."""
     epochs: float = Field(1.0, gt=0)
@@ -46,11 +50,17 @@ class TrainingConfig(Section):
     """Probability ratios above 1 + clip_high are clipped."""
     importance_cap: float = Field(2.0, ge=1)
     """Largest importance weight of a token; larger ones are truncated."""
+    live_tokens: bool = False
+    """Whether only the tokens of groups that are not dead divide the token loss, instead of all;
+    costs one more forward pass."""
     staleness: Literal[0, 1] = 0
     """Number of updates by which rollouts are behind; 1 writes the rollouts of the next step during
     training."""
     item_candidates: ItemCandidates = "batch"
     """Items with which the item loss compares the target."""
+    item_negatives: int | None = Field(0, ge=0)
+    """Random other items that join the targets of a step as candidates, with gradient; null takes
+    all items."""
     item_refresh_steps: int = Field(1, ge=1)
     """Steps between updates of the item vectors for the ranking of rollouts."""
     checkpoint_steps: int = Field(10, ge=1)
@@ -68,6 +78,11 @@ class TrainingConfig(Section):
     patience: int | None = Field(None, ge=1)
     """Validations without an improvement after which training stops and keeps the best adapter;
     null trains all steps and keeps the last adapter."""
+
+    @property
+    def reads_table(self) -> bool:
+        """Whether a step needs the vectors of all items: for rewards, or as candidates."""
+        return self.loss == "grpo" or self.item_candidates == "catalogue"
 
     def steps_on(self, samples: int) -> int:
         """Optimizer steps of a training on a selection of `samples`."""
@@ -88,6 +103,17 @@ class TrainingConfig(Section):
                 f"item_candidates catalogue compares new vectors of targets with vectors of other "
                 f"items that are up to {self.item_refresh_steps - 1} steps older; set "
                 f"item_refresh_steps to 1 or item_candidates to batch"
+            )
+        if self.item_negatives != 0 and self.item_candidates != "batch":
+            raise ValueError(
+                f"item_negatives {_shown(self.item_negatives)} joins the targets of a step, but "
+                f"item_candidates {self.item_candidates} does not count with other items; set "
+                f"item_candidates to batch or item_negatives to 0"
+            )
+        if self.loss == "supervised" and self.staleness:
+            raise ValueError(
+                "staleness 1 writes rollouts one step ahead, but loss supervised has no rollouts; "
+                "set staleness to 0"
             )
         if self.importance_cap < 1 + self.clip_high:
             raise ValueError(
@@ -111,11 +137,15 @@ class TrainingConfig(Section):
             )
 
 
+def _shown(value: object) -> str:
+    return "null" if value is None else str(value)
+
+
 class ProxyTrainingConfig(TrainingConfig):
     """As `training`, with a fixed number of steps by default."""
 
-    start: Literal["base"] = "base"
-    """Weights that the proxy starts from."""
+    start: Literal["base", "warm"] = "base"
+    """Weights that the proxy starts from: the base model, or the adapter of the warm start."""
     steps: int | None = Field(30, ge=1)
     """Optimizer steps of the proxy; null computes them from epochs."""
 
@@ -126,3 +156,41 @@ class ProxyConfig(Section):
     samples: int = Field(256, ge=1)
     """Number of random training samples for the proxy."""
     training: ProxyTrainingConfig = ProxyTrainingConfig()
+
+
+class WarmTrainingConfig(TrainingConfig):
+    """As `training`, but supervised, from the base model, and in larger steps."""
+
+    loss: Literal["supervised"] = "supervised"
+    """The warm start has no rollouts."""
+    start: Literal["base"] = "base"
+    """Weights that the warm start starts from."""
+    steps: int | None = Field(100, ge=1)
+    """Optimizer steps of the warm start; null computes them from epochs."""
+    prompts_per_step: int = Field(128, ge=1)
+    """Number of prompts in an optimizer step, over all workers."""
+    prompts_per_micro_batch: int = Field(32, ge=1)
+    """Number of prompts in one pass of a worker; bounds its memory and changes only rounding."""
+
+
+class WarmConfig(Section):
+    """The warm start (method, section 10): supervised training before everything that rolls out.
+
+    A run has it where `training.start`, `proxy.training.start` or `scoring.policy` is warm.
+    """
+
+    samples: int | float | None = Field(None, gt=0)
+    """Training samples of the warm start, drawn at random: a number (1, 2, ...) or a share of the
+    corpus (below 1); null takes all."""
+    training: WarmTrainingConfig = WarmTrainingConfig()
+
+    @field_validator("samples", mode="before")
+    @classmethod
+    def _samples(cls, samples: Any) -> Any:
+        if samples == 1 and isinstance(samples, float):
+            raise ValueError("samples 1.0 is not a share below 1; write null for the whole corpus")
+        return None if samples is None else share_or_count("samples", samples)
+
+    def count(self, samples: int) -> int:
+        """Samples of the warm start in a corpus of `samples`."""
+        return samples if self.samples is None else min(samples, counted(self.samples, samples))

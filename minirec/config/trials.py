@@ -95,8 +95,8 @@ class CompareConfig(Section):
     """Trials are all methods x budgets x seeds, in one table or two, and full data per seed."""
 
     methods: Annotated[tuple[Compared, ...], CompareList] = ()
-    """Methods to compare. minirec and paper take the selection of that preset; every other name is
-    a value of selection.method."""
+    """Methods to compare. minirec and paper take the selection of that preset; supervised trains on
+    all samples by training.loss supervised; every other name is a value of selection.method."""
     budget: Annotated[tuple[float | int, ...], CompareList] = Field(
         (0.05, 0.1, 0.2, 0.4), min_length=1
     )

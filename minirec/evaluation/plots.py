@@ -83,7 +83,7 @@ def curriculum(ax: Axes, rank: Numbers, reward: Numbers, group: Numbers) -> None
     group = np.asarray(group)
     for start in np.flatnonzero(np.diff(group)) + 1:
         ax.axvline(start - 0.5, color=INK, linewidth=0.8, linestyle=":")
-    ax.set(title="Order of training", xlabel="position in training", ylabel="mean proxy reward")
+    ax.set(title="Order of training", xlabel="position in training", ylabel="mean reward")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 

@@ -31,6 +31,8 @@ from minirec.store.tables import read_table
 
 SHOWN = ("trained", "prior", "base")
 """Policies whose figures stand at the top, with the best reference."""
+SCORED_BY = {"proxy": "proxy policy", "warm": "policy of the warm start"}
+"""The policy whose rollouts were scored, by `scoring.policy`."""
 
 
 def render(run_root: Path) -> str:
@@ -60,7 +62,7 @@ def render(run_root: Path) -> str:
         corpus=_flat({key: value for key, value in corpus.items() if key != "shortcuts"}),
         task=same_time_sentences(corpus),
         notes=corpus["notes"],
-        facts=_facts(data, tables, evaluation),
+        facts=_facts(data, tables, evaluation, policy=scoring.policy),
         places=quality.places(evaluation),
         quality=quality.metrics(evaluation),
         paired=quality.paired(evaluation),
@@ -79,7 +81,7 @@ def render(run_root: Path) -> str:
             chance=tables["chance"],
             band=scoring.screen_band,
         ),
-        plots=_plots(root, data, evaluation, costs),
+        plots=_plots(root, data, evaluation, costs, SCORED_BY[scoring.policy]),
     )
 
 
@@ -128,8 +130,9 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 def _facts(
-    data: pd.DataFrame, tables: dict[str, Any], evaluation: dict[str, Any]
+    data: pd.DataFrame, tables: dict[str, Any], evaluation: dict[str, Any], *, policy: str
 ) -> dict[str, Any]:
+    """Facts of the run; `policy` is that of `scoring.policy`."""
     kept, dead = data["kept"], (data["hits"] == 0) & ~data["screened"]
     split = "test" if any("test" in s for s in evaluation["policies"].values()) else "valid"
     best = evaluation.get("best_reference", {}).get("name")
@@ -146,6 +149,7 @@ def _facts(
         "dead": float(dead.mean()),
         "dead_kept": float(dead[kept].mean()),
         "chance": tables["chance"],
+        "scored_by": SCORED_BY[policy],
         "split": split,
         "users": evaluation["users"][split],
         "figures": figures,
@@ -171,9 +175,13 @@ def _planted(tables: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _costs(root: Path) -> list[dict[str, Any]]:
-    """Cost of each stage, and whether it counts as a cost of selection."""
+    """Cost of each stage, and whether it counts as a cost of selection.
+
+    The warm start does not, if the policy starts from it: it would be needed without selection.
+    """
     run = Run(root)
     used = {"select", *run.made_from("select")}
+    used -= {"warm"} & {*(run.done("train") or {"inputs": {}})["inputs"]}
     return [
         row | {"charged": row["charged"] == "selection" and row["stage"] in used}
         for row in run.costs()
@@ -219,11 +227,15 @@ def _sides(root: Path, config: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _plots(
-    root: Path, data: pd.DataFrame, evaluation: dict[str, Any], costs: list[dict[str, Any]]
+    root: Path,
+    data: pd.DataFrame,
+    evaluation: dict[str, Any],
+    costs: list[dict[str, Any]],
+    scored_by: str,
 ) -> dict[str, Markup]:
     """Section -> its plots."""
     drawn = {
-        "rewards": _reward_plots(data),
+        "rewards": _reward_plots(data, scored_by),
         "scores": _score_plots(data),
         "quality": _quality_plots(evaluation),
     }
@@ -237,14 +249,14 @@ def _plots(
             title="Time by stage",
             xlabel="seconds",
         )
-    for name in ("proxy", "policy"):
+    for name in ("warm", "proxy", "policy"):
         log = _log(root / name)
         if len(log):
             drawn[name] = _learning(name, log)
     return drawn
 
 
-def _reward_plots(data: pd.DataFrame) -> Markup:
+def _reward_plots(data: pd.DataFrame, scored_by: str) -> Markup:
     kept = data[data["kept"]].sort_values("rank")
     return plots.draw(
         "rewards",
@@ -252,11 +264,11 @@ def _reward_plots(data: pd.DataFrame) -> Markup:
         plots.histogram,
         corpus=data["mean_reward"],
         kept=kept["mean_reward"],
-        title="Mean reward of the proxy",
+        title=f"Mean reward of the {scored_by}",
         xlabel="mean reward of a sample",
     ) + plots.draw(
         "order",
-        "Mean proxy reward of the kept samples in training order",
+        f"Mean reward of the {scored_by} on the kept samples in training order",
         plots.curriculum,
         rank=kept["rank"],
         reward=kept["mean_reward"],

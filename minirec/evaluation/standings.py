@@ -9,7 +9,7 @@ import numpy as np
 
 from minirec.evaluation.outcomes import Outcome, Row
 from minirec.evaluation.paired import Bootstrap, Difference, Standing, differences, standing
-from minirec.trials.trial import FULL
+from minirec.trials.trial import FULL, WHOLE
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Race:
-    """The places of one table, by budget and then by quality; full data is last."""
+    """The places of one table, by samples and then by quality; full data is last."""
 
     table: str
     references: list[str]
@@ -56,9 +56,10 @@ def race(
 ) -> Race:
     """All methods at all budgets of one table, ``steps`` or ``epochs``.
 
-    Differences are tested against each existing reference at the same budget (full data has no
-    budget), with Holm's correction over all methods and budgets. A setting with a failed seed has
-    no difference, because its seeds would not be paired. `outcomes` may hold other tables.
+    Differences are tested against each existing reference at the same budget (`full` and
+    `supervised` have no budget), with Holm's correction over all methods and budgets. A setting
+    with a failed seed has no difference, because its seeds would not be paired. `outcomes` may hold
+    other tables.
     """
     shown = [o for o in outcomes if o.rows[0]["table"] in (table, "")]
     methods = {o.method for o in shown}
@@ -86,7 +87,7 @@ def _against(name: str, whole: Sequence[Outcome], bootstrap: Bootstrap) -> dict[
         one.setting: one.ndcg - other.ndcg
         for one in whole
         for other in whole
-        if other.method == name != one.method and (name == FULL or other.samples == one.samples)
+        if other.method == name != one.method and (name in WHOLE or other.samples == one.samples)
     }
     if not shifted:
         return {}

@@ -19,7 +19,7 @@ from minirec.evaluation.outcomes import Curve, Outcome, Row
 from minirec.evaluation.pages import template
 from minirec.evaluation.paired import Difference, Standing
 from minirec.evaluation.standings import Place, Race
-from minirec.trials.trial import FULL
+from minirec.trials.trial import FULL, WHOLE
 
 SHOWN = ("minirec", "random", "paper", FULL)
 """Methods with emphasised lines in the plots."""
@@ -162,12 +162,12 @@ def _race_plots(race: Race, curves: Mapping[str, Curve]) -> list[Markup]:
     ranked = sorted(race.places, key=lambda p: (p.outcome.method == FULL, p.outcome.method))
     quality: dict[str, tuple[list[int], list[float]]] = {}
     for place in ranked:
-        if place.outcome.method != FULL:
+        if place.outcome.method not in WHOLE:
             x, y = quality.setdefault(place.outcome.method, ([], []))
             x.append(place.outcome.samples)
             y.append(place.standing.mean)
     largest = max((max(x) for x, _ in quality.values()), default=0)
-    last = [p for p in ranked if p.outcome.samples == largest or p.outcome.method == FULL]
+    last = [p for p in ranked if p.outcome.samples == largest or p.outcome.method in WHOLE]
     spent = {"steps": "optimizer steps", "rollouts": "rollouts, including scoring"}
     return [
         plots.draw(

@@ -155,6 +155,7 @@ def model_card(
         if method == "full"
         else f"Trained on the interactions that `selection.method={method}` chose",
         "proxy": "The proxy policy, trained on a small random subset",
+        "warm": "The policy of the warm start, trained on forced answers",
     }[policy]
     library = "peft" if to == "adapter" else "transformers"
     head = {"library_name": library, "tags": ["recommendation", "grpo", "lora", "minirec"]}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,8 @@ ROWS = 1000
 """Largest number of samples of a fit."""
 CANDIDATES = 20_000
 """Largest number of items in the softmax of a fit."""
+LEAST = 1e-3
+"""Smallest weight. The policy's may not be 0, because the temperature is divided by it."""
 Floats = NDArray[np.float64]
 
 
@@ -30,16 +32,21 @@ class Choices:
     """What B samples chose from.
 
     parts: (K, B, C) scores of C candidates. target: (B,) position among them. excluded: (B, C) True
-    for a candidate that is not ranked.
+    for a candidate that is not ranked. items: (C,) item ids of the candidates.
     """
 
     parts: NDArray[np.floating]
     target: NDArray[np.int64]
     excluded: NDArray[np.bool_]
+    items: NDArray[np.int64] | None = None
+
+    def and_policy(self, scores: NDArray[np.floating]) -> Choices:
+        """With the policy's scores cos / tau (B, C) as a part before the others."""
+        return replace(self, parts=np.concatenate([scores[None], self.parts]))
 
 
 def fit(choices: Choices) -> tuple[Floats, float]:
-    """Non-negative weights (K,) of the parts, and the mean log-likelihood in nats."""
+    """Weights (K,) of the parts, `LEAST` or more, and the mean log-likelihood in nats."""
     from scipy.optimize import minimize
 
     parts = choices.parts.astype(np.float64)
@@ -57,9 +64,8 @@ def fit(choices: Choices) -> tuple[Floats, float]:
         gradient = (own - np.einsum("bc,kbc->kb", p, parts)).mean(axis=1)
         return -float(log_p.mean()), -gradient
 
-    found = minimize(
-        loss, np.ones(len(parts)), jac=True, method="L-BFGS-B", bounds=[(0, None)] * len(parts)
-    )
+    bounds = [(LEAST, None)] * len(parts)
+    found = minimize(loss, np.ones(len(parts)), jac=True, method="L-BFGS-B", bounds=bounds)
     return found.x, -float(found.fun)
 
 
@@ -79,7 +85,7 @@ def choices(prior: Prior, samples: Sequence[Sample], *, items: int, seed: int) -
     excluded[np.arange(len(samples)), target] = False
     blocks = [samples[i : i + 64] for i in range(0, len(samples), 64)]
     parts = np.concatenate([prior.parts(block)[:, :, kept] for block in blocks], axis=1)
-    return Choices(parts, np.searchsorted(kept, target), excluded[:, kept])
+    return Choices(parts, np.searchsorted(kept, target), excluded[:, kept], kept)
 
 
 def newest(file: SampleFile) -> list[Sample]:

@@ -1,12 +1,14 @@
 """The collaborative prior: what counts and titles tell about the next item (method, section 11).
 
-The score of an item is cos(h, w_v) / tau + a1 co_v + a2 tr_v + a3 ti_v. So the policy learns what
-the counts do not know. The weights a are fitted by maximum likelihood.
+The score of an item is a0 cos(h, w_v) / tau + a1 co_v + a2 tr_v + a3 ti_v. So the policy learns
+what the counts do not know. The weights are fitted by maximum likelihood: a1 to a3 before there is
+a policy, and all four on validation samples after its training.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from copy import copy
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
@@ -21,6 +23,7 @@ from minirec.store.files import read_json, write_json
 from minirec.store.remote import located
 from minirec.store.tables import read_table
 
+FILE = "prior.json"
 KEPT = 24
 """Periods whose counts stay in memory."""
 
@@ -39,10 +42,12 @@ class Prior:
 
     Attributes:
         weights: of `PARTS`, (3,) float64.
+        scale: weight a0 of the policy's own scores.
     """
 
-    def __init__(self, seen: Events, words: Words, weights: Sequence[float]):
+    def __init__(self, seen: Events, words: Words, weights: Sequence[float], *, scale: float = 1):
         self.weights = np.asarray(weights, dtype=np.float64)
+        self.scale = scale
         self._events = seen
         self._words = words
         self.counts = lru_cache(maxsize=KEPT)(self._count)
@@ -50,13 +55,22 @@ class Prior:
     @classmethod
     def load(cls, corpus: Path, folder: Path) -> Prior:
         """The prior of a corpus folder with the weights in `folder` (`save_weights`)."""
-        return cls.of(corpus, weights_in(folder))
+        scale, weights = weights_in(folder)
+        prior = cls.of(corpus, weights)
+        prior.scale = scale
+        return prior
 
     @classmethod
     def of(cls, corpus: Path, weights: Sequence[float] = (1, 1, 1)) -> Prior:
         """The prior of a corpus folder with these weights of `PARTS`."""
         words = Words.of(load_catalogue(corpus).titles)
         return cls(load_events(corpus), words, weights)
+
+    def reweighted(self, scale: float, weights: Sequence[float]) -> Prior:
+        """The same counts with other weights."""
+        other = copy(self)
+        other.scale, other.weights = scale, np.asarray(weights, dtype=np.float64)
+        return other
 
     @property
     def known(self) -> Counts:
@@ -102,16 +116,18 @@ def combined(parts: NDArray[np.float32], weights: NDArray[np.float64]) -> NDArra
     return total
 
 
-def save_weights(folder: Path, weights: Iterable[float], **facts: object) -> None:
-    """Write the weights of `PARTS`, and facts about them, to ``prior.json``."""
+def save_weights(
+    folder: Path, weights: Iterable[float], *, scale: float = 1, **facts: object
+) -> None:
+    """Write the weights of the policy and of `PARTS`, and facts about them, to `FILE`."""
     named = {part: float(weight) for part, weight in zip(PARTS, weights, strict=True)}
-    write_json(folder / "prior.json", {"weights": named, **facts})
+    write_json(folder / FILE, {"weights": {"policy": float(scale), **named}, **facts})
 
 
-def weights_in(folder: Path | str) -> list[float]:
-    """The weights of `PARTS` that `save_weights` wrote."""
-    weights = read_json(located(str(folder)) / "prior.json")["weights"]
-    return [weights[part] for part in PARTS]
+def weights_in(folder: Path | str) -> tuple[float, list[float]]:
+    """The weight of the policy and the weights of `PARTS` that `save_weights` wrote."""
+    weights = read_json(located(str(folder)) / FILE)["weights"]
+    return weights["policy"], [weights[part] for part in PARTS]
 
 
 def load_events(corpus: Path) -> Events:

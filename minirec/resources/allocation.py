@@ -1,7 +1,7 @@
 """How many engines, scorers and training workers a cluster has room for.
 
 Engines run during the whole run. Scorers run during `score` and `evaluate`, training workers during
-`proxy`, `train` and `gradients`. So scorers and workers share the same CPUs and GPUs.
+`warm`, `proxy`, `train` and `gradients`. So scorers and workers share the same CPUs and GPUs.
 """
 
 from __future__ import annotations
@@ -53,29 +53,40 @@ class Allocation:
     scorer: Shape
     training_workers: int
     proxy_workers: int
+    warm_workers: int
     worker: Shape
+
+    @property
+    def most_workers(self) -> int:
+        """The most training workers of a stage."""
+        return max(self.training_workers, self.proxy_workers, self.warm_workers)
+
+    def workers(self, stage: str) -> int:
+        """Training workers of a stage: ``warm``, ``proxy`` or ``train``."""
+        return {
+            "warm": self.warm_workers,
+            "proxy": self.proxy_workers,
+            "train": self.training_workers,
+        }[stage]
 
     def bundles(self, beside: str, *, engines: int | None = None) -> list[dict[str, float]]:
         """Bundles of `engines` engines (default: the fewest) and of the other processes of a stage.
 
         Args:
-            beside: the stage: ``score``, ``proxy`` or ``train``.
+            beside: the stage: ``score``, ``warm``, ``proxy`` or ``train``.
         """
         count = self.engines_min if engines is None else engines
-        number, shape = {
-            "score": (self.scorers, self.scorer),
-            "proxy": (self.proxy_workers, self.worker),
-            "train": (self.training_workers, self.worker),
-        }[beside]
+        number, shape = self.scorers, self.scorer
+        if beside != "score":
+            number, shape = self.workers(beside), self.worker
         return [self.engine.bundle()] * count + [shape.bundle()] * number
 
     def sentence(self) -> str:
         """One line for the user."""
-        most = max(self.training_workers, self.proxy_workers)
         return (
             f"resources: {_count(self.engines, 'engine')} ({_shape(self.engine)}), "
             f"{_count(self.scorers, 'scorer')} ({_shape(self.scorer)}), "
-            f"{_count(most, 'training worker')} ({_shape(self.worker)})"
+            f"{_count(self.most_workers, 'training worker')} ({_shape(self.worker)})"
         )
 
 
@@ -101,6 +112,10 @@ def allocate(config: Config, nodes: Sequence[Node], *, local: bool) -> Allocatio
     )
     workers = _quarter(nodes, worker)
     low, high = _bounds(r)
+    training = _workers(r, config.training, workers)
+    proxy = _workers(r, config.proxy.training, workers)
+    # A warm start that the run does not have must not change the other numbers.
+    most = workers if "warm" in config.earlier_policies else max(training, proxy)
     found = Allocation(
         engines=1,
         engines_min=low,
@@ -108,16 +123,16 @@ def allocate(config: Config, nodes: Sequence[Node], *, local: bool) -> Allocatio
         engine=engine,
         scorers=_quarter(nodes, scorer) if r.scorers == "auto" else r.scorers,
         scorer=scorer,
-        training_workers=_workers(r, config.training, workers),
-        proxy_workers=_workers(r, config.proxy.training, workers),
+        training_workers=training,
+        proxy_workers=proxy,
+        warm_workers=_workers(r, config.warm.training, most),
         worker=worker,
     )
     found = replace(found, engines=engines_for(found, nodes))
     if r.scorers == "auto":
         found = replace(found, scorers=min(found.scorers, found.engines))
     if local and r.cpus_per_worker == "auto":
-        most = max(found.training_workers, found.proxy_workers)
-        cores = max(1, int(nodes[0].cpus) // most)
+        cores = max(1, int(nodes[0].cpus) // found.most_workers)
         found = replace(found, worker=replace(worker, cpus=cores))
     return found
 
@@ -139,7 +154,7 @@ def engine_places(allocation: Allocation, nodes: Sequence[Node]) -> list[str]:
 def _rooms(allocation: Allocation, nodes: Sequence[Node]) -> list[int]:
     """Number of engines that fit on each node beside the scorers or workers."""
     a = allocation
-    workers = _placed(nodes, a.worker, max(a.training_workers, a.proxy_workers))
+    workers = _placed(nodes, a.worker, a.most_workers)
     scorers = _placed(nodes, a.scorer, a.scorers)
     rooms = []
     for node, working, scoring in zip(nodes, workers, scorers, strict=True):

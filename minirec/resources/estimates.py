@@ -8,9 +8,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from minirec.model.sharing import ARCHITECTURES, Sharing
+
+if TYPE_CHECKING:
+    from minirec.config.model import DemoModelConfig, ModelConfig
 
 SEQUENCES = 256
 """Largest number of sequences that vLLM decodes at once (its max_num_seqs)."""
@@ -98,6 +101,22 @@ def shape_of(model: str) -> ModelShape | None:
             return KNOWN.get(model)
         local = Path(cached)
     return read_shape(json.loads(local.read_text(encoding="utf-8")))
+
+
+def local_shape(model: ModelConfig) -> ModelShape | None:
+    """The shape of the demo model or of a model in a folder; None for a name of the hub."""
+    if model.name == "demo":
+        return demo_shape(model.demo)
+    return shape_of(model.name) if Path(model.name).is_dir() else None
+
+
+def demo_shape(demo: DemoModelConfig) -> ModelShape:
+    """The shape of the model that `minirec.model.demo` builds, with at most `vocabulary` tokens."""
+    size, heads = demo.hidden_size, demo.heads
+    head = size // heads
+    return ModelShape(
+        demo.layers, size, heads, heads, head, 2 * size, demo.vocabulary, qkv_bias=True
+    )
 
 
 def read_shape(config: dict[str, Any]) -> ModelShape | None:

@@ -44,18 +44,28 @@ class Objective:
 
 @dataclass(frozen=True)
 class Candidates:
-    """The items of a step: its distinct targets, with gradient, and the catalogue.
+    """The items of a step with gradient, its distinct targets among them, and the catalogue.
 
     ids (U,) int64; vectors (U, d) float32, unit norm, by the current policy; table (V, d) float32
-    without gradient; log_presence (V,) float32, only for `item_candidates: corrected`. All rows of
-    the table come from the policy of the last refresh. Newer vectors of the targets alone would
-    rank too high, because they have moved together with the prompts.
+    without gradient, None where `TrainingConfig.reads_table` is False; log_presence (V,) float32,
+    only for `item_candidates: corrected`; items: V, needed without a table. All rows of the table
+    come from the policy of the last refresh. Newer vectors of the targets alone would rank too
+    high, because they have moved together with the prompts.
     """
 
     ids: Tensor
     vectors: Tensor
-    table: Tensor
+    table: Tensor | None
     log_presence: Tensor | None = None
+    items: int | None = None
+
+    @property
+    def catalogue_size(self) -> int:
+        """V."""
+        if self.table is not None:
+            return len(self.table)
+        assert self.items is not None
+        return self.items
 
 
 @dataclass(frozen=True)
@@ -98,9 +108,9 @@ class Loss:
 
 @dataclass(frozen=True)
 class Losses:
-    """The rewards of a micro-batch, and each of `LOSSES`."""
+    """The losses of a micro-batch, and its rewards; None if the loss needs none."""
 
-    rewards: Rewards
+    rewards: Rewards | None
     parts: list[Loss]
 
     def mean(self, counts: dict[Unit, int]) -> Tensor:
@@ -110,8 +120,9 @@ class Losses:
     @property
     def sums(self) -> dict[tuple[str, Unit], float]:
         """The sums for the log, by name and unit."""
+        rewards = self.rewards.sums if self.rewards else {}
         found: dict[tuple[str, Unit], float] = {
-            (name, "groups"): value for name, value in self.rewards.sums.items()
+            (name, "groups"): value for name, value in rewards.items()
         }
         for part in self.parts:
             found |= {(name, part.unit): value for name, value in part.sums.items()}
@@ -121,6 +132,26 @@ class Losses:
 def counted(groups: Sequence[Group]) -> dict[Unit, int]:
     """The counts of a global batch that its losses are divided by."""
     return {"tokens": sum(sum(group.written) for group in groups), "groups": len(groups)}
+
+
+@torch.no_grad()
+def live_tokens(
+    policy: Forward, groups: Sequence[Group], *, table: Tensor, objective: Objective
+) -> int:
+    """The tokens that engines wrote in the groups that are not dead; a forward pass of its own.
+
+    With `training.live_tokens`, their number in the global batch replaces that of all tokens as the
+    divisor of the token loss. It must be known before the first backward pass of the step.
+    """
+    rollouts = forward(policy, groups, items=len(table), prior=objective.prior)
+    rewards = reward(rollouts, table=table, objective=objective).reward
+    dead = is_dead(rewards, floor=objective.training.advantage_floor).tolist()
+    return sum(sum(group.written) for group, none in zip(groups, dead, strict=True) if not none)
+
+
+def is_dead(rewards: Tensor, *, floor: float) -> Tensor:
+    """Groups (P,) bool with nearly equal rewards (P, G), from which almost nothing is learned."""
+    return rewards.max(1).values - rewards.min(1).values < floor
 
 
 def forward(
@@ -151,8 +182,7 @@ def reward(rollouts: Rollouts, *, table: Tensor, objective: Objective) -> Reward
     )
     cutoff = min(objective.cutoff, len(table))
     rewards = objective.reward(ranking, cutoff).view(rollouts.hidden.shape[:2])
-    # Almost nothing is learned from a group with nearly equal rewards.
-    dead = rewards.max(1).values - rewards.min(1).values < t.advantage_floor
+    dead = is_dead(rewards, floor=t.advantage_floor)
     return Rewards(
         rewards,
         grpo.advantages(rewards, floor=t.advantage_floor, scale=t.scale_advantage),
@@ -168,6 +198,8 @@ def token_loss(rollouts: Rollouts, rewards: Rewards, _: Candidates, objective: O
     sums = {
         "abs_log_ratio": float(log_ratio.abs().sum()),
         "clipped_tokens": float(grpo.is_clipped(log_ratio, weight, clip=objective.clip).sum()),
+        # The mean over tokens that the policy itself drew estimates its entropy.
+        "token_entropy": -float(rollouts.logprobs.detach().sum()),
         "token_loss": float(total.detach()),
     }
     return Loss(total, sums, "tokens")
@@ -181,16 +213,50 @@ def item_loss(
     Raises:
         ValueError: `log_presence` is missing for corrected candidates, or given for others.
     """
+    _check_presence(candidates, objective)
+    best = grpo.best_rollouts(rewards.reward)
+    rows = torch.arange(len(best), device=best.device)
+    hidden, advantage = rollouts.hidden[rows, best], rewards.advantage[rows, best]
+    return _item_loss(hidden, advantage, rollouts.targets, candidates, objective)
+
+
+def supervised_loss(
+    policy: Forward, groups: Sequence[Group], *, candidates: Candidates, objective: Objective
+) -> Loss:
+    """The item loss of each prompt right after its answer marker: -log p of the target.
+
+    Args:
+        groups: P groups with one completion each, the forced answer marker.
+
+    Raises:
+        ValueError: as `item_loss`.
+    """
+    _check_presence(candidates, objective)
+    hidden, _ = policy([group.sequences[0] for group in groups])
+    targets = Targets.of(
+        groups, items=candidates.catalogue_size, device=hidden.device, prior=objective.prior
+    )
+    return _item_loss(hidden, hidden.new_ones(len(groups)), targets, candidates, objective)
+
+
+def _check_presence(candidates: Candidates, objective: Objective) -> None:
     kind = objective.training.item_candidates
     if (kind == "corrected") != (candidates.log_presence is not None):
         given = "is missing" if candidates.log_presence is None else "is given"
         raise ValueError(f"item_candidates is {kind}, but log_presence {given}")
-    best = grpo.best_rollouts(rewards.reward)
-    rows = torch.arange(len(best), device=best.device)
-    advantage = rewards.advantage[rows, best]
-    rivals = CANDIDATES[kind](candidates, rollouts.targets)
+
+
+def _item_loss(
+    hidden: Tensor,
+    advantage: Tensor,
+    targets: Targets,
+    candidates: Candidates,
+    objective: Objective,
+) -> Loss:
+    """The item loss at hidden states (P, d) with advantages (P,)."""
+    rivals = CANDIDATES[objective.training.item_candidates](candidates, targets)
     total, log_p = grpo.item_loss(
-        rollouts.hidden[rows, best],
+        hidden,
         candidates=rivals.vectors,
         target=rivals.target,
         excluded=rivals.excluded,
@@ -203,13 +269,17 @@ def item_loss(
 
 
 LOSSES = (token_loss, item_loss)
-"""Every loss of a step, in the order in which they are added."""
+"""Every loss of a step with rollouts, in the order in which they are added."""
 
 
 def losses(
     policy: Forward, groups: Sequence[Group], *, candidates: Candidates, objective: Objective
 ) -> Losses:
-    """Forward pass, rewards and each of `LOSSES` of a micro-batch."""
+    """Forward pass, rewards and each of `LOSSES` of a micro-batch, or its `supervised_loss`."""
+    if objective.training.loss == "supervised":
+        part = supervised_loss(policy, groups, candidates=candidates, objective=objective)
+        return Losses(None, [part])
+    assert candidates.table is not None
     rollouts = forward(policy, groups, items=len(candidates.table), prior=objective.prior)
     rewards = reward(rollouts, table=candidates.table, objective=objective)
     return Losses(rewards, [loss(rollouts, rewards, candidates, objective) for loss in LOSSES])
@@ -229,7 +299,7 @@ class Rivals:
 
 
 def batch(candidates: Candidates, targets: Targets) -> Rivals:
-    """The distinct targets of the step."""
+    """The distinct targets of the step, and the random items that join them."""
     ids = candidates.ids
     place = (targets.target[:, None] == ids[None]).int().argmax(1)
     prior = None if targets.prior is None else targets.prior[:, ids]
@@ -247,6 +317,7 @@ def corrected(candidates: Candidates, targets: Targets) -> Rivals:
 
 def catalogue(candidates: Candidates, targets: Targets) -> Rivals:
     """All items; only the targets of the step have a gradient."""
+    assert candidates.table is not None
     vectors = candidates.table.index_copy(0, candidates.ids, candidates.vectors)
     return Rivals(vectors, targets.target, targets.mask, targets.prior)
 

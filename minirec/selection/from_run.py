@@ -52,7 +52,7 @@ def select(run: Run, config: Config, *, diversity: Diversity) -> dict[str, int]:
     features = load_features(run, config.scoring, lora=lora, vectors=vectors)
     items = read_table(run.path("corpus", "items.parquet"), ["item_id"]).num_rows
     chance = chance_level(items, cutoff=config.reward.cutoff)
-    say(f"chance level {chance!r}, the NDCG of a policy that ranks at random")
+    say(f"chance level {chance:.4g}, the NDCG of a policy that ranks at random")
     scores, pool = score_samples(features, settings, chance=chance, say=say)
     value, seed = scores["value"], config.seed
     picks = pick(features, value, pool, settings, seed=seed, say=say, diversity=diversity)

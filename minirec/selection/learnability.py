@@ -56,8 +56,8 @@ def gaussian_live(mean_reward: ArrayLike, *, hits: ArrayLike) -> Floats:
     if not len(live):
         raise FeatureError(
             f"hits is 0 in all {len(reward)} rows: no rollout of any sample ranks its target above "
-            f"chance, but gaussian_live needs hits; train the proxy longer or set "
-            f"selection.learnability=gaussian"
+            f"chance, but gaussian_live needs hits; train the policy of scoring.policy "
+            f"longer or set selection.learnability=gaussian"
         )
     low, high = np.percentile(live, [25, 75])
     sigma = high - low or np.std(live) or np.std(reward)

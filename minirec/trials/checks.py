@@ -10,12 +10,14 @@ from minirec.trials.trial import Trial
 
 
 def check(config: Config, samples: int) -> None:
-    """Raise if the selection cannot work with this number of training samples.
+    """Raise if the selection or the warm start cannot work with this number of training samples.
 
     Raises:
-        ConfigError: the budget exceeds the samples, there are more groups than samples, or the
-            order needs rewards that are missing.
+        ConfigError: the budget exceeds the samples, there are more groups than samples, the order
+            needs rewards that are missing, or a step of the warm start needs more samples.
     """
+    if "warm" in config.earlier_policies:
+        check_warm(config, samples)
     s = config.selection
     budget, scored = s.count(samples), config.scoring.count(samples)
     if s.method == "full":
@@ -36,6 +38,14 @@ def check(config: Config, samples: int) -> None:
             f"selection.groups {s.groups} exceeds the budget of {budget} samples; "
             f"lower groups or raise selection.budget"
         )
+
+
+def check_warm(config: Config, samples: int) -> None:
+    """Raise `ConfigError` if the warm start has fewer samples than one step needs."""
+    try:
+        config.check_warm(samples)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def check_trials(trials: Sequence[Trial], samples: int, *, exact: bool = True) -> None:

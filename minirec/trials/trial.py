@@ -30,8 +30,12 @@ AXES = {
 """List of the section `sweep` -> the setting that it varies."""
 FULL = "full"
 EQUAL_STEPS, EQUAL_EPOCHS = "steps", "epochs"
-FREE = {"random", FULL}
-"""Methods that use no rewards. A comparison charges them only with their own training."""
+SUPERVISED = "supervised"
+WHOLE = {FULL, SUPERVISED}
+"""Methods that train on all samples, so that they have no budget."""
+FREE = {"random", *WHOLE}
+"""Methods that use no rewards. A comparison charges them only with their own training, and with
+the warm start if they start from it."""
 FREE_ORDER = "shuffled"
 """The curriculum of `FREE` in a comparison, because any other order uses rewards."""
 PRESETS = ("minirec", "paper")
@@ -66,7 +70,7 @@ class Trial:
         """Whether neither the choice, nor the order, nor the start of training needs the proxy."""
         c = self.config
         shuffled = c.selection.curriculum == FREE_ORDER
-        return self.method in FREE and shuffled and c.training.start == "base"
+        return self.method in FREE and shuffled and c.training.start != "proxy"
 
 
 def trials_of(config: Config, command: str, samples: int) -> list[Trial]:
@@ -126,10 +130,9 @@ def _comparison(config: Config) -> list[Trial]:
             "compare.steps or compare.epochs"
         )
     grid: list[dict[str, Value]] = [{"method": FULL}] if c.full_steps else []
-    grid += [
-        {"method": method, "table": table, "budget": budget}
-        for table, method, budget in itertools.product(tables, c.methods, c.budget)
-    ]
+    for table, method in itertools.product(tables, c.methods):
+        one: dict[str, Value] = {"method": method, "table": table}
+        grid += [one] if method in WHOLE else [one | {"budget": budget} for budget in c.budget]
     return [
         _trial(config, "compare", varied, seed, _values(config, **varied))
         for seed in c.seeds
@@ -145,7 +148,7 @@ def _values(
     values = {
         **selection_of(method),
         "training.validation_steps": c.validation_steps,
-        "training.start": config.training.start if method == "minirec" else "base",
+        "training.start": _start(config, method),
         "evaluation.train_samples": c.train_samples,
     }
     if method in FREE:
@@ -157,12 +160,23 @@ def _values(
             # With early stopping, the last step and so the end of a schedule is unknown.
             "training.lr_schedule": "constant",
         }
+    if method == SUPERVISED:
+        values |= {"training.loss": "supervised", "training.staleness": 0}
+    else:
+        values["selection.budget"] = budget
     return values | {
-        "selection.budget": budget,
         "training.patience": None,  # all train for the same number of steps
         "training.steps": c.steps if table == EQUAL_STEPS else None,
         "training.epochs": c.epochs if table == EQUAL_EPOCHS else 1.0,
     }
+
+
+def _start(config: Config, method: str) -> str:
+    """Only `minirec` goes on with the proxy; all but `supervised` share the warm start."""
+    start = config.training.start
+    if method == "minirec" or (start == "warm" and method != SUPERVISED):
+        return start
+    return "base"
 
 
 def selection_of(method: str) -> dict[str, Any]:
@@ -174,7 +188,8 @@ def selection_of(method: str) -> dict[str, Any]:
     if method in PRESETS:
         values = preset_values(method)["selection"]
         return {"selection.method": "value"} | {f"selection.{k}": v for k, v in values.items()}
-    return {"selection.method": method, "selection.directions": "head_hvp"}
+    chosen = FULL if method == SUPERVISED else method
+    return {"selection.method": chosen, "selection.directions": "head_hvp"}
 
 
 def _trial(

@@ -25,6 +25,7 @@ TITLES = {
     "raylet": "core/src/ray/raylet/raylet",
 }
 """Faults that kill a process, by what its command line holds; `driver` is the command itself."""
+KEPT = "ray::SingleWorker"  # the training worker of a command with several trainings
 KINDS = ("driver", "engine", "worker", "corrupt", "store", "scorer", "raylet", "disk")
 STAGES = {"run": (), "score": ("model", "proxy"), "train": ("model", "proxy", "score", "select")}
 """Commands, and the stages after `prepare` that are finished before they start."""
@@ -172,7 +173,7 @@ def _kill_one(
     trial: Trial, process: subprocess.Popen[bytes], family: set[psutil.Process]
 ) -> str | None:
     """SIGKILL for a random process of the kind, `delay` seconds after the first one was seen."""
-    title = TITLES[trial.kind]
+    title = KEPT if (trial.kind, trial.command) == ("worker", "run") else TITLES[trial.kind]
     _wait(lambda: bool(descendants(process, title)), f"a {trial.kind}", process)
     _pause(trial.delay, process, family)
     found = descendants(process, title) if process.poll() is None else []

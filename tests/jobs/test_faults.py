@@ -88,7 +88,7 @@ def test_kill_an_engine_and_a_training_worker(undisturbed, tmp_path):
     for engine in engines:
         engine.kill()
     wait_for(lambda: steps_logged(run_dir, "policy") >= 5, process, "the fifth training step")
-    workers = descendants(process, "RayTrainWorker")
+    workers = descendants(process, "SingleWorker")
     assert workers
     for worker in workers:
         worker.kill()
@@ -116,3 +116,15 @@ def test_an_interruption_ends_everything_and_says_how_to_continue(undisturbed, t
     _, alive = psutil.wait_procs(children, timeout=30)
     assert not alive
     assert "run the same command again to continue" in (tmp_path / "run.log").read_text()
+
+
+@pytest.mark.timeout(300)
+def test_an_interruption_of_scoring_prints_nothing_of_ray(undisturbed, tmp_path):
+    run_dir = shutil.copytree(undisturbed, tmp_path / "run")
+    shutil.rmtree(run_dir / "features")
+    process = start(run_dir, "score", "--overwrite")
+    wait_for(lambda: len(parts(run_dir)) >= 2, process, "the second shard")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    printed = (tmp_path / "run.log").read_text()
+    assert "raylet" not in printed and "retries" not in printed

@@ -175,6 +175,18 @@ def test_a_demo_model_that_vllm_cannot_run(tmp_path):
     assert planned(*small[:2], "model.demo.heads=2", "rollout.engine=vllm")
 
 
+def test_plan_names_the_engine_and_warns_of_groups_of_two(tmp_path):
+    words = [f"run_dir={tmp_path}", "training.steps=5", "rollout.engine=transformers"]
+    rows = planned(*words)
+    assert rows["resources", "rollout library"] == "transformers: rollout.engine=transformers"
+    assert ("train", "advantages") not in rows
+    rows = planned(*words, "training.rollouts_per_prompt=2")
+    assert "groups of two give only +1, -1 or 0" in rows["train", "advantages"]
+    assert ("proxy", "advantages") not in rows
+    unscaled = ["training.rollouts_per_prompt=2", "training.scale_advantage=false"]
+    assert ("train", "advantages") not in planned(*words, *unscaled)
+
+
 @pytest.mark.parametrize(
     ("min_history", "samples"),
     [(1, 420 * 5), (5, 420), (6, 420 * 2), (7, 420)],

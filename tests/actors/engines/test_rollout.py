@@ -1,5 +1,6 @@
 import dataclasses
 import importlib.util
+import json
 import os
 import signal
 import threading
@@ -11,12 +12,19 @@ import torch
 from helpers.tiny_model import RANK, build_adapter, build_model, policy, prompts, teacher_forced
 
 from actors.engines import transformers
-from actors.engines.engine import Adapter, EngineSpec, engine_spec, resolve_adapter, resolve_engine
+from actors.engines.engine import (
+    Adapter,
+    EngineSpec,
+    engine_choice,
+    engine_spec,
+    resolve_adapter,
+    resolve_engine,
+)
 from actors.engines.merging import merged_weights
 from actors.engines.transformers import TransformersEngine
 from actors.pool.actor import Call
 from actors.pool.pool import Pool
-from minirec.config.model import RolloutConfig
+from minirec.config.model import ModelConfig, RolloutConfig
 from minirec.config.resources import ResourcesConfig
 from minirec.config.run import Config
 from minirec.errors import ConfigError, EngineError
@@ -167,11 +175,31 @@ def test_a_half_loaded_adapter_is_loaded_again(spec, adapters, monkeypatch):
     assert engine.generate(prompts(2, 20), n=2, seeds=[1, 2], adapter=adapters[0]) == expected
 
 
-def test_resolution(monkeypatch):
-    for spec, engine in ((object(), "vllm"), (None, "transformers")):
-        monkeypatch.setattr(importlib.util, "find_spec", lambda name, spec=spec: spec)
-        assert resolve_engine(RolloutConfig()) == engine
-    assert resolve_engine(RolloutConfig(engine="transformers")) == "transformers"
+def test_auto_takes_the_engine_that_is_faster_for_the_model(monkeypatch, tmp_path):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())  # vLLM is installed
+    sizes = {"hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 128}
+    small = {"model_type": "llama", "num_hidden_layers": 1, "vocab_size": 1000} | sizes
+    for name, config in (("small", small), ("large", small | {"vocab_size": 10**8})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+    on_gpu = ResourcesConfig(gpus_per_engine="auto")
+    for config, engine, reason in (
+        (Config(), "transformers", "here 0.5 million parameters"),
+        (Config(resources=on_gpu), "vllm", "the engines have GPUs"),
+        (Config(model=ModelConfig(name=str(tmp_path / "small"))), "transformers", "here 0.2 mill"),
+        (Config(model=ModelConfig(name=str(tmp_path / "large"))), "vllm", "here 12,800.0 mill"),
+        (Config(model=ModelConfig(name="hub/name")), "vllm", "counts as large"),
+        (Config(rollout=RolloutConfig(engine="vllm")), "vllm", "rollout.engine=vllm"),
+    ):
+        chosen, why = engine_choice(config)
+        assert (chosen, resolve_engine(config)) == (engine, engine)
+        assert reason in why
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert engine_choice(Config(resources=on_gpu)) == ("transformers", "vLLM is not installed")
+    assert resolve_engine(Config(rollout=RolloutConfig(engine="vllm"))) == "vllm"
+
+
+def test_how_an_adapter_is_loaded():
     assert resolve_adapter(Config()) == "merged"
     assert resolve_adapter(Config(resources=ResourcesConfig(gpus_per_engine=1))) == "lora"
 

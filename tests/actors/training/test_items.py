@@ -7,7 +7,8 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
-from actors.training.items import ItemSide
+from actors.training.items import ItemSide, item_backwards, negatives
+from minirec.config.training import TrainingConfig
 
 ITEMS = [[1, 5], [2, 5], [3, 5], [4, 5]]
 
@@ -19,7 +20,7 @@ class Engine:
 
     def __init__(self, backwards=1):
         self.weight = torch.arange(1.0, 11.0).view(5, 2).requires_grad_(True)
-        self.encoded = 0
+        self.encoded = self.steps = 0
         self.backwards = backwards
 
     def __call__(self, sequences):
@@ -29,6 +30,9 @@ class Engine:
     def backward(self, loss):
         (loss / self.backwards).backward()
 
+    def step(self):
+        self.steps += 1
+
 
 @pytest.fixture
 def alone():
@@ -37,8 +41,9 @@ def alone():
     dist.destroy_process_group()
 
 
-def side(engine, refresh_steps=1):
-    return ItemSide(engine, ITEMS, refresh_steps=refresh_steps)
+def side(engine, refresh_steps=1, **settings):
+    settings |= {"item_refresh_steps": refresh_steps, "checkpoint_steps": 2}
+    return ItemSide(engine, ITEMS, training=TrainingConfig(**settings), seed=7)
 
 
 def test_the_distinct_targets_compete(alone):
@@ -84,3 +89,62 @@ def test_the_gradient_equals_encoding_inside_the_loss(alone, monkeypatch, worker
     (2 * loss(F.normalize(direct([ITEMS[0], ITEMS[3]])[0], dim=-1))).backward()
     assert torch.allclose(sum(found), direct.weight.grad)
     assert [bool(gradient.any()) for gradient in found] == [True, True, False][:workers]
+
+
+def test_other_items_join_the_targets_and_the_seed_and_the_step_choose_them(alone):
+    def drawn(step, seed=7, count=3):
+        return negatives({2, 5}, items=50, count=count, seed=seed, step=step)
+
+    assert len(drawn(0)) == 3 and not drawn(0) & {2, 5}
+    assert drawn(0) == drawn(0)
+    assert len({tuple(sorted(drawn(step))) for step in range(5)}) == 5
+    assert drawn(0, seed=8) != drawn(0)
+    assert drawn(0, count=0) == set()
+    everything = set(range(50)) - {2, 5}
+    assert drawn(0, count=48) == drawn(0, count=99) == drawn(0, count=None) == everything
+
+
+def test_each_item_is_drawn_equally_often():
+    counts = dict.fromkeys(range(6), 0)
+    for step in range(3000):
+        for item in negatives({4}, items=6, count=2, seed=1, step=step):
+            counts[item] += 1
+    assert counts.pop(4) == 0
+    assert all(abs(count - 1200) < 110 for count in counts.values())  # four standard deviations
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_joined_items_are_the_same_on_all_workers_and_have_a_gradient(alone, monkeypatch, workers):
+    """All four items, two targets a step: two backwards, of two items over all workers."""
+    found, ids = [], []
+    monkeypatch.setattr(dist, "all_reduce", lambda gradient: None)
+    for rank in range(workers):
+        engine = Engine(backwards=3)
+        settings = {"prompts_per_step": 2, "prompts_per_micro_batch": 1, "item_negatives": None}
+        items = side(engine, **settings)
+        items.rank, items.world = rank, workers
+        candidates = items.candidates(0, [0, 3])
+        ids.append(candidates.ids.tolist())
+        loss(candidates.vectors).backward()
+        items.backward(candidates, backwards=3)
+        assert engine.steps == 1
+        found.append(engine.weight.grad)
+    assert ids == [[0, 1, 2, 3]] * workers
+    direct = Engine()
+    loss(F.normalize(direct(ITEMS)[0], dim=-1)).backward()
+    assert torch.allclose(sum(found), direct.weight.grad)
+
+
+def test_a_step_has_as_many_backwards_as_its_items_may_need():
+    def parts(count, items=100):
+        return item_backwards(TrainingConfig(item_negatives=count), items=items)  # of 32 prompts
+
+    assert [parts(0), parts(0, items=5), parts(32), parts(33), parts(None)] == [1, 1, 2, 3, 4]
+
+
+def test_without_rewards_only_the_candidates_are_encoded(alone):
+    engine = Engine()
+    found = side(engine, loss="supervised").candidates(0, [1])
+    assert (engine.encoded, found.table, found.catalogue_size) == (1, None, 4)
+    wide = side(engine, loss="supervised", item_candidates="catalogue").candidates(0, [1])
+    assert len(wide.table) == wide.catalogue_size == 4

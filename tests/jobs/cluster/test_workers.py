@@ -89,20 +89,37 @@ def test_a_worker_without_room():
         KeptWorker(Shape(cpus=64, gpus=0), wait_s=1)
 
 
-def test_a_trial_on_the_kept_worker_gives_the_bytes_of_a_run(undisturbed, tmp_path):
-    """The compared trial is the second one of its worker."""
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_training_gives_the_bytes_of_a_run(undisturbed, tmp_path, kept):
+    """The run kept its worker. This training uses the second loop of another, or Ray Train."""
     settings = undisturbed.parent / "small.yaml"
     shared = [f"run_dir={undisturbed}", "rollout.engine=transformers"]
     with Session(load(settings, shared)) as session:
-        session.keep_worker()
-        assert session.kept is not None
-        for name, words in (("other", ["training.steps=2"]), ("same", [])):
+        if kept:
+            session.keep_worker()
+        assert (session.kept is not None) == kept
+        for name, words in [("other", ["training.steps=2"])] * kept + [("same", [])]:
             config = load(settings, [*shared, f"run_dir={tmp_path / name}", *words])
             run = Run(config.run_dir, base=Run(undisturbed), shared=SHARED)
             for stage in (SELECT, TRAIN, EVALUATE):
                 stage.run(run, config, session)
     for name in ("policy/adapter/adapter_model.safetensors", "ranks.parquet"):
         assert (tmp_path / "same" / name).read_bytes() == (undisturbed / name).read_bytes()
+
+
+def test_the_stages_of_a_command_share_a_worker_until_scorers_need_its_room():
+    with Session(load(None, []), keeps_worker=True) as session:
+        first = session.worker()
+        assert first is not None and session.worker() is first
+        session.make_room("score")
+        assert session.worker() is first, "one scorer fits beside it"
+    with Session(load(None, ["resources.scorers=2"]), keeps_worker=True) as session:
+        assert session.worker() is not None
+        session.make_room("score")
+        assert session.kept is None
+        assert session.worker() is not None, "the next training starts one again"
+    with Session(load(None, [])) as session:
+        assert session.worker() is None
 
 
 @pytest.mark.parametrize("words", [["resources.zero_stage=3"], ["resources.training_workers=2"]])

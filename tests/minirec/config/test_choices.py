@@ -39,7 +39,7 @@ def test_a_comparison_takes_presets_and_full_only_as_a_reference():
     assert "full" not in choices.COMPARED.meanings()
     assert list(choices.REFERENCES.meanings())[:2] == ["minirec", "paper"]
     assert reading.load(None, ["compare.references=[full]"]).compare.references == ("full",)
-    with pytest.raises(ConfigError, match="'full' is unknown; choose minirec, paper, random"):
+    with pytest.raises(ConfigError, match="'full' is unknown; choose minirec, paper, supervised"):
         reading.load(None, ["compare.methods=[random, full]"])
 
 

@@ -127,7 +127,9 @@ def references_of(train):
     from minirec.prior.periods import events
     from minirec.prior.prior import Prior
 
-    return Prior(events(train, by_time=True), Words.of([f"t{i}" for i in range(12)]), (1,) * 3).known
+    return Prior(
+        events(train, by_time=True), Words.of([f"t{i}" for i in range(12)]), (1,) * 3
+    ).known
 
 
 def test_shortcuts_sentence():

@@ -7,8 +7,10 @@ import sys
 
 import pytest
 
+from minirec.config.model import DemoModelConfig, ModelConfig
+from minirec.model import demo
 from minirec.resources import estimates
-from minirec.resources.estimates import GPUS, KNOWN, ModelShape
+from minirec.resources.estimates import GPUS, KNOWN, ModelShape, demo_shape
 
 # One layer, 2 heads of 2, 1 key-value head, 8 words.
 TINY = ModelShape(1, 4, 2, 1, 2, 6, 8)
@@ -24,6 +26,19 @@ TINY = ModelShape(1, 4, 2, 1, 2, 6, 8)
 )
 def test_parameters_are_those_published(name, parameters):
     assert KNOWN[name].parameters == parameters
+
+
+def test_the_demo_model_has_the_size_that_its_settings_say():
+    config = ModelConfig(demo=DemoModelConfig(vocabulary=300, hidden_size=48, heads=2, layers=3))
+
+    class Tokenizer:
+        eos_token_id = 0
+
+        def __len__(self):
+            return 300
+
+    built = demo._model(Tokenizer(), config, seed=0)
+    assert demo_shape(config.demo).parameters == sum(p.numel() for p in built.parameters())
 
 
 def test_a_tiny_model_by_hand():

@@ -1,0 +1,54 @@
+"""`minirec warm`: train a policy on forced answers before everything that rolls out (method,
+section 10)."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any
+
+from jobs.fingerprint import training_settings
+from jobs.stage import SELECTION, Stage, Work
+from jobs.stages.model import model_inputs
+from jobs.stages.train import train_on
+from minirec.store.run import Run
+
+if TYPE_CHECKING:
+    from minirec.config.run import Config
+
+
+def _settings(run: Run, config: Config) -> dict[str, Any]:
+    """No engine and no reward has a part in it."""
+    warm = {
+        "samples": config.warm.samples,
+        "training": training_settings(config.warm.training),
+    }
+    return {"seed": config.seed, "model": config.model.model_dump(mode="json"), "warm": warm}
+
+
+def _body(work: Work) -> None:
+    from minirec.corpus.table import SampleFile
+    from minirec.rng import seed_of
+    from minirec.trials.checks import check_warm
+
+    run, config = work.run, work.config
+    samples = SampleFile(run.path("corpus"), "train")
+    check_warm(config, len(samples))
+    count = config.warm.count(len(samples))
+    rows = random.Random(seed_of(config.seed, "warm")).sample(range(len(samples)), count)
+    ascending = sorted(rows)
+    ids = dict(zip(ascending, samples.ids(ascending), strict=True))
+    train_on(work, [ids[row] for row in rows], training=config.warm.training, folder="warm")
+
+
+WARM = Stage(
+    name="warm",
+    help="train on forced answers, without rollouts; what starts from it needs it first",
+    inputs=model_inputs,
+    outputs=("warm",),
+    settings=_settings,
+    body=_body,
+    needed=lambda config: "warm" in config.earlier_policies,
+    on_ray=True,
+    shared=True,
+    charged=SELECTION,  # unless the policy starts from it too; see `report` and `compare`
+)

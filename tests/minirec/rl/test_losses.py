@@ -1,0 +1,53 @@
+"""The divisor of the token loss, and the figures of the log, on groups computed by hand."""
+
+import pytest
+import torch
+
+from minirec.config.training import TrainingConfig
+from minirec.rl.group import Group
+from minirec.rl.losses import Candidates, Objective, counted, live_tokens, losses
+from minirec.rl.reward import ndcg
+
+ITEMS = torch.eye(3)
+OBJECTIVE = Objective(TrainingConfig(), temperature=1.0, cutoff=3, reward=ndcg)
+# Both rollouts of the first group rank item 0 first, so their rewards are equal. Those of the
+# second group rank items 1 and 2 first.
+DEAD = Group([5], [[6], [7, 8, 7]], [1, 3], [], 0, [[-1.0], [-1.0] * 3])
+LIVE = Group([5], [[6, 6], [7, 7, 7, 7]], [2, 4], [], 1, [[-2.0] * 2, [-2.0] * 4])
+FIRST = {id(DEAD): [0, 0], id(LIVE): [1, 2]}
+
+
+def policy(*, groups):
+    """Hidden states that point at the first item of each rollout; every token has log p = -1."""
+    rows = [item for group in groups for item in FIRST[id(group)]]
+    tokens = sum(sum(group.written) for group in groups)
+    return ITEMS[rows], torch.full((tokens,), -1.0).requires_grad_()
+
+
+def found(groups):
+    targets = sorted({group.target for group in groups})
+    candidates = Candidates(torch.tensor(targets), ITEMS[targets], ITEMS)
+    return losses(policy, groups, candidates=candidates, objective=OBJECTIVE)
+
+
+def test_tokens_of_dead_groups_do_not_count():
+    for groups, tokens in (([DEAD, LIVE], 6), ([LIVE], 6), ([DEAD], 0)):
+        assert live_tokens(policy, groups, table=ITEMS, objective=OBJECTIVE) == tokens
+
+
+def test_with_live_tokens_a_dead_group_does_not_make_the_token_loss_smaller():
+    both, alone = found([DEAD, LIVE]), found([LIVE])
+    live = counted([DEAD, LIVE]) | {
+        "tokens": live_tokens(policy, [DEAD, LIVE], table=ITEMS, objective=OBJECTIVE)
+    }
+    token_loss = both.parts[0].total / live["tokens"]
+    assert token_loss.item() == pytest.approx((alone.parts[0].total / 6).item())
+    assert token_loss.item() != 0
+    # All written tokens divide by default.
+    assert counted([DEAD, LIVE]) == {"tokens": 10, "groups": 2}
+
+
+def test_token_entropy_is_the_mean_of_minus_log_p():
+    sums = found([DEAD, LIVE]).sums
+    assert sums["token_entropy", "tokens"] / 10 == pytest.approx(1.0)
+    assert sums["dead_groups", "groups"] == 1
