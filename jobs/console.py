@@ -24,6 +24,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from minirec.config.run import Config
+from minirec.evaluation.headline import headline
+from minirec.evaluation.policies import label, ordered
 from minirec.store.files import read_json
 from minirec.store.run import Run
 
@@ -183,11 +185,15 @@ def print_summary(run: Run) -> None:
     path = run.path("evaluation.json")
     if path.exists() and run.done("evaluate"):
         table = Table("policy", "valid NDCG@10", "test NDCG@10", "95% interval", title="Quality")
-        for policy, splits in read_json(path)["policies"].items():
+        policies = read_json(path)["policies"]
+        for policy in ordered(policies):
+            splits = policies[policy]
             valid, test = splits["valid"]["ndcg@10"], splits["test"]["ndcg@10"]
             interval = f"{test['low']:.4f} to {test['high']:.4f}"
-            table.add_row(policy, f"{valid['mean']:.4f}", f"{test['mean']:.4f}", interval)
+            table.add_row(label(policy), f"{valid['mean']:.4f}", f"{test['mean']:.4f}", interval)
         console.print(table)
+        if sentence := headline(read_json(path)):
+            say(sentence)
     if run.done("report"):
         console.print(f"report: {run.path('report.html')}")
 

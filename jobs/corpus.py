@@ -20,7 +20,9 @@ from minirec.corpus.files import BLOCK_BYTES, FileSpec, read_blocks
 from minirec.corpus.parse import CATALOGUE, EVENTS, parse
 from minirec.corpus.schema import ITEMS, REJECTED, TRUTH
 from minirec.corpus.specs import BY_FILE
+from minirec.corpus.table import SampleFile
 from minirec.errors import CorpusError
+from minirec.evaluation.shortcuts import shortcuts
 from minirec.store.files import atomic_dir, write_json
 from minirec.store.run import peak_memory_mib
 from minirec.store.tables import write_table
@@ -104,6 +106,9 @@ def _write(
             ids = np.arange(len(samples.event))
             truth = pa.table([pa.array(ids), pa.array(labels[samples.event])], schema=TRUTH)
             write_table(work / "truth.parquet", truth)
+        summary["shortcuts"] = shortcuts(
+            samples.tables["train"], SampleFile(work, "valid"), items["title"].to_pylist()
+        )
         write_json(work / "corpus.json", summary)
     return Made(summary, peak_memory_mib())
 

@@ -62,7 +62,7 @@ def _settings(run: Run, config: Config, *, splits: Sequence[str]) -> dict[str, A
 
 def _body(work: Work, *, splits: Sequence[str]) -> None:
     """Write ranks.parquet, which may have samples of train, and evaluation.json without them."""
-    from minirec.evaluation import ranking
+    from minirec.evaluation import policies, ranking
     from minirec.store.tables import write_table
 
     run, config = work.run, work.config
@@ -83,6 +83,7 @@ def _body(work: Work, *, splits: Sequence[str]) -> None:
         cutoffs=config.evaluation.cutoffs,
         bootstrap=config.evaluation.bootstrap,
         seed=config.seed,
+        references=policies.REFERENCES,
     )
     write_json(run.path("evaluation.json"), summary)
 

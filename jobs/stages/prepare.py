@@ -62,6 +62,7 @@ def _body(work: Work) -> None:
     from jobs.cluster.task import in_task
     from jobs.corpus import downloaded, from_demo, from_files
     from minirec.corpus import assemble, sources, split
+    from minirec.evaluation.headline import shortcuts_sentence
 
     run, session, corpus = work.run, work.session, work.config.corpus
     folder = run.path("corpus")
@@ -93,6 +94,7 @@ def _body(work: Work) -> None:
         f"{sum(rejected.values()):,} rows rejected{duplicates}"
     )
     run.say(f"prepare: {split.same_time_sentences(summary)}")
+    run.say(f"prepare: {shortcuts_sentence(summary['shortcuts'])}")
 
 
 PREPARE = Stage(

@@ -6,7 +6,7 @@ HR@k = [rank <= k]; NDCG@k = [rank <= k] / log2(rank + 1); MRR = mean of 1 / ran
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ from minirec.selection.checks import first
 Floats = NDArray[np.float64]
 MAIN = "ndcg@10"
 """The metric of paired tests and breakdowns."""
+CHOSEN_ON = "valid"
+"""The split that chooses the best reference."""
 
 
 def per_sample(ranks: ArrayLike, *, cutoffs: Sequence[int] = (5, 10, 20, 50)) -> dict[str, Floats]:
@@ -122,6 +124,7 @@ def summarise(
     bootstrap: int = 1000,
     seed: int = 42,
     versus: str = "base",
+    references: Collection[str] = (),
 ) -> dict[str, Any]:
     """The content of ``evaluation.json``.
 
@@ -130,16 +133,21 @@ def summarise(
         users: split -> (N,) user code of each sample, 0..U-1. Users are resampled.
         groups: split -> group -> (N,) bool, from `sample_groups`; may be empty.
         versus: the other policies are tested against this one, if it exists.
+        references: the best of these on valid, which must then be a split, is found; all policies
+            but these are tested against it. So test chooses nothing.
 
     Returns:
         ``users``: split -> their number; ``policies``: policy -> split -> metric -> {mean, low,
         high}; ``paired``: policy -> split -> {versus, metric, difference, low, high, p};
-        ``breakdown``: policy -> split -> group -> {count, ndcg@10}, None for an empty group.
+        ``breakdown``: policy -> split -> group -> {count, ndcg@10}, None for an empty group;
+        ``best_reference``, if there is one: {name, chosen_on, paired}, with ``paired`` as above.
 
     Raises:
         ValueError: a rank below 1, or different lengths of policies or groups of a split.
     """
     summary: dict[str, Any] = {"users": {}, "policies": {}, "paired": {}, "breakdown": {}}
+    best = _best(ranks, references)
+    beside: dict[str, Any] = {}
     for split in dict.fromkeys(split for splits in ranks.values() for split in splits):
         values = {
             policy: per_sample(
@@ -156,21 +164,50 @@ def summarise(
                 low, high = interval(means[policy][name])
                 shown[name] = {"mean": float(column.mean()), "low": low, "high": high}
             if versus in values and policy != versus:
-                change = means[policy][MAIN] - means[versus][MAIN]
-                low, high = interval(change)
-                summary["paired"].setdefault(policy, {})[split] = {
-                    "versus": versus,
-                    "metric": MAIN,
-                    "difference": float((columns[MAIN] - values[versus][MAIN]).mean()),
-                    "low": low,
-                    "high": high,
-                    "p": two_sided(change),
-                }
+                summary["paired"].setdefault(policy, {})[split] = _pair(
+                    values, means, policy=policy, versus=versus
+                )
+            if best in values and policy not in references:
+                beside.setdefault(policy, {})[split] = _pair(
+                    values, means, policy=policy, versus=best
+                )
             summary["breakdown"].setdefault(policy, {})[split] = {
                 group: _part(f"group {group} of {split}", columns[MAIN], inside)
                 for group, inside in groups.get(split, {}).items()
             }
+    if best is not None:
+        summary["best_reference"] = {"name": best, "chosen_on": CHOSEN_ON, "paired": beside}
     return summary
+
+
+def _best(ranks: Mapping[str, Mapping[str, ArrayLike]], references: Collection[str]) -> str | None:
+    """The reference with the highest `MAIN` on valid, the first of equal ones."""
+    means = {
+        name: per_sample(splits[CHOSEN_ON])[MAIN].mean()
+        for name, splits in ranks.items()
+        if name in references and CHOSEN_ON in splits
+    }
+    return max(means, key=means.__getitem__) if means else None
+
+
+def _pair(
+    values: Mapping[str, Mapping[str, Floats]],
+    means: Mapping[str, Mapping[str, Floats]],
+    *,
+    policy: str,
+    versus: str,
+) -> dict[str, Any]:
+    """Test of a policy against another on the same samples and the same resamples."""
+    change = means[policy][MAIN] - means[versus][MAIN]
+    low, high = interval(change)
+    return {
+        "versus": versus,
+        "metric": MAIN,
+        "difference": float((values[policy][MAIN] - values[versus][MAIN]).mean()),
+        "low": low,
+        "high": high,
+        "p": two_sided(change),
+    }
 
 
 def _resampled(

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
-from minirec.prior.counts import PARTS, Counts, weighted
+from minirec.prior.counts import PARTS, Counts, rows_at_once, weighted
 from minirec.selection.checks import first
 
 History = Sequence[Sequence[int]]
@@ -91,13 +91,13 @@ def reference_ranks(
     history: History,
     target: ArrayLike,
     excluded: History,
-    block: int = 256,
+    block: int | None = None,
 ) -> Ranks:
     """Rank (N,) int64 of each target (N,) by a reference, 1 or more.
 
     The whole catalogue without the excluded items (`Sample.excluded`) is ranked. Remaining ties
     count against the target: rank = 1 + #{v != y: s_v >= s_y}. `block` samples are ranked at a
-    time; memory is O(block x V).
+    time (default: `rows_at_once`, which bounds memory for any V).
 
     Raises:
         ValueError: the lengths differ, or an item is outside 0..V-1.
@@ -119,7 +119,7 @@ def ranked(
     history: History,
     target: ArrayLike,
     excluded: History,
-    block: int = 256,
+    block: int | None = None,
 ) -> Ranks:
     """`reference_ranks` by any function that scores all `items` for a block of histories.
 
@@ -130,6 +130,7 @@ def ranked(
     _same("history", len(history), len(wanted))
     _same("excluded", len(excluded), len(wanted))
     ranks = np.empty(len(wanted), dtype=np.int64)
+    block = block or rows_at_once(items)
     for start in range(0, len(wanted), block):
         part = slice(start, start + block)
         scores, ties = score(history[part])

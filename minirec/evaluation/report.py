@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,10 @@ from markupsafe import Markup
 from minirec.config.scoring import ScoringConfig
 from minirec.corpus.split import same_time_sentences
 from minirec.errors import ArtifactError
-from minirec.evaluation import plots
+from minirec.evaluation import plots, quality
+from minirec.evaluation.headline import headline, shortcuts_sentence
 from minirec.evaluation.pages import template
+from minirec.evaluation.policies import label
 from minirec.evaluation.samples import examples, frame, listed
 from minirec.selection import screening
 from minirec.selection.learnability import chance_level
@@ -28,16 +29,8 @@ from minirec.store.remote import located
 from minirec.store.run import Run
 from minirec.store.tables import read_table
 
-POLICIES = {
-    "base": "before training",
-    "warm": "warm start",
-    "proxy": "proxy policy",
-    "trained": "after training",
-    "popularity": "reference: popularity",
-    "cooccurrence": "reference: co-occurrence",
-    "title_likeness": "reference: likeness of titles",
-    "sasrec": "reference: SASRec, trained on the same samples",
-}
+SHOWN = ("trained", "prior", "base")
+"""Policies whose figures stand at the top, with the best reference."""
 SCORED_BY = {"proxy": "proxy policy", "warm": "policy of the warm start"}
 """The policy whose rollouts were scored, by `scoring.policy`."""
 
@@ -63,14 +56,17 @@ def render(run_root: Path) -> str:
     scoring = ScoringConfig.model_validate(config.get("scoring", {}))
     return page.render(
         name=root.name,
+        headline=headline(evaluation),
+        shortcuts=shortcuts_sentence(corpus["shortcuts"]) if "shortcuts" in corpus else None,
         config=yaml.safe_dump(config, sort_keys=False),
-        corpus=_flat(corpus),
+        corpus=_flat({key: value for key, value in corpus.items() if key != "shortcuts"}),
         task=same_time_sentences(corpus),
         notes=corpus["notes"],
         facts=_facts(data, tables, evaluation, policy=scoring.policy),
-        quality=_quality(evaluation),
-        paired=_paired(evaluation),
-        breakdown=_breakdown(evaluation),
+        places=quality.places(evaluation),
+        quality=quality.metrics(evaluation),
+        paired=quality.paired(evaluation),
+        breakdown=quality.breakdown(evaluation),
         examples=examples(tables, data, selection),
         listed=listed(tables, data, selection),
         script=Markup(script),
@@ -139,10 +135,11 @@ def _facts(
     """Facts of the run; `policy` is that of `scoring.policy`."""
     kept, dead = data["kept"], (data["hits"] == 0) & ~data["screened"]
     split = "test" if any("test" in s for s in evaluation["policies"].values()) else "valid"
-    headline = [
-        {"name": POLICIES.get(name, name), **splits[split]["ndcg@10"]}
-        for name, splits in _policies(evaluation)
-        if split in splits
+    best = evaluation.get("best_reference", {}).get("name")
+    figures = [
+        {"name": label(name), **splits[split]["ndcg@10"]}
+        for name, splits in quality.in_order(evaluation)
+        if split in splits and (best is None or name in {*SHOWN, best})
     ]
     return {
         "samples": len(tables["train"]),
@@ -155,68 +152,9 @@ def _facts(
         "scored_by": SCORED_BY[policy],
         "split": split,
         "users": evaluation["users"][split],
-        "headline": headline,
+        "figures": figures,
         "gain": evaluation.get("paired", {}).get("trained", {}).get(split),
     }
-
-
-def _policies(evaluation: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """Policies in the order of `POLICIES`, then the others."""
-    found = evaluation["policies"]
-    names = [n for n in POLICIES if n in found] + [n for n in found if n not in POLICIES]
-    return [(name, found[name]) for name in names]
-
-
-def _quality(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
-    """One table per split: metric names and a row per policy."""
-    result = []
-    for split in dict.fromkeys(s for _, splits in _policies(evaluation) for s in splits):
-        rows = [(POLICIES.get(n, n), s[split]) for n, s in _policies(evaluation) if split in s]
-        result.append({"split": split, "metrics": sorted(rows[0][1], key=_metric), "rows": rows})
-    return sorted(result, key=lambda table: table["split"] != "test")
-
-
-def _metric(name: str) -> tuple[int, int]:
-    """Sort key: NDCG, HR, others; then the cutoff."""
-    kind, _, cutoff = name.partition("@")
-    return ({"ndcg": 0, "hr": 1}.get(kind, 2), int(cutoff or 0))
-
-
-def _group(name: str) -> tuple[int, int]:
-    """Sort key: warm, cold, repeat, new, then the popularity deciles in order."""
-    first = ("warm", "cold", "repeat", "new")
-    number = re.search(r"\d+$", name)
-    place = first.index(name) if name in first else len(first)
-    return (place, int(number[0]) if number else 0)
-
-
-def _paired(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rows of the test table, in the order of `POLICIES`."""
-    names = {"policy", "versus"}
-    return [
-        {k: POLICIES.get(v, v) if k in names else v for k, v in row.items()}
-        for name, _ in _policies(evaluation)
-        for split, test in sorted(
-            evaluation.get("paired", {}).get(name, {}).items(), key=lambda pair: pair[0] != "test"
-        )
-        for row in [{"policy": name, "split": split, **test}]
-    ]
-
-
-def _breakdown(evaluation: dict[str, Any]) -> dict[str, Any]:
-    """Test NDCG@10 by group of samples, one column per policy."""
-    found = evaluation.get("breakdown", {})
-    names = [name for name, _ in _policies(evaluation) if found.get(name, {}).get("test")]
-    groups = sorted(found[names[0]]["test"], key=_group) if names else []
-    rows = [
-        (
-            group,
-            found[names[0]]["test"][group]["count"],
-            [found[name]["test"].get(group, {}).get("ndcg@10") for name in names],
-        )
-        for group in groups
-    ]
-    return {"policies": [POLICIES.get(n, n) for n in names], "rows": [r for r in rows if r[1]]}
 
 
 def _planted(tables: dict[str, Any]) -> list[dict[str, Any]]:
@@ -356,7 +294,7 @@ def _score_plots(data: pd.DataFrame) -> Markup:
 
 def _quality_plots(evaluation: dict[str, Any]) -> Markup:
     drawn = Markup("")
-    for table in _quality(evaluation):
+    for table in quality.metrics(evaluation):
         names = [name for name, _ in table["rows"]]
         found = [metrics["ndcg@10"] for _, metrics in table["rows"]]
         ends = {part: [m[part] for m in found] for part in ("mean", "low", "high")}

@@ -30,6 +30,13 @@ PARTS = ("cooccurrence", "transitions", "titles")
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 History = Sequence[Sequence[int]]
+CELLS = 1 << 22
+"""Scores of a block of `rows_at_once`. `Counts.parts` holds about ten float64 arrays of them."""
+
+
+def rows_at_once(items: int, *, most: int = 256) -> int:
+    """Number of histories whose scores of V `items` are computed at a time: at most `most`."""
+    return max(1, min(most, CELLS // items))
 
 
 @dataclass(frozen=True)
@@ -124,8 +131,11 @@ class Counts:
         once = weights @ self.transitions
         vectors = self.words.vectors
         found = (likeness, once + 0.5 * (once @ self.transitions), weights @ vectors @ vectors.T)
-        # Rounding makes scores equal that differ only by the order of summation.
-        return np.stack([_scaled(part.toarray()).round(10) for part in found])
+        scores = np.empty((len(PARTS), *weights.shape))
+        for row, part in zip(scores, found, strict=True):
+            # Rounding makes scores equal that differ only by the order of summation.
+            row[:] = _scaled(part.toarray()).round(10)
+        return scores
 
     def with_titles(self, titles: Sequence[str]) -> Counts:
         """The same counts for a catalogue with further items, which no user has."""

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minirec.corpus.table import Sample, SampleFile
+from minirec.prior.counts import rows_at_once
 from minirec.prior.prior import Prior
 from minirec.rng import seed_of
 
@@ -83,7 +84,8 @@ def choices(prior: Prior, samples: Sequence[Sample], *, items: int, seed: int) -
     for row, sample in enumerate(samples):
         excluded[row, sample.excluded] = True
     excluded[np.arange(len(samples)), target] = False
-    blocks = [samples[i : i + 64] for i in range(0, len(samples), 64)]
+    size = rows_at_once(items, most=64)
+    blocks = [samples[i : i + size] for i in range(0, len(samples), size)]
     parts = np.concatenate([prior.parts(block)[:, :, kept] for block in blocks], axis=1)
     return Choices(parts, np.searchsorted(kept, target), excluded[:, kept], kept)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 PERIODS = 20
@@ -21,6 +22,8 @@ ALL = -1
 """The period of a sample whose counts use all events."""
 BEFORE = -2
 """The period of events before the first sample."""
+CHUNK = 1 << 19
+"""Samples whose histories are read at a time. Most of their pairs repeat those of others."""
 Integers = NDArray[np.int64]
 
 
@@ -55,27 +58,44 @@ def events(train: pa.Table, *, by_time: bool, periods: int = PERIODS) -> Events:
     A period begins at the time of the first of every M / `periods` samples, so a time is in one
     period.
     """
-    users, code = np.unique(train["user"].to_numpy(), return_inverse=True)
-    history = train["history"].combine_chunks()
-    lengths = history.value_lengths().to_numpy()
-    past = history.flatten().to_numpy().astype(np.int64)
+    encoded = train["user"].combine_chunks().dictionary_encode()
+    users, place = np.unique(encoded.dictionary.to_numpy(zero_copy_only=False), return_inverse=True)
+    code = place[encoded.indices.to_numpy()]
     target = train["target"].to_numpy().astype(np.int64)
     time = train["time"].to_numpy()
-    user = np.concatenate([code, np.repeat(code, lengths)])
-    item = np.concatenate([target, past])
     if by_time:
         starts = np.unique(np.sort(time)[np.arange(periods) * len(time) // periods])
-        then = train["history_time"].combine_chunks().flatten().to_numpy()
-        when = _period(np.concatenate([time, then]), starts)
-        period = when[: len(time)]
+        period = _period(time, starts)
     else:
         fold = np.array([zlib.crc32(str(name).encode()) % FOLDS for name in users])
-        when, period = fold[user], fold[code]
-    order = np.lexsort((when, item, user))
-    user, item, when = user[order], item[order], when[order]
-    new = np.r_[True, (user[1:] != user[:-1]) | (item[1:] != item[:-1])]
-    last = past[np.cumsum(lengths) - 1]
-    return Events(user[new], item[new], when[new], last, target, period, by_time)
+        period = fold[code]
+    items = 1 + max(int(target.max()), pc.max(pc.list_flatten(train["history"])).as_py())
+    spans = max(periods, FOLDS) - BEFORE
+
+    # A pair and its period as one number: sorting these is much faster than sorting columns.
+    def keys(user: Integers, item: Integers, when: Integers) -> Integers:
+        return np.unique((user * items + item) * spans + (when - BEFORE))
+
+    found = [keys(code, target, period)]
+    last = np.empty_like(target)
+    for start in range(0, len(target), CHUNK):
+        rows = slice(start, start + CHUNK)
+        history = train["history"][rows].combine_chunks()
+        lengths = history.value_lengths().to_numpy()
+        past = history.flatten().to_numpy().astype(np.int64)
+        last[rows] = past[np.cumsum(lengths) - 1]
+        user = np.repeat(code[rows], lengths)
+        if by_time:
+            then = train["history_time"][rows].combine_chunks().flatten().to_numpy()
+            when = _period(then, starts)
+        else:
+            when = fold[user]
+        found.append(keys(user, past, when))
+    every = np.unique(np.concatenate(found))
+    pair, when = np.divmod(every, spans)
+    new = np.r_[True, pair[1:] != pair[:-1]]
+    user, item = np.divmod(pair[new], items)
+    return Events(user, item, when[new] + BEFORE, last, target, period, by_time)
 
 
 def _period(time: Integers, starts: Integers) -> Integers:

@@ -17,6 +17,7 @@ from jobs.stages.train import TRAIN
 from minirec.config.run import Config
 from minirec.config.selection import SelectionConfig
 from minirec.corpus import schema
+from minirec.evaluation.policies import REFERENCES
 from minirec.evaluation.ranking import sample_groups, summarise
 from minirec.store.files import write_json
 from minirec.store.run import Run
@@ -57,6 +58,8 @@ def make_run(root: Path, *, truth: bool = True) -> Run:
     same_time = {"setting": "exclude", "shared": shared, "left_out": 7}
     notes = ["7 of 9 items have several titles, such as <b>"]
     summary = {"source": "demo", "samples": sizes, "same_time": same_time, "notes": notes}
+    free = {"popularity": 0.0629, "shortcut": 0.4619}
+    summary["shortcuts"] = {"samples": 60, "ndcg@10": free, "best": "shortcut"}
     write_json(run.path("corpus", "corpus.json"), summary)
     write_features(run, samples["sample_id"], rng)
     for name in ("proxy", "policy"):
@@ -69,13 +72,18 @@ def make_run(root: Path, *, truth: bool = True) -> Run:
     ranks = {
         "base": {s: rng.integers(1, ITEMS, size=60) for s in ("valid", "test")},
         "trained": {s: rng.integers(1, 15, size=60) for s in ("valid", "test")},
+        "trained_alone": {s: rng.integers(1, 20, size=60) for s in ("valid", "test")},
+        "prior": {s: rng.integers(1, 18, size=60) for s in ("valid", "test")},
+        "shortcut": {s: rng.integers(1, 4, size=60) for s in ("valid", "test")},
         "popularity": {s: rng.integers(1, 25, size=60) for s in ("valid", "test")},
         "cooccurrence": {s: rng.integers(1, 22, size=60) for s in ("valid", "test")},
         "title_likeness": {s: rng.integers(1, 23, size=60) for s in ("valid", "test")},
     }
     groups = sample_groups(target[:60], history=history[:60], train_counts=np.arange(ITEMS))
     users = {split: np.arange(60) for split in ("valid", "test")}
-    evaluation = summarise(ranks, users=users, groups={"test": groups}, bootstrap=50)
+    evaluation = summarise(
+        ranks, users=users, groups={"test": groups}, bootstrap=50, references=REFERENCES
+    )
     write_json(run.path("evaluation.json"), evaluation)
     run.path("config.yaml").write_text(yaml.safe_dump(Config().model_dump(mode="json")))
     for stage in (PREPARE, PROXY, SCORE, TRAIN, EVALUATE):

@@ -80,7 +80,9 @@ def test_demo(tmp_path):
             assert titles[row["target"]].startswith("Bestseller")
     assert f"{len(got['train']):,} train" in said[0]
     assert not prepare(run, load())
-    assert said[2] == "prepare: finished before, skipped"
+    assert said[2].startswith("prepare: Of the references without training, shortcut")
+    assert summary["shortcuts"]["samples"] == len(got["valid"])
+    assert said[3] == "prepare: finished before, skipped"
 
 
 def test_demo_is_the_same_byte_for_byte(tmp_path):

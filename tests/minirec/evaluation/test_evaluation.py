@@ -108,6 +108,23 @@ def test_summarise():
     assert found["breakdown"]["base"]["test"]["none"] == {"count": 0, "ndcg@10": None}
 
 
+def test_the_best_reference_is_chosen_on_valid():
+    # NDCG@10 by hand: rank 1 gives 1, rank 3 gives 1/2, rank 11 gives 0.
+    ranks = {
+        "trained": {"valid": [1, 1], "test": [1, 3]},
+        "a": {"valid": [3, 3], "test": [1, 1]},
+        "b": {"valid": [1, 3], "test": [3, 11]},
+    }
+    users = {split: np.arange(2) for split in ("valid", "test")}
+    found = summarise(ranks, users=users, groups={}, bootstrap=200, references=("a", "b", "c"))
+    best = found["best_reference"]
+    assert best["name"] == "b" and best["chosen_on"] == "valid" and [*best["paired"]] == ["trained"]
+    pair = best["paired"]["trained"]["test"]
+    assert pair["versus"] == "b" and pair["difference"] == pytest.approx(0.75 - 0.25)
+    assert (pair["low"], pair["high"]) == pytest.approx((0.5, 0.5))  # 0.5 for both users
+    assert "best_reference" not in summarise(ranks, users=users, groups={}, bootstrap=10)
+
+
 def test_ranking_refusals():
     with pytest.raises(ValueError, match="ranks row 1 is 0"):
         per_sample(np.array([1, 0]))

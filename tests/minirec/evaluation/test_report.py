@@ -26,6 +26,7 @@ from minirec.evaluation import plots
 from minirec.evaluation.report import _costs, render
 from minirec.evaluation.samples import cause
 from minirec.selection.from_run import load_features
+from minirec.store.files import read_json, write_json
 from minirec.store.run import Run
 from minirec.store.tables import read_table
 
@@ -142,7 +143,11 @@ def test_report_is_complete_escaped_and_self_contained(tmp_path):
     assert len(page.ids) == len(set(page.ids))
     assert page.tags.count("svg") == html.count('role="img"') >= 6
     for words in (
-        "after training",
+        "trained policy",
+        "below the best reference, shortcut (chosen on valid), with 0.",
+        "Of the references without training, shortcut, the best of them, reaches NDCG@10 0.462",
+        "the policy after training, with the prior",
+        "co-occurrence, transitions and titles with fitted weights",
         "reference: popularity",
         "reference: likeness of titles",
         "Planted truth",
@@ -152,6 +157,34 @@ def test_report_is_complete_escaped_and_self_contained(tmp_path):
     ):
         assert words in html
     assert not REPORT.run(run, Config(), None)
+
+
+def test_the_first_sentence_of_the_report_is_about_the_best_reference(tmp_path):
+    run = make_run(tmp_path / "run")
+    SELECT.run(run, config(), None)
+    html = render(run.root)
+    body = html[html.index("</h1>") :]
+    assert body[: body.index("</p>")].startswith(
+        "</h1>\n<p><b>On test the trained policy has NDCG@10 "
+    )
+    names = ("trained policy alone", "prior alone", "before training", "reference: shortcut")
+    places = [html.index(f"<td>{name}</td>") for name in ("trained policy", *names)]
+    assert places == sorted(places)
+
+
+def test_a_run_without_prior_or_test_split_has_a_report(tmp_path):
+    run = make_run(tmp_path / "run")
+    SELECT.run(run, config(), None)
+    evaluation = read_json(run.path("evaluation.json"))
+    for name in ("prior", "trained_alone"):
+        del evaluation["policies"][name]
+    write_json(run.path("evaluation.json"), evaluation)
+    assert "the policy after training</td>" in render(run.root)
+    for splits in evaluation["policies"].values():
+        del splits["test"]
+    evaluation["best_reference"]["paired"] = {}
+    write_json(run.path("evaluation.json"), evaluation)
+    assert "On test the trained policy" not in render(run.root)
 
 
 def test_report_without_truth_and_logs(tmp_path):

@@ -1,0 +1,42 @@
+"""How far the references without training go on a corpus, before any model is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from minirec.corpus.table import SampleFile
+from minirec.evaluation.ranking import MAIN, per_sample
+from minirec.evaluation.references import REFERENCES, reference_ranks
+from minirec.prior.counts import Words
+from minirec.prior.periods import events
+from minirec.prior.prior import Prior
+
+SAMPLES = 500
+"""Largest number of validation samples."""
+
+
+def shortcuts(train: pa.Table, valid: SampleFile, titles: Sequence[str]) -> dict[str, Any]:
+    """NDCG@10 of each reference on at most `SAMPLES` samples of valid, evenly spread.
+
+    `train` has the schema `SAMPLES`. The result is the entry ``shortcuts`` of ``corpus.json``:
+    ``samples``; ``ndcg@10``, by name; ``best``, the name of the best.
+    """
+    # The counts of the whole train split do not depend on periods.
+    known = Prior(events(train, by_time=True), Words.of(titles), (1, 1, 1)).known
+    rows = np.unique(np.linspace(0, len(valid) - 1, min(SAMPLES, len(valid))).astype(int))
+    samples = valid.take(rows.tolist())
+    asked: dict[str, Any] = {
+        "history": [s.history for s in samples],
+        "target": [s.target for s in samples],
+        "excluded": [s.excluded for s in samples],
+    }
+    found = {}
+    for name, score in REFERENCES.items():
+        ndcg = per_sample(reference_ranks(score, known, **asked))[MAIN]
+        found[name] = round(float(ndcg.mean()), 6)
+    best = max(found, key=found.__getitem__)
+    return {"samples": len(samples), MAIN: found, "best": best}
