@@ -65,8 +65,10 @@ class Item(BaseModel):
     cosine: Annotated[float, Field(description="of the policy's hidden state and the item")]
     score: Annotated[
         float | None,
-        Field(description="cosine / temperature + prior, which orders the items; without a prior "
-              "it is left out, and the cosine orders them"),
+        Field(
+            description="cosine / temperature + prior, which orders the items; without a prior "
+            "it is left out, and the cosine orders them"
+        ),
     ] = None
 
 

@@ -145,12 +145,10 @@ def _report(bad: pa.Table, good: int, files: Sequence[Path]) -> None:
     """Say how many rows are malformed; refuse files without any other row."""
     if files and not good:
         first = f"; the first is {_place(bad)}" if len(bad) else ""
-        raise CorpusError(
-            f"{files[0]}{' and others' if files[1:] else ''}: none of {len(bad):,} rows is a usable "
-            f"event{first}"
-        )
+        raise CorpusError(f"none of {len(bad):,} rows of {files[0]} is a usable event{first}")
     if len(bad):
-        say(f"refresh: {len(bad):,} rows cannot be read and are left out; the first is {_place(bad)}")
+        said = f"{len(bad):,} rows cannot be read and are left out"
+        say(f"refresh: {said}; the first is {_place(bad)}")
 
 
 def _place(bad: pa.Table) -> str:
