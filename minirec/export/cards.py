@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from minirec.config.run import Config
-from minirec.export.reward import LARGEST_ROW
+from minirec.export.formats import LARGEST_ROW
 
 PLAIN_TEMPLATE = "{{ messages[0].content }}"
 """A chat template that returns the text of the only message unchanged."""

@@ -13,12 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from minirec.corpus.table import Catalogue, Sample
-from minirec.export.reward import LARGEST_ROW
 from minirec.model.recommender import Encoder
 from minirec.prior.prior import Prior
 
 Row = dict[str, Any]
 Message = list[dict[str, str]]
+LARGEST_ROW = 10_000
+"""Number of items for which an export holds the prior of a sample: the highest scores."""
 
 
 @dataclass(frozen=True)
@@ -118,8 +119,9 @@ def write_prior(path: Path, prior: Prior, samples: Sequence[Sample]) -> None:
     items, values = [], []
     for sample in samples:
         (scores,) = prior([sample])
-        best = np.argsort(-scores, kind="stable")[:LARGEST_ROW]
-        kept = np.sort(best[scores[best] > 0])
+        kept = np.flatnonzero(scores > 0)
+        if len(kept) > LARGEST_ROW:
+            kept = np.sort(kept[np.argsort(-scores[kept], kind="stable")[:LARGEST_ROW]])
         items.append(kept.astype(np.int32))
         values.append(scores[kept])
     np.savez_compressed(

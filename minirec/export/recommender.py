@@ -50,6 +50,7 @@ class Recommender:
             from minirec.prior import counts
 
             self.counts = counts.Counts.load(folder / "prior.npz")
+            self.weights = [self.settings["prior"][part] for part in counts.PARTS]
 
     def rank(self, history: Sequence[int], *, top: int) -> list[tuple[int, float]]:
         """Item ids and scores of the `top` best items that are not in the history.
@@ -88,8 +89,7 @@ class Recommender:
         # Rounded float64, so that equal vectors have equal cosines.
         scores = (self.items @ F.normalize(states[0, -1].double(), dim=-1)).round(decimals=10)
         if self.counts is not None:
-            weights = [*self.settings["prior"].values()]
-            prior = torch.from_numpy(self.counts.scores([history], weights)[0])
+            prior = torch.from_numpy(self.counts.scores([history], self.weights)[0])
             scores = (scores / self.settings["temperature"] + prior).round(decimals=10)
         had = sorted(set(history))
         scores[torch.tensor(had)] = -torch.inf

@@ -26,8 +26,6 @@ from torch import Tensor
 
 ANSWER = "<answer>"
 BATCH = 16
-LARGEST_ROW = 10_000
-"""Largest number of items for which prior.npz holds the prior of a sample: the highest scores."""
 _lock = threading.Lock()
 _scorers: dict[Path, Scorer] = {}
 
