@@ -22,7 +22,7 @@ from minirec.prior.prior import Prior
 from minirec.prior.serving import load
 from minirec.rl.ranker import Ranker
 from minirec.rl.reward import reward_function
-from minirec.store.tables import read_array, read_table
+from minirec.store.tables import read_table
 
 pytestmark = pytest.mark.slow
 
