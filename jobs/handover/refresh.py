@@ -86,20 +86,23 @@ def read_events(files: Sequence[Path], config: CorpusConfig, corpus: Path) -> Ne
     table = pa.concat_tables([EVENTS.empty_table(), *blocks])
     good = table.filter(table["reason"].is_null())
     _report(table.filter(table["reason"].is_valid()), len(good), files)
+    settled = times.settle(good["time"].to_numpy(), good["number"].to_numpy())
+    place = good.schema.get_field_index("time")
+    good = good.set_column(place, "time", pa.array(settled.ms)).filter(pa.array(~settled.bad))
+    if settled.bad.any():
+        say(f"refresh: {settled.bad.sum():,} events are left out, because their number is no time")
     if config.min_rating is not None:
         good = good.filter(pc.greater_equal(good["rating"], config.min_rating))
     keys = read_table(corpus / "items.parquet", ["key"])["key"].to_pylist()
-    place = {key: item for item, key in enumerate(keys)}
-    found = _mapped(good["item"], lambda key: place.get(known_key(key, place)), pa.int64())
+    ids = {key: item for item, key in enumerate(keys)}
+    found = _mapped(good["item"], lambda key: ids.get(known_key(key, ids)), pa.int64())
     _report_unknown(good["item"].filter(found.is_null()), len(good))
     good, item = good.filter(found.is_valid()), found.drop_null()
     names = [read_table(corpus / f"{split}.parquet", ["user"])["user"] for split in SPLITS]
     users = {name for column in names for name in column.unique().to_pylist()}
     user = _mapped(good["user"], lambda name: known_key(name, users), pa.string())
-    time = None
-    if config.columns.get("order") != "file":
-        time = times.settle(good["time"].to_numpy(), good["number"].to_numpy()).ms
-    return NewEvents(user, item.to_numpy(), time)
+    timed = config.columns.get("order") != "file"
+    return NewEvents(user, item.to_numpy(), good["time"].to_numpy() if timed else None)
 
 
 def _blocks(file: Path, config: CorpusConfig) -> list[pa.Table]:
