@@ -22,7 +22,7 @@ from minirec.config.run import Config
 from minirec.corpus import schema
 from minirec.prior.prior import save_weights
 from minirec.resources.allocation import Shape
-from minirec.store.files import atomic_dir
+from minirec.store.files import atomic_dir, write_json
 from minirec.store.run import Run
 from minirec.store.tables import write_table
 
@@ -60,7 +60,7 @@ def finish_in_process(run_dir: Path, *overrides: str) -> Run:
         folder = POLICIES[policy]
         _stage(run, stage, (folder,), lambda f=folder, s=seed: _adapter(run, f, seed=s))
     _stage(run, "select", ("selection.parquet",), lambda: _selection(run))
-    outputs = ("ranks.parquet", "evaluation")
+    outputs = ("ranks.parquet", "evaluation.json", "evaluation")
     _stage(run, "evaluate", outputs, lambda: _ranks(run, config), inputs=["train"])
     return run
 
@@ -110,4 +110,5 @@ def _ranks(run: Run, config: Config) -> None:
     found = scorer.score(scorer.samples.take(scorer.rows))
     columns = {"policy": ["trained"] * len(found), "split": ["test"] * len(found)}
     columns |= {name: found[name].combine_chunks() for name in ("sample_id", "rank")}
+    write_json(run.path("evaluation.json"), {"policies": {}})
     write_table(run.path("ranks.parquet"), pa.table(columns, schema=schema.RANKS))
