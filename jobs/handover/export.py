@@ -208,7 +208,7 @@ def _policy(folder: Path, source: _Source, to: str) -> None:
         if base == "base":
             shutil.copytree(source.base, folder / base)
     source.save_items(folder)
-    settings = {
+    settings: dict[str, Any] = {
         "base": base if to == "adapter" else None,
         "category": source.encoder.category,
         "max_new_tokens": config.rollout.max_new_tokens,

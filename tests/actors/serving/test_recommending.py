@@ -54,20 +54,6 @@ def recommender(tmp_path_factory):
     )
 
 
-def test_equal_items_come_in_the_order_of_their_ids_in_every_batch(recommender):
-    """Longer histories in a batch change the shapes of all products."""
-    draw = random.Random(3)
-    histories = [[draw.choice([1, 3, 4]) for _ in range(1 + i % 9)] for i in range(2 * BATCH + 3)]
-    alone = [recommender.recommend([h], top=[ITEMS])[0].items for h in histories]
-    together = recommender.recommend(histories, top=[ITEMS] * len(histories))
-    assert [found.items for found in together] == alone
-    for items in alone:
-        assert [i for i in items if i in TWINS] == sorted(TWINS)
-    for top in range(1, ITEMS):
-        fewer = recommender.recommend(histories[:9], top=[top] * 9)
-        assert [found.items for found in fewer] == [items[:top] for items in alone[:9]]
-
-
 def with_counts(recommender, folder, **options):
     """The recommender with a prior of one user, who took item 1 and then item 3."""
     counts = Counts.of(
@@ -79,6 +65,22 @@ def with_counts(recommender, folder, **options):
     )
     ServedPrior(counts.condensed(ITEMS), (10.0, 20.0, 0.5)).save(folder)
     return Recommender(replace(recommender.spec, prior=str(folder), **options))
+
+
+@pytest.mark.parametrize("prior", [False, True])
+def test_equal_items_come_in_the_order_of_their_ids_in_every_batch(recommender, tmp_path, prior):
+    """Longer histories in a batch change the shapes of all products."""
+    recommender = with_counts(recommender, tmp_path) if prior else recommender
+    draw = random.Random(3)
+    histories = [[draw.choice([1, 3, 4]) for _ in range(1 + i % 9)] for i in range(2 * BATCH + 3)]
+    alone = [recommender.recommend([h], top=[ITEMS])[0].items for h in histories]
+    together = recommender.recommend(histories, top=[ITEMS] * len(histories))
+    assert [found.items for found in together] == alone
+    for items in alone:
+        assert [i for i in items if i in TWINS] == sorted(TWINS)
+    for top in range(1, ITEMS):
+        fewer = recommender.recommend(histories[:9], top=[top] * 9)
+        assert [found.items for found in fewer] == [items[:top] for items in alone[:9]]
 
 
 def test_a_prior_is_added_to_the_cosine(recommender, tmp_path):
