@@ -57,9 +57,11 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"minirec {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(name: str, text: str, *, config: bool = False) -> argparse.ArgumentParser:
+    def command(
+        name: str, text: str, *, config: bool = False, about: str = ""
+    ) -> argparse.ArgumentParser:
         # No abbreviations: a typo such as --overwrit must not overwrite.
-        one = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        one = commands.add_parser(name, help=text, description=about or text, allow_abbrev=False)
         if config:
             _config_arguments(one)
         return one
@@ -94,7 +96,7 @@ def _submit_arguments(one: argparse.ArgumentParser) -> None:
 
 
 def _handover_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
-    """The commands `export`, `recommend` and `serve`."""
+    """The commands `export`, `recommend`, `refresh` and `serve`."""
     text = "write the ordered subset, or the policy, in the format of other software"
     one = command("export", text)
     _add(one, "--run", **RUN_DIR)
@@ -106,7 +108,11 @@ def _handover_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     _add(one, "--policy", choices=("warm", "proxy", "trained"), help=text)
     _add(one, "--overwrite", action="store_true", help="replace the folder")
 
-    one = command("recommend", "recommend items for a history, or for a file of users")
+    text = (
+        "Recommend items for a history, or for a file of users. They are ordered by the cosine, or "
+        "with model.prior by the score, cosine / temperature + prior."
+    )
+    one = command("recommend", "recommend items for a history, or for a file of users", about=text)
     _add(one, "--run", **RUN_DIR)
     whom = one.add_mutually_exclusive_group(required=True)
     _add(whom, "--history", help="titles or item keys, oldest first, with commas between")
@@ -118,6 +124,15 @@ def _handover_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     _add(one, "--items", type=_path, metavar="FILE", help=text)
     _add(one, "--top", type=_positive, default=10, help="number of items (default 10)")
     _add(one, "--no-analysis", **ANALYSIS)
+
+    text = "count new events in the collaborative prior of a trained run, without training"
+    one = command("refresh", text)
+    _add(one, "--run", **RUN_DIR)
+    text = (
+        "interactions in the format of the corpus, all that are new since; without any, the events "
+        "of valid and test are added"
+    )
+    _add(one, "--events", nargs="*", type=_path, default=[], metavar="FILE", help=text)
 
     one = command("serve", "answer POST /recommend over HTTP with the trained policy")
     _add(one, "--run", **RUN_DIR)

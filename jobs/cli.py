@@ -252,6 +252,12 @@ def _export(a: Arguments) -> None:
     export(a.run, a.to, _file("--out", a.out), policy=a.policy, overwrite=a.overwrite)
 
 
+def _refresh(a: Arguments) -> None:
+    from jobs.handover.refresh import refresh
+
+    refresh(a.run, [_file("--events", file) for file in a.events])
+
+
 def _serve(a: Arguments) -> None:
     # Must be set before ray is imported: Ray reports the normal end of Serve as a failure.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "ServeController.graceful_shutdown failed")
@@ -269,6 +275,7 @@ COMMANDS = {
     "submit": _submit,
     "export": _export,
     "recommend": _recommend,
+    "refresh": _refresh,
     "serve": _serve,
 }
 """The functions of commands. `run` and the commands of stages are in none: `_run` serves them."""

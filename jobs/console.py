@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import (
@@ -28,6 +28,9 @@ from minirec.evaluation.headline import headline
 from minirec.evaluation.policies import label, ordered
 from minirec.store.files import read_json
 from minirec.store.run import Run
+
+if TYPE_CHECKING:
+    from actors.serving.recommender import Recommendation
 
 console = Console(soft_wrap=True, highlight=False)
 PULSE_S = 60.0  # without a terminal, print a line at least this often
@@ -198,10 +201,11 @@ def print_summary(run: Run) -> None:
         console.print(f"report: {run.path('report.html')}")
 
 
-def print_recommendation(analysis: str, items: list[tuple[str, float]]) -> None:
-    """Print the analysis and the ranked items."""
-    console.print("Analysis:", analysis.strip(), markup=False)
-    table = Table("#", "item", "cosine")
-    for place, (title, cosine) in enumerate(items, 1):
-        table.add_row(str(place), Text(title), f"{cosine:.4f}")
+def print_recommendation(found: Recommendation, titles: list[str]) -> None:
+    """Print the analysis and the ranked items with their cosines, and their scores if any."""
+    console.print("Analysis:", found.analysis.strip(), markup=False)
+    columns = {"cosine": found.cosines} | ({"score": found.scores} if found.scores else {})
+    table = Table("#", "item", *columns)
+    for place, (title, *values) in enumerate(zip(titles, *columns.values(), strict=True), 1):
+        table.add_row(str(place), Text(title), *(f"{value:.4f}" for value in values))
     console.print(table)

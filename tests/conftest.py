@@ -30,6 +30,15 @@ def undisturbed(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def with_prior(tmp_path_factory):
+    """A finished run with a collaborative prior, see `helpers.finished_run`; not to be changed."""
+    from helpers.finished_run import finish_in_process
+
+    run_dir = tmp_path_factory.mktemp("with_prior") / "run"
+    return finish_in_process(run_dir, "model.prior=shortcut").root
+
+
+@pytest.fixture(scope="session")
 def object_store(tmp_path_factory):
     """A client of boto3 for an S3-compatible server on this machine; this process uses it too."""
     server = pytest.importorskip("moto.server")

@@ -55,11 +55,21 @@ class Query(BaseModel, extra="forbid"):
 
 
 class Item(BaseModel):
-    """A recommended item."""
+    """A recommended item.
+
+    The answer has `score` only if the policy has a collaborative prior.
+    """
 
     key: str
     title: str
-    cosine: float
+    cosine: Annotated[float, Field(description="of the policy's hidden state and the item")]
+    score: Annotated[
+        float | None,
+        Field(
+            description="cosine / temperature + prior, which orders the items; without a prior "
+            "it is left out, and the cosine orders them"
+        ),
+    ] = None
 
 
 class Answer(BaseModel):
@@ -127,7 +137,7 @@ class Recommendations:
         self.recommender = Recommender(spec)
         self.key_of = {item: key for key, item in self.recommender.keys.items()}
 
-    @app.post("/recommend", responses={422: {"model": Problem}})
+    @app.post("/recommend", responses={422: {"model": Problem}}, response_model_exclude_none=True)
     async def recommend(self, query: Query) -> Answer:
         """The best items that are not in the history."""
         keys = self.recommender.keys
@@ -137,8 +147,9 @@ class Recommendations:
             raise HTTPException(422, f"no item has the key {_short(unknown)}")
         found = await self.batch((tuple(keys[key] for key in history), query.top))
         titles = self.recommender.titles
-        pairs = zip(found.items, found.cosines, strict=True)
-        items = [Item(key=self.key_of[i], title=titles[i], cosine=c) for i, c in pairs]
+        scores = found.scores or [None] * len(found.items)
+        rows = zip(found.items, found.cosines, scores, strict=True)
+        items = [Item(key=self.key_of[i], title=titles[i], cosine=c, score=s) for i, c, s in rows]
         return Answer(items=items, analysis=found.analysis)
 
     @app.get("/healthz")

@@ -16,6 +16,7 @@ from minirec.config.run import Config
 from minirec.corpus.table import Catalogue, load_catalogue
 from minirec.errors import ConfigError
 from minirec.model.recommender import Encoder, item_table, load_policy
+from minirec.prior.serving import ServedPrior, load
 from minirec.resources.allocation import Shape
 from minirec.store.files import fetch
 from minirec.store.remote import located
@@ -30,6 +31,7 @@ class RecommenderSpec:
 
     analysis: whether the policy writes an analysis; without it, one forward pass is enough.
     new_items: keys, titles and texts of items that are not in the catalogue.
+    prior: folder of the collaborative prior, see `minirec.prior.serving.load`; None: no prior.
     """
 
     corpus: str
@@ -41,15 +43,20 @@ class RecommenderSpec:
     new_items: tuple[tuple[str, str, str], ...] = ()
     gpus: float = 0.0
     threads: int = 1
+    prior: str | None = None
 
 
 @dataclass(frozen=True)
 class Recommendation:
-    """Item ids, best first, with their cosines, and the analysis of the policy."""
+    """Item ids, best first, with their cosines, and the analysis of the policy.
+
+    scores: what orders the items if there is a prior: cosine / tau + prior; None: the cosines do.
+    """
 
     items: list[int]
     cosines: list[float]
     analysis: str
+    scores: list[float] | None = None
 
 
 class Recommender:
@@ -76,6 +83,13 @@ class Recommender:
             tokens = [self.encoder.item(title, text) for _, title, text in spec.new_items]
             self.table = torch.cat([self.table, item_table(self.policy, tokens)])
         self.table = self.table.double()
+        self.prior = self._prior()
+
+    def _prior(self) -> ServedPrior | None:
+        if self.spec.prior is None:
+            return None
+        prior = load(located(self.spec.corpus), self.spec.prior)
+        return prior.with_titles([title for _, title, _ in self.spec.new_items])
 
     def _engine(self, path: str) -> TransformersEngine:
         c = self.config
@@ -90,7 +104,8 @@ class Recommender:
         """Recommend `top[i]` items for history i, a list of item ids, oldest first.
 
         Items of the history are never recommended, so there may be fewer than `top[i]`. Items with
-        equal cosines are in the order of their ids, independent of the rest of the batch.
+        equal scores (without a prior: equal cosines) are in the order of their ids, independent of
+        the rest of the batch.
         """
         parts = [slice(start, start + BATCH) for start in range(0, len(histories), BATCH)]
         return [one for part in parts for one in self._batch(histories[part], top[part])]
@@ -115,22 +130,35 @@ class Recommender:
         # In float32, the batch would change the last bits of a product, and so the order of items
         # with equal vectors. Rounded float64 keeps them equal.
         cosines = (F.normalize(hidden.double(), dim=-1) @ self.table.T).round(decimals=10)
+        scores = cosines if self.prior is None else self._with_prior(cosines, histories)
         found = []
-        for row, text, history, k in zip(cosines, texts, histories, top, strict=True):
-            row[torch.tensor(list(history), device=self.device)] = -torch.inf
-            items, values = _best(row, min(k, len(self.titles) - len(set(history))))
-            found.append(Recommendation(items, [round(v, 4) for v in values], text))
+        for row, score, text, history, k in zip(
+            cosines, scores, texts, histories, top, strict=True
+        ):
+            score[torch.tensor(list(history), device=self.device)] = -torch.inf
+            best = _best(score, min(k, len(self.titles) - len(set(history))))
+            shown = None if self.prior is None else _rounded(score[best])
+            found.append(Recommendation(best.tolist(), _rounded(row[best]), text, shown))
         return found
 
+    def _with_prior(self, cosines: Tensor, histories: Sequence[Sequence[int]]) -> Tensor:
+        """cosine / tau + prior, (B, V) float64; equal where cosine and prior are equal."""
+        assert self.prior is not None
+        prior = torch.from_numpy(self.prior.scores(histories)).to(self.device)
+        return (cosines / self.config.model.temperature + prior).round(decimals=10)
 
-def _best(cosines: Tensor, k: int) -> tuple[list[int], list[float]]:
-    """Item ids and values of the k highest cosines (V,); of equal ones, the lowest ids."""
+
+def _best(scores: Tensor, k: int) -> Tensor:
+    """Item ids (k,) of the k highest scores (V,), best first; of equal ones, the lowest ids."""
     if k == 0:
-        return [], []
+        return torch.zeros(0, dtype=torch.int64, device=scores.device)
     # `topk` chooses arbitrarily among equal values; a stable sort of all takes 40 times as long.
-    part = (cosines >= cosines.topk(k).values[-1]).nonzero()[:, 0]
-    values, places = cosines[part].sort(descending=True, stable=True)
-    return part[places[:k]].tolist(), values[:k].tolist()
+    part = (scores >= scores.topk(k).values[-1]).nonzero()[:, 0]
+    return part[scores[part].sort(descending=True, stable=True).indices[:k]]
+
+
+def _rounded(values: Tensor) -> list[float]:
+    return [round(value, 4) for value in values.tolist()]
 
 
 def _with_new(

@@ -128,13 +128,16 @@ def check_command(words: list[str], working_dir: Path, *, parse: Parse) -> None:
                 f"path on storage that all nodes share"
             )
     arguments = parse(words)
-    if arguments.command in ("recommend", "export", "serve"):
+    if arguments.command in ("recommend", "refresh", "export", "serve"):
         check_path("--run", arguments.run)
         for option in ("users", "items", "out"):
             path = getattr(arguments, option, None)
             copied = path and option != "out" and (working_dir / path).is_file()
             if path and not copied:
                 check_local(f"--{option}", path, what=arguments.command)
+        for path in getattr(arguments, "events", []):
+            if not (working_dir / path).is_file():
+                check_local("--events", path, what=arguments.command)
     if hasattr(arguments, "overrides"):
         _check_settings(arguments, working_dir)
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from jobs.console import quiet, say
-from jobs.handover.recommend import finished_run
-from jobs.stage import base_model
+from jobs.handover.recommend import finished_run, served_prior
+from jobs.stage import base_model, prior_folder
 from jobs.stages.proxy import PROXY
 from jobs.stages.train import TRAIN
 from jobs.stages.warm import WARM
 from minirec.config.choices import REWARDS
 from minirec.config.run import Config
 from minirec.corpus import prompts
-from minirec.corpus.table import Catalogue, SampleFile, load_catalogue
+from minirec.corpus.table import Catalogue, Sample, SampleFile, load_catalogue
 from minirec.errors import ArtifactError, ConfigError
 from minirec.store.files import MANIFEST, atomic_dir, fetch, read_json
 from minirec.store.remote import is_remote
@@ -30,6 +31,11 @@ if TYPE_CHECKING:
 POLICIES = ("adapter", "merged")
 PolicyName = Literal["warm", "proxy", "trained"]
 STAGE = {"warm": WARM, "proxy": PROXY, "trained": TRAIN}
+OWN_IMPORTS = {
+    "from minirec.corpus import prompts\n": "import prompts\n",
+    "from minirec.prior import counts\n": "import prior as counts\n",
+}
+"""Imports of `recommender.py`, and those of the copies in an exported folder."""
 
 
 def export(
@@ -100,6 +106,36 @@ class _Source:
         items = ({"item_id": item, "title": title} for item, title in enumerate(c.titles))
         formats.write(folder / "items.jsonl", items)
 
+    def save_prior(self, folder: Path) -> tuple[dict[str, float] | None, bool]:
+        """prior.npz and prior.py; returns the weights by part, and whether `refresh` added events.
+
+        Without a prior nothing is written, and the weights are None.
+        """
+        from minirec.prior import counts, serving
+
+        place = served_prior(self.run, self.config)
+        if place is None:
+            return None, False
+        prior = serving.load(self.run.path("corpus"), place)
+        prior.counts.save(folder / serving.FILE)
+        shutil.copy(str(counts.__file__), folder / "prior.py")
+        refreshed = place != prior_folder(self.run, self.config)
+        return dict(zip(counts.PARTS, prior.weights, strict=True)), refreshed
+
+    def save_sample_prior(self, folder: Path, samples: Sequence[Sample]) -> None:
+        """prior.npz, the scores of the prior for each sample at its own time, if there is a prior.
+
+        Refreshed counts are not used, because they hold the samples' own targets.
+        """
+        from minirec.export.formats import write_prior
+        from minirec.prior.prior import Prior
+        from minirec.store.remote import located
+
+        place = prior_folder(self.run, self.config)
+        if place is not None:
+            prior = Prior.load(self.run.path("corpus"), located(place))
+            write_prior(folder / "prior.npz", prior, samples)
+
 
 def _subset(folder: Path, source: _Source, to: str) -> None:
     from minirec.export import cards, formats, reward
@@ -120,6 +156,7 @@ def _subset(folder: Path, source: _Source, to: str) -> None:
     shutil.copy(str(ranking.__file__), folder / "ranking.py")
     source.save_merged(folder / "scorer")
     source.save_items(folder)
+    source.save_sample_prior(folder, [by_id[i] for i in ids])
     settings = config.reward.model_dump(mode="json") | {"name": name}
     settings |= {key: getattr(config.model, key) for key in ("temperature", "trust_remote_code")}
     _write_json(folder / "reward.json", settings)
@@ -173,7 +210,7 @@ def _policy(folder: Path, source: _Source, to: str) -> None:
         if base == "base":
             shutil.copytree(source.base, folder / base)
     source.save_items(folder)
-    settings = {
+    settings: dict[str, Any] = {
         "base": base if to == "adapter" else None,
         "category": source.encoder.category,
         "max_new_tokens": config.rollout.max_new_tokens,
@@ -181,15 +218,24 @@ def _policy(folder: Path, source: _Source, to: str) -> None:
         "max_item_tokens": model.max_item_tokens,
         "trust_remote_code": model.trust_remote_code,
     }
+    weights, refreshed = source.save_prior(folder)
+    if weights is not None:
+        settings |= {"temperature": model.temperature, "prior": weights}
     _write_json(folder / "recommender.json", settings)
     code = Path(str(recommender.__file__)).read_text(encoding="utf-8")
-    ours = "from minirec.corpus import prompts\n"
-    assert ours in code
-    code = code.replace(ours, "import prompts\n")
+    for ours, alone in OWN_IMPORTS.items():
+        assert ours in code
+        code = code.replace(ours, alone)
     (folder / "recommender.py").write_text(code, encoding="utf-8")
     shutil.copy(str(prompts.__file__), folder / "prompts.py")
     card = cards.model_card(
-        config, to=to, base=base, policy=source.name, evaluation=_evaluation(source)
+        config,
+        to=to,
+        base=base,
+        policy=source.name,
+        evaluation=_evaluation(source),
+        weights=weights,
+        refreshed=refreshed,
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
 

@@ -9,24 +9,28 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from jobs.console import quiet
-from jobs.stage import base_model
+from jobs.stage import base_model, prior_folder
 from minirec.config.reading import load
 from minirec.config.run import Config
 from minirec.corpus.ids import known_key
 from minirec.corpus.prompts import comparable
 from minirec.corpus.table import Catalogue, load_catalogue
 from minirec.errors import ArtifactError, ConfigError
+from minirec.store.files import read_json
 from minirec.store.run import Run
 from minirec.store.tables import read_table
 
+REFRESHED = "refreshed"
+"""Folder of the run directory that `minirec refresh` writes."""
+
 if TYPE_CHECKING:
-    from actors.serving.recommender import RecommenderSpec
+    from actors.serving.recommender import Recommendation, RecommenderSpec
 
 
 def recommend(
     run_dir: str, history: str, *, top: int, analysis: bool = True
-) -> tuple[str, list[tuple[str, float]]]:
-    """The analysis, and the best `top` items outside the history with their cosines.
+) -> tuple[Recommendation, list[str]]:
+    """The best `top` items outside the history, and their titles.
 
     Args:
         history: titles or item keys, oldest first; see `find_titles`.
@@ -48,8 +52,7 @@ def recommend(
     spec = recommender_spec(run, config, analysis=analysis, threads=threads, gpus=gpus)
     recommender = Recommender(spec)
     (found,) = recommender.recommend([items], top=[top])
-    named = [recommender.titles[i] for i in found.items]
-    return found.analysis, list(zip(named, found.cosines, strict=True))
+    return found, [recommender.titles[i] for i in found.items]
 
 
 def finished_run(run_dir: str, *stages: str) -> tuple[Run, Config]:
@@ -63,6 +66,32 @@ def finished_run(run_dir: str, *stages: str) -> tuple[Run, Config]:
                 f"{run.root} has not finished {stage}; run `minirec {stage} run_dir={run_dir}`"
             )
     return run, load(run.path("config.yaml"))
+
+
+def prior_inputs(run: Run) -> dict[str, str]:
+    """Fingerprints of the stages that a refreshed prior is made from."""
+    return {stage: run.fingerprint(stage) for stage in ("prepare", "prior")}
+
+
+def served_prior(run: Run, config: Config) -> str | None:
+    """Folder of the prior for users: the refreshed one if there is one; None: no prior.
+
+    Raises:
+        ArtifactError: `prepare` or `prior` ran again after `minirec refresh`, or has not finished.
+    """
+    folder = prior_folder(run, config)
+    refreshed = run.path(REFRESHED)
+    if folder is None:
+        return None
+    inputs = prior_inputs(run)
+    if not refreshed.exists():
+        return folder
+    if read_json(refreshed / "prior.json")["inputs"] != inputs:
+        raise ArtifactError(
+            f"{refreshed} was made from another corpus or other weights; run `minirec refresh` "
+            f"again, or delete the folder to rank without new events"
+        )
+    return str(refreshed)
 
 
 def find_titles(history: str, catalogue: Catalogue, keys: Sequence[str]) -> list[int]:
@@ -137,7 +166,12 @@ def recommender_spec(
     gpus: float,
     new_items: tuple[tuple[str, str, str], ...] = (),
 ) -> RecommenderSpec:
-    """The spec of a recommender; `ArtifactError` if the item vectors of `evaluate` are missing."""
+    """The spec of a recommender.
+
+    Raises:
+        ArtifactError: the item vectors of `evaluate` are missing, or the refreshed prior is not of
+            this run's corpus and weights.
+    """
     from actors.serving.recommender import RecommenderSpec
 
     vectors = run.path("evaluation", "trained.npy")
@@ -161,4 +195,5 @@ def recommender_spec(
         new_items=new_items,
         gpus=gpus,
         threads=max(1, int(threads)),
+        prior=served_prior(run, config),
     )

@@ -30,6 +30,8 @@ OUTPUT = pa.schema(
         ("analysis", pa.string()),
     ]
 )
+SCORES = pa.field("scores", pa.list_(pa.float64()))
+"""The column after ``cosines`` if the policy has a prior."""
 BLOCK = 256
 
 
@@ -41,7 +43,7 @@ class Rows:
         self.key_of = {item: key for key, item in self.recommender.keys.items()}
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Columns history (item keys) and row -> the columns of `OUTPUT` and row."""
+        """Columns history (item keys) and row -> the columns of `OUTPUT`, `SCORES` and row."""
         keys = self.recommender.keys
         histories = [[keys[key] for key in history] for history in batch["history"].to_pylist()]
         found = self.recommender.recommend(histories, top=[self.top] * len(histories))
@@ -50,11 +52,14 @@ class Rows:
                 "items": [self.key_of[i] for i in one.items],
                 "titles": [self.recommender.titles[i] for i in one.items],
                 "cosines": one.cosines,
+                "scores": one.scores,
                 "analysis": one.analysis,
             }
             for one in found
         ]
-        made = pa.Table.from_pylist(rows, schema=OUTPUT)
+        with_prior = self.recommender.prior is not None
+        schema = OUTPUT.insert(3, SCORES) if with_prior else OUTPUT
+        made = pa.Table.from_pylist(rows, schema=schema)
         return made.append_column("row", batch["row"])
 
 

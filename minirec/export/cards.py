@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from minirec.config.run import Config
+from minirec.export.formats import LARGEST_ROW
 
 PLAIN_TEMPLATE = "{{ messages[0].content }}"
 """A chat template that returns the text of the only message unchanged."""
@@ -97,6 +99,13 @@ The reward of a completion is `{config.reward.name}`: how high the target ranks 
 after the completion, by the frozen policy in `scorer/` ({policy}). In MiniRec the policy in
 training ranks. Here the policy is frozen, because text trainers provide no hidden states. Text
 after `<answer>` is ignored: if your trainer can stop there, this saves tokens.
+{"" if config.model.prior == "none" else PRIOR_OF_SAMPLES}"""
+
+
+PRIOR_OF_SAMPLES = f"""
+The ranking adds the collaborative prior of each sample: co-occurrence, transitions and likeness of
+titles, from training events before the sample's own time. `prior.npz` holds its values above 0 by
+`sample_id`, of each sample at most the {LARGEST_ROW:,} highest.
 """
 
 
@@ -143,11 +152,21 @@ def _settings(config: Config, samples: int, steps: int, *, has_template: bool) -
 
 
 def model_card(
-    config: Config, *, to: str, base: str, policy: str, evaluation: dict[str, Any] | None
+    config: Config,
+    *,
+    to: str,
+    base: str,
+    policy: str,
+    evaluation: dict[str, Any] | None,
+    weights: Mapping[str, float] | None = None,
+    refreshed: bool = False,
 ) -> str:
     """README of an exported policy, with the front matter of the Hugging Face hub.
 
-    `evaluation` is the part of ``evaluation.json`` on this policy, by split; None: not evaluated.
+    Args:
+        evaluation: the part of ``evaluation.json`` on this policy, by split; None: not evaluated.
+        weights: of the parts of the collaborative prior; None: the policy has no prior.
+        refreshed: whether the counts of the prior include events that the evaluation did not use.
     """
     method = config.selection.method
     what = {
@@ -157,6 +176,7 @@ def model_card(
         "proxy": "The proxy policy, trained on a small random subset",
         "warm": "The policy of the warm start, trained on forced answers",
     }[policy]
+    number = "cosine" if weights is None else "score"
     library = "peft" if to == "adapter" else "transformers"
     head = {"library_name": library, "tags": ["recommendation", "grpo", "lora", "minirec"]}
     if base != "base":
@@ -179,12 +199,27 @@ or
 from recommender import Recommender
 
 recommender = Recommender(".")
-for item, cosine in recommender.rank([0, 1], top=10):
-    print(cosine, recommender.titles[item])
+for item, {number} in recommender.rank([0, 1], top=10):
+    print({number}, recommender.titles[item])
 ```
 
 `items.npy` has a unit vector for each line of `items.jsonl`.
-{_figures(evaluation, config.corpus.same_time)}"""
+{_prior(config, weights, refreshed)}{_figures(evaluation, config.corpus.same_time)}"""
+
+
+def _prior(config: Config, weights: Mapping[str, float] | None, refreshed: bool) -> str:
+    if weights is None:
+        return ""
+    parts = {"cooccurrence": "co-occurrence", "titles": "likeness of titles"}
+    terms = " + ".join(f"{w:.2f} * {parts.get(part, part)}" for part, w in weights.items())
+    events = "all events up to a refresh after training" if refreshed else "the training events"
+    later = " The figures below were measured without the later events." if refreshed else ""
+    return f"""
+The ranking has a collaborative prior: the score is cosine / {config.model.temperature:g} + {terms}.
+Each part is at most 1 and comes from {events} and the titles (`prior.npz`, read
+by `prior.py`, which needs scipy). An item or history without events gets 0 from the first two
+parts.{later}
+"""
 
 
 TASKS = {

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from minirec.corpus.table import Catalogue, Sample
 from minirec.model.recommender import Encoder
+from minirec.prior.prior import Prior
 
 Row = dict[str, Any]
 Message = list[dict[str, str]]
+LARGEST_ROW = 10_000
+"""Number of items for which an export holds the prior of a sample: the highest scores."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,12 @@ def _verl(e: Example, catalogue: Catalogue) -> Row:
 
 
 def _openrlhf(e: Example, catalogue: Catalogue) -> Row:
-    label = {"target": e.sample.target, "excluded": e.sample.excluded}
+    sample = e.sample
+    label = {
+        "target": sample.target,
+        "excluded": sample.excluded,
+        "sample_id": sample.sample_id,
+    }
     return {"prompt": e.text, "label": json.dumps(label), "datasource": "minirec"}
 
 
@@ -99,3 +108,26 @@ def write(path: Path, rows: Iterable[Row]) -> None:
     else:
         with path.open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def write_prior(path: Path, prior: Prior, samples: Sequence[Sample]) -> None:
+    """Write the prior scores of N samples, each from the events that it may use, as an npz.
+
+    sample_id (N,). ends (N,), the end of each sample's entries in items (int32) and values
+    (float32): the scores above 0, at most the `LARGEST_ROW` highest; of equal ones, the lowest ids.
+    """
+    items, values = [], []
+    for sample in samples:
+        (scores,) = prior([sample])
+        kept = np.flatnonzero(scores > 0)
+        if len(kept) > LARGEST_ROW:
+            kept = np.sort(kept[np.argsort(-scores[kept], kind="stable")[:LARGEST_ROW]])
+        items.append(kept.astype(np.int32))
+        values.append(scores[kept])
+    np.savez_compressed(
+        path,
+        sample_id=np.array([sample.sample_id for sample in samples], np.int64),
+        ends=np.cumsum([len(one) for one in items]),
+        items=np.concatenate([np.zeros(0, np.int32), *items]),
+        values=np.concatenate([np.zeros(0, np.float32), *values]),
+    )

@@ -3,7 +3,8 @@
     python recommender.py "Title one" "Title two"
 
 The folder holds the policy (merged, or an adapter with the name of its base), ``items.npy`` with
-its unit vectors of all items, ``items.jsonl`` with their titles, and ``recommender.json``.
+its unit vectors of all items, ``items.jsonl`` with their titles, and ``recommender.json``. If the
+policy has a collaborative prior, its counts are in ``prior.npz``, and `scipy` is needed.
 """
 
 from __future__ import annotations
@@ -44,9 +45,17 @@ class Recommender:
         self.items = torch.from_numpy(np.load(folder / "items.npy")).double()
         with (folder / "items.jsonl").open(encoding="utf-8") as lines:
             self.titles = [json.loads(line)["title"] for line in lines]
+        self.counts = None
+        if "prior" in self.settings:
+            from minirec.prior import counts
+
+            self.counts = counts.Counts.load(folder / "prior.npz")
+            self.weights = [self.settings["prior"][part] for part in counts.PARTS]
 
     def rank(self, history: Sequence[int], *, top: int) -> list[tuple[int, float]]:
-        """Item ids and cosines of the `top` best items that are not in the history.
+        """Item ids and scores of the `top` best items that are not in the history.
+
+        The score is the cosine, or cosine / temperature + prior if the policy has a prior.
 
         The history has item ids (lines of ``items.jsonl`` from 0), oldest first. The list is
         shorter if fewer items are left. Ties go to the lowest item id.
@@ -78,10 +87,13 @@ class Recommender:
             written += self.tokenizer.encode(prompts.ANSWER, add_special_tokens=False)
         states = self.lm.base_model(input_ids=torch.tensor([prompt + written])).last_hidden_state
         # Rounded float64, so that equal vectors have equal cosines.
-        cosines = (self.items @ F.normalize(states[0, -1].double(), dim=-1)).round(decimals=10)
+        scores = (self.items @ F.normalize(states[0, -1].double(), dim=-1)).round(decimals=10)
+        if self.counts is not None:
+            prior = torch.from_numpy(self.counts.scores([history], self.weights)[0])
+            scores = (scores / self.settings["temperature"] + prior).round(decimals=10)
         had = sorted(set(history))
-        cosines[torch.tensor(had)] = -torch.inf
-        best = cosines.sort(descending=True, stable=True)
+        scores[torch.tensor(had)] = -torch.inf
+        best = scores.sort(descending=True, stable=True)
         wanted = min(top, len(self.titles) - len(had))
         items, values = best.indices[:wanted].tolist(), best.values[:wanted].tolist()
         return list(zip(items, values, strict=True))
@@ -145,8 +157,8 @@ def main() -> None:
         ranked = recommender.rank(find_items(sys.argv[1:], recommender.titles), top=10)
     except ValueError as error:
         sys.exit(str(error))
-    for item, cosine in ranked:
-        print(f"{cosine:.3f}  {recommender.titles[item]}")
+    for item, score in ranked:
+        print(f"{score:.3f}  {recommender.titles[item]}")
     if not ranked:
         print("every item is in the history")
 

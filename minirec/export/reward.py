@@ -4,7 +4,8 @@
 minirec. It reads the files beside it: ``scorer/`` (the merged policy), ``items.npy`` (its unit
 vectors of all items), ``ranking.py`` (the rewards of MiniRec) and ``reward.json``, which names one
 of them. Items are ranked by their cosine with the hidden state at ``<answer>``, without excluded
-items: the history, and other items of the user at the target's time.
+items: the history, and other items of the user at the target's time. If the policy has a
+collaborative prior, ``prior.npz`` holds its scores for each sample, which are added.
 
 Functions for TRL (`reward`), verl (`compute_score`) and OpenRLHF (`reward_func`).
 """
@@ -46,6 +47,8 @@ class Scorer:
         self.ranking = imported(folder / "ranking.py")
         if (folder / "own_reward.py").exists():
             imported(folder / "own_reward.py")
+        there = folder / "prior.npz"
+        self.prior = Prior(there) if there.exists() else None
         self.reward = self.ranking.reward_function(
             self.settings["name"], softmax_weight=self.settings["softmax_weight"]
         )
@@ -57,12 +60,18 @@ class Scorer:
         *,
         excluded: Sequence[Sequence[int]],
         targets: Sequence[int],
+        sample_ids: Sequence[int] | None = None,
     ) -> list[float]:
         """Rewards of B completions, each ranked without its `excluded` item ids.
 
         `prompts` are texts as the model reads them, including the chat template. Text after the
-        first ``<answer>`` of a completion is ignored.
+        first ``<answer>`` of a completion is ignored. `sample_ids` are needed if there is a prior.
+
+        Raises:
+            ValueError: the prior has no row for a sample, or `sample_ids` are missing.
         """
+        if self.prior is not None and sample_ids is None:
+            raise ValueError("the policy has a prior; give the sample_id of each row")
         sequences = [self._tokens(p, c) for p, c in zip(prompts, completions, strict=True)]
         found: list[float] = []
         with _lock, torch.no_grad():
@@ -70,7 +79,10 @@ class Scorer:
                 part = slice(start, start + BATCH)
                 hidden = self._hidden(sequences[part])
                 target = torch.tensor([int(t) for t in targets[part]])
-                found += self._rewards(hidden, excluded[part], target)
+                prior = None
+                if self.prior is not None and sample_ids is not None:
+                    prior = self.prior.scores(sample_ids[part], items=len(self.items))
+                found += self._rewards(hidden, excluded[part], target, prior)
         return found
 
     def _tokens(self, prompt: str, completion: str) -> list[int]:
@@ -96,15 +108,43 @@ class Scorer:
         return states[torch.arange(len(sequences)), mask.sum(1) - 1].float()
 
     def _rewards(
-        self, hidden: Tensor, excluded: Sequence[Sequence[int]], target: Tensor
+        self,
+        hidden: Tensor,
+        excluded: Sequence[Sequence[int]],
+        target: Tensor,
+        prior: Tensor | None = None,
     ) -> list[float]:
         ranking, device = self.ranking, self.device
         ids = [[int(i) for i in row] for row in excluded]
         mask = ranking.excluded_mask(ids, target, items=len(self.items)).to(device)
         tau = self.settings["temperature"]
         scores = ranking.item_scores(hidden, items=self.items, temperature=tau)
+        if prior is not None:
+            scores += prior.to(device)
         found = ranking.rank_target(scores, target=target.to(device), mask=mask)
         return self.reward(found, min(self.settings["cutoff"], len(self.items))).tolist()
+
+
+class Prior:
+    """Prior scores of each sample: its row of a sparse matrix, found by its sample_id."""
+
+    def __init__(self, file: Path):
+        with np.load(file) as found:
+            self.values, self.items, self.ends = (found[n] for n in ("values", "items", "ends"))
+            self.row = {int(i): row for row, i in enumerate(found["sample_id"])}
+
+    def scores(self, sample_ids: Sequence[int], *, items: int) -> Tensor:
+        """(B, items) float32; 0 where the file has no entry."""
+        found = torch.zeros(len(sample_ids), items)
+        for into, sample in zip(found, map(int, sample_ids), strict=True):
+            if sample not in self.row:
+                raise ValueError(
+                    f"sample {sample} is not in prior.npz; use the rows of this folder"
+                )
+            row = self.row[sample]
+            part = slice(self.ends[row - 1] if row else 0, self.ends[row])
+            into[torch.from_numpy(self.items[part]).long()] = torch.from_numpy(self.values[part])
+        return found
 
 
 def imported(file: Path) -> Any:
@@ -133,11 +173,14 @@ def reward(
     prompt_text: Sequence[str],
     excluded: Sequence[Sequence[int]],
     target: Sequence[int],
+    sample_id: Sequence[int] | None = None,
     **_: Any,
 ) -> list[float]:
     """For TRL: ``GRPOTrainer(reward_funcs=reward)``. The other columns come from the data set."""
     texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
-    return scorer().rewards(prompt_text, texts, excluded=excluded, targets=target)
+    return scorer().rewards(
+        prompt_text, texts, excluded=excluded, targets=target, sample_ids=sample_id
+    )
 
 
 def compute_score(
@@ -149,6 +192,7 @@ def compute_score(
         [solution_str],
         excluded=[extra_info["excluded"]],
         targets=[ground_truth],
+        sample_ids=[extra_info["sample_id"]],
     )
     return found
 
@@ -164,6 +208,11 @@ def reward_func(
         if not there:
             raise ValueError(f"the query does not contain its prompt {prompt[:80]!r}")
         texts.append(completion)
-    excluded, targets = ([fact[name] for fact in facts] for name in ("excluded", "target"))
-    found = torch.tensor(scorer().rewards(prompts, texts, excluded=excluded, targets=targets))
+    excluded, targets, sample_ids = (
+        [fact[name] for fact in facts] for name in ("excluded", "target", "sample_id")
+    )
+    rewards = scorer().rewards(
+        prompts, texts, excluded=excluded, targets=targets, sample_ids=sample_ids
+    )
+    found = torch.tensor(rewards)
     return {"rewards": found, "scores": found, "extra_logs": {"reward": found}}

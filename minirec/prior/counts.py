@@ -27,6 +27,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 PARTS = ("cooccurrence", "transitions", "titles")
+CELLS = 2**22
+"""Largest number of scores that `Counts.scores` computes at once, to bound its memory."""
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 History = Sequence[Sequence[int]]
@@ -136,6 +138,18 @@ class Counts:
             # Rounding makes scores equal that differ only by the order of summation.
             row[:] = _scaled(part.toarray()).round(10)
         return scores
+
+    def scores(self, history: History, weights: Sequence[float]) -> Floats:
+        """Sum of `PARTS` times `weights` for B histories, (B, V) float64.
+
+        A history's scores do not depend on the others of the batch.
+        """
+        blocks = max(1, CELLS // max(1, len(self.users)))
+        found = [np.zeros((0, len(self.users)))]
+        for start in range(0, len(history), blocks):
+            parts = self.parts(history[start : start + blocks])
+            found.append(sum(w * part for w, part in zip(weights, parts, strict=True)))
+        return np.concatenate(found)
 
     def with_titles(self, titles: Sequence[str]) -> Counts:
         """The same counts for a catalogue with further items, which no user has."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import random
+from dataclasses import replace
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -11,6 +14,8 @@ from helpers.tiny_model import build_adapter, build_model
 
 from actors.serving.recommender import BATCH, Recommender, RecommenderSpec
 from minirec.config.run import Config
+from minirec.prior.counts import Counts, Words
+from minirec.prior.serving import ServedPrior
 from minirec.store.files import write_json
 from minirec.store.tables import write_array, write_table
 
@@ -49,8 +54,23 @@ def recommender(tmp_path_factory):
     )
 
 
-def test_equal_items_come_in_the_order_of_their_ids_in_every_batch(recommender):
+def with_counts(recommender, folder, **options):
+    """The recommender with a prior of one user, who took item 1 and then item 3."""
+    counts = Counts.of(
+        user=np.array([0, 0]),
+        item=np.array([1, 3]),
+        last=np.array([1]),
+        target=np.array([3]),
+        words=Words.of([f"blue pen {i}" for i in range(ITEMS)]),
+    )
+    ServedPrior(counts.condensed(ITEMS), (10.0, 20.0, 0.5)).save(folder)
+    return Recommender(replace(recommender.spec, prior=str(folder), **options))
+
+
+@pytest.mark.parametrize("prior", [False, True])
+def test_equal_items_come_in_the_order_of_their_ids_in_every_batch(recommender, tmp_path, prior):
     """Longer histories in a batch change the shapes of all products."""
+    recommender = with_counts(recommender, tmp_path) if prior else recommender
     draw = random.Random(3)
     histories = [[draw.choice([1, 3, 4]) for _ in range(1 + i % 9)] for i in range(2 * BATCH + 3)]
     alone = [recommender.recommend([h], top=[ITEMS])[0].items for h in histories]
@@ -61,6 +81,33 @@ def test_equal_items_come_in_the_order_of_their_ids_in_every_batch(recommender):
     for top in range(1, ITEMS):
         fewer = recommender.recommend(histories[:9], top=[top] * 9)
         assert [found.items for found in fewer] == [items[:top] for items in alone[:9]]
+
+
+def test_a_prior_is_added_to_the_cosine(recommender, tmp_path):
+    prior = with_counts(recommender, tmp_path, config=Config(model={"temperature": 0.1}))
+    (found,) = prior.recommend([[1]], top=[ITEMS])
+    (plain,) = recommender.recommend([[1]], top=[ITEMS])
+    cosine = dict(zip(plain.items, plain.cosines, strict=True))
+    assert dict(zip(found.items, found.cosines, strict=True)) == cosine
+    assert plain.scores is None and found.scores == sorted(found.scores, reverse=True)
+    # Titles share two words that all have (idf 1); the own number has idf 1 + log(8 / 2).
+    likeness = 2 / (2 + (1 + math.log(4)) ** 2)
+    for item, score in zip(found.items, found.scores, strict=True):
+        counts = 10 + 20 if item == 3 else 0
+        assert score == pytest.approx(cosine[item] / 0.1 + counts + 0.5 * likeness, abs=2e-3)
+    assert found.items[0] == 3
+    assert [i for i in found.items if i in TWINS] == sorted(TWINS)
+
+
+def test_a_history_without_events_or_words_has_no_prior(recommender, tmp_path):
+    items = (("n", "???", ""), ("m", "blue pen 3", ""))
+    prior = with_counts(recommender, tmp_path, new_items=items)
+    (found,) = prior.recommend([[ITEMS]], top=[ITEMS])
+    tau = prior.config.model.temperature
+    assert found.scores == pytest.approx([c / tau for c in found.cosines], abs=1e-4 / tau)
+    # A new item has the likeness of its title: that of item 3 has the words of item 3.
+    (likeness,) = prior.prior.counts.parts([[3]])[2]
+    assert likeness[ITEMS + 1] == likeness[3] == 1 and likeness[ITEMS] == 0
 
 
 def test_no_more_than_the_remaining_items(recommender):

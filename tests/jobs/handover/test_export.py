@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.alone import alone
 
 from jobs.cli import main
 from minirec.config.reading import dump, load
@@ -42,27 +41,6 @@ def exported(undisturbed, tmp_path_factory):
 
 def rows(folder):
     return [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
-
-
-def alone(folder, code, *words):
-    """Run code in the folder, in a Python without MiniRec; return its output."""
-    hidden = (
-        "import sys\n"
-        "class Hide:\n"
-        "    def find_spec(self, name, *_):\n"
-        "        if name.partition('.')[0] in ('minirec', 'actors', 'jobs'):\n"
-        "            raise ModuleNotFoundError(name)\n"
-        "sys.meta_path.insert(0, Hide())\nsys.path.insert(0, '.')\n"
-    )
-    result = subprocess.run(
-        [sys.executable, "-I", "-c", hidden + code, *words],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
-    return result.stdout
 
 
 def policy_of(run_dir, folder):

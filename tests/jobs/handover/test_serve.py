@@ -64,9 +64,11 @@ def test_the_answer_is_that_of_the_command(undisturbed, served):
     status, answer = ask(f"{served}/recommend", {"history": table["key"][:3], "top": 5})
     assert status == 200
     titles = ", ".join(table["title"][:3])
-    analysis, expected = recommend(str(undisturbed), titles, top=5)
-    assert [item["title"] for item in answer["items"]] == [title for title, _ in expected]
-    assert answer["analysis"] == analysis
+    found, expected = recommend(str(undisturbed), titles, top=5)
+    assert [item["title"] for item in answer["items"]] == expected
+    assert [item["cosine"] for item in answer["items"]] == found.cosines
+    assert answer["analysis"] == found.analysis
+    assert all(set(item) == {"key", "title", "cosine"} for item in answer["items"])
     assert not {item["key"] for item in answer["items"]} & set(table["key"][:3])
 
 

@@ -8,7 +8,7 @@ import shlex
 import pytest
 
 from minirec.config.reading import load
-from minirec.export.cards import data_card
+from minirec.export.cards import data_card, model_card
 
 NAMED = ["model.name=some/model"]
 
@@ -117,3 +117,20 @@ def test_openrlhf_trains_the_nearest_number_of_whole_passes(samples, steps, epis
     assert openrlhf(**about)["--train.num_episodes"] == str(episodes)
     said = card("openrlhf", **about)
     assert f"about {samples // 32} steps, and MiniRec trains {steps}" in " ".join(said.split())
+
+
+def test_cards_name_the_prior_of_a_policy_that_has_one():
+    about = {"to": "merged", "base": "base", "policy": "trained", "evaluation": None}
+    weights = {"cooccurrence": 1.25, "transitions": 3.0, "titles": 2.0}
+    config = load(None, [*NAMED, "model.prior=shortcut", "model.temperature=0.05"])
+    found = model_card(config, weights=weights, **about)
+    assert "cosine / 0.05 + 1.25 * co-occurrence + 3.00 * transitions + 2.00 * likeness" in found
+    assert "for item, score in" in found and "refresh" not in found
+    assert "figures below were measured without" in " ".join(
+        model_card(config, weights=weights, refreshed=True, **about).split()
+    )
+    plain = model_card(load(None, NAMED), **about)
+    assert "for item, cosine in" in plain and "prior" not in plain
+    settings = {"samples": 64, "steps": 2}
+    assert "prior.npz" in card("trl", "model.prior=shortcut", **settings)
+    assert "prior" not in card("trl", **settings)
