@@ -31,7 +31,8 @@ class RecommenderSpec:
 
     analysis: whether the policy writes an analysis; without it, one forward pass is enough.
     new_items: keys, titles and texts of items that are not in the catalogue.
-    prior: folder of the collaborative prior, see `minirec.prior.serving.load`; None: no prior.
+    prior, refreshed: folders of the collaborative prior, see `minirec.prior.serving.load`; None: no
+        prior, and no newer counts.
     """
 
     corpus: str
@@ -44,6 +45,7 @@ class RecommenderSpec:
     gpus: float = 0.0
     threads: int = 1
     prior: str | None = None
+    refreshed: str | None = None
 
 
 @dataclass(frozen=True)
@@ -86,9 +88,10 @@ class Recommender:
         self.prior = self._prior()
 
     def _prior(self) -> ServedPrior | None:
-        if self.spec.prior is None:
+        spec = self.spec
+        if spec.prior is None:
             return None
-        prior = load(located(self.spec.corpus), self.spec.prior)
+        prior = load(located(spec.corpus), spec.prior, refreshed=spec.refreshed)
         return prior.with_titles([title for _, title, _ in self.spec.new_items])
 
     def _engine(self, path: str) -> TransformersEngine:
@@ -142,10 +145,11 @@ class Recommender:
         return found
 
     def _with_prior(self, cosines: Tensor, histories: Sequence[Sequence[int]]) -> Tensor:
-        """cosine / tau + prior, (B, V) float64; equal where cosine and prior are equal."""
+        """scale x cosine / tau + prior, (B, V) float64; equal where cosine and prior are equal."""
         assert self.prior is not None
         prior = torch.from_numpy(self.prior.scores(histories)).to(self.device)
-        return (cosines / self.config.model.temperature + prior).round(decimals=10)
+        temperature = self.config.model.temperature / self.prior.scale
+        return (cosines / temperature + prior).round(decimals=10)
 
 
 def _best(scores: Tensor, k: int) -> Tensor:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from jobs.console import quiet, say
-from jobs.handover.recommend import finished_run, served_prior
+from jobs.handover.recommend import finished_run, refreshed_counts
 from jobs.stage import base_model, prior_folder
 from jobs.stages.proxy import PROXY
 from jobs.stages.train import TRAIN
@@ -106,6 +106,18 @@ class _Source:
         items = ({"item_id": item, "title": title} for item, title in enumerate(c.titles))
         formats.write(folder / "items.jsonl", items)
 
+    @property
+    def prior(self) -> str | None:
+        """Folder of the weights of the prior with this policy; None: no prior."""
+        return prior_folder(self.run, self.config, STAGE[self.name].outputs[0])
+
+    @property
+    def temperature(self) -> float:
+        """Temperature of the softmax, divided by the policy's weight beside the prior."""
+        from minirec.prior.prior import weights_in
+
+        return self.config.model.temperature / (weights_in(self.prior)[0] if self.prior else 1)
+
     def save_prior(self, folder: Path) -> tuple[dict[str, float] | None, bool]:
         """prior.npz and prior.py; returns the weights by part, and whether `refresh` added events.
 
@@ -113,14 +125,13 @@ class _Source:
         """
         from minirec.prior import counts, serving
 
-        place = served_prior(self.run, self.config)
-        if place is None:
+        if self.prior is None:
             return None, False
-        prior = serving.load(self.run.path("corpus"), place)
+        refreshed = refreshed_counts(self.run, self.config)
+        prior = serving.load(self.run.path("corpus"), self.prior, refreshed=refreshed)
         prior.counts.save(folder / serving.FILE)
         shutil.copy(str(counts.__file__), folder / "prior.py")
-        refreshed = place != prior_folder(self.run, self.config)
-        return dict(zip(counts.PARTS, prior.weights, strict=True)), refreshed
+        return dict(zip(counts.PARTS, prior.weights, strict=True)), refreshed is not None
 
     def save_sample_prior(self, folder: Path, samples: Sequence[Sample]) -> None:
         """prior.npz, the scores of the prior for each sample at its own time, if there is a prior.
@@ -131,9 +142,8 @@ class _Source:
         from minirec.prior.prior import Prior
         from minirec.store.remote import located
 
-        place = prior_folder(self.run, self.config)
-        if place is not None:
-            prior = Prior.load(self.run.path("corpus"), located(place))
+        if self.prior is not None:
+            prior = Prior.load(self.run.path("corpus"), located(self.prior))
             write_prior(folder / "prior.npz", prior, samples)
 
 
@@ -158,7 +168,8 @@ def _subset(folder: Path, source: _Source, to: str) -> None:
     source.save_items(folder)
     source.save_sample_prior(folder, [by_id[i] for i in ids])
     settings = config.reward.model_dump(mode="json") | {"name": name}
-    settings |= {key: getattr(config.model, key) for key in ("temperature", "trust_remote_code")}
+    settings["temperature"] = source.temperature
+    settings["trust_remote_code"] = config.model.trust_remote_code
     _write_json(folder / "reward.json", settings)
     card = cards.data_card(
         config,
@@ -220,7 +231,7 @@ def _policy(folder: Path, source: _Source, to: str) -> None:
     }
     weights, refreshed = source.save_prior(folder)
     if weights is not None:
-        settings |= {"temperature": model.temperature, "prior": weights}
+        settings |= {"temperature": source.temperature, "prior": weights}
     _write_json(folder / "recommender.json", settings)
     code = Path(str(recommender.__file__)).read_text(encoding="utf-8")
     for ours, alone in OWN_IMPORTS.items():

@@ -73,20 +73,19 @@ def prior_inputs(run: Run) -> dict[str, str]:
     return {stage: run.fingerprint(stage) for stage in ("prepare", "prior")}
 
 
-def served_prior(run: Run, config: Config) -> str | None:
-    """Folder of the prior for users: the refreshed one if there is one; None: no prior.
+def refreshed_counts(run: Run, config: Config) -> str | None:
+    """Folder of the counts of `minirec refresh`; None: there are none, or no prior.
 
     Raises:
         ArtifactError: `prepare` or `prior` ran again after `minirec refresh`, or has not finished.
     """
-    folder = prior_folder(run, config)
     refreshed = run.path(REFRESHED)
-    if folder is None:
+    if config.model.prior == "none":
         return None
     inputs = prior_inputs(run)
     if not refreshed.exists():
-        return folder
-    if read_json(refreshed / "prior.json")["inputs"] != inputs:
+        return None
+    if read_json(refreshed / "prior.json")["facts"]["inputs"] != inputs:
         raise ArtifactError(
             f"{refreshed} was made from another corpus or other weights; run `minirec refresh` "
             f"again, or delete the folder to rank without new events"
@@ -195,5 +194,6 @@ def recommender_spec(
         new_items=new_items,
         gpus=gpus,
         threads=max(1, int(threads)),
-        prior=served_prior(run, config),
+        prior=prior_folder(run, config, "policy"),
+        refreshed=refreshed_counts(run, config),
     )

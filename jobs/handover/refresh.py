@@ -54,7 +54,8 @@ def refresh(run_dir: str, files: Sequence[Path]) -> None:
         counts, added = refreshed(
             corpus, new, same_time=settings.same_time, min_history=settings.min_history
         )
-        prior = ServedPrior(counts.condensed(NEIGHBOURS), tuple(weights_in(run.path("prior"))))
+        scale, weights = weights_in(run.path("prior"))
+        prior = ServedPrior(counts.condensed(NEIGHBOURS), tuple(weights), scale)
         with atomic_dir(run.path(REFRESHED)) as folder:
             prior.save(folder, inputs=prior_inputs(run), **added.__dict__)
     say(

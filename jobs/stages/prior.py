@@ -18,7 +18,8 @@ def _body(work: Work) -> None:
     items = len(load_catalogue(corpus))
     weights, likelihood = fit.fit(fit.choices(prior, samples, items=items, seed=work.config.seed))
     with atomic_dir(run.path("prior")) as folder:
-        save_weights(folder, weights, samples=len(samples), log_likelihood=likelihood)
+        facts = {"samples": len(samples), "log_likelihood": likelihood}
+        save_weights(folder, weights, facts=facts)
     named = ", ".join(f"{part} {w:.2f}" for part, w in zip(PARTS, weights, strict=True))
     run.say(f"prior: weights {named}, fitted on the newest {len(samples):,} training samples")
 

@@ -7,10 +7,11 @@ a policy, and all four on validation samples after its training.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
@@ -117,11 +118,16 @@ def combined(parts: NDArray[np.float32], weights: NDArray[np.float64]) -> NDArra
 
 
 def save_weights(
-    folder: Path, weights: Iterable[float], *, scale: float = 1, **facts: object
+    folder: Path,
+    weights: Iterable[float],
+    *,
+    scale: float = 1,
+    facts: Mapping[str, object] = MappingProxyType({}),
 ) -> None:
     """Write the weights of the policy and of `PARTS`, and facts about them, to `FILE`."""
     named = {part: float(weight) for part, weight in zip(PARTS, weights, strict=True)}
-    write_json(folder / FILE, {"weights": {"policy": float(scale), **named}, **facts})
+    weighed = {"policy": float(scale), **named}
+    write_json(folder / FILE, {"weights": weighed, "facts": dict(facts)})
 
 
 def weights_in(folder: Path | str) -> tuple[float, list[float]]:

@@ -20,10 +20,12 @@ FILE = "prior.npz"
 
 @dataclass(frozen=True)
 class ServedPrior:
-    """Condensed counts of V items, and the weights of `minirec.prior.counts.PARTS`."""
+    """Condensed counts of V items, the weights of `minirec.prior.counts.PARTS`, and the weight of
+    the policy, `scale`."""
 
     counts: Counts
     weights: tuple[float, ...]
+    scale: float = 1
 
     def scores(self, history: History) -> Floats:
         """Prior scores (B, V) float64 of B histories of item ids, oldest first."""
@@ -36,21 +38,22 @@ class ServedPrior:
     def save(self, folder: Path, **facts: object) -> None:
         """Write ``prior.npz``, and ``prior.json`` with the weights and facts about them."""
         self.counts.save(folder / FILE)
-        save_weights(folder, self.weights, **facts)
+        save_weights(folder, self.weights, scale=self.scale, facts=facts)
 
 
-def load(corpus: Path, folder: str) -> ServedPrior:
+def load(corpus: Path, folder: str, *, refreshed: str | None = None) -> ServedPrior:
     """The prior with the weights in a folder.
 
     Args:
-        corpus: folder of the corpus. Its train split is counted if the folder holds only weights.
+        corpus: folder of the corpus. Its train split is counted where no counts are stored.
         folder: of `save_weights` or `ServedPrior.save`, local or on an object store.
+        refreshed: folder of `ServedPrior.save` whose counts replace those of `folder`.
 
     Raises:
         ArtifactError: the folder is missing or damaged.
     """
-    there = Path(fetch(folder))
-    weights = tuple(weights_in(there))
-    if (there / FILE).exists():
-        return ServedPrior(Counts.load(there / FILE), weights)
-    return ServedPrior(Prior.of(corpus).known.condensed(NEIGHBOURS), weights)
+    scale, weights = weights_in(folder)
+    stored = Path(fetch(refreshed or folder)) / FILE
+    if stored.exists():
+        return ServedPrior(Counts.load(stored), tuple(weights), scale)
+    return ServedPrior(Prior.of(corpus).known.condensed(NEIGHBOURS), tuple(weights), scale)
