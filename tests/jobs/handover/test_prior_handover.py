@@ -201,7 +201,8 @@ def test_a_refresh_of_another_corpus_is_refused(copy, capsys):
     recommender_spec(run, config, analysis=False, threads=1, gpus=0)
     file = copy / REFRESHED / "prior.json"
     facts = json.loads(file.read_text())
-    file.write_text(json.dumps(facts | {"inputs": {"prepare": "x", "prior": "y"}}))
+    facts["facts"]["inputs"] = {"prepare": "x", "prior": "y"}
+    file.write_text(json.dumps(facts))
     with pytest.raises(ArtifactError, match="run `minirec refresh` again"):
         recommender_spec(run, config, analysis=False, threads=1, gpus=0)
 
