@@ -31,6 +31,7 @@ def test_plan_loads_neither_ray_nor_torch(tmp_path):
 
 def test_plan_counts_rollouts_of_the_demo(tmp_path):
     words = [f"run_dir={tmp_path}", "corpus.demo.users=100", "scoring.rollouts=3"]
+    words += ["scoring.screen=null"]
     words += ["training.steps=7", "training.prompts_per_step=32", "training.rollouts_per_prompt=4"]
     rows = planned(*words)
     samples = int(rows["prepare", "training samples"].removeprefix("about ").replace(",", ""))
@@ -95,7 +96,8 @@ def test_plan_counts_the_part_that_is_scored(tmp_path):
     write_json(tmp_path / "corpus" / "corpus.json", {"samples": {"train": 1000}})
     words = [f"run_dir={tmp_path}", "scoring.samples=0.4", "scoring.rollouts=3"]
     rows = planned(*words)
-    assert rows["score", "rollouts"] == "1,600 (3 and a greedy one)"
+    most = "1,600 (3 and a greedy one; none where screened)"
+    assert rows["score", "rollouts, at most"] == most
     assert rows["score", "shards"] == "7"
     assert rows["select", "budget"] == "100 in 4 groups", "a share is one of the whole corpus"
     with pytest.raises(ConfigError, match="500 exceeds the 400 scored training samples"):
@@ -148,7 +150,8 @@ def test_plan_counts_all_samples_for_full(tmp_path):
 
 def test_a_command_is_refused_only_for_the_stages_that_it_runs(tmp_path):
     write_json(tmp_path / "corpus" / "corpus.json", {"samples": {"train": 21}})
-    words = [f"run_dir={tmp_path}", "selection.budget=0.1", "selection.groups=4"]
+    # The warm start of the default would need 128 samples.
+    words = [f"run_dir={tmp_path}", "preset=paper", "selection.budget=0.1", "selection.groups=4"]
     for command in ("prepare", "proxy", "score", "gradients", "train", "report"):
         assert planned(*words, command=command)
     for command in ("select", "run", "plan"):
@@ -176,8 +179,10 @@ def test_a_demo_model_that_vllm_cannot_run(tmp_path):
 
 
 def test_plan_names_the_engine_and_warns_of_groups_of_two(tmp_path):
-    words = [f"run_dir={tmp_path}", "training.steps=5", "rollout.engine=transformers"]
+    words = [f"run_dir={tmp_path}", "preset=paper", "training.steps=5"]
+    words += ["rollout.engine=transformers"]
     rows = planned(*words)
+    assert ("proxy", "rollouts") in rows
     assert rows["resources", "rollout library"] == "transformers: rollout.engine=transformers"
     assert ("train", "advantages") not in rows
     rows = planned(*words, "training.rollouts_per_prompt=2")
@@ -196,6 +201,18 @@ def test_plan_counts_the_samples_of_leave_one_out(tmp_path, min_history, samples
     words = ["corpus.split=leave_one_out", f"corpus.min_history={min_history}"]
     rows = planned(f"run_dir={tmp_path}", "selection.groups=1", *words)
     assert rows["prepare", "training samples"] == f"about {samples:,}"
+
+
+def test_plan_of_the_default_has_a_warm_start_and_no_proxy(tmp_path):
+    write_json(tmp_path / "corpus" / "corpus.json", {"samples": {"train": 1000}})
+    rows = planned(f"run_dir={tmp_path}")
+    assert rows["warm", "optimizer steps"] == "100 of 128 prompts"
+    assert "proxy" not in {stage for stage, _ in rows}
+    assert rows["score", "rollouts, at most"] == "3,000 (2 and a greedy one; none where screened)"
+    write_json(tmp_path / "corpus" / "corpus.json", {"samples": {"train": 21}})
+    for command in ("run", "plan"):
+        with pytest.raises(ConfigError, match="the warm start has 21 training samples"):
+            planned(f"run_dir={tmp_path}", command=command)
 
 
 def test_plan_counts_a_warm_start_where_it_is_used(tmp_path):

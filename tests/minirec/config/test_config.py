@@ -27,6 +27,20 @@ def test_one_setting_of_the_proxy_leaves_its_other_defaults():
     assert reading.load(None, ["proxy.training.max_failures=1"]).proxy.training.steps == 30
 
 
+def test_the_default_has_a_prior_and_a_warm_start_and_the_paper_has_neither():
+    found = reading.load()
+    assert (found.model.prior, found.earlier_policies) == ("shortcut", ("warm",))
+    assert (found.scoring.policy, found.training.start) == ("warm", "warm")
+    assert (found.scoring.screen, found.scoring.rollouts) == ("prefill", 2)
+    for training in (found.warm.training, found.training):
+        assert training.validation_steps and training.patience
+    for preset in ("paper", "paper-amazon"):
+        found = reading.load(None, [f"preset={preset}"])
+        assert (found.model.prior, found.earlier_policies) == ("none", ("proxy",))
+        assert (found.scoring.screen, found.training.start) == (None, "base")
+        assert (found.training.validation_steps, found.training.patience) == (None, None)
+
+
 def test_dump_can_be_loaded_again(tmp_path):
     file = tmp_path / "run.yaml"
     first = reading.load(None, ["training.steps=3", "corpus.demo.users=50"])

@@ -17,7 +17,9 @@ from __future__ import annotations
 
 import math
 import statistics
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -123,6 +125,8 @@ def written_out(model, group, loss):
         if j == best:
             h = result.hidden_states[-1][0, -1].double()
             scores = loss.table.double() @ (h / h.norm()) / loss.temperature
+            if loss.prior is not None:
+                scores = scores + torch.from_numpy(loss.prior([group])[0])
             rivals = [i for i in range(ITEMS) if i not in group.excluded or i == group.target]
             log_y = scores[group.target] - torch.logsumexp(scores[rivals], 0)
             total = total - advantage[j] * log_y
@@ -155,6 +159,20 @@ def test_whole_gradients_are_those_of_autograd(dtype, error, shared):
     single = [by_autograd(model, group, loss) for group in some]
     expected = torch.stack([torch.cat([g.flatten() for g in one.values()]) for one in single])
     assert distance(found, expected) < error
+
+
+def test_gradients_are_those_of_the_scores_with_the_prior():
+    """A prior that puts other items first changes the gradient, and autograd agrees."""
+    model, some = policy(), groups()
+    scores = 3 * np.random.default_rng(5).random((1, ITEMS), np.float32)
+    without = sample_loss()
+    loss = replace(without, prior=lambda asked: scores.repeat(len(asked), axis=0))
+    projector = Projector(model.lm, dim=EVERYTHING, seed=1)
+    found = block_gradients(model, projector, some, loss=loss)
+    single = [by_autograd(model, group, loss) for group in some]
+    expected = torch.stack([torch.cat([g.flatten() for g in one.values()]) for one in single])
+    assert distance(found, expected) < 1e-8
+    assert distance(block_gradients(model, projector, some, loss=without), expected) > 1e-3
 
 
 @pytest.mark.parametrize(("dim", "oversample"), [(110, 1), (2000, 1), (110, 8), (300, 100)])

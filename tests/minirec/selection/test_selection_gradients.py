@@ -19,10 +19,10 @@ def case(dtype=torch.float64, batch=5, width=12, count=30, seed=0):
     return hidden.to(dtype), items.to(dtype), target, mask
 
 
-def by_autograd(hidden, items, target, temperature, mask=None):
+def by_autograd(hidden, items, target, temperature, mask=None, prior=0):
     """Gradient and HVP by double backward of the same loss."""
     hidden = hidden.clone().requires_grad_()
-    scores = hidden / hidden.norm(dim=1, keepdim=True) @ items.T / temperature
+    scores = hidden / hidden.norm(dim=1, keepdim=True) @ items.T / temperature + prior
     if mask is not None:
         mask = mask.clone()
         mask[torch.arange(len(target)), target] = False
@@ -97,6 +97,21 @@ def test_rollout_gradient_weights_each_rollout_by_its_advantage():
     expected[0] = 1.5 * each[0] - 0.5 * each[1]
     expected[2] = 2 * each[4] - each[2]
     assert relative(found, expected) < 1e-10
+
+
+@pytest.mark.parametrize("block", [7, 8192])
+def test_a_prior_is_added_to_the_scores(block):
+    hidden, items, target, mask = case()
+    prior = 3 * torch.rand(5, 30, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    options = {"items": items, "target": target, "temperature": 0.2, "mask": mask, "prior": prior}
+    gradient, hvp = by_autograd(hidden, items, target, 0.2, mask, prior)
+    found = head_features(hidden, **options, block=block)
+    assert relative(found.gradient, gradient) < 1e-10
+    assert relative(found.hvp, hvp) < 1e-10
+    assert relative(gradient, by_autograd(hidden, items, target, 0.2, mask)[0]) > 0.1
+    advantage, sample = torch.ones(5, dtype=torch.float64), torch.zeros(5, dtype=torch.int64)
+    total = rollout_gradient(hidden, advantage=advantage, sample=sample, samples=1, **options)
+    assert relative(total[0], gradient.sum(0)) < 1e-10
 
 
 def test_half_precision_is_raised():
