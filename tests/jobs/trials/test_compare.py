@@ -81,6 +81,7 @@ def compared(tmp_path):
     """Run, config and trials (full data, `random`, `minirec`) of a finished comparison."""
     words = ["compare.methods=[random, minirec]", "compare.budget=[2]", "compare.seeds=[1]"]
     words += ["training.prompts_per_step=1", "training.prompts_per_micro_batch=1"]
+    words += ["preset=paper"]  # the proxy scores, and training starts from the base
     config = load(None, [f"run_dir={tmp_path / 'run'}", *words])
     run = Run(config.run_dir)
     spend(run.root, prepare=(1.0, 0), proxy=(20.0, 300), score=(30.0, 700), gradients=(7.0, 0))
