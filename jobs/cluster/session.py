@@ -101,7 +101,7 @@ class Session:
         try:
             with without_stderr():
                 ray.init(**options)
-        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        except Exception as error:  # Ray raises a bare one if its node is not up in time
             if isinstance(error, OSError) and error.errno is not None:  # a file or disk error
                 raise
             raise not_started(error, address) from error
