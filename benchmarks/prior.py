@@ -47,7 +47,6 @@ def main() -> None:
         further["vectors"] = pooled(item_vectors(options.model, catalogue))
     samples = fit.newest(SampleFile(corpus, "train"))
     chosen = fit.choices(prior, samples, items=len(catalogue), seed=0)
-    assert chosen.items is not None
     recipes: dict[str, tuple[Sequence[float], Parts | None]] = {
         part: (np.eye(3)[i], None) for i, part in enumerate(PARTS)
     }

@@ -46,13 +46,11 @@ def prior_folder(run: Run, config: Config, policy: str = "base") -> str | None:
     """Folder of the weights of the collaborative prior; None: the policy has no prior.
 
     Args:
-        policy: ``base``, or the folder of a training. A training with a validation fits weights of
-            its own.
+        policy: ``base``, or the folder of a training, which keeps the weights with its adapter.
     """
     if config.model.prior == "none":
         return None
-    own = run.path(policy, "adapter")
-    return str(own if (own / "prior.json").exists() else run.path("prior"))
+    return str(run.path("prior") if policy == "base" else run.path(policy, "adapter"))
 
 
 @dataclass(frozen=True)

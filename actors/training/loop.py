@@ -340,7 +340,9 @@ class Worker:
         """Write the final adapter, which shows a restarted driver that training is finished."""
         keeps_best = self.spec.training.patience is not None
         best = best_step(self.log) if keeps_best else None
-        self.adapters.finish(best, weights_after(self.log, best))
+        fitted = weights_after(self.log, best)
+        in_use = [self.prior.scale, *self.prior.weights] if self.prior else []
+        self.adapters.finish(best, fitted or in_use)
         barrier()
 
 

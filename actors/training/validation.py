@@ -138,7 +138,8 @@ class Validation:
                 self._shared(lambda rows: self._hidden(policy, sequences, rows).tolist()),
                 device=ranker.table.device,
             )
-            gains, weights = self._calibrated(hidden, ranker.table)
+            # Different machines can round differently, and all ranks must decide alike.
+            gains, weights = of_rank_0(lambda: self._calibrated(hidden, ranker.table))
         return {
             METRIC: sum(gains) / len(gains),
             **weights,

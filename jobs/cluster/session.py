@@ -259,7 +259,7 @@ class Session:
         With `keeps_worker`, the first call starts it. Ray Train needs half a minute on two cores
         for each of its starts.
         """
-        if self._keeps_worker and self.allocation.proxy_workers == 1 and self._room is None:
+        if self._keeps_worker and self.allocation.most_workers == 1 and self._room is None:
             self.keep_worker()
         return self.kept
 

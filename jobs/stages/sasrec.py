@@ -27,7 +27,7 @@ def _body(work: Work) -> None:
 
     run, session, settings = work.run, work.session, work.config.sasrec
     session.start_ray()
-    session.make_room("score", engines=False)
+    session.wait_for_room([{"CPU": 1}])
     arguments = (run.path("corpus"), run.path("sasrec"), settings, work.config.seed)
     work.cost.optimizer_steps, valid, peak = in_task("sasrec", _train, *arguments)
     work.cost.extra = {"task_peak_memory_mib": peak}

@@ -27,8 +27,6 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 PARTS = ("cooccurrence", "transitions", "titles")
-CELLS = 2**22
-"""Largest number of scores that `Counts.scores` computes at once, to bound its memory."""
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 History = Sequence[Sequence[int]]
@@ -144,10 +142,10 @@ class Counts:
 
         A history's scores do not depend on the others of the batch.
         """
-        blocks = max(1, CELLS // max(1, len(self.users)))
+        size = rows_at_once(len(self.users))
         found = [np.zeros((0, len(self.users)))]
-        for start in range(0, len(history), blocks):
-            parts = self.parts(history[start : start + blocks])
+        for start in range(0, len(history), size):
+            parts = self.parts(history[start : start + size])
             found.append(sum(w * part for w, part in zip(weights, parts, strict=True)))
         return np.concatenate(found)
 

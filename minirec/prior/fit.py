@@ -39,7 +39,7 @@ class Choices:
     parts: NDArray[np.floating]
     target: NDArray[np.int64]
     excluded: NDArray[np.bool_]
-    items: NDArray[np.int64] | None = None
+    items: NDArray[np.int64]
 
     def and_policy(self, scores: NDArray[np.floating]) -> Choices:
         """With the policy's scores cos / tau (B, C) as a part before the others."""
@@ -80,14 +80,15 @@ def choices(prior: Prior, samples: Sequence[Sample], *, items: int, seed: int) -
     if items > CANDIDATES:
         drawn = random.Random(seed_of(seed, "prior")).sample(range(items), CANDIDATES)
         kept = np.unique(np.concatenate([target, np.array(drawn)]))
-    excluded = np.zeros((len(samples), items), bool)
+    place = np.searchsorted(kept, target)
+    excluded = np.zeros((len(samples), len(kept)), bool)
     for row, sample in enumerate(samples):
-        excluded[row, sample.excluded] = True
-    excluded[np.arange(len(samples)), target] = False
+        excluded[row] = np.isin(kept, sample.excluded)
+    excluded[np.arange(len(samples)), place] = False
     size = rows_at_once(items, most=64)
     blocks = [samples[i : i + size] for i in range(0, len(samples), size)]
     parts = np.concatenate([prior.parts(block)[:, :, kept] for block in blocks], axis=1)
-    return Choices(parts, np.searchsorted(kept, target), excluded[:, kept], kept)
+    return Choices(parts, place, excluded, kept)
 
 
 def newest(file: SampleFile) -> list[Sample]:

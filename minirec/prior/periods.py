@@ -16,6 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from minirec.corpus.events import encode
+
 PERIODS = 20
 FOLDS = 5
 ALL = -1
@@ -58,16 +60,14 @@ def events(train: pa.Table, *, by_time: bool, periods: int = PERIODS) -> Events:
     A period begins at the time of the first of every M / `periods` samples, so a time is in one
     period.
     """
-    encoded = train["user"].combine_chunks().dictionary_encode()
-    users, place = np.unique(encoded.dictionary.to_numpy(zero_copy_only=False), return_inverse=True)
-    code = place[encoded.indices.to_numpy()]
+    code, users = encode(train["user"])
     target = train["target"].to_numpy().astype(np.int64)
     time = train["time"].to_numpy()
     if by_time:
         starts = np.unique(np.sort(time)[np.arange(periods) * len(time) // periods])
         period = _period(time, starts)
     else:
-        fold = np.array([zlib.crc32(str(name).encode()) % FOLDS for name in users])
+        fold = np.array([zlib.crc32(name.encode()) % FOLDS for name in users.to_pylist()])
         period = fold[code]
     items = 1 + max(int(target.max()), pc.max(pc.list_flatten(train["history"])).as_py())
     spans = max(periods, FOLDS) - BEFORE

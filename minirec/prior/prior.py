@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minirec.corpus.table import load_catalogue
-from minirec.prior.counts import PARTS, Counts, Words
+from minirec.prior.counts import PARTS, Counts, Words, rows_at_once
 from minirec.prior.periods import ALL, Events, events
 from minirec.store.files import read_json, write_json
 from minirec.store.remote import located
@@ -44,6 +44,7 @@ class Prior:
     Attributes:
         weights: of `PARTS`, (3,) float64.
         scale: weight a0 of the policy's own scores.
+        counts: the counts for samples of a period, or `ALL`.
     """
 
     def __init__(self, seen: Events, words: Words, weights: Sequence[float], *, scale: float = 1):
@@ -100,8 +101,14 @@ class Prior:
         return found
 
     def __call__(self, asked: Sequence[Asked]) -> NDArray[np.float32]:
-        """Prior scores (B, V) float32 of samples."""
-        return combined(self.parts(asked), self.weights)
+        """Prior scores (B, V) float32 of samples, computed in blocks that bound the memory."""
+        items = self._words.vectors.shape[0]
+        found = np.empty((len(asked), items), np.float32)
+        size = rows_at_once(items)
+        for start in range(0, len(asked), size):
+            block = slice(start, start + size)
+            found[block] = combined(self.parts(asked[block]), self.weights)
+        return found
 
     def _period(self, sample_id: int) -> int:
         # The samples of train have the lowest ids.

@@ -75,7 +75,9 @@ def _weights(run: Run) -> None:
 
 
 def _adapter(run: Run, folder: str, *, seed: int) -> Adapter:
-    return build_adapter(str(run.path("model")), run.path(folder, "adapter"), seed=seed)
+    adapter = build_adapter(str(run.path("model")), run.path(folder, "adapter"), seed=seed)
+    save_weights(run.path(folder, "adapter"), [4.0, 3.0, 2.0], scale=0.5)
+    return adapter
 
 
 def _selection(run: Run) -> None:

@@ -238,6 +238,6 @@ def test_fitted_weights_have_no_gradient():
     excluded = np.zeros((400, 30), bool)
     excluded[:, 0] = True
     noisy[:, 0] = -np.inf
-    weights, likelihood = fit(Choices(parts, noisy.argmax(axis=1), excluded))
+    weights, likelihood = fit(Choices(parts, noisy.argmax(axis=1), excluded, np.arange(30)))
     assert weights == pytest.approx(true, abs=0.5)
     assert -np.log(29) < likelihood < 0
