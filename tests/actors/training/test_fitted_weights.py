@@ -107,8 +107,6 @@ def test_the_logged_quality_is_that_of_the_saved_weights(place):
         prompts = encoder.prompts(samples, catalogue)
         forced = [policy([encoder.sequence(prompt, FORCED)])[0] for prompt in prompts]
         hidden = torch.cat(forced).numpy()
-            [policy([encoder.sequence(prompt, FORCED)])[0] for prompt in prompts]
-        ).numpy()
     cosine = hidden / np.linalg.norm(hidden, axis=1, keepdims=True) @ table.T
     seen = Prior.of(corpus).parts(samples)
     scores = scale * cosine / spec.model.temperature + np.tensordot(parts, seen, axes=1)
