@@ -106,7 +106,9 @@ def _sweep(config: Config, samples: int) -> list[Trial]:
         for seed in sweep.seeds or (config.seed,)
     ]
     trials.sort(key=lambda trial: trial.config.selection.count(samples))
-    if sweep.asha is None or config.training.validation_steps is not None:
+    # Rungs take the place of patience, which would stop trials on its own.
+    own = config.training.validation_steps is not None and config.training.patience is None
+    if sweep.asha is None or own:
         return trials
     return [_with_rungs(trial, sweep.asha.grace_fraction, samples) for trial in trials]
 
@@ -116,7 +118,8 @@ def _with_rungs(trial: Trial, grace_fraction: float, samples: int) -> Trial:
     config = trial.config
     steps = config.training.steps_on(config.selection.count(samples))
     every = math.ceil(grace_fraction * steps)
-    return replace(trial, config=changed(config, {"training.validation_steps": every}))
+    values = {"training.validation_steps": every, "training.patience": None}
+    return replace(trial, config=changed(config, values))
 
 
 def _comparison(config: Config) -> list[Trial]:

@@ -139,7 +139,7 @@ def test_trials_are_checked_once_the_samples_are_counted(tmp_path, monkeypatch, 
         check(100)
 
     monkeypatch.setattr(bench, "stages", prepared)
-    words = [f"run_dir={tmp_path}", f"{command}.budget=[99, 101]"]
+    words = [f"run_dir={tmp_path}", "preset=paper", f"{command}.budget=[99, 101]"]
     words += ["compare.methods=[random]"] if command == "compare" else []
     with pytest.raises(ConfigError, match="selection.budget 101 exceeds the 100 training samples"):
         bench.run_bench(command, load(None, words))
@@ -185,20 +185,25 @@ def test_stages_that_come_with_others():
         return [stage.name for stage in stages_of(config, asked)]
 
     everything = [stage.name for stage in STAGES]
-    demo, hub = load(), load(overrides=["model.name=Qwen/Qwen2.5-0.5B-Instruct"])
-    less = load(overrides=["selection.method=less"])
+    paper = ["preset=paper"]
+    demo = load(overrides=paper)
+    hub = load(overrides=[*paper, "model.name=Qwen/Qwen2.5-0.5B-Instruct"])
+    less = load(overrides=[*paper, "selection.method=less"])
+    assert names(load(), "score") == ["prior", "model", "score"]
+    assert names(load(), "warm") == ["prior", "model", "warm"]
     assert names(less, "score") == ["model", "score", "gradients"]
     assert names(demo, "train") == names(less, "train") == ["model", "train"]
     assert names(demo, "score") == ["model", "score"]
     assert names(hub, "score") == ["score"]
     assert names(demo, "select") == names(hub, "select") == ["select"]
-    assert names(less, *everything) == [name for name in everything if name != "warm"]
-    assert not {"gradients", "warm"} & {*names(demo, *everything)}
-    assert len(names(demo, *everything)) == len(everything) - 2
+    left_out = {"warm", "prior"}
+    assert names(less, *everything) == [name for name in everything if name not in left_out]
+    assert not {"gradients", *left_out} & {*names(demo, *everything)}
+    assert len(names(demo, *everything)) == len(everything) - 3
     assert names(demo, "warm") == ["model", "warm"]
     assert names(demo, "gradients") == ["model", "gradients"]
     without = load(overrides=["sasrec.epochs=0"])
-    assert names(demo, "evaluate") == ["model", "sasrec", "evaluate"]
+    assert names(demo, "evaluate") == ["sasrec", "model", "evaluate"]
     assert names(without, "evaluate") == ["model", "evaluate"]
 
 
@@ -325,6 +330,7 @@ def test_ports_in_range():
 def test_the_same_prepare_twice(tmp_path, capsys, word):
     """`prepare` warns about what `select` would refuse, and succeeds both times."""
     small = ["corpus.demo.users=20", "corpus.demo.items=20", "corpus.demo.tastes=2"]
+    small.append("warm.training.prompts_per_step=32")
     for _ in range(2):
         assert cli.main(["prepare", f"run_dir={tmp_path / 'run'}", *small, word]) == 0
         assert "`minirec select` would refuse these settings: selection." in capsys.readouterr().out
@@ -337,6 +343,8 @@ def test_a_run_is_refused_once_the_samples_are_counted(tmp_path, monkeypatch, ca
     (tmp_path / "e.csv").write_text("user,item,time,title\nu,i,1,I\n")
     monkeypatch.setattr(run, "stages", lambda config, names, *, overwrite, check: check(21))
     words = [f"run_dir={tmp_path / 'run'}", "corpus.source=table", f"corpus.path={tmp_path}"]
+    assert "the warm start has 21 training samples" in refused(capsys, "run", *words)
+    words.append("preset=paper")
     assert "selection.groups 4 exceeds the budget of 2 samples" in refused(capsys, "run", *words)
 
 

@@ -72,7 +72,7 @@ def test_plan_looks_at_the_files_of_the_corpus(tmp_path):
     with pytest.raises(ConfigError, match="budget=0"):
         planned(*words, "compare.budget=[0]")
     # A finished corpus no longer needs its files.
-    write_json(tmp_path / "run" / "corpus" / "corpus.json", {"samples": {"train": 77}})
+    write_json(tmp_path / "run" / "corpus" / "corpus.json", {"samples": {"train": 177}})
     (tmp_path / "events.csv").unlink()
     for again in (False, True):
         assert planned(*words, again=again)
@@ -84,10 +84,10 @@ def test_plan_does_not_take_the_count_of_another_corpus(tmp_path):
     settings = {"corpus": config.corpus.model_dump(mode="json"), "files": []}
 
     def body(cost):
-        write_json(run.path("corpus", "corpus.json"), {"samples": {"train": 123}})
+        write_json(run.path("corpus", "corpus.json"), {"samples": {"train": 223}})
 
     run.stage("prepare", settings=settings, inputs=[], outputs=["corpus"], body=body)
-    assert plan(config)[0][2] == "123"
+    assert plan(config)[0][2] == "223"
     other = planned(f"run_dir={tmp_path}", "corpus.demo.users=400")
     assert other["prepare", "training samples"].startswith("about")
 

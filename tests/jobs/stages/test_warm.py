@@ -39,9 +39,9 @@ def names(*words):
 
 def test_a_run_has_a_warm_start_only_where_something_starts_from_it():
     rest = ["score", "select", "train", "evaluate", "report"]
-    assert names() == ["prepare", "model", "proxy", *rest]
-    assert names(*ALONE) == ["prepare", "model", "warm", *rest]
-    both = ["prepare", "model", "warm", "proxy", *rest]
+    assert names() == ["prepare", "sasrec", "model", "proxy", *rest]
+    assert names(*ALONE) == ["prepare", "sasrec", "model", "warm", *rest]
+    both = ["prepare", "sasrec", "model", "warm", "proxy", *rest]
     assert names("training.start=warm") == both
     assert names("proxy.training.start=warm") == both
     assert names("scoring.policy=warm", "training.start=proxy") == both
@@ -70,7 +70,7 @@ def test_inputs_follow_the_settings(words, proxy, score, train, evaluate):
     assert PROXY.inputs(config) == first + proxy
     assert SCORE.inputs(config) == first + score
     assert TRAIN.inputs(config) == first + train
-    assert EVALUATE.inputs(config) == first + evaluate
+    assert EVALUATE.inputs(config) == [*first, *evaluate, "sasrec"]
     assert GRADIENTS.inputs(config) == ["score"]
     assert WARM.inputs(config) == first
 

@@ -56,8 +56,11 @@ def test_trials_start_with_the_smallest_budget_and_are_validated_at_the_rungs(pl
     assert {t.config.training.validation_steps for t in planned} == {2}
 
 
+OWN = ["training.validation_steps=3", "training.patience=null"]
+
+
 def test_own_validation_steps_stay(tmp_path):
-    config = load(None, [f"run_dir={tmp_path}", "sweep.seeds=[1]", "training.validation_steps=3"])
+    config = load(None, [f"run_dir={tmp_path}", "sweep.seeds=[1]", *OWN])
     assert trials_of(config, "sweep", 100)[0].config.training.validation_steps == 3
 
 

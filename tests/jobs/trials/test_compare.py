@@ -159,7 +159,7 @@ def test_the_start_is_the_first_point_of_a_curve(compared):
 def test_gradients_are_charged_to_less(compared):
     run, _, _ = compared
     words = ["compare.methods=[less]", "compare.full_steps=null", "scoring.validation_samples=8"]
-    words += [f"run_dir={run.root}", "compare.budget=[2]", "compare.seeds=[1]"]
+    words += [f"run_dir={run.root}", "compare.budget=[2]", "compare.seeds=[1]", "preset=paper"]
     found = curve(run, trials_of(load(None, words), "compare", 4)[0], chosen=2)
     assert (found.cost["rollouts"], found.cost["seconds"]) == (1000, 57)
     assert (found.ndcg, found.cost["own_rollouts"]) == ([], 0)

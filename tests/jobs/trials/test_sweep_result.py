@@ -259,7 +259,7 @@ def test_a_trial_is_charged_with_what_it_uses(tmp_path):
         run.stage(stage, settings={}, inputs=[], outputs=[], body=body(rollouts))
 
     def charged(*words):
-        config = config_of(tmp_path, *words)
+        config = config_of(tmp_path, "preset=paper", *words)
         return charge(run, trials_of(config, "sweep", 1000)[0])["rollouts"]
 
     assert charged() == 320

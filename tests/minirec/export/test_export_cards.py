@@ -133,4 +133,4 @@ def test_cards_name_the_prior_of_a_policy_that_has_one():
     assert "for item, cosine in" in plain and "prior" not in plain
     settings = {"samples": 64, "steps": 2}
     assert "prior.npz" in card("trl", "model.prior=shortcut", **settings)
-    assert "prior" not in card("trl", **settings)
+    assert "prior" not in card("trl", "model.prior=none", **settings)

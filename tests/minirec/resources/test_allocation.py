@@ -77,7 +77,7 @@ def gpu_nodes(count, gpus, cpus=32):
     ],
 )
 def test_auto(nodes, local, overrides, engines, scorers, workers, engine, worker):
-    step = ["training.prompts_per_step=32"]
+    step = ["preset=paper", "training.prompts_per_step=32"]
     found = allocate(load(overrides=step + overrides), nodes, local=local)
     assert (found.engines, found.scorers, found.training_workers) == (engines, scorers, workers)
     assert (found.engine, found.worker) == (engine, worker)
