@@ -202,7 +202,7 @@ def test_stages_that_come_with_others():
     assert len(names(demo, *everything)) == len(everything) - 3
     assert names(demo, "warm") == ["model", "warm"]
     assert names(demo, "gradients") == ["model", "gradients"]
-    without = load(overrides=["sasrec.epochs=0"])
+    without = load(overrides=["preset=paper", "sasrec.epochs=0"])
     assert names(demo, "evaluate") == ["sasrec", "model", "evaluate"]
     assert names(without, "evaluate") == ["model", "evaluate"]
 
