@@ -202,8 +202,9 @@ def print_summary(run: Run) -> None:
 
 
 def print_recommendation(found: Recommendation, titles: list[str]) -> None:
-    """Print the analysis and the ranked items with their cosines, and their scores if any."""
-    console.print("Analysis:", found.analysis.strip(), markup=False)
+    """Print the analysis, if any, and the ranked items with their cosines and perhaps scores."""
+    if found.analysis:
+        console.print("Analysis:", found.analysis.strip(), markup=False)
     columns = {"cosine": found.cosines} | ({"score": found.scores} if found.scores else {})
     table = Table("#", "item", *columns)
     for place, (title, *values) in enumerate(zip(titles, *columns.values(), strict=True), 1):

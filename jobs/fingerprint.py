@@ -23,11 +23,13 @@ def rollout_settings(config: Config) -> dict[str, Any]:
     """The rollout settings that change results.
 
     Two engines draw different tokens from the same seed. A merged adapter and an active one differ
-    in the last digits.
+    in the last digits. Without an analysis, no other setting of rollouts has an effect.
     """
     from actors.engines.engine import resolve_adapter, resolve_engine
 
     r = config.rollout
+    if not r.analysis:
+        return {"max_new_tokens": 0}
     return {
         "engine": resolve_engine(config),
         "adapter": resolve_adapter(config),

@@ -18,11 +18,12 @@ from minirec.errors import ConfigError, CorpusError
 from minirec.resources.allocation import allocate, this_machine
 from minirec.store.files import read_json
 from minirec.store.run import Run
-from minirec.trials.checks import check, check_trials, check_warm
+from minirec.trials.checks import check, check_learns, check_trials, check_warm
 from minirec.trials.trial import FOLDERS, Trial, trials_of
 
 Row = tuple[str, str, str]
 TRIALS = tuple(FOLDERS)
+NO_ROLLOUTS = "0: the policy ranks right after the prompt"
 CPU_HEADS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 """Sizes of an attention head that vLLM supports on CPUs."""
 
@@ -84,6 +85,8 @@ def _earlier_rows(config: Config, samples: int, command: str) -> list[Row]:
         if samples or warm.training.steps or isinstance(warm.samples, int):
             count = warm.count(samples) if samples else int(warm.samples or 0)
             rows += _training_rows("warm", config, warm.training, count)
+    if command == "proxy":  # its own command also runs where nothing uses the proxy
+        check_learns(config, "proxy.training", config.proxy.training)
     if command == "proxy" or "proxy" in earlier:
         rows += _training_rows("proxy", config, config.proxy.training, config.proxy.samples)
     return rows
@@ -126,20 +129,10 @@ def _counted_rows(
     about = "" if exact else "about "
     scoring, selection = config.scoring, config.selection
     scored, budget = scoring.count(samples), selection.count(samples)
-    rollouts = scored * (scoring.stages[-1] + 1)
-    most = ", at most" if scoring.screen or len(scoring.stages) > 1 else ""
-    each = " to ".join(map(str, scoring.stages))
-    screened = "; none where screened" if scoring.screen else ""
     grouped = selection.curriculum not in ONE_GROUP
     order = f"{selection.groups} groups" if grouped else f"the order {selection.curriculum}"
     rows = [
-        (
-            "score",
-            f"rollouts{most}",
-            f"{about}{rollouts:,} ({each} and a greedy one{screened})",
-        ),
-        *([] if again else _rollouts_made(Run(config.run_dir), samples)),
-        ("score", "tokens, at most", f"{about}{rollouts * config.rollout.max_new_tokens:,}"),
+        *_rollout_rows(config, samples, about, again=again),
         ("score", "shards", f"{about}{math.ceil(scored / scoring.shard_size):,}"),
         *_gradient_rows(config, compared=command in ("plan", "compare")),
         ("select", "budget", f"{about}{budget:,} in {order}"),
@@ -151,6 +144,22 @@ def _counted_rows(
     return rows
 
 
+def _rollout_rows(config: Config, samples: int, about: str, *, again: bool) -> list[Row]:
+    """Rollouts and tokens of `score`; `about` is said before a number that is an estimate."""
+    if not config.rollout.analysis:
+        return [("score", "rollouts", NO_ROLLOUTS), ("score", "tokens, at most", "0")]
+    scoring = config.scoring
+    rollouts = scoring.count(samples) * (scoring.stages[-1] + 1)
+    most = ", at most" if scoring.screen or len(scoring.stages) > 1 else ""
+    each = " to ".join(map(str, scoring.stages))
+    screened = "; none where screened" if scoring.screen else ""
+    return [
+        ("score", f"rollouts{most}", f"{about}{rollouts:,} ({each} and a greedy one{screened})"),
+        *([] if again else _rollouts_made(Run(config.run_dir), samples)),
+        ("score", "tokens, at most", f"{about}{rollouts * config.rollout.max_new_tokens:,}"),
+    ]
+
+
 def _sasrec_rows(config: Config, samples: int, about: str) -> list[Row]:
     """The steps of SASRec without early stopping."""
     c = config.sasrec
@@ -160,7 +169,8 @@ def _sasrec_rows(config: Config, samples: int, about: str) -> list[Row]:
 
 def _uncounted_rows(config: Config, command: str) -> list[Row]:
     """Rows that do not depend on the number of samples; refuses trials with bad settings."""
-    rows = [("score", "rollouts", "known once `minirec prepare` has counted the samples")]
+    unknown = "known once `minirec prepare` has counted the samples"
+    rows = [("score", "rollouts", unknown if config.rollout.analysis else NO_ROLLOUTS)]
     budget = config.selection.budget
     counted = isinstance(budget, int) and config.selection.method != "full"
     if config.training.steps or counted:
@@ -272,7 +282,9 @@ def _resource_rows(config: Config) -> list[Row]:
     auto, gpus = " (auto, on this machine)", r.gpus_per_engine
     device = "the GPUs present" if gpus == "auto" else f"{gpus:g} GPU" if gpus else "CPU"
     workers = a.most_workers
-    engines = f"{a.engines} x {device}{auto if r.engines == 'auto' else ''}"
+    engines = "none"
+    if a.engines:
+        engines = f"{a.engines} x {device}{auto if r.engines == 'auto' else ''}"
     trainers = f"{workers}, ZeRO {r.zero_stage}{auto if r.training_workers == 'auto' else ''}"
     # Resident sizes in GiB of processes just after their start, measured on a CPU machine: driver
     # and Ray 2.0, engine 1.1, worker or scorer 1.0.

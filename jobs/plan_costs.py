@@ -32,7 +32,7 @@ def memory_rows(config: Config, items: int | None) -> list[Row]:
     catalogue, None if unknown.
     """
     r = config.resources
-    if not any((r.gpus_per_engine, r.gpus_per_worker, r.gpus_per_scorer)):
+    if not any((_engine_gpus(config), r.gpus_per_worker, r.gpus_per_scorer)):
         return []
     shape = estimates.shape_of(config.model.name)
     if shape is None:
@@ -63,7 +63,7 @@ def memory(config: Config, shape: ModelShape, items: int) -> dict[str, dict[str,
     length = m.max_prompt_tokens + r.max_new_tokens
     workers = _or_one(config.resources.training_workers)
     found = {}
-    if gpus := _or_one(config.resources.gpus_per_engine):
+    if gpus := _engine_gpus(config):
         found["engine"] = estimates.engine_memory(
             shape,
             width=width,
@@ -80,7 +80,7 @@ def memory(config: Config, shape: ModelShape, items: int) -> dict[str, dict[str,
             workers=workers,
             zero_stage=config.resources.zero_stage,
             prompts=t.prompts_per_micro_batch,
-            rollouts=t.rollouts_per_prompt,
+            rollouts=t.rollouts_per_prompt if r.analysis else 1,
             prompt=m.max_prompt_tokens,
             completion=r.max_new_tokens,
             # More candidates with gradient take more passes.
@@ -94,6 +94,11 @@ def memory(config: Config, shape: ModelShape, items: int) -> dict[str, dict[str,
             shape, width=width, tokens=64 * length, items=items
         )
     return found
+
+
+def _engine_gpus(config: Config) -> float:
+    """GPUs of an engine; 0 also without engines."""
+    return _or_one(config.resources.gpus_per_engine) if config.rollout.analysis else 0
 
 
 def _or_one(number: Any) -> Any:
@@ -119,7 +124,7 @@ def _warnings(config: Config, parts: dict[str, dict[str, float]], name: str) -> 
         ("training worker", _or_one(r.gpus_per_worker), trainer),
         ("scorer", _or_one(r.gpus_per_scorer), "model.max_prompt_tokens"),
     ):
-        shares = 0 < gpus < 1 and 0 < _or_one(r.gpus_per_engine) < 1
+        shares = 0 < gpus < 1 and 0 < _engine_gpus(config) < 1
         left = there - share if shares else there
         if need.get(process, 0) > left:
             beside = " beside an engine" if shares else ""

@@ -44,7 +44,7 @@ def scoring_spec(
     scoring: ScoringConfig | None,
     limit: int | None = None,
 ) -> ScoringSpec:
-    """Start the pool; return the spec of the scorers for one split and policy."""
+    """Start the pool, if any; return the spec of the scorers for one split and policy."""
     from actors.engines.engine import Adapter
     from actors.scoring.scorer import ScoringSpec
 

@@ -107,18 +107,20 @@ class RolloutEngine(Protocol):
 
 
 def resolve_engine(config: Config) -> str:
-    """``vllm`` or ``transformers``, see `engine_choice`."""
+    """``vllm``, ``transformers`` or ``none``, see `engine_choice`."""
     return engine_choice(config)[0]
 
 
 def engine_choice(config: Config) -> tuple[str, str]:
-    """``vllm`` or ``transformers``, and the reason for it.
+    """``vllm`` or ``transformers``, and the reason for it; ``none`` if the policy writes nothing.
 
     auto takes the engine that is faster for the model. It depends only on the settings and on the
     model's folder, not on the cluster, because two engines draw different tokens. So a name of the
     hub counts as large, whether or not it has been downloaded.
     """
     asked = config.rollout.engine
+    if not config.rollout.analysis:
+        return "none", "rollout.max_new_tokens=0: the policy ranks right after the prompt"
     if asked != "auto":
         return asked, f"rollout.engine={asked}"
     if not importlib.util.find_spec("vllm"):

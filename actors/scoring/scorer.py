@@ -47,6 +47,7 @@ class ScoringSpec:
     item_table: file of the policy's item vectors, which specs of one policy share.
     scoring: how samples are screened and rolled out; None: rank only the greedy completion.
     limit: number of samples, drawn at random; None: all.
+    pool: None: no analysis is written, and the forced answer is the only rollout of a sample.
     prior: folder of the weights of the collaborative prior.
     """
 
@@ -62,7 +63,7 @@ class ScoringSpec:
     shard_size: int
     prompts_per_call: int
     seed: int
-    pool: PoolHandle
+    pool: PoolHandle | None
     policy_adapter: Adapter | None
     threads: int
     device: str = "cpu"
@@ -238,7 +239,9 @@ class ShardScorer:
         first, *later = scoring.stages
         greedy, sampled = self._generate(batch, first)
         hidden = self._hidden(batch, [[c] for c in greedy])
-        rollouts = self._rewarded(batch, sampled)
+        if self.spec.pool is None:
+            return hidden, greedy, self._rewarded(batch, [[c] for c in greedy], hidden)
+        rollouts = self._rewarded(batch, sampled, self._hidden(batch, sampled))
         rows, done = list(range(len(greedy))), first
         _, greedy_ndcg = self._rewards(hidden, batch)
         for most in later:
@@ -247,7 +250,8 @@ class ShardScorer:
             rows = [row for row, doubt in zip(rows, unsure, strict=True) if doubt]
             rest = batch.take(rows)
             _, more = self._generate(rest, most - done, before=done, greedy=False)
-            for row, added in zip(rows, self._rewarded(rest, more), strict=True):
+            added_hidden = self._hidden(rest, more)
+            for row, added in zip(rows, self._rewarded(rest, more, added_hidden), strict=True):
                 rollouts[row] += added
             done = most
         return hidden, greedy, rollouts
@@ -258,8 +262,11 @@ class ShardScorer:
         """Greedy completion of each prompt, if `greedy`, and `n` sampled ones.
 
         `before` is the number of rollouts of earlier stages. Rollout j uses the seed plus j, so it
-        does not depend on the stages.
+        does not depend on the stages. Without engines, the greedy ones are forced answers, and no
+        other is sampled.
         """
+        if self.spec.pool is None:
+            return [FORCED] * len(batch.prompts), []
         size, count = self.spec.prompts_per_call, len(batch.prompts)
         blocks = [slice(i, i + size) for i in range(0, count, size)]
         seeds = [seed + before for seed in batch.seeds]
@@ -288,11 +295,13 @@ class ShardScorer:
         reward = self.reward(ranking, self.cutoff)
         return reward.cpu().numpy(), ndcg(ranking, self.cutoff).cpu().numpy()
 
-    def _rewarded(self, batch: _Batch, groups: list[list[Completion]]) -> list[_Rollouts]:
-        """Groups of equal size with their rewards."""
+    def _rewarded(
+        self, batch: _Batch, groups: list[list[Completion]], hidden: Tensor
+    ) -> list[_Rollouts]:
+        """Groups of n completions with their rewards; `hidden` (B * n, d) float32."""
         if not groups:
             return []
-        hidden, count = self._hidden(batch, groups), len(groups)
+        count = len(groups)
         parts = [np.split(values, count) for values in self._rewards(hidden, batch)]
         return [_Rollouts(*one) for one in zip(groups, hidden.chunk(count), *parts, strict=True)]
 

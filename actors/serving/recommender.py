@@ -29,7 +29,8 @@ BATCH = 64
 class RecommenderSpec:
     """The settings of a recommender; picklable.
 
-    analysis: whether the policy writes an analysis; without it, one forward pass is enough.
+    analysis: whether the policy writes an analysis, unless the run's policy writes none; without
+        it, one forward pass is enough.
     new_items: keys, titles and texts of items that are not in the catalogue.
     prior, refreshed: folders of the collaborative prior, see `minirec.prior.serving.load`; None: no
         prior, and no newer counts.
@@ -78,7 +79,8 @@ class Recommender:
             path, self.config.model, self.encoder.tokenizer, adapter=adapter, device=self.device
         )
         self.adapter = Adapter(adapter)
-        self.engine = self._engine(path) if spec.analysis else None
+        writes = spec.analysis and self.config.rollout.analysis
+        self.engine = self._engine(path) if writes else None
         self.table = torch.from_numpy(read_array(located(spec.vectors))).to(self.device)
         self.titles, self.keys = _with_new(known, located(spec.corpus), spec.new_items)
         if spec.new_items:

@@ -210,12 +210,16 @@ class Session:
         if cluster_address():
             self.start_ray()
 
-    def pool(self, model_path: str, *, beside: str) -> PoolHandle:
+    def pool(self, model_path: str, *, beside: str) -> PoolHandle | None:
         """The pool for a model; the first call waits for room and starts it.
 
+        None if the policy writes no analysis: then the call only waits for room for the stage.
         It does not wait for the engines: trainers and scorers start at the same time, and their
         first call waits, with the pool's deadline.
         """
+        if not self.config.rollout.analysis:
+            self.make_room(beside, engines=False)
+            return None
         if self._pool is not None and self._model != model_path:
             self._pool.close()
             self._pool = None

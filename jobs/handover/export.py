@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from minirec.model.recommender import Encoder, Policy
 
 POLICIES = ("adapter", "merged")
+WRITING = ("trl", "verl", "openrlhf")
+"""Formats with a command of a trainer, which lets a policy write completions."""
 PolicyName = Literal["warm", "proxy", "trained"]
 STAGE = {"warm": WARM, "proxy": PROXY, "trained": TRAIN}
 OWN_IMPORTS = {
@@ -53,10 +55,16 @@ def export(
 
     Raises:
         ArtifactError: the folder exists, or a stage has not finished.
-        ConfigError: the reward is a user's function that cannot be imported.
+        ConfigError: the reward is a user's function that cannot be imported, or a trainer would
+            have no completions.
     """
     _, config = finished_run(run_dir)
     name: PolicyName = policy or ("trained" if to in POLICIES else config.scoring.policy)
+    if to in WRITING and not config.rollout.analysis:
+        raise ConfigError(
+            f"--to {to} is for a trainer of written completions, but the policy of this run writes "
+            f"none (rollout.max_new_tokens 0); give --to jsonl"
+        )
     run, _ = finished_run(run_dir, STAGE[name].name, *([] if to in POLICIES else ["select"]))
     if out.exists() and not overwrite:
         raise ArtifactError(f"{out} exists; give another --out, or --overwrite")

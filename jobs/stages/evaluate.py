@@ -131,7 +131,7 @@ def _policy_ranks(work: Work, splits: Sequence[str]) -> tuple[dict[str, ByName],
         ranks[policy][split], ids[split] = table["rank"].to_numpy(), table["sample_id"]
         if policy == "trained" and spec.prior:
             ranks.setdefault(ALONE, {})[split] = table["rank_alone"].to_numpy()
-        cost.rollouts += table.num_rows
+        cost.rollouts += table.num_rows if config.rollout.analysis else 0
         cost.generated_tokens += sum(table["rollout_tokens"].to_pylist())
     return ranks, ids
 

@@ -53,7 +53,8 @@ def _body(work: Work) -> None:
     _fit(run, config, session, shards)
     if validation:
         table = merged(spec)
-        cost.rollouts = table.num_rows * (1 + config.scoring.stages[-1])
+        if config.rollout.analysis:
+            cost.rollouts = table.num_rows * (1 + config.scoring.stages[-1])
         cost.generated_tokens = sum(table["rollout_tokens"].to_pylist())
         column = merged(spec, folder=folder)["gradient"].combine_chunks()
         values = column.flatten().to_numpy().reshape(len(column), -1)
@@ -89,7 +90,7 @@ def _validation(run: Run, config: Config, session: Session) -> ScoringSpec:
         item_table="features/item_table.npy",
         adapter=run.path(config.scoring.policy, "adapter"),
         scoring=config.scoring.model_copy(
-            update={"screen": None, "rollouts": config.scoring.stages[-1]}
+            update={"screen": None, "rollouts": config.effective_scoring.stages[-1]}
         ),
         limit=config.scoring.validation_samples,
     )

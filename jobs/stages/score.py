@@ -17,7 +17,7 @@ def _settings(run: Run, config: Config) -> dict[str, Any]:
     """The settings that change results. Those of screen and doubt count only where they act."""
     from minirec.corpus import schema
 
-    scoring = config.scoring
+    scoring = config.effective_scoring
     settings: dict[str, Any] = {
         "features_version": schema.VERSION,
         "rollouts": scoring.rollouts,
@@ -41,6 +41,7 @@ def _body(work: Work) -> None:
     from minirec.store.tables import read_table
 
     run, config, session, cost = work.run, work.config, work.session, work.cost
+    scoring = config.effective_scoring
     if not any(run.path("features").glob("part-*.parquet")):
         run.remove("gradients", ["gradients"])  # they belong to the rollouts that were deleted
     samples = count_samples(run.path("corpus"), "train")
@@ -52,18 +53,19 @@ def _body(work: Work) -> None:
         output="features",
         item_table="features/item_table.npy",
         adapter=run.path(config.scoring.policy, "adapter"),
-        scoring=config.scoring,
+        scoring=scoring,
         limit=None if config.scoring.samples is None else config.scoring.count(samples),
     )
     score_shards([spec], config, session.allocation, label="score", say=run.say)
     items = read_table(run.path("corpus", "items.parquet"), ["item_id"]).num_rows
     found = savings(
         (part.to_pydict() for part in parts(spec, COLUMNS)),
-        most=config.scoring.stages[-1],
+        most=scoring.stages[-1],
         chance=chance_level(items, cutoff=config.reward.cutoff),
-        band=config.scoring.screen_band,
+        band=scoring.screen_band,
     )
-    cost.rollouts, cost.generated_tokens = found.rollouts, found.tokens
+    if config.rollout.analysis:
+        cost.rollouts, cost.generated_tokens = found.rollouts, found.tokens
     if found.samples < samples:
         cost.extra = {"samples": found.samples}
         run.say(f"score: {found.samples:,} of {samples:,} training samples, drawn at random")

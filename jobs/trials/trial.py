@@ -122,7 +122,9 @@ class TrialRun(tune.Trainable):
     def _stages(self, run: Run, config: Config, session: Session) -> None:
         try:
             # Start engines and worker before the first stage, so that no cost includes the start.
-            session.pool(base_model(run, config), beside="train").probe()
+            pool = session.pool(base_model(run, config), beside="train")
+            if pool is not None:
+                pool.probe()
             if not self.on_cluster:  # a kept worker would block other commands of a cluster
                 session.keep_worker()
             for stage in (SELECT, TRAIN, evaluation(self.splits)):

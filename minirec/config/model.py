@@ -75,8 +75,9 @@ class RolloutConfig(Section):
     model on CPUs."""
     adapter: Literal["auto", "lora", "merged"] = "auto"
     """How an engine gets the adapter: as LoRA, or merged into its weights; auto merges on CPUs."""
-    max_new_tokens: int = Field(24, ge=1)
-    """Largest number of tokens of a completion."""
+    max_new_tokens: int = Field(24, ge=0)
+    """Largest number of tokens of a completion; 0 leaves the analysis out: the policy ranks right
+    after the prompt, and no engine is started."""
     temperature: float = Field(1.0, gt=0)
     """Sampling temperature of rollouts."""
     prompts_per_call: int = Field(32, ge=1)
@@ -91,3 +92,8 @@ class RolloutConfig(Section):
     """Seconds that an engine may take to start."""
     max_restarts: int = Field(3, ge=0)
     """How often an engine that died is restarted before the run ends."""
+
+    @property
+    def analysis(self) -> bool:
+        """Whether the policy writes an analysis before it ranks."""
+        return self.max_new_tokens > 0

@@ -58,6 +58,8 @@ class Config(Section):
                 f"selection.budget {budget} exceeds scoring.samples {scored}, of which it is "
                 f"chosen; lower the one or raise the other"
             )
+        if not self.rollout.analysis:
+            self._check_without_analysis()
         trainings = {"training": self.training, "proxy.training": self.proxy.training}
         if "warm" in self.earlier_policies:
             trainings["warm.training"] = self.warm.training
@@ -82,6 +84,34 @@ class Config(Section):
         if "proxy" in users:
             users.add(self.proxy.training.start)
         return tuple(name for name in ("warm", "proxy") if name in users)
+
+    @property
+    def effective_scoring(self) -> ScoringConfig:
+        """`scoring`, without what has no effect if the policy writes no analysis."""
+        return self.scoring if self.rollout.analysis else self.scoring.without_analysis()
+
+    def _check_without_analysis(self) -> None:
+        self.check_learns("training", self.training)
+        if "proxy" in self.earlier_policies:
+            self.check_learns("proxy.training", self.proxy.training)
+        s = self.selection
+        if s.method == "less" or s.directions != "head_hvp":
+            used, other = f"directions {s.directions}", "directions to head_hvp"
+            if s.method == "less":
+                used, other = "method less", "method to another one"
+            raise ValueError(
+                f"selection.{used} weights gradients by the advantages of rollouts, which are all "
+                f"0 with rollout.max_new_tokens 0; set selection.{other}"
+            )
+
+    def check_learns(self, name: str, training: TrainingConfig) -> None:
+        """Raise ValueError if a training has rollouts that are all equal."""
+        if training.loss == "grpo" and not self.rollout.analysis:
+            raise ValueError(
+                f"{name}.loss grpo compares the rollouts of a prompt, which are all equal with "
+                f"rollout.max_new_tokens 0; set {name}.loss to supervised, or max_new_tokens above "
+                f"0"
+            )
 
     def check_warm(self, samples: int) -> None:
         """Raise ValueError if the warm start of a corpus of `samples` cannot fill a step."""

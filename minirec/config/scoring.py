@@ -91,6 +91,10 @@ class ScoringConfig(Section):
         """Rollouts of a sample after each stage, rising."""
         return self.rollouts if isinstance(self.rollouts, tuple) else (self.rollouts,)
 
+    def without_analysis(self) -> ScoringConfig:
+        """The settings that act if all answers to a prompt are equal: one answer, no screen."""
+        return self.model_copy(update={"rollouts": 1, "screen": None})
+
     def count(self, samples: int) -> int:
         """Samples that are scored of a corpus of `samples`."""
         return samples if self.samples is None else min(samples, counted(self.samples, samples))

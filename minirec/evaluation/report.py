@@ -54,6 +54,8 @@ def render(run_root: Path) -> str:
     script = (Path(__file__).parent / "samples.js").read_text(encoding="utf-8")
     selection = config.get("selection", {})
     scoring = ScoringConfig.model_validate(config.get("scoring", {}))
+    analysis = config.get("rollout", {}).get("max_new_tokens") != 0
+    scoring = scoring if analysis else scoring.without_analysis()
     return page.render(
         name=root.name,
         headline=headline(evaluation),
@@ -63,6 +65,7 @@ def render(run_root: Path) -> str:
         task=same_time_sentences(corpus),
         notes=corpus["notes"],
         facts=_facts(data, tables, evaluation, policy=scoring.policy),
+        times="several times" if analysis else "once, without an analysis",
         places=quality.places(evaluation),
         quality=quality.metrics(evaluation),
         paired=quality.paired(evaluation),

@@ -102,6 +102,13 @@ after `<answer>` is ignored: if your trainer can stop there, this saves tokens.
 {"" if config.model.prior == "none" else PRIOR_OF_SAMPLES}"""
 
 
+_HOW = {
+    True: "the policy writes a short analysis of a history, ends it with\n"
+    "`<answer>`, and its hidden state there",
+    False: "the policy reads a history and writes nothing; its hidden\n"
+    "state at the `<answer>` that follows the prompt",
+}
+"""What ranks, by `rollout.analysis`."""
 PRIOR_OF_SAMPLES = f"""
 The ranking adds the collaborative prior of each sample: co-occurrence, transitions and likeness of
 titles, from training events before the sample's own time. `prior.npz` holds its values above 0 by
@@ -188,8 +195,7 @@ def model_card(
 # LLM recommender
 
 {what} of {config.corpus.source} {config.corpus.category or ""} by MiniRec
-(arXiv 2602.04278): the policy writes a short analysis of a history, ends it with
-`<answer>`, and its hidden state there is compared with the vectors of all items.
+(arXiv 2602.04278): {_HOW[config.rollout.analysis]} is compared with the vectors of all items.
 
     python recommender.py "Title one" "Title two"
 
@@ -204,7 +210,7 @@ for item, {number} in recommender.rank([0, 1], top=10):
 ```
 
 `items.npy` has a unit vector for each line of `items.jsonl`.
-{_prior(config, weights, refreshed)}{_figures(evaluation, config.corpus.same_time)}"""
+{_prior(config, weights, refreshed)}{_figures(config, evaluation)}"""
 
 
 def _prior(config: Config, weights: Mapping[str, float] | None, refreshed: bool) -> str:
@@ -229,7 +235,7 @@ TASKS = {
 """By `corpus.same_time`."""
 
 
-def _figures(evaluation: dict[str, Any] | None, same_time: str) -> str:
+def _figures(config: Config, evaluation: dict[str, Any] | None) -> str:
     if evaluation is None:
         return ""
     lines = ["", "| split | metric | mean | 95% interval |", "|---|---|---|---|"]
@@ -240,5 +246,7 @@ def _figures(evaluation: dict[str, Any] | None, same_time: str) -> str:
                 lines.append(
                     f"| {split} | {name} | {m['mean']:.4f} | {m['low']:.4f} to {m['high']:.4f} |"
                 )
+    same_time = config.corpus.same_time
+    decoding = "greedy decoding" if config.rollout.analysis else "no analysis"
     task = f"The target is {TASKS[same_time]} (`corpus.same_time={same_time}`)."
-    return "\n".join([*lines, "", f"Full ranking of the catalogue, greedy decoding. {task}", ""])
+    return "\n".join([*lines, "", f"Full ranking of the catalogue, {decoding}. {task}", ""])

@@ -25,7 +25,7 @@ from minirec.corpus import prompts
 
 
 class Recommender:
-    """A policy that writes an analysis of a history, and then ranks all items."""
+    """A policy that ranks all items after a history; most write an analysis of it first."""
 
     def __init__(self, folder: str | Path):
         """`folder` is the folder of this file."""
@@ -72,17 +72,7 @@ class Recommender:
         if top < 1:
             raise ValueError(f"top is {top}; expected 1 or more")
         prompt = self._prompt([self.titles[i] for i in history])
-        ids = torch.tensor([prompt])
-        written = self.lm.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            do_sample=False,
-            max_new_tokens=self.settings["max_new_tokens"],
-            stop_strings=[prompts.ANSWER],
-            tokenizer=self.tokenizer,
-        )[0, len(prompt) :].tolist()
-        end = self.tokenizer.eos_token_id
-        written = written[: written.index(end)] if end in written else written
+        written = self._analysis(prompt) if self.settings["max_new_tokens"] else []
         if not self.tokenizer.decode(written).rstrip().endswith(prompts.ANSWER):
             written += self.tokenizer.encode(prompts.ANSWER, add_special_tokens=False)
         states = self.lm.base_model(input_ids=torch.tensor([prompt + written])).last_hidden_state
@@ -97,6 +87,20 @@ class Recommender:
         wanted = min(top, len(self.titles) - len(had))
         items, values = best.indices[:wanted].tolist(), best.values[:wanted].tolist()
         return list(zip(items, values, strict=True))
+
+    def _analysis(self, prompt: list[int]) -> list[int]:
+        """The token ids that the policy writes after a prompt, without the end of the sequence."""
+        ids = torch.tensor([prompt])
+        written: list[int] = self.lm.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            max_new_tokens=self.settings["max_new_tokens"],
+            stop_strings=[prompts.ANSWER],
+            tokenizer=self.tokenizer,
+        )[0, len(prompt) :].tolist()
+        end = self.tokenizer.eos_token_id
+        return written[: written.index(end)] if end in written else written
 
     def _prompt(self, titles: Sequence[str]) -> list[int]:
         """Token ids of the prompt. If it is too long, the oldest titles are dropped."""

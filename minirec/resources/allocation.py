@@ -95,7 +95,8 @@ def allocate(config: Config, nodes: Sequence[Node], *, local: bool) -> Allocatio
 
     About a quarter of the CPUs (of the GPUs if processes use them) goes to the training workers,
     and the same quarter to the scorers. The engines get the rest, since generation costs more. Each
-    kind gets at least one process, even if it does not fit.
+    kind gets at least one process, even if it does not fit; but there are no engines if the policy
+    writes no analysis.
 
     Args:
         nodes: the whole cluster, including resources in use.
@@ -111,7 +112,7 @@ def allocate(config: Config, nodes: Sequence[Node], *, local: bool) -> Allocatio
         share if r.gpus_per_worker == "auto" else r.gpus_per_worker,
     )
     workers = _quarter(nodes, worker)
-    low, high = _bounds(r)
+    low, high = _bounds(r) if config.rollout.analysis else (0, 0)
     training = _workers(r, config.training, workers)
     proxy = _workers(r, config.proxy.training, workers)
     # A warm start that the run does not have must not change the other numbers.
@@ -129,7 +130,7 @@ def allocate(config: Config, nodes: Sequence[Node], *, local: bool) -> Allocatio
         worker=worker,
     )
     found = replace(found, engines=engines_for(found, nodes))
-    if r.scorers == "auto":
+    if r.scorers == "auto" and config.rollout.analysis:  # more would wait for the engines
         found = replace(found, scorers=min(found.scorers, found.engines))
     if local and r.cpus_per_worker == "auto":
         cores = max(1, int(nodes[0].cpus) // found.most_workers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from minirec.config.run import Config
+from minirec.config.training import TrainingConfig
 from minirec.errors import ConfigError
 from minirec.trials.trial import Trial
 
@@ -44,6 +45,14 @@ def check_warm(config: Config, samples: int) -> None:
     """Raise `ConfigError` if the warm start has fewer samples than one step needs."""
     try:
         config.check_warm(samples)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def check_learns(config: Config, name: str, training: TrainingConfig) -> None:
+    """Raise `ConfigError` if a training compares rollouts that are all equal."""
+    try:
+        config.check_learns(name, training)
     except ValueError as error:
         raise ConfigError(str(error)) from None
 

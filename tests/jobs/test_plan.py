@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from jobs import cli
+from jobs.fingerprint import rollout_settings
 from jobs.plan import plan
 from minirec.config.reading import load
 from minirec.errors import ConfigError, CorpusError
@@ -238,3 +239,24 @@ def test_plan_refuses_a_warm_start_with_fewer_samples_than_a_step(tmp_path):
         with pytest.raises(ConfigError, match=message):
             planned(*words, "compare.methods=[random]", command=command)
     assert planned(*words, command="prepare")
+
+
+def test_plan_without_an_analysis_has_no_rollouts_and_no_engines(tmp_path):
+    words = ["rollout.max_new_tokens=0", "training.loss=supervised", f"run_dir={tmp_path}"]
+    rows = planned(*words)
+    assert rows["score", "rollouts"] == "0: the policy ranks right after the prompt"
+    assert rows["score", "tokens, at most"] == "0"
+    assert rows["resources", "rollout engines"] == "none"
+    assert rows["resources", "rollout library"].startswith("none: rollout.max_new_tokens=0")
+    assert not {("train", "rollouts"), ("proxy", "rollouts")} & {*rows}
+    with pytest.raises(ConfigError, match=r"proxy\.training\.loss grpo compares the rollouts"):
+        planned(*words, command="proxy")
+
+
+def test_without_an_analysis_no_other_setting_of_rollouts_is_in_a_fingerprint():
+    words = ["rollout.max_new_tokens=0", "training.loss=supervised"]
+    found = [
+        rollout_settings(load(None, [*words, *more]))
+        for more in ([], ["rollout.engine=vllm", "rollout.temperature=2"])
+    ]
+    assert found == [{"max_new_tokens": 0}] * 2

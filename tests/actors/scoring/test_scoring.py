@@ -225,3 +225,18 @@ def test_a_shard_is_written_with_the_same_bytes_again(scorer, screen):
         scorer.write(1)
         contents.append(scorer.spec.part(1).read_bytes())
     assert contents[0] == contents[1]
+
+
+def test_without_engines_rank_and_rewards_are_those_of_the_forced_answer(scorer, screen):
+    """`screen` ranks each sample by a forward pass of its own."""
+    one = ShardScorer(replace(scorer.spec, pool=None, scoring=None), scorer.loaded)
+    ranks = one.score(everyone(one)).to_pylist()
+    found = [1 / np.log2(row["rank"] + 1) for row in ranks]
+    assert found == pytest.approx([gain for gain, _ in screen])
+    assert {(row["completion"], row["rollout_tokens"]) for row in ranks} == {("", 0)}
+    rows = scored(one, rollouts=(2, 4))
+    for row, (gain, unit) in zip(rows, screen, strict=True):
+        assert row["ndcg"] == pytest.approx([gain])
+        assert row["embedding"] == pytest.approx(unit, abs=1e-3)
+        assert (row["completions"], row["tokens"], row["rollout_tokens"]) == ([""], [[]], 0)
+        assert row["hits"] == (gain > CHANCE) and not np.any(row["rollout_gradient"])

@@ -118,3 +118,10 @@ def test_no_more_than_the_remaining_items(recommender):
     assert found[3].items == [0]
     assert all(-1 <= cosine <= 1 for one in found for cosine in one.cosines)
     assert recommender.recommend([], top=[]) == []
+
+
+def test_a_policy_without_an_analysis_ranks_right_after_the_prompt(recommender):
+    config = Config(rollout={"max_new_tokens": 0}, training={"loss": "supervised"})
+    one = Recommender(replace(recommender.spec, config=config, analysis=True))
+    assert one.engine is None
+    assert one.recommend([[1, 3]], top=[ITEMS]) == recommender.recommend([[1, 3]], top=[ITEMS])

@@ -80,3 +80,13 @@ def test_shards_beside_the_engines_of_a_cluster(autoscaling, room):
     with Session(config, on_cluster=True, cluster=Joined(free=3.5)) as session:
         assert session.room_for(8) == room
         assert session.room_for(2) == 2
+
+
+def test_without_an_analysis_there_is_no_pool_and_no_room_for_engines():
+    cluster = Joined()
+    words = ["rollout.max_new_tokens=0", "training.loss=supervised"]
+    session = Session(load(None, words), on_cluster=True, cluster=cluster)
+    assert session.pool("a model", beside="score") is None
+    (bundles,) = [bundles for bundles, _ in cluster.waited]
+    assert bundles == [{"CPU": 1.0}] * session.allocation.scorers
+    session.close()

@@ -303,3 +303,31 @@ def test_workers_and_deadlines_of_a_warm_start_count_only_where_it_is_used():
     assert "prompts_per_step 128 must be a multiple of workers x prompts_per_micro_batch" in used
     # It waits for no engine.
     assert reading.load(None, ["training.start=warm", "warm.training.step_deadline_s=5"])
+
+
+WITHOUT = ["rollout.max_new_tokens=0", "training.loss=supervised"]
+"""The policy writes no analysis."""
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (WITHOUT[:1], "set training.loss to supervised, or max_new_tokens above 0"),
+        ([*WITHOUT, "scoring.policy=proxy"], "set proxy.training.loss to supervised, or"),
+        ([*WITHOUT, "selection.method=less"], "set selection.method to another one"),
+        ([*WITHOUT, "selection.directions=head_gradient"], "set selection.directions to head_hvp"),
+    ],
+)
+def test_without_an_analysis_nothing_may_learn_from_rollouts(words, said):
+    with pytest.raises(ConfigError, match=said):
+        reading.load(None, words)
+
+
+def test_without_an_analysis_scoring_has_one_answer_and_no_screen():
+    cheap = ["scoring.rollouts=[2, 4]", "scoring.screen=prefill"]
+    found = reading.load(None, [*WITHOUT, *cheap]).effective_scoring
+    assert found.stages == (1,) and found.screen is None
+    config = reading.load(None, cheap)
+    assert config.effective_scoring is config.scoring
+    proxy = [*WITHOUT, "scoring.policy=proxy", "proxy.training.loss=supervised"]
+    assert reading.load(None, proxy).earlier_policies

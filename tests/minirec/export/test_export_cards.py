@@ -134,3 +134,13 @@ def test_cards_name_the_prior_of_a_policy_that_has_one():
     settings = {"samples": 64, "steps": 2}
     assert "prior.npz" in card("trl", "model.prior=shortcut", **settings)
     assert "prior" not in card("trl", "model.prior=none", **settings)
+
+
+def test_the_card_of_a_policy_without_an_analysis_says_so():
+    figures = {"test": {"ndcg@10": {"mean": 0.5, "low": 0.4, "high": 0.6}}}
+    about = {"to": "merged", "base": "base", "policy": "trained", "evaluation": figures}
+    words = ["rollout.max_new_tokens=0", "training.loss=supervised"]
+    found = " ".join(model_card(load(None, [*NAMED, *words]), **about).split())
+    assert "reads a history and writes nothing; its hidden state" in found
+    assert "Full ranking of the catalogue, no analysis." in found
+    assert "writes a short analysis" in model_card(load(None, NAMED), **about)

@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from helpers.tiny import CONFIG, TITLES
 
 from minirec.export import recommender as exported
@@ -123,3 +124,16 @@ def test_the_command_with_fewer_items_than_it_shows(export, monkeypatch, capsys)
     monkeypatch.setattr("sys.argv", ["recommender.py", *TITLES])
     exported.main()
     assert capsys.readouterr().out == "every item is in the history\n"
+
+
+def test_without_an_analysis_nothing_is_written(export, folder):
+    """The cosines are those of the state at <answer> right after the prompt."""
+    one = Recommender(export)
+    one.settings |= {"max_new_tokens": 0}
+    one.lm.generate = None
+    encoder = Encoder.load(str(folder), CONFIG, category="demo")
+    ids = torch.tensor([encoder.prompt([TITLES[0], TITLES[3]]) + encoder.answer_ids])
+    state = one.lm.base_model(input_ids=ids).last_hidden_state[0, -1].double().numpy()
+    cosines = VECTORS @ (state / np.linalg.norm(state))
+    ranked = dict(one.rank([0, 3], top=5))
+    assert ranked == pytest.approx({i: cosines[i] for i in (1, 2, 4)})

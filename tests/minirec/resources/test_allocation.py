@@ -173,3 +173,11 @@ def test_workers_that_do_not_share_a_step():
         )
     with pytest.raises(ValueError, match="= 48; change one of the three"):
         TrainingConfig().check_workers(3)
+
+
+def test_without_an_analysis_there_are_no_engines_and_scorers_do_not_wait_for_them():
+    words = ["rollout.max_new_tokens=0", "training.loss=supervised", "resources.engines=3"]
+    found = allocate(load(None, words), [Node("a", 16)], local=True)
+    assert (found.engines, found.engines_min, found.scorers) == (0, 0, 4)
+    assert found.bundles("score") == [{"CPU": 1.0}] * 4
+    assert found.sentence().startswith("resources: 0 engines")
