@@ -121,7 +121,8 @@ def test_no_more_than_the_remaining_items(recommender):
 
 
 def test_a_policy_without_an_analysis_ranks_right_after_the_prompt(recommender):
-    config = Config(rollout={"max_new_tokens": 0}, training={"loss": "supervised"})
+    warm = {"policy": "warm"}
+    config = Config(rollout={"max_new_tokens": 0}, training={"loss": "supervised"}, scoring=warm)
     one = Recommender(replace(recommender.spec, config=config, analysis=True))
     assert one.engine is None
     assert one.recommend([[1, 3]], top=[ITEMS]) == recommender.recommend([[1, 3]], top=[ITEMS])
