@@ -110,7 +110,7 @@ def _handover_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
 
     text = (
         "Recommend items for a history, or for a file of users. They are ordered by the cosine, or "
-        "with model.prior by the score, cosine / temperature + prior."
+        "with model.prior by the score: weight of the policy x cosine / temperature + prior."
     )
     one = command("recommend", "recommend items for a history, or for a file of users", about=text)
     _add(one, "--run", **RUN_DIR)

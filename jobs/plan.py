@@ -137,9 +137,11 @@ def _counted_rows(
         *_gradient_rows(config, compared=command in ("plan", "compare")),
         ("select", "budget", f"{about}{budget:,} in {order}"),
         *_training_rows("train", config, config.training, budget),
-        *_sasrec_rows(config, samples, about),
     ]
-    for bench in _benches(config, command):
+    benches = _benches(config, command)
+    if not benches:  # trials train no SASRec
+        rows += _sasrec_rows(config, samples, about)
+    for bench in benches:
         rows += _trial_rows(bench, trials_of(config, bench, samples), samples, exact=exact)
     return rows
 

@@ -66,8 +66,8 @@ class Item(BaseModel):
     score: Annotated[
         float | None,
         Field(
-            description="cosine / temperature + prior, which orders the items; without a prior "
-            "it is left out, and the cosine orders them"
+            description="weight of the policy x cosine / temperature + prior; without a prior "
+            "it is left out, and the cosine orders the items"
         ),
     ] = None
 

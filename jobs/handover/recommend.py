@@ -87,8 +87,8 @@ def refreshed_counts(run: Run, config: Config) -> str | None:
         return None
     if read_json(refreshed / "prior.json")["facts"]["inputs"] != inputs:
         raise ArtifactError(
-            f"{refreshed} was made from another corpus or other weights; run `minirec refresh` "
-            f"again, or delete the folder to rank without new events"
+            f"{refreshed} was made from another corpus or other weights; run `minirec refresh "
+            f"--run {run.root}` again, or delete the folder to rank without new events"
         )
     return str(refreshed)
 
@@ -177,12 +177,13 @@ def recommender_spec(
     record = run.done("evaluate")
     if record is None or record["inputs"]["train"] != run.fingerprint("train"):
         raise ArtifactError(
-            f"{run.root} was not evaluated after the last training; run `minirec evaluate`"
+            f"{run.root} was not evaluated after the last training; run `minirec evaluate "
+            f"run_dir={run.root}`"
         )
     if not vectors.exists():
         raise ArtifactError(
             f"{run.root} has no item vectors of the trained policy; run `minirec evaluate "
-            f"--overwrite` with trained among evaluation.policies"
+            f"run_dir={run.root} --overwrite` with trained among evaluation.policies"
         )
     return RecommenderSpec(
         corpus=str(run.path("corpus")),

@@ -63,7 +63,7 @@ def refresh(run_dir: str, files: Sequence[Path]) -> None:
         f"them new) are counted, and all events of the corpus -> {run.path(REFRESHED)}"
     )
     if added.known:
-        say(f"refresh: {added.known:,} events were there already (same user, item and time)")
+        say(f"refresh: {added.known:,} events were already counted (same user, item and time)")
 
 
 def read_events(files: Sequence[Path], config: CorpusConfig, corpus: Path) -> NewEvents:
@@ -91,7 +91,7 @@ def read_events(files: Sequence[Path], config: CorpusConfig, corpus: Path) -> Ne
     place = good.schema.get_field_index("time")
     good = good.set_column(place, "time", pa.array(settled.ms)).filter(pa.array(~settled.bad))
     if settled.bad.any():
-        say(f"refresh: {settled.bad.sum():,} events are left out, because their number is no time")
+        say(f"refresh: {settled.bad.sum():,} events are left out, because their time is not usable")
     if config.min_rating is not None:
         good = good.filter(pc.greater_equal(good["rating"], config.min_rating))
     keys = read_table(corpus / "items.parquet", ["key"])["key"].to_pylist()
@@ -99,6 +99,11 @@ def read_events(files: Sequence[Path], config: CorpusConfig, corpus: Path) -> Ne
     found = _mapped(good["item"], lambda key: ids.get(known_key(key, ids)), pa.int64())
     _report_unknown(good["item"].filter(found.is_null()), len(good))
     good, item = good.filter(found.is_valid()), found.drop_null()
+    if files and not len(good):
+        raise CorpusError(
+            f"none of {len(table):,} rows of {', '.join(map(str, files))} can be counted; give events "
+            f"of items in {corpus / 'items.parquet'}"
+        )
     names = [read_table(corpus / f"{split}.parquet", ["user"])["user"] for split in SPLITS]
     users = {name for column in names for name in column.unique().to_pylist()}
     user = _mapped(good["user"], lambda name: known_key(name, users), pa.string())
@@ -149,7 +154,10 @@ def _report(bad: pa.Table, good: int, files: Sequence[Path]) -> None:
     """Say how many rows are malformed; refuse files without any other row."""
     if files and not good:
         first = f"; the first is {_place(bad)}" if len(bad) else ""
-        raise CorpusError(f"none of {len(bad):,} rows of {files[0]} is a usable event{first}")
+        names = ", ".join(map(str, files))
+        raise CorpusError(
+            f"none of {len(bad):,} rows of {names} is a usable event{first}; give a file with events"
+        )
     if len(bad):
         said = f"{len(bad):,} rows cannot be read and are left out"
         say(f"refresh: {said}; the first is {_place(bad)}")

@@ -21,7 +21,7 @@ class DemoModelConfig(Section):
     heads: int = Field(4, ge=1)
     """Number of attention heads in each block."""
     warmup_steps: int = Field(150, ge=1)
-    """Steps of supervised training before GRPO."""
+    """Steps that pre-train the demo model when it is built."""
     warmup_match: float = Field(0, ge=0)
     """Weight of a second warm-up loss, which matches lists of items with an item of the list and
     emphasises analyses that repeat words of the list; 0 turns it off."""

@@ -32,7 +32,7 @@ class ResourcesConfig(Section):
     cpus_per_scorer: int = Field(1, ge=1)
     """CPU cores and threads of a scoring actor; the bytes of its results depend on this number."""
     training_workers: PositiveInt | Auto = "auto"
-    """Number of workers of proxy, train and gradients; on one machine a single worker may be
+    """Number of workers of warm, proxy, train and gradients; on one machine a single worker may be
     kept for all of them, and evaluate too; auto chooses from the nodes."""
     gpus_per_worker: float | Auto = 0.0
     """GPUs of a training worker, 0 to 1; auto chooses from the nodes."""

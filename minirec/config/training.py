@@ -23,7 +23,7 @@ class TrainingConfig(Section):
     steps: int | None = Field(None, ge=1)
     """Number of optimizer steps; null computes it from epochs."""
     epochs: float = Field(1.0, gt=0)
-    """Passes over the selection; has no effect if steps is set."""
+    """Passes over the samples of the stage; has no effect if steps is set."""
     prompts_per_step: int = Field(32, ge=1)
     """Number of prompts in an optimizer step, over all workers."""
     rollouts_per_prompt: int = Field(4, ge=2)

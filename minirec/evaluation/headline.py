@@ -64,7 +64,7 @@ def shortcuts_sentence(found: dict[str, Any]) -> str:
         )
     return (
         f"Of the references without training, {reached} on valid ({found['samples']:,} samples); "
-        f"a model is worth what it adds to {ndcg[best]:.{digits}f}."
+        f"a trained model has to exceed this figure."
     )
 
 

@@ -6,7 +6,10 @@ from typing import Any
 
 POLICIES = {
     "trained": ("trained policy", "the policy after training"),
-    "trained_alone": ("trained policy alone", "the same policy without the prior"),
+    "trained_alone": (
+        "trained policy alone",
+        "the same policy without the prior; it was trained to add to it, not to rank alone",
+    ),
     "prior": (
         "prior alone",
         "co-occurrence, transitions and titles with fitted weights, without a policy",
