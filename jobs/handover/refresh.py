@@ -100,9 +100,10 @@ def read_events(files: Sequence[Path], config: CorpusConfig, corpus: Path) -> Ne
     _report_unknown(good["item"].filter(found.is_null()), len(good))
     good, item = good.filter(found.is_valid()), found.drop_null()
     if files and not len(good):
+        names = ", ".join(map(str, files))
         raise CorpusError(
-            f"none of {len(table):,} rows of {', '.join(map(str, files))} can be counted; give events "
-            f"of items in {corpus / 'items.parquet'}"
+            f"none of {len(table):,} rows of {names} can be counted; give events of items in "
+            f"{corpus / 'items.parquet'}"
         )
     names = [read_table(corpus / f"{split}.parquet", ["user"])["user"] for split in SPLITS]
     users = {name for column in names for name in column.unique().to_pylist()}
@@ -156,7 +157,8 @@ def _report(bad: pa.Table, good: int, files: Sequence[Path]) -> None:
         first = f"; the first is {_place(bad)}" if len(bad) else ""
         names = ", ".join(map(str, files))
         raise CorpusError(
-            f"none of {len(bad):,} rows of {names} is a usable event{first}; give a file with events"
+            f"none of {len(bad):,} rows of {names} is a usable event{first}; give a file with "
+            f"events"
         )
     if len(bad):
         said = f"{len(bad):,} rows cannot be read and are left out"
