@@ -26,6 +26,8 @@ SMALLER = [
     "model.demo={vocabulary: 500, hidden_size: 64, heads: 2, layers: 1, warmup_steps: 20}",
     *("proxy.samples=64", "proxy.training.steps=8", "proxy.training.prompts_per_step=16"),
     *("proxy.training.prompts_per_micro_batch=16", "proxy.training.checkpoint_steps=2"),
+    *("model.prior=none", "scoring.policy=proxy", "scoring.screen=null", "sasrec.epochs=0"),
+    *("training.start=base", "training.validation_steps=null", "training.patience=null"),
     *("scoring.shard_size=16", "scoring.rollouts=2"),
     *("training.steps=8", "training.prompts_per_step=16"),
     *("training.prompts_per_micro_batch=8", "training.checkpoint_steps=2"),

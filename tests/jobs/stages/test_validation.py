@@ -45,7 +45,8 @@ def test_two_workers_with_sharded_weights_agree_with_the_evaluation(undisturbed,
     assert ["valid_ndcg@10" in entry for entry in log] == [False, False, True, True]
     finish(run_dir, "evaluate", "--overwrite", *options)
     evaluation = json.loads((run_dir / "evaluation.json").read_text())
-    references = ["popularity", "cooccurrence", "title_likeness", "sasrec"]
+    free = ["popularity", "cooccurrence", "transitions", "title_likeness", "shortcut"]
+    references = [*free, "sasrec"]
     assert {*evaluation["policies"]} == {"base", "trained", *references}
     valid = evaluation["policies"]["trained"]["valid"]["ndcg@10"]["mean"]
     assert log[-1]["valid_ndcg@10"] == pytest.approx(valid, abs=1e-6)
