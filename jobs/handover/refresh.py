@@ -100,9 +100,9 @@ def read_events(files: Sequence[Path], config: CorpusConfig, corpus: Path) -> Ne
     _report_unknown(good["item"].filter(found.is_null()), len(good))
     good, item = good.filter(found.is_valid()), found.drop_null()
     if files and not len(good):
-        names = ", ".join(map(str, files))
+        given = ", ".join(map(str, files))
         raise CorpusError(
-            f"none of {len(table):,} rows of {names} can be counted; give events of items in "
+            f"none of {len(table):,} rows of {given} can be counted; give events of items in "
             f"{corpus / 'items.parquet'}"
         )
     names = [read_table(corpus / f"{split}.parquet", ["user"])["user"] for split in SPLITS]
