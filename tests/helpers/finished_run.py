@@ -106,7 +106,7 @@ def _ranks(run: Run, config: Config) -> None:
         pool=OwnEngine(config, model),
         policy_adapter=Adapter(adapter),
         threads=1,
-        prior=prior_folder(run, config),
+        prior=prior_folder(run, config, "policy"),
     )
     scorer = ShardScorer(spec)
     found = scorer.score(scorer.samples.take(scorer.rows))

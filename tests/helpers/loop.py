@@ -33,14 +33,14 @@ SMALL = {"prompts_per_step": 8, "prompts_per_micro_batch": 4, "learning_rate": 5
 
 @contextmanager
 def one_process() -> Iterator[None]:
-    """A process group of this process alone."""
+    """A process group of this process alone. It stays, because DeepSpeed keeps a reference."""
     before = os.environ.get("LOCAL_RANK")
     os.environ["LOCAL_RANK"] = "0"  # DeepSpeed reads it
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    if not dist.is_initialized():
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
         yield
     finally:
-        dist.destroy_process_group()
         os.environ.pop("LOCAL_RANK") if before is None else os.environ.update(LOCAL_RANK=before)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
+from helpers.loop import one_process
 
 from actors.training.items import ItemSide, item_backwards, negatives
 from minirec.config.training import TrainingConfig
@@ -36,9 +36,8 @@ class Engine:
 
 @pytest.fixture
 def alone():
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
+    with one_process():
+        yield
 
 
 def side(engine, refresh_steps=1, **settings):

@@ -133,7 +133,8 @@ def test_each_exported_reward_has_the_prior_of_its_sample(with_prior, tmp_path):
         adapter=str(run.path("proxy", "adapter")),
     )
     table = torch.from_numpy(np.load(tmp_path / "trl" / "items.npy"))
-    ranker = Ranker(table, config.model.temperature, Prior.load(corpus, run.path("prior")))
+    prior = Prior.load(corpus, run.path("proxy", "adapter"))
+    ranker = Ranker(table, config.model.temperature / prior.scale, prior)
     prompts = encoder.prompts(samples, catalogue)
     with torch.no_grad():
         hidden = policy([prompt + encoder.answer_ids for prompt in prompts])[0]
@@ -174,7 +175,7 @@ def test_refreshed_counts_change_the_recommendations(copy, tmp_path, capsys):
     assert "198 new events of 99 users (99 of them new) are counted" in said
     assert "1 of 200 events are left out, because their 1 items are not in the catalogue" in said
     assert "1 rows cannot be read and are left out; the first is" in said and "bad date" in said
-    assert "1 events were there already" in said
+    assert "1 events were already counted" in said
     after = recommender_of(copy, analysis=False).recommend([history], top=[60])[0]
     score = [dict(zip(one.items, one.scores, strict=True))[7] for one in (before, after)]
     assert score[1] > score[0] + 1
@@ -203,7 +204,7 @@ def test_a_refresh_of_another_corpus_is_refused(copy, capsys):
     facts = json.loads(file.read_text())
     facts["facts"]["inputs"] = {"prepare": "x", "prior": "y"}
     file.write_text(json.dumps(facts))
-    with pytest.raises(ArtifactError, match="run `minirec refresh` again"):
+    with pytest.raises(ArtifactError, match="run `minirec refresh --run"):
         recommender_spec(run, config, analysis=False, threads=1, gpus=0)
 
 
