@@ -17,8 +17,11 @@ class Here:
 
     def __init__(self, config: Config) -> None:
         self.allocation = allocate(config, [Node("here", 1)], local=True)
-        self.kept = self
         self.rooms: list[str] = []
+
+    def worker(self) -> Here:
+        """This process."""
+        return self
 
     def make_room(self, beside: str, *, engines: bool = True) -> None:
         assert not engines
