@@ -93,7 +93,7 @@ def test_a_worker_without_room():
 def test_a_training_gives_the_bytes_of_a_run(undisturbed, tmp_path, kept):
     """The run kept its worker. This training uses the second loop of another, or Ray Train."""
     settings = undisturbed.parent / "small.yaml"
-    shared = [f"run_dir={undisturbed}", "rollout.engine=transformers"]
+    shared = [f"run_dir={undisturbed}", "rollout.engine=transformers", "sasrec.epochs=0"]
     with Session(load(settings, shared)) as session:
         if kept:
             session.keep_worker()
@@ -103,7 +103,8 @@ def test_a_training_gives_the_bytes_of_a_run(undisturbed, tmp_path, kept):
             run = Run(config.run_dir, base=Run(undisturbed), shared=SHARED)
             for stage in (SELECT, TRAIN, EVALUATE):
                 stage.run(run, config, session)
-    for name in ("policy/adapter/adapter_model.safetensors", "ranks.parquet"):
+    ranks = "evaluation/trained-test/part-000000.parquet"
+    for name in ("policy/adapter/adapter_model.safetensors", ranks):
         assert (tmp_path / "same" / name).read_bytes() == (undisturbed / name).read_bytes()
 
 
