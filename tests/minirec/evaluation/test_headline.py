@@ -136,7 +136,7 @@ def test_shortcuts_sentence():
     found = {"samples": 500, "ndcg@10": {"popularity": 0.0123, "shortcut": 0.0912}}
     assert shortcuts_sentence(found | {"best": "shortcut"}) == (
         "Of the references without training, shortcut, the best of them, reaches NDCG@10 0.0912 "
-        "and popularity 0.0123 on valid (500 samples); a model is worth what it adds to 0.0912."
+        "and popularity 0.0123 on valid (500 samples); a trained model has to exceed this figure."
     )
     assert "popularity, the best of them, reaches NDCG@10 0.0123 on valid" in shortcuts_sentence(
         found | {"best": "popularity"}
