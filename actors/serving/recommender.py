@@ -53,7 +53,8 @@ class RecommenderSpec:
 class Recommendation:
     """Item ids, best first, with their cosines, and the analysis of the policy.
 
-    scores: what orders the items if there is a prior: cosine / tau + prior; None: the cosines do.
+    scores: what orders the items if there is a prior: weight of the policy x cosine / tau + prior;
+    None: the cosines do.
     """
 
     items: list[int]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import random
-
 from jobs.fingerprint import policy_settings, training_settings
 from jobs.stage import SELECTION, Stage, Work
 from jobs.stages.model import model_inputs
-from jobs.stages.train import start_inputs, train_on
+from jobs.stages.train import drawn_ids, start_inputs, train_on
 
 
 def _body(work: Work) -> None:
@@ -15,11 +13,9 @@ def _body(work: Work) -> None:
 
     config = work.config
     samples = SampleFile(work.run.path("corpus"), "train")
-    drawn = min(config.proxy.samples, len(samples))
-    rows = random.Random(config.seed).sample(range(len(samples)), drawn)
-    ascending = sorted(rows)
-    ids = dict(zip(ascending, samples.ids(ascending), strict=True))
-    train_on(work, [ids[row] for row in rows], training=config.proxy.training, folder="proxy")
+    count = min(config.proxy.samples, len(samples))
+    order = drawn_ids(samples, count, seed=config.seed)
+    train_on(work, order, training=config.proxy.training, folder="proxy")
 
 
 PROXY = Stage(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from minirec.store.files import check_folder, intact, read_json, remove, write_j
 if TYPE_CHECKING:
     from minirec.config.run import Config
     from minirec.config.training import TrainingConfig
+    from minirec.corpus.table import SampleFile
 
 
 def learning_rate(training: TrainingConfig, config: Config) -> float:
@@ -93,6 +95,14 @@ def train_on(work: Work, order: list[int], *, training: TrainingConfig, folder: 
     work.cost.rollouts = spent(log, "rollouts")
     work.cost.generated_tokens = spent(log, "tokens")
     work.cost.optimizer_steps = len(log)
+
+
+def drawn_ids(samples: SampleFile, count: int, *, seed: int) -> list[int]:
+    """The sample_ids of `count` rows, in the order in which they are drawn at random."""
+    rows = random.Random(seed).sample(range(len(samples)), count)
+    ascending = sorted(rows)
+    ids = dict(zip(ascending, samples.ids(ascending), strict=True))
+    return [ids[row] for row in rows]
 
 
 def start_inputs(training: TrainingConfig) -> list[str]:

@@ -3,13 +3,12 @@ section 10)."""
 
 from __future__ import annotations
 
-import random
 from typing import TYPE_CHECKING, Any
 
 from jobs.fingerprint import training_settings
 from jobs.stage import SELECTION, Stage, Work
 from jobs.stages.model import model_inputs
-from jobs.stages.train import train_on
+from jobs.stages.train import drawn_ids, train_on
 from minirec.store.run import Run
 
 if TYPE_CHECKING:
@@ -34,10 +33,8 @@ def _body(work: Work) -> None:
     samples = SampleFile(run.path("corpus"), "train")
     check_warm(config, len(samples))
     count = config.warm.count(len(samples))
-    rows = random.Random(seed_of(config.seed, "warm")).sample(range(len(samples)), count)
-    ascending = sorted(rows)
-    ids = dict(zip(ascending, samples.ids(ascending), strict=True))
-    train_on(work, [ids[row] for row in rows], training=config.warm.training, folder="warm")
+    order = drawn_ids(samples, count, seed=seed_of(config.seed, "warm"))
+    train_on(work, order, training=config.warm.training, folder="warm")
 
 
 WARM = Stage(

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, PositiveInt, field_validator
 
 from minirec.config.choices import Reward
-from minirec.config.section import Section, counted, share_or_count
+from minirec.config.section import Section, counted, share_or_all
 
 
 class RewardConfig(Section):
@@ -55,9 +55,7 @@ class ScoringConfig(Section):
     @field_validator("samples", mode="before")
     @classmethod
     def _samples(cls, samples: Any) -> Any:
-        if samples == 1 and isinstance(samples, float):
-            raise ValueError("samples 1.0 is not a share below 1; write null for the whole corpus")
-        return None if samples is None else share_or_count("samples", samples)
+        return share_or_all(samples)
 
     @field_validator("rollouts", mode="before")
     @classmethod

@@ -50,6 +50,13 @@ def share_or_count(name: str, value: Any) -> Any:
     return value
 
 
+def share_or_all(samples: Any) -> Any:
+    """Return `samples`; raise `ValueError` unless it is None (all), a number or a share below 1."""
+    if samples == 1 and isinstance(samples, float):
+        raise ValueError("samples 1.0 is not a share below 1; write null for the whole corpus")
+    return None if samples is None else share_or_count("samples", samples)
+
+
 def counted(value: int | float, samples: int) -> int:
     """The number of samples for a number or a share of `samples`; at least 1."""
     return value if isinstance(value, int) else max(1, round(value * samples))

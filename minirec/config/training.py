@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from minirec.config.choices import ItemCandidates
-from minirec.config.section import Section, counted, share_or_count
+from minirec.config.section import Section, counted, share_or_all
 
 
 class TrainingConfig(Section):
@@ -187,9 +187,7 @@ class WarmConfig(Section):
     @field_validator("samples", mode="before")
     @classmethod
     def _samples(cls, samples: Any) -> Any:
-        if samples == 1 and isinstance(samples, float):
-            raise ValueError("samples 1.0 is not a share below 1; write null for the whole corpus")
-        return None if samples is None else share_or_count("samples", samples)
+        return share_or_all(samples)
 
     def count(self, samples: int) -> int:
         """Samples of the warm start in a corpus of `samples`."""

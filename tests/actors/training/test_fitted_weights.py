@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import threading
 import time
@@ -18,6 +17,7 @@ from actors.engines.engine import FORCED
 from actors.scoring.scorer import LoadedPolicy, ScoringSpec
 from actors.training.loop import STOP
 from actors.training.validation import METRIC, START, WEIGHTS, weights_after
+from jobs.training_log import read_log
 from minirec.config.scoring import RewardConfig
 from minirec.config.training import TrainingConfig
 from minirec.corpus.table import load_catalogue, load_samples
@@ -75,8 +75,7 @@ def first(place):
 
 
 def log_of(spec):
-    lines = (Path(spec.folder) / "log.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
+    return read_log(Path(spec.folder) / "log.jsonl")
 
 
 def kept(log):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import threading
 import time
@@ -16,6 +15,7 @@ from safetensors.torch import load
 
 from actors.training.loop import STOP
 from actors.training.validation import METRIC
+from jobs.training_log import read_log
 from minirec.config.training import TrainingConfig
 
 pytestmark = pytest.mark.slow
@@ -44,8 +44,7 @@ def first(place):
 
 
 def log_of(spec):
-    lines = (Path(spec.folder) / "log.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
+    return read_log(Path(spec.folder) / "log.jsonl")
 
 
 def test_it_learns_without_engines_and_publishes_no_adapter(place):
