@@ -61,6 +61,7 @@ class Stage:
     help: one line for `minirec --help`.
     inputs: names of the stages whose output it reads.
     outputs: paths that the body writes, below the run directory.
+    also: further outputs with some settings.
     settings: what the output depends on, as a nested dict. It enters the fingerprint: a finished
         stage with other settings is refused. Leave out settings that change only the speed.
     body: writes the outputs.
@@ -81,6 +82,7 @@ class Stage:
     outputs: tuple[str, ...]
     settings: Callable[[Run, Config], dict[str, Any]]
     body: Callable[[Work], None]
+    also: Callable[[Config], tuple[str, ...]] = lambda config: ()
     needed: Callable[[Config], bool] = lambda config: True
     comes_with: tuple[str, ...] = ()
     on_ray: bool = False
@@ -96,7 +98,7 @@ class Stage:
             self.name,
             settings=settings,
             inputs=self.inputs(config),
-            outputs=self.outputs,
+            outputs=(*self.outputs, *self.also(config)),
             body=lambda cost: self.body(Work(run, config, session, settings, cost)),
             part_of=self.part_of,
             charged=self.charged,

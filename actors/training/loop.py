@@ -19,7 +19,9 @@ from actors.process import deadline, trim
 from actors.training.adapters import Adapters
 from actors.training.checkpoints import newest_checkpoint, save_checkpoint
 from actors.training.items import ItemSide, item_backwards
+from actors.training.live import LiveOrder
 from actors.training.lookahead import Lookahead
+from actors.training.order import FixedOrder, Order, summed
 from actors.training.spec import TrainingSpec
 from actors.training.validation import (
     OF_START,
@@ -36,6 +38,7 @@ from minirec.prior.prior import Prior
 from minirec.rl.group import Group
 from minirec.rl.losses import (
     Objective,
+    Rewards,
     Unit,
     counted,
     live_tokens,
@@ -117,10 +120,12 @@ class Worker:
             training=t,
             seed=spec.seed,
             log_presence=self._log_presence(),
+            reads_table=t.reads_table or spec.live is not None,
         )
         self.adapters = Adapters(
             self.folder, self.engine, sharded=spec.zero_stage == 3, start=spec.start
         )
+        self.order = self._order()
         self.validation: Validation | None = None
         self.lookahead: Lookahead | None = None
         if spec.pool is not None:
@@ -128,6 +133,20 @@ class Worker:
                 spec.pool, self._calls, steps=spec.steps, staleness=t.staleness
             )
         self.log: list[dict[str, Any]] = []
+
+    def _order(self) -> Order:
+        spec = self.spec
+        if spec.live is None:
+            return FixedOrder(spec.order, self.samples, prompts=spec.training.prompts_per_step)
+        return LiveOrder(
+            spec,
+            policy=self.engine,
+            objective=self.objective,
+            encoder=self.encoder,
+            catalogue=self.catalogue,
+            samples=self.samples,
+            spent=lambda: (len(self.log), sum(e["forward_tokens"] for e in self.log)),
+        )
 
     def _log_presence(self) -> torch.Tensor | None:
         t = self.spec.training
@@ -141,18 +160,25 @@ class Worker:
         started = time.monotonic()
         self._learning_rate(step)
         start = self._validate_start(step)
+        table = self.item_side.refresh(step)
+        # With staleness 1, the rollouts of the next step are requested before this one trains.
+        ahead = range(step, min(step + 1 + self.spec.training.staleness, self.spec.steps))
+        chosen = [self.order.prepare(one, table) for one in ahead]
         groups, times = self._roll_out(step)
         candidates = self.item_side.candidates(step, (g.target for g in groups))
         counts, micro_batches = counted(groups), self._micro_batches(groups)
         divisors = counts | self._live_tokens(micro_batches, candidates.table)
         scale = self.world * self.backwards  # cancels DeepSpeed's two averages
         sums: dict[tuple[str, Unit], float] = {}
+        rewards: list[Rewards] = []
         for micro in micro_batches:
             part = losses(self.engine, micro, candidates=candidates, objective=self.objective)
             self.engine.backward(part.mean(divisors) * scale)
             self.engine.step()
+            rewards += [part.rewards] if part.rewards else []
             for key, value in part.sums.items():
                 sums[key] = sums.get(key, 0.0) + value
+        self.order.learned(step, rewards)
         self.item_side.backward(candidates, backwards=self.backwards)
         norm = self._optimizer_step()
         if self.lookahead:
@@ -165,23 +191,18 @@ class Worker:
             divisors=divisors,
             **start,
             **validation,
+            **summed(chosen),
             grad_norm=norm,
             prompt_tokens=sum(len(g.prompt) for g in groups),
+            forward_tokens=3 * sum(len(g.prompt) + sum(g.lengths[1]) for g in groups),
             seconds=round(time.monotonic() - started, 3),
             **times,
         )
         if validation and self.spec.training.patience and best_step(self.log) == step:
             self.adapters.save_best(step)
 
-    def _samples(self, step: int) -> list[tuple[int, Sample]]:
-        """Position in the curriculum and sample, for each prompt of the global batch."""
-        spec = self.spec
-        size = spec.training.prompts_per_step
-        positions = range(step * size, (step + 1) * size)
-        return [(p, self.samples[spec.order[p % len(spec.order)]]) for p in positions]
-
     def _calls(self, step: int) -> list[Call]:
-        batch = self._samples(step)
+        batch = self.order.batch(step)
         prompts = self.encoder.prompts([sample for _, sample in batch], self.catalogue)
         seeds = [seed_of(self.spec.seed, "train", p) for p, _ in batch]
         n, count = self.spec.prompts_per_call, self.spec.training.rollouts_per_prompt
@@ -194,7 +215,7 @@ class Worker:
         Without engines, each prompt has the forced answer as its only completion.
         """
         lookahead = self.lookahead
-        samples = [sample for _, sample in self._samples(step)]
+        samples = [sample for _, sample in self.order.batch(step)]
         if lookahead is None:
             prompts = self.encoder.prompts(samples, self.catalogue)
             both = zip(samples, prompts, strict=True)
@@ -307,6 +328,7 @@ class Worker:
             self.engine.save_checkpoint(str(work), tag="state", exclude_frozen_parameters=True)
             if self.rank == 0:
                 write_json(work / "log.json", self.log)
+                self.order.save(work)
                 if self.spec.training.staleness:
                     self.adapters.save_behind(work)
 
@@ -321,6 +343,7 @@ class Worker:
         copy = fetch(checkpoint)
         self.engine.load_checkpoint(copy, tag="state", load_module_strict=False)
         self.log = read_json(newest / "log.json")
+        self.order.restore(Path(copy))
         step = int(newest.name.removeprefix("step-"))
         if self.lookahead:
             self.adapters.restore(step, Path(copy))
@@ -342,6 +365,8 @@ class Worker:
         best = best_step(self.log) if keeps_best else None
         fitted = weights_after(self.log, best)
         in_use = [self.prior.scale, *self.prior.weights] if self.prior else []
+        if self.rank == 0:
+            self.order.finish(self.folder)
         self.adapters.finish(best, fitted or in_use)
         barrier()
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from actors.pool.handle import PoolHandle
+from minirec.config.live import LiveConfig
 from minirec.config.model import ModelConfig
 from minirec.config.scoring import RewardConfig
+from minirec.config.selection import SelectionConfig
 from minirec.config.training import TrainingConfig
 
 
@@ -14,7 +17,11 @@ from minirec.config.training import TrainingConfig
 class TrainingSpec:
     """Picklable. `training.learning_rate` is not None; `order` holds sample ids.
 
+    order: in the order of training; with `live`, the samples that can be chosen.
     pool: None if `training.loss` needs no rollouts.
+    live, selection: of a training with live selection, else None.
+    lifts: sample_id, lift of the forced answer and mean lift of the rollouts (NaN if unknown) of
+        samples that were scored, for `live`.
     """
 
     corpus: str
@@ -33,3 +40,6 @@ class TrainingSpec:
     zero_stage: int = 0
     start: str | None = None  # folder of the adapter that training starts from
     prior: str | None = None  # folder of the weights of the collaborative prior
+    live: LiveConfig | None = None
+    selection: SelectionConfig | None = None
+    lifts: Sequence[tuple[int, float, float]] = ()

@@ -13,13 +13,12 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from actors.engines.engine import FORCED, Adapter, Completion
 from actors.pool.actor import Call
 from actors.training.spec import TrainingSpec
-from actors.training.zero import of_rank_0
+from actors.training.zero import of_rank_0, spread
 from minirec.corpus.table import Catalogue, SampleFile
 from minirec.model.recommender import Encoder, Policy, item_table
 from minirec.prior.counts import PARTS
@@ -113,7 +112,6 @@ class Validation:
         self.block = t.prompts_per_micro_batch * (t.rollouts_per_prompt if spec.pool else 1)
         self.pool = copy.copy(spec.pool)  # another thread uses the original
         self.prompts_per_call = spec.prompts_per_call
-        self.rank, self.world = dist.get_rank(), dist.get_world_size()
 
     @torch.no_grad()
     def measure(self, policy: Policy, adapter: Adapter | None) -> dict[str, Any]:
@@ -131,11 +129,11 @@ class Validation:
         ]
         ranker = Ranker(item_table(policy, self.items), self.temperature)
         if self.prior is None:
-            gains = self._shared(lambda rows: self._gains(policy, sequences, rows, ranker))
+            gains = self._spread(lambda rows: self._gains(policy, sequences, rows, ranker))
             weights: dict[str, float] = {}
         else:
             hidden = torch.tensor(
-                self._shared(lambda rows: self._hidden(policy, sequences, rows).tolist()),
+                self._spread(lambda rows: self._hidden(policy, sequences, rows).tolist()),
                 device=ranker.table.device,
             )
             # Different machines can round differently, and all ranks must decide alike.
@@ -163,25 +161,8 @@ class Validation:
 
         return of_rank_0(complete)
 
-    def _shared(self, compute: Callable[[range], list[T]]) -> list[T]:
-        """A value for each of the samples, in blocks that are spread over the workers.
-
-        Under ZeRO 3 a forward needs all workers, so a worker without a block repeats block 0.
-        """
-        count = len(self.samples)
-        blocks = [range(i, min(i + self.block, count)) for i in range(0, count, self.block)]
-        found: dict[int, list[T]] = {}
-        for first in range(0, len(blocks), self.world):
-            mine = first + self.rank
-            part = compute(blocks[mine if mine < len(blocks) else 0])
-            if mine < len(blocks):
-                found[mine] = part
-        parts: list[dict[int, list[T]]] = [found]
-        if self.world > 1:
-            parts = [{}] * self.world
-            dist.all_gather_object(parts, found)
-        by_block = {number: values for part in parts for number, values in part.items()}
-        return [value for number in sorted(by_block) for value in by_block[number]]
+    def _spread(self, compute: Callable[[range], list[T]]) -> list[T]:
+        return spread(len(self.samples), self.block, compute)
 
     def _calibrated(self, hidden: Tensor, table: Tensor) -> tuple[list[float], dict[str, float]]:
         """Fit the weights of the policy and of the prior to the samples, and rank with them.

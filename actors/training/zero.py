@@ -59,6 +59,28 @@ def of_rank_0(compute: Callable[[], T]) -> T:
     return cast(T, box[0])
 
 
+def spread(count: int, block: int, compute: Callable[[range], list[T]]) -> list[T]:
+    """A value for each of `count` rows, computed in blocks that are spread over the workers.
+
+    All workers must call it, and all get all values. Under ZeRO 3 a forward needs all workers, so a
+    worker without a block repeats block 0.
+    """
+    rank, world = dist.get_rank(), dist.get_world_size()
+    blocks = [range(i, min(i + block, count)) for i in range(0, count, block)]
+    found: dict[int, list[T]] = {}
+    for first in range(0, len(blocks), world):
+        mine = first + rank
+        part = compute(blocks[mine if mine < len(blocks) else 0])
+        if mine < len(blocks):
+            found[mine] = part
+    parts: list[dict[int, list[T]]] = [found]
+    if world > 1:
+        parts = [{}] * world
+        dist.all_gather_object(parts, found)
+    by_block = {number: values for part in parts for number, values in part.items()}
+    return [value for number in sorted(by_block) for value in by_block[number]]
+
+
 def barrier() -> None:
     """Wait for the other workers."""
     if dist.get_world_size() > 1:

@@ -19,7 +19,13 @@ def _body(work: Work) -> None:
 REPORT = Stage(
     name="report",
     help="write report.html",
-    inputs=lambda config: ["prepare", "score", "select", "train", "evaluate"],
+    inputs=lambda config: [
+        "prepare",
+        *(["score"] if config.scores else []),
+        *(["select"] if config.selection.mode == "static" else []),
+        "train",
+        "evaluate",
+    ],
     outputs=("report.html",),
     settings=lambda run, config: {},
     body=_body,

@@ -80,6 +80,7 @@ SCORE = Stage(
     outputs=("features",),
     settings=_settings,
     body=_body,
+    needed=lambda config: config.scores,
     on_ray=True,
     part_of=each_file,
     shared=True,

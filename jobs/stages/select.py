@@ -50,5 +50,6 @@ SELECT = Stage(
         "reward": config.reward.model_dump(mode="json"),
     },
     body=_body,
+    needed=lambda config: config.selection.mode == "static",
     charged=SELECTION,
 )

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jobs.fingerprint import policy_settings, training_settings
 from jobs.stage import POLICY, Stage, Work, base_model, prior_folder
 from jobs.stages.model import model_inputs
 from minirec.errors import ConfigError, EngineError
 from minirec.store.files import check_folder, intact, read_json, remove, write_json
+from minirec.store.run import Run
 
 if TYPE_CHECKING:
     from minirec.config.run import Config
     from minirec.config.training import TrainingConfig
     from minirec.corpus.table import SampleFile
+
+LIVE = "selection.parquet"
+"""What live selection trained; static selection writes a file of this name before the training."""
+VALUE_SETTINGS = {"budget", "mu", "sigma", "alpha", "fusion"}
+"""Settings of the selection that the rule value of live selection reads."""
 
 
 def learning_rate(training: TrainingConfig, config: Config) -> float:
@@ -25,7 +32,15 @@ def learning_rate(training: TrainingConfig, config: Config) -> float:
     return 2e-3 if config.model.name == "demo" else 1e-4
 
 
-def train_on(work: Work, order: list[int], *, training: TrainingConfig, folder: str) -> None:
+def train_on(
+    work: Work,
+    order: list[int],
+    *,
+    training: TrainingConfig,
+    folder: str,
+    live: bool = False,
+    lifts: Sequence[tuple[int, float, float]] = (),
+) -> None:
     """Train on samples in this order; write ``adapter`` and ``log.jsonl`` into the folder.
 
     An interrupted training continues from its newest undamaged checkpoint.
@@ -33,6 +48,8 @@ def train_on(work: Work, order: list[int], *, training: TrainingConfig, folder: 
     Args:
         order: sample_ids of the train split.
         folder: ``warm``, ``proxy`` or ``policy``, below the run directory.
+        live: each step chooses its samples from all in `order`; writes ``choices.parquet``.
+        lifts: known lifts of samples, see `TrainingSpec`.
 
     Raises:
         EngineError: a worker failed too often, or a stop file ended the training.
@@ -47,7 +64,8 @@ def train_on(work: Work, order: list[int], *, training: TrainingConfig, folder: 
     run, config, session = work.run, work.config, work.session
     model_path = base_model(run, config)
     path = run.path(folder)
-    steps = training.steps_on(len(order))
+    size = config.selection.count(len(order)) if live else len(order)
+    steps = training.steps_on(size)
     beside = "train" if folder == "policy" else folder
     pool = None
     if training.loss == "supervised":
@@ -73,6 +91,9 @@ def train_on(work: Work, order: list[int], *, training: TrainingConfig, folder: 
         threads=a.worker.cpus,
         zero_stage=config.resources.zero_stage,
         prior=prior_folder(run, config, training.start),
+        live=config.live if live else None,
+        selection=config.selection if live else None,
+        lifts=lifts,
     )
     if not intact(path / "adapter", check_folder, say=run.say):
         _check_checkpoints(path, workers, spec.zero_stage)
@@ -130,23 +151,57 @@ def _check_checkpoints(folder: Path, workers: int, zero_stage: int) -> None:
 def _body(work: Work) -> None:
     from minirec.store.tables import read_table
 
-    selection = read_table(work.run.path("selection.parquet")).sort_by("rank")
+    run, config = work.run, work.config
+    if config.selection.mode == "live":
+        _train_live(work)
+        return
+    selection = read_table(run.path("selection.parquet")).sort_by("rank")
     order = selection["sample_id"].to_pylist()
-    train_on(work, order, training=work.config.training, folder="policy")
+    train_on(work, order, training=config.training, folder="policy")
+
+
+def _train_live(work: Work) -> None:
+    from minirec.selection.from_run import known_lifts, train_ids
+    from minirec.selection.live_record import as_selection, summary
+    from minirec.store.tables import read_table, write_table
+    from minirec.trials.checks import check_live
+
+    run, config = work.run, work.config
+    ids = train_ids(run)
+    check_live(config, len(ids))
+    lifts = known_lifts(run, config) if config.live.scores else ()
+    train_on(work, ids.tolist(), training=config.training, folder="policy", live=True, lifts=lifts)
+    choices = read_table(run.path("policy", "choices.parquet"))
+    write_table(run.path(LIVE), as_selection(choices))
+    for line in summary(choices, samples=len(ids), band=config.live.band):
+        run.say(f"train: {line}")
+
+
+def _settings(run: Run, config: Config) -> dict[str, Any]:
+    settings = policy_settings(config) | {"training": training_settings(config.training)}
+    if config.selection.mode == "live":
+        names = {"budget"} if config.live.rule == "band" else VALUE_SETTINGS
+        settings["selection"] = config.selection.model_dump(mode="json", include=names)
+        settings["live"] = config.live.model_dump(mode="json")
+    return settings
+
+
+def _inputs(config: Config) -> list[str]:
+    chosen = ["prepare"]
+    if config.selection.mode == "static":
+        chosen = ["select"]
+    elif config.live.scores:
+        chosen = ["score"]
+    return [*model_inputs(config), *chosen, *start_inputs(config.training)]
 
 
 TRAIN = Stage(
     name="train",
     help="train the policy on the subset",
-    inputs=lambda config: [
-        *model_inputs(config),
-        "select",
-        *start_inputs(config.training),
-    ],
+    inputs=_inputs,
     outputs=("policy",),
-    settings=lambda run, config: (
-        policy_settings(config) | {"training": training_settings(config.training)}
-    ),
+    also=lambda config: (LIVE,) if config.selection.mode == "live" else (),
+    settings=_settings,
     body=_body,
     on_ray=True,
     trains=True,

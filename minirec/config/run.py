@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from minirec.config.corpus import CorpusConfig
 from minirec.config.evaluation import EvaluationConfig, SasrecConfig, TrackingConfig
+from minirec.config.live import LiveConfig
 from minirec.config.model import ModelConfig, RolloutConfig
 from minirec.config.resources import ResourcesConfig
 from minirec.config.scoring import RewardConfig, ScoringConfig
@@ -37,6 +38,7 @@ class Config(Section):
     proxy: ProxyConfig = ProxyConfig()
     scoring: ScoringConfig = ScoringConfig()
     selection: SelectionConfig = SelectionConfig()
+    live: LiveConfig = LiveConfig()
     training: TrainingConfig = TrainingConfig()
     sasrec: SasrecConfig = SasrecConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -51,6 +53,12 @@ class Config(Section):
             raise ValueError(
                 "selection.method less compares with validation gradients; set "
                 "scoring.validation_samples above 0"
+            )
+        if self.selection.mode == "live" and self.selection.method != "value":
+            raise ValueError(
+                f"selection.method {self.selection.method} chooses from the features of all "
+                f"samples before the training, but selection.mode live chooses in each step; set "
+                f"selection.mode to static, or selection.method to value"
             )
         budget, scored = self.selection.budget, self.scoring.samples
         if type(budget) is type(scored) and budget > scored and self.selection.method != "full":
@@ -78,9 +86,19 @@ class Config(Section):
         return self
 
     @property
+    def scores(self) -> bool:
+        """Whether a run scores samples before it trains."""
+        return self.selection.mode == "static" or self.live.scores
+
+    @property
+    def needs_lora_gradients(self) -> bool:
+        """Whether a run computes projected LoRA gradients."""
+        return self.selection.mode == "static" and self.selection.needs_lora_gradients
+
+    @property
     def earlier_policies(self) -> tuple[str, ...]:
         """The policies that a run trains before its policy: ``warm`` and ``proxy``, where used."""
-        users = {self.training.start, self.scoring.policy}
+        users = {self.training.start, *([self.scoring.policy] if self.scores else [])}
         if "proxy" in users:
             users.add(self.proxy.training.start)
         return tuple(name for name in ("warm", "proxy") if name in users)

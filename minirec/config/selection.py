@@ -16,8 +16,12 @@ ONE_GROUP = ("easy_to_hard", "hard_to_easy", "shuffled")
 class SelectionConfig(Section):
     """Value, diversity and curriculum (method, sections 3 to 6)."""
 
+    mode: Literal["static", "live"] = "static"
+    """static chooses a subset before training, from features; live chooses the samples of each step
+    for the policy of that moment, without proxy and scoring."""
     budget: int | float = Field(0.1, gt=0)
-    """Samples to choose: a number (1, 2, ...) or a share of the corpus (below 1)."""
+    """Samples to choose: a number (1, 2, ...) or a share of the corpus (below 1). Live selection
+    trains this number of prompts in an epoch."""
     method: Method = "value"
     """Method that chooses the samples."""
     learnability: Learnability = "gaussian"

@@ -63,6 +63,17 @@ SELECTION = _schema(
 novelty is NaN for baselines and without embeddings.
 """
 
+CHOICES = _schema(
+    step=pa.int64(),
+    reason=pa.string(),
+    sample_id=pa.int64(),
+    lift=pa.float64(),
+    rollout_lift=pa.float64(),
+    reward=pa.float64(),
+)
+"""A prompt that live selection trained, in order. lift: of the forced answer when it was chosen,
+NaN if unknown. rollout_lift and reward: means over its rollouts; NaN without rollouts."""
+
 RANKS = _schema(policy=pa.string(), split=pa.string(), sample_id=pa.int64(), rank=pa.int32())
 """Rank of the target in the full catalogue, 1 is best."""
 

@@ -19,7 +19,7 @@ from minirec.prior.prior import Prior
 from minirec.rl import grpo
 from minirec.rl.group import Group, written_tokens
 from minirec.rl.ranker import Ranker, Targets
-from minirec.rl.reward import RewardFunction
+from minirec.rl.reward import RewardFunction, ndcg
 
 Forward = Callable[..., tuple[Tensor, Tensor | None]]
 """`Policy.forward`, or an engine that wraps the policy."""
@@ -86,10 +86,11 @@ class Rollouts:
 
 @dataclass(frozen=True)
 class Rewards:
-    """Rewards and advantages, both (P, G) float32, and sums over the groups for the log."""
+    """Rewards, advantages and NDCG, all (P, G) float32, and sums over the groups for the log."""
 
     reward: Tensor
     advantage: Tensor
+    ndcg: Tensor
     sums: dict[str, float]
 
 
@@ -181,11 +182,13 @@ def reward(rollouts: Rollouts, *, table: Tensor, objective: Objective) -> Reward
         rollouts.hidden.detach().flatten(0, 1), rollouts.targets
     )
     cutoff = min(objective.cutoff, len(table))
-    rewards = objective.reward(ranking, cutoff).view(rollouts.hidden.shape[:2])
+    shape = rollouts.hidden.shape[:2]
+    rewards = objective.reward(ranking, cutoff).view(shape)
     dead = is_dead(rewards, floor=t.advantage_floor)
     return Rewards(
         rewards,
         grpo.advantages(rewards, floor=t.advantage_floor, scale=t.scale_advantage),
+        ndcg(ranking, cutoff).view(shape),
         {"reward": float(rewards.mean(1).sum()), "dead_groups": float(dead.sum())},
     )
 

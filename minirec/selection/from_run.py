@@ -120,6 +120,27 @@ def load_features(
     return _with_lora(run, features) if lora else features
 
 
+def known_lifts(run: Run, config: Config) -> list[tuple[int, float, float]]:
+    """What a scoring pass tells live selection: for each scored sample its sample_id, the lift of
+    the forced answer, and the mean lift of its rollouts; NaN where unknown.
+
+    Raises:
+        ArtifactError: see `load_features`.
+    """
+    folder = run.path("features")
+    load_features(run, config.scoring, vectors=())  # checks that all samples are there
+    items = read_table(run.path("corpus", "items.parquet"), ["item_id"]).num_rows
+    chance = chance_level(items, cutoff=config.reward.cutoff)
+    found: list[tuple[int, float, float]] = []
+    for part in sorted(folder.glob("part-*.parquet")):
+        columns = read_table(part, ["sample_id", "screen_ndcg", "ndcg"]).to_pydict()
+        forced = [np.nan if gain is None else gain for gain in columns["screen_ndcg"]]
+        rolled = [np.mean(gains) if gains else np.nan for gains in columns["ndcg"]]
+        both = ((np.array(gains) - chance) / (1 - chance) for gains in (forced, rolled))
+        found += zip(columns["sample_id"], *(lifts.tolist() for lifts in both), strict=True)
+    return found
+
+
 def _with_lora(run: Run, features: Features) -> Features:
     folder = run.path("gradients")
     parts, goal = sorted(folder.glob("part-*.parquet")), folder / "validation.npy"

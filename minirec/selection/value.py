@@ -11,13 +11,16 @@ from scipy.stats import rankdata, spearmanr
 from minirec.selection.checks import Floats, lengths, matrix, nonnegative, scaled
 
 
-def alignment(vectors: ArrayLike, *, rows_at_once: int = 8192) -> Floats:
+def alignment(
+    vectors: ArrayLike, *, mean: ArrayLike | None = None, rows_at_once: int = 8192
+) -> Floats:
     """Cosine of each vector (N, d) with the mean vector, as (cos + 1) / 2, min-max scaled.
 
     ``R_i = (cos(d_i, mean_j d_j) + 1) / 2``, then ``(x - min) / (max - min + 1e-12)``: arXiv
     2602.04278; method, section 4. The mean is over the vectors, not over unit vectors; if it is
-    zero, all results are 0. Returns (N,) float64 in [0, 1]. Sums are float64 over blocks of
-    `rows_at_once`, so the result does not depend on how the vectors were batched.
+    zero, all results are 0. `mean` (d,) replaces it, if given. Returns (N,) float64 in [0, 1]. Sums
+    are float64 over blocks of `rows_at_once`, so the result does not depend on how the vectors were
+    batched.
 
     Raises:
         ValueError: not (N, d), or a row is not finite or has length 0.
@@ -25,7 +28,9 @@ def alignment(vectors: ArrayLike, *, rows_at_once: int = 8192) -> Floats:
     array = matrix("vectors", vectors)
     norms = lengths("vectors", array, rows_at_once=rows_at_once)
     parts = [slice(start, start + rows_at_once) for start in range(0, len(array), rows_at_once)]
-    mean = np.sum([array[part].sum(axis=0, dtype=np.float64) for part in parts], axis=0)
+    if mean is None:
+        mean = np.sum([array[part].sum(axis=0, dtype=np.float64) for part in parts], axis=0)
+    mean = np.asarray(mean, dtype=np.float64)
     size = np.linalg.norm(mean)
     if size == 0:
         return np.zeros(len(array))

@@ -20,6 +20,9 @@ def check(config: Config, samples: int) -> None:
     if "warm" in config.earlier_policies:
         check_warm(config, samples)
     s = config.selection
+    if s.mode == "live":
+        check_live(config, samples)
+        return
     budget, scored = s.count(samples), config.scoring.count(samples)
     if s.method == "full":
         if scored < samples and s.curriculum != "shuffled":
@@ -38,6 +41,16 @@ def check(config: Config, samples: int) -> None:
         raise ConfigError(
             f"selection.groups {s.groups} exceeds the budget of {budget} samples; "
             f"lower groups or raise selection.budget"
+        )
+
+
+def check_live(config: Config, samples: int) -> None:
+    """Raise `ConfigError` if a step of live selection needs more samples than there are."""
+    prompts = config.training.prompts_per_step
+    if samples < prompts:
+        raise ConfigError(
+            f"a step of live selection takes training.prompts_per_step {prompts} different "
+            f"samples, but there are {samples:,} training samples; lower it"
         )
 
 

@@ -1,0 +1,236 @@
+"""Live selection in a training: measures lifts, and chooses the samples of each step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from actors.training.order import Batch
+from actors.training.spec import TrainingSpec
+from actors.training.zero import of_rank_0, spread
+from minirec.corpus.table import Catalogue, Sample
+from minirec.model.recommender import Encoder, Policy
+from minirec.rl.losses import Objective, Rewards
+from minirec.rl.ranker import Ranker
+from minirec.rl.reward import ndcg
+from minirec.selection.head_gradients import head_features
+from minirec.selection.learnability import chance_level, lift
+from minirec.selection.live import (
+    FORCED,
+    ROLLOUTS,
+    LiveSelection,
+    Rows,
+    ValueRule,
+)
+from minirec.selection.live_record import REASONS, Record
+from minirec.store.files import atomic
+from minirec.store.tables import write_table
+
+STATE = "live.npz"
+CHOICES = "choices.parquet"
+PROMPTS = 64
+"""Prompts in one pass of a worker, whatever the micro-batch of the training is."""
+
+
+class LiveOrder:
+    """An `Order` that chooses the samples of a step for the policy of that moment."""
+
+    def __init__(
+        self,
+        spec: TrainingSpec,
+        *,
+        policy: Policy,
+        objective: Objective,
+        encoder: Encoder,
+        catalogue: Catalogue,
+        samples: Mapping[int, Sample],
+        spent: Callable[[], tuple[int, int]],
+    ):
+        """Args:
+        policy: the policy in training, or a DeepSpeed engine around it.
+        samples: all samples of `spec.order`, by sample_id.
+        spent: the steps so far and their cost in forward-equivalent tokens, without choosing.
+        """
+        assert spec.live is not None and spec.selection is not None
+        self.settings, self.prompts = spec.live, spec.training.prompts_per_step
+        self.policy, self.objective = policy, objective
+        self.encoder, self.catalogue, self.samples = encoder, catalogue, samples
+        self.spent = spent
+        self.chance = chance_level(len(catalogue), cutoff=spec.reward.cutoff)
+        self.selection = LiveSelection(spec.order, spec.live, seed=spec.seed, prompts=self.prompts)
+        self.value = ValueRule(spec.live, spec.selection) if spec.live.rule == "value" else None
+        # A candidate that is not taken now is often a candidate of the next step.
+        kept = 8 * spec.live.candidates * self.prompts
+        self._prompt = lru_cache(maxsize=kept)(self._encoded)
+        self.batches: dict[int, Rows] = {}
+        self.tokens = 0  # of all measurements
+        self.record = Record()
+        if spec.lifts:
+            self._seed(spec.lifts)
+
+    def _seed(self, lifts: Sequence[tuple[int, float, float]]) -> None:
+        """Note lifts that are known from the start: sample_id, forced, and mean over rollouts."""
+        row_of = {int(number): row for row, number in enumerate(self.selection.ids)}
+        rows = np.array([row_of[number] for number, *_ in lifts], np.int64)
+        for kind, values in (
+            (FORCED, [f for _, f, _ in lifts]),
+            (ROLLOUTS, [r for *_, r in lifts]),
+        ):
+            known = ~np.isnan(values)
+            self.selection.see(kind, rows[known], np.asarray(values)[known])
+
+    def prepare(self, step: int, table: Tensor | None) -> dict[str, Any]:
+        """Measure lifts and choose the samples of `step`, unless a checkpoint brought them."""
+        if step in self.batches:
+            return {}
+        assert table is not None
+        started = time.monotonic()
+        candidates = self.selection.candidates()
+        rows, tokens = self._affordable(self.selection.to_measure(candidates))
+        first = self._measure(rows, table)
+        choice = self.selection.choose(candidates, first=first)
+        self.tokens += tokens
+        self.batches[step] = choice.rows
+        self.record.add(step, self.selection, choice)
+        return {
+            "choice_tokens": tokens,
+            "choice_prompts": len(rows),
+            "choice_seconds": round(time.monotonic() - started, 3),
+            **{f"chosen_{why.replace(' ', '_')}": choice.reasons.count(why) for why in REASONS},
+        }
+
+    def _affordable(self, rows: Rows) -> tuple[Rows, int]:
+        """The first of the rows that `live.share` allows to measure, and their tokens.
+
+        The cost of all measurements stays below this share of the cost of the training so far,
+        counted from lengths, never from measured seconds. Before the first step, reading and
+        training the prompts alone is taken for the cost of a step.
+        """
+        steps, cost = self.spent()
+        if steps:
+            per_step = cost / steps
+        else:
+            first = [len(self._prompt(row)) for row in rows[: self.prompts].tolist()]
+            per_step = 3 * self.prompts * sum(first) / max(1, len(first))
+        left = self.settings.share * per_step * (len(self.record.steps) + 1) - self.tokens
+        tokens = count = 0
+        for row in rows.tolist():
+            size = len(self._prompt(row))
+            if tokens + size > left:
+                break
+            tokens, count = tokens + size, count + 1
+        return rows[:count], tokens
+
+    def _encoded(self, row: int) -> list[int]:
+        """The prompt of a row with the forced answer."""
+        sample = self.samples[int(self.selection.ids[row])]
+        return self.encoder.prompts([sample], self.catalogue)[0] + self.encoder.answer_ids
+
+    @torch.no_grad()
+    def _measure(self, rows: Rows, table: Tensor) -> Rows | None:
+        """Note the lifts of the rows; the rule value also returns those to take for their value."""
+        prompts = [self._prompt(row) for row in rows.tolist()]
+        order = sorted(range(len(rows)), key=lambda i: (len(prompts[i]), i))  # less padding
+        samples = [self.samples[int(self.selection.ids[row])] for row in rows]
+        ranker = Ranker(table, self.objective.temperature, self.objective.prior)
+        cutoff = min(self.objective.cutoff, len(table))
+
+        def gains(part: range) -> list[tuple[float, list[float] | None]]:
+            mine = [order[i] for i in part]
+            hidden = self.policy([prompts[i] for i in mine])[0]
+            targets = ranker.targets([samples[i] for i in mine])
+            found = ndcg(ranker.rank(hidden, targets), cutoff).tolist()
+            states = hidden.tolist() if self.value else [None] * len(mine)
+            return list(zip(found, states, strict=True))
+
+        both = spread(len(rows), PROMPTS, gains) if len(rows) else []
+        place = np.argsort(order) if len(rows) else np.empty(0, np.int64)
+        found = np.array([gain for gain, _ in both])[place] if both else np.empty(0)
+        lifts = lift(found, chance=self.chance) if both else found
+        self.selection.see(FORCED, rows, lifts)
+        if self.value is None or not both:
+            return None
+        hidden = torch.tensor([both[i][1] for i in place], dtype=torch.float64)
+        return self._by_value(rows, lifts, hidden, ranker, samples)
+
+    def _by_value(
+        self, rows: Rows, lifts: np.ndarray, hidden: Tensor, ranker: Ranker, samples: list[Sample]
+    ) -> Rows:
+        value = self.value
+        assert value is not None
+        count = self.prompts - round(self.settings.explore * self.prompts)
+
+        def pick() -> tuple[np.ndarray, np.ndarray]:
+            targets = ranker.targets(samples)
+            features = head_features(
+                hidden.to(ranker.table.device),
+                items=ranker.table,
+                target=targets.target,
+                mask=targets.mask,
+                prior=targets.prior,
+                temperature=ranker.temperature,
+            )
+            unit = torch.nn.functional.normalize(hidden, dim=-1).numpy()
+            picked = value.pick(lifts, features.hvp.cpu().numpy(), unit, count=count)
+            return picked, value.mean
+
+        # Different machines can round differently, and all ranks must choose alike.
+        picked, value.mean = of_rank_0(pick)
+        return rows[picked]
+
+    def batch(self, step: int) -> Batch:
+        ids = self.selection.ids[self.batches[step]].tolist()
+        return [(step * self.prompts + i, self.samples[number]) for i, number in enumerate(ids)]
+
+    def learned(self, step: int, rewards: Sequence[Rewards]) -> None:
+        """Note the lifts of the rollouts of a step. All ranks learn about all groups."""
+        own = [
+            (float(gain), float(reward))
+            for part in rewards
+            for gain, reward in zip(part.ndcg.mean(1), part.reward.mean(1), strict=True)
+        ]
+        parts = [own]
+        if dist.get_world_size() > 1:
+            parts = [[] for _ in range(dist.get_world_size())]
+            dist.all_gather_object(parts, own)
+        gains = np.array([one for part in parts for one in part]).reshape(-1, 2)
+        rows = self.batches.pop(step)
+        if len(gains):
+            lifts = lift(gains[:, 0], chance=self.chance)
+            self.selection.see(ROLLOUTS, rows, lifts)
+            self.record.reward(step, lifts, gains[:, 1])
+
+    def save(self, folder: Path) -> None:
+        state = {f"selection_{k}": v for k, v in self.selection.state().items()}
+        state |= {f"record_{k}": v for k, v in self.record.state().items()}
+        state |= {f"batch_{step}": rows for step, rows in self.batches.items()}
+        state["tokens"] = np.array(self.tokens)
+        if self.value is not None:
+            state["mean"] = self.value.mean
+        with atomic(folder / STATE) as file:
+            np.savez(file, **state)
+
+    def restore(self, folder: Path) -> None:
+        with np.load(folder / STATE) as state:
+            parts: dict[str, dict[str, Any]] = {"selection": {}, "record": {}, "batch": {}}
+            for key in state.files:
+                head, _, name = key.partition("_")
+                if head in parts:
+                    parts[head][name] = state[key]
+            self.tokens = int(state["tokens"])
+            if self.value is not None:
+                self.value.mean = state["mean"]
+        self.selection.restore(parts["selection"])
+        self.record.restore(parts["record"])
+        self.batches = {int(step): rows for step, rows in parts["batch"].items()}
+
+    def finish(self, folder: Path) -> None:
+        write_table(folder / CHOICES, self.record.table())

@@ -1,0 +1,81 @@
+"""The samples of each training step in the order of a selection.
+
+`LiveOrder` (actors/training/live.py) has the same methods and chooses them during the training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from minirec.corpus.table import Sample
+from minirec.rl.losses import Rewards
+
+Batch = list[tuple[int, Sample]]
+"""For each prompt of a step its position in the training, which gives its seed, and its sample."""
+
+
+def summed(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The log entries of several choices in one step, added up."""
+    return {
+        name: sum(part[name] for part in parts if name in part) for part in parts for name in part
+    }
+
+
+class Order(Protocol):
+    """Says which samples a step trains. All ranks make the same calls."""
+
+    def prepare(self, step: int, table: Tensor | None) -> dict[str, Any]:
+        """Choose the samples of a step, if that needs the policy; returns entries for the log.
+
+        Runs the policy, so all ranks must call it. `table` (V, d) holds the item vectors.
+        """
+
+    def batch(self, step: int) -> Batch:
+        """The samples of a step that has been prepared."""
+
+    def learned(self, step: int, rewards: Sequence[Rewards]) -> None:
+        """Note the rewards of the micro-batches of this rank."""
+
+    def save(self, folder: Path) -> None:
+        """Add the state to a checkpoint; only rank 0 calls it."""
+
+    def restore(self, folder: Path) -> None:
+        """Continue from a checkpoint."""
+
+    def finish(self, folder: Path) -> None:
+        """Write what was chosen into the folder of the training; only rank 0 calls it."""
+
+
+class FixedOrder:
+    """The order of a selection, again and again."""
+
+    def __init__(self, order: Sequence[int], samples: Mapping[int, Sample], *, prompts: int):
+        """Args:
+        order: sample_ids in the order of training.
+        samples: by sample_id.
+        prompts: of a step.
+        """
+        self.order, self.samples, self.prompts = order, samples, prompts
+
+    def prepare(self, step: int, table: Tensor | None) -> dict[str, Any]:
+        return {}
+
+    def batch(self, step: int) -> Batch:
+        positions = range(step * self.prompts, (step + 1) * self.prompts)
+        return [(p, self.samples[self.order[p % len(self.order)]]) for p in positions]
+
+    def learned(self, step: int, rewards: Sequence[Rewards]) -> None:
+        pass
+
+    def save(self, folder: Path) -> None:
+        pass
+
+    def restore(self, folder: Path) -> None:
+        pass
+
+    def finish(self, folder: Path) -> None:
+        pass

@@ -1,0 +1,37 @@
+"""Settings of live selection: which samples of a stream a training step takes."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from minirec.config.section import Section
+
+
+class LiveConfig(Section):
+    """Live selection (method, section 12)."""
+
+    rule: Literal["band", "value"] = "band"
+    """band takes samples whose lift is inside the band; value also ranks those that the step has
+    measured by learnability, representativeness and diversity."""
+    band: tuple[float, float] = (0.02, 0.98)
+    """Lowest and highest lift of a sample that is trained; samples below are hopeless for the
+    policy of the moment, samples above are solved."""
+    candidates: int = Field(3, ge=1)
+    """Samples of the stream that a step considers at most, for each prompt that it trains."""
+    share: float = Field(0.15, ge=0, lt=1)
+    """Largest cost of measuring lifts, as a share of the cost of the training; both in tokens."""
+    decay: float = Field(0.7, ge=0, lt=1)
+    """Weight of the past in the remembered lift of a sample's rollouts."""
+    explore: float = Field(0.5, ge=0, le=1)
+    """For the rule value: share of the prompts of a step that the rule band chooses."""
+    scores: bool = False
+    """Whether the lifts of a scoring pass are known from the start; the run then scores first."""
+
+    @field_validator("band")
+    @classmethod
+    def _band(cls, band: tuple[float, float]) -> tuple[float, float]:
+        if band[0] >= band[1]:
+            raise ValueError(f"{list(band)} must rise: the lowest and the highest lift")
+        return band
