@@ -36,7 +36,7 @@ class ItemSide:
         training: TrainingConfig,
         seed: int,
         log_presence: Tensor | None = None,
-        reads_table: bool,
+        reads_table: bool | None = None,
     ):
         """Args:
         engine: DeepSpeed engine around the policy.
@@ -44,37 +44,37 @@ class ItemSide:
         training: says which items join the targets, and when the whole catalogue is encoded.
         seed: of the run; the items that join depend on it and on the step.
         log_presence: (V,) float32, see `Candidates`.
-        reads_table: whether steps need the vectors of all items.
+        reads_table: whether steps need the vectors of all items; None: as the training says.
         """
         self.engine, self.items, self.training, self.seed = engine, items, training, seed
         self.log_presence = log_presence
         self.parts = item_backwards(training, items=len(items))
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
-        self.reads_table = reads_table
+        self.reads_table = training.reads_table if reads_table is None else reads_table
         self._table: Tensor | None = None
-        self._fresh = False
+        self._encoded: int | None = None  # the step in which the table was encoded
 
     @torch.no_grad()
     def refresh(self, step: int) -> Tensor | None:
-        """Encode the whole catalogue every `item_refresh_steps`, if steps read it; (V, d)."""
+        """The vectors (V, d) of the whole catalogue, encoded every `item_refresh_steps`; None if no
+        step reads them."""
         due = self._table is None or step % self.training.item_refresh_steps == 0
-        self._fresh = due and self.reads_table
-        if self._fresh:
-            self._table = item_table(self.engine, self.items)
+        if self.reads_table and due and self._encoded != step:
+            self._table, self._encoded = item_table(self.engine, self.items), step
         return self._table
 
     def candidates(self, step: int, targets: Iterable[int]) -> Candidates:
         """The distinct `targets` of the global batch, which must be the same on all workers, and
-        the items that join them. `refresh` comes first.
+        the items that join them.
         """
+        self.refresh(step)
         t, own = self.training, set(targets)
         joined = negatives(
             own, items=len(self.items), count=t.item_negatives, seed=self.seed, step=step
         )
         ids = torch.tensor(sorted(own | joined), device=self.engine.device)
         with torch.no_grad():
-            if self._fresh:
-                assert self._table is not None
+            if self._encoded == step and self._table is not None:
                 vectors = self._table[ids]  # a copy
             else:
                 vectors = item_table(self.engine, [self.items[i] for i in ids.tolist()])

@@ -36,6 +36,8 @@ from minirec.store.tables import write_table
 
 STATE = "live.npz"
 CHOICES = "choices.parquet"
+FORWARD_BACKWARD = 2
+"""Cost of training a token where most weights are frozen, in forward passes."""
 PROMPTS = 64
 """Prompts in one pass of a worker, whatever the micro-batch of the training is."""
 
@@ -57,7 +59,7 @@ class LiveOrder:
         """Args:
         policy: the policy in training, or a DeepSpeed engine around it.
         samples: all samples of `spec.order`, by sample_id.
-        spent: the steps so far and their cost in forward-equivalent tokens, without choosing.
+        spent: the finished steps, and their cost in forward-equivalent tokens without choosing.
         """
         assert spec.live is not None and spec.selection is not None
         self.settings, self.prompts = spec.live, spec.training.prompts_per_step
@@ -110,17 +112,17 @@ class LiveOrder:
     def _affordable(self, rows: Rows) -> tuple[Rows, int]:
         """The first of the rows that `live.share` allows to measure, and their tokens.
 
-        The cost of all measurements stays below this share of the cost of the training so far,
-        counted from lengths, never from measured seconds. Before the first step, reading and
-        training the prompts alone is taken for the cost of a step.
+        The cost of all measurements stays below this share of the cost of the training, counted
+        from lengths, never from measured seconds. A step that has not finished counts as much as
+        reading and training its prompts, if these are as short as the shortest of the rows.
         """
+        if not len(rows):
+            return rows, 0
         steps, cost = self.spent()
-        if steps:
-            per_step = cost / steps
-        else:
-            first = [len(self._prompt(row)) for row in rows[: self.prompts].tolist()]
-            per_step = 3 * self.prompts * sum(first) / max(1, len(first))
-        left = self.settings.share * per_step * (len(self.record.steps) + 1) - self.tokens
+        pending = len(self.record.steps) + 1 - steps
+        shortest = min(len(self._prompt(row)) for row in rows[: self.prompts].tolist())
+        cost += pending * self.prompts * shortest * (1 + FORWARD_BACKWARD)
+        left = self.settings.share * cost - self.tokens
         tokens = count = 0
         for row in rows.tolist():
             size = len(self._prompt(row))
