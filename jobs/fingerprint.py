@@ -39,6 +39,13 @@ def rollout_settings(config: Config) -> dict[str, Any]:
     }
 
 
+def live_settings(config: Config) -> dict[str, Any]:
+    """The settings of live selection, and those of the selection that its rule reads."""
+    read = {"mu", "sigma", "alpha", "fusion"} if config.live.rule == "value" else set()
+    selection = config.selection.model_dump(mode="json", include=read)
+    return {**config.live.model_dump(mode="json"), **selection}
+
+
 def training_settings(training: TrainingConfig) -> dict[str, Any]:
     """Training settings, without those that a restart may change or that have no effect."""
     left_out = {"max_failures", "step_deadline_s"}

@@ -148,7 +148,7 @@ def _counted_rows(
 
 def _rollout_rows(config: Config, samples: int, about: str, *, again: bool) -> list[Row]:
     """Rollouts and tokens of `score`; `about` is said before a number that is an estimate."""
-    if not config.rollout.analysis:
+    if config.scores_forced:
         return [("score", "rollouts", NO_ROLLOUTS), ("score", "tokens, at most", "0")]
     scoring = config.scoring
     rollouts = scoring.count(samples) * (scoring.stages[-1] + 1)
@@ -172,7 +172,7 @@ def _sasrec_rows(config: Config, samples: int, about: str) -> list[Row]:
 def _uncounted_rows(config: Config, command: str) -> list[Row]:
     """Rows that do not depend on the number of samples; refuses trials with bad settings."""
     unknown = "known once `minirec prepare` has counted the samples"
-    rows = [("score", "rollouts", unknown if config.rollout.analysis else NO_ROLLOUTS)]
+    rows = [("score", "rollouts", NO_ROLLOUTS if config.scores_forced else unknown)]
     budget = config.selection.budget
     counted = isinstance(budget, int) and config.selection.method != "full"
     if config.training.steps or counted:

@@ -44,11 +44,17 @@ def scoring_spec(
     scoring: ScoringConfig | None,
     limit: int | None = None,
 ) -> ScoringSpec:
-    """Start the pool, if any; return the spec of the scorers for one split and policy."""
+    """Start the pool, if the work has rollouts; return the spec of the scorers for one split and
+    policy."""
     from actors.engines.engine import Adapter
     from actors.scoring.scorer import ScoringSpec
 
     model_path = base_model(run, config)
+    if scoring is not None and config.scores_forced:
+        session.make_room("score", engines=False)
+        pool = None
+    else:
+        pool = session.pool(model_path, beside="score")
     return ScoringSpec(
         corpus=str(run.path("corpus")),
         split=split,
@@ -62,7 +68,7 @@ def scoring_spec(
         shard_size=config.scoring.shard_size,
         prompts_per_call=config.rollout.prompts_per_call,
         seed=config.seed,
-        pool=session.pool(model_path, beside="score"),
+        pool=pool,
         policy_adapter=None if adapter is None else Adapter(str(adapter)),
         threads=session.allocation.scorer.cpus,
         device="cuda" if session.allocation.scorer.gpus else "cpu",

@@ -20,7 +20,7 @@ def _settings(run: Run, config: Config) -> dict[str, Any]:
     scoring = config.effective_scoring
     settings: dict[str, Any] = {
         "features_version": schema.VERSION,
-        "rollouts": scoring.rollouts,
+        "rollouts": 0 if config.scoring.rollouts == 0 else scoring.rollouts,
         "shard_size": scoring.shard_size,
         "samples": scoring.samples,
     }
@@ -64,7 +64,7 @@ def _body(work: Work) -> None:
         chance=chance_level(items, cutoff=config.reward.cutoff),
         band=scoring.screen_band,
     )
-    if config.rollout.analysis:
+    if not config.scores_forced:
         cost.rollouts, cost.generated_tokens = found.rollouts, found.tokens
     if found.samples < samples:
         cost.extra = {"samples": found.samples}

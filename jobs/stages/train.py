@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.fingerprint import policy_settings, training_settings
+from jobs.fingerprint import live_settings, policy_settings, training_settings
 from jobs.stage import POLICY, Stage, Work, base_model, prior_folder
 from jobs.stages.model import model_inputs
 from minirec.errors import ConfigError, EngineError
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 LIVE = "selection.parquet"
 """What live selection trained; static selection writes a file of this name before the training."""
-VALUE_SETTINGS = {"budget", "mu", "sigma", "alpha", "fusion"}
-"""Settings of the selection that the rule value of live selection reads."""
 
 
 def learning_rate(training: TrainingConfig, config: Config) -> float:
@@ -64,7 +62,8 @@ def train_on(
     run, config, session = work.run, work.config, work.session
     model_path = base_model(run, config)
     path = run.path(folder)
-    size = config.selection.count(len(order)) if live else len(order)
+    chosen = live and folder == "policy"
+    size = config.selection.count(len(order)) if chosen else len(order)
     steps = training.steps_on(size)
     beside = "train" if folder == "policy" else folder
     pool = None
@@ -180,9 +179,7 @@ def _train_live(work: Work) -> None:
 def _settings(run: Run, config: Config) -> dict[str, Any]:
     settings = policy_settings(config) | {"training": training_settings(config.training)}
     if config.selection.mode == "live":
-        names = {"budget"} if config.live.rule == "band" else VALUE_SETTINGS
-        settings["selection"] = config.selection.model_dump(mode="json", include=names)
-        settings["live"] = config.live.model_dump(mode="json")
+        settings["live"] = live_settings(config) | {"budget": config.selection.budget}
     return settings
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from jobs.fingerprint import training_settings
+from jobs.fingerprint import live_settings, training_settings
 from jobs.stage import SELECTION, Stage, Work
 from jobs.stages.model import model_inputs
 from jobs.stages.train import drawn_ids, train_on
@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 
 def _settings(run: Run, config: Config) -> dict[str, Any]:
     """No engine and no reward has a part in it."""
-    warm = {
+    warm: dict[str, Any] = {
         "samples": config.warm.samples,
         "training": training_settings(config.warm.training),
     }
+    if config.warm.live:
+        warm["live"] = live_settings(config)
     return {"seed": config.seed, "model": config.model.model_dump(mode="json"), "warm": warm}
 
 
@@ -34,7 +36,7 @@ def _body(work: Work) -> None:
     check_warm(config, len(samples))
     count = config.warm.count(len(samples))
     order = drawn_ids(samples, count, seed=seed_of(config.seed, "warm"))
-    train_on(work, order, training=config.warm.training, folder="warm")
+    train_on(work, order, training=config.warm.training, folder="warm", live=config.warm.live)
 
 
 WARM = Stage(

@@ -66,6 +66,8 @@ class Config(Section):
                 f"selection.budget {budget} exceeds scoring.samples {scored}, of which it is "
                 f"chosen; lower the one or raise the other"
             )
+        if self.scores and self.scores_forced:
+            self._check_forced()
         if not self.rollout.analysis:
             self._check_without_analysis()
         trainings = {"training": self.training, "proxy.training": self.proxy.training}
@@ -104,22 +106,32 @@ class Config(Section):
         return tuple(name for name in ("warm", "proxy") if name in users)
 
     @property
+    def scores_forced(self) -> bool:
+        """Whether scoring ranks right after the prompt, without rollouts."""
+        return not self.rollout.analysis or self.scoring.rollouts == 0
+
+    @property
     def effective_scoring(self) -> ScoringConfig:
-        """`scoring`, without what has no effect if the policy writes no analysis."""
-        return self.scoring if self.rollout.analysis else self.scoring.without_analysis()
+        """`scoring`, without what has no effect if scoring has no rollouts."""
+        return self.scoring.without_analysis() if self.scores_forced else self.scoring
 
     def _check_without_analysis(self) -> None:
         self.check_learns("training", self.training)
         if "proxy" in self.earlier_policies:
             self.check_learns("proxy.training", self.proxy.training)
+
+    def _check_forced(self) -> None:
         s = self.selection
+        if s.mode == "live":
+            return
+        why = "scoring.rollouts 0" if self.rollout.analysis else "rollout.max_new_tokens 0"
         if s.method == "less" or s.directions != "head_hvp":
             used, other = f"directions {s.directions}", "directions to head_hvp"
             if s.method == "less":
                 used, other = "method less", "method to another one"
             raise ValueError(
-                f"selection.{used} weights gradients by the advantages of rollouts, which are all "
-                f"0 with rollout.max_new_tokens 0; set selection.{other}"
+                f"selection.{used} weights gradients by the advantages of rollouts, but scoring "
+                f"has none with {why}; set selection.{other}"
             )
 
     def check_learns(self, name: str, training: TrainingConfig) -> None:

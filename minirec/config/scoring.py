@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
 from minirec.config.choices import Reward
 from minirec.config.section import Section, counted, share_or_all
@@ -30,8 +30,9 @@ class ScoringConfig(Section):
     samples: int | float | None = Field(None, gt=0)
     """Training samples that are scored, drawn at random: a number (1, 2, ...) or a share of the
     corpus (below 1); null scores all."""
-    rollouts: PositiveInt | tuple[PositiveInt, PositiveInt] = 4
-    """Rollouts of each sample, G; [2, 4] writes two first, and up to four if these disagree."""
+    rollouts: NonNegativeInt | tuple[PositiveInt, PositiveInt] = 4
+    """Rollouts of each sample, G; [2, 4] writes two first, and up to four if these disagree; 0
+    writes none and ranks right after the prompt, which costs one forward pass and no engine."""
     screen: Literal["prefill"] | None = None
     """prefill ranks the target after a forced <answer> and rolls out only samples inside
     screen_band; null rolls out all."""
@@ -62,7 +63,8 @@ class ScoringConfig(Section):
     def _rollouts(cls, rollouts: Any) -> Any:
         pair = isinstance(rollouts, (list, tuple))
         given = rollouts if pair else [rollouts]
-        whole = all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in given)
+        least = 1 if pair else 0
+        whole = all(isinstance(n, int) and not isinstance(n, bool) and n >= least for n in given)
         if not whole or (pair and len(given) != 2):
             raise ValueError(
                 f"{rollouts!r} is neither a number of rollouts nor a pair; write 4, or [2, 4] for "

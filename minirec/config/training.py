@@ -182,6 +182,9 @@ class WarmConfig(Section):
     samples: int | float | None = Field(None, gt=0)
     """Training samples of the warm start, drawn at random: a number (1, 2, ...) or a share of the
     corpus (below 1); null takes all."""
+    live: bool = False
+    """Whether each step takes only samples that are learnable for the policy of that moment, chosen
+    by the settings of live."""
     training: WarmTrainingConfig = WarmTrainingConfig()
 
     @field_validator("samples", mode="before")

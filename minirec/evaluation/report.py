@@ -55,6 +55,7 @@ def render(run_root: Path) -> str:
     selection = config.get("selection", {})
     scoring = ScoringConfig.model_validate(config.get("scoring", {}))
     analysis = config.get("rollout", {}).get("max_new_tokens") != 0
+    analysis = analysis and scoring.rollouts != 0
     scoring = scoring if analysis else scoring.without_analysis()
     return page.render(
         name=root.name,

@@ -23,6 +23,8 @@ from minirec.selection.diversity import maxmin
 from minirec.selection.features import Features
 
 Ids = NDArray[np.int64]
+SOLVED = 0.98
+"""Mean NDCG above which nearly every rollout ranks the target first."""
 
 
 def random(features: Features, *, budget: int, seed: int) -> Ids:
@@ -37,6 +39,15 @@ def random_live(features: Features, *, budget: int, seed: int) -> Ids:
     order = _generator(seed, "random_live").permutation(len(features))
     live_first = order[np.argsort(features.hits[order] == 0, kind="stable")]
     return features.sample_id[live_first[:budget]]
+
+
+def random_band(features: Features, *, budget: int, seed: int) -> Ids:
+    """Random samples that are neither hopeless (no hit) nor solved; others if there are too few."""
+    _check(features, budget)
+    gain = features.mean_reward if features.mean_ndcg is None else features.mean_ndcg
+    outside = (features.hits == 0) | (gain > SOLVED)
+    order = _generator(seed, "random_band").permutation(len(features))
+    return features.sample_id[order[np.argsort(outside[order], kind="stable")][:budget]]
 
 
 def full(features: Features, *, budget: int, seed: int) -> Ids:
@@ -205,6 +216,7 @@ def _generator(seed: int, name: str) -> np.random.Generator:
 METHODS: dict[str, Callable[..., Ids]] = {
     "random": random,
     "random_live": random_live,
+    "random_band": random_band,
     "full": full,
     "top_reward": top_reward,
     "hit_variance": hit_variance,

@@ -136,6 +136,8 @@ def known_lifts(run: Run, config: Config) -> list[tuple[int, float, float]]:
         columns = read_table(part, ["sample_id", "screen_ndcg", "ndcg"]).to_pydict()
         forced = [np.nan if gain is None else gain for gain in columns["screen_ndcg"]]
         rolled = [np.mean(gains) if gains else np.nan for gains in columns["ndcg"]]
+        if config.scores_forced:
+            forced, rolled = rolled, forced  # the only answer of a sample is the forced one
         both = ((np.array(gains) - chance) / (1 - chance) for gains in (forced, rolled))
         found += zip(columns["sample_id"], *(lifts.tolist() for lifts in both), strict=True)
     return found

@@ -9,8 +9,8 @@ import pyarrow as pa
 import torch
 
 from actors.engines.engine import Adapter, engine_spec
-from actors.engines.transformers import TransformersEngine
 from actors.scoring.scorer import ScoringSpec, ShardScorer
+from helpers.own_engine import OwnEngine
 from helpers.small import SETTINGS
 from helpers.tiny_model import build_adapter
 from jobs.cluster.session import Session
@@ -29,17 +29,6 @@ from minirec.store.tables import write_table
 POLICIES = {"proxy": "proxy", "trained": "policy"}
 """Folders of the adapters."""
 STAGES = {"proxy": "proxy", "trained": "train"}
-
-
-class OwnEngine:
-    """Replaces the pool by an engine in this process."""
-
-    def __init__(self, config: Config, model: str):
-        length = config.model.max_prompt_tokens + config.rollout.max_new_tokens + 8
-        self.engine = TransformersEngine(engine_spec(config, model, length, shape=Shape(1, 0)))
-
-    def generate(self, calls, adapter=None):
-        return [self.engine.generate(**vars(call), adapter=adapter) for call in calls]
 
 
 def finish_in_process(run_dir: Path, *overrides: str) -> Run:
@@ -90,6 +79,7 @@ def _selection(run: Run) -> None:
 def _ranks(run: Run, config: Config) -> None:
     torch.set_num_threads(1)
     model, adapter = str(run.path("model")), str(run.path("policy", "adapter"))
+    length = config.model.max_prompt_tokens + config.rollout.max_new_tokens + 8
     spec = ScoringSpec(
         corpus=str(run.path("corpus")),
         split="test",
@@ -103,7 +93,7 @@ def _ranks(run: Run, config: Config) -> None:
         shard_size=64,
         prompts_per_call=16,
         seed=config.seed,
-        pool=OwnEngine(config, model),
+        pool=OwnEngine(engine_spec(config, model, length, shape=Shape(1, 0))),
         policy_adapter=Adapter(adapter),
         threads=1,
         prior=prior_folder(run, config, "policy"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +11,10 @@ from typing import Any
 
 import torch.distributed as dist
 
-from actors.engines.engine import Adapter, Completion, EngineSpec
-from actors.engines.transformers import TransformersEngine
-from actors.pool.actor import Call
+from actors.engines.engine import EngineSpec
 from actors.training.loop import train_loop
 from actors.training.spec import TrainingSpec
+from helpers.own_engine import OwnEngine
 from jobs.corpus import from_demo
 from jobs.training_log import read_log
 from minirec.config.corpus import CorpusConfig, DemoConfig
@@ -80,21 +79,9 @@ def spec_of(place: Path, training: TrainingConfig, **changes: Any) -> TrainingSp
     return replace(spec, **changes)
 
 
-class LocalPool:
-    """Stands for `PoolHandle`: an engine in this process."""
-
-    def __init__(self, model: str):
-        self.engine = TransformersEngine(
-            EngineSpec(model, max_model_len=256, prompts_per_call=16, max_new_tokens=6)
-        )
-
-    def generate(
-        self, calls: Sequence[Call], *, adapter: Adapter | None
-    ) -> list[list[list[Completion]]]:
-        return [self.engine.generate(**vars(call), adapter=adapter) for call in calls]
-
-    def __copy__(self) -> LocalPool:
-        return self
+def own_engine(model: str) -> OwnEngine:
+    """An engine that writes at most six tokens."""
+    return OwnEngine(EngineSpec(model, max_model_len=256, prompts_per_call=16, max_new_tokens=6))
 
 
 def train(spec: TrainingSpec) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch.distributed as dist
-from helpers.loop import SMALL, LocalPool, one_process, spec_of, train, weights
+from helpers.loop import SMALL, one_process, own_engine, spec_of, train, weights
 
 from actors.training.loop import STOP
 from jobs.training_log import read_log
@@ -43,7 +43,7 @@ def place(tmp_path_factory):
 
 def spec(place, folder, training=GRPO, live=LIVE, **changes):
     whole = spec_of(place, training, folder=str(folder), steps=training.steps)
-    pool = LocalPool(whole.model_path) if training.loss == "grpo" else None
+    pool = own_engine(whole.model_path) if training.loss == "grpo" else None
     return replace(whole, pool=pool, live=live, selection=SelectionConfig(), **changes)
 
 
@@ -148,7 +148,7 @@ def _work(rank, spec, store):
 
     os.environ |= {"LOCAL_RANK": str(rank), "RANK": str(rank), "WORLD_SIZE": "2"}
     dist.init_process_group("gloo", store=dist.FileStore(store, 2), rank=rank, world_size=2)
-    train(replace(spec, pool=LocalPool(spec.model_path)))
+    train(replace(spec, pool=own_engine(spec.model_path)))
 
 
 def test_supervision_can_choose_live_too(place, tmp_path):

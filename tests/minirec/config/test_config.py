@@ -85,7 +85,7 @@ def test_dump_can_be_loaded_again(tmp_path):
         ("selection.budget=many", "'many' is neither a number of samples nor a share"),
         ("scoring.rollouts=[4, 2]", "must rise"),
         ("selection.budget=true", "True is neither"),
-        ("scoring.rollouts=0", "0 is neither a number of rollouts nor a pair"),
+        ("scoring.rollouts=-1", "-1 is neither a number of rollouts nor a pair"),
         ("scoring.rollouts=[1, 2, 3]", "[1, 2, 3] is neither"),
         ("reward.name=hit@0", "choose ndcg_softmax"),
         ("evaluation.cutoffs=[0]", "cutoffs"),

@@ -28,7 +28,7 @@ def test_exactly_the_budget_of_distinct_known_ids_again_and_again(name, budget):
     assert chosen.tolist() == METHODS[name](data, budget=budget, seed=3).tolist()
 
 
-@pytest.mark.parametrize("name", ["random", "random_live", "ccs"])
+@pytest.mark.parametrize("name", ["random", "random_live", "random_band", "ccs"])
 def test_the_seed_changes_random_methods(name):
     data = rich()
     first, second = (set(METHODS[name](data, budget=20, seed=s).tolist()) for s in (1, 2))
@@ -72,6 +72,18 @@ def test_random_live_takes_samples_with_a_hit_first():
     for seed in range(5):
         assert sorted(pick("random_live", data, 2, seed)) == [11, 13]
         assert {11, 13} < set(pick("random_live", data, 4, seed))
+
+
+def test_random_band_leaves_the_hopeless_and_the_solved_for_last():
+    data = dataclasses.replace(
+        rich(), hits=np.arange(60) % 4, mean_ndcg=np.where(np.arange(60) < 20, 1.0, 0.5)
+    )
+    inside = {i for i in range(20, 60) if i % 4}
+    rows = {int(i): row for row, i in enumerate(data.sample_id)}
+    chosen = [rows[i] for i in METHODS["random_band"](data, budget=60, seed=1).tolist()]
+    assert set(chosen[: len(inside)]) == inside
+    other = [rows[i] for i in METHODS["random_band"](data, budget=60, seed=2).tolist()]
+    assert chosen[: len(inside)] != other[: len(inside)]
 
 
 def test_random_is_uniform():
