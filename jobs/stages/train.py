@@ -184,10 +184,8 @@ def _settings(run: Run, config: Config) -> dict[str, Any]:
 
 
 def _inputs(config: Config) -> list[str]:
-    chosen = ["prepare"]
-    if config.selection.mode == "static":
-        chosen = ["select"]
-    elif config.live.scores:
+    chosen = ["select"] if config.selection.mode == "static" else []
+    if config.selection.mode == "live" and config.live.scores:
         chosen = ["score"]
     return [*model_inputs(config), *chosen, *start_inputs(config.training)]
 

@@ -38,6 +38,8 @@ OUTPUTS = {
     "evaluate": ("ranks.parquet", "evaluation.json", "evaluation"),
     "report": ("report.html",),
 }
+LIVE = ("selection.mode=live", "live.share=0.5")
+"""Settings of a trial with live selection."""
 LATEST_S = 12.0
 STEPS = 8  # of the small run's training
 DEADLINE_S = 300.0
@@ -61,15 +63,26 @@ class Trial:
     kind: str
     command: str
     delay: float
+    live: bool = False
 
     @classmethod
     def of(cls, seed: int) -> Trial:
-        """The kinds come in turn, so that a campaign of n trials has n / 8 of each."""
+        """The kinds come in turn, so that a campaign of n trials has n / 8 of each.
+
+        A fifth of the trials trains with live selection.
+        """
         draw = random.Random(seed)
         kind = KINDS[seed % len(KINDS)]
         commands = {"scorer": ["score"], "worker": ["train"]}.get(kind, ["score", "train"])
         chosen = "run" if draw.random() < 0.15 else draw.choice(commands)
-        return cls(seed, kind, chosen, draw.uniform(0, LATEST_S))
+        delay = draw.uniform(0, LATEST_S)
+        live = seed % 5 == 4 and kind != "scorer"
+        return cls(seed, kind, "train" if live else chosen, delay, live)
+
+    @property
+    def words(self) -> list[str]:
+        """Settings of the run."""
+        return list(LIVE) if self.live else []
 
 
 def prepared(undisturbed: Path, run_dir: Path, trial: Trial) -> None:
@@ -92,7 +105,7 @@ def disturb(trial: Trial, place: Place) -> str | None:
 
     Returns what was done, for the log of the campaign; None if the command was quicker.
     """
-    process = start(place.beside, trial.command, *place.words)
+    process = start(place.beside, trial.command, *place.words, *trial.words)
     family: set[psutil.Process] = set()
     try:
         done = _fault(trial, place, process, family)
@@ -115,7 +128,7 @@ def again(trial: Trial, place: Place) -> str:
     printed = ""
     for word in (trial.command, *(["select"] if trial.command == "score" else [])):
         result = subprocess.run(
-            command(place.beside, word, *place.words),
+            command(place.beside, word, *place.words, *trial.words),
             capture_output=True,
             text=True,
             timeout=DEADLINE_S,
@@ -125,20 +138,28 @@ def again(trial: Trial, place: Place) -> str:
     return printed
 
 
-def assert_equal(run_dir: Path, undisturbed: Path) -> None:
+def assert_equal(run_dir: Path, undisturbed: Path, trial: Trial) -> None:
     """No sample lost or doubled; the same scores, selection and, if trained, policy."""
-    parts = sorted((run_dir / "features").glob("part-*.parquet"))
-    ids = [i for part in parts for i in pq.read_table(part)["sample_id"].to_pylist()]
-    train = pq.read_table(run_dir / "corpus" / "train.parquet")["sample_id"].to_pylist()
-    assert len(ids) == len(set(ids)), "a sample is doubled"
-    assert sorted(ids) == sorted(train), "a sample is lost"
-    names = ["scores.parquet", "selection.parquet"]
+    names = ["selection.parquet"]
+    if trial.live:
+        names.append("policy/choices.parquet")
+    else:
+        _assert_scored_once(run_dir)
+        names.append("scores.parquet")
     if (run_dir / "stages" / "train.json").exists():
         names.append("policy/adapter/adapter_model.safetensors")
         log = (run_dir / "policy" / "log.jsonl").read_text()
         assert len(log.splitlines()) == STEPS, "a step is lost or doubled"
     for name in names:
         assert (run_dir / name).read_bytes() == (undisturbed / name).read_bytes(), name
+
+
+def _assert_scored_once(run_dir: Path) -> None:
+    parts = sorted((run_dir / "features").glob("part-*.parquet"))
+    ids = [i for part in parts for i in pq.read_table(part)["sample_id"].to_pylist()]
+    train = pq.read_table(run_dir / "corpus" / "train.parquet")["sample_id"].to_pylist()
+    assert len(ids) == len(set(ids)), "a sample is doubled"
+    assert sorted(ids) == sorted(train), "a sample is lost"
 
 
 def _fault(
