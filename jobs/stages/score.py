@@ -36,7 +36,9 @@ def _settings(run: Run, config: Config) -> dict[str, Any]:
 def _body(work: Work) -> None:
     from jobs.shards import parts, score_shards, scoring_spec
     from minirec.corpus.table import count_samples
+    from minirec.selection.from_run import known_lifts
     from minirec.selection.learnability import chance_level
+    from minirec.selection.live_record import eligible
     from minirec.selection.screening import COLUMNS, savings
     from minirec.store.tables import read_table
 
@@ -66,6 +68,8 @@ def _body(work: Work) -> None:
     )
     if not config.scores_forced:
         cost.rollouts, cost.generated_tokens = found.rollouts, found.tokens
+    if line := eligible([forced for _, forced, _ in known_lifts(run, config)], config.live.band):
+        run.say(f"score: {line}")
     if found.samples < samples:
         cost.extra = {"samples": found.samples}
         run.say(f"score: {found.samples:,} of {samples:,} training samples, drawn at random")

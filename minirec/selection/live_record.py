@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -112,3 +113,19 @@ def summary(choices: pa.Table, *, samples: int, band: tuple[float, float]) -> li
             f"few candidates were inside; widen live.band or raise live.candidates"
         )
     return lines
+
+
+def eligible(lifts: Sequence[float], band: tuple[float, float]) -> str | None:
+    """How many samples live selection would train now, by the lifts of their forced answers.
+
+    NaN are unknown lifts. None if all are unknown.
+    """
+    known = np.asarray(lifts, np.float64)
+    known = known[~np.isnan(known)]
+    if not len(known):
+        return None
+    low, high = (known < band[0]).mean(), (known > band[1]).mean()
+    return (
+        f"right after the prompt {low:.0%} of {len(known):,} samples are hopeless (lift below "
+        f"{band[0]:g}), {1 - low - high:.0%} learnable, {high:.0%} solved (above {band[1]:g})"
+    )

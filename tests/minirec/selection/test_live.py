@@ -23,7 +23,7 @@ from minirec.selection.live import (
     Stream,
     ValueRule,
 )
-from minirec.selection.live_record import Record, as_selection, summary
+from minirec.selection.live_record import Record, as_selection, eligible, summary
 
 BAND = LiveConfig(band=(0.1, 0.9), candidates=2)
 
@@ -248,3 +248,10 @@ def test_a_summary_counts_what_was_outside_the_band():
     assert first.startswith("8 prompts of 5 samples, 83% of the corpus; 62% were known")
     assert second.startswith("2 prompts were outside the band 0.1 to 0.9")
     assert len(summary(recorded().table(), samples=6, band=(0.1, 0.9))) == 1
+
+
+def test_what_would_be_trained_is_counted_by_known_lifts():
+    said = eligible([0.0, 0.5, 1.0, 0.1, float("nan")], (0.1, 0.9))
+    assert said is not None and "25% of 4 samples are hopeless (lift below 0.1)" in said
+    assert said.endswith("50% learnable, 25% solved (above 0.9)")
+    assert eligible([float("nan")], (0.1, 0.9)) is None
