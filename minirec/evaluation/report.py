@@ -71,6 +71,7 @@ def render(run_root: Path) -> str:
         paired=quality.paired(evaluation),
         breakdown=quality.breakdown(evaluation),
         examples=examples(tables, data, selection),
+        weighted=config.get("reward", {}).get("item_weight"),
         listed=listed(tables, data, selection),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -138,12 +139,14 @@ def _facts(
     """Facts of the run; `policy` is that of `scoring.policy`."""
     kept, dead = data["kept"], (data["hits"] == 0) & ~data["screened"]
     split = "test" if any("test" in s for s in evaluation["policies"].values()) else "valid"
-    best = evaluation.get("best_reference", {}).get("name")
-    figures = [
-        {"name": label(name), **splits[split]["ndcg@10"]}
-        for name, splits in quality.in_order(evaluation)
-        if split in splits and (best is None or name in {*SHOWN, best})
-    ]
+    figures = []
+    for metric, tests in (("value@10", evaluation.get("value")), ("NDCG@10", evaluation)):
+        best = (tests or {}).get("best_reference", {}).get("name")
+        figures += [
+            {"name": label(name), "metric": metric, **splits[split][metric.lower()]}
+            for name, splits in quality.in_order(evaluation)
+            if tests and split in splits and (best is None or name in {*SHOWN, best})
+        ]
     return {
         "samples": len(tables["train"]),
         "scored": len(data),
