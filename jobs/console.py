@@ -197,8 +197,10 @@ def print_summary(run: Run) -> None:
 def _quality(policies: dict[str, Any]) -> Table:
     """NDCG@10 of each policy with its interval on test; where items have weights, value@10 too."""
     weighted = any("value@10" in split for splits in policies.values() for split in splits.values())
-    last = ("valid value@10", "test value@10") if weighted else ("95% interval",)
-    table = Table("policy", "valid NDCG@10", "test NDCG@10", *last, title="Quality")
+    last = ("valid\nvalue@10", "test\nvalue@10") if weighted else ("95% interval",)
+    between = "\n" if weighted else " "
+    names = [f"{split}{between}NDCG@10" for split in ("valid", "test")]
+    table = Table("policy", *names, *last, title="Quality")
     for policy in ordered(policies):
         both = [policies[policy][split] for split in ("valid", "test")]
         cells = [f"{one['ndcg@10']['mean']:.4f}" for one in both]

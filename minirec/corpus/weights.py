@@ -73,15 +73,11 @@ class Facts:
 
     def sentence(self) -> str:
         """For the terminal."""
-        counted = "every item has one"
+        counted = f"{self.known + self.missing + self.negative:,} items"
+        counted += f", {self.missing:,} without a readable number" if self.missing else ""
+        counted += f", {self.negative:,} with a negative one" if self.negative else ""
         if self.missing or self.negative:
-            lacking = [f"{self.missing:,} have none that can be read"] if self.missing else []
-            lacking += [f"{self.negative:,} have a negative one"] if self.negative else []
-            items = self.known + self.missing + self.negative
-            counted = (
-                f"of {items:,} items {' and '.join(lacking)}; these count as the median, "
-                f"{self.median:.4g}"
-            )
+            counted += f", which count as the median, {self.median:.4g}"
         return (
             f"weights of items from the column {self.column}: {counted}; mean over the targets of "
             f"train {self.mean:.4g}"
