@@ -68,9 +68,7 @@ def test_movielens(tmp_path):
     )
     got = read(source="movielens", path=str(tmp_path))
     assert got.events.time.tolist() == [1260759144000]
-    assert shown(got) == [
-        {"key": "31", "title": "Dangerous, Minds (1995)", "text": "Drama, Crime"}
-    ]
+    assert shown(got) == [{"key": "31", "title": "Dangerous, Minds (1995)", "text": "Drama, Crime"}]
 
 
 def test_recbole(tmp_path):
