@@ -116,3 +116,25 @@ def test_supervision_has_the_same_factors():
     assert torch.allclose(gradient, 0.5 * plain[0][1] + 3 * plain[1][1])
     # By hand: cosines 3 and 1 over sqrt(10), temperature 1.
     assert plain[0][0] == pytest.approx(math.log1p(math.exp(-2 / math.sqrt(10))))
+
+
+def test_supervision_ends_where_probabilities_are_in_the_ratio_of_the_weights():
+    """Two samples with one history and the targets 0 and 1, which weigh 3 to 1."""
+    b = (-math.log(3) + math.sqrt(2 - math.log(3) ** 2)) / 2
+    hidden = torch.tensor([[b + math.log(3), b]], dtype=torch.float64)  # unit; p is 3/4 and 1/4
+
+    def slope(factors):
+        h = hidden.clone().requires_grad_()
+        groups = [Group([0], [[9]], [0], [], target, [[]]) for target in (0, 1)]
+
+        def policy(sequences):
+            return h[[0] * len(sequences)], None
+
+        vectors = torch.eye(2, dtype=torch.float64)
+        candidates = Candidates(torch.tensor([0, 1]), vectors, None, items=2)
+        asked = objective(factors, loss="supervised")
+        losses(policy, groups, candidates=candidates, objective=asked).parts[0].total.backward()
+        return float(h.grad.abs().max())
+
+    assert slope([1.5, 0.5]) == pytest.approx(0, abs=1e-7)
+    assert slope(None) > 0.1
