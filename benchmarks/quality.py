@@ -1,11 +1,12 @@
-"""NDCG@10 on test of the policies and references of several runs, means over the runs.
+"""NDCG@10 and, where items have weights, value@10 on test of the policies of several runs.
 
     .venv/bin/python benchmarks/quality.py runs/office-1 runs/office-2 runs/office-3
 
-The runs differ in their seed. Intervals are 95% bootstrap intervals: runs are resampled, and in
-each run its users with all their samples. Runs of one corpus share the resampled users. The last
-column is the paired difference of the trained policy. `--kinds` compares the policy with the prior
-by kind of sample.
+Figures are means over the runs, which differ in their seed; references are among the policies. The
+runs have the same ``reward.item_weight``. Intervals are 95% bootstrap intervals: runs are
+resampled, and in each run its users with all their samples. Runs of one corpus share the resampled
+users. The last column is the paired difference of the trained policy. `--kinds` compares the policy
+with the prior by kind of sample, in NDCG@10.
 """
 
 from __future__ import annotations
@@ -16,25 +17,34 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+import yaml
 
 from minirec.corpus.table import load_samples, load_users
-from minirec.evaluation.ranking import interval, per_sample, sample_groups
+from minirec.corpus.weights import target_factors
+from minirec.evaluation.ranking import MAIN, VALUE, interval, per_sample, sample_groups
 from minirec.prior.prior import Prior
 
 RESAMPLES = 2000
 
 
-class Gains:
-    """NDCG@10 of each test sample of a run, by policy, with the users of the samples."""
+def item_weight(run: Path) -> str | None:
+    """The column of weights of a run, if it has one."""
+    return yaml.safe_load((run / "config.yaml").read_text())["reward"].get("item_weight")
 
-    def __init__(self, run: Path):
+
+class Gains:
+    """A metric of each test sample of a run, by policy, with the users of the samples."""
+
+    def __init__(self, run: Path, metric: str = MAIN):
         ranks = pq.read_table(run / "ranks.parquet").to_pandas()
         test = ranks[ranks["split"] == "test"]
+        self.corpus = run / "corpus"
+        column = item_weight(run)
+        factors = column and target_factors(self.corpus, "test", column)
         self.by_policy = {
-            str(name): per_sample(rows["rank"].to_numpy())["ndcg@10"]
+            str(name): per_sample(rows["rank"].to_numpy(), factors=factors)[metric]
             for name, rows in test.groupby("policy")
         }
-        self.corpus = run / "corpus"
         self.users = load_users(self.corpus, "test")
         self.target = [sample.target for sample in load_samples(self.corpus, "test")]
 
@@ -92,12 +102,11 @@ def main() -> None:
     print(
         f"{len(runs[0].users)} test samples, {len(set(runs[0].users.tolist()))} users (first run)"
     )
-    names = set.intersection(*(set(run.by_policy) for run in runs))
-    for name in sorted(names, key=lambda n: np.mean([run.by_policy[n].mean() for run in runs])):
-        row = cell(runs, [run.by_policy[name] for run in runs])
-        shift = [run.by_policy["trained"] - run.by_policy[name] for run in runs]
-        against = "" if name == "trained" else cell(runs, shift, sign="+")
-        print(f"{name:16} {row}  {against}")
+    if item_weight(options.runs[0]):
+        print("value@10")
+        table([Gains(run, VALUE) for run in options.runs])
+        print("NDCG@10")
+    table(runs)
     if options.kinds:
         masks = [run.kinds() for run in runs]
         for kind in masks[0]:
@@ -108,6 +117,16 @@ def main() -> None:
             )
             count = np.mean([part.sum() for part in inside])
             print(f"{kind:28} n={count:5.0f} trained {trained:.4f} prior {prior:.4f}")
+
+
+def table(runs: Sequence[Gains]) -> None:
+    """Print a line for each policy, the best last, with its difference to the trained one."""
+    names = set.intersection(*(set(run.by_policy) for run in runs))
+    for name in sorted(names, key=lambda n: np.mean([run.by_policy[n].mean() for run in runs])):
+        row = cell(runs, [run.by_policy[name] for run in runs])
+        shift = [run.by_policy["trained"] - run.by_policy[name] for run in runs]
+        against = "" if name == "trained" else cell(runs, shift, sign="+")
+        print(f"{name:16} {row}  {against}")
 
 
 if __name__ == "__main__":

@@ -187,18 +187,29 @@ def print_summary(run: Run) -> None:
         console.print(table)
     path = run.path("evaluation.json")
     if path.exists() and run.done("evaluate"):
-        table = Table("policy", "valid NDCG@10", "test NDCG@10", "95% interval", title="Quality")
-        policies = read_json(path)["policies"]
-        for policy in ordered(policies):
-            splits = policies[policy]
-            valid, test = splits["valid"]["ndcg@10"], splits["test"]["ndcg@10"]
-            interval = f"{test['low']:.4f} to {test['high']:.4f}"
-            table.add_row(label(policy), f"{valid['mean']:.4f}", f"{test['mean']:.4f}", interval)
-        console.print(table)
+        console.print(_quality(read_json(path)["policies"]))
         if sentence := headline(read_json(path)):
             say(sentence)
     if run.done("report"):
         console.print(f"report: {run.path('report.html')}")
+
+
+def _quality(policies: dict[str, Any]) -> Table:
+    """NDCG@10 of each policy with its interval on test; where items have weights, value@10 too."""
+    weighted = any("value@10" in split for splits in policies.values() for split in splits.values())
+    last = ("valid\nvalue@10", "test\nvalue@10") if weighted else ("95% interval",)
+    between = "\n" if weighted else " "
+    names = [f"{split}{between}NDCG@10" for split in ("valid", "test")]
+    table = Table("policy", *names, *last, title="Quality")
+    for policy in ordered(policies):
+        both = [policies[policy][split] for split in ("valid", "test")]
+        cells = [f"{one['ndcg@10']['mean']:.4f}" for one in both]
+        if weighted:
+            cells += [f"{one['value@10']['mean']:.4f}" for one in both]
+        else:
+            cells.append("{low:.4f} to {high:.4f}".format(**both[1]["ndcg@10"]))
+        table.add_row(label(policy), *cells)
+    return table
 
 
 def print_recommendation(found: Recommendation, titles: list[str]) -> None:

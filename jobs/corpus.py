@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from minirec.config.corpus import CorpusConfig
-from minirec.corpus import assemble, demo, download, sources, split, times
+from minirec.corpus import assemble, demo, download, sources, split, times, weights
 from minirec.corpus.events import Events
 from minirec.corpus.files import BLOCK_BYTES, FileSpec, read_blocks
 from minirec.corpus.parse import CATALOGUE, EVENTS, parse
@@ -36,21 +36,29 @@ class Made:
     peak_memory_mib: float
 
 
-def from_demo(corpus: CorpusConfig, folder: Path, seed: int) -> Made:
-    """Generate the demo corpus."""
+def from_demo(corpus: CorpusConfig, folder: Path, seed: int, *, weight: str | None = None) -> Made:
+    """Generate the demo corpus; `weight` names the column of its weights, if it gets any."""
     events, catalogue, labels = demo.generate(corpus.demo, seed=seed)
     category = corpus.category or "hobbies"
     head = {"source": "demo", "category": category, "rows": len(events), "notes": []}
-    return _write(corpus, folder, head, events, catalogue, REJECTED.empty_table(), labels)
+    rejected = REJECTED.empty_table()
+    return _write(corpus, folder, head, events, catalogue, rejected, labels, weight=weight)
 
 
 def from_files(
-    located: sources.Located, corpus: CorpusConfig, folder: Path, rejected_beside: Path
+    located: sources.Located,
+    corpus: CorpusConfig,
+    folder: Path,
+    rejected_beside: Path,
+    weight: str | None = None,
 ) -> Made:
     """Read, join and split the files.
 
+    `weight` is the column with the weights of items, which the files of `located` then have.
+
     Raises:
-        CorpusError: too many rows are rejected; they are written to `rejected_beside`.
+        CorpusError: too many rows are rejected; they are written to `rejected_beside`. Or no weight
+            can be used.
     """
     read = assemble.assemble(
         read_with_ray(located.events),
@@ -71,7 +79,7 @@ def from_files(
         "rows": read.rows,
         "notes": located.notes + read.notes,
     }
-    return _write(corpus, folder, head, read.events, read.catalogue, read.rejected)
+    return _write(corpus, folder, head, read.events, read.catalogue, read.rejected, weight=weight)
 
 
 def _write(
@@ -82,6 +90,8 @@ def _write(
     catalogue: pa.Table,
     rejected: pa.Table,
     labels: np.ndarray | None = None,
+    *,
+    weight: str | None = None,
 ) -> Made:
     """Write samples, catalogue and summary to the corpus folder, all of it or nothing."""
     samples = split.make_samples(events, corpus)
@@ -98,6 +108,11 @@ def _write(
         chosen = catalogue.take(pa.array(samples.item_codes))
         ids = pa.array(np.arange(len(chosen)), type=pa.int32())
         items = pa.table([ids, chosen["key"], chosen["title"], chosen["text"]], schema=ITEMS)
+        if weight is not None:
+            raw, targets = chosen["weight"].to_numpy(), samples.tables["train"]["target"].to_numpy()
+            values, facts = weights.complete(weight, raw, targets=targets)
+            items = items.append_column(weight, pa.array(values))
+            summary[weights.FACTS] = asdict(facts)
         write_table(work / "items.parquet", items)
         for name, table in samples.tables.items():
             write_table(work / f"{name}.parquet", table)

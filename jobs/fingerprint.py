@@ -14,9 +14,15 @@ def policy_settings(config: Config) -> dict[str, Any]:
     return {
         "seed": config.seed,
         "model": config.model.model_dump(mode="json"),
-        "reward": config.reward.model_dump(mode="json"),
+        "reward": config.reward.settings(),
         "rollout": rollout_settings(config),
     }
+
+
+def weight_settings(config: Config) -> dict[str, Any]:
+    """The weights of items, for a stage without other settings of the reward; empty if unset."""
+    column = config.reward.item_weight
+    return {"reward": {"item_weight": column}} if column else {}
 
 
 def rollout_settings(config: Config) -> dict[str, Any]:

@@ -63,6 +63,8 @@ def plan(
     rows: list[Row] = [("prepare", "training samples", f"{about}{samples:,}" if samples else "?")]
     if not exact and config.corpus.source != "demo" and _runs(command, "prepare", *TRIALS):
         rows += _files_rows(config, starts)
+    if column := config.reward.item_weight:
+        rows.append(("prepare", "weights of items", f"the column {column} of the catalogue"))
     if config.model.name == "demo":
         rows.append(("prepare", "warm-up steps", f"{config.model.demo.warmup_steps:,}"))
     rows += _earlier_rows(config, samples, command)
@@ -209,7 +211,7 @@ def _files_rows(config: Config, starts: bool) -> list[Row]:
     if config.corpus.download or corpus_exists:  # needs no files
         return []
     try:
-        sources.locate(config.corpus)
+        sources.locate(config.corpus, weight=config.reward.item_weight)
     except CorpusError as error:
         if starts:
             raise

@@ -20,6 +20,7 @@ from minirec.config.model import ModelConfig
 from minirec.config.training import TrainingConfig
 from minirec.corpus import prompts, schema
 from minirec.corpus.table import Sample, SampleFile, load_catalogue
+from minirec.corpus.weights import load_factors
 from minirec.errors import ArtifactError
 from minirec.model.recommender import Encoder, load_policy
 from minirec.prior.prior import Prior
@@ -58,6 +59,7 @@ class GradientSpec:
     threads: int
     zero_stage: int = 0
     prior: str | None = None
+    item_weight: str | None = None
 
 
 def gradient_loop(config: dict[str, GradientSpec]) -> None:
@@ -118,6 +120,7 @@ class GradientWorker:
             advantage_floor=spec.training.advantage_floor,
             scale_advantage=spec.training.scale_advantage,
             prior=prior,
+            factors=load_factors(corpus, spec.item_weight),
         )
         # ZeRO 3 gathers weights from all workers in each pass, so all need as many passes.
         self.lockstep = spec.zero_stage == 3 and self.world > 1

@@ -23,6 +23,7 @@ from minirec.config.model import ModelConfig
 from minirec.config.scoring import RewardConfig, ScoringConfig
 from minirec.corpus import schema
 from minirec.corpus.table import Sample, SampleFile, load_catalogue
+from minirec.corpus.weights import load_factors
 from minirec.model.recommender import Encoder, item_table, load_policy
 from minirec.prior.prior import Prior
 from minirec.rl.grpo import advantages
@@ -165,6 +166,7 @@ class ShardScorer:
         self.rows = spec.rows(len(self.samples))
         self.reward = reward_function(spec.reward.name, softmax_weight=spec.reward.softmax_weight)
         self.cutoff = min(spec.reward.cutoff, len(self.table))
+        self.factors = load_factors(located(spec.corpus), spec.reward.item_weight)
         self.chance = chance_level(len(self.table), cutoff=spec.reward.cutoff)
 
     def write(self, shard: int) -> None:
@@ -290,7 +292,10 @@ class ShardScorer:
         return torch.cat(states) if states else self.table.new_empty(0, self.table.shape[1])
 
     def _rewards(self, hidden: Tensor, batch: _Batch) -> tuple[np.ndarray, np.ndarray]:
-        """Reward and NDCG, both (B * n,) float32, of hidden states (B * n, d)."""
+        """Reward and NDCG, both (B * n,) float32, of hidden states (B * n, d).
+
+        The reward is without the weights of items, because selection expects 0..1 of it.
+        """
         ranking = self.ranker.rank(hidden, batch.targets)
         reward = self.reward(ranking, self.cutoff)
         return reward.cpu().numpy(), ndcg(ranking, self.cutoff).cpu().numpy()
@@ -354,6 +359,9 @@ class ShardScorer:
             advantage = [
                 advantages(torch.from_numpy(group.rewards).double()[None])[0] for group in rollouts
             ]
+            if self.factors is not None:
+                weight = self.factors[batch.targets.target[at].cpu().numpy()]
+                advantage = [w * a for w, a in zip(weight.tolist(), advantage, strict=True)]
             result = rollout_gradient(
                 torch.cat([group.hidden for group in rollouts]).double(),
                 advantage=torch.cat(advantage).to(at.device),

@@ -33,6 +33,7 @@ from actors.training.validation import (
 )
 from actors.training.zero import barrier, of_rank_0, zero_engine
 from minirec.corpus.table import Sample, SampleFile, load_catalogue
+from minirec.corpus.weights import load_factors
 from minirec.model.recommender import Encoder, Policy, trainable_policy
 from minirec.prior.prior import Prior
 from minirec.rl.group import Group
@@ -108,6 +109,7 @@ class Worker:
             cutoff=spec.reward.cutoff,
             reward=reward_function(spec.reward.name, softmax_weight=spec.reward.softmax_weight),
             prior=self.prior,
+            factors=load_factors(corpus, spec.reward.item_weight),
         )
         t = spec.training
         self.micro_batches = t.prompts_per_step // (self.world * t.prompts_per_micro_batch)
@@ -281,6 +283,7 @@ class Worker:
                 catalogue=self.catalogue,
                 items=self.items,
                 prior=self.prior,
+                factors=self.objective.factors,
             )
         return self.validation.measure(self.engine, self.adapters.newest)
 

@@ -12,7 +12,9 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from actors.engines.engine import FORCED, Adapter, Completion
@@ -32,6 +34,8 @@ from minirec.store.remote import located
 T = TypeVar("T")
 CUTOFF = 10
 METRIC = f"valid_ndcg@{CUTOFF}"
+VALUE = f"valid_value@{CUTOFF}"
+"""NDCG@10 times the factor of the target; where `reward.item_weight` is set, it judges."""
 WEIGHTS = tuple(f"weight_{part}" for part in ("policy", *PARTS))
 """Names of the fitted weights in a training log."""
 START = -1
@@ -54,17 +58,19 @@ def drawn(total: int, *, count: int, seed: int) -> list[int]:
 def best_step(log: Sequence[dict[str, Any]]) -> int | None:
     """The first step with the best validation in a training log; None without a validation.
 
-    It can be `START`.
+    The best has the highest `VALUE`, or `METRIC` where the log has no value. It can be `START`.
     """
     measured = _measured(log)
     return max(measured, key=lambda step: (measured[step], -step)) if measured else None
 
 
 def _measured(log: Sequence[dict[str, Any]]) -> dict[int, float]:
-    """NDCG@10 by step, in order."""
-    before = [(START, entry.get(OF_START + METRIC)) for entry in log[:1]]
-    after = [(int(entry["step"]), entry.get(METRIC)) for entry in log]
-    return {step: ndcg for step, ndcg in before + after if ndcg is not None}
+    """What judges a validation, by step, in order."""
+    weighted = any(name in entry for entry in log for name in (VALUE, OF_START + VALUE))
+    metric = VALUE if weighted else METRIC
+    before = [(START, entry.get(OF_START + metric)) for entry in log[:1]]
+    after = [(int(entry["step"]), entry.get(metric)) for entry in log]
+    return {step: found for step, found in before + after if found is not None}
 
 
 def weights_after(log: Sequence[dict[str, Any]], best: int | None) -> list[float]:
@@ -99,15 +105,17 @@ class Validation:
         catalogue: Catalogue,
         items: Sequence[Sequence[int]],
         prior: Prior | None,
+        factors: NDArray[np.float64] | None = None,
     ):
-        """`items` holds the V token lists of the catalogue (`Encoder.items`)."""
+        """`items` holds the V token lists of the catalogue (`Encoder.items`), `factors` (V,) the
+        factor of each item as a target, if any."""
         t = spec.training
         file = SampleFile(located(spec.corpus), "valid")
         seed = spec.seed if t.validation_seed is None else t.validation_seed
         self.seed = seed
         self.samples = file.take(drawn(len(file), count=t.validation_samples, seed=seed))
         self.encoder, self.items, self.temperature = encoder, items, spec.model.temperature
-        self.prior = prior
+        self.prior, self.factors = prior, factors
         self.prompts = encoder.prompts(self.samples, catalogue)
         self.block = t.prompts_per_micro_batch * (t.rollouts_per_prompt if spec.pool else 1)
         self.pool = copy.copy(spec.pool)  # another thread uses the original
@@ -115,7 +123,7 @@ class Validation:
 
     @torch.no_grad()
     def measure(self, policy: Policy, adapter: Adapter | None) -> dict[str, Any]:
-        """The log entries of a validation: ``valid_ndcg@10`` and its cost.
+        """The log entries of a validation: `METRIC`, with factors also `VALUE`, and its cost.
 
         Args:
             policy: the policy in training, or a DeepSpeed engine around it.
@@ -140,11 +148,18 @@ class Validation:
             gains, weights = of_rank_0(lambda: self._calibrated(hidden, ranker.table))
         return {
             METRIC: sum(gains) / len(gains),
+            **self._value(gains),
             **weights,
             "validation_rollouts": len(sequences) if self.pool else 0,
             "validation_tokens": sum(len(one.token_ids) for one in completions),
             "validation_seconds": round(time.monotonic() - started, 3),
         }
+
+    def _value(self, gains: Sequence[float]) -> dict[str, float]:
+        if self.factors is None:
+            return {}
+        targets = [sample.target for sample in self.samples]
+        return {VALUE: float(np.mean(self.factors[targets] * np.array(gains)))}
 
     def _complete(self, adapter: Adapter | None) -> list[Completion]:
         """The greedy completion of each prompt, the same on all ranks; forced without engines."""
@@ -188,7 +203,13 @@ class Validation:
     @cached_property
     def _choices(self) -> Choices:
         assert self.prior is not None
-        return choices(self.prior, self.samples, items=len(self.items), seed=self.seed)
+        return choices(
+            self.prior,
+            self.samples,
+            items=len(self.items),
+            seed=self.seed,
+            factors=self.factors,
+        )
 
     def _gains(
         self, policy: Policy, sequences: list[list[int]], rows: range, ranker: Ranker

@@ -114,6 +114,19 @@ class _Source:
         items = ({"item_id": item, "title": title} for item, title in enumerate(c.titles))
         formats.write(folder / "items.jsonl", items)
 
+    def save_factors(self, folder: Path) -> None:
+        """factors.npy, (V,) float32: the factor of each item in the reward, if items have weights.
+
+        `Scorer` in reward.py reads it.
+        """
+        import numpy as np
+
+        from minirec.corpus.weights import load_factors
+
+        factors = load_factors(self.run.path("corpus"), self.config.reward.item_weight)
+        if factors is not None:
+            np.save(folder / "factors.npy", factors.astype(np.float32))
+
     @property
     def prior(self) -> str | None:
         """Folder of the weights of the prior with this policy; None: no prior."""
@@ -175,7 +188,8 @@ def _subset(folder: Path, source: _Source, to: str) -> None:
     source.save_merged(folder / "scorer")
     source.save_items(folder)
     source.save_sample_prior(folder, [by_id[i] for i in ids])
-    settings = config.reward.model_dump(mode="json") | {"name": name}
+    source.save_factors(folder)
+    settings = config.reward.settings() | {"name": name}
     settings["temperature"] = source.temperature
     settings["trust_remote_code"] = config.model.trust_remote_code
     _write_json(folder / "reward.json", settings)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from jobs.fingerprint import rollout_settings
+from jobs.fingerprint import rollout_settings, weight_settings
 from jobs.stage import Stage, Work, prior_folder
 from jobs.stages.model import model_inputs
 from jobs.stages.sasrec import RANKS, sasrec_inputs
@@ -57,6 +57,7 @@ def _settings(run: Run, config: Config, *, splits: Sequence[str]) -> dict[str, A
         "shard_size": config.scoring.shard_size,
         "model": config.model.model_dump(mode="json"),
         "rollout": rollout_settings(config),
+        **weight_settings(config),
     }
 
 
@@ -84,6 +85,7 @@ def _body(work: Work, *, splits: Sequence[str]) -> None:
         bootstrap=config.evaluation.bootstrap,
         seed=config.seed,
         references=policies.REFERENCES,
+        factors=_factors(run, config, splits),
     )
     write_json(run.path("evaluation.json"), summary)
 
@@ -162,6 +164,15 @@ def _references(
         users[split] = load_users(corpus, split)
         groups[split] = ranking.sample_groups(target, history=history, train_counts=known.users)
     return ranks, users, groups
+
+
+def _factors(run: Run, config: Config, splits: Sequence[str]) -> ByName | None:
+    """Factors (N,) of the targets by split; None: items have no weights."""
+    from minirec.corpus.weights import target_factors
+
+    if (column := config.reward.item_weight) is None:
+        return None
+    return {split: target_factors(run.path("corpus"), split, column) for split in splits}
 
 
 def _sasrec(run: Run, splits: Sequence[str]) -> ByName:

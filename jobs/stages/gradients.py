@@ -132,6 +132,7 @@ def _fit(run: Run, config: Config, session: Session, shards: list[GradientShard]
         threads=worker.cpus,
         zero_stage=config.resources.zero_stage,
         prior=prior_folder(run, config, config.scoring.policy),
+        item_weight=config.reward.item_weight,
     )
     folder = run.path("gradients")
     with follow("gradients", len(shards), lambda: (_there(outputs, folder), "shards"), at=folder):

@@ -7,12 +7,14 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jobs.fingerprint import weight_settings
 from jobs.stage import Stage, Work
 from minirec.errors import CorpusError
 from minirec.store.run import Run, flatten
 
 if TYPE_CHECKING:
     from minirec.config.corpus import CorpusConfig
+    from minirec.config.run import Config
 
 
 def made_with(run: Run, corpus: CorpusConfig) -> bool:
@@ -22,7 +24,7 @@ def made_with(run: Run, corpus: CorpusConfig) -> bool:
     return record is not None and wanted.items() <= record["settings"].items()
 
 
-def _stamps(run: Run, corpus: CorpusConfig) -> list[str]:
+def _stamps(run: Run, config: Config) -> list[str]:
     """Name, size and hash of each input file, to detect a changed file.
 
     File times do not count, because a job works on a copy. If the files are missing but the corpus
@@ -30,12 +32,13 @@ def _stamps(run: Run, corpus: CorpusConfig) -> list[str]:
     """
     from minirec.corpus import sources
 
+    corpus = config.corpus
     if corpus.source == "demo" or corpus.download:
         return []
     record = run.done("prepare") if made_with(run, corpus) else None
     before = None if record is None else record["settings"]["files"]
     try:
-        located = sources.locate(corpus)
+        located = sources.locate(corpus, weight=config.reward.item_weight)
     except CorpusError:
         if before is None:
             raise
@@ -61,19 +64,20 @@ def _body(work: Work) -> None:
     """Write corpus/, or ``<run_dir>-rejected.parquet`` if too many rows are rejected."""
     from jobs.cluster.task import in_task
     from jobs.corpus import downloaded, from_demo, from_files
-    from minirec.corpus import assemble, sources, split
+    from minirec.corpus import assemble, sources, split, weights
     from minirec.evaluation.headline import shortcuts_sentence
 
     run, session, corpus = work.run, work.session, work.config.corpus
+    weight = work.config.reward.item_weight
     folder = run.path("corpus")
     if corpus.source == "demo":
-        made = from_demo(corpus, folder, work.config.seed)
+        made = from_demo(corpus, folder, work.config.seed, weight=weight)
     else:
-        located = sources.locate(downloaded(corpus))
+        located = sources.locate(downloaded(corpus), weight=weight)
         session.start_ray()
         session.wait_for_room([{"CPU": 1}])
         beside = run.root.with_name(f"{run.root.name}-rejected.parquet")
-        made = in_task("prepare", from_files, located, corpus, folder, beside)
+        made = in_task("prepare", from_files, located, corpus, folder, beside, weight)
     summary = made.summary
     work.cost.extra = {
         "rows": summary["rows"],
@@ -94,6 +98,8 @@ def _body(work: Work) -> None:
         f"{sum(rejected.values()):,} rows rejected{duplicates}"
     )
     run.say(f"prepare: {split.same_time_sentences(summary)}")
+    if weight is not None:
+        run.say(f"prepare: {weights.Facts(**summary[weights.FACTS]).sentence()}")
     run.say(f"prepare: {shortcuts_sentence(summary['shortcuts'])}")
 
 
@@ -105,7 +111,8 @@ PREPARE = Stage(
     settings=lambda run, config: {
         "seed": config.seed,
         "corpus": config.corpus.model_dump(mode="json"),
-        "files": _stamps(run, config.corpus),
+        "files": _stamps(run, config),
+        **weight_settings(config),
     },
     body=_body,
     shared=True,

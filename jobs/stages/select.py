@@ -47,7 +47,7 @@ SELECT = Stage(
     settings=lambda run, config: {
         "seed": config.seed,
         "selection": config.selection.model_dump(mode="json", exclude={"shards"}),
-        "reward": config.reward.model_dump(mode="json"),
+        "reward": config.reward.settings(),
     },
     body=_body,
     needed=lambda config: config.selection.mode == "static",

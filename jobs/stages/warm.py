@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from jobs.fingerprint import live_settings, training_settings
+from jobs.fingerprint import live_settings, training_settings, weight_settings
 from jobs.stage import SELECTION, Stage, Work
 from jobs.stages.model import model_inputs
 from jobs.stages.train import drawn_ids, train_on
@@ -16,14 +16,19 @@ if TYPE_CHECKING:
 
 
 def _settings(run: Run, config: Config) -> dict[str, Any]:
-    """No engine and no reward has a part in it."""
+    """No engine has a part in it, and of the reward only the weights of items."""
     warm: dict[str, Any] = {
         "samples": config.warm.samples,
         "training": training_settings(config.warm.training),
     }
     if config.warm.live:
         warm["live"] = live_settings(config)
-    return {"seed": config.seed, "model": config.model.model_dump(mode="json"), "warm": warm}
+    return {
+        "seed": config.seed,
+        "model": config.model.model_dump(mode="json"),
+        "warm": warm,
+        **weight_settings(config),
+    }
 
 
 def _body(work: Work) -> None:

@@ -165,9 +165,18 @@ def _quality(run: Run, trial: Trial, bootstrap: Bootstrap) -> Row:
         "low": found.low,
         "high": found.high,
         "test_ndcg@10": float(test.mean()) if len(test) else None,
+        **_values(run, trial),
         "gain_kept": kept,
         "gain_dropped": dropped,
     }
+
+
+def _values(run: Run, trial: Trial) -> Row:
+    """The columns ``*_value@10``; empty where items have no weights."""
+    if trial.config.reward.item_weight is None:
+        return {}
+    splits = read_json(own(run, trial).path("evaluation.json"))["policies"]["trained"]
+    return {f"{split}_value@10": found["value@10"]["mean"] for split, found in splits.items()}
 
 
 def gains(run: Run, trial: Trial) -> tuple[float | None, float | None]:

@@ -20,6 +20,9 @@ from minirec.config.selection import SelectionConfig
 from minirec.config.training import ProxyConfig, TrainingConfig, WarmConfig
 from minirec.config.trials import CompareConfig, SweepConfig
 
+DEMO_WEIGHT = "margin"
+"""The only weight of items that the demo corpus generates."""
+
 
 class Config(Section):
     """All settings of a run."""
@@ -49,6 +52,12 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Config:
+        weight = self.reward.item_weight
+        if self.corpus.source == "demo" and weight not in (None, DEMO_WEIGHT):
+            raise ValueError(
+                f"reward.item_weight {weight} is no column of the demo corpus, whose items have "
+                f"only the weight {DEMO_WEIGHT}; set it to {DEMO_WEIGHT} or null"
+            )
         if self.selection.method == "less" and not self.scoring.validation_samples:
             raise ValueError(
                 "selection.method less compares with validation gradients; set "

@@ -9,6 +9,9 @@ from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 from minirec.config.choices import Reward
 from minirec.config.section import Section, counted, share_or_all
 
+ITEM_COLUMNS = ("item_id", "key", "title", "text")
+"""Columns of ``items.parquet`` in every corpus; see `minirec.corpus.schema`."""
+
 
 class RewardConfig(Section):
     """Reward of a rollout (method, section 1)."""
@@ -19,6 +22,24 @@ class RewardConfig(Section):
     """Lowest rank m that still earns a reward, as in NDCG@m."""
     softmax_weight: float = Field(0.05, ge=0, le=1)
     """Weight b of the target's probability in ndcg_softmax."""
+    item_weight: str | None = Field(None, min_length=1)
+    """Numeric column of the catalogue, such as a price or a margin, in proportion to which a target
+    counts in rewards, losses and value@10; null weights all targets alike."""
+
+    @field_validator("item_weight")
+    @classmethod
+    def _column(cls, column: str | None) -> str | None:
+        if column in ITEM_COLUMNS:
+            raise ValueError(
+                f"item_weight {column} is the name of a column that every catalogue of MiniRec "
+                f"has; rename the column with the weights in your file"
+            )
+        return column
+
+    def settings(self) -> dict[str, Any]:
+        """The settings that a fingerprint covers: those that have an effect."""
+        unset = set() if self.item_weight else {"item_weight"}
+        return self.model_dump(mode="json", exclude=unset)
 
 
 class ScoringConfig(Section):

@@ -44,7 +44,8 @@ class Assembled:
 
     Attributes:
         events: the usable interactions.
-        catalogue: columns key, title, text; one row for each item of ``events.items``, same order.
+        catalogue: columns key, title, text, and weight, which may be null; one row for each item of
+            ``events.items``, same order.
         rejected: schema `REJECTED`, ordered by file and line.
         rows: number of rows read, good and rejected.
         category: the most frequent category of the items, or None.
@@ -113,7 +114,7 @@ def assemble(
         users=users,
         items=keys,
     )
-    catalogue = chosen.select(["key", "title", "text"])
+    catalogue = chosen.select(["key", "title", "text", "weight"])
     return Assembled(encoded, catalogue, rejected, rows, _category(chosen), notes, files)
 
 

@@ -73,7 +73,8 @@ def generate(demo: DemoConfig, *, seed: int) -> tuple[Events, pa.Table, np.ndarr
 
     Returns:
         events: about ``users x events_per_user`` interactions over two years.
-        catalogue: columns key, title, text; one row for each item of ``events.items``, same order.
+        catalogue: columns key, title, text, weight (`margins`); one row for each item of
+            ``events.items``, same order.
         labels: (N,) array of `LABELS`, one for each event.
     """
     rng = np.random.default_rng([seed, 0x0DE30])
@@ -100,14 +101,25 @@ def generate(demo: DemoConfig, *, seed: int) -> tuple[Events, pa.Table, np.ndarr
         items=item_names,
     )
     present = [int(key.removeprefix("item")) for key in item_names.to_pylist()]
+    margin = margins(len(shop.titles), seed=seed)
     catalogue = pa.table(
         {
             "key": item_names,
             "title": [shop.titles[i] for i in present],
             "text": [shop.texts[i] for i in present],
+            "weight": margin[present],
         }
     )
     return events, catalogue, np.concatenate([w[3] for w in walks])
+
+
+def margins(items: int, *, seed: int) -> np.ndarray:
+    """The margin of each item, (V,) float64: ``round(5 e^z, 2)`` with z standard normal.
+
+    z has a generator of its own, so the margin says nothing about taste, series or popularity.
+    """
+    z = np.random.default_rng([seed, 0x3A261]).standard_normal(items)
+    return (5 * np.exp(z)).round(2)
 
 
 def _stock(demo: DemoConfig, rng: np.random.Generator) -> _Shop:

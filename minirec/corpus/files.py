@@ -49,7 +49,7 @@ class FileSpec:
         header: columns of the file in order (empty for jsonl).
         columns: role -> column. Events have the roles user, item, rating (optional), and time or
             order (neither if the order of the rows counts). Items have item, title, and optionally
-            text and category.
+            text, category and weight.
         extra: columns that are appended to an item's text.
         rating_range: lowest and highest valid rating.
         quoted: whether quotes in csv and tsv have a meaning.

@@ -19,6 +19,7 @@ import pyarrow as pa
 from minirec.corpus import quoting, times
 from minirec.corpus.files import UNREADABLE, FileSpec
 from minirec.corpus.prompts import neutralise
+from minirec.corpus.weights import read_number
 
 TEXT_SHOWN = 200
 BAD_ORDER = "bad order"
@@ -60,11 +61,13 @@ CATALOGUE = pa.schema(
         ("title", pa.string()),
         ("text", pa.string()),
         ("category", pa.string()),
+        ("weight", pa.float64()),
         *_SOURCE,
     ]
 )
-"""Parsed catalogue entries; category may be null. Rejected rows are as in `EVENTS`, but an entry
-without a title keeps its key, so that its events do not count as events on unknown items."""
+"""Parsed catalogue entries; category and weight may be null. Rejected rows are as in `EVENTS`, but
+an entry without a title keeps its key, so that its events do not count as events on unknown
+items."""
 
 
 class Malformed(Exception):
@@ -171,7 +174,7 @@ def _order(value: Any) -> int:
     raise Malformed(BAD_ORDER)
 
 
-def _item(row: dict[str, Any], spec: FileSpec) -> tuple[str, str, str, str | None]:
+def _item(row: dict[str, Any], spec: FileSpec) -> tuple[str, str, str, str | None, float | None]:
     columns = spec.columns
     key = identifier(row.get(columns["item"]), "missing item")
     value = row.get(columns["title"])
@@ -184,7 +187,8 @@ def _item(row: dict[str, Any], spec: FileSpec) -> tuple[str, str, str, str | Non
     if "genres" in shown:  # MovieLens separates them by bars
         parts[0] = parts[0].replace("(no genres listed)", "").replace("|", ", ")
     category = _plain(row.get(columns["category"])) if "category" in columns else ""
-    return key, title, " ".join(p for p in parts if p), category or None
+    weight = read_number(row.get(columns["weight"])) if "weight" in columns else None
+    return key, title, " ".join(p for p in parts if p), category or None, weight
 
 
 def _kind(role: str, value: Any) -> str | None:

@@ -13,7 +13,8 @@ def _schema(**columns: pa.DataType) -> pa.Schema:
 
 
 ITEMS = _schema(item_id=pa.int32(), key=pa.string(), title=pa.string(), text=pa.string())
-"""Catalogue: item_id is dense, 0..V-1; key is the id of the source."""
+"""Catalogue: item_id is dense, 0..V-1; key is the id of the source. With ``reward.item_weight``
+one more column, float64, has its name (`minirec.corpus.weights`)."""
 
 SAMPLES = _schema(
     sample_id=pa.int64(),
@@ -136,6 +137,8 @@ TRIALS = pa.schema(
         ("low", pa.float64()),
         ("high", pa.float64()),
         ("test_ndcg@10", pa.float64()),
+        ("valid_value@10", pa.float64()),
+        ("test_value@10", pa.float64()),
         ("best_valid_ndcg@10", pa.float64()),
         ("front_rollouts", pa.bool_()),
         ("front_seconds", pa.bool_()),
@@ -153,7 +156,8 @@ comparison, else empty. own_* is the cost of selection and training; rollouts an
 costs of proxy, scoring and gradients that the trial uses. A sweep counts the cost of validations, a
 comparison does not. valid_ndcg@10 is measured with the final adapter on the whole split, with a 95%
 interval over users (low, high); for a stopped trial it is the last validation. best_valid is the
-best validation during training, on a part of the split.
+best validation during training, on a part of the split. *_value@10 are null unless items have
+weights.
 
 Two groups of columns depend on the other trials. front_* (sweep): whether the setting, averaged
 over its seeds, is on a Pareto front. reached_* (comparison): the total cost until a validation

@@ -34,6 +34,7 @@ from minirec.corpus.specs import (
     items_spec,
     picked,
     untyped,
+    weighted,
 )
 from minirec.errors import CorpusError
 
@@ -75,8 +76,10 @@ class Located:
     category: str | None = None
 
 
-def locate(corpus: CorpusConfig) -> Located:
+def locate(corpus: CorpusConfig, *, weight: str | None = None) -> Located:
     """Find the files of a source and check their columns.
+
+    `weight` is the column of the catalogue with the weights of items, if any.
 
     Raises:
         CorpusError: a file is missing, empty or unreadable, or lacks a column.
@@ -84,6 +87,8 @@ def locate(corpus: CorpusConfig) -> Located:
     """
     _check_columns(corpus)
     located: Located = CHOICES.find(corpus.source)(corpus)
+    if weight is not None:
+        located = replace(located, items=[weighted(spec, weight) for spec in located.items])
     if corpus.category:
         name = corpus.category.replace("_", " ")
         return replace(located, category=name, fallback=name)

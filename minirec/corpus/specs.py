@@ -111,6 +111,18 @@ def items_spec(
     return replace(_spec("items", file, names, columns, typed), extra=extra)
 
 
+def weighted(spec: FileSpec, column: str) -> FileSpec:
+    """The spec of a catalogue file that also reads a column of weights.
+
+    The column is then no part of an item's text. Raises `CorpusError` if the file lacks it.
+    """
+    header = spec.header or read_header(spec.path, format=spec.format)
+    fix = "set reward.item_weight to one of them, or add the column"
+    _require(Path(spec.path), header, header, [column], fix=fix)
+    extra = tuple(name for name in spec.extra if name != column)
+    return replace(spec, columns=spec.columns | {"weight": column}, extra=extra)
+
+
 def _header(file: Path, typed: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The header as written, and without its types."""
     header = read_header(file, format=format_of(file))

@@ -11,21 +11,33 @@ from minirec.evaluation.policies import label, ordered, what
 def places(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
     """A row per policy or reference: what it is, NDCG@10, and its difference to the best
     reference.
+
+    ``value`` holds its value@10 in the same form, where items have weights.
     """
-    best = evaluation.get("best_reference", {})
     policies = in_order(evaluation)
     prior = any(name == "prior" for name, _ in policies)
     return [
         {
             "name": label(name),
             "what": what(name, prior=prior),
-            "best": name == best.get("name"),
-            "valid": splits.get("valid", {}).get("ndcg@10"),
-            "test": splits.get("test", {}).get("ndcg@10"),
-            "difference": best.get("paired", {}).get(name, {}).get("test"),
+            **_place(name, splits, evaluation, "ndcg@10"),
+            "value": _place(name, splits, evaluation["value"], "value@10")
+            if "value" in evaluation
+            else None,
         }
         for name, splits in policies
     ]
+
+
+def _place(name: str, splits: dict[str, Any], tests: dict[str, Any], metric: str) -> dict[str, Any]:
+    """One metric of a policy, and whether it is the best reference by this metric."""
+    best = tests.get("best_reference", {})
+    return {
+        "best": name == best.get("name"),
+        "valid": splits.get("valid", {}).get(metric),
+        "test": splits.get("test", {}).get(metric),
+        "difference": best.get("paired", {}).get(name, {}).get("test"),
+    }
 
 
 def metrics(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
@@ -38,14 +50,14 @@ def metrics(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def paired(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rows of the table of tests."""
+    """Rows of the table of tests, by NDCG@10 and, where items have weights, by value@10."""
     names = {"policy", "versus"}
+    tests = [evaluation.get("paired", {}), evaluation.get("value", {}).get("paired", {})]
     return [
         {k: label(v) if k in names else v for k, v in row.items()}
         for name, _ in in_order(evaluation)
-        for split, test in sorted(
-            evaluation.get("paired", {}).get(name, {}).items(), key=lambda pair: pair[0] != "test"
-        )
+        for found in tests
+        for split, test in sorted(found.get(name, {}).items(), key=lambda pair: pair[0] != "test")
         for row in [{"policy": name, "split": split, **test}]
     ]
 
@@ -73,9 +85,9 @@ def in_order(evaluation: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _metric(name: str) -> tuple[int, int]:
-    """Sort key: NDCG, HR, others; then the cutoff."""
+    """Sort key: value, NDCG, HR, others; then the cutoff."""
     kind, _, cutoff = name.partition("@")
-    return ({"ndcg": 0, "hr": 1}.get(kind, 2), int(cutoff or 0))
+    return ({"value": -1, "ndcg": 0, "hr": 1}.get(kind, 2), int(cutoff or 0))
 
 
 def _group(name: str) -> tuple[int, int]:

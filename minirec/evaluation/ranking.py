@@ -2,11 +2,13 @@
 
 Each sample has one target, and rank 1 is best.
 HR@k = [rank <= k]; NDCG@k = [rank <= k] / log2(rank + 1); MRR = mean of 1 / rank.
+value@10 = NDCG@10 times the weight of the target over its mean in train, where items have weights.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,17 +19,26 @@ from minirec.selection.checks import first
 Floats = NDArray[np.float64]
 MAIN = "ndcg@10"
 """The metric of paired tests and breakdowns."""
+VALUE = "value@10"
+"""`MAIN` times the factor of the target; where items have weights, it is tested like `MAIN`."""
 CHOSEN_ON = "valid"
 """The split that chooses the best reference."""
 
 
-def per_sample(ranks: ArrayLike, *, cutoffs: Sequence[int] = (5, 10, 20, 50)) -> dict[str, Floats]:
+def per_sample(
+    ranks: ArrayLike,
+    *,
+    cutoffs: Sequence[int] = (5, 10, 20, 50),
+    factors: ArrayLike | None = None,
+) -> dict[str, Floats]:
     """Metrics of ranks (N,) int: ``hr@k``, ``ndcg@k`` and ``mrr`` -> (N,) float64.
 
-    k are the cutoffs and 10, for `MAIN`.
+    k are the cutoffs and 10, for `MAIN`. With the factors (N,) of the targets there is also
+    `VALUE`.
 
     Raises:
-        ValueError: `ranks` is empty, not integer, or holds a rank below 1; a cutoff below 1.
+        ValueError: `ranks` is empty, not integer, or holds a rank below 1; a cutoff below 1;
+            another number of factors.
     """
     rank = _ranks("ranks", ranks)
     if min(cutoffs, default=1) < 1:
@@ -38,6 +49,11 @@ def per_sample(ranks: ArrayLike, *, cutoffs: Sequence[int] = (5, 10, 20, 50)) ->
         result[f"hr@{k}"] = (rank <= k).astype(np.float64)
         result[f"ndcg@{k}"] = np.where(rank <= k, gain, 0.0)
     result["mrr"] = 1 / rank
+    if factors is not None:
+        weight = np.asarray(factors, dtype=np.float64)
+        if weight.shape != rank.shape:
+            raise ValueError(f"factors are {weight.shape}, ranks {rank.shape}; expected the same")
+        result[VALUE] = weight * result[MAIN]
     return result
 
 
@@ -125,6 +141,7 @@ def summarise(
     seed: int = 42,
     versus: str = "base",
     references: Collection[str] = (),
+    factors: Mapping[str, ArrayLike] | None = None,
 ) -> dict[str, Any]:
     """The content of ``evaluation.json``.
 
@@ -135,79 +152,128 @@ def summarise(
         versus: the other policies are tested against this one, if it exists.
         references: the best of these on valid, which must then be a split, is found; all policies
             but these are tested against it. So test chooses nothing.
+        factors: split -> (N,) of the samples' targets; None: items have no weights.
 
     Returns:
         ``users``: split -> their number; ``policies``: policy -> split -> metric -> {mean, low,
         high}; ``paired``: policy -> split -> {versus, metric, difference, low, high, p};
         ``breakdown``: policy -> split -> group -> {count, ndcg@10}, None for an empty group;
         ``best_reference``, if there is one: {name, chosen_on, paired}, with ``paired`` as above.
+        With factors, ``value`` holds ``paired``, ``breakdown`` and ``best_reference`` of `VALUE`.
 
     Raises:
         ValueError: a rank below 1, or different lengths of policies or groups of a split.
     """
-    summary: dict[str, Any] = {"users": {}, "policies": {}, "paired": {}, "breakdown": {}}
-    best = _best(ranks, references)
-    beside: dict[str, Any] = {}
-    for split in dict.fromkeys(split for splits in ranks.values() for split in splits):
-        values = {
-            policy: per_sample(
-                _ranks(f"ranks of {policy} on {split}", splits[split]), cutoffs=cutoffs
-            )
-            for policy, splits in ranks.items()
-            if split in splits
-        }
-        means = _resampled(split, values, users[split], bootstrap, seed)
-        summary["users"][split] = len(np.unique(users[split]))
-        for policy, columns in values.items():
+    values = _metrics(ranks, cutoffs, factors)
+    means = {
+        split: _resampled(split, found, users[split], bootstrap, seed)
+        for split, found in values.items()
+    }
+    summary: dict[str, Any] = {
+        "users": {split: len(np.unique(users[split])) for split in values},
+        "policies": {},
+    }
+    for split, policies in values.items():
+        for policy, columns in policies.items():
             shown = summary["policies"].setdefault(policy, {})[split] = {}
             for name, column in columns.items():
-                low, high = interval(means[policy][name])
+                low, high = interval(means[split][policy][name])
                 shown[name] = {"mean": float(column.mean()), "low": low, "high": high}
-            if versus in values and policy != versus:
-                summary["paired"].setdefault(policy, {})[split] = _pair(
-                    values, means, policy=policy, versus=versus
-                )
-            if best in values and policy not in references:
-                beside.setdefault(policy, {})[split] = _pair(
-                    values, means, policy=policy, versus=best
-                )
-            summary["breakdown"].setdefault(policy, {})[split] = {
-                group: _part(f"group {group} of {split}", columns[MAIN], inside)
+
+    def tested(metric: str) -> dict[str, Any]:
+        compared = _Compared(metric, values, means)
+        return _tests(compared, groups, versus=versus, references=references)
+
+    return summary | tested(MAIN) | ({} if factors is None else {"value": tested(VALUE)})
+
+
+def _metrics(
+    ranks: Mapping[str, Mapping[str, ArrayLike]],
+    cutoffs: Sequence[int],
+    factors: Mapping[str, ArrayLike] | None,
+) -> dict[str, dict[str, dict[str, Floats]]]:
+    """split -> policy -> metric -> (N,)."""
+    found: dict[str, dict[str, dict[str, Floats]]] = {}
+    for policy, splits in ranks.items():
+        for split, own in splits.items():
+            found.setdefault(split, {})[policy] = per_sample(
+                _ranks(f"ranks of {policy} on {split}", own),
+                cutoffs=cutoffs,
+                factors=None if factors is None else factors[split],
+            )
+    return found
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """One metric of all policies.
+
+    values, means: split -> policy -> metric -> (N,) values, and (R,) resampled means.
+    """
+
+    metric: str
+    values: Mapping[str, Mapping[str, Mapping[str, Floats]]]
+    means: Mapping[str, Mapping[str, Mapping[str, Floats]]]
+
+    def best(self, references: Collection[str]) -> str | None:
+        """The highest of these on `CHOSEN_ON`, the first of equal ones."""
+        there = self.values.get(CHOSEN_ON, {})
+        found = {name: there[name][self.metric].mean() for name in there if name in references}
+        return max(found, key=found.__getitem__) if found else None
+
+    def pair(self, split: str, policy: str, *, versus: str) -> dict[str, Any]:
+        """Test of a policy against another on the same samples and the same resamples."""
+        values, means = self.values[split], self.means[split]
+        change = means[policy][self.metric] - means[versus][self.metric]
+        low, high = interval(change)
+        return {
+            "versus": versus,
+            "metric": self.metric,
+            "difference": float((values[policy][self.metric] - values[versus][self.metric]).mean()),
+            "low": low,
+            "high": high,
+            "p": two_sided(change),
+        }
+
+    def part(self, split: str, policy: str, group: str, inside: ArrayLike) -> dict[str, Any]:
+        """Count and mean over the samples of a group; None if it is empty."""
+        column, rows = self.values[split][policy][self.metric], np.asarray(inside, dtype=bool)
+        if rows.shape != column.shape:
+            raise ValueError(
+                f"group {group} of {split} has shape {rows.shape}; expected {column.shape}"
+            )
+        count = int(rows.sum())
+        return {"count": count, self.metric: float(column[rows].mean()) if count else None}
+
+
+def _tests(
+    compared: _Compared,
+    groups: Mapping[str, Mapping[str, ArrayLike]],
+    *,
+    versus: str,
+    references: Collection[str],
+) -> dict[str, Any]:
+    """The entries ``paired``, ``breakdown`` and, if any, ``best_reference`` of one metric."""
+    best = compared.best(references)
+    paired: dict[str, Any] = {}
+    breakdown: dict[str, Any] = {}
+    beside: dict[str, Any] = {}
+    for split, policies in compared.values.items():
+        for policy in policies:
+            if versus in policies and policy != versus:
+                one = compared.pair(split, policy, versus=versus)
+                paired.setdefault(policy, {})[split] = one
+            if best is not None and best in policies and policy not in references:
+                one = compared.pair(split, policy, versus=best)
+                beside.setdefault(policy, {})[split] = one
+            breakdown.setdefault(policy, {})[split] = {
+                group: compared.part(split, policy, group, inside)
                 for group, inside in groups.get(split, {}).items()
             }
+    found: dict[str, Any] = {"paired": paired, "breakdown": breakdown}
     if best is not None:
-        summary["best_reference"] = {"name": best, "chosen_on": CHOSEN_ON, "paired": beside}
-    return summary
-
-
-def _best(ranks: Mapping[str, Mapping[str, ArrayLike]], references: Collection[str]) -> str | None:
-    """The reference with the highest `MAIN` on valid, the first of equal ones."""
-    means = {
-        name: per_sample(splits[CHOSEN_ON])[MAIN].mean()
-        for name, splits in ranks.items()
-        if name in references and CHOSEN_ON in splits
-    }
-    return max(means, key=means.__getitem__) if means else None
-
-
-def _pair(
-    values: Mapping[str, Mapping[str, Floats]],
-    means: Mapping[str, Mapping[str, Floats]],
-    *,
-    policy: str,
-    versus: str,
-) -> dict[str, Any]:
-    """Test of a policy against another on the same samples and the same resamples."""
-    change = means[policy][MAIN] - means[versus][MAIN]
-    low, high = interval(change)
-    return {
-        "versus": versus,
-        "metric": MAIN,
-        "difference": float((values[policy][MAIN] - values[versus][MAIN]).mean()),
-        "low": low,
-        "high": high,
-        "p": two_sided(change),
-    }
+        found["best_reference"] = {"name": best, "chosen_on": CHOSEN_ON, "paired": beside}
+    return found
 
 
 def _resampled(
@@ -226,14 +292,6 @@ def _resampled(
     means = bootstrap_means(stacked, users=users, resamples=resamples, seed=seed)
     by_name = dict(zip(names, means.T, strict=True))
     return {policy: {name: by_name[policy, name] for name in values[policy]} for policy in values}
-
-
-def _part(name: str, column: Floats, inside: ArrayLike) -> dict[str, Any]:
-    rows = np.asarray(inside, dtype=bool)
-    if rows.shape != column.shape:
-        raise ValueError(f"{name} has shape {rows.shape}; expected {column.shape}")
-    count = int(rows.sum())
-    return {"count": count, MAIN: float(column[rows].mean()) if count else None}
 
 
 def _ranks(name: str, ranks: ArrayLike) -> NDArray[np.int64]:

@@ -72,6 +72,7 @@ def render(run_root: Path) -> str:
         paired=quality.paired(evaluation),
         breakdown=quality.breakdown(evaluation),
         examples=examples(tables, data, selection),
+        weighted=config.get("reward", {}).get("item_weight"),
         listed=listed(tables, data, selection),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -139,12 +140,14 @@ def _facts(
     """Facts of the run; `policy` is that of `scoring.policy`."""
     kept, dead = data["kept"], (data["hits"] == 0) & ~data["screened"]
     split = "test" if any("test" in s for s in evaluation["policies"].values()) else "valid"
-    best = evaluation.get("best_reference", {}).get("name")
-    figures = [
-        {"name": label(name), **splits[split]["ndcg@10"]}
-        for name, splits in quality.in_order(evaluation)
-        if split in splits and (best is None or name in {*SHOWN, best})
-    ]
+    figures = []
+    for metric, tests in (("value@10", evaluation.get("value")), ("NDCG@10", evaluation)):
+        best = (tests or {}).get("best_reference", {}).get("name")
+        figures += [
+            {"name": label(name), "metric": metric, **splits[split][metric.lower()]}
+            for name, splits in quality.in_order(evaluation)
+            if tests and split in splits and (best is None or name in {*SHOWN, best})
+        ]
     return {
         "samples": len(tables["train"]),
         "scored": len(data),
@@ -157,7 +160,7 @@ def _facts(
         "split": split,
         "users": evaluation["users"][split],
         "figures": figures,
-        "gain": evaluation.get("paired", {}).get("trained", {}).get(split),
+        "gain": evaluation.get("value", evaluation).get("paired", {}).get("trained", {}).get(split),
     }
 
 
@@ -297,22 +300,23 @@ def _score_plots(data: pd.DataFrame) -> Markup:
 
 
 def _quality_plots(evaluation: dict[str, Any]) -> Markup:
-    drawn = Markup("")
-    for table in quality.metrics(evaluation):
-        names = [name for name, _ in table["rows"]]
-        found = [metrics["ndcg@10"] for _, metrics in table["rows"]]
-        ends = {part: [m[part] for m in found] for part in ("mean", "low", "high")}
-        title = f"NDCG@10, {table['split']} split"
-        label = ", ".join(f"{n} {m:.3f}" for n, m in zip(names, ends["mean"], strict=True))
-        drawn += plots.draw(
-            f"quality-{table['split']}",
-            f"{title}: {label}",
-            plots.intervals,
-            names=names,
-            title=title,
-            **ends,
-        )
-    return drawn
+    tables = quality.metrics(evaluation)
+    shown = [("value@10", "value")] if "value" in evaluation else []
+    return Markup("").join(
+        _quality_plot(table, metric, f"{prefix}-{table['split']}")
+        for metric, prefix in (*shown, ("NDCG@10", "quality"))
+        for table in tables
+    )
+
+
+def _quality_plot(table: dict[str, Any], metric: str, name: str) -> Markup:
+    """The intervals of one metric on one split; `table` is one of `quality.metrics`."""
+    names = [policy for policy, _ in table["rows"]]
+    found = [metrics[metric.lower()] for _, metrics in table["rows"]]
+    ends = {part: [m[part] for m in found] for part in ("mean", "low", "high")}
+    title = f"{metric}, {table['split']} split"
+    label = ", ".join(f"{n} {m:.3f}" for n, m in zip(names, ends["mean"], strict=True))
+    return plots.draw(name, f"{title}: {label}", plots.intervals, names=names, title=title, **ends)
 
 
 def _learning(name: str, log: pd.DataFrame) -> Markup:

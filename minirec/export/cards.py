@@ -32,7 +32,7 @@ trainer = GRPOTrainer(
         per_device_train_batch_size={completions_per_pass},
         gradient_accumulation_steps={passes},
         max_completion_length={new_tokens},
-        temperature={temperature},
+        temperature={temperature},{unscaled_trl}
     ),
 )
 trainer.train()
@@ -40,7 +40,7 @@ trainer.train()
 A step has {batch} prompts with {rollouts} completions each, on one GPU. With more GPUs, divide
 `gradient_accumulation_steps`.{left_out}""",
     "verl": """```
-python -m verl.trainer.main_ppo algorithm.adv_estimator=grpo \\
+python -m verl.trainer.main_ppo algorithm.adv_estimator=grpo \\{unscaled_verl}
     data.train_files=train.parquet data.val_files=train.parquet data.shuffle=False \\
     data.train_batch_size={batch} data.max_prompt_length={prompt_tokens} \\
     data.max_response_length={new_tokens} data.truncation=error \\
@@ -62,7 +62,7 @@ with {rollouts} completions each. The number of GPUs must divide
     "openrlhf": """```
 python -m openrlhf.cli.train_ppo_ray --data.prompt_dataset train.jsonl \\
     --data.input_key prompt --data.label_key label --actor.model_name_or_path {model} \\
-    --reward.remote_url reward.py --algo.advantage.estimator group_norm --algo.kl.init_coef 0 \\
+    --reward.remote_url reward.py --algo.advantage.estimator {estimator} --algo.kl.init_coef 0 \\
     --rollout.batch_size {batch} --rollout.n_samples_per_prompt {rollouts} \\
     --rollout.temperature {temperature} --rollout.max_new_tokens {new_tokens} \\
     --data.max_len {tokens} --train.batch_size {completions} --train.num_episodes {episodes} \\
@@ -99,7 +99,19 @@ The reward of a completion is `{config.reward.name}`: how high the target ranks 
 after the completion, by the frozen policy in `scorer/` ({policy}). In MiniRec the policy in
 training ranks. Here the policy is frozen, because text trainers provide no hidden states. Text
 after `<answer>` is ignored: if your trainer can stop there, this saves tokens.
-{"" if config.model.prior == "none" else PRIOR_OF_SAMPLES}"""
+{_weighted(config, to)}{"" if config.model.prior == "none" else PRIOR_OF_SAMPLES}"""
+
+
+def _weighted(config: Config, to: str) -> str:
+    how = ": turn that off." if to == "jsonl" else ". The command above turns the division off."
+    column = config.reward.item_weight
+    if column is None:
+        return ""
+    return f"""
+Each reward is multiplied by the factor of the target in `factors.npy`: its `{column}` over the mean
+of the targets of train (`reward.item_weight={column}`). A trainer that divides by the standard
+deviation of a group cancels this factor{how}
+"""
 
 
 _HOW = {
@@ -119,6 +131,7 @@ titles, from training events before the sample's own time. `prior.npz` holds its
 def _settings(config: Config, samples: int, steps: int, *, has_template: bool) -> dict[str, Any]:
     """Values for the commands. The batch is at most the file, or nothing would be trained."""
     training, model = config.training, config.model
+    weighted = config.reward.item_weight is not None
     batch = min(training.prompts_per_step, samples)
     rollouts = training.rollouts_per_prompt
     per_pass = math.gcd(batch, training.prompts_per_micro_batch)
@@ -152,6 +165,10 @@ def _settings(config: Config, samples: int, steps: int, *, has_template: bool) -
         "episode_steps": episodes * (samples // batch),
         # verl gives every worker the same number of completions; 8 workers is its default.
         "workers": math.gcd(8, batch * rollouts),
+        # A division by the deviation of a group would cancel the weights of items.
+        "unscaled_trl": "\n        scale_rewards=False," if weighted else "",
+        "unscaled_verl": "\n    algorithm.norm_adv_by_std_in_grpo=False \\" if weighted else "",
+        "estimator": "dr_grpo" if weighted else "group_norm",
         "template": template,
         "about_template": about,
         "left_out": left_out,
@@ -240,7 +257,7 @@ def _figures(config: Config, evaluation: dict[str, Any] | None) -> str:
         return ""
     lines = ["", "| split | metric | mean | 95% interval |", "|---|---|---|---|"]
     for split, metrics in evaluation.items():
-        for name in ("ndcg@10", "hr@10", "mrr"):
+        for name in ("value@10", "ndcg@10", "hr@10", "mrr"):
             m = metrics.get(name)
             if m:
                 lines.append(
@@ -249,4 +266,9 @@ def _figures(config: Config, evaluation: dict[str, Any] | None) -> str:
     same_time = config.corpus.same_time
     decoding = "greedy decoding" if config.rollout.analysis else "no analysis"
     task = f"The target is {TASKS[same_time]} (`corpus.same_time={same_time}`)."
+    if column := config.reward.item_weight:
+        task += (
+            f" value@10 is NDCG@10 times the target's `{column}` over the mean of the targets of "
+            f"train; rewards and losses had the same factor."
+        )
     return "\n".join([*lines, "", f"Full ranking of the catalogue, {decoding}. {task}", ""])

@@ -5,7 +5,9 @@ minirec. It reads the files beside it: ``scorer/`` (the merged policy), ``items.
 vectors of all items), ``ranking.py`` (the rewards of MiniRec) and ``reward.json``, which names one
 of them. Items are ranked by their cosine with the hidden state at ``<answer>``, without excluded
 items: the history, and other items of the user at the target's time. If the policy has a
-collaborative prior, ``prior.npz`` holds its scores for each sample, which are added.
+collaborative prior, ``prior.npz`` holds its scores for each sample, which are added. If items have
+weights, ``factors.npy`` holds the factor of each item, and the reward is multiplied by that of the
+target.
 
 Functions for TRL (`reward`), verl (`compute_score`) and OpenRLHF (`reward_func`).
 """
@@ -49,6 +51,8 @@ class Scorer:
             imported(folder / "own_reward.py")
         there = folder / "prior.npz"
         self.prior = Prior(there) if there.exists() else None
+        weighted = folder / "factors.npy"
+        self.factors = torch.from_numpy(np.load(weighted)) if weighted.exists() else None
         self.reward = self.ranking.reward_function(
             self.settings["name"], softmax_weight=self.settings["softmax_weight"]
         )
@@ -122,7 +126,8 @@ class Scorer:
         if prior is not None:
             scores += prior.to(device)
         found = ranking.rank_target(scores, target=target.to(device), mask=mask)
-        return self.reward(found, min(self.settings["cutoff"], len(self.items))).tolist()
+        reward = self.reward(found, min(self.settings["cutoff"], len(self.items))).cpu()
+        return (reward if self.factors is None else self.factors[target] * reward).tolist()
 
 
 class Prior:

@@ -24,7 +24,7 @@ ROWS = 1000
 CANDIDATES = 20_000
 """Largest number of items in the softmax of a fit."""
 LEAST = 1e-3
-"""Smallest weight. The policy's may not be 0, because the temperature is divided by it."""
+"""Smallest weight of a part. That of the policy divides the temperature, so it may not be 0."""
 Floats = NDArray[np.float64]
 
 
@@ -33,13 +33,15 @@ class Choices:
     """What B samples chose from.
 
     parts: (K, B, C) scores of C candidates. target: (B,) position among them. excluded: (B, C) True
-    for a candidate that is not ranked. items: (C,) item ids of the candidates.
+    for a candidate that is not ranked. items: (C,) item ids of the candidates. weight: (B,) of each
+    sample in the likelihood; None: 1.
     """
 
     parts: NDArray[np.floating]
     target: NDArray[np.int64]
     excluded: NDArray[np.bool_]
     items: NDArray[np.int64]
+    weight: Floats | None = None
 
     def and_policy(self, scores: NDArray[np.floating]) -> Choices:
         """With the policy's scores cos / tau (B, C) as a part before the others."""
@@ -47,12 +49,16 @@ class Choices:
 
 
 def fit(choices: Choices) -> tuple[Floats, float]:
-    """Weights (K,) of the parts, `LEAST` or more, and the mean log-likelihood in nats."""
+    """Weights (K,) of the parts, `LEAST` or more, and the mean log-likelihood in nats.
+
+    The mean is over w_i log p_i with the weights w_i of the samples.
+    """
     from scipy.optimize import minimize
 
     parts = choices.parts.astype(np.float64)
     rows = np.arange(len(choices.target))
     own = parts[:, rows, choices.target]
+    weight = np.ones(len(rows)) if choices.weight is None else choices.weight
 
     def loss(weights: Floats) -> tuple[float, Floats]:
         scores = np.tensordot(weights, parts, axes=1)
@@ -62,18 +68,26 @@ def fit(choices: Choices) -> tuple[Floats, float]:
         total = p.sum(axis=1, keepdims=True)
         log_p = scores[rows, choices.target] - np.log(total[:, 0])
         p /= total
-        gradient = (own - np.einsum("bc,kbc->kb", p, parts)).mean(axis=1)
-        return -float(log_p.mean()), -gradient
+        gradient = (weight * (own - np.einsum("bc,kbc->kb", p, parts))).mean(axis=1)
+        return -float((weight * log_p).mean()), -gradient
 
     bounds = [(LEAST, None)] * len(parts)
     found = minimize(loss, np.ones(len(parts)), jac=True, method="L-BFGS-B", bounds=bounds)
     return found.x, -float(found.fun)
 
 
-def choices(prior: Prior, samples: Sequence[Sample], *, items: int, seed: int) -> Choices:
+def choices(
+    prior: Prior,
+    samples: Sequence[Sample],
+    *,
+    items: int,
+    seed: int,
+    factors: Floats | None = None,
+) -> Choices:
     """The parts of the prior for samples, over at most `CANDIDATES` of V `items`.
 
-    A larger catalogue is represented by random items and the targets.
+    A larger catalogue is represented by random items and the targets. `factors` (V,) weight the
+    targets (`minirec.corpus.weights.load_factors`).
     """
     target = np.array([s.target for s in samples], dtype=np.int64)
     kept = np.arange(items)
@@ -88,7 +102,8 @@ def choices(prior: Prior, samples: Sequence[Sample], *, items: int, seed: int) -
     size = rows_at_once(items, most=64)
     blocks = [samples[i : i + size] for i in range(0, len(samples), size)]
     parts = np.concatenate([prior.parts(block)[:, :, kept] for block in blocks], axis=1)
-    return Choices(parts, place, excluded, kept)
+    weight = None if factors is None else factors[target]
+    return Choices(parts, place, excluded, kept, weight)
 
 
 def newest(file: SampleFile) -> list[Sample]:

@@ -11,7 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from minirec.config.training import TrainingConfig
@@ -28,13 +30,24 @@ Unit = Literal["tokens", "groups"]
 
 @dataclass(frozen=True)
 class Objective:
-    """The settings of rewards and losses, and the collaborative prior, if any."""
+    """The settings of rewards and losses, and the collaborative prior, if any.
+
+    factors: (V,) of each item as a target (method, section 1), from
+    `minirec.corpus.weights.load_factors`; None: 1.
+    """
 
     training: TrainingConfig
     temperature: float
     cutoff: int
     reward: RewardFunction
     prior: Prior | None = None
+    factors: NDArray[np.float64] | None = None
+
+    def factor(self, target: Tensor) -> Tensor:
+        """Factors (P,) float32 of targets (P,) int64."""
+        if self.factors is None:
+            return torch.ones_like(target, dtype=torch.float32)
+        return torch.from_numpy(self.factors).float().to(target.device)[target]
 
     @property
     def clip(self) -> grpo.Clip:
@@ -86,11 +99,17 @@ class Rollouts:
 
 @dataclass(frozen=True)
 class Rewards:
-    """Rewards, advantages and NDCG, all (P, G) float32, and sums over the groups for the log."""
+    """Rewards, advantages and NDCG, all (P, G) float32, dead groups (P,) bool, and sums over the
+    groups for the log.
+
+    Rewards and advantages have the factor of the target, NDCG has not. It is applied to advantages
+    after their division by the standard deviation of the group, which would cancel it.
+    """
 
     reward: Tensor
     advantage: Tensor
     ndcg: Tensor
+    dead: Tensor
     sums: dict[str, float]
 
 
@@ -145,13 +164,15 @@ def live_tokens(
     divisor of the token loss. It must be known before the first backward pass of the step.
     """
     rollouts = forward(policy, groups, items=len(table), prior=objective.prior)
-    rewards = reward(rollouts, table=table, objective=objective).reward
-    dead = is_dead(rewards, floor=objective.training.advantage_floor).tolist()
+    dead = reward(rollouts, table=table, objective=objective).dead.tolist()
     return sum(sum(group.written) for group, none in zip(groups, dead, strict=True) if not none)
 
 
 def is_dead(rewards: Tensor, *, floor: float) -> Tensor:
-    """Groups (P,) bool with nearly equal rewards (P, G), from which almost nothing is learned."""
+    """Groups (P,) bool with nearly equal rewards (P, G), from which almost nothing is learned.
+
+    The rewards are those without the weights of items, so that the floor means the same for all.
+    """
     return rewards.max(1).values - rewards.min(1).values < floor
 
 
@@ -183,14 +204,13 @@ def reward(rollouts: Rollouts, *, table: Tensor, objective: Objective) -> Reward
     )
     cutoff = min(objective.cutoff, len(table))
     shape = rollouts.hidden.shape[:2]
-    rewards = objective.reward(ranking, cutoff).view(shape)
-    dead = is_dead(rewards, floor=t.advantage_floor)
-    return Rewards(
-        rewards,
-        grpo.advantages(rewards, floor=t.advantage_floor, scale=t.scale_advantage),
-        ndcg(ranking, cutoff).view(shape),
-        {"reward": float(rewards.mean(1).sum()), "dead_groups": float(dead.sum())},
-    )
+    plain = objective.reward(ranking, cutoff).view(shape)
+    dead = is_dead(plain, floor=t.advantage_floor)
+    advantage = grpo.advantages(plain, floor=t.advantage_floor, scale=t.scale_advantage)
+    factor = objective.factor(rollouts.targets.target)[:, None]
+    rewards = factor * plain
+    sums = {"reward": float(rewards.mean(1).sum()), "dead_groups": float(dead.sum())}
+    return Rewards(rewards, factor * advantage, ndcg(ranking, cutoff).view(shape), dead, sums)
 
 
 def token_loss(rollouts: Rollouts, rewards: Rewards, _: Candidates, objective: Objective) -> Loss:
@@ -226,7 +246,8 @@ def item_loss(
 def supervised_loss(
     policy: Forward, groups: Sequence[Group], *, candidates: Candidates, objective: Objective
 ) -> Loss:
-    """The item loss of each prompt right after its answer marker: -log p of the target.
+    """The item loss of each prompt right after its answer marker: -log p of the target, times the
+    factor of the target.
 
     Args:
         groups: P groups with one completion each, the forced answer marker.
@@ -239,7 +260,8 @@ def supervised_loss(
     targets = Targets.of(
         groups, items=candidates.catalogue_size, device=hidden.device, prior=objective.prior
     )
-    return _item_loss(hidden, hidden.new_ones(len(groups)), targets, candidates, objective)
+    weight = objective.factor(targets.target).to(hidden)
+    return _item_loss(hidden, weight, targets, candidates, objective)
 
 
 def _check_presence(candidates: Candidates, objective: Objective) -> None:

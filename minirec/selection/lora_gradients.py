@@ -4,6 +4,7 @@ With T_i written tokens in the rollouts j of sample i, its loss is
 
     -(1/T_i) sum over j and written tokens t of A_ij log pi(t)  -  A_best log p_y,
 
+with the factor of the target in A, as in training (method, section 1).
 This is GRPO at ratio 1, where the clip is inactive (`minirec.rl.grpo`). The candidates of p are the
 whole detached catalogue without the excluded items. The loss does not depend on other samples.
 """
@@ -14,7 +15,9 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from minirec.model.recommender import Policy
@@ -27,20 +30,25 @@ from minirec.selection.projection import Projector
 
 @dataclass(frozen=True)
 class SampleLoss:
-    """The loss of rewarded groups; `table` (V, d) is the detached item table."""
+    """The loss of rewarded groups; `table` (V, d) is the detached item table.
+
+    factors: (V,) of each item as a target; None: 1. The rewards of a group are without them.
+    """
 
     table: Tensor
     temperature: float
     advantage_floor: float
     scale_advantage: bool
     prior: Prior | None = None
+    factors: NDArray[np.float64] | None = None
 
     def advantages(self, group: Group) -> Tensor:
         """(G,) float64; equal float32 rewards have an advantage of exactly 0."""
         rewards = torch.tensor([group.rewards], dtype=torch.float64)
         if not rewards.numel():
             return rewards[0]
-        return grpo.advantages(rewards, floor=self.advantage_floor, scale=self.scale_advantage)[0]
+        found = grpo.advantages(rewards, floor=self.advantage_floor, scale=self.scale_advantage)[0]
+        return found if self.factors is None else found * float(self.factors[group.target])
 
     def __call__(self, policy: Policy, groups: Sequence[Group]) -> Tensor:
         """Sum of the losses of groups with 1 or more rollouts; a scalar with gradient."""

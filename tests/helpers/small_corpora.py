@@ -16,9 +16,9 @@ from minirec.corpus.specs import BY_FILE
 RATINGS = "user_id,parent_asin,rating,timestamp\n"
 
 
-def read(**corpus) -> Assembled:
-    """The corpus of these settings (`CorpusConfig`)."""
-    located = locate(CorpusConfig(**corpus))
+def read(*, weight: str | None = None, **corpus) -> Assembled:
+    """The corpus of these settings (`CorpusConfig`), with the column `weight` of the catalogue."""
+    located = locate(CorpusConfig(**corpus), weight=weight)
     tables = [
         pa.concat_tables(
             [parse(b, {spec.path: spec}) for spec in specs for b in read_blocks(spec)]
@@ -28,6 +28,11 @@ def read(**corpus) -> Assembled:
     ]
     by_file = corpus.get("columns", {}).get("order") == BY_FILE
     return assemble(*tables, inline=located.inline, by_file=by_file)
+
+
+def shown(got: Assembled) -> list[dict[str, str]]:
+    """What the catalogue shows to a policy."""
+    return got.catalogue.select(["key", "title", "text"]).to_pylist()
 
 
 def amazon(folder: Path, ratings: str | bytes, items: list[dict] | None = None) -> Path:

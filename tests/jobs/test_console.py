@@ -34,3 +34,19 @@ def test_no_pulse_where_lines_come_often(capsys, monkeypatch):
             time.sleep(0.1)
             console.say("a line")
     assert "worked" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_table_of_quality_shows_value_where_items_have_weights(weighted):
+    found = {"ndcg@10": {"mean": 0.5, "low": 0.41, "high": 0.59}}
+    if weighted:
+        found["value@10"] = {"mean": 0.75, "low": 0.6, "high": 0.9}
+    table = console._quality({"trained": {"valid": found, "test": found}})
+    cells = [list(column.cells) for column in table.columns]
+    heads = [str(column.header).replace("\n", " ") for column in table.columns]
+    assert heads[:3] == ["policy", "valid NDCG@10", "test NDCG@10"]
+    if weighted:
+        assert heads[3:] == ["valid value@10", "test value@10"]
+        assert cells == [["trained policy"], ["0.5000"], ["0.5000"], ["0.7500"], ["0.7500"]]
+    else:
+        assert (heads[3:], cells[3]) == (["95% interval"], ["0.4100 to 0.5900"])

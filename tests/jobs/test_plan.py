@@ -9,10 +9,11 @@ import pytest
 from jobs import cli
 from jobs.fingerprint import rollout_settings
 from jobs.plan import plan
+from jobs.run import STAGES
 from minirec.config.reading import load
 from minirec.errors import ConfigError, CorpusError
 from minirec.store.files import write_json
-from minirec.store.run import Run
+from minirec.store.run import Run, flatten
 
 
 def planned(*words, **options):
@@ -260,3 +261,31 @@ def test_without_an_analysis_no_other_setting_of_rollouts_is_in_a_fingerprint():
         for more in ([], ["rollout.engine=vllm", "rollout.temperature=2"])
     ]
     assert found == [{"max_new_tokens": 0}] * 2
+
+
+def test_plan_looks_for_the_weights_of_items(tmp_path):
+    (tmp_path / "events.csv").write_text("user,item,time\nu,a,2020-01-01\n")
+    (tmp_path / "items.csv").write_text("item,title,cost\na,A,1\n")
+    words = [f"run_dir={tmp_path / 'run'}", "corpus.source=table", f"corpus.path={tmp_path}"]
+    found = plan(load(None, [*words, "reward.item_weight=cost"]))
+    assert ("prepare", "weights of items", "the column cost of the catalogue") in found
+    lacking = load(None, [*words, "reward.item_weight=price"])
+    with pytest.raises(CorpusError, match="no column 'price'; found 'item', 'title', 'cost'; set"):
+        plan(lacking, command="run")
+    assert not any("weights" in row for row in plan(load(None, words)))
+
+
+def test_weights_of_items_are_in_the_fingerprints_of_what_they_change(tmp_path):
+    run = Run(tmp_path / "run")
+    plain, weighted = load(), load(None, ["reward.item_weight=margin"])
+    changed = set()
+    for stage in STAGES:
+        if stage.name == "gradients":  # it reads `score`, and its settings need a finished stage
+            continue
+        before, after = (flatten(stage.settings(run, config)) for config in (plain, weighted))
+        assert "reward.item_weight" not in before
+        if after != before:
+            assert after == before | {"reward.item_weight": "margin"}
+            changed.add(stage.name)
+    expected = {"prepare", "prior", "warm", "proxy", "score", "select", "train", "evaluate"}
+    assert changed == expected

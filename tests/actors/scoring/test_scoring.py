@@ -240,3 +240,21 @@ def test_without_engines_rank_and_rewards_are_those_of_the_forced_answer(scorer,
         assert row["embedding"] == pytest.approx(unit, abs=1e-3)
         assert (row["completions"], row["tokens"], row["rollout_tokens"]) == ([""], [[]], 0)
         assert row["hits"] == (gain > CHANCE) and not np.any(row["rollout_gradient"])
+
+
+def test_weights_of_items_scale_the_rollout_gradient_and_no_reward(scorer):
+    samples = everyone(scorer)[:6]
+    plain = scored(scorer, samples)
+    scorer.factors = np.linspace(0.5, 3, ITEMS)
+    try:
+        weighted = scored(scorer, samples)
+    finally:
+        scorer.factors = None
+    moved = 0
+    for sample, one, other in zip(samples, plain, weighted, strict=True):
+        expected = np.array(one["rollout_gradient"]) * np.linspace(0.5, 3, ITEMS)[sample.target]
+        assert np.array(other["rollout_gradient"]) == pytest.approx(expected, rel=1e-5, abs=1e-12)
+        moved += np.any(expected)
+        for name in ("rewards", "ndcg", "hits", "gradient", "hvp", "el2n", "embedding"):
+            assert one[name] == other[name]
+    assert moved

@@ -23,3 +23,14 @@ def test_the_start_counts_as_the_first_validation():
     assert best_step(log) == 2
     assert not exhausted(log, 3) and exhausted(log, 1)
     assert best_step(log[:1]) == START
+
+
+def test_with_weights_of_items_the_value_judges():
+    log = [{"step": 0, "start_valid_ndcg@10": 0.9, "start_valid_value@10": 0.2}]
+    log += [
+        {"step": i, "valid_ndcg@10": ndcg, "valid_value@10": value}
+        for i, (ndcg, value) in enumerate([(0.5, 0.1), (0.3, 0.4), (0.4, 0.3)], 1)
+    ]
+    assert best_step(log) == 2
+    assert exhausted(log, 1) and not exhausted(log, 2)
+    assert best_step(log[:2]) == START

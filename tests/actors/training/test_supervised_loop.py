@@ -14,9 +14,12 @@ from helpers.loop import SMALL, one_process, spec_of, train, weights
 from safetensors.torch import load
 
 from actors.training.loop import STOP
-from actors.training.validation import METRIC
+from actors.training.validation import METRIC, VALUE
 from jobs.training_log import read_log
+from minirec.config.scoring import RewardConfig
 from minirec.config.training import TrainingConfig
+from minirec.store.files import read_json, write_json
+from minirec.store.tables import read_table, write_table
 
 pytestmark = pytest.mark.slow
 
@@ -158,3 +161,27 @@ def test_without_validation_the_last_weights_are_kept(place, tmp_path):
     assert not any("valid" in name for name in train(spec)[0])
     before, after = load(weights(first(place))), load(weights(spec))
     assert all(torch.allclose(after[name], before[name], atol=1e-6) for name in before)
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+def test_the_factor_of_the_targets_is_in_loss_gradient_and_value(place, tmp_path, factor):
+    corpus = tmp_path / "corpus"
+    shutil.copytree(place / "corpus", corpus)
+    items = read_table(corpus / "items.parquet")
+    write_table(
+        corpus / "items.parquet", items.append_column("price", [[3.0 * factor] * len(items)])
+    )
+    facts = {"item_weight": {"column": "price", "mean": 3.0}}
+    write_json(corpus / "corpus.json", read_json(corpus / "corpus.json") | facts)
+
+    settings = SUPERVISED.model_copy(update={"steps": 1, "validation_steps": 1})
+    spec = spec_of(place, settings, steps=1, folder=str(tmp_path / "plain"))
+    weights = RewardConfig(item_weight="price")
+    (plain,) = train(spec)
+    weighted = replace(spec, corpus=str(corpus), reward=weights, folder=str(tmp_path / "weighted"))
+    (found,) = train(weighted)
+    assert VALUE not in plain
+    for name in ("item_loss", "grad_norm"):
+        assert found[name] == pytest.approx(factor * plain[name], rel=1e-5)
+    assert found[METRIC] == plain[METRIC] > 0  # Adam does not see the length of a gradient
+    assert found[VALUE] == pytest.approx(factor * found[METRIC])

@@ -278,3 +278,20 @@ def test_the_death_of_a_task_inside_the_task(cluster):
 
     with pytest.raises(EngineError, match="prepare ended: its process"):
         in_task("prepare", lambda: ray.get(ray.remote(inner).options(max_retries=0).remote()))
+
+
+def test_demo_with_weights(tmp_path):
+    said: list[str] = []
+    run = Run(tmp_path / "run", say=said.append)
+    prepare(run, load(None, ["reward.item_weight=margin"]))
+    items, train = tables(run)["items"], tables(run)["train"]
+    assert items.column_names == [*ITEMS.names, "margin"]
+    facts = json.loads(run.path("corpus", "corpus.json").read_text())["item_weight"]
+    margin = items["margin"].to_pylist()
+    mean = sum(margin[item] for item in train["target"].to_pylist()) / len(train)
+    assert facts["mean"] == pytest.approx(mean) and facts["known"] == len(items)
+    assert said[2].startswith(f"prepare: weights of items from the column margin: {len(items)} it")
+    with pytest.raises(
+        ArtifactError, match="was made with reward.item_weight=margin, now it is No"
+    ):
+        prepare(run, load())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -322,3 +323,21 @@ def test_killed_and_restarted(undisturbed, tmp_path):
     assert len(rows) == 4
     assert load(killed / "config.yaml").selection.method == "value", "not the method of a trial"
     assert "compare: finished before, skipped" in finish(killed, *COMPARE)
+
+
+def test_rows_have_value_where_items_have_weights(compared):
+    run, config, planned = compared
+    assert {row["test_value@10"] for row in judged(run, config, planned)} == {None}
+    weighted = [
+        replace(trial, config=changed(trial.config, {"reward.item_weight": "margin"}))
+        for trial in planned
+    ]
+    for number, trial in enumerate(weighted):
+        value = {"valid": {"value@10": {"mean": 1.5}}, "test": {"value@10": {"mean": number}}}
+        evaluation = {"policies": {"trained": value}}
+        write_json(Run(trial.config.run_dir).path("evaluation.json"), evaluation)
+    rows = judged(run, config, weighted)
+    assert [row["test_value@10"] for row in rows] == [0, 1, 2]
+    assert {row["valid_value@10"] for row in rows} == {1.5}
+    write_rows(run, "comparison", rows)
+    assert [row["test_value@10"] for row in read_rows(run, "comparison")] == [0, 1, 2]

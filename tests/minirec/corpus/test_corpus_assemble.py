@@ -5,7 +5,7 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from helpers.small_corpora import amazon, read
+from helpers.small_corpora import amazon, read, shown
 
 from minirec.corpus.assemble import Assembled, check_rejected, counts
 from minirec.errors import CorpusError
@@ -144,7 +144,7 @@ def test_titles_of_reviews_are_said(tmp_path, turn):
     (tmp_path / "events.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows[::turn]))
     got = read(source="table", path=str(tmp_path))
     # The most frequent title wins, with the text of its row.
-    assert got.catalogue.to_pylist() == [
+    assert shown(got) == [
         {"key": "B1", "title": "Love it", "text": "Lov"},
         {"key": "B2", "title": "Great", "text": "Gre"},
     ]
@@ -161,7 +161,7 @@ def test_texts_of_reviews_beside_titles_of_items_are_said(tmp_path):
         "user,item,time,title,text\nu,1,1600000000,One,Nice\nv,1,1600000001,One,Bad\n"
     )
     got = read(source="table", path=str(tmp_path))
-    assert got.catalogue.to_pylist() == [{"key": "1", "title": "One", "text": "Nice"}]
+    assert shown(got) == [{"key": "1", "title": "One", "text": "Nice"}]
     assert got.notes[0] == (
         "1 of 1 items have several texts in the interactions, such as 1 with 'Nice' and 'Bad'"
     )

@@ -10,7 +10,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 from helpers.paths import SHARED
-from helpers.small_corpora import RATINGS, amazon, read
+from helpers.small_corpora import RATINGS, amazon, read, shown
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -35,7 +35,7 @@ def test_amazon(tmp_path):
     assert got.events.items.to_pylist() == ["i0", "i1"]
     assert got.events.item.tolist() == [1, 0]
     assert got.events.time.tolist() == [1522540800000, 1522540800001]
-    assert got.catalogue.to_pylist()[1] == {"key": "i1", "title": "Title 1", "text": ""}
+    assert shown(got)[1] == {"key": "i1", "title": "Title 1", "text": ""}
     assert (got.rows, len(got.rejected), got.category) == (7, 0, None)
 
 
@@ -68,9 +68,7 @@ def test_movielens(tmp_path):
     )
     got = read(source="movielens", path=str(tmp_path))
     assert got.events.time.tolist() == [1260759144000]
-    assert got.catalogue.to_pylist() == [
-        {"key": "31", "title": "Dangerous, Minds (1995)", "text": "Drama, Crime"}
-    ]
+    assert shown(got) == [{"key": "31", "title": "Dangerous, Minds (1995)", "text": "Drama, Crime"}]
 
 
 def test_recbole(tmp_path):
@@ -82,7 +80,7 @@ def test_recbole(tmp_path):
     )
     got = read(source="recbole", path=str(tmp_path))
     assert got.events.time.tolist() == [1260759144000]
-    assert got.catalogue.to_pylist() == [{"key": "7", "title": 'A "great" film', "text": "1995"}]
+    assert shown(got) == [{"key": "7", "title": 'A "great" film', "text": "1995"}]
 
 
 @pytest.mark.parametrize("format", ["csv", "jsonl", "parquet"])

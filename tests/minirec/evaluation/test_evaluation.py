@@ -258,3 +258,40 @@ def test_reference_refusals():
         by_titles(titles, [[1], [0]], [0], excluded=[[1]])
     with pytest.raises(ValueError, match="excluded has 2 rows; expected 1"):
         by_titles(titles, [[1]], [0], excluded=[[1], [0]])
+
+
+def test_value_is_ndcg_times_the_factor_of_the_target():
+    # NDCG@10 by hand: rank 1 gives 1, rank 3 gives 1/2, rank 11 gives 0.
+    found = per_sample([1, 3, 11], cutoffs=(5,), factors=[0.5, 3.0, 9.0])
+    assert found["value@10"].tolist() == [0.5, 1.5, 0]
+    assert found["ndcg@10"].tolist() == [1, 0.5, 0]
+    assert "value@10" not in per_sample([1, 3, 11])
+    with pytest.raises(ValueError, match="factors are .2,., ranks .3,.; expected the same"):
+        per_sample([1, 3, 11], factors=[1.0, 2.0])
+
+
+def test_value_has_its_own_tests_and_its_own_best_reference():
+    ranks = {
+        "base": {"valid": [11, 11], "test": [11, 11]},
+        "trained": {"valid": [1, 1], "test": [1, 3]},
+        "a": {"valid": [3, 1], "test": [1, 1]},
+        "b": {"valid": [1, 11], "test": [3, 11]},
+    }
+    users = {split: np.arange(2) for split in ("valid", "test")}
+    groups = {"test": {"second": [False, True]}}
+    factors = {"valid": [4.0, 0.25], "test": [0.5, 3.0]}
+    options = {"users": users, "groups": groups, "bootstrap": 200, "references": ("a", "b")}
+    found = summarise(ranks, factors=factors, **options)
+    value = found.pop("value")
+    # On valid a has NDCG@10 3/4 and value@10 (2 + 1/4)/2, b has 1/2 and (4 + 0)/2.
+    assert found["best_reference"]["name"] == "a" and value["best_reference"]["name"] == "b"
+    test = found["policies"]["trained"]["test"].pop("value@10")
+    assert test["mean"] == (0.5 * 1 + 3 * 0.5) / 2 and test["low"] == 0.5 and test["high"] == 1.5
+    pair = value["paired"]["trained"]["test"]
+    assert (pair["versus"], pair["metric"], pair["difference"]) == ("base", "value@10", 1.0)
+    assert value["best_reference"]["paired"]["trained"]["test"]["difference"] == 1 - 0.25 / 2
+    assert value["breakdown"]["trained"]["test"]["second"] == {"count": 1, "value@10": 1.5}
+    for splits in found["policies"].values():
+        for shown in splits.values():
+            shown.pop("value@10", None)
+    assert found == summarise(ranks, **options)

@@ -141,3 +141,19 @@ def test_shortcuts_sentence():
     assert "popularity, the best of them, reaches NDCG@10 0.0123 on valid" in shortcuts_sentence(
         found | {"best": "popularity"}
     )
+
+
+def test_value_stands_before_ndcg():
+    found = evaluation(0.012, 0.049)
+    for name, mean in (("trained", 0.7), ("shortcut", 0.5), ("title_likeness", 0.6)):
+        cell = {"mean": mean, "low": mean - 0.1, "high": mean + 0.1}
+        found["policies"][name]["test"]["value@10"] = cell
+    test = {"difference": 0.1, "low": -0.1, "high": 0.3}
+    best = {"name": "title_likeness", "paired": {"trained": {"test": test}}}
+    plain = headline(found)
+    found["value"] = {"best_reference": best}
+    assert headline(found) == (
+        "On test the trained policy has value@10 0.700 (0.600 to 0.800), not significantly "
+        "different from the best reference, likeness of titles (chosen on valid), with 0.600: "
+        f"+0.100 (-0.100 to +0.300). {plain}"
+    )

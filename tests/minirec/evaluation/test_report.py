@@ -316,3 +316,31 @@ def test_the_report_names_the_policy_that_scored(tmp_path):
     assert "The policy of the warm start answered every sample" in page
     assert "Warm start, on forced answers" in page
     assert "Proxy policy, on a small random subset" not in page
+
+
+def test_the_report_shows_value_beside_ndcg_where_items_have_weights(tmp_path):
+    run = make_run(tmp_path / "run")
+    SELECT.run(run, config(), None)
+    assert "value@10" not in render(run.root)
+    evaluation = read_json(run.path("evaluation.json"))
+    for splits in evaluation["policies"].values():
+        for found in splits.values():
+            found["value@10"] = {"mean": 0.7654, "low": 0.7, "high": 0.8}
+    tests = {"difference": 0.0321, "low": 0.01, "high": 0.05, "versus": "popularity", "p": 0.5}
+    by_policy = {"trained": {"test": tests | {"metric": "value@10"}}}
+    best = {"name": "popularity", "chosen_on": "valid", "paired": by_policy}
+    evaluation["value"] = {"paired": by_policy, "breakdown": {}, "best_reference": best}
+    write_json(run.path("evaluation.json"), evaluation)
+    settings = yaml.safe_load(run.path("config.yaml").read_text())
+    settings["reward"]["item_weight"] = "<margin>"
+    run.path("config.yaml").write_text(yaml.safe_dump(settings))
+    html = render(run.root)
+    first = html[html.index("</h1>") : html.index("</header>")]
+    assert first.index("has value@10 0.765") < first.index("has NDCG@10")
+    assert "Training changed the policy’s value@10 by <b>+0.0321</b>" in first
+    assert "its &lt;margin&gt; (reward.item_weight)" in html and "<margin>" not in html
+    value = html[html.index("value@10 of</th>") : html.index("NDCG@10 of</th>")]
+    assert value.count("<tr>") == len(evaluation["policies"]) + 1  # the next head begins a row
+    assert value.count("0.7654") == 2 * len(evaluation["policies"])
+    assert value.count("+0.0321") == value.count("best on valid") == 1
+    assert "value@10, test split" in html and "NDCG@10, test split" in html

@@ -144,3 +144,27 @@ def test_the_card_of_a_policy_without_an_analysis_says_so():
     assert "reads a history and writes nothing; its hidden state" in found
     assert "Full ranking of the catalogue, no analysis." in found
     assert "writes a short analysis" in model_card(load(None, NAMED), **about)
+
+
+WEIGHTED = "reward.item_weight=margin"
+
+
+def test_trainers_do_not_cancel_the_weights_of_items():
+    about = {"samples": 640, "steps": 10}
+    assert "scale_rewards=False," in card("trl", WEIGHTED, **about)
+    assert verl(WEIGHTED, **about)["algorithm.norm_adv_by_std_in_grpo"] == "False"
+    assert openrlhf(WEIGHTED, **about)["--algo.advantage.estimator"] == "dr_grpo"
+    assert openrlhf(**about)["--algo.advantage.estimator"] == "group_norm"
+    for to in ("jsonl", "trl", "verl", "openrlhf"):
+        assert "its `margin` over the mean\nof the targets" in card(to, WEIGHTED, **about)
+        plain = card(to, **about)
+        assert not any(word in plain for word in ("margin", "factor", "scale_rewards", "by_std"))
+
+
+def test_the_card_of_a_policy_shows_its_value():
+    mean = {"mean": 0.5, "low": 0.4, "high": 0.6}
+    options = {"to": "merged", "base": "base", "policy": "trained"}
+    evaluation = {"test": {"value@10": mean, "ndcg@10": mean}}
+    text = model_card(load(None, [WEIGHTED]), evaluation=evaluation, **options)
+    assert "| test | value@10 | 0.5000 | 0.4000 to 0.6000 |" in text
+    assert "value@10 is NDCG@10 times the target's `margin`" in text

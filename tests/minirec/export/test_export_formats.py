@@ -27,16 +27,28 @@ def test_rows_exclude_what_the_user_took_with_the_target(to):
     assert excluded(to, made(EXAMPLE, CATALOGUE)) == [1, 2, 4]
 
 
-def test_the_reward_ranks_without_the_excluded_items():
+def frozen(factors=None):
     # Items 4, 1, 0 rank above the target 3; 1 is in the history, 4 has the target's time.
     cosines = torch.tensor([0.5, 0.7, 0.1, 0.4, 0.9])
-    scorer = SimpleNamespace(
+    return SimpleNamespace(
         device=torch.device("cpu"),
         settings={"cutoff": 1000, "temperature": 1.0},
         items=torch.stack([cosines, (1 - cosines**2).sqrt()], 1),
         ranking=reward,
         reward=reward.reciprocal_rank,
+        factors=factors,
     )
+
+
+def test_the_reward_ranks_without_the_excluded_items():
+    scorer = frozen()
     for out, expected in (([1, 4], 1 / 2), ([1], 1 / 3), ([], 1 / 4)):
         found = Scorer._rewards(scorer, torch.tensor([[2.0, 0.0]]), [out], torch.tensor([3]))
         assert found == pytest.approx([expected])
+
+
+def test_the_reward_has_the_factor_of_the_target():
+    scorer = frozen(torch.tensor([9.0, 9.0, 0.5, 2.0, 9.0]))
+    hidden, targets = torch.tensor([[2.0, 0.0]] * 2), torch.tensor([3, 2])
+    found = Scorer._rewards(scorer, hidden, [[1, 4], []], targets)
+    assert found == pytest.approx([2 / 2, 0.5 / 5])

@@ -241,3 +241,17 @@ def test_fitted_weights_have_no_gradient():
     weights, likelihood = fit(Choices(parts, noisy.argmax(axis=1), excluded, np.arange(30)))
     assert weights == pytest.approx(true, abs=0.5)
     assert -np.log(29) < likelihood < 0
+
+
+def test_a_weight_of_two_counts_as_two_samples():
+    rng = np.random.default_rng(1)
+    parts, target = rng.random((3, 40, 12)), rng.integers(12, size=40)
+    excluded = np.zeros((40, 12), bool)
+    twice = np.r_[np.arange(40), np.arange(10)]
+    weighted = Choices(parts, target, excluded, np.arange(12), np.r_[np.full(10, 2.0), np.ones(30)])
+    doubled = Choices(parts[:, twice], target[twice], excluded[twice], np.arange(12))
+    (one, likelihood), (other, mean) = fit(weighted), fit(doubled)
+    assert one == pytest.approx(other, abs=1e-3)
+    assert 40 * likelihood == pytest.approx(50 * mean)
+    plain = fit(Choices(parts, target, excluded, np.arange(12)))[0]
+    assert np.abs(one - plain).max() > 0.01

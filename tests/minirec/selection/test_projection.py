@@ -398,3 +398,15 @@ def test_inner_products_keep_the_bound_of_johnson_and_lindenstrauss():
             bounds.append((plus + minus) / 4)
     assert all(e <= b < 1 for e, b in zip(errors, bounds, strict=True))
     assert max(errors) > 1e-3  # there is an error to bound
+
+
+def test_the_factor_of_the_target_scales_the_advantages():
+    group = Group([1], [[2], [3]], [1, 1], [], 4, rewards=[0.2, 0.6])
+    plain = sample_loss()
+    factors = np.ones(ITEMS)
+    factors[4] = 2.5
+    weighted = replace(plain, factors=factors)
+    assert plain.advantages(group).tolist() == pytest.approx([-1, 1])
+    assert weighted.advantages(group).tolist() == pytest.approx([-2.5, 2.5])
+    assert weighted.advantages(replace(group, target=3)).tolist() == pytest.approx([-1, 1])
+    assert not replace(plain, factors=0 * factors).advantages(group).any()
