@@ -32,6 +32,7 @@ from actors.training.validation import (
 from actors.training.zero import barrier, of_rank_0, zero_engine
 from minirec.corpus.table import Sample, SampleFile, load_catalogue
 from minirec.model.recommender import Encoder, Policy, trainable_policy
+from minirec.model.sharing import Sharing
 from minirec.prior.prior import Prior
 from minirec.rl.group import Group
 from minirec.rl.losses import (
@@ -44,6 +45,7 @@ from minirec.rl.losses import (
     lr_factor,
 )
 from minirec.rl.reward import reward_function
+from minirec.rl.tokens import StepTokens
 from minirec.rng import seed_of
 from minirec.store.files import atomic, fetch, read_json, write_json
 from minirec.store.remote import located
@@ -62,7 +64,7 @@ def train_loop(config: dict[str, TrainingSpec]) -> None:
         worker = Worker(spec)
         first = worker.resume()
     for step in range(first, spec.steps):
-        if exhausted(worker.log, spec.training.patience):
+        if exhausted(worker.log, spec.training.patience) or worker.share_spent() >= 1:
             break
         with deadline(limit):
             if of_rank_0(lambda: (worker.folder / STOP).exists()):
@@ -107,6 +109,7 @@ class Worker:
             prior=self.prior,
         )
         t = spec.training
+        self.tokens = StepTokens(t, [*map(len, self.items)], Sharing.of(policy.causal))
         self.micro_batches = t.prompts_per_step // (self.world * t.prompts_per_micro_batch)
         # One backward per micro-batch, then those through the item encoder.
         self.backwards = self.micro_batches + item_backwards(t, items=len(self.items))
@@ -157,7 +160,8 @@ class Worker:
         norm = self._optimizer_step()
         if self.lookahead:
             self.adapters.publish(step + 1)
-        validation = self._validate(step)
+        cost = self.tokens.count(step, groups, candidates=candidates.ids.tolist())
+        validation = self._validate(step, cost)
         self._write_log(
             step,
             sums,
@@ -167,6 +171,7 @@ class Worker:
             **validation,
             grad_norm=norm,
             prompt_tokens=sum(len(g.prompt) for g in groups),
+            forward_tokens=cost,
             seconds=round(time.monotonic() - started, 3),
             **times,
         )
@@ -238,10 +243,17 @@ class Worker:
         # With ZeRO stages 1 to 3 the gradients are not in p.grad, but DeepSpeed reports the norm.
         return float(self.engine.get_global_grad_norm() if self.spec.zero_stage else own)
 
-    def _validate(self, step: int) -> dict[str, Any]:
-        """The log entries of a validation after this step; empty if none is due."""
+    def share_spent(self, more: int = 0) -> float:
+        """Share of `token_limit` that the logged steps and `more` tokens have spent; 0 without."""
+        limit = self.spec.training.token_limit
+        spent = more + sum(entry["forward_tokens"] for entry in self.log)
+        return spent / limit if limit else 0.0
+
+    def _validate(self, step: int, cost: int) -> dict[str, Any]:
+        """The log entries of a validation after this step of this cost; empty if none is due."""
         spec = self.spec
-        if not due(step, steps=spec.steps, every=spec.training.validation_steps):
+        last = step + 1 == spec.steps or self.share_spent(cost) >= 1
+        if not due(step, last=last, every=spec.training.validation_steps):
             return {}
         return self._measure()
 
@@ -267,7 +279,11 @@ class Worker:
         t = self.spec.training
         assert t.learning_rate is not None
         factor = lr_factor(
-            step, steps=self.spec.steps, warmup=t.lr_warmup_steps, schedule=t.lr_schedule
+            step,
+            steps=self.spec.steps,
+            warmup=t.lr_warmup_steps,
+            schedule=t.lr_schedule,
+            spent=self.share_spent(),
         )
         for group in self.engine.optimizer.param_groups:
             group["lr"] = t.learning_rate * factor

@@ -72,7 +72,8 @@ def features(hidden_size: int) -> pa.Schema:
 
     A screened sample has no rollouts: its lists are empty, its `rollout_gradient` is 0, and its
     other vectors are those of the forced answer. A control sample failed the screen but was rolled
-    out. The screen's reward and NDCG are null if scoring had no screen.
+    out. The screen's reward and NDCG are null if scoring had no screen. `forward_tokens` is what a
+    sample cost (`minirec.rl.tokens`); the first one also bears the encoding of the catalogue.
     """
     return _schema(
         sample_id=pa.int64(),
@@ -87,6 +88,7 @@ def features(hidden_size: int) -> pa.Schema:
         hvp=pa.list_(pa.float32(), hidden_size),
         el2n=pa.float32(),
         rollout_tokens=pa.int64(),
+        forward_tokens=pa.int64(),
         screened=pa.bool_(),
         control=pa.bool_(),
         screen_reward=pa.float32(),
@@ -95,8 +97,12 @@ def features(hidden_size: int) -> pa.Schema:
 
 
 def gradients(dim: int) -> pa.Schema:
-    """Schema of a shard of projected gradients with `dim` numbers each."""
-    return _schema(sample_id=pa.int64(), gradient=pa.list_(pa.float32(), dim))
+    """Schema of a shard of projected gradients with `dim` numbers each, and what each cost."""
+    return _schema(
+        sample_id=pa.int64(),
+        gradient=pa.list_(pa.float32(), dim),
+        forward_tokens=pa.int64(),
+    )
 
 
 TRIALS = pa.schema(
