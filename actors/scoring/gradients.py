@@ -21,10 +21,10 @@ from minirec.config.training import TrainingConfig
 from minirec.corpus import prompts, schema
 from minirec.corpus.table import Sample, SampleFile, load_catalogue
 from minirec.errors import ArtifactError
+from minirec.model import tokens
 from minirec.model.recommender import Encoder, load_policy
 from minirec.model.sharing import Sharing
 from minirec.prior.prior import Prior
-from minirec.rl import tokens
 from minirec.rl.group import Group
 from minirec.selection.lora_gradients import SampleLoss, block_gradients, blocks, gradients
 from minirec.selection.projection import Projector

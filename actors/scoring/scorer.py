@@ -23,9 +23,9 @@ from minirec.config.model import ModelConfig
 from minirec.config.scoring import RewardConfig, ScoringConfig
 from minirec.corpus import schema
 from minirec.corpus.table import Sample, SampleFile, load_catalogue
+from minirec.model import tokens
 from minirec.model.recommender import Encoder, item_table, load_policy
 from minirec.prior.prior import Prior
-from minirec.rl import tokens
 from minirec.rl.grpo import advantages
 from minirec.rl.ranker import Ranker, Targets
 from minirec.rl.reward import ndcg, reward_function

@@ -33,6 +33,7 @@ from actors.training.zero import barrier, of_rank_0, zero_engine
 from minirec.corpus.table import Sample, SampleFile, load_catalogue
 from minirec.model.recommender import Encoder, Policy, trainable_policy
 from minirec.model.sharing import Sharing
+from minirec.model.tokens import StepTokens
 from minirec.prior.prior import Prior
 from minirec.rl.group import Group
 from minirec.rl.losses import (
@@ -45,7 +46,6 @@ from minirec.rl.losses import (
     lr_factor,
 )
 from minirec.rl.reward import reward_function
-from minirec.rl.tokens import StepTokens
 from minirec.rng import seed_of
 from minirec.store.files import atomic, fetch, read_json, write_json
 from minirec.store.remote import located

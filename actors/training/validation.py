@@ -21,11 +21,11 @@ from actors.pool.actor import Call
 from actors.training.spec import TrainingSpec
 from actors.training.zero import of_rank_0
 from minirec.corpus.table import Catalogue, SampleFile
+from minirec.model import tokens
 from minirec.model.recommender import Encoder, Policy, item_table
 from minirec.prior.counts import PARTS
 from minirec.prior.fit import Choices, choices, fit
 from minirec.prior.prior import Prior
-from minirec.rl import tokens
 from minirec.rl.ranker import Ranker
 from minirec.rl.reward import item_scores, ndcg
 from minirec.rng import seed_of

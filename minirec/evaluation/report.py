@@ -300,7 +300,7 @@ def _quality_plots(evaluation: dict[str, Any]) -> Markup:
     for table in quality.metrics(evaluation):
         names = [name for name, _ in table["rows"]]
         found = [metrics["ndcg@10"] for _, metrics in table["rows"]]
-        ends = {part: [m[part] for m in found] for part in ("mean", "low", "high")}
+        ends: dict[str, Any] = {part: [m[part] for m in found] for part in ("mean", "low", "high")}
         title = f"NDCG@10, {table['split']} split"
         label = ", ".join(f"{n} {m:.3f}" for n, m in zip(names, ends["mean"], strict=True))
         drawn += plots.draw(

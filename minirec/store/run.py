@@ -48,7 +48,7 @@ class Cost:
     """What one attempt at a stage spent; the body fills in rollouts, tokens and steps.
 
     charged: what the cost is for, such as "selection", or None. forward_tokens: forward-equivalent
-    tokens (`minirec.rl.tokens`), without those of validations.
+    tokens (`minirec.model.tokens`), without those of validations.
     """
 
     stage: str

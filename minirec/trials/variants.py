@@ -9,7 +9,7 @@ from typing import Any
 from minirec.config.reading import changed, check_keys
 from minirec.config.run import Config
 from minirec.errors import ConfigError
-from minirec.rl.tokens import LORA
+from minirec.model.tokens import LORA
 from minirec.store.run import flatten
 
 SECTIONS = ("rollout", "reward", "warm", "proxy", "scoring", "selection", "training")

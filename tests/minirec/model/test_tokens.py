@@ -6,8 +6,8 @@ import pytest
 
 from minirec.config.training import TrainingConfig
 from minirec.model.sharing import Sharing
+from minirec.model.tokens import StepTokens, read, rolled_out, trained
 from minirec.rl.group import Group
-from minirec.rl.tokens import StepTokens, read, rolled_out, trained
 
 SHARED = Sharing(pairs_per_token=1000.0)
 ITEMS = [3, 4, 5]
