@@ -61,8 +61,10 @@ def layers(run: Run, trial: Trial) -> list[Layer]:
         settings = flatten(stage.settings(here, config))
         keys[stage.name] = digest({"stage": stage.name, "settings": settings, "inputs": inputs})
         root = run.path(FOLDERS["compare"], FOLDER, f"{stage.name}-{keys[stage.name][:8]}")
-        earlier = {one.name: one.outputs for one in STAGES[: STAGES.index(stage)] if one.shared}
-        here = Run(root, overwrite=run.overwrite, say=run.say, base=here, shared=earlier)
+        # Not what comes later, because scoring deletes old gradients.
+        before = {*OF_THE_RUN, *(one.name for one in STAGES[: STAGES.index(stage)])}
+        known = {name: outputs for name, outputs in SHARED.items() if name in before}
+        here = Run(root, overwrite=run.overwrite, say=run.say, base=here, shared=known)
         found.append(Layer(stage, here))
     return found
 

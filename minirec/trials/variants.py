@@ -66,6 +66,13 @@ def values(config: Config, name: str, table: str) -> dict[str, Any]:
     """
     c = config.compare
     own = settings_of(name, c.variants[name])
+    s, t = config.selection, config.training
+    if _unscored(
+        own.get("selection.method", s.method),
+        own.get("selection.curriculum", s.curriculum),
+        own.get("training.start", t.start),
+    ):
+        own["scoring.policy"] = "warm"  # nothing is scored, so no proxy is an input of anything
     try:
         variant = changed(config, own)
     except ConfigError as error:
@@ -75,7 +82,7 @@ def values(config: Config, name: str, table: str) -> dict[str, Any]:
     if limit is not None:
         # No step is cheaper than one trained token of each prompt, so the cost ends the training.
         steps = math.ceil(limit / (LORA * variant.training.prompts_per_step))
-    found = {
+    return {
         "training.patience": None,  # unless the variant sets it
         **own,
         "training.validation_steps": c.validation_steps,
@@ -83,16 +90,16 @@ def values(config: Config, name: str, table: str) -> dict[str, Any]:
         "training.token_limit": limit,
         "evaluation.train_samples": None,
     }
-    if is_unscored(variant):
-        found["scoring.policy"] = "warm"  # nothing is scored, so no proxy is an input of anything
-    return found
 
 
 def is_unscored(config: Config) -> bool:
     """Whether neither the choice, nor the order, nor the start of training needs rewards."""
     s = config.selection
-    shuffled = s.curriculum == UNSCORED_ORDER
-    return s.method in UNSCORED and shuffled and config.training.start != "proxy"
+    return _unscored(s.method, s.curriculum, config.training.start)
+
+
+def _unscored(method: str, curriculum: str, start: str) -> bool:
+    return method in UNSCORED and curriculum == UNSCORED_ORDER and start != "proxy"
 
 
 def is_chosen(config: Config) -> bool:

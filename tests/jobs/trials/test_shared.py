@@ -1,0 +1,150 @@
+"""What variants share, what they are charged with, and what is left for their training."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+
+from jobs.stages.score import SCORE
+from jobs.trials.result import own
+from jobs.trials.shared import charge, check_settings, layers, limited, note_settings
+from minirec.config.reading import load
+from minirec.errors import ArtifactError
+from minirec.store.run import Run
+from minirec.trials.trial import trials_of
+
+VARIANTS = {
+    "control": {
+        "training": {"loss": "supervised", "start": "base"},
+        "selection": {"method": "full", "curriculum": "shuffled"},
+    },
+    "continued": {"training": {"loss": "supervised"}, "selection": {"method": "full"}},
+    "random": {"selection": {"method": "random", "curriculum": "shuffled"}},
+    "static": {},
+    "slower": {"training": {"learning_rate": 1e-5}},
+    "deeper": {"scoring": {"rollouts": 8}},
+    "paper": {"scoring.policy": "proxy"},
+    "wider": {"model.lora_rank": 32},
+}
+
+
+@pytest.fixture
+def run(tmp_path):
+    return Run(tmp_path / "run", say=lambda line: None)
+
+
+def planned(run, variants=VARIANTS, *words):
+    given = yaml.safe_dump(variants, default_flow_style=True, width=10_000).strip()
+    fixed = ["model.prior=none", "rollout.engine=transformers", "compare.seeds=[1]"]
+    values = [f"run_dir={run.root}", f"compare.variants={given}", *fixed, *words]
+    return {trial.setting: trial for trial in trials_of(load(None, values), "compare", 1000)}
+
+
+def folders(run, trial):
+    return {layer.stage.name: layer.run.root.name for layer in layers(run, trial)}
+
+
+def spend(run, trial, **tokens):
+    """Write what the shared stages of a trial cost, in forward-equivalent tokens."""
+    for layer in layers(run, trial):
+        cost = {"stage": layer.stage.name, "finished": True, "seconds": 2.0, "rollouts": 3}
+        cost |= {"forward_tokens": tokens[layer.stage.name], "validation_forward_tokens": 1}
+        layer.run.root.mkdir(parents=True, exist_ok=True)
+        line = json.dumps(cost | {"peak_memory_mib": 1.0}) + "\n"
+        (layer.run.root / "costs.jsonl").write_text(line)
+
+
+def test_a_variant_has_the_stages_that_it_uses(run):
+    trials = planned(run)
+    used = {name: [*folders(run, trial)] for name, trial in trials.items()}
+    assert used == {
+        "control_steps": [],
+        "continued_steps": ["warm", "score"],  # grouped: the order needs rewards
+        "random_steps": ["warm"],
+        "static_steps": ["warm", "score"],
+        "slower_steps": ["warm", "score"],
+        "deeper_steps": ["warm", "score"],
+        "paper_steps": ["warm", "proxy", "score"],
+        "wider_steps": ["warm", "score"],
+    }
+
+
+def test_equal_settings_share_a_folder_and_others_do_not(run):
+    trials = planned(run)
+    static, slower, deeper, paper, wider, random = (
+        folders(run, trials[f"{name}_steps"])
+        for name in ("static", "slower", "deeper", "paper", "wider", "random")
+    )
+    assert static == slower
+    assert {one["warm"] for one in (static, deeper, paper, random)} == {static["warm"]}
+    assert len({one["score"] for one in (static, deeper, paper, wider)}) == 4
+    assert wider["warm"] != static["warm"]
+
+
+def test_the_seed_of_the_trial_is_not_that_of_the_features(run):
+    one, two = (planned(run, VARIANTS, f"compare.seeds=[{seed}]") for seed in (1, 2))
+    assert folders(run, one["static_steps"]) == folders(run, two["static_steps"])
+
+
+def test_a_trial_reads_each_output_where_it_was_made(run):
+    trial = planned(run)["paper_steps"]
+    there = {layer.stage.name: layer.run.root for layer in layers(run, trial)}
+    mine = own(run, trial)
+    assert mine.path("corpus") == run.root / "corpus"
+    assert mine.path("model") == run.root / "model"
+    assert mine.path("warm", "adapter") == there["warm"] / "warm" / "adapter"
+    assert mine.path("proxy", "adapter") == there["proxy"] / "proxy" / "adapter"
+    assert mine.path("features") == there["score"] / "features"
+    assert mine.path("policy").parent == mine.root
+
+
+def test_scoring_again_deletes_no_gradients_of_the_run(run):
+    """The body of `score` removes the gradients of former rollouts, where its run has them."""
+    scored = next(x for x in layers(run, planned(run)["static_steps"]) if x.stage is SCORE)
+    assert scored.run.path("gradients").parent == scored.run.root
+
+
+def test_a_variant_pays_for_what_it_uses_alone(run):
+    trials = planned(run, VARIANTS, "compare.tokens=1000", "compare.steps=null")
+    spend(run, trials["paper_tokens"], warm=100, proxy=200, score=400)
+    spend(run, trials["static_tokens"], warm=100, score=1000)
+    found = {name: charge(run, trials[f"{name}_tokens"]) for name in ("control", "random", "paper")}
+    assert {name: cost["forward_tokens"] for name, cost in found.items()} == {
+        "control": 0,
+        "random": 100,
+        "paper": 700,
+    }
+    paper = {"rollouts": 9, "seconds": 6.0, "validation_forward_tokens": 3}
+    assert found["paper"] == paper | {"forward_tokens": 700}
+
+
+def test_training_has_what_the_choice_leaves(run):
+    few = {name: VARIANTS[name] for name in ("control", "random", "paper", "static")}
+    trials = planned(run, few, "compare.tokens=1000")
+    spend(run, trials["paper_tokens"], warm=100, proxy=200, score=400)
+    spend(run, trials["static_tokens"], warm=100, score=1000)
+    found, left_out = limited(run, [*trials.values()])
+    limits = {trial.setting: trial.config.training.token_limit for trial in found}
+    assert limits["control_tokens"] == 1000 and limits["control_steps"] is None
+    assert (limits["random_tokens"], limits["paper_tokens"]) == (900, 300)
+    assert left_out == {"static_tokens_seed-1": "choosing alone costs 1.10k of 1.00k tokens"}
+
+
+def test_a_variant_with_other_settings_is_refused_until_it_may_be_overwritten(run):
+    before = [*planned(run).values()]
+    check_settings(run, before)
+    note_settings(run, before)
+    check_settings(run, before)
+    root = own(run, before[0]).root
+    changed = VARIANTS | {"control": VARIANTS["control"] | {"training.learning_rate": 1e-5}}
+    after = [*planned(run, changed).values()]
+    check_settings(run, after)  # nothing was trained
+    root.mkdir(parents=True)
+    sentence = "variant control was trained with training.learning_rate=None, now it is 1e-05"
+    with pytest.raises(ArtifactError, match=sentence):
+        check_settings(run, after)
+    assert root.exists()
+    check_settings(Run(run.root, overwrite=True, say=lambda line: None), after)
+    assert not root.exists()
