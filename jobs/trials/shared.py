@@ -49,9 +49,14 @@ def is_used(stage: Stage, trial: Trial) -> bool:
     return stage.needed(c)
 
 
+def shared_config(trial: Trial) -> Config:
+    """The settings of the shared stages of a trial: all seeds have the same."""
+    return trial.config.model_copy(update={"seed": trial.features_seed})
+
+
 def layers(run: Run, trial: Trial) -> list[Layer]:
     """The shared stages of a variant, in order; `run` holds `OF_THE_RUN`."""
-    config, found = trial.config, list[Layer]()
+    config, found = shared_config(trial), list[Layer]()
     keys = dict.fromkeys(OF_THE_RUN, "")
     here = run
     for stage in STAGES:
@@ -103,12 +108,13 @@ def run_shared(run: Run, planned: Sequence[Trial]) -> None:
                 if name in seen:
                     continue
                 seen.add(name)
-                if session is None or engines_of(trial.config) != key:
+                config = shared_config(trial)
+                if session is None or engines_of(config) != key:
                     if session is not None:
                         session.close()
-                    key = engines_of(trial.config)
-                    session = Session(trial.config, keeps_worker=True)
-                layer.stage.run(layer.run, trial.config, session)
+                    key = engines_of(config)
+                    session = Session(config, keeps_worker=True)
+                layer.stage.run(layer.run, config, session)
     finally:
         if session is not None:
             session.close()

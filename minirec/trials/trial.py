@@ -49,13 +49,16 @@ Value = float | int | str
 class Trial:
     """One training of a sweep or comparison.
 
-    name: of its folder. setting: the name without the seed. varied: the axes of a sweep, or method,
+    name: of its folder. setting: the name without the seed. features_seed: of what trials share,
+    such as warm start, proxy and features; the seed of `config` is that of selection and training.
+    varied: the axes of a sweep, or method,
     table and budget of a comparison, or variant and table.
     """
 
     name: str
     setting: str
     config: Config
+    features_seed: int
     varied: Mapping[str, Value] = field(default_factory=dict)
 
     @property
@@ -242,7 +245,7 @@ def _trial(
         "compare": {},
         **values,
     }
-    return Trial(name, setting, changed(config, changes), varied)
+    return Trial(name, setting, changed(config, changes), config.seed, varied)
 
 
 def _short(value: Value) -> str:

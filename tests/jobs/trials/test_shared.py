@@ -21,11 +21,11 @@ VARIANTS = {
         "selection": {"method": "full", "curriculum": "shuffled"},
     },
     "continued": {"training": {"loss": "supervised"}, "selection": {"method": "full"}},
-    "random": {"selection": {"method": "random", "curriculum": "shuffled"}},
+    "blind": {"selection": {"method": "random", "curriculum": "shuffled"}},
     "static": {},
     "slower": {"training": {"learning_rate": 1e-5}},
     "deeper": {"scoring": {"rollouts": 8}},
-    "paper": {"scoring.policy": "proxy"},
+    "papers": {"scoring.policy": "proxy"},
     "wider": {"model.lora_rank": 32},
 }
 
@@ -36,7 +36,7 @@ def run(tmp_path):
 
 
 def planned(run, variants=VARIANTS, *words):
-    given = yaml.safe_dump(variants, default_flow_style=True, width=10_000).strip()
+    given = yaml.safe_dump(variants, default_flow_style=True, sort_keys=False, width=10_000).strip()
     fixed = ["model.prior=none", "rollout.engine=transformers", "compare.seeds=[1]"]
     values = [f"run_dir={run.root}", f"compare.variants={given}", *fixed, *words]
     return {trial.setting: trial for trial in trials_of(load(None, values), "compare", 1000)}
@@ -62,11 +62,11 @@ def test_a_variant_has_the_stages_that_it_uses(run):
     assert used == {
         "control_steps": [],
         "continued_steps": ["warm", "score"],  # grouped: the order needs rewards
-        "random_steps": ["warm"],
+        "blind_steps": ["warm"],
         "static_steps": ["warm", "score"],
         "slower_steps": ["warm", "score"],
         "deeper_steps": ["warm", "score"],
-        "paper_steps": ["warm", "proxy", "score"],
+        "papers_steps": ["warm", "proxy", "score"],
         "wider_steps": ["warm", "score"],
     }
 
@@ -75,7 +75,7 @@ def test_equal_settings_share_a_folder_and_others_do_not(run):
     trials = planned(run)
     static, slower, deeper, paper, wider, random = (
         folders(run, trials[f"{name}_steps"])
-        for name in ("static", "slower", "deeper", "paper", "wider", "random")
+        for name in ("static", "slower", "deeper", "papers", "wider", "blind")
     )
     assert static == slower
     assert {one["warm"] for one in (static, deeper, paper, random)} == {static["warm"]}
@@ -89,7 +89,7 @@ def test_the_seed_of_the_trial_is_not_that_of_the_features(run):
 
 
 def test_a_trial_reads_each_output_where_it_was_made(run):
-    trial = planned(run)["paper_steps"]
+    trial = planned(run)["papers_steps"]
     there = {layer.stage.name: layer.run.root for layer in layers(run, trial)}
     mine = own(run, trial)
     assert mine.path("corpus") == run.root / "corpus"
@@ -108,27 +108,27 @@ def test_scoring_again_deletes_no_gradients_of_the_run(run):
 
 def test_a_variant_pays_for_what_it_uses_alone(run):
     trials = planned(run, VARIANTS, "compare.tokens=1000", "compare.steps=null")
-    spend(run, trials["paper_tokens"], warm=100, proxy=200, score=400)
+    spend(run, trials["papers_tokens"], warm=100, proxy=200, score=400)
     spend(run, trials["static_tokens"], warm=100, score=1000)
-    found = {name: charge(run, trials[f"{name}_tokens"]) for name in ("control", "random", "paper")}
+    found = {name: charge(run, trials[f"{name}_tokens"]) for name in ("control", "blind", "papers")}
     assert {name: cost["forward_tokens"] for name, cost in found.items()} == {
         "control": 0,
-        "random": 100,
-        "paper": 700,
+        "blind": 100,
+        "papers": 700,
     }
     paper = {"rollouts": 9, "seconds": 6.0, "validation_forward_tokens": 3}
-    assert found["paper"] == paper | {"forward_tokens": 700}
+    assert found["papers"] == paper | {"forward_tokens": 700}
 
 
 def test_training_has_what_the_choice_leaves(run):
-    few = {name: VARIANTS[name] for name in ("control", "random", "paper", "static")}
+    few = {name: VARIANTS[name] for name in ("control", "blind", "papers", "static")}
     trials = planned(run, few, "compare.tokens=1000")
-    spend(run, trials["paper_tokens"], warm=100, proxy=200, score=400)
+    spend(run, trials["papers_tokens"], warm=100, proxy=200, score=400)
     spend(run, trials["static_tokens"], warm=100, score=1000)
     found, left_out = limited(run, [*trials.values()])
     limits = {trial.setting: trial.config.training.token_limit for trial in found}
     assert limits["control_tokens"] == 1000 and limits["control_steps"] is None
-    assert (limits["random_tokens"], limits["paper_tokens"]) == (900, 300)
+    assert (limits["blind_tokens"], limits["papers_tokens"]) == (900, 300)
     assert left_out == {"static_tokens_seed-1": "choosing alone costs 1.10k of 1.00k tokens"}
 
 

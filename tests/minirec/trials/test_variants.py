@@ -17,7 +17,7 @@ SUPERVISED = {
 
 
 def compared(variants, *words):
-    given = yaml.safe_dump(variants, default_flow_style=True, width=10_000).strip()
+    given = yaml.safe_dump(variants, default_flow_style=True, sort_keys=False, width=10_000).strip()
     values = ["run_dir=r", f"compare.variants={given}", "compare.seeds=[1, 2]", *words]
     return trials_of(load(None, values), "compare", 1000)
 
