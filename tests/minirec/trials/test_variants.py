@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import yaml
 
@@ -103,3 +105,14 @@ def test_variants_without_a_table_and_twins_are_refused():
         compared({"ours": {}}, "compare.steps=null")
     with pytest.raises(ConfigError, match="a_steps_seed-1 and b_steps_seed-1 are the same; remove"):
         check_trials(compared({"a": {}, "b": {}}), 1000)
+
+
+def test_the_ledger_of_the_demo_loads_and_its_variants_differ():
+    config = load(Path(__file__).parents[3] / "configs" / "ledger-demo.yaml", ["run_dir=r"])
+    found = trials_of(config, "compare", 2000)
+    check_trials(found, 2000)
+    assert len(found) == 14 * 5 and {trial.table for trial in found} == {"tokens"}
+    assert {name for name in config.compare.references} <= {trial.variant for trial in found}
+    paper = next(t.config for t in found if t.variant == "none-warm-paper")
+    published = load(None, ["preset=paper"]).selection
+    assert paper.selection == published.model_copy(update={"budget": paper.selection.budget})
