@@ -5,6 +5,7 @@ A sweep shows the Pareto front and recommends a budget. A comparison shows the s
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -174,15 +175,19 @@ def publish_comparison(result: Result) -> None:
 
 def _print_ledger(account: Ledger, reach: float) -> None:
     """Print the table of the variants, and what follows from it."""
-    letters = dict(zip(account.references, "ABC", strict=False))
-    names = "".join(f"; {letter} is {name}" for name, letter in letters.items())
-    numbers = ("NDCG", "95%", *(f"-{letter}" for letter in letters.values()))
+    letters = ledger_page.letters(account)
     rows = [ledger_page.cells(entry, account.references) for entry in account.entries]
     _print(
-        f"Test NDCG@10 at equal {account.equal}{names}",
+        f"Test NDCG@10 at equal {account.equal}",
         ("variant",),
-        (*numbers, "tokens", "s", "rollouts", f"to {reach:.0%}"),
-        rows,
+        ("NDCG", "95%", *(f"-{x}" for x in letters.values()), "tokens", "s", "rolls", "reach"),
+        # Without the 0 of 0.123, so that a row fits into 80 characters.
+        [[name, *(re.sub(r"\b0\.", ".", cell) for cell in row)] for name, *row in rows],
+    )
+    for name, letter in letters.items():
+        console.print(f"{letter} is {name}", markup=False)
+    console.print(
+        f"tokens: forward-equivalent, in all; reach: until {reach:.0%} of the best on all data"
     )
     for name, cause in account.untrained.items():
         console.print(f"{name}: not trained, {cause}", markup=False)

@@ -18,6 +18,11 @@ NOTHING = "–"
 """Stands for a number that does not exist."""
 
 
+def letters(found: Ledger) -> dict[str, str]:
+    """A letter for each reference, since names are too long for the head of a column."""
+    return dict(zip(found.references, "ABC", strict=False))
+
+
 def cells(entry: Entry, references: Sequence[str]) -> list[str]:
     """A row of the table: variant, quality, differences, total cost, and cost to the goal.
 

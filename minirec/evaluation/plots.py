@@ -241,7 +241,7 @@ def by_cost(
             color=colour,
             fontsize=7,
             va="center",
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.4},
+            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.4, "relpos": (0, 0.5)},
         )
     heights = _apart([*levels.values()], gap=(high - low) / 26, low=low, high=high)
     for name, place in zip(levels, heights, strict=True):

@@ -88,6 +88,7 @@ def comparison_page(
         ledgers=[(one, ledger_page.plot(one, curves, levels or {})) for one in ledgers],
         entry_cells=ledger_page.cells,
         validated=ledger_page.validated,
+        letters=ledger_page.letters,
         reach=reach,
         samples=samples,
         users=users,
