@@ -164,7 +164,7 @@ class ShardScorer:
         self.ranker, self.table = self.loaded.ranker, self.loaded.ranker.table
         self.samples = SampleFile(located(spec.corpus), spec.split)
         self.rows = spec.rows(len(self.samples))
-        (self.first,) = self.samples.ids(self.rows[:1])
+        self.first = next(iter(self.samples.ids(self.rows[:1])), None)
         self.reward = reward_function(spec.reward.name, softmax_weight=spec.reward.softmax_weight)
         self.cutoff = min(spec.reward.cutoff, len(self.table))
         self.chance = chance_level(len(self.table), cutoff=spec.reward.cutoff)

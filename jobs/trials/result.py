@@ -257,7 +257,11 @@ def whole_rows(run: Run, folder: str) -> list[Row]:
         row
         for row in read_rows(run, folder)
         if (files := needed[row["status"]]) is not None
-        and all(run.path(folder, row["trial"], name).exists() for name in files)
+        and all(
+            run.path(folder, row["trial"], name).exists()
+            for name in files
+            if not (row["variant"] and name == "selection.parquet")
+        )
     ]
 
 

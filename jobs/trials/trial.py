@@ -135,7 +135,8 @@ class TrialRun(tune.Trainable):
             if not self.on_cluster:  # a kept worker would block other commands of a cluster
                 session.keep_worker()
             for stage in (self.select, TRAIN, evaluation(self.splits)):
-                stage.run(run, config, session)
+                if stage.needed(config):
+                    stage.run(run, config, session)
         except BaseException as error:
             if run is self.run:  # otherwise an abandoned thread failed
                 self.error = error
@@ -149,7 +150,9 @@ def reports(run: Run, config: Config) -> list[dict[str, Any]]:
     log = read_log(run.path("policy", "log.jsonl"))
     if not any(METRIC in entry for entry in log):
         return []
-    steps = config.training.steps_on(read_table(run.path("selection.parquet")).num_rows)
+    steps = config.training.steps
+    if steps is None:
+        steps = config.training.steps_on(read_table(run.path("selection.parquet")).num_rows)
     return [
         {PROGRESS: (entry["step"] + 1) / steps, METRIC: entry[METRIC], "steps": i + 1}
         for i, entry in enumerate(log)

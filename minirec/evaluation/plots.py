@@ -245,7 +245,8 @@ def by_cost(
         )
     heights = _apart([*levels.values()], gap=(high - low) / 26, low=low, high=high)
     for name, place in zip(levels, heights, strict=True):
-        ax.text(0.01, place, name, transform=ax.get_yaxis_transform(), fontsize=6.5, color=INK)
+        above = place + (high - low) / 150
+        ax.text(0.01, above, name, transform=ax.get_yaxis_transform(), fontsize=6.5, color=INK)
     ax.set_ylim(low, high)
 
 

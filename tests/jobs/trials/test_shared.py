@@ -6,10 +6,12 @@ import json
 
 import pytest
 import yaml
+from helpers.small import finish
 
 from jobs.stages.score import SCORE
-from jobs.trials.result import own
-from jobs.trials.shared import charge, check_settings, layers, limited, note_settings
+from jobs.training_log import read_log
+from jobs.trials.result import read_rows
+from jobs.trials.shared import charge, check_settings, layers, limited, note_settings, own
 from minirec.config.reading import load
 from minirec.errors import ArtifactError
 from minirec.store.run import Run
@@ -148,3 +150,55 @@ def test_a_variant_with_other_settings_is_refused_until_it_may_be_overwritten(ru
     assert root.exists()
     check_settings(Run(run.root, overwrite=True, say=lambda line: None), after)
     assert not root.exists()
+
+
+COMPARE = """
+compare:
+  methods: []
+  seeds: [1]
+  steps: 4
+  tokens: 130000
+  validation_steps: 2
+  references: [labels]
+  variants:
+    labels:
+      training: {loss: supervised, start: base}
+      selection: {method: full, curriculum: shuffled}
+      rollout: {max_new_tokens: 0}
+    blind: {training.start: warm, selection: {method: random, curriculum: shuffled}}
+    static: {training.start: warm, scoring.policy: warm, model.prior: shortcut}
+    dear: {scoring: {policy: proxy, rollouts: 8}, proxy.training.steps: 40}
+"""
+WARM = "warm={training: {steps: 6, prompts_per_step: 32, prompts_per_micro_batch: 16}}"
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_a_comparison_of_variants(tmp_path):
+    given = yaml.safe_load(COMPARE)["compare"]
+    words = [
+        f"compare.{name}={yaml.safe_dump(value, default_flow_style=True, width=10_000).strip()}"
+        for name, value in given.items()
+        if not isinstance(value, int)
+    ]
+    words += [f"compare.{name}={value}" for name, value in given.items() if isinstance(value, int)]
+    folder = tmp_path / "run"
+    said = finish(folder, "compare", WARM, *words)
+    assert "Test NDCG@10 at equal total cost" in said and "Reinforcement " in said
+    assert "dear: not trained, choosing alone costs" in said
+    rows = {row["setting"]: row for row in read_rows(Run(folder), "comparison")}
+    assert len(rows) == 8
+    assert rows["dear_tokens"]["status"] == "untrained"
+    for name in ("labels_tokens", "blind_tokens", "static_tokens"):
+        last = read_log(folder / "comparison" / f"{name}_seed-1" / "policy" / "log.jsonl")[-1]
+        assert rows[name]["status"] == "finished"
+        # The step that reaches the limit is the last one.
+        assert 0 <= rows[name]["forward_tokens"] - 130_000 < last["forward_tokens"]
+        assert rows[name]["validation_forward_tokens"] > 0
+    assert [rows[f"{name}_steps"]["steps"] for name in ("labels", "blind", "static")] == [4] * 3
+    made = sorted(path.name.rpartition("-")[0] for path in (folder / "comparison/shared").iterdir())
+    assert made == ["prior", "proxy", "score", "score", "warm", "warm"]
+    assert not (folder / "features").exists(), "the run itself needs no scores"
+    assert "compare: finished before, skipped" in finish(folder, "compare", WARM, *words)
