@@ -9,6 +9,7 @@ from helpers.loop import SMALL, one_process, spec_of, train, weights
 
 from actors.training.loop import Worker
 from actors.training.validation import METRIC
+from jobs.fingerprint import training_settings
 from minirec.config.training import TrainingConfig
 
 pytestmark = pytest.mark.slow
@@ -86,3 +87,9 @@ def test_an_interrupted_training_ends_at_the_same_step_with_the_same_weights(pla
     begun.checkpoint(2)
     train(stopped)
     assert weights(stopped) == weights(whole)
+
+
+def test_a_training_without_a_limit_keeps_its_fingerprint():
+    assert "token_limit" not in training_settings(WHOLE)
+    limited = WHOLE.model_copy(update={"token_limit": 5})
+    assert training_settings(limited)["token_limit"] == 5
