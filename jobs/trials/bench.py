@@ -191,7 +191,7 @@ def _prepared(command: str, config: Config, *, overwrite: bool) -> None:
 def trial_of(path: str) -> str:
     """The path of the folder of the trial or shared stage that holds this file, or of the table."""
     parts = path.split("/")
-    return "/".join(parts[: 3 if parts[1] == shared.FOLDER else 2])
+    return "/".join(parts[: 3 if parts[1:2] == [shared.FOLDER] else 2])
 
 
 def _settings(command: str, config: Config) -> dict[str, Any]:

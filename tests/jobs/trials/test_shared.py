@@ -10,6 +10,7 @@ from helpers.small import finish
 
 from jobs.stages.score import SCORE
 from jobs.training_log import read_log
+from jobs.trials.bench import trial_of
 from jobs.trials.result import read_rows
 from jobs.trials.shared import charge, check_settings, layers, limited, note_settings, own
 from minirec.config.reading import load
@@ -202,3 +203,16 @@ def test_a_comparison_of_variants(tmp_path):
     assert made == ["prior", "proxy", "score", "score", "warm", "warm"]
     assert not (folder / "features").exists(), "the run itself needs no scores"
     assert "compare: finished before, skipped" in finish(folder, "compare", WARM, *words)
+
+
+@pytest.mark.parametrize(
+    ("path", "part"),
+    [
+        ("comparison", "comparison"),
+        ("comparison/trials.parquet", "comparison/trials.parquet"),
+        ("comparison/ours_steps_seed-1/policy/log.jsonl", "comparison/ours_steps_seed-1"),
+        ("comparison/shared/warm-0a1b2c3d/warm/log.jsonl", "comparison/shared/warm-0a1b2c3d"),
+    ],
+)
+def test_damage_costs_one_trial_or_one_shared_stage(path, part):
+    assert trial_of(path) == part
