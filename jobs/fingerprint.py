@@ -61,6 +61,8 @@ def training_settings(training: TrainingConfig) -> dict[str, Any]:
         left_out.add("item_negatives")
     if not training.live_tokens:
         left_out.add("live_tokens")
+    if training.token_limit is None:
+        left_out.add("token_limit")
     if training.validation_steps is None:
         left_out |= {"validation_steps", "validation_samples", "validation_seed"}
     return training.model_dump(mode="json", exclude=left_out)

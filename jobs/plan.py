@@ -20,6 +20,7 @@ from minirec.store.files import read_json
 from minirec.store.run import Run
 from minirec.trials.checks import check, check_learns, check_trials, check_warm
 from minirec.trials.trial import FOLDERS, Trial, trials_of
+from minirec.trials.variants import EQUAL_TOKENS
 
 Row = tuple[str, str, str]
 TRIALS = tuple(FOLDERS)
@@ -234,8 +235,10 @@ def _rollouts_made(run: Run, samples: int) -> list[Row]:
 def _training_rows(stage: str, config: Config, training: TrainingConfig, samples: int) -> list[Row]:
     steps = training.steps_on(samples)
     rows = [(stage, "optimizer steps", f"{steps:,} of {training.prompts_per_step} prompts")]
+    most = training.token_limit
+    limit = [(stage, "forward-equivalent tokens", f"ends at {most:,}")] if most else []
     if training.loss == "supervised":
-        return rows
+        return rows + limit
     rollouts = steps * training.prompts_per_step * training.rollouts_per_prompt
     pairs = training.rollouts_per_prompt == 2 and training.scale_advantage
     signs = "groups of two give only +1, -1 or 0, however much the rewards differ"
@@ -245,6 +248,7 @@ def _training_rows(stage: str, config: Config, training: TrainingConfig, samples
         (stage, "tokens, at most", f"{rollouts * config.rollout.max_new_tokens:,}"),
         *([(stage, "advantages", signs)] if pairs else []),
         *([(stage, "staleness", "1: rollouts run one step ahead")] if training.staleness else []),
+        *limit,
     ]
 
 
@@ -264,6 +268,8 @@ def _trial_rows(kind: str, trials: Sequence[Trial], samples: int, *, exact: bool
     steps = rollouts = greedy = 0
     for trial, count in zip(trials, counts, strict=True):
         t = trial.config.training
+        if trial.table == EQUAL_TOKENS:  # the cost ends it, not the number of steps
+            continue
         steps += (own := t.steps_on(count))
         if t.loss == "supervised":
             continue
@@ -271,11 +277,17 @@ def _trial_rows(kind: str, trials: Sequence[Trial], samples: int, *, exact: bool
         if t.validation_steps:
             greedy += t.validation_samples * math.ceil(own / t.validation_steps)
     settings = len({trial.setting for trial in trials})
+    limits = [t.config.training.token_limit for t in trials if t.table == EQUAL_TOKENS]
+    counted = [
+        (kind, "optimizer steps, at most", f"{steps:,}"),
+        (kind, "rollouts, at most", f"{rollouts:,}, and {greedy:,} greedy ones to validate"),
+    ]
+    limited = f"{len(limits):,} trials may each cost {limits[0]:,} in all" if limits else ""
     return [
         (kind, "trials", f"{len(trials):,}: {settings:,} settings, each with its seeds"),
         (kind, "budgets", ", ".join(f"{n:,}" for n in sorted(set(counts)))),
-        (kind, "optimizer steps, at most", f"{steps:,}"),
-        (kind, "rollouts, at most", f"{rollouts:,}, and {greedy:,} greedy ones to validate"),
+        *([(kind, "forward-equivalent tokens", limited)] if limits else []),
+        *(counted if steps else []),
     ]
 
 

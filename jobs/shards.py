@@ -241,6 +241,13 @@ def parts(
         yield table
 
 
+def forward_tokens(folder: Path) -> int:
+    """Forward-equivalent tokens of the finished shards of scoring or of gradients in a folder."""
+    name = "forward_tokens"
+    shards = folder.glob("part-*.parquet")
+    return sum(sum(read_table(part, [name])[name].to_pylist()) for part in shards)
+
+
 def merged(spec: ScoringSpec, *, folder: Path | None = None) -> pa.Table:
     """All finished shards of a spec as one table; see `parts`."""
     return pa.concat_tables(parts(spec, folder=folder))

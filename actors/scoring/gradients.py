@@ -22,7 +22,9 @@ from minirec.corpus import prompts, schema
 from minirec.corpus.table import Sample, SampleFile, load_catalogue
 from minirec.corpus.weights import load_factors
 from minirec.errors import ArtifactError
+from minirec.model import tokens
 from minirec.model.recommender import Encoder, load_policy
+from minirec.model.sharing import Sharing
 from minirec.prior.prior import Prior
 from minirec.rl.group import Group
 from minirec.selection.lora_gradients import SampleLoss, block_gradients, blocks, gradients
@@ -142,10 +144,15 @@ class GradientWorker:
             )
         values = pa.array(found.numpy().ravel())
         column = pa.FixedSizeListArray.from_arrays(values, self.projector.dim)
-        table = pa.table(
-            [pa.array(list(groups), pa.int64()), column], schema.gradients(self.projector.dim)
-        )
+        cost = [self._cost(group) for group in scored]
+        columns = [pa.array(list(groups), pa.int64()), column, pa.array(cost, pa.int64())]
+        table = pa.table(columns, schema.gradients(self.projector.dim))
         write_table(located(shard.output), table)
+
+    def _cost(self, group: Group) -> int:
+        """Forward-equivalent tokens of a group's gradient; a dead group has no pass."""
+        live = self.loss.advantages(group).any()
+        return tokens.LORA * tokens.read(group, Sharing.of(self.policy.causal)) if live else 0
 
     def _groups(self, shard: GradientShard) -> dict[int, Group]:
         """The rollouts of the shard with their rewards, by sample_id."""

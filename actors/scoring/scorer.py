@@ -24,6 +24,7 @@ from minirec.config.scoring import RewardConfig, ScoringConfig
 from minirec.corpus import schema
 from minirec.corpus.table import Sample, SampleFile, load_catalogue
 from minirec.corpus.weights import load_factors
+from minirec.model import tokens
 from minirec.model.recommender import Encoder, item_table, load_policy
 from minirec.prior.prior import Prior
 from minirec.rl.grpo import advantages
@@ -164,6 +165,7 @@ class ShardScorer:
         self.ranker, self.table = self.loaded.ranker, self.loaded.ranker.table
         self.samples = SampleFile(located(spec.corpus), spec.split)
         self.rows = spec.rows(len(self.samples))
+        self.first = next(iter(self.samples.ids(self.rows[:1])), None)
         self.reward = reward_function(spec.reward.name, softmax_weight=spec.reward.softmax_weight)
         self.cutoff = min(spec.reward.cutoff, len(self.table))
         self.factors = load_factors(located(spec.corpus), spec.reward.item_weight)
@@ -224,6 +226,7 @@ class ShardScorer:
             "sample_id": pa.array([s.sample_id for s in batch.samples], pa.int64()),
             **self._rollout_columns(greedy, rollouts, rows, count),
             **self._head_columns(hidden, batch.targets),
+            "forward_tokens": self._cost(batch, rows, greedy, rollouts),
             "rollout_gradient": self._rollout_gradient(rollouts, at, batch),
             "screened": screened,
             "control": control,
@@ -310,11 +313,32 @@ class ShardScorer:
         parts = [np.split(values, count) for values in self._rewards(hidden, batch)]
         return [_Rollouts(*one) for one in zip(groups, hidden.chunk(count), *parts, strict=True)]
 
+    def _cost(
+        self, batch: _Batch, rows: list[int], greedy: list[Completion], rollouts: list[_Rollouts]
+    ) -> list[int]:
+        """Forward-equivalent tokens of each sample; those not in `rows` were only screened.
+
+        The scorer reads a prompt again for each completion.
+        """
+        scoring, answer = self.spec.scoring, len(self.encoder.answer_ids)
+        screen = scoring is not None and scoring.screen is not None
+        cost = [tokens.FORWARD * (len(p) + answer) * screen for p in batch.prompts]
+        for row, one, group in zip(rows, greedy, rollouts, strict=True):
+            prompt = batch.prompts[row]
+            written = group.completions if self.spec.pool is None else [one, *group.completions]
+            if self.spec.pool is not None:
+                cost[row] += tokens.rolled_out(len(prompt), [len(c.token_ids) for c in written])
+            read = sum(len(self.encoder.sequence(prompt, c)) for c in written)
+            cost[row] += tokens.FORWARD * read
+        if batch.samples and batch.samples[0].sample_id == self.first:
+            cost[0] += tokens.FORWARD * sum(map(len, self.encoder.items(self.loaded.catalogue)))
+        return cost
+
     def _rollout_columns(
         self, greedy: list[Completion], rollouts: list[_Rollouts], rows: list[int], count: int
     ) -> dict[str, object]:
         """Columns of `count` samples; those not in `rows` have no rollouts."""
-        tokens, hits = np.zeros(count, np.int64), np.zeros(count, np.int8)
+        generated, hits = np.zeros(count, np.int64), np.zeros(count, np.int8)
         lists: dict[str, list] = {
             name: [[]] * count for name in ("rewards", "ndcg", "completions", "tokens")
         }
@@ -323,9 +347,9 @@ class ShardScorer:
             lists["rewards"][row], lists["ndcg"][row] = group.rewards, group.ndcg
             lists["completions"][row] = [c.text for c in group.completions]
             lists["tokens"][row] = [c.token_ids for c in group.completions]
-            tokens[row] = sum(len(c.token_ids) for c in [one, *group.completions])
+            generated[row] = sum(len(c.token_ids) for c in [one, *group.completions])
             hits[row] = count_hits(group.ndcg[None], candidates=items, cutoff=cutoff)[0]
-        return {**lists, "hits": hits, "rollout_tokens": tokens}
+        return {**lists, "hits": hits, "rollout_tokens": generated}
 
     def _head_columns(self, hidden: Tensor, targets: Targets) -> dict[str, object]:
         """Embedding, head gradient and Hessian-vector product at the hidden states (B, d)."""

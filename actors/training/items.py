@@ -36,7 +36,6 @@ class ItemSide:
         training: TrainingConfig,
         seed: int,
         log_presence: Tensor | None = None,
-        reads_table: bool | None = None,
     ):
         """Args:
         engine: DeepSpeed engine around the policy.
@@ -44,13 +43,11 @@ class ItemSide:
         training: says which items join the targets, and when the whole catalogue is encoded.
         seed: of the run; the items that join depend on it and on the step.
         log_presence: (V,) float32, see `Candidates`.
-        reads_table: whether steps need the vectors of all items; None: as the training says.
         """
         self.engine, self.items, self.training, self.seed = engine, items, training, seed
         self.log_presence = log_presence
         self.parts = item_backwards(training, items=len(items))
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
-        self.reads_table = training.reads_table if reads_table is None else reads_table
         self._table: Tensor | None = None
         self._encoded: int | None = None  # the step in which the table was encoded
 
@@ -59,7 +56,7 @@ class ItemSide:
         """The vectors (V, d) of the whole catalogue, encoded every `item_refresh_steps`; None if no
         step reads them."""
         due = self._table is None or step % self.training.item_refresh_steps == 0
-        if self.reads_table and due and self._encoded != step:
+        if self.training.reads_table and due and self._encoded != step:
             self._table, self._encoded = item_table(self.engine, self.items), step
         return self._table
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from actors.training.order import Batch
 from actors.training.spec import TrainingSpec
 from actors.training.zero import of_rank_0, spread
 from minirec.corpus.table import Catalogue, Sample
-from minirec.model.recommender import Encoder, Policy
+from minirec.model.recommender import Encoder, Policy, item_table
+from minirec.model.tokens import FORWARD, LORA
 from minirec.rl.losses import Objective, Rewards
 from minirec.rl.ranker import Ranker
 from minirec.rl.reward import ndcg
@@ -36,8 +37,10 @@ from minirec.store.tables import write_table
 
 STATE = "live.npz"
 CHOICES = "choices.parquet"
-FORWARD_BACKWARD = 2
-"""Cost of training a token where most weights are frozen, in forward passes."""
+CHOICE_TOKENS = "choice_tokens"
+"""Entry of the log: the cost of measuring, in forward-equivalent tokens."""
+MEASURE_STEPS = 4
+"""Steps between two measurements of a training that encodes no catalogue."""
 PROMPTS = 64
 """Prompts in one pass of a worker, whatever the micro-batch of the training is."""
 
@@ -53,19 +56,25 @@ class LiveOrder:
         objective: Objective,
         encoder: Encoder,
         catalogue: Catalogue,
+        items: Sequence[Sequence[int]],
         samples: Mapping[int, Sample],
-        spent: Callable[[], tuple[int, int]],
+        log: Sequence[Mapping[str, Any]],
     ):
         """Args:
         policy: the policy in training, or a DeepSpeed engine around it.
+        items: V token lists (`Encoder.items`).
         samples: all samples of `spec.order`, by sample_id.
-        spent: the finished steps, and their cost in forward-equivalent tokens without choosing.
+        log: of the training, which grows with each step.
         """
         assert spec.live is not None and spec.selection is not None
         self.settings, self.prompts = spec.live, spec.training.prompts_per_step
         self.policy, self.objective = policy, objective
         self.encoder, self.catalogue, self.samples = encoder, catalogue, samples
-        self.spent = spent
+        self.items, self.log = items, log
+        # Training by supervision encodes no catalogue, so live selection does it, less often.
+        own_table = not spec.training.reads_table
+        self.every = MEASURE_STEPS if own_table else 1
+        self.table_tokens = sum(map(len, items)) if own_table else 0
         self.chance = chance_level(len(catalogue), cutoff=spec.reward.cutoff)
         self.selection = LiveSelection(spec.order, spec.live, seed=spec.seed, prompts=self.prompts)
         self.value = ValueRule(spec.live, spec.selection) if spec.live.rule == "value" else None
@@ -93,17 +102,21 @@ class LiveOrder:
         """Measure lifts and choose the samples of `step`, unless a checkpoint brought them."""
         if step in self.batches:
             return {}
-        assert table is not None
         started = time.monotonic()
-        candidates = self.selection.candidates()
-        rows, tokens = self._affordable(self.selection.to_measure(candidates))
-        first = self._measure(rows, table)
-        choice = self.selection.choose(candidates, first=first)
+        rows, tokens, first = np.empty(0, np.int64), 0, None
+        if step % self.every == 0 or step < self.every:
+            ahead = self.selection.candidates(steps=self.every)
+            rows, tokens = self._affordable(self.selection.to_measure(ahead))
+        if len(rows):
+            first = self._measure(
+                rows, item_table(self.policy, self.items) if table is None else table
+            )
+        choice = self.selection.choose(self.selection.candidates(), first=first)
         self.tokens += tokens
         self.batches[step] = choice.rows
         self.record.add(step, self.selection, choice)
         return {
-            "choice_tokens": tokens,
+            CHOICE_TOKENS: tokens,
             "choice_prompts": len(rows),
             "choice_seconds": round(time.monotonic() - started, 3),
             **{f"chosen_{why.replace(' ', '_')}": choice.reasons.count(why) for why in REASONS},
@@ -114,22 +127,22 @@ class LiveOrder:
 
         The cost of all measurements stays below this share of the cost of the training, counted
         from lengths, never from measured seconds. A step that has not finished counts as much as
-        reading and training its prompts, if these are as short as the shortest of the rows.
+        training its prompts, if these are as short as the shortest of the rows.
         """
         if not len(rows):
             return rows, 0
-        steps, cost = self.spent()
-        pending = len(self.record.steps) + 1 - steps
+        cost = sum(entry["forward_tokens"] - entry.get(CHOICE_TOKENS, 0) for entry in self.log)
+        pending = len(self.record.steps) + 1 - len(self.log)
         shortest = min(len(self._prompt(row)) for row in rows[: self.prompts].tolist())
-        cost += pending * self.prompts * shortest * (1 + FORWARD_BACKWARD)
+        cost += pending * self.prompts * shortest * LORA
         left = self.settings.share * cost - self.tokens
-        tokens = count = 0
+        tokens, count = FORWARD * self.table_tokens, 0
         for row in rows.tolist():
-            size = len(self._prompt(row))
+            size = FORWARD * len(self._prompt(row))
             if tokens + size > left:
                 break
             tokens, count = tokens + size, count + 1
-        return rows[:count], tokens
+        return rows[:count], tokens if count else 0
 
     def _encoded(self, row: int) -> list[int]:
         """The prompt of a row with the forced answer."""

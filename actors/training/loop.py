@@ -19,7 +19,7 @@ from actors.process import deadline, trim
 from actors.training.adapters import Adapters
 from actors.training.checkpoints import newest_checkpoint, save_checkpoint
 from actors.training.items import ItemSide, item_backwards
-from actors.training.live import LiveOrder
+from actors.training.live import CHOICE_TOKENS, LiveOrder
 from actors.training.lookahead import Lookahead
 from actors.training.order import FixedOrder, Order, summed
 from actors.training.spec import TrainingSpec
@@ -31,10 +31,12 @@ from actors.training.validation import (
     exhausted,
     weights_after,
 )
-from actors.training.zero import barrier, of_rank_0, zero_engine
+from actors.training.zero import barrier, of_rank_0, training_engine
 from minirec.corpus.table import Sample, SampleFile, load_catalogue
 from minirec.corpus.weights import load_factors
-from minirec.model.recommender import Encoder, Policy, trainable_policy
+from minirec.model.recommender import Encoder, trainable_policy
+from minirec.model.sharing import Sharing
+from minirec.model.tokens import StepTokens
 from minirec.prior.prior import Prior
 from minirec.rl.group import Group
 from minirec.rl.losses import (
@@ -66,7 +68,7 @@ def train_loop(config: dict[str, TrainingSpec]) -> None:
         worker = Worker(spec)
         first = worker.resume()
     for step in range(first, spec.steps):
-        if exhausted(worker.log, spec.training.patience):
+        if exhausted(worker.log, spec.training.patience) or worker.share_spent() >= 1:
             break
         with deadline(limit):
             if of_rank_0(lambda: (worker.folder / STOP).exists()):
@@ -112,21 +114,22 @@ class Worker:
             factors=load_factors(corpus, spec.reward.item_weight),
         )
         t = spec.training
+        self.tokens = StepTokens(t, [*map(len, self.items)], Sharing.of(policy.causal))
         self.micro_batches = t.prompts_per_step // (self.world * t.prompts_per_micro_batch)
         # One backward per micro-batch, then those through the item encoder.
         self.backwards = self.micro_batches + item_backwards(t, items=len(self.items))
-        self.engine = _deepspeed_engine(policy, spec, self.backwards)
+        self.engine = training_engine(policy, spec, self.backwards)
         self.item_side = ItemSide(
             self.engine,
             self.items,
             training=t,
             seed=spec.seed,
             log_presence=self._log_presence(),
-            reads_table=t.reads_table or spec.live is not None,
         )
         self.adapters = Adapters(
             self.folder, self.engine, sharded=spec.zero_stage == 3, start=spec.start
         )
+        self.log: list[dict[str, Any]] = []
         self.order = self._order()
         self.validation: Validation | None = None
         self.lookahead: Lookahead | None = None
@@ -134,7 +137,6 @@ class Worker:
             self.lookahead = Lookahead(
                 spec.pool, self._calls, steps=spec.steps, staleness=t.staleness
             )
-        self.log: list[dict[str, Any]] = []
 
     def _order(self) -> Order:
         spec = self.spec
@@ -146,8 +148,9 @@ class Worker:
             objective=self.objective,
             encoder=self.encoder,
             catalogue=self.catalogue,
+            items=self.items,
             samples=self.samples,
-            spent=lambda: (len(self.log), sum(e["forward_tokens"] for e in self.log)),
+            log=self.log,
         )
 
     def _log_presence(self) -> torch.Tensor | None:
@@ -165,7 +168,7 @@ class Worker:
         table = self.item_side.refresh(step)
         # With staleness 1, the rollouts of the next step are requested before this one trains.
         ahead = range(step, min(step + 1 + self.spec.training.staleness, self.spec.steps))
-        chosen = [self.order.prepare(one, table) for one in ahead]
+        chosen = summed([self.order.prepare(one, table) for one in ahead])
         groups, times = self._roll_out(step)
         candidates = self.item_side.candidates(step, (g.target for g in groups))
         counts, micro_batches = counted(groups), self._micro_batches(groups)
@@ -185,7 +188,13 @@ class Worker:
         norm = self._optimizer_step()
         if self.lookahead:
             self.adapters.publish(step + 1)
-        validation = self._validate(step)
+        cost = self.tokens.count(
+            step,
+            groups,
+            candidates=candidates.ids.tolist(),
+            choice_tokens=chosen.get(CHOICE_TOKENS, 0),
+        )
+        validation = self._validate(step, cost)
         self._write_log(
             step,
             sums,
@@ -193,10 +202,10 @@ class Worker:
             divisors=divisors,
             **start,
             **validation,
-            **summed(chosen),
+            **chosen,
             grad_norm=norm,
             prompt_tokens=sum(len(g.prompt) for g in groups),
-            forward_tokens=3 * sum(len(g.prompt) + sum(g.lengths[1]) for g in groups),
+            forward_tokens=cost,
             seconds=round(time.monotonic() - started, 3),
             **times,
         )
@@ -261,10 +270,17 @@ class Worker:
         # With ZeRO stages 1 to 3 the gradients are not in p.grad, but DeepSpeed reports the norm.
         return float(self.engine.get_global_grad_norm() if self.spec.zero_stage else own)
 
-    def _validate(self, step: int) -> dict[str, Any]:
-        """The log entries of a validation after this step; empty if none is due."""
+    def share_spent(self, more: int = 0) -> float:
+        """Share of `token_limit` that the logged steps and `more` tokens have spent; 0 without."""
+        limit = self.spec.training.token_limit
+        spent = more + sum(entry["forward_tokens"] for entry in self.log)
+        return spent / limit if limit else 0.0
+
+    def _validate(self, step: int, cost: int) -> dict[str, Any]:
+        """The log entries of a validation after this step of this cost; empty if none is due."""
         spec = self.spec
-        if not due(step, steps=spec.steps, every=spec.training.validation_steps):
+        last = step + 1 == spec.steps or self.share_spent(cost) >= 1
+        if not due(step, last=last, every=spec.training.validation_steps):
             return {}
         return self._measure()
 
@@ -291,7 +307,11 @@ class Worker:
         t = self.spec.training
         assert t.learning_rate is not None
         factor = lr_factor(
-            step, steps=self.spec.steps, warmup=t.lr_warmup_steps, schedule=t.lr_schedule
+            step,
+            steps=self.spec.steps,
+            warmup=t.lr_warmup_steps,
+            schedule=t.lr_schedule,
+            spent=self.share_spent(),
         )
         for group in self.engine.optimizer.param_groups:
             group["lr"] = t.learning_rate * factor
@@ -345,7 +365,7 @@ class Worker:
         newest = located(checkpoint)
         copy = fetch(checkpoint)
         self.engine.load_checkpoint(copy, tag="state", load_module_strict=False)
-        self.log = read_json(newest / "log.json")
+        self.log[:] = read_json(newest / "log.json")
         self.order.restore(Path(copy))
         step = int(newest.name.removeprefix("step-"))
         if self.lookahead:
@@ -372,17 +392,3 @@ class Worker:
             self.order.finish(self.folder)
         self.adapters.finish(best, fitted or in_use)
         barrier()
-
-
-def _deepspeed_engine(policy: Policy, spec: TrainingSpec, backwards: int) -> Any:
-    t = spec.training
-    lora = [p for p in policy.parameters() if p.requires_grad]
-    return zero_engine(
-        policy,
-        stage=spec.zero_stage,
-        bfloat16=spec.model.dtype == "bfloat16",
-        micro_batch=t.prompts_per_micro_batch,
-        optimizer=torch.optim.AdamW(lora, weight_decay=t.weight_decay),
-        gradient_accumulation_steps=backwards,
-        gradient_clipping=t.max_grad_norm,
-    )

@@ -22,6 +22,7 @@ from actors.pool.actor import Call
 from actors.training.spec import TrainingSpec
 from actors.training.zero import of_rank_0, spread
 from minirec.corpus.table import Catalogue, SampleFile
+from minirec.model import tokens
 from minirec.model.recommender import Encoder, Policy, item_table
 from minirec.prior.counts import PARTS
 from minirec.prior.fit import Choices, choices, fit
@@ -44,9 +45,9 @@ OF_START = "start_"
 """Prefix, in the entry of step 0, of the figures of their validation."""
 
 
-def due(step: int, *, steps: int, every: int | None) -> bool:
-    """Whether to validate after `step` of 0..steps-1: each `every` steps and after the last."""
-    return every is not None and ((step + 1) % every == 0 or step + 1 == steps)
+def due(step: int, *, last: bool, every: int | None) -> bool:
+    """Whether to validate after `step`: each `every` steps and after the last."""
+    return every is not None and ((step + 1) % every == 0 or last)
 
 
 def drawn(total: int, *, count: int, seed: int) -> list[int]:
@@ -152,6 +153,7 @@ class Validation:
             **weights,
             "validation_rollouts": len(sequences) if self.pool else 0,
             "validation_tokens": sum(len(one.token_ids) for one in completions),
+            "validation_forward_tokens": self._cost(completions, sequences),
             "validation_seconds": round(time.monotonic() - started, 3),
         }
 
@@ -160,6 +162,14 @@ class Validation:
             return {}
         targets = [sample.target for sample in self.samples]
         return {VALUE: float(np.mean(self.factors[targets] * np.array(gains)))}
+
+    def _cost(self, completions: list[Completion], sequences: list[list[int]]) -> int:
+        """Forward-equivalent tokens: rollouts, their sequences, and the catalogue."""
+        rollouts = 0
+        if self.pool:
+            both = zip(self.prompts, completions, strict=True)
+            rollouts = sum(tokens.rolled_out(len(p), [len(c.token_ids)]) for p, c in both)
+        return rollouts + tokens.FORWARD * sum(map(len, [*sequences, *self.items]))
 
     def _complete(self, adapter: Adapter | None) -> list[Completion]:
         """The greedy completion of each prompt, the same on all ranks; forced without engines."""

@@ -8,6 +8,7 @@ from typing import Any, TypeVar, cast
 import torch
 import torch.distributed as dist
 
+from actors.training.spec import TrainingSpec
 from minirec.model.recommender import Policy
 
 T = TypeVar("T")
@@ -49,6 +50,21 @@ def zero_engine(
         model=policy, optimizer=optimizer, model_parameters=weights, config=config
     )
     return engine
+
+
+def training_engine(policy: Policy, spec: TrainingSpec, backwards: int) -> Any:
+    """The engine of a training with this number of backwards in a step."""
+    t = spec.training
+    lora = [p for p in policy.parameters() if p.requires_grad]
+    return zero_engine(
+        policy,
+        stage=spec.zero_stage,
+        bfloat16=spec.model.dtype == "bfloat16",
+        micro_batch=t.prompts_per_micro_batch,
+        optimizer=torch.optim.AdamW(lora, weight_decay=t.weight_decay),
+        gradient_accumulation_steps=backwards,
+        gradient_clipping=t.max_grad_norm,
+    )
 
 
 def of_rank_0(compute: Callable[[], T]) -> T:

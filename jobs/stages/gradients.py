@@ -39,7 +39,7 @@ def _body(work: Work) -> None:
     """
     import numpy as np
 
-    from jobs.shards import merged, score_shards
+    from jobs.shards import forward_tokens, merged, score_shards
     from minirec.store.tables import write_array
 
     run, config, session, cost = work.run, work.config, work.session, work.cost
@@ -51,11 +51,13 @@ def _body(work: Work) -> None:
         score_shards([spec], config, session.allocation, label="validation", say=run.say)
         shards += _shards(located(spec.output), folder, split="valid")
     _fit(run, config, session, shards)
+    cost.forward_tokens = forward_tokens(run.path("gradients"))
     if validation:
         table = merged(spec)
         if config.rollout.analysis:
             cost.rollouts = table.num_rows * (1 + config.scoring.stages[-1])
         cost.generated_tokens = sum(table["rollout_tokens"].to_pylist())
+        cost.forward_tokens += forward_tokens(located(spec.output)) + forward_tokens(folder)
         column = merged(spec, folder=folder)["gradient"].combine_chunks()
         values = column.flatten().to_numpy().reshape(len(column), -1)
         mean = values.mean(axis=0, dtype=np.float64).astype(np.float32)

@@ -34,7 +34,7 @@ def _settings(run: Run, config: Config) -> dict[str, Any]:
 
 
 def _body(work: Work) -> None:
-    from jobs.shards import parts, score_shards, scoring_spec
+    from jobs.shards import forward_tokens, parts, score_shards, scoring_spec
     from minirec.corpus.table import count_samples
     from minirec.selection.from_run import known_lifts
     from minirec.selection.learnability import chance_level
@@ -66,6 +66,7 @@ def _body(work: Work) -> None:
         chance=chance_level(items, cutoff=config.reward.cutoff),
         band=scoring.screen_band,
     )
+    cost.forward_tokens = forward_tokens(run.path("features"))
     if not config.scores_forced:
         cost.rollouts, cost.generated_tokens = found.rollouts, found.tokens
     if line := eligible([forced for _, forced, _ in known_lifts(run, config)], config.live.band):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,12 @@ def _body(work: Work) -> None:
     work.cost.extra = select(run, config, diversity=diversity)
 
 
+def _unscored(work: Work) -> None:
+    from minirec.selection.from_run import select_unscored
+
+    work.cost.extra = select_unscored(work.run, work.config)
+
+
 SELECT = Stage(
     name="select",
     help="choose and order the subset",
@@ -53,3 +60,5 @@ SELECT = Stage(
     needed=lambda config: config.selection.mode == "static",
     charged=SELECTION,
 )
+UNSCORED = replace(SELECT, inputs=lambda config: ["prepare"], body=_unscored)
+"""For a variant of a comparison that nothing is scored for."""

@@ -57,7 +57,7 @@ def train_on(
     from actors.training.spec import TrainingSpec
     from jobs.cluster.workers import Team, fit
     from jobs.tracking import tracking
-    from jobs.training_log import follow, last_step, read_log, spent
+    from jobs.training_log import follow, last_step, read_log, spent, validating
 
     run, config, session = work.run, work.config, work.session
     model_path = base_model(run, config)
@@ -114,6 +114,8 @@ def train_on(
     log = read_log(path / "log.jsonl")
     work.cost.rollouts = spent(log, "rollouts")
     work.cost.generated_tokens = spent(log, "tokens")
+    work.cost.forward_tokens = sum(entry["forward_tokens"] for entry in log)
+    work.cost.validation_forward_tokens = sum(validating(e, "forward_tokens") for e in log)
     work.cost.optimizer_steps = len(log)
 
 

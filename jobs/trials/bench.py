@@ -14,6 +14,7 @@ from jobs.console import console, pulse, say
 from jobs.fingerprint import rollout_settings, training_settings
 from jobs.run import SHARED, holding, stages
 from jobs.stages.gradients import gradient_inputs
+from jobs.trials import shared
 from jobs.trials.result import Result, drop_outdated, read_rows, rows_of, whole_rows, write_rows
 from jobs.trials.views import publish_comparison, publish_sweep, with_fronts, with_reached
 from minirec.config.reading import changed
@@ -60,9 +61,11 @@ BENCHES = {
         publish=publish_sweep,
     ),
     "compare": Bench(
-        changeable=frozenset({"methods", "budget", "seeds", "max_concurrent", "references"}),
+        changeable=frozenset(
+            {"methods", "variants", "tokens", "budget", "seeds", "max_concurrent", "references"}
+        ),
         # Not gradients, which only some trials read: `less` may join what has finished.
-        inputs=_shared_inputs,
+        inputs=lambda config: _shared_inputs(config) if config.compare.methods else ["prepare"],
         splits=("valid", "test"),
         validations=False,
         judge=with_reached,
@@ -100,16 +103,32 @@ def run_bench(command: str, config: Config, *, overwrite: bool = False) -> Run:
         from jobs.trials.tune import run_trials  # loads ray
 
         section = getattr(config, command)
-        errors = run_trials(
+        shared.note_settings(run, planned)
+        shared.run_shared(run, planned)
+        final, left_out = shared.limited(run, planned)
+        trained = [trial for trial in final if trial.name not in left_out]
+        errors = (
+            {}
+            if not trained
+            else run_trials(
+                run,
+                config,
+                trained,
+                folder=folder,
+                limit=section.max_concurrent,
+                splits=bench.splits,
+                asha=getattr(section, "asha", None),
+            )
+        )
+        rows = rows_of(
             run,
             config,
             planned,
-            folder=folder,
-            limit=section.max_concurrent,
-            splits=bench.splits,
-            asha=getattr(section, "asha", None),
+            errors,
+            left_out=left_out,
+            samples=samples,
+            validations=bench.validations,
         )
-        rows = rows_of(run, config, planned, errors, samples=samples, validations=bench.validations)
         found = judged(rows)
         others = [row for row in whole_rows(run, folder) if row["trial"] not in names]
         write_rows(run, folder, found.rows + others)
@@ -125,6 +144,7 @@ def run_bench(command: str, config: Config, *, overwrite: bool = False) -> Run:
     with holding(run), pulse(command):
         if "gradients" not in inputs:
             drop_outdated(run, planned)
+        shared.check_settings(run, planned)
         ran = run.stage(
             command,
             settings=_settings(command, config),
@@ -143,7 +163,11 @@ def run_bench(command: str, config: Config, *, overwrite: bool = False) -> Run:
 
 def _features(command: str, config: Config, *, overwrite: bool) -> None:
     """Run the stages that the trials share; first refuse trials that cannot work."""
-    less = any(t.config.selection.method == "less" for t in trials_of(config, command, 1))
+    if command == "compare" and not config.compare.methods:
+        _prepared(command, config, overwrite=overwrite)
+        return
+    trials = trials_of(config, command, 1)
+    less = any(t.config.selection.method == "less" for t in trials if t.variant is None)
     stages(
         # With the method `less`, scoring also computes gradients, also of validation samples.
         changed(config, {"selection.method": "less"}) if less else config,
@@ -154,9 +178,20 @@ def _features(command: str, config: Config, *, overwrite: bool) -> None:
     )
 
 
+def _prepared(command: str, config: Config, *, overwrite: bool) -> None:
+    """Run only what all variants share; each of them says which other stages it needs."""
+    stages(
+        config,
+        shared.OF_THE_RUN,
+        overwrite=overwrite,
+        check=lambda samples: check_trials(trials_of(config, command, samples), samples),
+    )
+
+
 def trial_of(path: str) -> str:
-    """The path of the trial's folder that holds this file, or of the table."""
-    return "/".join(path.split("/")[:2])
+    """The path of the folder of the trial or shared stage that holds this file, or of the table."""
+    parts = path.split("/")
+    return "/".join(parts[: 3 if parts[1:2] == [shared.FOLDER] else 2])
 
 
 def _settings(command: str, config: Config) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from minirec.evaluation.diagnostics import (
     datamodel_score,
     overlaps,
 )
+from minirec.evaluation.ranking import per_sample
 from minirec.selection.from_run import load_features
 from minirec.selection.learnability import chance_level
 from minirec.selection.pipeline import score_samples
@@ -25,6 +26,8 @@ from minirec.store.run import Run
 from minirec.store.tables import read_table
 from minirec.trials.trial import PRESETS, WHOLE, Trial, selection_of
 
+SHOWN = ("popularity", "cooccurrence", "shortcut")
+"""References that each trial has ranked and that the plot of the variants shows."""
 SCORES = ("learnability", "representativeness", "value")
 
 
@@ -32,7 +35,7 @@ def shared_by_budget(run: Run, trials: Sequence[Trial]) -> list[tuple[int, Overl
     """The overlaps of the methods at each number of samples. Both tables select the same."""
     chosen: dict[int, dict[str, dict[int, Ids]]] = {}
     for trial in trials:
-        if trial.method not in WHOLE:
+        if trial.variant is None and trial.method not in WHOLE:
             ids = selected(run, trial)
             by_seed = chosen.setdefault(len(ids), {}).setdefault(trial.method, {})
             by_seed[trial.config.seed] = ids
@@ -70,6 +73,28 @@ def utility(
             if one is not None:
                 found.append((f"{name}, equal {table}", samples, one))
     return found
+
+
+def reference_levels(run: Run, trials: Sequence[Trial]) -> dict[str, float]:
+    """NDCG@10 of `SHOWN` references on the samples of valid that all `trials` are validated on."""
+    from actors.training.validation import drawn  # loads torch
+
+    if not trials:
+        return {}
+    first = trials[0]
+    t = first.config.training
+    assert t.validation_seed is not None
+    ndcg = {name: ranked(run, first, "valid", policy=name)[1] for name in SHOWN}
+    if (path := run.path("sasrec", "ranks.parquet")).exists():
+        table = read_table(path).to_pandas()
+        ndcg["sasrec"] = per_sample(table["rank"][table["split"] == "valid"].to_numpy())["ndcg@10"]
+    there = {name: values for name, values in ndcg.items() if len(values)}
+    return {
+        name: float(
+            values[drawn(len(values), count=t.validation_samples, seed=t.validation_seed)].mean()
+        )
+        for name, values in there.items()
+    }
 
 
 def _scores(run: Run, config: Config) -> tuple[Ids, dict[str, NDArray[np.float64]]]:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from jobs.run import SHARED, STAGES
-from jobs.stage import SELECTION
 from jobs.training_log import read_log, validating
+from jobs.trials.shared import charge, own
 from minirec.config.run import Config
 from minirec.corpus import schema
 from minirec.corpus.table import load_users
@@ -60,11 +58,6 @@ class Result:
         return Bootstrap(users, self.config.evaluation.bootstrap, self.config.seed)
 
 
-def own(run: Run, trial: Trial) -> Run:
-    """The run of a trial."""
-    return Run(trial.config.run_dir, base=run, shared=SHARED)
-
-
 def selected(run: Run, trial: Trial) -> Ids:
     """The sample_ids that a trial selected."""
     table = read_table(own(run, trial).path("selection.parquet"), ["sample_id"])
@@ -107,6 +100,7 @@ def rows_of(
     planned: Sequence[Trial],
     errors: Mapping[str, BaseException],
     *,
+    left_out: Mapping[str, str] | None = None,
     samples: int,
     validations: bool,
 ) -> list[Row]:
@@ -114,6 +108,7 @@ def rows_of(
 
     Args:
         errors: of the trials that failed, by name.
+        left_out: why trials were not trained, by name.
         samples: number of samples of the train split.
         validations: whether the cost includes the validations.
     """
@@ -121,7 +116,9 @@ def rows_of(
     rows = []
     for trial in planned:
         row = _row(run, trial, trial.config.selection.count(samples), validations)
-        if trial.name in errors:
+        if cause := (left_out or {}).get(trial.name):
+            row |= {"status": "untrained", "cause": cause}
+        elif trial.name in errors:
             row |= {"status": "failed", "cause": failure(errors[trial.name])}
         elif row["status"] == "finished":
             row |= _quality(run, trial, bootstrap)
@@ -141,8 +138,9 @@ def _row(run: Run, trial: Trial, chosen: int, validations: bool) -> Row:
         "trial": trial.name,
         "setting": trial.setting,
         "method": trial.method,
+        "variant": trial.variant,
         "table": trial.table,
-        "budget": None if trial.method in WHOLE else selection.budget,
+        "budget": None if trial.variant or trial.method in WHOLE else selection.budget,
         "samples": chosen,
         **{name: getattr(selection, name) for name in ("alpha", "groups", "learnability")},
         "seed": trial.config.seed,
@@ -211,6 +209,8 @@ def curve(
     # Entry i is the cost after i steps.
     rollouts = np.cumsum([0, *step_rollouts]).tolist()
     seconds = (before + costs.get("select", 0.0) + np.cumsum([0.0, *step_seconds])).tolist()
+    tokens = np.cumsum([0, *(e["forward_tokens"] for e in log)]).tolist()
+    validated = sum(validating(e, "forward_tokens") for e in log)
     ndcg = {0: log[0].get(f"start_{METRIC}")} if log else {}
     ndcg |= {i: entry.get(METRIC) for i, entry in enumerate(log, 1)}
     measured = {i: value for i, value in ndcg.items() if value is not None}
@@ -221,26 +221,17 @@ def curve(
         samples=[min(chosen, i * per_step) for i in at],
         rollouts=[charged["rollouts"] + rollouts[i] for i in at],
         seconds=[charged["seconds"] + seconds[i] for i in at],
+        tokens=[charged["forward_tokens"] + tokens[i] for i in at],
         cost={
             "own_rollouts": rollouts[-1],
             "own_seconds": seconds[-1],
+            "own_forward_tokens": tokens[-1],
             "rollouts": charged["rollouts"] + rollouts[-1],
             "seconds": charged["seconds"] + seconds[-1],
+            "forward_tokens": charged["forward_tokens"] + tokens[-1],
+            "validation_forward_tokens": charged["validation_forward_tokens"] + validated,
         },
     )
-
-
-def charge(run: Run, trial: Trial) -> dict[str, Any]:
-    """Rollouts and seconds of the shared stages whose output the trial uses."""
-    shared = [stage for stage in STAGES if stage.shared and stage.charged == SELECTION]
-    start = trial.config.training.start
-    read = [
-        stage.name
-        for stage in shared
-        if (stage.name == start if trial.free else stage.needed(trial.config))
-    ]
-    costs = [cost for cost in run.costs() if cost["stage"] in read]
-    return {name: sum(cost[name] for cost in costs) for name in ("rollouts", "seconds")}
 
 
 def failure(error: BaseException) -> str:
@@ -265,12 +256,21 @@ def whole_rows(run: Run, folder: str) -> list[Row]:
     if not run.path(folder, TABLE).exists():
         return []
     read_by_page = ("policy/log.jsonl", "selection.parquet", "ranks.parquet")
-    needed = {"failed": None, "stopped": read_by_page[:1], "finished": read_by_page}
+    needed: dict[str, Sequence[str] | None] = {
+        "failed": None,
+        "untrained": (),
+        "stopped": read_by_page[:1],
+        "finished": read_by_page,
+    }
     return [
         row
         for row in read_rows(run, folder)
-        if (files := needed[row["status"]])
-        and all(run.path(folder, row["trial"], name).exists() for name in files)
+        if (files := needed[row["status"]]) is not None
+        and all(
+            run.path(folder, row["trial"], name).exists()
+            for name in files
+            if not (row["variant"] and name == "selection.parquet")
+        )
     ]
 
 
@@ -278,7 +278,8 @@ def drop_outdated(run: Run, planned: Sequence[Trial]) -> None:
     """Delete trials whose selection used gradients that have been replaced."""
     for trial in planned:
         before = own(run, trial).done("select")
-        if not trial.config.selection.needs_lora_gradients or before is None:
+        used = trial.config.selection.needs_lora_gradients and trial.variant is None
+        if not used or before is None:
             continue
         if before["inputs"].get("gradients") != run.fingerprint("gradients"):
             run.say(f"{trial.name}: the gradients of its selection have changed; it runs again")

@@ -16,10 +16,11 @@ from actors.training.validation import METRIC
 from jobs.cluster.session import Session
 from jobs.stage import base_model
 from jobs.stages.evaluate import evaluation
-from jobs.stages.select import SELECT
+from jobs.stages.select import SELECT, UNSCORED
 from jobs.stages.train import TRAIN
 from jobs.training_log import poll_s, read_log
-from jobs.trials.result import STOPPED, ended, own
+from jobs.trials.result import STOPPED, ended
+from jobs.trials.shared import engines_of, own
 from minirec.config.run import Config
 from minirec.config.trials import AshaConfig
 from minirec.store.files import read_json, write_json
@@ -33,7 +34,8 @@ PROGRESS = "progress"
 class TrialRun(tune.Trainable):
     """Trainable whose steps are the validations of a training and the final evaluation.
 
-    Tune runs several trials in it, one after the other. Engines and the training worker stay up.
+    Tune runs several trials in it, one after the other. Engines and the training worker stay up
+    while their settings stay the same.
 
     It is a class, because Tune does not wait for a function that it stops. When the process of a
     function ends, a helper of Ray Train removes the workers' placement group. With several clusters
@@ -59,6 +61,7 @@ class TrialRun(tune.Trainable):
         self.trials, self.base, self.splits = trials, Run(base), splits
         self.on_cluster = on_cluster
         self.session: Session | None = None
+        self.settings: Config
         self._begin(config["name"])
 
     def reset_config(self, new_config: dict[str, str]) -> bool:
@@ -70,8 +73,12 @@ class TrialRun(tune.Trainable):
         return True
 
     def _begin(self, name: str) -> None:
-        self.settings = self.trials[name].config
-        self.run = own(self.base, self.trials[name])
+        trial = self.trials[name]
+        if self.session and engines_of(trial.config) != engines_of(self.settings):
+            self._close()
+        self.settings = trial.config
+        self.select = UNSCORED if trial.variant and trial.free else SELECT
+        self.run = own(self.base, trial)
         self.stop_file = self.run.path("policy", STOP)
         self.reported: set[float] = set()
         self.error: BaseException | None = None
@@ -127,8 +134,9 @@ class TrialRun(tune.Trainable):
                 pool.probe()
             if not self.on_cluster:  # a kept worker would block other commands of a cluster
                 session.keep_worker()
-            for stage in (SELECT, TRAIN, evaluation(self.splits)):
-                stage.run(run, config, session)
+            for stage in (self.select, TRAIN, evaluation(self.splits)):
+                if stage.needed(config):
+                    stage.run(run, config, session)
         except BaseException as error:
             if run is self.run:  # otherwise an abandoned thread failed
                 self.error = error
@@ -142,7 +150,9 @@ def reports(run: Run, config: Config) -> list[dict[str, Any]]:
     log = read_log(run.path("policy", "log.jsonl"))
     if not any(METRIC in entry for entry in log):
         return []
-    steps = config.training.steps_on(read_table(run.path("selection.parquet")).num_rows)
+    steps = config.training.steps
+    if steps is None:
+        steps = config.training.steps_on(read_table(run.path("selection.parquet")).num_rows)
     return [
         {PROGRESS: (entry["step"] + 1) / steps, METRIC: entry[METRIC], "steps": i + 1}
         for i, entry in enumerate(log)

@@ -18,7 +18,8 @@ from jobs.cluster.joining import cluster_address
 from jobs.cluster.session import Session
 from jobs.cluster.workers import in_thread, ray_storage
 from jobs.console import console, say
-from jobs.trials.result import drop_damaged, ended, own
+from jobs.trials.result import drop_damaged, ended
+from jobs.trials.shared import own
 from jobs.trials.trial import METRIC, PROGRESS, Asha, TrialRun
 from minirec.config.run import Config
 from minirec.config.trials import AshaConfig

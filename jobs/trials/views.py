@@ -5,6 +5,7 @@ A sweep shows the Pareto front and recommends a budget. A comparison shows the s
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,17 +15,19 @@ from rich.markup import escape
 from rich.table import Table
 
 from jobs.console import console
-from jobs.trials.diagnostics import shared_by_budget, utility
+from jobs.trials.diagnostics import reference_levels, shared_by_budget, utility
 from jobs.trials.result import Result
 from minirec.config.reading import changed, dump
-from minirec.evaluation import trials_page
+from minirec.evaluation import ledger_page, trials_page
 from minirec.evaluation.front import COSTS, choose, fronts
+from minirec.evaluation.ledger import Ledger, goal, ledger
 from minirec.evaluation.outcomes import Outcome, Row, reached
-from minirec.evaluation.paired import standing
+from minirec.evaluation.paired import Bootstrap, standing
 from minirec.evaluation.standings import race
 from minirec.store.files import atomic, read_json
 from minirec.store.run import Run
 from minirec.trials.trial import AXES, FULL
+from minirec.trials.variants import EQUAL_STEPS, EQUAL_TOKENS, is_chosen, is_whole
 
 
 def _complete(result: Result) -> list[Outcome]:
@@ -103,26 +106,54 @@ def with_reached(result: Result) -> list[Row]:
 
     The goal depends on the trainings on full data, which can differ between commands.
     """
-    full = [row["best_valid_ndcg@10"] for row in result.rows if row["method"] == FULL]
-    best = [value for value in full if value is not None]
-    goal = result.config.compare.reach * float(np.mean(best)) if best else float("inf")
+    whole = {
+        t.name for t in result.planned if (is_whole(t.config) if t.variant else t.method == FULL)
+    }
+    best = goal(result.rows, whole=lambda row: row["trial"] in whole)
+    wanted = float("inf") if best is None else result.config.compare.reach * best
     curves = result.curves()
-    return [row | reached(curves[row["trial"]], goal=goal) for row in result.rows]
+    return [row | reached(curves[row["trial"]], goal=wanted) for row in result.rows]
+
+
+def ledgers(result: Result, outcomes: Sequence[Outcome], bootstrap: Bootstrap) -> list[Ledger]:
+    """The tables of the variants, that at equal cost first."""
+    variants = [trial for trial in result.planned if trial.variant]
+    tables = sorted({trial.table for trial in variants}, key=(EQUAL_TOKENS, EQUAL_STEPS).index)
+    chosen = {str(trial.variant): is_chosen(trial.config) for trial in variants}
+    return [
+        ledger(
+            outcomes,
+            bootstrap,
+            table=table,
+            references=result.config.compare.references,
+            chosen=chosen,
+            untrained={
+                row["variant"]: row["cause"]
+                for row in result.rows
+                if row["table"] == table and row["status"] == "untrained"
+            },
+        )
+        for table in tables
+    ]
 
 
 def publish_comparison(result: Result) -> None:
     """Write comparison.html and print the result."""
     run, config, bootstrap = result.run, result.config, result.bootstrap("test")
     outcomes, finished = result.outcomes("test"), result.finished()
+    methods = [outcome for outcome in outcomes if outcome.variant is None]
     races = [
-        race(outcomes, bootstrap, table=table, references=config.compare.references)
-        for table in dict.fromkeys(trial.table for trial in result.planned if trial.table)
+        race(methods, bootstrap, table=table, references=config.compare.references)
+        for table in dict.fromkeys(t.table for t in result.planned if t.table and not t.variant)
     ]
+    accounts = ledgers(result, outcomes, bootstrap)
     page = trials_page.comparison_page(
         run.root.name,
         rows=result.rows,
         races=races,
         curves=result.curves(),
+        ledgers=accounts,
+        levels=reference_levels(run, finished) if accounts else {},
         reach=config.compare.reach,
         samples=int(read_json(run.path("corpus", "corpus.json"))["samples"]["train"]),
         users=len(np.unique(bootstrap.users)),
@@ -130,6 +161,8 @@ def publish_comparison(result: Result) -> None:
         predicted=utility(run, config, finished),
     )
     _write(run, "comparison.html", page)
+    for account in accounts:
+        _print_ledger(account, config.compare.reach)
     for one in races:
         _print(
             f"Test NDCG@10 at equal {one.table}; cost to {config.compare.reach:.0%} of full data",
@@ -138,6 +171,28 @@ def publish_comparison(result: Result) -> None:
             [trials_page.cells(place, one.references) for place in one.places],
         )
     console.print(f"comparison: {run.path('comparison.html')}", markup=False)
+
+
+def _print_ledger(account: Ledger, reach: float) -> None:
+    """Print the table of the variants, and what follows from it."""
+    letters = ledger_page.letters(account)
+    rows = [ledger_page.cells(entry, account.references) for entry in account.entries]
+    _print(
+        f"Test NDCG@10 at equal {account.equal}",
+        ("variant",),
+        ("NDCG", "95%", *(f"-{x}" for x in letters.values()), "tokens", "s", "rolls", "reach"),
+        # Without the 0 of 0.123, so that a row fits into 80 characters.
+        [[name, *(re.sub(r"\b0\.", ".", cell) for cell in row)] for name, *row in rows],
+    )
+    for name, letter in letters.items():
+        console.print(f"{letter} is {name}", markup=False)
+    console.print(
+        f"tokens: forward-equivalent, in all; reach: until {reach:.0%} of the best on all data"
+    )
+    for name, cause in account.untrained.items():
+        console.print(f"{name}: not trained, {cause}", markup=False)
+    for answer in account.answers:
+        console.print(answer.sentence, markup=False)
 
 
 def _write(run: Run, name: str, text: str) -> None:

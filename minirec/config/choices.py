@@ -151,4 +151,4 @@ Swept = Annotated[str, AfterValidator(SWEPT.check), SWEPT]
 Curriculum = Annotated[str, AfterValidator(CURRICULA.check), CURRICULA]
 Compared = Annotated[str, AfterValidator(COMPARED.check), COMPARED]
 ItemCandidates = Annotated[str, AfterValidator(CANDIDATES.check), CANDIDATES]
-Reference = Annotated[str, AfterValidator(REFERENCES.check), REFERENCES]
+Reference = Annotated[str, REFERENCES]  # also a variant, so `CompareConfig` checks it

@@ -14,6 +14,9 @@ PathText = Annotated[str, AfterValidator(expanded)]
 LARGEST = 10**9
 """Largest value of any number; larger ones overflow timeouts and sums."""
 LARGEST_SEED = 2**63 - 1
+LARGEST_COST = 10**15
+"""Largest number of forward-equivalent tokens: of `COSTS`."""
+COSTS = ("token_limit", "tokens")
 
 
 class Section(BaseModel):
@@ -64,7 +67,8 @@ def counted(value: int | float, samples: int) -> int:
 
 def _bounded(value: Any, info: ValidationInfo) -> Any:
     """Refuse numbers that are not finite or too large."""
-    largest = LARGEST_SEED if "seed" in (info.field_name or "") else LARGEST
+    name = info.field_name or ""
+    largest = LARGEST_SEED if "seed" in name else LARGEST_COST if name in COSTS else LARGEST
     for number in value if isinstance(value, (list, tuple)) else [value]:
         if isinstance(number, (int, float)) and not abs(number) <= largest:
             finite = isinstance(number, int) or math.isfinite(number)

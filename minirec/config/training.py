@@ -24,6 +24,9 @@ class TrainingConfig(Section):
     """Number of optimizer steps; null computes it from epochs."""
     epochs: float = Field(1.0, gt=0)
     """Passes over the samples of the stage; has no effect if steps is set."""
+    token_limit: int | None = Field(None, ge=1)
+    """Cost in forward-equivalent tokens at which no further step begins; steps or epochs stay the
+    upper limit, and validations do not count; null sets no limit."""
     prompts_per_step: int = Field(32, ge=1)
     """Number of prompts in an optimizer step, over all workers."""
     rollouts_per_prompt: int = Field(4, ge=2)

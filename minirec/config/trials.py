@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -13,9 +14,11 @@ from pydantic import (
     StrictFloat,
     StrictInt,
     ValidationInfo,
+    field_validator,
+    model_validator,
 )
 
-from minirec.config.choices import Compared, Reference, Swept
+from minirec.config.choices import COMPARED, REFERENCES, Compared, Reference, Swept
 from minirec.config.section import Section
 
 
@@ -92,11 +95,17 @@ class SweepConfig(Section):
 
 
 class CompareConfig(Section):
-    """Trials are all methods x budgets x seeds, in one table or two, and full data per seed."""
+    """Trials are all methods x budgets x seeds, in one table or two, and full data per seed; and
+    all variants x seeds, at equal steps, at equal cost or both."""
 
     methods: Annotated[tuple[Compared, ...], CompareList] = ()
     """Methods to compare. minirec and paper take the selection of that preset; supervised trains on
     all samples by training.loss supervised; every other name is a value of selection.method."""
+    variants: dict[str, dict[str, Any]] = {}
+    """Named sets of settings, {name: {key: value}}, each of which is trained with each seed."""
+    tokens: PositiveInt | None = None
+    """Total cost of each variant in the table at equal cost, in forward-equivalent tokens: its warm
+    start, proxy, scoring, gradients and training; null makes no such table."""
     budget: Annotated[tuple[float | int, ...], CompareList] = Field(
         (0.05, 0.1, 0.2, 0.4), min_length=1
     )
@@ -122,11 +131,41 @@ class CompareConfig(Section):
     references: Annotated[tuple[Reference, ...], CompareList] = Field(
         ("random", "paper", "full"), max_length=3
     )
-    """Up to three methods with which all others are compared by a test."""
+    """Up to three methods or variants with which all others are compared by a test."""
     max_concurrent: Concurrent = "auto"
     """Trials that run at the same time; auto takes as many as fit on the cluster."""
 
+    @field_validator("variants", mode="before")
+    @classmethod
+    def _variants(cls, variants: Any) -> Any:
+        if not isinstance(variants, dict):
+            raise ValueError(
+                f"{variants!r} is not a set of variants; write {{name: {{key: value}}}}"
+            )
+        methods = {*COMPARED.meanings(), "full"}
+        for name, settings in variants.items():
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,60}", str(name)):
+                raise ValueError(
+                    f"the variant {name!r} names a folder; write letters, digits, '-', '_' or '.'"
+                )
+            if name in methods:
+                raise ValueError(
+                    f"the variant {name} has the name of a method; choose another name"
+                )
+            if not isinstance(settings, dict):
+                raise ValueError(
+                    f"the variant {name} is {settings!r}; write its settings, {{key: value}}"
+                )
+        return {str(name): settings for name, settings in variants.items()}
+
+    @model_validator(mode="after")
+    def _references(self) -> CompareConfig:
+        for name in self.references:
+            if name not in self.variants:
+                REFERENCES.check(name)
+        return self
+
     @property
     def varies(self) -> bool:
-        """Whether there is a method to compare."""
-        return bool(self.methods)
+        """Whether there is something to compare."""
+        return bool(self.methods or self.variants)

@@ -84,7 +84,8 @@ def features(hidden_size: int) -> pa.Schema:
 
     A screened sample has no rollouts: its lists are empty, its `rollout_gradient` is 0, and its
     other vectors are those of the forced answer. A control sample failed the screen but was rolled
-    out. The screen's reward and NDCG are null if scoring had no screen.
+    out. The screen's reward and NDCG are null if scoring had no screen. `forward_tokens` is what a
+    sample cost (`minirec.model.tokens`); the first one also bears the encoding of the catalogue.
     """
     return _schema(
         sample_id=pa.int64(),
@@ -99,6 +100,7 @@ def features(hidden_size: int) -> pa.Schema:
         hvp=pa.list_(pa.float32(), hidden_size),
         el2n=pa.float32(),
         rollout_tokens=pa.int64(),
+        forward_tokens=pa.int64(),
         screened=pa.bool_(),
         control=pa.bool_(),
         screen_reward=pa.float32(),
@@ -107,8 +109,12 @@ def features(hidden_size: int) -> pa.Schema:
 
 
 def gradients(dim: int) -> pa.Schema:
-    """Schema of a shard of projected gradients with `dim` numbers each."""
-    return _schema(sample_id=pa.int64(), gradient=pa.list_(pa.float32(), dim))
+    """Schema of a shard of projected gradients with `dim` numbers each, and what each cost."""
+    return _schema(
+        sample_id=pa.int64(),
+        gradient=pa.list_(pa.float32(), dim),
+        forward_tokens=pa.int64(),
+    )
 
 
 TRIALS = pa.schema(
@@ -116,6 +122,7 @@ TRIALS = pa.schema(
         ("trial", pa.string()),
         ("setting", pa.string()),
         ("method", pa.string()),
+        ("variant", pa.string()),
         ("table", pa.string()),
         ("budget", pa.float64()),
         ("samples", pa.int64()),
@@ -128,8 +135,11 @@ TRIALS = pa.schema(
         ("steps", pa.int64()),
         ("own_rollouts", pa.int64()),
         ("own_seconds", pa.float64()),
+        ("own_forward_tokens", pa.int64()),
         ("rollouts", pa.int64()),
         ("seconds", pa.float64()),
+        ("forward_tokens", pa.int64()),
+        ("validation_forward_tokens", pa.int64()),
         ("dead_groups", pa.float64()),
         ("gain_kept", pa.float64()),
         ("gain_dropped", pa.float64()),
@@ -146,18 +156,21 @@ TRIALS = pa.schema(
         ("reached_samples", pa.int64()),
         ("reached_rollouts", pa.int64()),
         ("reached_seconds", pa.float64()),
+        ("reached_tokens", pa.int64()),
     ],
     metadata=_META,
 )
-"""A trial of a sweep or a comparison: finished, stopped (early) or failed.
+"""A trial of a sweep or a comparison: finished, stopped (early), failed, or untrained because
+nothing was left of the cost that it may have.
 
-budget is as in the settings, samples the number that it means. table is steps or epochs in a
-comparison, else empty. own_* is the cost of selection and training; rollouts and seconds add the
-costs of proxy, scoring and gradients that the trial uses. A sweep counts the cost of validations, a
-comparison does not. valid_ndcg@10 is measured with the final adapter on the whole split, with a 95%
-interval over users (low, high); for a stopped trial it is the last validation. best_valid is the
-best validation during training, on a part of the split. *_value@10 are null unless items have
-weights.
+budget is as in the settings, samples the number that it means. table is steps, epochs or tokens in
+a comparison, else empty. variant is null for a method. own_* is the cost of selection and training;
+rollouts, seconds and forward_tokens (forward-equivalent tokens) add the costs of warm start, proxy,
+scoring and gradients that the trial uses. A sweep counts the rollouts and seconds of validations, a
+comparison does not. Forward-equivalent tokens of validations are always apart. valid_ndcg@10 is
+measured with the final adapter on the whole split, with a 95% interval over users (low, high); for
+a stopped trial it is the last validation. best_valid is the best validation during training, on a
+part of the split. *_value@10 are null unless items have weights.
 
 Two groups of columns depend on the other trials. front_* (sweep): whether the setting, averaged
 over its seeds, is on a Pareto front. reached_* (comparison): the total cost until a validation

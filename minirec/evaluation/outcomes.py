@@ -19,7 +19,8 @@ class Curve:
     """M validations of one training, with the cost until each of them.
 
     ndcg: (M,) NDCG@10. steps, samples: (M,) optimizer steps and distinct samples. rollouts,
-    seconds: (M,) including charged stages. cost: columns of a row, for the whole training.
+    seconds, tokens (forward-equivalent): (M,) including charged stages. cost: columns of a row, for
+    the whole training.
     """
 
     ndcg: list[float]
@@ -27,14 +28,16 @@ class Curve:
     samples: list[int]
     rollouts: list[int]
     seconds: list[float]
+    tokens: list[int]
     cost: Row
 
 
 def reached(curve: Curve, *, goal: float) -> Row:
     """The columns ``reached_*`` of a row; all None if no validation reached the goal."""
     first = next((i for i, ndcg in enumerate(curve.ndcg) if ndcg >= goal), None)
-    spent = (curve.steps, curve.samples, curve.rollouts, curve.seconds)
-    names = ("reached_step", "reached_samples", "reached_rollouts", "reached_seconds")
+    spent = (curve.steps, curve.samples, curve.rollouts, curve.seconds, curve.tokens)
+    units = ("step", "samples", "rollouts", "seconds", "tokens")
+    names = [f"reached_{unit}" for unit in units]
     return dict(zip(names, [None if first is None else x[first] for x in spent], strict=True))
 
 
@@ -58,6 +61,11 @@ class Outcome:
         return str(self.rows[0]["method"])
 
     @property
+    def variant(self) -> str | None:
+        """The variant; None for a method."""
+        return self.rows[0]["variant"]
+
+    @property
     def samples(self) -> int:
         """Number of training samples, the same for all seeds."""
         return int(self.rows[0]["samples"])
@@ -72,7 +80,7 @@ class Outcome:
         return float(self.ndcg.mean())
 
     def cost(self, unit: str) -> float:
-        """Mean total cost of a trial in ``rollouts`` or ``seconds``."""
+        """Mean total cost of a trial in ``rollouts``, ``seconds`` or ``forward_tokens``."""
         return float(np.mean([row[unit] for row in self.rows]))
 
     def mean(self, column: str) -> float | None:

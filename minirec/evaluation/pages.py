@@ -12,6 +12,16 @@ FEW_USERS = 30
 p is below .05 in 22% of draws of 3 users, in 10% of 10, in 5% of 30."""
 
 
+def compact(count: float) -> str:
+    """A count with three digits: 950, 12.3k, 1.23M, 45.6B."""
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if count >= size * 0.9995:
+            scaled = count / size
+            digits = 2 if scaled < 9.995 else 1 if scaled < 99.95 else 0
+            return f"{scaled:.{digits}f}{unit}"
+    return f"{count:.0f}"
+
+
 def template(name: str, **functions: Callable) -> jinja2.Template:
     """A template by file name. It escapes values and raises if a value is missing.
 

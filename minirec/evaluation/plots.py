@@ -17,6 +17,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from minirec.evaluation.pages import compact
+
 # Matplotlib draws in these colours. The page's CSS variables replace them.
 COLOURS = {
     "#010101": "var(--ink)",
@@ -28,13 +30,20 @@ INK, GRID, CORPUS, KEPT = COLOURS
 Numbers = Sequence[float] | np.ndarray
 
 
-def draw(name: str, label: str, paint: Callable[..., None], **options: Any) -> Markup:
+def draw(
+    name: str,
+    label: str,
+    paint: Callable[..., None],
+    *,
+    size: tuple[float, float] = (3.6, 2.6),
+    **options: Any,
+) -> Markup:
     """One plot as an ``<svg>`` element.
 
     `name` is a prefix of the ids, unique in the page, `label` the text for screen readers. `paint`
-    gets the axes and the options.
+    gets the axes and the options. `size` is in inches.
     """
-    figure = Figure(figsize=(3.6, 2.6), layout="constrained")
+    figure = Figure(figsize=size, layout="constrained")
     FigureCanvasSVG(figure)
     ax = figure.subplots()
     _style(ax)
@@ -188,6 +197,72 @@ def lines(
     ax.xaxis.set_major_locator(MaxNLocator(nbins=5))
     if ax.lines:
         ax.figure.legend(fontsize=6, ncols=4, loc="outside lower center")
+
+
+TONES = ("#3b82c4", "#d2691e", "#2e9e6b", "#b45fb5", "#b8860b", "#d14b5a", "#20a0a8", "#7f8c8d")
+"""Colours of lines that are readable on light and dark pages."""
+STROKES = ("-", "--", ":")
+
+
+def by_cost(
+    ax: Axes,
+    series: Mapping[str, tuple[Numbers, Numbers]],
+    levels: Mapping[str, float],
+    *,
+    title: str,
+    xlabel: str,
+    ylabel: str,
+) -> None:
+    """A line of quality over cost for each name, labelled at its end, and a horizontal line for
+    each of `levels`. The first name has the strongest line.
+    """
+    ends: list[tuple[str, float, float, str]] = []
+    for number, (name, (x, y)) in enumerate(series.items()):
+        colour, stroke = TONES[number % len(TONES)], STROKES[number // len(TONES) % len(STROKES)]
+        width = 1.2 if number else 2.4
+        ax.plot(x, y, stroke, color=colour, linewidth=width, marker="o", markersize=3)
+        tips(ax, x, y, [f"{name}, {a:,.0f}: {b:.4f}" for a, b in zip(x, y, strict=True)])
+        if len(x):
+            ends.append((name, float(x[-1]), float(y[-1]), colour))
+    for value in levels.values():
+        ax.axhline(value, color=INK, linewidth=0.8, linestyle=(0, (1, 2)))
+    ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    ax.set_xlim(left=0)
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=6))
+    ax.xaxis.set_major_formatter(lambda x, _: compact(x))
+    low, high = ax.get_ylim()
+    places = _apart([y for _, _, y, _ in ends], gap=(high - low) / 22, low=low, high=high)
+    for (name, end, quality, colour), place in zip(ends, places, strict=True):
+        ax.annotate(
+            name,
+            (end, quality),
+            xytext=(1.03, (place - low) / (high - low)),
+            textcoords="axes fraction",
+            color=colour,
+            fontsize=7,
+            va="center",
+            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.4, "relpos": (0, 0.5)},
+        )
+    heights = _apart([*levels.values()], gap=(high - low) / 26, low=low, high=high)
+    for name, place in zip(levels, heights, strict=True):
+        above = place + (high - low) / 150
+        ax.text(0.01, above, name, transform=ax.get_yaxis_transform(), fontsize=6.5, color=INK)
+    ax.set_ylim(low, high)
+
+
+def _apart(values: Sequence[float], *, gap: float, low: float, high: float) -> list[float]:
+    """The values, in order, moved so that neighbours are `gap` apart, inside the limits if they
+    fit.
+    """
+    rising = sorted(range(len(values)), key=values.__getitem__)
+    places = dict(enumerate(values))
+    for one, above in itertools.pairwise(rising):
+        places[above] = max(places[above], places[one] + gap)
+    ceiling = high
+    for number in reversed(rising):
+        places[number] = max(low, min(places[number], ceiling))
+        ceiling = places[number] - gap
+    return [places[number] for number in range(len(values))]
 
 
 def _style(ax: Axes) -> None:

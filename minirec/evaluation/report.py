@@ -313,7 +313,7 @@ def _quality_plot(table: dict[str, Any], metric: str, name: str) -> Markup:
     """The intervals of one metric on one split; `table` is one of `quality.metrics`."""
     names = [policy for policy, _ in table["rows"]]
     found = [metrics[metric.lower()] for _, metrics in table["rows"]]
-    ends = {part: [m[part] for m in found] for part in ("mean", "low", "high")}
+    ends: dict[str, Any] = {part: [m[part] for m in found] for part in ("mean", "low", "high")}
     title = f"{metric}, {table['split']} split"
     label = ", ".join(f"{n} {m:.3f}" for n, m in zip(names, ends["mean"], strict=True))
     return plots.draw(name, f"{title}: {label}", plots.intervals, names=names, title=title, **ends)

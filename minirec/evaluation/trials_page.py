@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from minirec.evaluation import plots
+from minirec.evaluation import ledger_page, plots
 from minirec.evaluation.diagnostics import Correlation, Overlaps
 from minirec.evaluation.front import COSTS, Choice, fronts
+from minirec.evaluation.ledger import Ledger
 from minirec.evaluation.outcomes import Curve, Outcome, Row
 from minirec.evaluation.pages import template
-from minirec.evaluation.paired import Difference, Standing
+from minirec.evaluation.paired import Standing
 from minirec.evaluation.standings import Place, Race
 from minirec.trials.trial import FULL, WHOLE
 
@@ -61,6 +62,8 @@ def comparison_page(
     reach: float,
     samples: int,
     users: int,
+    ledgers: Sequence[Ledger] = (),
+    levels: Mapping[str, float] | None = None,
     overlap: Sequence[tuple[int, Overlaps]] = (),
     predicted: Sequence[tuple[str, int, Correlation]] = (),
 ) -> str:
@@ -68,10 +71,12 @@ def comparison_page(
 
     Args:
         rows: trials, as in `minirec.corpus.schema.TRIALS`.
-        races: one for each table.
+        races: one for each table of methods.
         curves: validations by trial.
         reach: the goal, as a share of the quality of full data.
         samples, users: number of samples in the train split, and of users in the test split.
+        ledgers: one for each table of variants, that at equal cost first.
+        levels: NDCG@10 of references on the validated samples, by name.
         overlap: number of selected samples, and the share that each pair of methods has in common.
         predicted: name of a score, number of selected samples, and how well it predicts quality.
     """
@@ -80,6 +85,10 @@ def comparison_page(
         name=name,
         rows=rows,
         races=[(race, _race_plots(race, curves)) for race in races],
+        ledgers=[(one, ledger_page.plot(one, curves, levels or {})) for one in ledgers],
+        entry_cells=ledger_page.cells,
+        validated=ledger_page.validated,
+        letters=ledger_page.letters,
         reach=reach,
         samples=samples,
         users=users,
@@ -121,14 +130,10 @@ def cells(place: Place, references: Sequence[str]) -> list[str]:
         f"{place.outcome.samples:,}",
         f"{s.mean:.3f}",
         f"{s.low:.3f}-{s.high:.3f}",
-        *(_difference(place.differences[name]) for name in references),
+        *(ledger_page.difference(place.differences[name]) for name in references),
         _share(place.share("rollouts")) + (f" ({len(place.reached)}/{seeds})" if some else ""),
         _share(place.share("seconds")),
     ]
-
-
-def _difference(d: Difference | None) -> str:
-    return "" if d is None else f"{d.mean:+.3f}{'*' if d.p_holm < 0.05 else ' '}"
 
 
 def _share(share: float | None) -> str:

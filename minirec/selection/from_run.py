@@ -73,6 +73,27 @@ def select(run: Run, config: Config, *, diversity: Diversity) -> dict[str, int]:
     return {"samples": len(features), "pool": len(pool), "selected": selection.num_rows}
 
 
+def select_unscored(run: Run, config: Config) -> dict[str, int]:
+    """Choose and order samples without any score, and write both tables; scores are NaN.
+
+    The method must be one of `minirec.trials.variants.UNSCORED`, in the order ``shuffled``. Returns
+    the number of selected samples.
+    """
+    train = train_ids(run)
+    count = len(train)
+    settings = config.selection.model_copy(update={"budget": config.selection.count(count)})
+    none = np.zeros(count, np.int64)
+    features = Features(train, np.full(count, np.nan), none, none, none.astype(bool))
+    rows = np.arange(count)
+    picks = pick(features, features.mean_reward, rows, settings, seed=config.seed, say=run.say)
+    unknown = {name: np.full(count, np.nan) for name in schema.SCORES.names}
+    scores = unknown | {"sample_id": train}
+    write_table(run.path("scores.parquet"), pa.table(scores, schema=schema.SCORES))
+    selection = ordered(scores, picks, settings, seed=config.seed)
+    write_table(run.path("selection.parquet"), selection)
+    return {"selected": selection.num_rows}
+
+
 def _say_planted(run: Run, corpus: NDArray[np.int64], chosen: NDArray[np.int64]) -> None:
     truth = run.path("corpus", "truth.parquet")
     if truth.exists():

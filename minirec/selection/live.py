@@ -139,13 +139,13 @@ class LiveSelection:
         self.memory = Memory(len(ids), settings)
         self.cursor = 0
 
-    def candidates(self) -> Candidates:
-        """The next distinct samples of the stream that are not on hold.
+    def candidates(self, *, steps: int = 1) -> Candidates:
+        """The next distinct samples of the stream that are not on hold, for one step or several.
 
         There are at most `candidates` for each prompt. If nearly all samples are on hold, those
         that come back first fill up a step.
         """
-        most = min(self.settings.candidates * self.prompts, len(self.ids))
+        most = min(steps * self.settings.candidates * self.prompts, len(self.ids))
         found: list[tuple[int, int]] = []
         held: list[tuple[int, int, int]] = []
         seen: set[int] = set()

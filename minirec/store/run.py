@@ -47,7 +47,8 @@ def each_file(path: str) -> str:
 class Cost:
     """What one attempt at a stage spent; the body fills in rollouts, tokens and steps.
 
-    charged: what the cost is for, such as "selection", or None.
+    charged: what the cost is for, such as "selection", or None. forward_tokens: forward-equivalent
+    tokens (`minirec.model.tokens`), without those of validations.
     """
 
     stage: str
@@ -56,6 +57,8 @@ class Cost:
     seconds: float = 0.0
     rollouts: int = 0
     generated_tokens: int = 0
+    forward_tokens: int = 0
+    validation_forward_tokens: int = 0
     optimizer_steps: int = 0
     peak_memory_mib: float = 0.0
     extra: dict[str, Any] = field(default_factory=dict)

@@ -90,7 +90,8 @@ def check_trials(trials: Sequence[Trial], samples: int, *, exact: bool = True) -
         what = trial.config.model_copy(update={"run_dir": "", "selection": selection})
         twin = first.setdefault(what.model_dump_json(), trial.name)
         if exact and twin != trial.name:
+            why = f": both budgets are {count:,} of {samples:,} samples"
             raise ConfigError(
-                f"trials {twin} and {trial.name} are the same: both budgets are {count:,} of "
-                f"{samples:,} samples; remove one"
+                f"trials {twin} and {trial.name} are the same{'' if trial.variant else why}; "
+                f"remove one"
             )

@@ -1,7 +1,7 @@
 """The trials of a sweep or comparison: each trains one selection with one seed.
 
 `minirec sweep` varies settings of the selection. `minirec compare` varies the method, at equal
-steps or at equal epochs.
+steps or at equal epochs, or any settings, at equal steps or at equal cost.
 """
 
 from __future__ import annotations
@@ -9,15 +9,18 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from minirec.config.reading import changed, preset_values
 from minirec.config.run import Config
+from minirec.config.trials import CompareConfig
 from minirec.errors import ConfigError
 from minirec.rng import seed_of
 from minirec.store.run import Run
+from minirec.trials import variants
+from minirec.trials.variants import EQUAL_STEPS, EQUAL_TOKENS
 
 FOLDERS = {"sweep": "sweep", "compare": "comparison"}
 """Command -> folder in the run directory with one folder per trial."""
@@ -29,14 +32,14 @@ AXES = {
 }
 """List of the section `sweep` -> the setting that it varies."""
 FULL = "full"
-EQUAL_STEPS, EQUAL_EPOCHS = "steps", "epochs"
+EQUAL_EPOCHS = "epochs"
 SUPERVISED = "supervised"
 WHOLE = {FULL, SUPERVISED}
 """Methods that train on all samples, so that they have no budget."""
 FREE = {"random", *WHOLE}
 """Methods that use no rewards. A comparison charges them only with their own training, and with
 the warm start if they start from it."""
-FREE_ORDER = "shuffled"
+FREE_ORDER = variants.UNSCORED_ORDER
 """The curriculum of `FREE` in a comparison, because any other order uses rewards."""
 PRESETS = ("minirec", "paper")
 Value = float | int | str
@@ -46,31 +49,39 @@ Value = float | int | str
 class Trial:
     """One training of a sweep or comparison.
 
-    name: of its folder. setting: the name without the seed. varied: the axes of a sweep, or method,
-    table and budget of a comparison.
+    name: of its folder. setting: the name without the seed. features_seed: of what trials share,
+    such as warm start, proxy and features; the seed of `config` is that of selection and training.
+    varied: the axes of a sweep, or method,
+    table and budget of a comparison, or variant and table.
     """
 
     name: str
     setting: str
     config: Config
+    features_seed: int
     varied: Mapping[str, Value] = field(default_factory=dict)
 
     @property
     def method(self) -> str:
-        """Name of the selection. In a comparison it can be a preset."""
-        return str(self.varied.get("method", self.config.selection.method))
+        """Name of the selection. In a comparison it can be a preset, or the variant."""
+        named = self.variant or self.varied.get("method", self.config.selection.method)
+        return str(named)
+
+    @property
+    def variant(self) -> str | None:
+        """Name of the variant of a comparison; None for a method."""
+        name = self.varied.get("variant")
+        return None if name is None else str(name)
 
     @property
     def table(self) -> str:
-        """Table of a comparison, `EQUAL_STEPS` or `EQUAL_EPOCHS`; empty if it belongs to both."""
+        """Table of a comparison: `EQUAL_STEPS`, `EQUAL_EPOCHS`, `EQUAL_TOKENS`; empty: of all."""
         return str(self.varied.get("table", ""))
 
     @property
     def free(self) -> bool:
         """Whether neither the choice, nor the order, nor the start of training needs the proxy."""
-        c = self.config
-        shuffled = c.selection.curriculum == FREE_ORDER
-        return self.method in FREE and shuffled and c.training.start != "proxy"
+        return variants.is_unscored(self.config)
 
 
 def trials_of(config: Config, command: str, samples: int) -> list[Trial]:
@@ -123,24 +134,42 @@ def _with_rungs(trial: Trial, grace_fraction: float, samples: int) -> Trial:
 
 
 def _comparison(config: Config) -> list[Trial]:
-    """All methods at all budgets, seed by seed, so that an interrupted one has complete seeds."""
+    """All methods at all budgets and all variants, seed by seed, so that an interrupted one has
+    complete seeds.
+    """
     c = config.compare
-    tables = {EQUAL_STEPS: c.steps, EQUAL_EPOCHS: c.epochs}
-    tables = {table: length for table, length in tables.items() if length is not None}
-    if not c.varies or not tables:
+    tables = [t for t, n in ((EQUAL_STEPS, c.steps), (EQUAL_EPOCHS, c.epochs)) if n]
+    costs = [t for t, n in ((EQUAL_STEPS, c.steps), (EQUAL_TOKENS, c.tokens)) if n]
+    if not c.varies or (c.methods and not tables) or (c.variants and not costs):
         raise ConfigError(
             "compare has nothing to compare; give compare.methods, e.g. '[random, minirec]', and "
-            "compare.steps or compare.epochs"
+            "compare.steps or compare.epochs, or compare.variants and compare.steps or "
+            "compare.tokens"
         )
-    grid: list[dict[str, Value]] = [{"method": FULL}] if c.full_steps else []
+    named = {(name, t): variants.values(config, name, t) for name in c.variants for t in costs}
+    return [
+        trial
+        for seed in c.seeds
+        for trial in (
+            *(
+                _trial(config, "compare", m, seed, _values(config, **m))
+                for m in _methods(c, tables)
+            ),
+            *(
+                _trial(config, "compare", {"variant": name, "table": table}, seed, values)
+                for (name, table), values in named.items()
+            ),
+        )
+    ]
+
+
+def _methods(c: CompareConfig, tables: Sequence[str]) -> list[dict[str, Value]]:
+    """What varies over the methods: full data once, and each method at each budget."""
+    grid: list[dict[str, Value]] = [{"method": FULL}] if c.full_steps and c.methods else []
     for table, method in itertools.product(tables, c.methods):
         one: dict[str, Value] = {"method": method, "table": table}
         grid += [one] if method in WHOLE else [one | {"budget": budget} for budget in c.budget]
-    return [
-        _trial(config, "compare", varied, seed, _values(config, **varied))
-        for seed in c.seeds
-        for varied in grid
-    ]
+    return grid
 
 
 def _values(
@@ -199,7 +228,7 @@ def _trial(
     config: Config, command: str, varied: Mapping[str, Value], seed: int, values: dict[str, Any]
 ) -> Trial:
     words = [
-        str(value) if axis in ("method", "table") else f"{axis}-{_short(value)}"
+        str(value) if axis in ("method", "variant", "table") else f"{axis}-{_short(value)}"
         for axis, value in varied.items()
     ]
     setting = "_".join(words) or "setting"
@@ -216,7 +245,7 @@ def _trial(
         "compare": {},
         **values,
     }
-    return Trial(name, setting, changed(config, changes), varied)
+    return Trial(name, setting, changed(config, changes), config.seed, varied)
 
 
 def _short(value: Value) -> str:

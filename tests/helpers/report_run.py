@@ -113,6 +113,7 @@ def write_features(run: Run, ids: np.ndarray, rng: np.random.Generator) -> None:
         "hvp": list(hvp),
         "el2n": np.ones(SAMPLES, np.float32),
         "rollout_tokens": np.full(SAMPLES, 40),
+        "forward_tokens": np.full(SAMPLES, 100),
         "screened": np.zeros(SAMPLES, bool),
         "control": np.zeros(SAMPLES, bool),
         "screen_reward": [None] * SAMPLES,

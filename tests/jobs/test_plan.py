@@ -121,6 +121,17 @@ def test_plan_counts_the_trials_of_a_comparison(tmp_path):
         planned(*words, twice)
 
 
+def test_plan_says_what_the_trials_of_a_variant_may_cost(tmp_path):
+    words = [f"run_dir={tmp_path}", "compare.variants={one: {}, two: {training.start: base}}"]
+    rows = planned(*words, "compare.seeds=[1, 2]", "compare.tokens=5000000", "compare.steps=7")
+    assert rows["compare", "trials"].startswith("8: 4 settings")
+    assert rows["compare", "forward-equivalent tokens"] == "4 trials may each cost 5,000,000 in all"
+    assert rows["compare", "optimizer steps, at most"] == "28"  # 2 variants x 2 seeds x 7
+    assert (
+        planned("training.token_limit=900")["train", "forward-equivalent tokens"] == "ends at 900"
+    )
+
+
 def test_trials_are_checked_only_for_the_commands_that_run_them(tmp_path):
     wrong = [f"run_dir={tmp_path}", "compare.methods=[minirec]", "compare.budget=[99999]"]
     assert planned(*wrong, command="train")

@@ -258,3 +258,23 @@ def test_weights_of_items_scale_the_rollout_gradient_and_no_reward(scorer):
         for name in ("rewards", "ndcg", "hits", "gradient", "hvp", "el2n", "embedding"):
             assert one[name] == other[name]
     assert moved
+
+
+def test_a_sample_costs_what_is_read_and_written_for_it(scorer, screen):
+    """Counted again from the lengths of prompts and stored tokens."""
+    encoder, catalogue = scorer.encoder, scorer.loaded.catalogue
+    answer, lift = len(encoder.answer_ids), middle(screen)
+    rows = scored(scorer, screen="prefill", screen_band=(lift, 1.0), control=0.0, rollouts=2)
+    assert {row["screened"] for row in rows} == {True, False}
+    for row, sample in zip(rows, everyone(scorer), strict=True):
+        prompt = len(encoder.prompts([sample], catalogue)[0])
+        expected, ending = prompt + answer, 0  # the screen
+        if not row["screened"]:
+            # The engine reads the prompt once, the scorer again for each of three completions. They
+            # get the marker where they lack it; the text of the greedy one is not stored.
+            open_ends = sum(not text.endswith("<answer>") for text in row["completions"])
+            expected += 4 * prompt + 2 * row["rollout_tokens"] + open_ends * answer
+            ending = answer
+        if sample.sample_id == 0:
+            expected += sum(map(len, encoder.items(catalogue)))
+        assert row["forward_tokens"] - expected in (0, ending)

@@ -14,8 +14,8 @@ from minirec.store.run import Run
 
 
 def test_when_the_policy_is_validated():
-    assert [s for s in range(7) if due(s, steps=7, every=3)] == [2, 5, 6]
-    assert not any(due(s, steps=7, every=None) for s in range(7))
+    assert [s for s in range(7) if due(s, last=s == 6, every=3)] == [2, 5, 6]
+    assert not any(due(s, last=s == 6, every=None) for s in range(7))
 
 
 def test_the_seed_fixes_the_draw_which_keeps_the_order():

@@ -40,11 +40,15 @@ COST = {"finished": True, "generated_tokens": 0, "optimizer_steps": 0, "peak_mem
 
 
 def spend(folder, **stages):
-    """Write the costs of a run; each stage: (seconds, rollouts)."""
+    """Write the costs of a run; each stage: (seconds, rollouts).
+
+    A rollout costs 10 forward-equivalent tokens, and the validations of a stage cost 5.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    fixed = COST | {"validation_forward_tokens": 5, "extra": {}}
     lines = [
-        json.dumps({"stage": stage, "seconds": seconds, "rollouts": rollouts, "extra": {}} | COST)
-        for stage, (seconds, rollouts) in stages.items()
+        json.dumps({"stage": stage, "seconds": s, "rollouts": n, "forward_tokens": 10 * n} | fixed)
+        for stage, (s, n) in stages.items()
     ]
     (folder / "costs.jsonl").write_text("".join(line + "\n" for line in lines))
 
@@ -52,13 +56,16 @@ def spend(folder, **stages):
 def finished_trial(run, trial, *, ids, valid, test=(1, 11)):
     """Write the files of a finished trial: 3 s of selection and 12 s of training.
 
-    Each of the 4 steps takes 10 rollouts and 2 s, and every second step a validation of 1 s.
+    Each of the 4 steps takes 10 rollouts, 100 tokens and 2 s, and every second step a validation of
+    50 tokens and 1 s.
     """
     own = Run(trial.config.run_dir, base=run, shared=SHARED)
     spend(own.root, select=(3.0, 0), train=(12.0, 40), evaluate=(50.0, 9))
-    log = [{"step": i, "rollouts": 10, "seconds": 2.0, "dead_groups": 0.25 * i} for i in range(4)]
+    each = {"rollouts": 10, "seconds": 2.0, "forward_tokens": 100}
+    log = [{"step": i, "dead_groups": 0.25 * i, **each} for i in range(4)]
     for entry, ndcg in zip(log[1::2], valid, strict=True):
         entry |= {"seconds": 3.0, "validation_seconds": 1.0, "valid_ndcg@10": ndcg}
+        entry |= {"validation_forward_tokens": 50}
     own.path("policy").mkdir(parents=True)
     own.path("policy", "log.jsonl").write_text("".join(json.dumps(e) + "\n" for e in log))
     pq.write_table(pa.table({"sample_id": ids}), own.path("selection.parquet"))
@@ -106,6 +113,10 @@ def test_the_features_are_charged_to_the_methods_that_use_them(compared):
     # 95% of the best validation of full data is .38: ours reaches it at its first, random never.
     assert (ours["reached_step"], ours["reached_samples"]) == (2, 2)
     assert (ours["reached_rollouts"], ours["reached_seconds"]) == (1000 + 20, 50 + 3 + 2 + 4)
+    assert (random["forward_tokens"], ours["forward_tokens"]) == (400, 10_000 + 400)
+    assert (ours["own_forward_tokens"], ours["reached_tokens"]) == (400, 10_000 + 200)
+    # Of the own validations, and of those of proxy, scoring and gradients that are charged.
+    assert (random["validation_forward_tokens"], ours["validation_forward_tokens"]) == (100, 110)
     assert full["reached_step"] == 4 and random["reached_step"] is None
     assert ours["dead_groups"] == pytest.approx(0.375)
     # NDCG@10 by hand: 1 for rank 1, 1/log2(3) = .6309 for rank 2, 0 beyond 10.

@@ -257,6 +257,16 @@ def test_seeds_may_be_large():
     assert "is too large" in refused("seed=9223372036854775808")
 
 
+def test_a_cost_in_tokens_may_exceed_other_numbers():
+    config = reading.load(
+        None, ["training.token_limit=1000000000000", "compare.tokens=1000000000000"]
+    )
+    assert config.training.token_limit == config.compare.tokens == 10**12
+    assert "the largest is 1,000,000,000,000,000" in refused(
+        "training.token_limit=10000000000000000"
+    )
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

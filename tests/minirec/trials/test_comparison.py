@@ -43,6 +43,7 @@ def curve(*ndcg, charged=100):
         samples=[min(30, 10 * i) for i in count],
         rollouts=[charged + 20 * i for i in count],
         seconds=[charged / 10 + i for i in count],
+        tokens=[1000 * i for i in count],
         cost={},
     )
 
@@ -62,6 +63,7 @@ def test_the_first_validation_that_is_good_enough_counts():
         "reached_samples": 20,
         "reached_rollouts": 140,
         "reached_seconds": 12.0,
+        "reached_tokens": 2000,
     }
     assert set(reached(found, goal=0.5).values()) == {None}
 
@@ -70,7 +72,7 @@ def trained(method, seed, ndcg, *, samples=30, there=None, table="steps"):
     """A row of the table and the test NDCG@10 of its trial."""
     setting = f"{method}_{table}_{samples}"
     row = {"trial": f"{setting}_{seed}", "setting": setting, "method": method, "table": table}
-    row |= {"samples": samples, "seed": seed, "rollouts": 400, "seconds": 40.0}
+    row |= {"samples": samples, "seed": seed, "rollouts": 400, "seconds": 40.0, "variant": None}
     row |= {"valid_ndcg@10": float(np.mean(ndcg)), "reached_step": there and 1}
     row |= {"dead_groups": 0.5, "gain_kept": 0.25, "gain_dropped": None}
     row |= {"reached_samples": there and 20, "reached_rollouts": there, "reached_seconds": there}
