@@ -30,12 +30,12 @@ from minirec.selection.live import (
     Rows,
     ValueRule,
 )
-from minirec.selection.live_record import REASONS, Record
+from minirec.selection.live_record import REASONS, Record, lift_table
 from minirec.store.files import atomic
 from minirec.store.tables import write_table
 
 STATE = "live.npz"
-CHOICES = "choices.parquet"
+CHOICES, LIFTS = "choices.parquet", "lifts.parquet"
 PROMPTS = 64
 """Prompts in one pass of a worker, whatever the micro-batch of the training is."""
 
@@ -234,3 +234,4 @@ class LiveOrder:
 
     def finish(self, folder: Path) -> None:
         write_table(folder / CHOICES, self.record.table())
+        write_table(folder / LIFTS, lift_table(self.selection))

@@ -14,6 +14,7 @@ from minirec.selection.live import (
     FORCED,
     IN_BAND,
     NEAREST,
+    ROLLOUTS,
     UNKNOWN,
     VALUE,
     Choice,
@@ -71,6 +72,21 @@ class Record:
         """Continue from a `state`."""
         self.steps = [int(step) for step in state["steps"]]
         self.columns = {name: list(state[name]) for name in self.columns}
+
+
+def lift_table(selection: LiveSelection) -> pa.Table:
+    """What is known about each sample (`schema.LIFTS`), in the order of the ids."""
+    ids = selection.ids
+    first = min(selection.cursor, len(ids))
+    reached = np.zeros(len(ids), bool)
+    reached[[selection.stream.at(position)[1] for position in range(first)]] = True
+    columns = {
+        "sample_id": ids,
+        "reached": reached,
+        "lift": selection.memory.lift[FORCED],
+        "rollout_lift": selection.memory.lift[ROLLOUTS],
+    }
+    return pa.table(columns, schema=schema.LIFTS)
 
 
 def as_selection(choices: pa.Table) -> pa.Table:
