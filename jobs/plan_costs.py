@@ -68,7 +68,8 @@ def memory(config: Config, shape: ModelShape, items: int) -> dict[str, dict[str,
             shape,
             width=width,
             gpus=max(1, int(gpus)),
-            sequences=r.prompts_per_call * config.scoring.stages[-1],
+            sequences=r.prompts_per_call
+            * (config.scoring.stages[-1] if config.scores else t.rollouts_per_prompt),
             length=length,
             batched_tokens=max(32_768, r.prompts_per_call * length),
         )

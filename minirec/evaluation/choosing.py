@@ -136,6 +136,7 @@ def choosing(run: Run, config: Config) -> Choosing:
     chosen = _of_log(log, ("choice_seconds",)), int(_of_log(log, ("choice_tokens",)))
     validations = ("validation_seconds", "start_validation_seconds")
     counted = any(row.get("forward_tokens") for row in costs)
+    logged = any("forward_tokens" in entry for entry in log)
     selection = read_table(run.path("selection.parquet"), ["sample_id"]).num_rows
     prompts = len(log) * training.prompts_per_step
     return Choosing(
@@ -145,7 +146,7 @@ def choosing(run: Run, config: Config) -> Choosing:
         cost=Spent(
             _sum(mine, "seconds") + chosen[0],
             int(_sum(mine, "rollouts")),
-            int(_sum(mine, "forward_tokens")) + chosen[1] if counted or live else None,
+            int(_sum(mine, "forward_tokens")) + chosen[1] if counted or (live and not mine) else None,
         ),
         whole=Spent(
             _sum(costs, "seconds"),
@@ -155,7 +156,7 @@ def choosing(run: Run, config: Config) -> Choosing:
         training=Spent(
             _of_log(log, ("seconds",)) - chosen[0] - _of_log(log, validations),
             int(_of_log(log, ("rollouts",))),
-            int(_of_log(log, ("forward_tokens",))) - chosen[1] if counted else None,
+            int(_of_log(log, ("forward_tokens",))) - chosen[1] if logged else None,
         ),
         samples=int(read_json(run.path("corpus", "corpus.json"))["samples"]["train"]),
         distinct=min(selection, prompts),
