@@ -146,7 +146,9 @@ def choosing(run: Run, config: Config) -> Choosing:
         cost=Spent(
             _sum(mine, "seconds") + chosen[0],
             int(_sum(mine, "rollouts")),
-            int(_sum(mine, "forward_tokens")) + chosen[1] if counted or (live and not mine) else None,
+            int(_sum(mine, "forward_tokens")) + chosen[1]
+            if counted or (live and not mine)
+            else None,
         ),
         whole=Spent(
             _sum(costs, "seconds"),
