@@ -38,7 +38,7 @@ def sections(root: Path, config: dict[str, Any]) -> dict[str, Any]:
     data = frame(tables)
     selection = config.get("selection", {})
     scoring = ScoringConfig.model_validate(config.get("scoring", {}))
-    analysis = config.get("rollout", {}).get("max_new_tokens") != 0
+    analysis = config.get("rollout", {}).get("max_new_tokens") != 0 and scoring.rollouts != 0
     scoring = scoring if analysis else scoring.without_analysis()
     kept, dead = data["kept"], (data["hits"] == 0) & ~data["screened"]
     scored_by = SCORED_BY[scoring.policy]

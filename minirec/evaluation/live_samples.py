@@ -110,9 +110,8 @@ def examples(tables: LiveTables, data: pd.DataFrame) -> dict[str, Any]:
     often = data[data["why"] == OFTEN].sort_values(["times", "order"], ascending=[False, True])
     once = data[data["why"] == ONCE].sort_values("order")
     never = data[data["times"] == 0]
-    places = (
-        np.unique(np.linspace(0, len(once) - 1, SHOWN).round().astype(int)) if len(once) else []
-    )
+    last = max(0, len(once) - 1)
+    places = np.unique(np.linspace(0, last, SHOWN).round().astype(int))[: len(once)]
     counts = data["why"].value_counts()
     return {
         "often": [_example(tables, row) for _, row in often.head(SHOWN).iterrows()],
