@@ -1,10 +1,11 @@
 """What live selection knew at its end, as a table."""
 
 import numpy as np
+from helpers.live_run import own_choices
 
 from minirec.config.live import LiveConfig
 from minirec.selection.live import FORCED, ROLLOUTS, LiveSelection
-from minirec.selection.live_record import lift_table
+from minirec.selection.live_record import lift_table, summary
 
 
 def test_the_lifts_and_what_the_stream_reached():
@@ -28,3 +29,13 @@ def test_after_a_pass_all_samples_are_reached():
     for _ in range(2):
         selection.choose(selection.candidates())
     assert all(lift_table(selection)["reached"].to_pylist())
+
+
+def test_the_summary_counts_prompts_samples_and_reasons():
+    """Of 32 prompts 15 are in the band, 9 unknown and 8 nearest."""
+    first, second = summary(own_choices(), samples=160, band=(0.02, 0.98))
+    assert first == (
+        "32 prompts of 25 samples, 16% of the corpus; when they were chosen, 47% were known to be "
+        "learnable (lift from 0.02 to 0.98) and 28% had no known lift"
+    )
+    assert second.startswith("8 prompts were known to be outside this band")
