@@ -124,8 +124,8 @@ def _chosen_live(config: Config, steps: int) -> list[str]:
         f"in the band from {live.band[0]:g} to {live.band[1]:g}, then if its lift was unknown, and "
         f"otherwise only where there were too few.{value if live.rule == 'value' else ''} The lift "
         f"is the NDCG of the target above chance, right after the prompt or in the rollouts.",
-        "The file has a row for each sample that was trained, in the order of first training. Another "
-        "trainer has no live selection: it trains this subset statically, so train without "
+        "The file has a row for each sample that was trained, in the order of first training. "
+        "Another trainer has no live selection: it trains this subset statically, so train without "
         "shuffling. What was learnable for the policy above may be solved or hopeless for yours.",
     ]
 

@@ -119,12 +119,12 @@ def summary(choices: pa.Table, *, samples: int, band: tuple[float, float]) -> li
     inside = sum(reasons.count(why) for why in (IN_BAND, VALUE))
     lines = [
         f"{prompts:,} prompts of {distinct:,} samples, {distinct / samples:.0%} of the corpus; "
-        f"when they were chosen, {inside / prompts:.0%} were known to be learnable (lift from "
-        f"{band[0]:g} to {band[1]:g}) and {reasons.count(UNKNOWN) / prompts:.0%} had no known lift"
+        f"{inside / prompts:.0%} were known to be learnable when they were chosen (lift from "
+        f"{band[0]:g} to {band[1]:g}), {reasons.count(UNKNOWN) / prompts:.0%} had no known lift"
     ]
     if outside := reasons.count(NEAREST):
         lines.append(
-            f"{outside:,} prompts were known to be outside this band, because too few candidates "
-            f"were inside; widen live.band or raise live.candidates"
+            f"{outside:,} prompts were outside the band {band[0]:g} to {band[1]:g}, because too "
+            f"few candidates were inside; widen live.band or raise live.candidates"
         )
     return lines

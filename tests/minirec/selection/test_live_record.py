@@ -35,7 +35,7 @@ def test_the_summary_counts_prompts_samples_and_reasons():
     """Of 32 prompts 15 are in the band, 9 unknown and 8 nearest."""
     first, second = summary(own_choices(), samples=160, band=(0.02, 0.98))
     assert first == (
-        "32 prompts of 25 samples, 16% of the corpus; when they were chosen, 47% were known to be "
-        "learnable (lift from 0.02 to 0.98) and 28% had no known lift"
+        "32 prompts of 25 samples, 16% of the corpus; 47% were known to be learnable when they "
+        "were chosen (lift from 0.02 to 0.98), 28% had no known lift"
     )
-    assert second.startswith("8 prompts were known to be outside this band")
+    assert second.startswith("8 prompts were outside the band 0.02 to 0.98")
