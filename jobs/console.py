@@ -226,7 +226,7 @@ def _print_choosing(found: Choosing) -> None:
     console.print(table)
     for sentence in found.sentences()[1:]:
         say(sentence)
-    if found.cost.tokens is not None:
+    if any(spent.tokens is not None for _, spent, _ in rows):
         say("* forward-equivalent: the cost of one forward pass over a token is 1.")
 
 
