@@ -143,14 +143,15 @@ def _run(a: Arguments) -> None:
     names = tuple(order) if a.command == "run" else (a.command,)
 
     def counted(samples: int) -> None:
-        """Apply the checks of `select` early. A stage before `select` only warns."""
+        """Apply the checks of the stage that chooses early. A stage before it only warns."""
+        chooses = "train" if config.selection.mode == "live" else "select"
         try:
             check(config, samples)
         except ConfigError as error:
-            if "select" in names:
+            if chooses in names:
                 raise
-            if names[0] in order[: order.index("select")]:
-                say(f"`minirec select` would refuse these settings: {error}")
+            if names[0] in order[: order.index(chooses)]:
+                say(f"`minirec {chooses}` would refuse these settings: {error}")
 
     print_summary(run.stages(config, names, overwrite=a.overwrite, check=counted))
 

@@ -23,6 +23,7 @@ from rich.progress import (
 from rich.table import Column, Table
 from rich.text import Text
 
+from minirec.config.reading import load
 from minirec.config.run import Config
 from minirec.evaluation.headline import headline
 from minirec.evaluation.policies import label, ordered
@@ -31,6 +32,7 @@ from minirec.store.run import Run
 
 if TYPE_CHECKING:
     from actors.serving.recommender import Recommendation
+    from minirec.evaluation.choosing import Choosing
 
 console = Console(soft_wrap=True, highlight=False)
 PULSE_S = 60.0  # without a terminal, print a line at least this often
@@ -185,13 +187,40 @@ def print_summary(run: Run) -> None:
                 f"{c['peak_memory_mib']:.0f}",
             )
         console.print(table)
+    _print_quality(run)
+    if run.done("train") and run.path("config.yaml").exists():
+        from minirec.evaluation.choosing import choosing  # loads pyarrow
+
+        _print_choosing(choosing(run, load(run.path("config.yaml"))))
+    if run.done("report"):
+        console.print(f"report: {run.path('report.html')}")
+
+
+def _print_quality(run: Run) -> None:
+    """The metrics of all policies and the headline, if the run was evaluated."""
     path = run.path("evaluation.json")
     if path.exists() and run.done("evaluate"):
         console.print(_quality(read_json(path)["policies"]))
         if sentence := headline(read_json(path)):
             say(sentence)
-    if run.done("report"):
-        console.print(f"report: {run.path('report.html')}")
+
+
+def _print_choosing(found: Choosing) -> None:
+    """What choosing the samples cost, what the training would have cost in addition without it."""
+    table = Table("", title="Choosing the samples")
+    for name in ("seconds", "of the run", "rollouts", "tokens*"):
+        table.add_column(name, justify="right")
+    rows = [("cost", found.cost, f"{found.share:.0%}")]
+    if found.prompts:
+        rows.append(("avoided (estimate)", found.avoided, ""))
+    for name, spent, share in rows:
+        tokens = "" if spent.tokens is None else f"{spent.tokens:,}"
+        table.add_row(name, f"{spent.seconds:,.1f}", share, f"{spent.rollouts:,}", tokens)
+    console.print(table)
+    for sentence in found.sentences()[1:]:
+        say(sentence)
+    if any(spent.tokens is not None for _, spent, _ in rows):
+        say("* forward-equivalent: the cost of one forward pass over a token is 1.")
 
 
 def _quality(policies: dict[str, Any]) -> Table:

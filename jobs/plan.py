@@ -58,6 +58,11 @@ def plan(
         )
     if command == "sasrec" and not config.sasrec.epochs:
         raise ConfigError("sasrec.epochs=0 leaves SASRec out; set it above 0 to train SASRec")
+    if command == "select" and config.selection.mode == "live":
+        raise ConfigError(
+            "selection.mode=live chooses the samples of each step during `minirec train`; set "
+            "selection.mode to static to choose them before"
+        )
     _check_functions(config, command)
     samples, exact = _samples(config, again)
     about = "" if exact else "about "
@@ -70,7 +75,7 @@ def plan(
         rows.append(("prepare", "warm-up steps", f"{config.model.demo.warmup_steps:,}"))
     rows += _earlier_rows(config, samples, command)
     if samples:
-        if _runs(command, "select"):
+        if _runs(command, "train" if config.selection.mode == "live" else "select"):
             check(config, samples)
         rows += _counted_rows(config, samples, command, again=again, exact=exact)
     else:
@@ -130,23 +135,43 @@ def _counted_rows(
 ) -> list[Row]:
     """Rows that depend on the number of training samples."""
     about = "" if exact else "about "
-    scoring, selection = config.scoring, config.selection
-    scored, budget = scoring.count(samples), selection.count(samples)
-    grouped = selection.curriculum not in ONE_GROUP
-    order = f"{selection.groups} groups" if grouped else f"the order {selection.curriculum}"
-    rows = [
-        *_rollout_rows(config, samples, about, again=again),
-        ("score", "shards", f"{about}{math.ceil(scored / scoring.shard_size):,}"),
-        *_gradient_rows(config, compared=command in ("plan", "compare")),
-        ("select", "budget", f"{about}{budget:,} in {order}"),
-        *_training_rows("train", config, config.training, budget),
-    ]
+    rows: list[Row] = []
+    if config.scores:
+        shards = math.ceil(config.scoring.count(samples) / config.scoring.shard_size)
+        rows += _rollout_rows(config, samples, about, again=again)
+        rows.append(("score", "shards", f"{about}{shards:,}"))
+    rows += _gradient_rows(config, compared=command in ("plan", "compare"))
+    rows += _chosen_rows(config, samples, about)
+    rows += _training_rows("train", config, config.training, config.selection.count(samples))
     benches = _benches(config, command)
     if not benches:  # trials train no SASRec
         rows += _sasrec_rows(config, samples, about)
     for bench in benches:
         rows += _trial_rows(bench, trials_of(config, bench, samples), samples, exact=exact)
     return rows
+
+
+def _chosen_rows(config: Config, samples: int, about: str) -> list[Row]:
+    """How many samples are chosen, or what live selection takes and measures."""
+    selection = config.selection
+    budget = selection.count(samples)
+    if selection.mode == "static":
+        grouped = selection.curriculum not in ONE_GROUP
+        order = f"{selection.groups} groups" if grouped else f"the order {selection.curriculum}"
+        return [("select", "budget", f"{about}{budget:,} in {order}")]
+    each = f"of {samples:,} samples, chosen in each step"
+    return [("train", "prompts in an epoch", f"{about}{budget:,} {each}"), *_live_rows(config)]
+
+
+def _live_rows(config: Config) -> list[Row]:
+    """What live selection looks for, and what it measures at most."""
+    live = config.live
+    low, high = live.band
+    rule = f"{live.rule}, lift from {low:g} to {high:g}"
+    most = f"{live.share:.0%} of the tokens of the training (live.share)"
+    if not live.share:
+        most = "0: lifts are known from rollouts only (live.share=0)"
+    return [("train", "live rule", rule), ("train", "measured, at most", most)]
 
 
 def _rollout_rows(config: Config, samples: int, about: str, *, again: bool) -> list[Row]:
@@ -175,7 +200,11 @@ def _sasrec_rows(config: Config, samples: int, about: str) -> list[Row]:
 def _uncounted_rows(config: Config, command: str) -> list[Row]:
     """Rows that do not depend on the number of samples; refuses trials with bad settings."""
     unknown = "known once `minirec prepare` has counted the samples"
-    rows = [("score", "rollouts", NO_ROLLOUTS if config.scores_forced else unknown)]
+    rows: list[Row] = []
+    if config.scores:
+        rows.append(("score", "rollouts", NO_ROLLOUTS if config.scores_forced else unknown))
+    if config.selection.mode == "live":
+        rows += _live_rows(config)
     budget = config.selection.budget
     counted = isinstance(budget, int) and config.selection.method != "full"
     if config.training.steps or counted:
@@ -253,7 +282,8 @@ def _training_rows(stage: str, config: Config, training: TrainingConfig, samples
 
 
 def _gradient_rows(config: Config, *, compared: bool) -> list[Row]:
-    methods = {config.selection.method, *(config.compare.methods if compared else ())}
+    own = [config.selection.method] if config.selection.mode == "static" else []
+    methods = {*own, *(config.compare.methods if compared else ())}
     if "less" not in methods:
         return []
     s = config.scoring

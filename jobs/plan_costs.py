@@ -63,12 +63,13 @@ def memory(config: Config, shape: ModelShape, items: int) -> dict[str, dict[str,
     length = m.max_prompt_tokens + r.max_new_tokens
     workers = _or_one(config.resources.training_workers)
     found = {}
+    scored = config.scoring.stages[-1] if config.scores else 0
     if gpus := _engine_gpus(config):
         found["engine"] = estimates.engine_memory(
             shape,
             width=width,
             gpus=max(1, int(gpus)),
-            sequences=r.prompts_per_call * config.scoring.stages[-1],
+            sequences=r.prompts_per_call * max(scored, t.rollouts_per_prompt),
             length=length,
             batched_tokens=max(32_768, r.prompts_per_call * length),
         )

@@ -26,11 +26,19 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def last_step(log: list[dict[str, Any]]) -> tuple[int, str]:
-    """The number of steps, and the last reward as a note for the bar; the loss if it has none."""
+    """The number of steps, and a note for the bar: the last reward, or the loss if it has none, and
+    how many prompts of the last choice live selection knew to be learnable.
+    """
     if not log:
         return 0, ""
     name = "reward" if "reward" in log[-1] else "loss"
-    return log[-1]["step"] + 1, f"{name} {log[-1][name]:.3f}"
+    note = f"{name} {log[-1][name]:.3f}"
+    choice = next((entry for entry in reversed(log) if "chosen_in_band" in entry), None)
+    if choice is not None:
+        chosen = sum(value for key, value in choice.items() if key.startswith("chosen_"))
+        learnable = choice["chosen_in_band"] + choice["chosen_value"]
+        note += f", {learnable} of {chosen} prompts known to be learnable"
+    return log[-1]["step"] + 1, note
 
 
 def poll_s(at: Path) -> float:

@@ -31,16 +31,16 @@ from minirec.selection.live import (
     Rows,
     ValueRule,
 )
-from minirec.selection.live_record import REASONS, Record
+from minirec.selection.live_record import REASONS, Record, lift_table
 from minirec.store.files import atomic
 from minirec.store.tables import write_table
 
 STATE = "live.npz"
-CHOICES = "choices.parquet"
+CHOICES, LIFTS = "choices.parquet", "lifts.parquet"
 CHOICE_TOKENS = "choice_tokens"
 """Entry of the log: the cost of measuring, in forward-equivalent tokens."""
-MEASURE_STEPS = 4
-"""Steps between two measurements of a training that encodes no catalogue."""
+AHEAD = 8
+"""Steps whose candidates are measured at once, if measuring pays for the catalogue."""
 PROMPTS = 64
 """Prompts in one pass of a worker, whatever the micro-batch of the training is."""
 
@@ -71,10 +71,8 @@ class LiveOrder:
         self.policy, self.objective = policy, objective
         self.encoder, self.catalogue, self.samples = encoder, catalogue, samples
         self.items, self.log = items, log
-        # Training by supervision encodes no catalogue, so live selection does it, less often.
-        own_table = not spec.training.reads_table
-        self.every = MEASURE_STEPS if own_table else 1
-        self.table_tokens = sum(map(len, items)) if own_table else 0
+        # Training by supervision encodes no catalogue, so measuring pays for it.
+        self.table_tokens = 0 if spec.training.reads_table else FORWARD * sum(map(len, items))
         self.chance = chance_level(len(catalogue), cutoff=spec.reward.cutoff)
         self.selection = LiveSelection(spec.order, spec.live, seed=spec.seed, prompts=self.prompts)
         self.value = ValueRule(spec.live, spec.selection) if spec.live.rule == "value" else None
@@ -103,15 +101,14 @@ class LiveOrder:
         if step in self.batches:
             return {}
         started = time.monotonic()
-        rows, tokens, first = np.empty(0, np.int64), 0, None
-        if step % self.every == 0 or step < self.every:
-            ahead = self.selection.candidates(steps=self.every)
-            rows, tokens = self._affordable(self.selection.to_measure(ahead))
+        candidates = self.selection.candidates()
+        ahead = self.selection.candidates(steps=AHEAD) if self.table_tokens else candidates
+        rows, tokens = self._affordable(self.selection.to_measure(ahead))
+        first = None
         if len(rows):
-            first = self._measure(
-                rows, item_table(self.policy, self.items) if table is None else table
-            )
-        choice = self.selection.choose(self.selection.candidates(), first=first)
+            items = item_table(self.policy, self.items) if table is None else table
+            first = self._measure(rows, items, candidates.rows)
+        choice = self.selection.choose(candidates, first=first)
         self.tokens += tokens
         self.batches[step] = choice.rows
         self.record.add(step, self.selection, choice)
@@ -127,7 +124,8 @@ class LiveOrder:
 
         The cost of all measurements stays below this share of the cost of the training, counted
         from lengths, never from measured seconds. A step that has not finished counts as much as
-        training its prompts, if these are as short as the shortest of the rows.
+        training its prompts, if these are as short as the shortest of the rows. Where measuring
+        pays for the catalogue, it waits until half of its cost is that of prompts.
         """
         if not len(rows):
             return rows, 0
@@ -136,7 +134,9 @@ class LiveOrder:
         shortest = min(len(self._prompt(row)) for row in rows[: self.prompts].tolist())
         cost += pending * self.prompts * shortest * LORA
         left = self.settings.share * cost - self.tokens
-        tokens, count = FORWARD * self.table_tokens, 0
+        if left < 2 * self.table_tokens:
+            return rows[:0], 0
+        tokens, count = self.table_tokens, 0
         for row in rows.tolist():
             size = FORWARD * len(self._prompt(row))
             if tokens + size > left:
@@ -150,8 +150,9 @@ class LiveOrder:
         return self.encoder.prompts([sample], self.catalogue)[0] + self.encoder.answer_ids
 
     @torch.no_grad()
-    def _measure(self, rows: Rows, table: Tensor) -> Rows | None:
-        """Note the lifts of the rows; the rule value also returns those to take for their value."""
+    def _measure(self, rows: Rows, table: Tensor, candidates: Rows) -> Rows | None:
+        """Note the lifts of the rows; the rule value also returns candidates to take for their
+        value."""
         prompts = [self._prompt(row) for row in rows.tolist()]
         order = sorted(range(len(rows)), key=lambda i: (len(prompts[i]), i))  # less padding
         samples = [self.samples[int(self.selection.ids[row])] for row in rows]
@@ -174,16 +175,22 @@ class LiveOrder:
         if self.value is None or not both:
             return None
         hidden = torch.tensor([both[i][1] for i in place], dtype=torch.float64)
-        return self._by_value(rows, lifts, hidden, ranker, samples)
+        able = (self.selection.memory.distance(rows) == 0) & np.isin(rows, candidates)
+        at = np.flatnonzero(able).tolist()
+        chosen = [samples[i] for i in at]
+        return rows[at][self._by_value(lifts[at], hidden[at], ranker, chosen)]
 
     def _by_value(
-        self, rows: Rows, lifts: np.ndarray, hidden: Tensor, ranker: Ranker, samples: list[Sample]
+        self, lifts: np.ndarray, hidden: Tensor, ranker: Ranker, samples: list[Sample]
     ) -> Rows:
+        """The positions of the samples to take for their value, among those in the band."""
         value = self.value
         assert value is not None
         count = self.prompts - round(self.settings.explore * self.prompts)
 
         def pick() -> tuple[np.ndarray, np.ndarray]:
+            if not samples:
+                return np.empty(0, np.int64), value.mean
             targets = ranker.targets(samples)
             features = head_features(
                 hidden.to(ranker.table.device),
@@ -199,7 +206,7 @@ class LiveOrder:
 
         # Different machines can round differently, and all ranks must choose alike.
         picked, value.mean = of_rank_0(pick)
-        return rows[picked]
+        return picked
 
     def batch(self, step: int) -> Batch:
         ids = self.selection.ids[self.batches[step]].tolist()
@@ -249,3 +256,4 @@ class LiveOrder:
 
     def finish(self, folder: Path) -> None:
         write_table(folder / CHOICES, self.record.table())
+        write_table(folder / LIFTS, lift_table(self.selection))

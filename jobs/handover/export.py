@@ -46,11 +46,13 @@ def export(
     """Write a folder that works without MiniRec.
 
     Args:
-        run_dir: of a run that has finished `select`, or `train` to export the trained policy.
+        run_dir: of a run that has finished `select`, or `train` to export the trained policy or
+            the samples of live selection.
         to: a subset as jsonl, trl, verl or openrlhf; or a policy as adapter or merged.
         out: the folder to write.
         policy: the policy to export; for a subset, the policy that computes its reward. Default:
-            the trained policy for adapter and merged, that of `scoring.policy` for a subset.
+            the trained policy for adapter and merged, that of `scoring.policy` for a subset;
+            a run that does not score has only the trained policy.
         overwrite: replace the folder.
 
     Raises:
@@ -59,13 +61,15 @@ def export(
             have no completions.
     """
     _, config = finished_run(run_dir)
-    name: PolicyName = policy or ("trained" if to in POLICIES else config.scoring.policy)
+    default: PolicyName = config.scoring.policy if config.scores else "trained"
+    name: PolicyName = policy or ("trained" if to in POLICIES else default)
+    chooses = "train" if config.selection.mode == "live" else "select"
     if to in WRITING and not config.rollout.analysis:
         raise ConfigError(
             f"--to {to} is for a trainer of written completions, but the policy of this run writes "
             f"none (rollout.max_new_tokens 0); give --to jsonl"
         )
-    run, _ = finished_run(run_dir, STAGE[name].name, *([] if to in POLICIES else ["select"]))
+    run, _ = finished_run(run_dir, STAGE[name].name, *([] if to in POLICIES else [chooses]))
     if out.exists() and not overwrite:
         raise ArtifactError(f"{out} exists; give another --out, or --overwrite")
     holds_run = not is_remote(run.root) and run.root.resolve().is_relative_to(out.resolve())
@@ -197,7 +201,7 @@ def _subset(folder: Path, source: _Source, to: str) -> None:
         config,
         to=to,
         samples=len(ids),
-        steps=config.training.steps_on(len(ids)),
+        steps=_steps(source.run, config, samples=len(ids)),
         policy=source.name,
         has_template=source.encoder.has_template,
     )
@@ -207,6 +211,13 @@ def _subset(folder: Path, source: _Source, to: str) -> None:
             f"export: {config.model.name} has no chat template, but verl needs one; the command "
             f"in README.md sets one that does not change the prompts"
         )
+
+
+def _steps(run: Run, config: Config, *, samples: int) -> int:
+    """Optimizer steps of the run's own training on a subset of `samples`."""
+    if config.selection.mode == "static":
+        return config.training.steps_on(samples)
+    return int(read_table(run.path("policy", "choices.parquet"), ["step"])["step"][-1].as_py()) + 1
 
 
 def _own_reward(folder: Path, name: str) -> str:

@@ -13,8 +13,8 @@ class LiveConfig(Section):
     """Live selection (method, section 12)."""
 
     rule: Literal["band", "value"] = "band"
-    """band takes samples whose lift is inside the band; value also ranks those that the step has
-    measured by learnability, representativeness and diversity."""
+    """band takes samples whose lift is inside the band; value also ranks those of them that a step
+    has measured, by learnability, representativeness and diversity."""
     band: tuple[float, float] = (0.02, 0.98)
     """Lowest and highest lift of a sample that is trained; samples below are hopeless for the
     policy of the moment, samples above are solved."""

@@ -75,6 +75,12 @@ CHOICES = _schema(
 """A prompt that live selection trained, in order. lift: of the forced answer when it was chosen,
 NaN if unknown. rollout_lift and reward: means over its rollouts; NaN without rollouts."""
 
+LIFTS = _schema(
+    sample_id=pa.int64(), reached=pa.bool_(), lift=pa.float64(), rollout_lift=pa.float64()
+)
+"""What live selection knew about each sample at its end: whether its stream had reached the sample,
+the newest lift of its forced answer, and the decayed mean lift of its rollouts; NaN if unknown."""
+
 RANKS = _schema(policy=pa.string(), split=pa.string(), sample_id=pa.int64(), rank=pa.int32())
 """Rank of the target in the full catalogue, 1 is best."""
 

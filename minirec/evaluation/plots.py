@@ -71,17 +71,32 @@ def tips(ax: Axes, x: Numbers, y: Numbers, texts: Iterable[str]) -> None:
 
 
 def histogram(
-    ax: Axes, corpus: Numbers, kept: Numbers, *, title: str, xlabel: str, bins: int = 24
+    ax: Axes,
+    corpus: Numbers,
+    kept: Numbers,
+    *,
+    title: str,
+    xlabel: str,
+    names: tuple[str, str] = ("corpus", "selection"),
+    marks: Sequence[float] = (),
+    bins: int = 24,
 ) -> None:
-    """Shares of the corpus (filled) and of the selection (line) over the same bins."""
+    """Shares of the corpus (filled) and of the selection (line) over the same bins.
+
+    `names` are those of the two in the legend; dotted lines are drawn at `marks`.
+    """
     cuts = np.histogram_bin_edges(np.concatenate([corpus, kept]), bins=bins).tolist()
     shares = [np.full(len(values), 100 / max(1, len(values))) for values in (corpus, kept)]
-    filled: Any = {"color": CORPUS, "alpha": 0.55, "label": "corpus"}
-    line: Any = {"color": KEPT, "histtype": "step", "linewidth": 1.8, "label": "selection"}
+    filled: Any = {"color": CORPUS, "alpha": 0.55, "label": names[0]}
+    line: Any = {"color": KEPT, "histtype": "step", "linewidth": 1.8, "label": names[1]}
     drawn: Any = ax.hist(corpus, bins=cuts, weights=shares[0], **filled)
     outline: Any = ax.hist(kept, bins=cuts, weights=shares[1], **line)
     for patch, low, high, a, b in zip(drawn[2], cuts, cuts[1:], drawn[0], outline[0], strict=False):
-        patch.set_gid(f"{TIP}{low:.3g} to {high:.3g}: {a:.1f}% of corpus, {b:.1f}% of selection")
+        patch.set_gid(
+            f"{TIP}{low:.3g} to {high:.3g}: {a:.1f}% of {names[0]}, {b:.1f}% of {names[1]}"
+        )
+    for mark in marks:
+        ax.axvline(mark, color=INK, linewidth=0.8, linestyle=":")
     ax.set(title=title, xlabel=xlabel, ylabel="% of samples")
     ax.legend(fontsize=8)
 

@@ -10,29 +10,23 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import yaml
 from markupsafe import Markup
 
-from minirec.config.scoring import ScoringConfig
+from minirec.config.reading import load
 from minirec.corpus.split import same_time_sentences
 from minirec.errors import ArtifactError
-from minirec.evaluation import plots, quality
+from minirec.evaluation import kept_live, kept_static, plots, quality
+from minirec.evaluation.choosing import charged, choosing
 from minirec.evaluation.headline import headline, shortcuts_sentence
 from minirec.evaluation.pages import template
 from minirec.evaluation.policies import label
-from minirec.evaluation.samples import examples, frame, listed
-from minirec.selection import screening
-from minirec.selection.learnability import chance_level
 from minirec.store.files import read_json
 from minirec.store.remote import located
 from minirec.store.run import Run
-from minirec.store.tables import read_table
 
 SHOWN = ("trained", "prior", "base")
 """Policies whose figures stand at the top, with the best reference."""
-SCORED_BY = {"proxy": "proxy policy", "warm": "policy of the warm start"}
-"""The policy whose rollouts were scored, by `scoring.policy`."""
 
 
 def render(run_root: Path) -> str:
@@ -46,17 +40,13 @@ def render(run_root: Path) -> str:
     root = located(run_root)
     corpus = read_json(root / "corpus" / "corpus.json")
     config = _config(root / "config.yaml")
-    tables = _tables(root, config)
-    data = frame(tables)
+    live = config.get("selection", {}).get("mode") == "live"
+    chosen = (kept_live if live else kept_static).sections(root, config)
     evaluation = read_json(root / "evaluation.json")
-    costs = _costs(root)
+    run = Run(root)
+    costs = charged(run, live=live)
     page = template("report.html.j2")
     script = (Path(__file__).parent / "samples.js").read_text(encoding="utf-8")
-    selection = config.get("selection", {})
-    scoring = ScoringConfig.model_validate(config.get("scoring", {}))
-    analysis = config.get("rollout", {}).get("max_new_tokens") != 0
-    analysis = analysis and scoring.rollouts != 0
-    scoring = scoring if analysis else scoring.without_analysis()
     return page.render(
         name=root.name,
         headline=headline(evaluation),
@@ -65,28 +55,19 @@ def render(run_root: Path) -> str:
         corpus=_flat({key: value for key, value in corpus.items() if key != "shortcuts"}),
         task=same_time_sentences(corpus),
         notes=corpus["notes"],
-        facts=_facts(data, tables, evaluation, policy=scoring.policy),
-        times="several times" if analysis else "once, without an analysis",
+        facts=_facts(chosen, evaluation),
+        chosen=chosen,
+        choosing=choosing(run, load(root / "config.yaml")),
         places=quality.places(evaluation),
         quality=quality.metrics(evaluation),
         paired=quality.paired(evaluation),
         breakdown=quality.breakdown(evaluation),
-        examples=examples(tables, data, selection),
         weighted=config.get("reward", {}).get("item_weight"),
-        listed=listed(tables, data, selection),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        planted=_planted(tables),
         costs=costs,
-        charged=_charged(costs),
         sides=_sides(root, config),
-        saved=screening.savings(
-            [tables["features"]],
-            most=scoring.stages[-1],
-            chance=tables["chance"],
-            band=scoring.screen_band,
-        ),
-        plots=_plots(root, data, evaluation, costs, SCORED_BY[scoring.policy]),
+        plots=_plots(root, evaluation, costs),
     )
 
 
@@ -94,27 +75,6 @@ def _config(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise ArtifactError(f"{path} is missing; run `minirec run` in this directory again")
     return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-
-
-def _tables(root: Path, config: dict[str, Any]) -> dict[str, Any]:
-    parts = sorted((root / "features").glob("part-*.parquet"))
-    if not parts:
-        raise ArtifactError(f"{root / 'features'} has no part files; run `minirec score` first")
-    columns = ["sample_id", "rewards", "completions", "embedding", "screen_reward"]
-    columns += screening.COLUMNS
-    items = read_table(root / "corpus" / "items.parquet")
-    cutoff = int(config.get("reward", {}).get("cutoff", 1000))
-    truth = root / "corpus" / "truth.parquet"
-    labels = read_table(truth).to_pydict() if truth.exists() else {"sample_id": [], "label": []}
-    return {
-        "train": read_table(root / "corpus" / "train.parquet").to_pandas().set_index("sample_id"),
-        "titles": dict(zip(items["item_id"].to_pylist(), items["title"].to_pylist(), strict=True)),
-        "scores": read_table(root / "scores.parquet").to_pandas(),
-        "selection": read_table(root / "selection.parquet").to_pandas(),
-        "features": pa.concat_tables([read_table(p).select(columns) for p in parts]).to_pandas(),
-        "chance": chance_level(len(items), cutoff=cutoff),
-        "labels": dict(zip(labels["sample_id"], labels["label"], strict=True)),
-    }
 
 
 def _log(folder: Path) -> pd.DataFrame:
@@ -134,11 +94,8 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     return rows
 
 
-def _facts(
-    data: pd.DataFrame, tables: dict[str, Any], evaluation: dict[str, Any], *, policy: str
-) -> dict[str, Any]:
-    """Facts of the run; `policy` is that of `scoring.policy`."""
-    kept, dead = data["kept"], (data["hits"] == 0) & ~data["screened"]
+def _facts(chosen: dict[str, Any], evaluation: dict[str, Any]) -> dict[str, Any]:
+    """The figures at the top; `chosen` is what `kept_static` or `kept_live` found."""
     split = "test" if any("test" in s for s in evaluation["policies"].values()) else "valid"
     figures = []
     for metric, tests in (("value@10", evaluation.get("value")), ("NDCG@10", evaluation)):
@@ -149,64 +106,13 @@ def _facts(
             if tests and split in splits and (best is None or name in {*SHOWN, best})
         ]
     return {
-        "samples": len(tables["train"]),
-        "scored": len(data),
-        "kept": len(tables["selection"]),
-        "share": len(tables["selection"]) / len(tables["train"]),
-        "dead": float(dead.mean()),
-        "dead_kept": float(dead[kept].mean()),
-        "chance": tables["chance"],
-        "scored_by": SCORED_BY[policy],
+        "samples": chosen["samples"],
+        "kept": chosen["kept"],
+        "share": chosen["kept"] / chosen["samples"],
         "split": split,
         "users": evaluation["users"][split],
         "figures": figures,
         "gain": evaluation.get("value", evaluation).get("paired", {}).get("trained", {}).get(split),
-    }
-
-
-def _planted(tables: dict[str, Any]) -> list[dict[str, Any]]:
-    labels, corpus = tables["labels"], tables["train"].index
-    if not labels:
-        return []
-    label = pd.Series([labels.get(int(i), "unlabelled") for i in corpus], index=corpus)
-    kept = corpus.isin(tables["selection"]["sample_id"])
-    return [
-        {
-            "label": name,
-            "count": int((label == name).sum()),
-            "corpus": float((label == name).mean()),
-            "selection": float((label[kept] == name).mean()),
-        }
-        for name in sorted(label.unique())
-    ]
-
-
-def _costs(root: Path) -> list[dict[str, Any]]:
-    """Cost of each stage, and whether it counts as a cost of selection.
-
-    The warm start does not, if the policy starts from it: it would be needed without selection.
-    """
-    run = Run(root)
-    used = {"select", *run.made_from("select")}
-    used -= {"warm"} & {*(run.done("train") or {"inputs": {}})["inputs"]}
-    return [
-        row | {"charged": row["charged"] == "selection" and row["stage"] in used}
-        for row in run.costs()
-    ]
-
-
-def _charged(costs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Cost of selection, and its share of all seconds."""
-    mine = [row for row in costs if row["charged"]]
-    total = sum(row["seconds"] for row in costs)
-    seconds = sum(row["seconds"] for row in mine)
-    return {
-        "stages": ", ".join(row["stage"] for row in mine),
-        "seconds": seconds,
-        "rollouts": sum(row["rollouts"] for row in mine),
-        "tokens": sum(row["generated_tokens"] for row in mine),
-        "share": seconds / total if total else 0.0,
-        "total": total,
     }
 
 
@@ -234,18 +140,10 @@ def _sides(root: Path, config: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _plots(
-    root: Path,
-    data: pd.DataFrame,
-    evaluation: dict[str, Any],
-    costs: list[dict[str, Any]],
-    scored_by: str,
+    root: Path, evaluation: dict[str, Any], costs: list[dict[str, Any]]
 ) -> dict[str, Markup]:
     """Section -> its plots."""
-    drawn = {
-        "rewards": _reward_plots(data, scored_by),
-        "scores": _score_plots(data),
-        "quality": _quality_plots(evaluation),
-    }
+    drawn = {"quality": _quality_plots(evaluation)}
     if costs:
         drawn["cost"] = plots.draw(
             "cost",
@@ -261,42 +159,6 @@ def _plots(
         if len(log):
             drawn[name] = _learning(name, log)
     return drawn
-
-
-def _reward_plots(data: pd.DataFrame, scored_by: str) -> Markup:
-    kept = data[data["kept"]].sort_values("rank")
-    return plots.draw(
-        "rewards",
-        "Histogram of the mean reward of each sample, corpus and selection",
-        plots.histogram,
-        corpus=data["mean_reward"],
-        kept=kept["mean_reward"],
-        title=f"Mean reward of the {scored_by}",
-        xlabel="mean reward of a sample",
-    ) + plots.draw(
-        "order",
-        f"Mean reward of the {scored_by} on the kept samples in training order",
-        plots.curriculum,
-        rank=kept["rank"],
-        reward=kept["mean_reward"],
-        group=kept["group"],
-    )
-
-
-def _score_plots(data: pd.DataFrame) -> Markup:
-    kept = data[data["kept"]]
-    return Markup("").join(
-        plots.draw(
-            name,
-            f"Histogram of {name}, corpus and selection",
-            plots.histogram,
-            corpus=data[name],
-            kept=kept[name],
-            title=name.capitalize(),
-            xlabel=name,
-        )
-        for name in ("learnability", "representativeness", "value")
-    )
 
 
 def _quality_plots(evaluation: dict[str, Any]) -> Markup:

@@ -33,8 +33,10 @@ function detail(sample) {
 function line(sample) {
   const open = element("button", String(sample.id));
   open.setAttribute("aria-expanded", "false");
-  const numbers = ["reward", "learnability", "representativeness", "value"].map(key =>
-    element("td", sample[key] === null ? "–" : sample[key].toFixed(3)));
+  const numbers = [...heads].slice(4).map(head => {
+    const value = sample[head.dataset.key];
+    return element("td", value === null ? "–" : value.toFixed(head.dataset.whole ? 0 : 3));
+  });
   const row = element("tr", null, element("td", null, open),
     element("td", sample.order === null ? "–" : String(sample.order)),
     element("td", sample.why), element("td", sample.target), ...numbers);

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from minirec.selection.learnability import lift
+from minirec.store.tables import read_table
 
 NEAR = 0.05
 """Cosine distance to a kept sample below which a sample is a near-duplicate."""
+
+
+def corpus_tables(root: Path) -> dict[str, Any]:
+    """The train split by sample_id, the titles by item_id, and planted labels by sample_id."""
+    items = read_table(root / "corpus" / "items.parquet")
+    truth = root / "corpus" / "truth.parquet"
+    labels = read_table(truth).to_pydict() if truth.exists() else {"sample_id": [], "label": []}
+    return {
+        "train": read_table(root / "corpus" / "train.parquet").to_pandas().set_index("sample_id"),
+        "titles": dict(zip(items["item_id"].to_pylist(), items["title"].to_pylist(), strict=True)),
+        "labels": dict(zip(labels["sample_id"], labels["label"], strict=True)),
+    }
 
 
 def frame(tables: dict[str, Any]) -> pd.DataFrame:
@@ -149,12 +163,12 @@ def listed(
     return [_listed(tables, shown.iloc[i], str(why.iloc[i])) for i in range(len(shown))]
 
 
-def _described(tables: dict[str, Any], row: pd.Series, why: str) -> dict[str, Any]:
-    """The fields that the table and the examples share."""
+def described(tables: dict[str, Any], row: pd.Series, why: str, reason: str) -> dict[str, Any]:
+    """The fields that the table and the examples share; the name of `row` is the sample_id."""
     sample, title = tables["train"].loc[row.name], tables["titles"]
     return {
         "why": why,
-        "reason": reason(row, why),
+        "reason": reason,
         "label": tables["labels"].get(int(row.name), ""),
         "history": [title.get(int(i), f"item {i}") for i in sample["history"]],
         "target": title.get(int(sample["target"]), f"item {sample['target']}"),
@@ -166,7 +180,7 @@ def _listed(tables: dict[str, Any], row: pd.Series, why: str) -> dict[str, Any]:
     return {
         "id": int(row.name),
         "order": None if pd.isna(row["rank"]) else int(row["rank"]) + 1,
-        **_described(tables, row, why),
+        **described(tables, row, why, reason(row, why)),
         "reward": round(float(row["mean_reward"]), 4),
         **{name: None if pd.isna(row[name]) else round(float(row[name]), 4) for name in scores},
         "rewards": [round(float(r), 4) for r in row["rewards"]],
@@ -179,7 +193,7 @@ def _example(tables: dict[str, Any], row: pd.Series, why: str) -> dict[str, Any]
     completions = list(row["completions"])
     return {
         "sample_id": int(row.name),
-        **_described(tables, row, why),
+        **described(tables, row, why, reason(row, why)),
         "rewards": [f"{r:.3f}" for r in rewards] or [f"{row['screen_reward']:.3f} (screen)"],
         "completion": completions[int(rewards.argmax())] if completions else "",
         "group": None if pd.isna(row["group"]) else int(row["group"]) + 1,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -86,9 +87,7 @@ def data_card(
     command = COMMANDS[to].format(**_settings(config, samples, steps, has_template=has_template))
     return f"""# {samples:,} interactions, in training order
 
-Selected by MiniRec (arXiv 2602.04278): `selection.method={config.selection.method}`, preset
-`{config.preset}`, seed {config.seed}. The order of the file is the curriculum: train without
-shuffling.
+{_chosen(config, steps)}
 
 {command}
 
@@ -112,6 +111,39 @@ Each reward is multiplied by the factor of the target in `factors.npy`: its `{co
 of the targets of train (`reward.item_weight={column}`). A trainer that divides by the standard
 deviation of a group cancels this factor{how}
 """
+
+
+def _chosen(config: Config, steps: int) -> str:
+    """How the interactions were chosen, and how to use their order."""
+    if config.selection.mode == "live":
+        return "\n\n".join(map(_filled, _chosen_live(config, steps)))
+    return _filled(
+        f"Selected by MiniRec (arXiv 2602.04278): `selection.method={config.selection.method}`, "
+        f"preset `{config.preset}`, seed {config.seed}. The order of the file is the curriculum: "
+        f"train without shuffling."
+    )
+
+
+def _chosen_live(config: Config, steps: int) -> list[str]:
+    live, training = config.live, config.training
+    start = "the base model" if training.start == "base" else f"the adapter of `{training.start}`"
+    value = " The rule also ranks by learnability, representativeness and diversity."
+    return [
+        f"Chosen live by MiniRec (`selection.mode=live`, `live.rule={live.rule}`, preset "
+        f"`{config.preset}`, seed {config.seed}): each of {steps:,} training steps took its "
+        f"{training.prompts_per_step} prompts for the policy of that moment. The policy was "
+        f"{config.model.name} with LoRA, trained from {start}. A sample was taken if its lift was "
+        f"in the band from {live.band[0]:g} to {live.band[1]:g}, then if its lift was unknown, and "
+        f"otherwise only where there were too few.{value if live.rule == 'value' else ''} The lift "
+        f"is the NDCG of the target above chance, right after the prompt or in the rollouts.",
+        "The file has a row for each sample that was trained, in the order of first training. "
+        "Another trainer has no live selection: it trains this subset statically, so train without "
+        "shuffling. What was learnable for the policy above may be solved or hopeless for yours.",
+    ]
+
+
+def _filled(text: str) -> str:
+    return textwrap.fill(text, 100, break_long_words=False, break_on_hyphens=False)
 
 
 _HOW = {
@@ -192,11 +224,8 @@ def model_card(
         weights: of the parts of the collaborative prior; None: the policy has no prior.
         refreshed: whether the counts of the prior include events that the evaluation did not use.
     """
-    method = config.selection.method
     what = {
-        "trained": "Trained on all interactions"
-        if method == "full"
-        else f"Trained on the interactions that `selection.method={method}` chose",
+        "trained": _trained(config),
         "proxy": "The proxy policy, trained on a small random subset",
         "warm": "The policy of the warm start, trained on forced answers",
     }[policy]
@@ -228,6 +257,15 @@ for item, {number} in recommender.rank([0, 1], top=10):
 
 `items.npy` has a unit vector for each line of `items.jsonl`.
 {_prior(config, weights, refreshed)}{_figures(config, evaluation)}"""
+
+
+def _trained(config: Config) -> str:
+    if config.selection.mode == "live":
+        return f"Trained on interactions that live selection (`live.rule={config.live.rule}`) took"
+    method = config.selection.method
+    if method == "full":
+        return "Trained on all interactions"
+    return f"Trained on the interactions that `selection.method={method}` chose"
 
 
 def _prior(config: Config, weights: Mapping[str, float] | None, refreshed: bool) -> str:

@@ -15,6 +15,7 @@ from minirec.selection.live import (
     FORCED,
     IN_BAND,
     NEAREST,
+    ROLLOUTS,
     UNKNOWN,
     VALUE,
     Choice,
@@ -74,6 +75,21 @@ class Record:
         self.columns = {name: list(state[name]) for name in self.columns}
 
 
+def lift_table(selection: LiveSelection) -> pa.Table:
+    """What is known about each sample (`schema.LIFTS`), in the order of the ids."""
+    ids = selection.ids
+    first = min(selection.cursor, len(ids))
+    reached = np.zeros(len(ids), bool)
+    reached[[selection.stream.at(position)[1] for position in range(first)]] = True
+    columns = {
+        "sample_id": ids,
+        "reached": reached,
+        "lift": selection.memory.lift[FORCED],
+        "rollout_lift": selection.memory.lift[ROLLOUTS],
+    }
+    return pa.table(columns, schema=schema.LIFTS)
+
+
 def as_selection(choices: pa.Table) -> pa.Table:
     """The distinct samples of choices in the order of their first training (`schema.SELECTION`).
 
@@ -104,8 +120,8 @@ def summary(choices: pa.Table, *, samples: int, band: tuple[float, float]) -> li
     inside = sum(reasons.count(why) for why in (IN_BAND, VALUE))
     lines = [
         f"{prompts:,} prompts of {distinct:,} samples, {distinct / samples:.0%} of the corpus; "
-        f"{inside / prompts:.0%} were known to be learnable, "
-        f"{reasons.count(UNKNOWN) / prompts:.0%} were not measured before"
+        f"{inside / prompts:.0%} were known to be learnable when they were chosen (lift from "
+        f"{band[0]:g} to {band[1]:g}), {reasons.count(UNKNOWN) / prompts:.0%} had no known lift"
     ]
     if outside := reasons.count(NEAREST):
         lines.append(

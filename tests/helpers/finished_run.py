@@ -22,6 +22,7 @@ from minirec.config.run import Config
 from minirec.corpus import schema
 from minirec.prior.prior import save_weights
 from minirec.resources.allocation import Shape
+from minirec.selection.live_record import as_selection
 from minirec.store.files import atomic_dir, write_json
 from minirec.store.run import Run
 from minirec.store.tables import write_table
@@ -32,7 +33,8 @@ STAGES = {"proxy": "proxy", "trained": "train"}
 
 
 def finish_in_process(run_dir: Path, *overrides: str) -> Run:
-    """Finish prepare and model; weights and adapters are made up, the selection is arbitrary.
+    """Finish prepare and model; weights and adapters are made up, the selection is arbitrary. With
+    live selection the stage `train` has the selection and two steps that chose it.
 
     ``ranks.parquet`` has the ranks of the trained policy on test, from the scorer of `evaluate`.
     """
@@ -48,7 +50,10 @@ def finish_in_process(run_dir: Path, *overrides: str) -> Run:
     for seed, (policy, stage) in enumerate(STAGES.items()):
         folder = POLICIES[policy]
         _stage(run, stage, (folder,), lambda f=folder, s=seed: _adapter(run, f, seed=s))
-    _stage(run, "select", ("selection.parquet",), lambda: _selection(run))
+    if config.selection.mode == "live":
+        _chosen_live(run)
+    else:
+        _stage(run, "select", ("selection.parquet",), lambda: _selection(run))
     outputs = ("ranks.parquet", "evaluation.json", "evaluation")
     _stage(run, "evaluate", outputs, lambda: _ranks(run, config), inputs=["train"])
     return run
@@ -74,6 +79,17 @@ def _selection(run: Run) -> None:
     zeros = {name: np.zeros(len(ids)) for name in schema.SELECTION.names}
     columns = zeros | {"rank": range(len(ids)), "sample_id": ids, "group": [0] * len(ids)}
     write_table(run.path("selection.parquet"), pa.table(columns, schema=schema.SELECTION))
+
+
+def _chosen_live(run: Run) -> None:
+    """Two steps of four prompts; sample 200 is in both."""
+    ids = [200, 3, 150, 60, 9, 200, 42, 17]
+    steps = [0] * 4 + [1] * 4
+    numbers = dict.fromkeys(("lift", "rollout_lift", "reward"), np.full(len(ids), 0.5))
+    columns = {"step": steps, "reason": ["in band"] * len(ids), "sample_id": ids} | numbers
+    choices = pa.table(columns, schema=schema.CHOICES)
+    write_table(run.path("policy", "choices.parquet"), choices)
+    write_table(run.path("selection.parquet"), as_selection(choices))
 
 
 def _ranks(run: Run, config: Config) -> None:

@@ -3,6 +3,7 @@
 import time
 
 import pytest
+from helpers.live_run import make_live_run
 
 from jobs import console
 
@@ -50,3 +51,22 @@ def test_the_table_of_quality_shows_value_where_items_have_weights(weighted):
         assert cells == [["trained policy"], ["0.5000"], ["0.5000"], ["0.7500"], ["0.7500"]]
     else:
         assert (heads[3:], cells[3]) == (["95% interval"], ["0.4100 to 0.5900"])
+
+
+def test_the_summary_ends_with_what_choosing_cost_and_avoided(capsys, tmp_path):
+    run = make_live_run(tmp_path / "run")
+    console.print_summary(run)
+    printed = capsys.readouterr().out
+    table = printed[printed.index("Choosing the samples") :]
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in table.splitlines()]
+    assert ["cost", "4.0", "0", "800"] in [row[:2] + row[3:] for row in rows if row]
+    assert ["avoided (estimate)", "48.0", "", "512", "28,800"] in rows
+    assert "Choosing cost less than the rollouts that it avoided" in table
+    assert max(map(len, table[: table.index("The training")].splitlines())) <= 80
+
+
+def test_a_run_that_has_not_trained_says_nothing_about_choosing(capsys, tmp_path):
+    run = make_live_run(tmp_path / "run")
+    run.path("stages", "train.json").unlink()
+    console.print_summary(run)
+    assert "Choosing" not in capsys.readouterr().out

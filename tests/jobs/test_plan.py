@@ -57,6 +57,42 @@ def test_plan_bounds_cheaper_scoring_and_shows_what_it_needed(tmp_path):
     assert planned(*words)["score", "rollouts made"] == "1,234 of 5,000"
 
 
+def test_plan_of_live_selection_scores_nothing(tmp_path):
+    words = [f"run_dir={tmp_path}", "selection.mode=live", "selection.budget=0.25"]
+    write_json(tmp_path / "corpus" / "corpus.json", {"samples": {"train": 1000}})
+    rows = planned(*words)
+    assert not {stage for stage, _ in rows} & {"proxy", "score", "gradients", "select"}
+    assert rows["train", "prompts in an epoch"] == "250 of 1,000 samples, chosen in each step"
+    assert rows["train", "live rule"] == "band, lift from 0.02 to 0.98"
+    assert rows["train", "measured, at most"] == "15% of the tokens of the training (live.share)"
+    assert rows["train", "optimizer steps"] == "8 of 32 prompts"
+    rows = planned(*words, "live.share=0", "live.rule=value", "live.scores=true")
+    assert rows["train", "measured, at most"].startswith("0: lifts are known from rollouts only")
+    assert rows["train", "live rule"].startswith("value") and ("score", "shards") in rows
+
+
+def test_plan_of_live_selection_before_the_samples_are_counted(tmp_path):
+    files = ["corpus.source=table", f"corpus.path={tmp_path}", "selection.mode=live"]
+    rows = planned(f"run_dir={tmp_path / 'run'}", *files, starts=False)
+    assert ("train", "live rule") in rows and ("score", "rollouts") not in rows
+
+
+@pytest.mark.parametrize("command", ["train", "run", "plan"])
+def test_live_selection_of_a_corpus_smaller_than_a_step_is_refused(tmp_path, command):
+    words = [f"run_dir={tmp_path}", "selection.mode=live", "training.start=base"]
+    words.append("training.prompts_per_step=64")
+    write_json(tmp_path / "corpus" / "corpus.json", {"samples": {"train": 63}})
+    with pytest.raises(ConfigError, match="takes training.prompts_per_step 64 different samples"):
+        planned(*words, command=command)
+
+
+def test_select_has_nothing_to_do_with_live_selection(tmp_path):
+    with pytest.raises(
+        ConfigError, match="chooses the samples of each step during `minirec train`"
+    ):
+        planned(f"run_dir={tmp_path}", "selection.mode=live", command="select")
+
+
 def test_plan_looks_at_the_files_of_the_corpus(tmp_path):
     words = [f"run_dir={tmp_path / 'run'}", "corpus.source=table", f"corpus.path={tmp_path}"]
     with pytest.raises(CorpusError, match="lacks an interactions file"):

@@ -153,7 +153,7 @@ def _work(rank, spec, store):
 
 def test_supervision_can_choose_live_too(place, tmp_path):
     training = GRPO.model_copy(update={"loss": "supervised"})
-    live = spec(place, tmp_path / "supervised", training)
+    live = spec(place, tmp_path / "supervised", training, LIVE.model_copy(update={"share": 0.9}))
     log = train(live)
     assert sum(entry["choice_prompts"] for entry in log) > 0
     assert all(reward != reward for reward in choices(live)["reward"].to_pylist())  # NaN

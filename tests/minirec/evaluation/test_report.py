@@ -23,11 +23,10 @@ from jobs.stages.select import SELECT
 from minirec.config.run import Config
 from minirec.errors import ArtifactError, ConfigError
 from minirec.evaluation import plots
-from minirec.evaluation.report import _costs, render
+from minirec.evaluation.report import render
 from minirec.evaluation.samples import cause
 from minirec.selection.from_run import load_features
 from minirec.store.files import read_json, write_json
-from minirec.store.run import Run
 from minirec.store.tables import read_table
 
 
@@ -289,21 +288,6 @@ def test_a_long_curve_has_few_tips_with_both_ends():
     assert ">step 1:" in page and ">step 5000:" in page
 
 
-@pytest.mark.parametrize(
-    ("start", "paid"), [([], {"warm", "score", "select"}), (["warm"], {"score", "select"})]
-)
-def test_the_warm_start_is_a_cost_of_selection_unless_the_policy_starts_from_it(
-    tmp_path, start, paid
-):
-    run = Run(tmp_path, say=lambda _: None)
-    stages = {"warm": [], "score": ["warm"], "select": ["score"], "train": ["select", *start]}
-    for name, inputs in stages.items():
-        charged = "policy" if name == "train" else "selection"
-        options = {"settings": {}, "outputs": [], "charged": charged}
-        run.stage(name, inputs=inputs, body=lambda cost: None, **options)
-    assert {row["stage"] for row in _costs(tmp_path) if row["charged"]} == paid
-
-
 def test_the_report_names_the_policy_that_scored(tmp_path):
     run = make_run(tmp_path / "run")
     SELECT.run(run, config(budget=SAMPLES), None)
@@ -333,6 +317,7 @@ def test_the_report_shows_value_beside_ndcg_where_items_have_weights(tmp_path):
     write_json(run.path("evaluation.json"), evaluation)
     settings = yaml.safe_load(run.path("config.yaml").read_text())
     settings["reward"]["item_weight"] = "<margin>"
+    settings["corpus"] |= {"source": "amazon", "path": "data"}
     run.path("config.yaml").write_text(yaml.safe_dump(settings))
     html = render(run.root)
     first = html[html.index("</h1>") : html.index("</header>")]

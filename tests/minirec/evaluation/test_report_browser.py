@@ -7,11 +7,13 @@ import shutil
 import subprocess
 
 import pytest
+from helpers.live_run import make_live_run
 from helpers.report_run import SAMPLES, config, make_run
 
 from jobs.stages.report import REPORT
 from jobs.stages.select import SELECT
 from minirec.config.run import Config
+from minirec.evaluation.report import render
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = [
@@ -69,6 +71,19 @@ def test_a_search_and_a_fate_leave_what_fits(page, tmp_path):
     assert [row[2] for row in rows(dom)] == ["kept"] * 6
     dom, _ = opened(page, tmp_path, "#q=no-sample-has-this")
     assert rows(dom) == [] and f"0 of {SAMPLES}" in dom
+
+
+def test_a_live_run_lists_its_samples_in_the_order_of_first_training(tmp_path):
+    run = make_live_run(tmp_path / "run")
+    path = run.path("report.html")
+    path.write_text(render(run.root))
+    dom, said = opened(path, tmp_path)
+    assert said == []
+    found = rows(dom)
+    assert [row[0] for row in found[:5]] == ["0", "2", "4", "6", "10"]
+    # Times trained and the first step are whole, lifts and rewards are not.
+    assert found[0][4:6] == ["8", "1"] and found[0][6:9] == ["0.300", "0.200", "0.340"]
+    assert found[25][1:3] == ["–", "not reached"] and found[25][4:] == ["0", *4 * ["–"]]
 
 
 def test_a_script_in_a_title_is_text(page, tmp_path):

@@ -45,6 +45,23 @@ def trl(*overrides, **about):
     return {name: float(value) for name, value in found if value[0].isdigit()}
 
 
+def test_the_card_of_a_live_selection_says_how_it_was_chosen():
+    live = ["selection.mode=live", "live.band=[0.05, 0.9]", "training.prompts_per_step=64"]
+    said = " ".join(card("trl", *live, samples=100, steps=7).split())
+    for words in (
+        "Chosen live by MiniRec (`selection.mode=live`, `live.rule=band`",
+        "each of 7 training steps took its 64 prompts for the policy of that moment",
+        "some/model with LoRA, trained from the adapter of `warm`",
+        "in the band from 0.05 to 0.9",
+        "it trains this subset statically",
+    ):
+        assert words in said
+    assert "selection.method" not in said and "diversity" not in said
+    said = " ".join(card("trl", *live, "live.rule=value", samples=100, steps=7).split())
+    assert "ranks by learnability, representativeness and diversity" in said
+    assert max(map(len, card("jsonl", *live, samples=9, steps=7).splitlines())) <= 100
+
+
 BATCHES = ["training.prompts_per_step=64", "training.prompts_per_micro_batch=16"]
 
 

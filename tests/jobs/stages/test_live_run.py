@@ -125,7 +125,7 @@ def test_scoring_tells_the_lift_of_the_forced_answer_and_of_the_rollouts(tmp_pat
 def test_warm_start_and_training_choose_live(tmp_path):
     file = tmp_path / "small.yaml"
     file.write_text(SETTINGS)
-    words = ["selection.mode=live", "warm.live=true", "training.start=warm"]
+    words = ["selection.mode=live", "warm.live=true", "training.start=warm", "live.share=0.9"]
     words += ["warm.training.steps=4", "warm.training.prompts_per_step=16"]
     words += ["warm.training.prompts_per_micro_batch=8", "tracking.tensorboard=false"]
     words += ["training.loss=supervised", "training.steps=3"]
