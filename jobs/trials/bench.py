@@ -24,7 +24,7 @@ from minirec.errors import EngineError
 from minirec.evaluation.outcomes import Row
 from minirec.store.run import Cost, Run
 from minirec.trials.checks import check_trials
-from minirec.trials.trial import FOLDERS, FREE_ORDER, trials_of
+from minirec.trials.trial import FOLDERS, FREE_ORDER, static, trials_of
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,7 @@ def run_bench(command: str, config: Config, *, overwrite: bool = False) -> Run:
         EngineError: trials failed; the others have finished, and the result is written.
     """
     bench, folder = BENCHES[command], FOLDERS[command]
+    config = static(config)
     _features(command, config, overwrite=overwrite)
     run = Run(config.run_dir, overwrite=overwrite, say=say)
     samples = count_samples(run.path("corpus"), "train")

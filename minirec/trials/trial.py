@@ -84,6 +84,14 @@ class Trial:
         return variants.is_unscored(self.config)
 
 
+def static(config: Config) -> Config:
+    """The settings of a sweep or comparison: trials choose before their training.
+
+    Only a variant can choose in each step, by `selection.mode` of its own.
+    """
+    return changed(config, {"selection.mode": "static"})
+
+
 def trials_of(config: Config, command: str, samples: int) -> list[Trial]:
     """The trials of ``sweep`` or ``compare``, each in a folder below that of `FOLDERS`.
 
@@ -92,6 +100,7 @@ def trials_of(config: Config, command: str, samples: int) -> list[Trial]:
     Raises:
         ConfigError: there is nothing to vary, or a value is invalid.
     """
+    config = static(config)
     return _sweep(config, samples) if command == "sweep" else _comparison(config)
 
 
@@ -218,8 +227,8 @@ def selection_of(method: str) -> dict[str, Any]:
     No baseline reads `selection.directions`, so none is charged with gradients.
     """
     if method in PRESETS:
-        values = preset_values(method)["selection"]
-        return {"selection.method": "value"} | {f"selection.{k}": v for k, v in values.items()}
+        values = preset_values(method)["selection"] | {"method": "value", "mode": "static"}
+        return {f"selection.{k}": v for k, v in values.items()}
     chosen = FULL if method == SUPERVISED else method
     return {"selection.method": chosen, "selection.directions": "head_hvp"}
 

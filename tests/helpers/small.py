@@ -14,6 +14,7 @@ import psutil
 SETTINGS = """
 seed: 7
 corpus: {source: demo, category: demo items, demo: {users: 60, items: 60, tastes: 4}}
+warm: {live: false}
 model:
   max_prompt_tokens: 128
   max_item_tokens: 12
@@ -26,7 +27,7 @@ proxy:
   training: {steps: 8, prompts_per_step: 16, prompts_per_micro_batch: 8, checkpoint_steps: 2,
              item_candidates: corrected}
 scoring: {shard_size: 16, rollouts: 2, policy: proxy, screen: null}
-selection: {budget: 0.25}
+selection: {mode: static, budget: 0.25}
 training: {steps: 8, prompts_per_step: 16, prompts_per_micro_batch: 8, checkpoint_steps: 2,
            start: base, validation_steps: null, patience: null}
 sasrec: {epochs: 2}

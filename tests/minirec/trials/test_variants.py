@@ -111,7 +111,7 @@ def test_the_ledger_of_the_demo_loads_and_its_variants_differ():
     config = load(Path(__file__).parents[3] / "configs" / "ledger-demo.yaml", ["run_dir=r"])
     found = trials_of(config, "compare", 2000)
     check_trials(found, 2000)
-    assert len(found) == 14 * 5 and {trial.table for trial in found} == {"tokens"}
+    assert len(found) == 16 * 5 and {trial.table for trial in found} == {"tokens"}
     assert {name for name in config.compare.references} <= {trial.variant for trial in found}
     paper = next(t.config for t in found if t.variant == "none-warm-paper")
     published = load(None, ["preset=paper"]).selection
