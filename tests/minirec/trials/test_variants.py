@@ -113,6 +113,6 @@ def test_the_ledger_of_the_demo_loads_and_its_variants_differ():
     check_trials(found, 2000)
     assert len(found) == 16 * 5 and {trial.table for trial in found} == {"tokens"}
     assert {name for name in config.compare.references} <= {trial.variant for trial in found}
-    paper = next(t.config for t in found if t.variant == "none-warm-paper")
+    paper = next(t.config for t in found if t.variant == "warm-paper")
     published = load(None, ["preset=paper"]).selection
     assert paper.selection == published.model_copy(update={"budget": paper.selection.budget})
