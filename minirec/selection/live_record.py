@@ -125,8 +125,8 @@ def summary(choices: pa.Table, *, samples: int, band: tuple[float, float]) -> li
     ]
     if outside := reasons.count(NEAREST):
         lines.append(
-            f"{outside:,} prompts were outside the band {band[0]:g} to {band[1]:g}, because too "
-            f"few candidates were inside; widen live.band or raise live.candidates"
+            f"{outside:,} of them were outside the band {band[0]:g} to {band[1]:g}, because too few "
+            f"candidates were inside; widen live.band or raise live.candidates"
         )
     return lines
 

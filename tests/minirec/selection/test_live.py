@@ -246,7 +246,7 @@ def test_a_summary_counts_what_was_outside_the_band():
     table = table.set_column(1, "reason", pa.array(reasons))
     first, second = summary(table, samples=6, band=(0.1, 0.9))
     assert first.startswith("8 prompts of 5 samples, 83% of the corpus; 62% were known")
-    assert second.startswith("2 prompts were outside the band 0.1 to 0.9")
+    assert second.startswith("2 of them were outside the band 0.1 to 0.9")
     assert len(summary(recorded().table(), samples=6, band=(0.1, 0.9))) == 1
 
 

@@ -38,4 +38,4 @@ def test_the_summary_counts_prompts_samples_and_reasons():
         "32 prompts of 25 samples, 16% of the corpus; 47% were known to be learnable when they "
         "were chosen (lift from 0.02 to 0.98), 28% had no known lift"
     )
-    assert second.startswith("8 prompts were outside the band 0.02 to 0.98")
+    assert second.startswith("8 of them were outside the band 0.02 to 0.98")
