@@ -27,6 +27,7 @@ from minirec.selection.learnability import chance_level, lift
 from minirec.selection.live import (
     FORCED,
     ROLLOUTS,
+    Candidates,
     LiveSelection,
     Rows,
     ValueRule,
@@ -41,8 +42,8 @@ CHOICE_TOKENS = "choice_tokens"
 """Entry of the log: the cost of measuring, in forward-equivalent tokens."""
 AHEAD = 8
 """Steps whose candidates are measured at once, if measuring pays for the catalogue."""
-PROMPTS = 64
-"""Prompts in one pass of a worker, whatever the micro-batch of the training is."""
+BLOCK_TOKENS = 64 * 512
+"""Tokens in one pass of a worker, at most 64 prompts, whatever the micro-batch of the training."""
 
 
 class LiveOrder:
@@ -73,6 +74,7 @@ class LiveOrder:
         self.items, self.log = items, log
         # Training by supervision encodes no catalogue, so measuring pays for it.
         self.table_tokens = 0 if spec.training.reads_table else FORWARD * sum(map(len, items))
+        self.block = max(1, min(64, BLOCK_TOKENS // spec.model.max_prompt_tokens))
         self.chance = chance_level(len(catalogue), cutoff=spec.reward.cutoff)
         self.selection = LiveSelection(spec.order, spec.live, seed=spec.seed, prompts=self.prompts)
         self.value = ValueRule(spec.live, spec.selection) if spec.live.rule == "value" else None
@@ -80,6 +82,7 @@ class LiveOrder:
         kept = 8 * spec.live.candidates * self.prompts
         self._prompt = lru_cache(maxsize=kept)(self._encoded)
         self.batches: dict[int, Rows] = {}
+        self.passes: dict[int, int] = {}  # of the stream, for each of the batches
         self.tokens = 0  # of all measurements
         self.record = Record()
         if spec.lifts:
@@ -94,7 +97,7 @@ class LiveOrder:
             (ROLLOUTS, [r for *_, r in lifts]),
         ):
             known = ~np.isnan(values)
-            self.selection.see(kind, rows[known], np.asarray(values)[known])
+            self.selection.see(kind, rows[known], np.asarray(values)[known], at_pass=0)
 
     def prepare(self, step: int, table: Tensor | None) -> dict[str, Any]:
         """Measure lifts and choose the samples of `step`, unless a checkpoint brought them."""
@@ -103,14 +106,14 @@ class LiveOrder:
         started = time.monotonic()
         candidates = self.selection.candidates()
         ahead = self.selection.candidates(steps=AHEAD) if self.table_tokens else candidates
-        rows, tokens = self._affordable(self.selection.to_measure(ahead))
+        rows, tokens = self._affordable(self.selection.to_measure(ahead), candidates.rows)
         first = None
         if len(rows):
             items = item_table(self.policy, self.items) if table is None else table
-            first = self._measure(rows, items, candidates.rows)
+            first = self._measure(rows, items, candidates)
         choice = self.selection.choose(candidates, first=first)
         self.tokens += tokens
-        self.batches[step] = choice.rows
+        self.batches[step], self.passes[step] = choice.rows, candidates.at_pass
         self.record.add(step, self.selection, choice)
         return {
             CHOICE_TOKENS: tokens,
@@ -119,19 +122,19 @@ class LiveOrder:
             **{f"chosen_{why.replace(' ', '_')}": choice.reasons.count(why) for why in REASONS},
         }
 
-    def _affordable(self, rows: Rows) -> tuple[Rows, int]:
+    def _affordable(self, rows: Rows, candidates: Rows) -> tuple[Rows, int]:
         """The first of the rows that `live.share` allows to measure, and their tokens.
 
         The cost of all measurements stays below this share of the cost of the training, counted
         from lengths, never from measured seconds. A step that has not finished counts as much as
-        training its prompts, if these are as short as the shortest of the rows. Where measuring
-        pays for the catalogue, it waits until half of its cost is that of prompts.
+        training its prompts, if these are as short as the shortest candidate. Where measuring pays
+        for the catalogue, it waits until as much is left for prompts as the catalogue costs.
         """
         if not len(rows):
             return rows, 0
         cost = sum(entry["forward_tokens"] - entry.get(CHOICE_TOKENS, 0) for entry in self.log)
         pending = len(self.record.steps) + 1 - len(self.log)
-        shortest = min(len(self._prompt(row)) for row in rows[: self.prompts].tolist())
+        shortest = min(len(self._prompt(row)) for row in candidates.tolist())
         cost += pending * self.prompts * shortest * LORA
         left = self.settings.share * cost - self.tokens
         if left < 2 * self.table_tokens:
@@ -150,9 +153,9 @@ class LiveOrder:
         return self.encoder.prompts([sample], self.catalogue)[0] + self.encoder.answer_ids
 
     @torch.no_grad()
-    def _measure(self, rows: Rows, table: Tensor, candidates: Rows) -> Rows | None:
-        """Note the lifts of the rows; the rule value also returns candidates to take for their
-        value."""
+    def _measure(self, rows: Rows, table: Tensor, candidates: Candidates) -> Rows | None:
+        """Note the lifts of at least one row; the rule value also returns candidates to take for
+        their value."""
         prompts = [self._prompt(row) for row in rows.tolist()]
         order = sorted(range(len(rows)), key=lambda i: (len(prompts[i]), i))  # less padding
         samples = [self.samples[int(self.selection.ids[row])] for row in rows]
@@ -167,15 +170,14 @@ class LiveOrder:
             states = hidden.tolist() if self.value else [None] * len(mine)
             return list(zip(found, states, strict=True))
 
-        both = spread(len(rows), PROMPTS, gains) if len(rows) else []
-        place = np.argsort(order) if len(rows) else np.empty(0, np.int64)
-        found = np.array([gain for gain, _ in both])[place] if both else np.empty(0)
-        lifts = lift(found, chance=self.chance) if both else found
-        self.selection.see(FORCED, rows, lifts)
-        if self.value is None or not both:
+        both = spread(len(rows), self.block, gains)
+        place = np.argsort(order)
+        lifts = lift(np.array([gain for gain, _ in both])[place], chance=self.chance)
+        self.selection.see(FORCED, rows, lifts, at_pass=candidates.at_pass)
+        if self.value is None:
             return None
         hidden = torch.tensor([both[i][1] for i in place], dtype=torch.float64)
-        able = (self.selection.memory.distance(rows) == 0) & np.isin(rows, candidates)
+        able = (self.selection.memory.distance(rows) == 0) & np.isin(rows, candidates.rows)
         at = np.flatnonzero(able).tolist()
         chosen = [samples[i] for i in at]
         return rows[at][self._by_value(lifts[at], hidden[at], ranker, chosen)]
@@ -224,16 +226,17 @@ class LiveOrder:
             parts = [[] for _ in range(dist.get_world_size())]
             dist.all_gather_object(parts, own)
         gains = np.array([one for part in parts for one in part]).reshape(-1, 2)
-        rows = self.batches.pop(step)
+        rows, at_pass = self.batches.pop(step), self.passes.pop(step)
         if len(gains):
             lifts = lift(gains[:, 0], chance=self.chance)
-            self.selection.see(ROLLOUTS, rows, lifts)
+            self.selection.see(ROLLOUTS, rows, lifts, at_pass=at_pass)
             self.record.reward(step, lifts, gains[:, 1])
 
     def save(self, folder: Path) -> None:
         state = {f"selection_{k}": v for k, v in self.selection.state().items()}
         state |= {f"record_{k}": v for k, v in self.record.state().items()}
         state |= {f"batch_{step}": rows for step, rows in self.batches.items()}
+        state |= {f"pass_{step}": np.array(number) for step, number in self.passes.items()}
         state["tokens"] = np.array(self.tokens)
         if self.value is not None:
             state["mean"] = self.value.mean
@@ -242,7 +245,9 @@ class LiveOrder:
 
     def restore(self, folder: Path) -> None:
         with np.load(folder / STATE) as state:
-            parts: dict[str, dict[str, Any]] = {"selection": {}, "record": {}, "batch": {}}
+            parts: dict[str, dict[str, Any]] = {
+                name: {} for name in ("selection", "record", "batch", "pass")
+            }
             for key in state.files:
                 head, _, name = key.partition("_")
                 if head in parts:
@@ -253,7 +258,8 @@ class LiveOrder:
         self.selection.restore(parts["selection"])
         self.record.restore(parts["record"])
         self.batches = {int(step): rows for step, rows in parts["batch"].items()}
+        self.passes = {int(step): int(number) for step, number in parts["pass"].items()}
 
     def finish(self, folder: Path) -> None:
-        write_table(folder / CHOICES, self.record.table())
+        write_table(folder / CHOICES, self.record.table(without=self.batches))
         write_table(folder / LIFTS, lift_table(self.selection))

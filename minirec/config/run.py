@@ -69,8 +69,15 @@ class Config(Section):
                 f"samples before the training, but selection.mode live chooses in each step; set "
                 f"selection.mode to static, or selection.method to value"
             )
+        supervised = self.selection.mode == "live" and self.training.loss == "supervised"
+        if self.live.rule == "value" and (supervised or self.warm.live):
+            raise ValueError(
+                "live.rule value compares the samples that a step has measured, but supervised "
+                "training measures in few steps; set live.rule to band"
+            )
         budget, scored = self.selection.budget, self.scoring.samples
-        if type(budget) is type(scored) and budget > scored and self.selection.method != "full":
+        chosen = self.selection.mode == "static" and self.selection.method != "full"
+        if type(budget) is type(scored) and budget > scored and chosen:
             raise ValueError(
                 f"selection.budget {budget} exceeds scoring.samples {scored}, of which it is "
                 f"chosen; lower the one or raise the other"

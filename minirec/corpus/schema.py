@@ -73,7 +73,8 @@ CHOICES = _schema(
     reward=pa.float64(),
 )
 """A prompt that live selection trained, in order. lift: of the forced answer when it was chosen,
-NaN if unknown. rollout_lift and reward: means over its rollouts; NaN without rollouts."""
+NaN if unknown. rollout_lift and reward: means over its rollouts; NaN without rollouts.
+The reward has the weight of the target (`reward.item_weight`)."""
 
 LIFTS = _schema(
     sample_id=pa.int64(), reached=pa.bool_(), lift=pa.float64(), rollout_lift=pa.float64()

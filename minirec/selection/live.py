@@ -84,6 +84,7 @@ class Memory:
         self.low[kind, rows] = np.where(below, self.low[kind, rows] + 1, 0)
         self.holds[rows[~below]] = 0
         held = rows[below & (self.low[kind, rows] >= STRIKES)]
+        held = held[self.back[held] <= at_pass]  # the other kind may have put it on hold already
         self.back[held] = at_pass + 1 + 2 ** np.minimum(self.holds[held], 30)
         self.holds[held] += 1
 
@@ -179,9 +180,12 @@ class LiveSelection:
         order = np.argsort(age, kind="stable")
         return candidates.rows[order][age[order] < candidates.at_pass]
 
-    def see(self, kind: int, rows: Rows, lifts: Floats) -> None:
-        """Note lifts (n,) of the kind `FORCED` or `ROLLOUTS` of distinct rows (n,)."""
-        self.memory.see(kind, rows, lifts, at_pass=self.stream.at(self.cursor)[0])
+    def see(self, kind: int, rows: Rows, lifts: Floats, *, at_pass: int) -> None:
+        """Note lifts (n,) of the kind `FORCED` or `ROLLOUTS` of distinct rows (n,).
+
+        `at_pass` is that of the candidates among which the rows were.
+        """
+        self.memory.see(kind, rows, lifts, at_pass=at_pass)
 
     def choose(self, candidates: Candidates, *, first: Rows | None = None) -> Choice:
         """The P samples of the next step; moves the cursor behind the last one.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,12 +57,18 @@ class Record:
         self.columns["rollout_lift"][at] = lifts
         self.columns["reward"][at] = rewards
 
-    def table(self) -> pa.Table:
-        """The choices as a table (`schema.CHOICES`), in the order of training."""
-        counts = [len(ids) for ids in self.columns["sample_id"]]
-        flat = {name: np.concatenate(parts) for name, parts in self.columns.items()}
+    def table(self, *, without: Collection[int] = ()) -> pa.Table:
+        """The choices as a table (`schema.CHOICES`), in the order of training.
+
+        `without`: steps that were chosen but not trained.
+        """
+        kept = [i for i, step in enumerate(self.steps) if step not in without]
+        flat = {
+            name: np.concatenate([parts[i] for i in kept]) for name, parts in self.columns.items()
+        }
         reasons = [REASONS[code] for code in flat.pop("reason").tolist()]
-        steps = np.repeat(np.array(self.steps, np.int64), counts)
+        counts = [len(self.columns["sample_id"][i]) for i in kept]
+        steps = np.repeat(np.array([self.steps[i] for i in kept], np.int64), counts)
         return pa.table({"step": steps, "reason": reasons, **flat}, schema=schema.CHOICES)
 
     def state(self) -> dict[str, NDArray]:
@@ -125,8 +131,8 @@ def summary(choices: pa.Table, *, samples: int, band: tuple[float, float]) -> li
     ]
     if outside := reasons.count(NEAREST):
         lines.append(
-            f"{outside:,} of them were outside the band {band[0]:g} to {band[1]:g}, because too few "
-            f"candidates were inside; widen live.band or raise live.candidates"
+            f"{outside:,} of them were outside the band {band[0]:g} to {band[1]:g}, because too "
+            f"few candidates were inside; widen live.band or raise live.candidates"
         )
     return lines
 

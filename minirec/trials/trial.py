@@ -51,8 +51,8 @@ class Trial:
 
     name: of its folder. setting: the name without the seed. features_seed: of what trials share,
     such as warm start, proxy and features; the seed of `config` is that of selection and training.
-    varied: the axes of a sweep, or method,
-    table and budget of a comparison, or variant and table.
+    varied: the axes of a sweep; of a comparison
+    method, table and budget, or variant and table.
     """
 
     name: str

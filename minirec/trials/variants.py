@@ -77,6 +77,11 @@ def values(config: Config, name: str, table: str) -> dict[str, Any]:
         variant = changed(config, own)
     except ConfigError as error:
         raise ConfigError(f"the variant {name} of compare.variants: {error}") from None
+    if any(key.startswith("live.") for key in own) and not _live(variant):
+        raise ConfigError(
+            f"the variant {name} of compare.variants sets live.*, but chooses before the training; "
+            f"add selection.mode: live"
+        )
     limit = c.tokens if table == EQUAL_TOKENS else None
     steps = c.steps
     if limit is not None:
@@ -103,10 +108,16 @@ def _unscored(method: str, curriculum: str, start: str) -> bool:
 
 
 def is_chosen(config: Config) -> bool:
-    """Whether the samples of the training are chosen by their features."""
-    return config.selection.method not in UNSCORED
+    """Whether the samples of the training, or of its warm start, are chosen."""
+    return config.selection.method not in UNSCORED or _live(config)
 
 
 def is_whole(config: Config) -> bool:
-    """Whether the training takes all samples."""
-    return config.selection.method == "full"
+    """Whether the training and its warm start take all samples."""
+    return config.selection.method == "full" and not _live(config)
+
+
+def _live(config: Config) -> bool:
+    """Whether the training or its warm start chooses the samples of each step."""
+    warm = config.training.start == "warm" and config.warm.live
+    return config.selection.mode == "live" or warm

@@ -122,8 +122,10 @@ def test_an_interrupted_training_makes_the_same_choices(place, tmp_path, stalene
     assert entries(cut) == entries(whole)
 
 
-def test_two_workers_make_the_choices_of_one(place, tmp_path):
-    alone = spec(place, tmp_path / "one")
+@pytest.mark.parametrize(("rule", "staleness"), [("band", 0), ("value", 1)])
+def test_two_workers_make_the_choices_of_one(place, tmp_path, rule, staleness):
+    training = GRPO.model_copy(update={"staleness": staleness})
+    alone = spec(place, tmp_path / "one", training, LIVE.model_copy(update={"rule": rule}))
     train(alone)
     both = replace(alone, folder=str(tmp_path / "two"), pool=None)
     context = get_context("spawn")
@@ -149,6 +151,18 @@ def _work(rank, spec, store):
     os.environ |= {"LOCAL_RANK": str(rank), "RANK": str(rank), "WORLD_SIZE": "2"}
     dist.init_process_group("gloo", store=dist.FileStore(store, 2), rank=rank, world_size=2)
     train(replace(spec, pool=own_engine(spec.model_path)))
+
+
+def test_a_limit_of_the_cost_leaves_out_the_step_that_was_only_chosen(place, tmp_path):
+    log = train(spec(place, tmp_path / "whole"))
+    limit = sum(entry["forward_tokens"] for entry in log[:3])
+    training = GRPO.model_copy(update={"staleness": 1, "token_limit": limit})
+    live = spec(place, tmp_path / "limited", training)
+    steps = len(train(live))
+    assert 0 < steps < 6
+    table = choices(live)
+    assert sorted(set(table["step"].to_pylist())) == list(range(steps))
+    assert all(reward == reward for reward in table["reward"].to_pylist())  # no NaN
 
 
 def test_supervision_can_choose_live_too(place, tmp_path):

@@ -60,7 +60,7 @@ def test_only_what_the_rule_reads_is_in_the_fingerprint(tmp_path):
     assert settings(TRAIN) == settings(TRAIN, "selection.alpha=7", "scoring.rollouts=9")
     assert settings(TRAIN) != settings(TRAIN, "live.share=0.3")
     assert settings(TRAIN) != settings(TRAIN, "selection.budget=0.5")
-    value = ["live.rule=value"]
+    value = ["live.rule=value", "warm.live=false"]
     assert settings(TRAIN, *value) != settings(TRAIN, *value, "selection.alpha=7")
     assert "live" not in TRAIN.settings(run, load(None, LIVE[:1]))
     assert settings(WARM) == settings(WARM, "live.share=0.3")
@@ -71,6 +71,20 @@ def test_only_what_the_rule_reads_is_in_the_fingerprint(tmp_path):
 def test_a_method_that_needs_all_scores_is_refused(method):
     with pytest.raises(ConfigError, match=f"selection.method {method} chooses from the features"):
         load(None, [*LIVE, f"selection.method={method}"])
+
+
+def test_the_rule_value_needs_rollouts():
+    for word in ("training.loss=supervised", "warm.live=true"):
+        with pytest.raises(ConfigError, match="set live.rule to band"):
+            load(None, [*LIVE, "live.rule=value", word])
+    assert load(None, ["preset=paper", "live.rule=value", "training.loss=supervised"])
+
+
+def test_a_budget_above_what_is_scored_is_no_matter_in_live_mode():
+    words = ["selection.budget=2000", "scoring.samples=1000"]
+    assert load(None, [*LIVE, *words])
+    with pytest.raises(ConfigError, match="exceeds scoring.samples 1000"):
+        load(None, [*LIVE[:1], *words])
 
 
 def test_a_band_must_rise():

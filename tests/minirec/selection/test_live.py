@@ -38,7 +38,7 @@ def rows(*values):
 
 
 def know(live, lifts, kind=FORCED):
-    live.see(kind, np.arange(len(lifts)), np.array(lifts, float))
+    live.see(kind, np.arange(len(lifts)), np.array(lifts, float), at_pass=0)
 
 
 def test_each_pass_of_the_stream_has_every_row_in_another_order():
@@ -70,6 +70,14 @@ def test_a_sample_twice_below_the_band_is_on_hold_for_one_two_and_four_passes():
     assert back == [0, 3, 6, 11]
 
 
+def test_two_kinds_of_low_lifts_in_one_step_hold_once():
+    memory = Memory(1, BAND)
+    memory.low[:] = 1
+    for kind in (FORCED, ROLLOUTS):
+        memory.see(kind, rows(0), np.array([0.0]), at_pass=4)
+    assert memory.back[0] == 6 and memory.holds[0] == 1
+
+
 def test_a_lift_inside_the_band_ends_the_row_of_low_ones():
     memory = Memory(1, BAND)
     for lift in (0.0, 0.5, 0.0):
@@ -82,7 +90,7 @@ def test_a_lift_inside_the_band_ends_the_row_of_low_ones():
 def test_the_distance_counts_the_kind_that_is_farther_outside():
     live = selection(samples=4)
     know(live, [0.5, 0.05, 0.5])
-    live.see(ROLLOUTS, rows(2), np.array([1.0]))
+    live.see(ROLLOUTS, rows(2), np.array([1.0]), at_pass=0)
     assert live.memory.distance(np.arange(4))[:3] == pytest.approx([0, 0.05, 0.1])
     assert np.isnan(live.memory.distance(rows(3)))
 
@@ -108,7 +116,7 @@ def test_unknown_samples_are_measured_first_and_fresh_ones_not_at_all():
     know(live, [0.5] * 6)
     assert not len(live.to_measure(found))
     live.cursor = 12  # pass 2
-    live.see(FORCED, rows(4), np.array([0.5]))
+    live.see(FORCED, rows(4), np.array([0.5]), at_pass=2)
     live.memory.measured[3] = 1
     urgent = live.to_measure(live.candidates()).tolist()
     assert sorted(urgent) == [0, 1, 2, 3, 5] and urgent[-1] == 3
@@ -131,7 +139,7 @@ def test_a_step_is_filled_up_with_unknown_and_then_with_the_nearest():
     live = selection(samples=6, prompts=4, settings=LiveConfig(band=(0.1, 0.9), candidates=3))
     order = live.candidates().rows.tolist()
     lifts = {order[0]: 1.0, order[1]: 0.5, order[2]: 0.0, order[3]: 0.05, order[4]: 0.95}
-    live.see(FORCED, rows(*lifts), np.array([*lifts.values()]))
+    live.see(FORCED, rows(*lifts), np.array([*lifts.values()]), at_pass=0)
     choice = live.choose(live.candidates())
     near = sorted([order[3], order[4]])  # equally far, so the smaller id comes first
     assert choice.rows.tolist() == [order[1], order[5], *near]
@@ -171,9 +179,9 @@ def test_every_step_is_full_and_a_restored_state_goes_on_alike(samples, candidat
             found = live.candidates()
             assert len(set(found.rows.tolist())) == len(found.rows)
             measured = live.to_measure(found)[:2]
-            live.see(FORCED, measured, np.array(lifts)[measured])
+            live.see(FORCED, measured, np.array(lifts)[measured], at_pass=found.at_pass)
             choice = live.choose(found)
-            live.see(ROLLOUTS, choice.rows, np.array(lifts)[choice.rows])
+            live.see(ROLLOUTS, choice.rows, np.array(lifts)[choice.rows], at_pass=found.at_pass)
             choices.append(choice)
         assert choices[0].rows.tolist() == choices[1].rows.tolist()
         assert choices[0].reasons == choices[1].reasons
@@ -218,6 +226,13 @@ def test_a_record_is_a_table_and_survives_a_restart():
     assert table["step"].to_pylist() == [0, 0, 1, 1, 2, 2, 3, 3]
     assert table["reward"].to_pylist() == [0.3, 0.6] * 4
     assert table["lift"].to_pylist() == [0.5] * 8
+
+
+def test_a_step_that_was_not_trained_is_left_out():
+    record = recorded()
+    kept = record.table(without={3})
+    assert kept["step"].to_pylist() == [0, 0, 1, 1, 2, 2]
+    assert kept["sample_id"].to_pylist() == record.table()["sample_id"].to_pylist()[:6]
 
 
 def test_the_selection_has_each_sample_once_in_the_order_of_training():

@@ -13,7 +13,7 @@ def test_the_lifts_and_what_the_stream_reached():
     selection = LiveSelection(ids, LiveConfig(candidates=1), seed=3, prompts=2)
     order = [selection.stream.at(position)[1] for position in range(len(ids))]
     candidates = selection.candidates()
-    selection.see(FORCED, candidates.rows, np.array([0.5, 0.25]))
+    selection.see(FORCED, candidates.rows, np.array([0.5, 0.25]), at_pass=0)
     selection.choose(candidates)
     selection.see(ROLLOUTS, candidates.rows[:1], np.array([0.75]))
     rows = lift_table(selection).to_pylist()

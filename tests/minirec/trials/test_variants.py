@@ -11,6 +11,7 @@ from minirec.config.reading import load
 from minirec.errors import ConfigError
 from minirec.trials.checks import check_trials
 from minirec.trials.trial import trials_of
+from minirec.trials.variants import is_chosen, is_whole
 
 SUPERVISED = {
     "training": {"loss": "supervised", "start": "base"},
@@ -116,3 +117,19 @@ def test_the_ledger_of_the_demo_loads_and_its_variants_differ():
     paper = next(t.config for t in found if t.variant == "warm-paper")
     published = load(None, ["preset=paper"]).selection
     assert paper.selection == published.model_copy(update={"budget": paper.selection.budget})
+
+
+def test_settings_of_live_selection_need_a_variant_that_chooses_live():
+    with pytest.raises(ConfigError, match="the variant ours of compare.variants sets live"):
+        compared({"ours": {"live.share": 0.1}})
+    (one, *_) = compared({"ours": {"live.share": 0.1, "selection.mode": "live"}})
+    assert one.config.live.share == 0.1 and one.config.selection.mode == "live"
+
+
+def test_a_warm_start_that_chooses_live_is_a_choice():
+    everything = SUPERVISED["selection"]
+    warm = {"selection": everything, "warm.live": True, "training.start": "warm"}
+    (one, *_) = compared({"ours": warm})
+    assert is_chosen(one.config) and not is_whole(one.config)
+    (other, *_) = compared({"ours": warm | {"warm.live": False}})
+    assert is_whole(other.config) and not is_chosen(other.config)
