@@ -15,7 +15,7 @@ def test_the_lifts_and_what_the_stream_reached():
     candidates = selection.candidates()
     selection.see(FORCED, candidates.rows, np.array([0.5, 0.25]), at_pass=0)
     selection.choose(candidates)
-    selection.see(ROLLOUTS, candidates.rows[:1], np.array([0.75]))
+    selection.see(ROLLOUTS, candidates.rows[:1], np.array([0.75]), at_pass=0)
     rows = lift_table(selection).to_pylist()
     assert [row["sample_id"] for row in rows] == ids
     assert [row for row, found in enumerate(rows) if found["reached"]] == sorted(order[:2])
