@@ -33,7 +33,7 @@ from sleeping import SleepingEngine, SleepingScorer
 
 from actors.engines.engine import EngineSpec
 from actors.pool.pool import Pool
-from actors.scoring.scorer import ScoringSpec
+from actors.scoring.spec import ScoringSpec
 from jobs.cluster.session import Session
 from jobs.shards import parts, score_shards
 from jobs.stages.prepare import PREPARE

@@ -128,7 +128,8 @@ def _scorer(root: Path, folder: Path, shard_size: int) -> Any:
     engine = engine_spec(config, model, length, shape=Shape(cpus=1, gpus=0))
     os.environ.update(engine_environment(engine))
     from actors.engines.engine import Adapter
-    from actors.scoring.scorer import ScoringSpec, ShardScorer
+    from actors.scoring.scorer import ShardScorer
+    from actors.scoring.spec import ScoringSpec
 
     adapter = root / "proxy" / "adapter"
     spec = ScoringSpec(

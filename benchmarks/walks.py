@@ -25,7 +25,8 @@ import torch.distributed as dist
 
 from actors.engines.engine import Adapter, EngineSpec, engine_spec
 from actors.engines.transformers import TransformersEngine
-from actors.scoring.scorer import ScoringSpec, ShardScorer
+from actors.scoring.scorer import ShardScorer
+from actors.scoring.spec import ScoringSpec
 from actors.training.loop import Worker
 from actors.training.spec import TrainingSpec
 from jobs.handover.select_table import select_table

@@ -28,7 +28,7 @@ from minirec.store.run import Run
 from minirec.store.tables import check_array, check_table, read_table
 
 if TYPE_CHECKING:
-    from actors.scoring.scorer import ScoringSpec
+    from actors.scoring.spec import ScoringSpec
     from jobs.cluster.session import Session
 
 
@@ -47,7 +47,7 @@ def scoring_spec(
     """Start the pool, if the work has rollouts; return the spec of the scorers for one split and
     policy."""
     from actors.engines.engine import Adapter
-    from actors.scoring.scorer import ScoringSpec
+    from actors.scoring.spec import ScoringSpec
 
     model_path = base_model(run, config)
     if scoring is not None and config.scores_forced:

@@ -6,7 +6,6 @@ does not depend on other shards, on the engine or on the time.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,11 +15,10 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from actors.engines.engine import FORCED, Adapter, Completion
+from actors.engines.engine import FORCED, Completion
 from actors.pool.actor import Call
-from actors.pool.handle import PoolHandle
-from minirec.config.model import ModelConfig
-from minirec.config.scoring import RewardConfig, ScoringConfig
+from actors.scoring.spec import ScoringSpec
+from minirec.config.scoring import ScoringConfig
 from minirec.corpus import schema
 from minirec.corpus.table import Sample, SampleFile, load_catalogue
 from minirec.corpus.weights import load_factors
@@ -39,55 +37,6 @@ from minirec.store.remote import located
 from minirec.store.tables import read_array, write_array, write_table
 
 FORWARD_SEQUENCES = 64
-
-
-@dataclass(frozen=True)
-class ScoringSpec:
-    """The settings of a scorer; picklable.
-
-    output: folder of the shards.
-    item_table: file of the policy's item vectors, which specs of one policy share.
-    scoring: how samples are screened and rolled out; None: rank only the greedy completion.
-    limit: number of samples, drawn at random; None: all.
-    pool: None: no analysis is written, and the forced answer is the only rollout of a sample.
-    prior: folder of the weights of the collaborative prior.
-    """
-
-    corpus: str
-    split: str
-    output: str
-    item_table: str
-    model_path: str
-    model: ModelConfig
-    reward: RewardConfig
-    adapter: str | None
-    scoring: ScoringConfig | None
-    shard_size: int
-    prompts_per_call: int
-    seed: int
-    pool: PoolHandle | None
-    policy_adapter: Adapter | None
-    threads: int
-    device: str = "cpu"
-    limit: int | None = None
-    prior: str | None = None
-
-    def rows(self, samples: int) -> Sequence[int]:
-        """The rows to score in the split's file of `samples` rows, ascending."""
-        if self.limit is None or self.limit >= samples:
-            return range(samples)
-        # Draw samples for evaluation independently of those for selection.
-        word = "limit" if self.scoring is None else "scored"
-        draw = random.Random(seed_of(self.seed, self.split, word))
-        return sorted(draw.sample(range(samples), self.limit))
-
-    @property
-    def policy(self) -> tuple[object, ...]:
-        """Specs with equal values can share a loaded policy."""
-        return self.corpus, self.model_path, self.adapter, self.item_table, self.device, self.prior
-
-    def part(self, shard: int) -> Path:
-        return located(self.output) / f"part-{shard:06d}.parquet"
 
 
 class LoadedPolicy:

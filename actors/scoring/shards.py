@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from actors.process import deadline
-from actors.scoring.scorer import ScoringSpec, ShardScorer
+from actors.scoring.scorer import ShardScorer
+from actors.scoring.spec import ScoringSpec
 from minirec.store.remote import located
 
 

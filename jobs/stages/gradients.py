@@ -14,7 +14,7 @@ from minirec.store.run import Run, each_file
 
 if TYPE_CHECKING:
     from actors.scoring.gradients import GradientShard
-    from actors.scoring.scorer import ScoringSpec
+    from actors.scoring.spec import ScoringSpec
     from jobs.cluster.session import Session
     from minirec.config.run import Config
 

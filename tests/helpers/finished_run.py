@@ -9,7 +9,8 @@ import pyarrow as pa
 import torch
 
 from actors.engines.engine import Adapter, engine_spec
-from actors.scoring.scorer import ScoringSpec, ShardScorer
+from actors.scoring.scorer import ShardScorer
+from actors.scoring.spec import ScoringSpec
 from helpers.own_engine import OwnEngine
 from helpers.small import SETTINGS
 from helpers.tiny_model import build_adapter

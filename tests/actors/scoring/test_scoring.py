@@ -11,7 +11,8 @@ from helpers.tiny_model import build_model
 
 from actors.engines.engine import EngineSpec
 from actors.engines.transformers import TransformersEngine
-from actors.scoring.scorer import ScoringSpec, ShardScorer
+from actors.scoring.scorer import ShardScorer
+from actors.scoring.spec import ScoringSpec
 from minirec.config.model import ModelConfig
 from minirec.config.scoring import RewardConfig, ScoringConfig
 from minirec.corpus import schema

@@ -14,7 +14,8 @@ import torch
 from helpers.loop import SMALL, one_process, spec_of, train, weights
 
 from actors.engines.engine import FORCED
-from actors.scoring.scorer import LoadedPolicy, ScoringSpec
+from actors.scoring.scorer import LoadedPolicy
+from actors.scoring.spec import ScoringSpec
 from actors.training.loop import STOP
 from actors.training.validation import METRIC, START, WEIGHTS, weights_after
 from jobs.training_log import read_log
