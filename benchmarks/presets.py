@@ -1,6 +1,6 @@
 """The selections of several settings, from the features of finished runs.
 
-.venv/bin/minirec run --config configs/demo.yaml
+.venv/bin/minirec run --config configs/demo.yaml selection.mode=static
 .venv/bin/python benchmarks/presets.py runs/demo
 
 Dead: share of the selection without a rollout above chance. Stable: overlap of the selections made

@@ -1,6 +1,6 @@
 """Savings and agreement of cheaper scoring, from a finished run.
 
-.venv/bin/minirec run --config configs/demo.yaml
+.venv/bin/minirec run --config configs/demo.yaml selection.mode=static
 .venv/bin/python benchmarks/screening.py runs/demo
 
 Every setting scores the whole train split in this process, on one thread, with the run's proxy.

@@ -229,7 +229,9 @@ def screening_case(repeats: int, run: Path) -> Result:
     import screening
 
     if not (run / "features").is_dir():
-        raise SystemExit(f"{run} has no features; give --run a finished run of configs/demo.yaml")
+        raise SystemExit(
+            f"{run} has no features; give --run a run of configs/demo.yaml with selection.mode=static"
+        )
     kept = (screening.FULL, "screen 0.05")
     scorings = {name: screening.SETTINGS[name] for name in kept}
     found = screening.measure(run, scorings=scorings, repeats=min(repeats, 3))

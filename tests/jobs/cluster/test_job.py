@@ -28,7 +28,7 @@ SMALLER = [
     *("proxy.training.prompts_per_micro_batch=16", "proxy.training.checkpoint_steps=2"),
     *("model.prior=none", "scoring.policy=proxy", "scoring.screen=null", "sasrec.epochs=0"),
     *("training.start=base", "training.validation_steps=null", "training.patience=null"),
-    *("scoring.shard_size=16", "scoring.rollouts=2"),
+    *("scoring.shard_size=16", "scoring.rollouts=2", "selection.mode=static"),
     *("training.steps=8", "training.prompts_per_step=16"),
     *("training.prompts_per_micro_batch=8", "training.checkpoint_steps=2"),
     "evaluation.bootstrap=50",
