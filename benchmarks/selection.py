@@ -230,7 +230,7 @@ def screening_case(repeats: int, run: Path) -> Result:
 
     if not (run / "features").is_dir():
         raise SystemExit(
-            f"{run} has no features; give --run a run of configs/demo.yaml with selection.mode=static"
+            f"{run} has no features; give --run a run of the demo with selection.mode=static"
         )
     kept = (screening.FULL, "screen 0.05")
     scorings = {name: screening.SETTINGS[name] for name in kept}
