@@ -168,7 +168,7 @@ compare:
       rollout: {max_new_tokens: 0}
     blind: {training.start: warm, selection: {method: random, curriculum: shuffled}}
     static: {training.start: warm, scoring.policy: warm, model.prior: shortcut}
-    dear: {scoring: {policy: proxy, rollouts: 8}, proxy.training.steps: 40}
+    expensive: {scoring: {policy: proxy, rollouts: 8}, proxy.training.steps: 40}
 """
 WARM = "warm={training: {steps: 6, prompts_per_step: 32, prompts_per_micro_batch: 16}}"
 
@@ -188,7 +188,7 @@ def test_a_comparison_of_variants(tmp_path):
     folder = tmp_path / "run"
     said = finish(folder, "compare", WARM, *words)
     assert "Test NDCG@10 at equal total cost" in said and "Reinforcement " in said
-    assert "dear: not trained, choosing alone costs" in said
+    assert "expensive: not trained, choosing alone costs" in said
     rows = {row["setting"]: row for row in read_rows(Run(folder), "comparison")}
     assert len(rows) == 8
     assert rows["dear_tokens"]["status"] == "untrained"
