@@ -191,7 +191,7 @@ def test_a_comparison_of_variants(tmp_path):
     assert "expensive: not trained, choosing alone costs" in said
     rows = {row["setting"]: row for row in read_rows(Run(folder), "comparison")}
     assert len(rows) == 8
-    assert rows["dear_tokens"]["status"] == "untrained"
+    assert rows["expensive_tokens"]["status"] == "untrained"
     for name in ("labels_tokens", "blind_tokens", "static_tokens"):
         last = read_log(folder / "comparison" / f"{name}_seed-1" / "policy" / "log.jsonl")[-1]
         assert rows[name]["status"] == "finished"
