@@ -19,8 +19,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from peft import LoraConfig, get_peft_model
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from training_step import VOCABULARY, policy
 
 from actors.training.live import LiveOrder
 from actors.training.spec import TrainingSpec
@@ -35,7 +34,7 @@ from minirec.rl.group import Group
 from minirec.rl.losses import Candidates, Objective, counted, losses
 from minirec.rl.reward import reward_function
 
-VOCABULARY, ITEMS, SAMPLES = 1500, 300, 200
+ITEMS, SAMPLES = 300, 200
 PROMPTS, ROLLOUTS, PROMPT, COMPLETION = 8, 4, 512, 256
 HIDDEN, LAYERS = 384, 6
 
@@ -53,21 +52,6 @@ def words(count: int, *, seed: int) -> list[int]:
     """Random tokens."""
     drawn = torch.Generator().manual_seed(seed)
     return torch.randint(2, VOCABULARY, (count,), generator=drawn).tolist()
-
-
-def policy() -> Policy:
-    """A random model with LoRA on all linear layers."""
-    torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=VOCABULARY,
-        hidden_size=HIDDEN,
-        intermediate_size=2 * HIDDEN,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=6,
-        num_key_value_heads=6,
-    )
-    lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
-    return Policy(get_peft_model(Qwen2ForCausalLM(config), lora), pad_id=0)
 
 
 @torch.no_grad()
@@ -133,7 +117,7 @@ def train(model: Policy, objective: Objective, batch: list[Sample], table: torch
 def main(repeats: int = 5) -> None:
     """Print the seconds of each step, and the median share."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    model = policy()
+    model = policy(HIDDEN, LAYERS)
     millions = sum(p.numel() for p in model.parameters()) / 1e6
     table = torch.nn.functional.normalize(torch.randn(ITEMS, HIDDEN), dim=-1)
     samples = {i: Sample(i, [i % ITEMS], (7 * i) % ITEMS) for i in range(SAMPLES)}

@@ -127,8 +127,8 @@ def engines_of(config: Config) -> str:
 
 
 def limited(run: Run, planned: Sequence[Trial]) -> tuple[list[Trial], dict[str, str]]:
-    """The trials, those at equal cost with what their choice has left them; and by name why some
-    cannot be trained. The shared stages must have finished.
+    """The trials, those at equal cost with what warm start, proxy and scoring have left them; and
+    by name why some cannot be trained. The shared stages must have finished.
     """
     found, left_out = [], dict[str, str]()
     for trial in planned:
@@ -137,7 +137,7 @@ def limited(run: Run, planned: Sequence[Trial]) -> tuple[list[Trial], dict[str, 
             spent = charge(run, trial)["forward_tokens"]
             if spent >= total:
                 left_out[trial.name] = (
-                    f"choosing alone costs {compact(spent)} of {compact(total)} tokens"
+                    f"what precedes its training costs {compact(spent)} of {compact(total)} tokens"
                 )
             else:
                 values = {"training.token_limit": total - spent}

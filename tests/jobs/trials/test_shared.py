@@ -132,7 +132,9 @@ def test_training_has_what_the_choice_leaves(run):
     limits = {trial.setting: trial.config.training.token_limit for trial in found}
     assert limits["control_tokens"] == 1000 and limits["control_steps"] is None
     assert (limits["blind_tokens"], limits["papers_tokens"]) == (900, 300)
-    assert left_out == {"static_tokens_seed-1": "choosing alone costs 1.10k of 1.00k tokens"}
+    assert left_out == {
+        "static_tokens_seed-1": "what precedes its training costs 1.10k of 1.00k tokens"
+    }
 
 
 def test_a_variant_with_other_settings_is_refused_until_it_may_be_overwritten(run):
@@ -188,7 +190,7 @@ def test_a_comparison_of_variants(tmp_path):
     folder = tmp_path / "run"
     said = finish(folder, "compare", WARM, *words)
     assert "Test NDCG@10 at equal total cost" in said and "Reinforcement " in said
-    assert "expensive: not trained, choosing alone costs" in said
+    assert "expensive: not trained, what precedes its training costs" in said
     rows = {row["setting"]: row for row in read_rows(Run(folder), "comparison")}
     assert len(rows) == 8
     assert rows["expensive_tokens"]["status"] == "untrained"

@@ -145,7 +145,7 @@ def test_labels_keep_their_order_and_distance_inside_the_limits():
 
 
 def test_the_page_answers_first_and_names_what_was_not_trained():
-    found = four(untrained={"late": "choosing alone costs 3.10M of 2.00M tokens"})
+    found = four(untrained={"late": "what precedes its training costs 3.10M of 2.00M tokens"})
     trials = {row["trial"] for entry in found.entries for row in entry.outcome.rows}
     page = comparison_page(
         "demo",
@@ -159,6 +159,6 @@ def test_the_page_answers_first_and_names_what_was_not_trained():
         levels={"popularity": 0.2},
     )
     assert page.index("Selection has no significant effect") < page.index("<table>")
-    assert "not trained: choosing alone costs 3.10M of 2.00M tokens" in page
+    assert "not trained: what precedes its training costs 3.10M of 2.00M tokens" in page
     assert page.index("<td>random</td>") < page.index("<td>control</td>")
     assert ">popularity</text>" in page
