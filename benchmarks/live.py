@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from training_step import VOCABULARY, policy
 
-from actors.training.live import LiveOrder
+from actors.training.live import CHOICE_TOKENS, LiveOrder
 from actors.training.spec import TrainingSpec
 from minirec.config.live import LiveConfig
 from minirec.config.model import ModelConfig
@@ -124,7 +124,8 @@ def main(repeats: int = 5) -> None:
     reward = reward_function("ndcg_softmax", softmax_weight=0.05)
     objective = Objective(TrainingConfig(), 0.02, 1000, reward)
     step_tokens = PROMPTS * (3 * PROMPT + 3 * ROLLOUTS * COMPLETION)
-    done: list[dict[str, Any]] = []
+    log: list[dict[str, Any]] = []
+    shares: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         order = LiveOrder(
             spec(str(Path(folder))),
@@ -132,8 +133,9 @@ def main(repeats: int = 5) -> None:
             objective=objective,
             encoder=RandomPrompts(),  # type: ignore[arg-type]
             catalogue=Catalogue([""] * ITEMS, [""] * ITEMS, ""),
+            items=[[1]] * ITEMS,
             samples=samples,
-            spent=lambda: (len(done), step_tokens * len(done)),
+            log=log,
         )
         print(f"{millions:.1f} million parameters, {torch.get_num_threads()} threads")
         for step in range(repeats + 1):  # the first warms up
@@ -142,14 +144,15 @@ def main(repeats: int = 5) -> None:
             choice = time.perf_counter() - started
             train(model, objective, [sample for _, sample in order.batch(step)], table)
             whole = time.perf_counter() - started
-            done.append({"share": choice / whole, "prompts": chosen["choice_prompts"]})
+            tokens = chosen[CHOICE_TOKENS]
+            log.append({"forward_tokens": step_tokens + tokens, CHOICE_TOKENS: tokens})
+            shares.append(choice / whole)
             print(
                 f"step {step}: {chosen['choice_prompts']} prompts measured in {choice:.2f} s of "
                 f"{whole:.2f} s, {choice / whole:.1%}",
                 flush=True,
             )
-    shares = [one["share"] for one in done[1:]]
-    print(f"choosing took {median(shares):.1%} of a step (median of {repeats})")
+    print(f"choosing took {median(shares[1:]):.1%} of a step (median of {repeats})")
 
 
 if __name__ == "__main__":
