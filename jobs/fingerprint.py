@@ -54,7 +54,9 @@ def live_settings(config: Config) -> dict[str, Any]:
 
 def training_settings(training: TrainingConfig) -> dict[str, Any]:
     """Training settings, without those that a restart may change or that have no effect."""
-    left_out = {"max_failures", "step_deadline_s"}
+    left_out = {"max_failures", "step_deadline_s", "gradient_checkpointing"}
+    if training.tokens_per_micro_batch is None:
+        left_out.add("tokens_per_micro_batch")
     if training.loss == "grpo":
         left_out.add("loss")
     if training.item_negatives == 0:

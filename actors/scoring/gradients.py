@@ -108,7 +108,6 @@ class GradientWorker:
         engine = zero_engine(
             policy,
             stage=spec.zero_stage,
-            bfloat16=spec.model.dtype == "bfloat16",
             micro_batch=spec.micro_batch,
         )
         # Without an optimizer, the engine's own forward allows no backward pass. The hooks of the

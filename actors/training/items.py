@@ -78,13 +78,8 @@ class ItemSide:
         vectors.requires_grad_(True)
         return Candidates(ids, vectors, self._table, self.log_presence, len(self.items))
 
-    def backward(self, candidates: Candidates, *, backwards: int) -> None:
-        """Send the collected gradient through the item encoder: the last backwards of a step.
-
-        Args:
-            backwards: number of backwards of the step including these, over which DeepSpeed
-                averages the gradient.
-        """
+    def backward(self, candidates: Candidates) -> None:
+        """Send the collected gradient through the item encoder: the last backwards of a step."""
         collected = candidates.vectors.grad
         gradient = torch.zeros_like(candidates.vectors) if collected is None else collected
         if self.world > 1:
@@ -92,16 +87,17 @@ class ItemSide:
         ids = candidates.ids.tolist()
         apart = self.world * self.parts
         for part in range(self.parts):
-            if part:
-                self.engine.step()  # only counts, before the last backward of a step
             # Every rank runs each backward, even without an item (more parts than items).
             first = self.rank + part * self.world
             mine = range(first, len(ids), apart) or range(1)
             weight = 1.0 if first < len(ids) else 0.0
             vectors = F.normalize(self.engine([self.items[ids[i]] for i in mine])[0], dim=-1)
-            # The gradient contains the factor for the average over ranks. This backward divides by
-            # the number of backwards again.
-            self.engine.backward((vectors * gradient[list(mine)]).sum() * weight * backwards)
+            last = part + 1 == self.parts
+            self.engine.set_gradient_accumulation_boundary(last)
+            # The gradient contains the factor for the average over ranks.
+            self.engine.backward((vectors * gradient[list(mine)]).sum() * weight)
+            if not last:
+                self.engine.step()  # only counts
 
 
 def negatives(
@@ -120,7 +116,7 @@ def negatives(
 def item_backwards(training: TrainingConfig, *, items: int) -> int:
     """Backwards through the item encoder in a step; each has at most `prompts_per_step` items.
 
-    DeepSpeed needs the same number in each step, so it does not depend on the targets.
+    It does not depend on the targets of a step.
     """
     count, prompts = training.item_negatives, training.prompts_per_step
     most = items if count is None else min(items, prompts + count)

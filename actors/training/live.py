@@ -19,7 +19,7 @@ from actors.training.zero import of_rank_0, spread
 from minirec.corpus.table import Catalogue, Sample
 from minirec.model.recommender import Encoder, Policy, item_table
 from minirec.model.tokens import FORWARD, LORA
-from minirec.rl.losses import Objective, Rewards
+from minirec.rl.losses import Objective
 from minirec.rl.ranker import Ranker
 from minirec.rl.reward import ndcg
 from minirec.selection.head_gradients import head_features
@@ -214,14 +214,9 @@ class LiveOrder:
         ids = self.selection.ids[self.batches[step]].tolist()
         return [(step * self.prompts + i, self.samples[number]) for i, number in enumerate(ids)]
 
-    def learned(self, step: int, rewards: Sequence[Rewards]) -> None:
+    def learned(self, step: int, own: Sequence[tuple[float, float]]) -> None:
         """Note the lifts of the rollouts of a step. All ranks learn about all groups."""
-        own = [
-            (float(gain), float(reward))
-            for part in rewards
-            for gain, reward in zip(part.ndcg.mean(1), part.reward.mean(1), strict=True)
-        ]
-        parts = [own]
+        parts = [[*own]]
         if dist.get_world_size() > 1:
             parts = [[] for _ in range(dist.get_world_size())]
             dist.all_gather_object(parts, own)

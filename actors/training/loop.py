@@ -16,9 +16,10 @@ import torch.distributed as dist
 from actors.engines.engine import FORCED
 from actors.pool.actor import Call
 from actors.process import deadline, trim
+from actors.training.activations import Activations
 from actors.training.adapters import Adapters
 from actors.training.checkpoints import newest_checkpoint, save_checkpoint
-from actors.training.items import ItemSide, item_backwards
+from actors.training.items import ItemSide
 from actors.training.live import CHOICE_TOKENS, LiveOrder
 from actors.training.lookahead import Lookahead
 from actors.training.order import FixedOrder, Order, summed
@@ -34,14 +35,13 @@ from actors.training.validation import (
 from actors.training.zero import barrier, of_rank_0, training_engine
 from minirec.corpus.table import Sample, SampleFile, load_catalogue
 from minirec.corpus.weights import load_factors
+from minirec.model.micro_batches import micro_batches, padded
 from minirec.model.recommender import Encoder, trainable_policy
-from minirec.model.sharing import Sharing
 from minirec.model.tokens import StepTokens
 from minirec.prior.prior import Prior
 from minirec.rl.group import Group
 from minirec.rl.losses import (
     Objective,
-    Rewards,
     Unit,
     counted,
     live_tokens,
@@ -114,11 +114,12 @@ class Worker:
             factors=load_factors(corpus, spec.reward.item_weight),
         )
         t = spec.training
-        self.tokens = StepTokens(t, [*map(len, self.items)], Sharing.of(policy.causal))
-        self.micro_batches = t.prompts_per_step // (self.world * t.prompts_per_micro_batch)
-        # One backward per micro-batch, then those through the item encoder.
-        self.backwards = self.micro_batches + item_backwards(t, items=len(self.items))
-        self.engine = training_engine(policy, spec, self.backwards)
+        self.sharing = policy.sharing
+        self.tokens = StepTokens(t, [*map(len, self.items)], self.sharing)
+        self.engine = training_engine(policy, spec)
+        self.activations = Activations(
+            policy, t.gradient_checkpointing, model_path=model_path, workers=self.world
+        )
         self.item_side = ItemSide(
             self.engine,
             self.items,
@@ -172,19 +173,21 @@ class Worker:
         groups, times = self._roll_out(step)
         candidates = self.item_side.candidates(step, (g.target for g in groups))
         counts, micro_batches = counted(groups), self._micro_batches(groups)
-        divisors = counts | self._live_tokens(micro_batches, candidates.table)
-        scale = self.world * self.backwards  # cancels DeepSpeed's two averages
+        divisors = counts | self._live_tokens([m for _, m in micro_batches], candidates.table)
         sums: dict[tuple[str, Unit], float] = {}
-        rewards: list[Rewards] = []
-        for micro in micro_batches:
+        learned: dict[int, tuple[float, float]] = {}
+        for numbers, micro in micro_batches:
             part = losses(self.engine, micro, candidates=candidates, objective=self.objective)
-            self.engine.backward(part.mean(divisors) * scale)
+            # Those through the item encoder come later, the last one ends the accumulation.
+            self.engine.set_gradient_accumulation_boundary(False)
+            self.engine.backward(part.mean(divisors) * self.world)  # DeepSpeed averages over ranks
             self.engine.step()
-            rewards += [part.rewards] if part.rewards else []
+            if part.rewards:
+                learned |= zip(numbers, part.rewards.means, strict=True)
             for key, value in part.sums.items():
                 sums[key] = sums.get(key, 0.0) + value
-        self.order.learned(step, rewards)
-        self.item_side.backward(candidates, backwards=self.backwards)
+        self.order.learned(step, [learned[number] for number in sorted(learned)])
+        self.item_side.backward(candidates)
         norm = self._optimizer_step()
         if self.lookahead:
             self.adapters.publish(step + 1)
@@ -241,11 +244,31 @@ class Worker:
         times = ("rollout_seconds", "wait_seconds", "idle_seconds")
         return groups, {name: round(getattr(drawn, name), 3) for name in times}
 
-    def _micro_batches(self, groups: list[Group]) -> list[list[Group]]:
-        share = len(groups) // self.world
-        mine = groups[self.rank * share : (self.rank + 1) * share]
-        size = self.spec.training.prompts_per_micro_batch
-        return [mine[i : i + size] for i in range(0, len(mine), size)]
+    def _micro_batches(self, groups: list[Group]) -> list[tuple[list[int], list[Group]]]:
+        """The micro-batches of this rank: positions in its share of the step, and the groups.
+
+        All ranks have as many as the one that needs the most, because they reduce gradients
+        together.
+        """
+        t, share = self.spec.training, len(groups) // self.world
+        shares = [groups[i : i + share] for i in range(0, len(groups), share)]
+
+        def divided(part: list[Group], at_least: int = 1) -> list[list[int]]:
+            return micro_batches(
+                [group.lengths for group in part],
+                prompts=t.prompts_per_micro_batch,
+                tokens=t.tokens_per_micro_batch,
+                sharing=self.sharing,
+                at_least=at_least,
+            )
+
+        most = max(len(divided(part)) for part in shares)
+        passes = [
+            [[part[i] for i in numbers] for numbers in divided(part, most)] for part in shares
+        ]
+        lengths = [[g.lengths for g in groups] for part in passes for groups in part]
+        self.activations.make_fit(max(padded(one, self.sharing) for one in lengths))
+        return list(zip(divided(shares[self.rank], most), passes[self.rank], strict=True))
 
     def _live_tokens(
         self, micro_batches: list[list[Group]], table: torch.Tensor | None
@@ -330,7 +353,10 @@ class Worker:
         Losses are divided by `divisors`, as in the step.
         """
         keys = sorted(sums)
-        total = torch.tensor([sums[k] for k in keys], dtype=torch.float64)
+        # On the device of the engine: NCCL has no collectives for the CPU.
+        total = torch.tensor(
+            [sums[k] for k in keys], dtype=torch.float64, device=self.engine.device
+        )
         if self.world > 1:
             dist.all_reduce(total)
         entry: dict[str, Any] = {"step": step}

@@ -12,7 +12,6 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from minirec.corpus.table import Sample
-from minirec.rl.losses import Rewards
 
 Batch = list[tuple[int, Sample]]
 """For each prompt of a step its position in the training, which gives its seed, and its sample."""
@@ -37,8 +36,8 @@ class Order(Protocol):
     def batch(self, step: int) -> Batch:
         """The samples of a step that has been prepared."""
 
-    def learned(self, step: int, rewards: Sequence[Rewards]) -> None:
-        """Note the rewards of the micro-batches of this rank."""
+    def learned(self, step: int, own: Sequence[tuple[float, float]]) -> None:
+        """Note the mean NDCG and reward of each group of this rank; nothing without rollouts."""
 
     def save(self, folder: Path) -> None:
         """Add the state to a checkpoint; only rank 0 calls it."""
@@ -68,7 +67,7 @@ class FixedOrder:
         positions = range(step * self.prompts, (step + 1) * self.prompts)
         return [(p, self.samples[self.order[p % len(self.order)]]) for p in positions]
 
-    def learned(self, step: int, rewards: Sequence[Rewards]) -> None:
+    def learned(self, step: int, own: Sequence[tuple[float, float]]) -> None:
         pass
 
     def save(self, folder: Path) -> None:

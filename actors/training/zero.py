@@ -18,12 +18,14 @@ def zero_engine(
     policy: Policy,
     *,
     stage: int,
-    bfloat16: bool,
     micro_batch: int,
     optimizer: torch.optim.Optimizer | None = None,
     **settings: object,
 ) -> Any:
     """A DeepSpeed engine around the policy.
+
+    Its own bfloat16 mode stays off: that would convert the LoRA weights and add up their gradients
+    in bfloat16, where each addition of a micro-batch loses digits. `Policy` converts in its pass.
 
     Args:
         stage: ZeRO stage, 0 to 3.
@@ -41,7 +43,6 @@ def zero_engine(
         "train_micro_batch_size_per_gpu": micro_batch,
         "zero_optimization": {"stage": stage},
         "zero_allow_untested_optimizer": True,
-        "bf16": {"enabled": bfloat16},
         "steps_per_print": 10**9,
         **settings,
     }
@@ -52,17 +53,16 @@ def zero_engine(
     return engine
 
 
-def training_engine(policy: Policy, spec: TrainingSpec, backwards: int) -> Any:
-    """The engine of a training with this number of backwards in a step."""
+def training_engine(policy: Policy, spec: TrainingSpec) -> Any:
+    """The engine of a training. The caller says which backward is the last of a step:
+    `set_gradient_accumulation_boundary`."""
     t = spec.training
     lora = [p for p in policy.parameters() if p.requires_grad]
     return zero_engine(
         policy,
         stage=spec.zero_stage,
-        bfloat16=spec.model.dtype == "bfloat16",
         micro_batch=t.prompts_per_micro_batch,
         optimizer=torch.optim.AdamW(lora, weight_decay=t.weight_decay),
-        gradient_accumulation_steps=backwards,
         gradient_clipping=t.max_grad_norm,
     )
 

@@ -33,6 +33,12 @@ class TrainingConfig(Section):
     """Rollouts of each prompt, G, the size of a GRPO group."""
     prompts_per_micro_batch: int = Field(16, ge=1)
     """Number of prompts in one pass of a worker; bounds its memory and changes only rounding."""
+    tokens_per_micro_batch: int | None = Field(None, ge=1)
+    """Tokens in one pass of a worker, padding included; a step is divided into as many passes as
+    this asks for, and changes only by rounding; null sets no limit."""
+    gradient_checkpointing: bool | Literal["auto"] = "auto"
+    """Whether the backward pass computes activations again instead of keeping them; auto does so
+    where they would not fit into the memory of a worker."""
     learning_rate: float | None = Field(None, gt=0)
     """Peak learning rate; null takes 2e-3 for the demo model and 1e-4 for others."""
     lr_warmup_steps: int = Field(3, ge=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,10 +16,10 @@ from minirec.config.model import ModelConfig
 from minirec.corpus import prompts
 from minirec.corpus.table import Catalogue, Sample
 from minirec.errors import ConfigError
+from minirec.model.loading import load_lm
+from minirec.model.logprobs import at_least_float32, token_logprobs
 from minirec.model.sharing import Sharing, pack
 from minirec.rl.group import Group
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class Rollout(Protocol):
@@ -152,6 +153,9 @@ class Policy(nn.Module):
     """Hidden states and token log-probabilities of a (LoRA-adapted) causal LM.
 
     Batches are padded on the right. With a causal mask, padding does not change earlier tokens.
+
+    The LM may be in bfloat16 while its LoRA weights are in float32. Then each pass converts these,
+    and computes in bfloat16, but their gradients add up in float32 (`torch.autocast`).
     """
 
     def __init__(self, lm: nn.Module, *, pad_id: int, temperature: float = 1.0):
@@ -159,9 +163,19 @@ class Policy(nn.Module):
         self.lm: Any = lm
         self.pad_id = pad_id
         self.rollout_temperature = temperature
+        module: Any
+        for module in lm.modules():
+            if hasattr(module, "cast_input_dtype_enabled"):  # a LoRA layer of peft
+                # Otherwise it converts its input to float32, and autocast converts it back.
+                module.cast_input_dtype_enabled = False
 
     def forward(
-        self, sequences: Sequence[Sequence[int]] = (), *, groups: Sequence[Group] | None = None
+        self,
+        sequences: Sequence[Sequence[int]] = (),
+        *,
+        groups: Sequence[Group] | None = None,
+        logprobs: bool = True,
+        alone: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """One forward pass, over sequences (hidden states) or over groups (both results).
 
@@ -171,37 +185,53 @@ class Policy(nn.Module):
         Args:
             sequences: B token lists that end with the answer marker.
             groups: if given, their B completions, each after its prompt, replace the sequences.
+            logprobs: whether the log-probabilities of groups are needed.
+            alone: whether a row of the batch must hold one group only, as per-sample gradients
+                need.
 
         Returns:
             hidden (B, d) float32 at the last token of each sequence. For groups also
             log-probabilities (sum of completion lengths,) float32 of their completion tokens, in
             order, at the rollout temperature; otherwise None.
         """
-        if groups is not None and self.packs(groups):
-            return self._packed(groups)
-        if groups is not None:
-            sequences = [sequence for group in groups for sequence in group.sequences]
-        ids, mask = pad(sequences, self.pad_id, self.device)
-        states = self.causal.base_model(
-            input_ids=ids, attention_mask=mask, use_cache=False
-        ).last_hidden_state
-        lengths = mask.sum(1)
-        rows = torch.arange(len(sequences), device=self.device)
-        hidden = _at_least_float32(states[rows, lengths - 1])
-        if groups is None:
-            return hidden, None
-        positions = torch.arange(ids.shape[1], device=self.device)
-        starts = [len(group.prompt) for group in groups for _ in group.completions]
-        first = torch.as_tensor(starts, device=self.device)
-        predicts = (positions[None] >= first[:, None] - 1) & (
-            positions[None] < lengths[:, None] - 1
-        )
-        return hidden, self._logprobs(states[predicts], ids[:, 1:][predicts[:, :-1]])
+        low = self.dtype if self.dtype == torch.bfloat16 else None
+        with torch.autocast(self.device.type, dtype=low, enabled=low is not None):
+            if groups is None:
+                return self._apart(sequences)[0], None
+            if self.packs(groups, alone=alone):
+                hidden, states, targets = self._packed(groups, alone=alone)
+            else:
+                hidden, states, targets = self._unpacked(groups)
+            if not logprobs:
+                return hidden, None
+            rate = self.rollout_temperature
+            return hidden, token_logprobs(self.causal, states, targets, temperature=rate)
 
-    def packs(self, groups: Sequence[Group]) -> bool:
+    def packs(self, groups: Sequence[Group], *, alone: bool = False) -> bool:
         """Whether `forward` reads the prompt of each group only once."""
-        sharing = Sharing.of(self.causal)
-        return sharing is not None and sharing.saves([group.lengths for group in groups])
+        lengths = [group.lengths for group in groups]
+        return self.sharing is not None and self.sharing.saves(lengths, alone=alone)
+
+    @cached_property
+    def sharing(self) -> Sharing | None:
+        """How groups are read, see `Sharing.of`."""
+        return Sharing.of(self.causal)
+
+    def checkpoint_activations(self, on: bool = True) -> None:
+        """Whether the backward pass computes the activations of each block again.
+
+        It needs the memory of one block instead of all, and up to half as much time again.
+        """
+        from transformers.modeling_layers import GradientCheckpointingLayer
+
+        if not on:
+            self.causal.gradient_checkpointing_disable()
+            return
+        self.causal.gradient_checkpointing_enable({"use_reentrant": False})
+        for module in self.causal.modules():
+            if isinstance(module, GradientCheckpointingLayer):
+                # It looks at its own flag. The modules in it stay in eval mode, without dropout.
+                module.training = True
 
     @property
     def causal(self) -> Any:
@@ -212,44 +242,46 @@ class Policy(nn.Module):
     def device(self) -> torch.device:
         return next(self.lm.parameters()).device
 
-    def _packed(self, groups: Sequence[Group]) -> tuple[Tensor, Tensor]:
-        dtype = next(self.lm.parameters()).dtype
-        packed = pack(groups, pad_id=self.pad_id, dtype=dtype, device=self.device)
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the LM, not of its LoRA weights."""
+        return self.causal.get_input_embeddings().weight.dtype
+
+    def _apart(self, sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:
+        """Hidden states at the ends (B, d) float32, all states (B, L, d), and the ids (B, L)."""
+        ids, mask = pad(sequences, self.pad_id, self.device)
+        states = self.causal.base_model(
+            input_ids=ids, attention_mask=mask, use_cache=False
+        ).last_hidden_state
+        rows = torch.arange(len(sequences), device=self.device)
+        return at_least_float32(states[rows, mask.sum(1) - 1]), states, ids
+
+    def _unpacked(self, groups: Sequence[Group]) -> tuple[Tensor, Tensor, Tensor]:
+        """As `_packed`, with a row for each completion."""
+        sequences = [sequence for group in groups for sequence in group.sequences]
+        hidden, states, ids = self._apart(sequences)
+        positions = torch.arange(ids.shape[1], device=self.device)
+        starts = [len(group.prompt) for group in groups for _ in group.completions]
+        first = torch.as_tensor(starts, device=self.device)
+        ends = torch.as_tensor([len(one) for one in sequences], device=self.device)
+        predicts = (positions >= first[:, None] - 1) & (positions < ends[:, None] - 1)
+        return hidden, states[predicts], ids[:, 1:][predicts[:, :-1]]
+
+    def _packed(self, groups: Sequence[Group], *, alone: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Hidden states at the ends, the states (T, d) that predict the completion tokens, and
+        these tokens (T,)."""
+        packed = pack(groups, pad_id=self.pad_id, dtype=self.dtype, device=self.device, alone=alone)
         states = self.causal.base_model(
             input_ids=packed.ids,
             attention_mask=packed.mask,
             position_ids=packed.positions,
             use_cache=False,
         ).last_hidden_state.flatten(0, 1)
-        hidden = _at_least_float32(states[packed.last])
+        hidden = at_least_float32(states[packed.last])
         # The end of a prompt predicts the first token of all its rollouts, so its row repeats.
         # On the CPU, the backward of `[]` adds gradients of repeated rows in any order, and bytes
         # would differ between runs. The backward of `index_select` keeps the order.
-        return hidden, self._logprobs(states.index_select(0, packed.predicts), packed.targets)
-
-    def _logprobs(self, states: Tensor, targets: Tensor) -> Tensor:
-        """Log-probabilities (T,) of the tokens `targets` (T,) after states (T, d)."""
-        logits = _at_least_float32(_scaled_logits(self.causal, states)) / self.rollout_temperature
-        return -F.cross_entropy(logits, targets, reduction="none")
-
-
-def _at_least_float32(values: Tensor) -> Tensor:
-    return values.to(torch.promote_types(values.dtype, torch.float32))
-
-
-def _scaled_logits(causal: Any, states: Tensor) -> Tensor:
-    """Logits of these states, scaled as in the model's own forward.
-
-    Depending on the config, Gemma caps, Cohere multiplies and Granite divides them.
-    """
-    logits, config = causal.lm_head(states), causal.config
-    if (scale := getattr(config, "logit_scale", None)) is not None:
-        logits = logits * scale
-    if (scale := getattr(config, "logits_scaling", None)) is not None:
-        logits = logits / scale
-    if (cap := getattr(config, "final_logit_softcapping", None)) is not None:
-        logits = cap * torch.tanh(logits / cap)
-    return logits
+        return hidden, states.index_select(0, packed.predicts), packed.targets
 
 
 def pad(
@@ -263,18 +295,6 @@ def pad(
         ids[row, : len(sequence)] = torch.as_tensor(sequence)
         mask[row, : len(sequence)] = 1
     return ids.to(device), mask.to(device)
-
-
-def load_lm(path: str, config: ModelConfig) -> nn.Module:
-    """A causal LM from safetensors in a folder or on the hub, in ``model.dtype``."""
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM.from_pretrained(
-        path,
-        dtype=DTYPES[config.dtype],
-        trust_remote_code=config.trust_remote_code,
-        use_safetensors=True,
-    )
 
 
 def load_policy(

@@ -112,6 +112,11 @@ class Rewards:
     dead: Tensor
     sums: dict[str, float]
 
+    @property
+    def means(self) -> list[tuple[float, float]]:
+        """Mean NDCG and mean reward of each group."""
+        return list(zip(self.ndcg.mean(1).tolist(), self.reward.mean(1).tolist(), strict=True))
+
 
 @dataclass(frozen=True)
 class Loss:

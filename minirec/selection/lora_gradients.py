@@ -52,7 +52,7 @@ class SampleLoss:
 
     def __call__(self, policy: Policy, groups: Sequence[Group]) -> Tensor:
         """Sum of the losses of groups with 1 or more rollouts; a scalar with gradient."""
-        hidden, logprobs = policy(groups=groups)
+        hidden, logprobs = policy(groups=groups, alone=True)
         advantages = [self.advantages(g) for g in groups]
         # A_ij / T_i of each rollout, float64
         weights = torch.cat(
@@ -103,7 +103,7 @@ def block_gradients(
     """
     owner = [i for i, group in enumerate(groups) for _ in group.completions]
     # The group of each row of the model's input.
-    rows = range(len(groups)) if policy.packs(groups) else owner
+    rows = range(len(groups)) if policy.packs(groups, alone=True) else owner
     return projector.collect(
         torch.tensor(rows, device=loss.table.device),
         samples=len(groups),

@@ -149,7 +149,8 @@ class _Hook:
                 f"{self.matrix.name} reads a batch of shape {tuple(x.shape)}; per-sample gradients "
                 f"need ({len(self.owner)} sequences, tokens, features)"
             )
-        kept = _times(x, self.matrix.right)
+        with torch.autocast(x.device.type, enabled=False):  # projections keep their own dtype
+            kept = _times(x, self.matrix.right)
         # The inputs of the first layers need no gradient, so autograd starts to record here.
         if not output.requires_grad:
             output.requires_grad_(True)
@@ -199,7 +200,7 @@ def projection(k: int, n: int, *, seed: int, like: Tensor) -> Tensor | None:
 
 def _times(values: Tensor, matrix: Tensor | None) -> Tensor:
     """values (..., n) times the transpose of a projection (k, n)."""
-    return values if matrix is None else values @ matrix.T
+    return values if matrix is None else values.to(matrix.dtype) @ matrix.T
 
 
 def _sum_dtype(values: Tensor) -> torch.dtype:

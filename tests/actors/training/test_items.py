@@ -19,17 +19,20 @@ class Engine:
 
     device = torch.device("cpu")
 
-    def __init__(self, backwards=1):
+    def __init__(self):
         self.weight = torch.arange(1.0, 11.0).view(5, 2).requires_grad_(True)
         self.encoded = self.steps = 0
-        self.backwards = backwards
+        self.boundaries = []
 
     def __call__(self, sequences):
         self.encoded += len(sequences)
         return self.weight[[tokens[0] for tokens in sequences]], None
 
     def backward(self, loss):
-        (loss / self.backwards).backward()
+        loss.backward()
+
+    def set_gradient_accumulation_boundary(self, last):
+        self.boundaries.append(last)
 
     def step(self):
         self.steps += 1
@@ -74,7 +77,7 @@ def test_the_gradient_equals_encoding_inside_the_loss(alone, monkeypatch, worker
     """With three workers, the last one has no item."""
     found = []
     for rank in range(workers):
-        engine = Engine(backwards=3)
+        engine = Engine()
         items = side(engine)
         items.rank, items.world = rank, workers
         reduced: list[torch.Tensor] = []
@@ -82,7 +85,7 @@ def test_the_gradient_equals_encoding_inside_the_loss(alone, monkeypatch, worker
         candidates = items.candidates(0, [0, 3])
         for _ in range(2):  # micro-batches
             loss(candidates.vectors).backward()
-        items.backward(candidates, backwards=3)
+        items.backward(candidates)
         found.append(engine.weight.grad)
         assert len(reduced) == (workers > 1)
     direct = Engine()
@@ -119,15 +122,16 @@ def test_joined_items_are_the_same_on_all_workers_and_have_a_gradient(alone, mon
     found, ids = [], []
     monkeypatch.setattr(dist, "all_reduce", lambda gradient: None)
     for rank in range(workers):
-        engine = Engine(backwards=3)
+        engine = Engine()
         settings = {"prompts_per_step": 2, "prompts_per_micro_batch": 1, "item_negatives": None}
         items = side(engine, **settings)
         items.rank, items.world = rank, workers
         candidates = items.candidates(0, [0, 3])
         ids.append(candidates.ids.tolist())
         loss(candidates.vectors).backward()
-        items.backward(candidates, backwards=3)
+        items.backward(candidates)
         assert engine.steps == 1
+        assert engine.boundaries == [False, True]
         found.append(engine.weight.grad)
     assert ids == [[0, 1, 2, 3]] * workers
     direct = Engine()

@@ -99,7 +99,7 @@ def groups(count=5):
 
 def reading(model, *, shared):
     """The model with or without shared prompts."""
-    model.packs = lambda _: shared
+    model.packs = lambda *_, **__: shared
     return model
 
 
