@@ -79,9 +79,10 @@ def spec_of(place: Path, training: TrainingConfig, **changes: Any) -> TrainingSp
     return replace(spec, **changes)
 
 
-def own_engine(model: str) -> OwnEngine:
+def own_engine(model: str, **settings: Any) -> OwnEngine:
     """An engine that writes at most six tokens."""
-    return OwnEngine(EngineSpec(model, max_model_len=256, prompts_per_call=16, max_new_tokens=6))
+    spec = EngineSpec(model, max_model_len=256, prompts_per_call=16, max_new_tokens=6, **settings)
+    return OwnEngine(spec)
 
 
 def train(spec: TrainingSpec) -> list[dict[str, Any]]:
