@@ -24,8 +24,10 @@ def zero_engine(
 ) -> Any:
     """A DeepSpeed engine around the policy.
 
-    Its own bfloat16 mode stays off: that would convert the LoRA weights and add up their gradients
-    in bfloat16, where each addition of a micro-batch loses digits. `Policy` converts in its pass.
+    DeepSpeed's own bfloat16 mode would convert the LoRA weights too, and add up their gradients in
+    bfloat16, where each addition of a micro-batch loses digits. So it stays off, and `Policy`
+    converts in its pass. Only ZeRO 3 needs it, as it shards all weights in one dtype; it can add up
+    in float32.
 
     Args:
         stage: ZeRO stage, 0 to 3.
@@ -46,6 +48,8 @@ def zero_engine(
         "steps_per_print": 10**9,
         **settings,
     }
+    if stage == 3 and policy.dtype == torch.bfloat16:
+        config |= {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}}
     weights = [p for p in policy.parameters() if p.requires_grad] if optimizer else None
     engine, *_ = deepspeed.initialize(
         model=policy, optimizer=optimizer, model_parameters=weights, config=config
