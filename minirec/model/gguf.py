@@ -21,10 +21,25 @@ from minirec.errors import ConfigError
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
-SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+SCALARS = {
+    0: "B",
+    1: "b",
+    2: "H",
+    3: "h",
+    4: "I",
+    5: "i",
+    6: "f",
+    7: "?",
+    10: "Q",
+    11: "q",
+    12: "d",
+}
 """Codes of `struct` by the number of a type in the header."""
 STRING, ARRAY = 8, 9
-SPLITTERS = {"llama": ("default", "gpt-2", "smollm"), "qwen2": ("qwen2",)}
+SPLITTERS = {
+    "llama": ("default", "gpt-2", "smollm", "llama-bpe"),
+    "qwen2": ("qwen2", "deepseek-r1-qwen"),
+}
 """Architectures, and for each the ways to split a text that its tokenizer may have."""
 INSTEAD = "take the folder of the model with safetensors instead"
 
@@ -77,12 +92,14 @@ def read_header(path: str | Path) -> Header:
             cannot be converted faithfully.
     """
     file = _found(path)
-    return _read_header(*_version(file))
+    state = file.stat()
+    return _read_header(file, state.st_size, state.st_mtime_ns)
 
 
 def sha256(path: str | Path) -> str:
     """Hash of the file's content. Raises `ConfigError` if it is missing."""
-    return _sha256(*_version(_found(path)))
+    with _found(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def convert(path: str | Path, folder: Path) -> None:
@@ -94,7 +111,7 @@ def convert(path: str | Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    splitter = read_header(path).values.get("tokenizer.ggml.pre")
+    header = read_header(path)
     # In a folder of its own: transformers would also read other files beside the GGUF file.
     with tempfile.TemporaryDirectory() as alone:
         name = "model.gguf"
@@ -121,18 +138,20 @@ def convert(path: str | Path, folder: Path) -> None:
     plain.load_state_dict(loaded.state_dict(), assign=True)
     plain.tie_weights()
     plain.save_pretrained(folder)
-    if splitter == "smollm":
-        _split_digits(tokenizer)
+    _complete(tokenizer.backend_tokenizer, header)
     tokenizer.save_pretrained(folder)
 
 
-def _split_digits(tokenizer: Any) -> None:
-    """Make each digit a token, as SmolLM's tokenizer does; transformers leaves this out."""
+def _complete(tokenizer: Any, header: Header) -> None:
+    """Add the parts of the model's own tokenizer that transformers leaves out."""
+    from tokenizers.normalizers import NFC
     from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 
-    tokenizer.backend_tokenizer.pre_tokenizer = Sequence(
-        [Digits(individual_digits=True), ByteLevel(add_prefix_space=False, use_regex=True)]
-    )
+    if header.values.get("tokenizer.ggml.pre") == "smollm":  # each digit is a token
+        bytes_ = ByteLevel(add_prefix_space=False, use_regex=True)
+        tokenizer.pre_tokenizer = Sequence([Digits(individual_digits=True), bytes_])
+    if header.architecture == "qwen2":
+        tokenizer.normalizer = NFC()
 
 
 def _found(path: str | Path) -> Path:
@@ -147,20 +166,9 @@ def _found(path: str | Path) -> Path:
     return file
 
 
-def _version(file: Path) -> tuple[Path, int, int]:
-    """The file, its size and its time: arguments of functions that cache what they read."""
-    state = file.stat()
-    return file, state.st_size, state.st_mtime_ns
-
-
-@lru_cache(maxsize=8)
-def _sha256(file: Path, size: int, time: int) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
 @lru_cache(maxsize=8)
 def _read_header(file: Path, size: int, time: int) -> Header:
+    """Cached, because every stage asks for it; a file that changes has another size or time."""
     with file.open("rb") as opened:
         if opened.read(4) != MAGIC:
             raise ConfigError(
@@ -199,13 +207,14 @@ def _parse(data: mmap.mmap) -> tuple[Header, float]:
         else:
             values[key] = cursor.value(kind)
     sizes, ends = {}, [0]
+    blocks = {int(kind): block for kind, block in GGML_QUANT_SIZES.items()}
     for _ in range(tensors):
         name = cursor.text()
         sizes[name] = tuple(cursor.number("Q") for _ in range(cursor.number("I")))
-        block = GGML_QUANT_SIZES.get(cursor.number("I"))  # type: ignore[call-overload]
-        if block is None:
+        kind = cursor.number("I")
+        if kind not in blocks:
             raise struct.error(f"the format of {name}")
-        numbers, bytes_ = block
+        numbers, bytes_ = blocks[kind]
         ends.append(cursor.number("Q") + math.prod(sizes[name]) // numbers * bytes_)
     alignment = values.get("general.alignment", 32)
     return Header(values, sizes), math.ceil(cursor.at / alignment) * alignment + max(ends)
@@ -266,7 +275,7 @@ def _unfit(header: Header) -> str | None:
     if "rope_freqs.weight" in header.sizes or scaling != "none":
         return "it scales the positions of tokens"
     tokenizer = values.get("tokenizer.ggml.model")
-    splitter = values.get("tokenizer.ggml.pre", SPLITTERS[kind][0])
+    splitter = values.get("tokenizer.ggml.pre", "default")
     if tokenizer != "gpt2" or splitter not in SPLITTERS[kind]:
         return f"its tokenizer is {tokenizer} with the rules {splitter}"
     return None

@@ -9,7 +9,7 @@ import pytest
 from jobs.cluster.workers import in_thread
 from jobs.run import holding
 from jobs.stages.gradients import _there
-from jobs.stages.model import demo_settings
+from jobs.stages.model import model_settings
 from jobs.stages.train import _check_checkpoints
 from jobs.training_log import follow
 from minirec.config.reading import load
@@ -24,7 +24,7 @@ from minirec.store.run import Run
 def test_a_demo_model_depends_on_the_temperature_that_it_was_matched_with(match, depends):
     words = ["run_dir=run", f"model.demo.warmup_match={match}"]
     cold, warm = (
-        demo_settings(load(None, [*words, f"model.temperature={t}"])) for t in (0.02, 0.1)
+        model_settings(load(None, [*words, f"model.temperature={t}"])) for t in (0.02, 0.1)
     )
     assert (cold != warm) == depends
 
