@@ -5,6 +5,7 @@ import shutil
 import pytest
 import torch
 from helpers.gguf_file import TEMPLATE, tiny_lm, tiny_tokenizer, write_gguf
+from helpers.smollm import smollm
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from minirec.config.model import ModelConfig
@@ -125,3 +126,18 @@ def test_missing_weights_are_not_made_up(llama, tmp_path):
     path.write_bytes(llama.read_bytes().replace(b"blk.1.ffn_up", b"blk.9.ffn_up"))
     with pytest.raises(ConfigError, match=r"lacks the weights model.layers.1.mlp.up_proj.weight"):
         convert(path, tmp_path)
+
+
+@pytest.mark.long
+def test_smollm2_answers_after_its_conversion(tmp_path):
+    """Wrong weights, positions or tokens would give another answer."""
+    convert(smollm(), tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    lm = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    chat = [{"role": "user", "content": "What is the capital of France? Answer in one word."}]
+    prompt = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    ids = tokenizer.encode(prompt, add_special_tokens=False, return_tensors="pt")
+    written = lm.generate(ids, attention_mask=ids.new_ones(ids.shape), max_new_tokens=12)
+    assert "Paris" in tokenizer.decode(written[0, ids.shape[1] :])
+    assert tokenizer.eos_token == "<|im_end|>"
+    assert local_shape(ModelConfig(name=str(smollm()))) == shape_of(str(tmp_path))
