@@ -44,12 +44,13 @@ def _body(work: Work) -> None:
 
 
 def _convert(work: Work) -> None:
+    from jobs.console import without_stderr
     from minirec.model.gguf import convert, read_header
 
     name = work.config.model.name
     millions = read_header(name).parameters / 1e6
     work.run.say(f"model: converting {name}, {millions:,.1f} million parameters, to safetensors")
-    with atomic_dir(work.run.path("model")) as folder:
+    with atomic_dir(work.run.path("model")) as folder, without_stderr():  # three progress bars
         convert(name, folder)
 
 
