@@ -36,10 +36,7 @@ SCALARS = {
 }
 """Codes of `struct` by the number of a type in the header."""
 STRING, ARRAY = 8, 9
-SPLITTERS = {
-    "llama": ("default", "gpt-2", "smollm", "llama-bpe"),
-    "qwen2": ("qwen2", "deepseek-r1-qwen"),
-}
+SPLITTERS = {"llama": ("default", "gpt-2", "smollm"), "qwen2": ("qwen2",)}
 """Architectures, and for each the ways to split a text that its tokenizer may have."""
 INSTEAD = "take the folder of the model with safetensors instead"
 

@@ -1,12 +1,14 @@
 """GGUF files: what their header says, which are refused, and that a conversion changes nothing."""
 
+import json
 import shutil
+import unicodedata
 
 import pytest
 import torch
 from helpers.gguf_file import TEMPLATE, tiny_lm, tiny_tokenizer, write_gguf
 from helpers.smollm import smollm
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, Qwen2Tokenizer
 
 from minirec.config.model import ModelConfig
 from minirec.errors import ConfigError
@@ -57,6 +59,21 @@ def test_the_tokenizer_and_its_chat_template_survive(llama, tmp_path):
     names = ("eos_token_id", "bos_token_id", "pad_token_id", "chat_template")
     assert [getattr(after, name) for name in names] == [2, 1, 2, TEMPLATE]
     assert GenerationConfig.from_pretrained(tmp_path).eos_token_id == 2
+
+
+def test_qwen2_splits_texts_by_its_own_rules(tmp_path):
+    """Other rules than GPT-2's: each digit alone, and words with the sign before them."""
+    path, _ = written(tmp_path / "a.gguf", "qwen2")
+    convert(path, tmp_path)
+    found = AutoTokenizer.from_pretrained(tmp_path)
+    content = json.loads(found.backend_tokenizer.to_str())["model"]
+    own = Qwen2Tokenizer(vocab=content["vocab"], merges=[tuple(m) for m in content["merges"]])
+    for text in [*TEXTS[::2], "It's (pens)\n\n  12345 I'LL", unicodedata.normalize("NFD", "Café")]:
+        ids = own.encode(text, add_special_tokens=False)
+        assert found.encode(text, add_special_tokens=False) == ids
+    assert found.backend_tokenizer.pre_tokenizer.pre_tokenize_str("a (pens)") == (
+        own.backend_tokenizer.pre_tokenizer.pre_tokenize_str("a (pens)")
+    )
 
 
 def test_two_conversions_write_the_same_bytes(llama, tmp_path):
