@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
-import pytest
+import gguf
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
@@ -17,8 +16,6 @@ from transformers import (
     Qwen2Config,
     Qwen2ForCausalLM,
 )
-
-gguf: Any = pytest.importorskip("gguf")
 
 NAMES = {
     "model.embed_tokens": "token_embd",
