@@ -55,8 +55,9 @@ def fetch_model(name: str, *, download: Callable[..., str] | None = None) -> str
     except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, ConnectionError) as error:
         why = type(error.__cause__ or error).__name__
         raise ConfigError(
-            f"the Hugging Face hub cannot be reached ({why}), and the cache of this machine has not "
-            f"all of the model {name}; connect the machine and run the same command again, {instead}"
+            f"the Hugging Face hub cannot be reached ({why}), and the cache of this machine has "
+            f"not all of the model {name}; connect the machine and run the same command again, "
+            f"{instead}"
         ) from None
     if not any(Path(folder).glob("*.safetensors")):
         raise ConfigError(
