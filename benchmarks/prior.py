@@ -107,7 +107,7 @@ def item_vectors(model: str, catalogue: Catalogue) -> np.ndarray:
     encoder = Encoder.load(model, config, category=catalogue.category)
     policy = load_policy(model, config, encoder.tokenizer)
     items = [encoder.item(title, "") for title in catalogue.titles]
-    table = item_table(policy, items, batch=32).numpy()
+    table = item_table(policy, items).numpy()
     table = table - table.mean(axis=0)
     return table / np.linalg.norm(table, axis=1, keepdims=True)
 

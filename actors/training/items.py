@@ -17,9 +17,38 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minirec.config.training import TrainingConfig
-from minirec.model.recommender import item_table
+from minirec.model.recommender import in_order, item_blocks, item_vectors
 from minirec.rl.losses import Candidates
 from minirec.rng import seed_of
+
+
+@torch.no_grad()
+def shared_table(engine: Any, items: Sequence[Sequence[int]]) -> Tensor:
+    """`item_table` of V items, encoded by all workers; all must call it, and all get (V, d).
+
+    A worker encodes whole blocks, so the bytes do not depend on the number of workers. Under ZeRO 3
+    a forward needs all workers, so a worker without a block encodes block 0 again.
+    """
+    rank, world = dist.get_rank(), dist.get_world_size()
+    rows = item_blocks(items)
+    if world == 1:
+        return in_order(torch.cat([item_vectors(engine, items, block) for block in rows]), rows)
+    turns = [rows[i : i + world] for i in range(0, len(rows), world)]
+    # All parts of one `all_gather` need one shape, so short blocks are filled up.
+    longest = max(map(len, rows))
+    own = []
+    for turn in turns:
+        vectors = item_vectors(engine, items, turn[rank] if rank < len(turn) else rows[0])
+        own.append(F.pad(vectors, (0, 0, 0, longest - len(vectors))))
+    mine = torch.stack(own)
+    parts = [torch.empty_like(mine) for _ in range(world)]
+    dist.all_gather(parts, mine)
+    found = [
+        parts[owner][number, : len(block)]
+        for number, turn in enumerate(turns)
+        for owner, block in enumerate(turn)
+    ]
+    return in_order(torch.cat(found), rows)
 
 
 class ItemSide:
@@ -57,7 +86,7 @@ class ItemSide:
         step reads them."""
         due = self._table is None or step % self.training.item_refresh_steps == 0
         if self.training.reads_table and due and self._encoded != step:
-            self._table, self._encoded = item_table(self.engine, self.items), step
+            self._table, self._encoded = shared_table(self.engine, self.items), step
         return self._table
 
     def candidates(self, step: int, targets: Iterable[int]) -> Candidates:
@@ -74,7 +103,7 @@ class ItemSide:
             if self._encoded == step and self._table is not None:
                 vectors = self._table[ids]  # a copy
             else:
-                vectors = item_table(self.engine, [self.items[i] for i in ids.tolist()])
+                vectors = shared_table(self.engine, [self.items[i] for i in ids.tolist()])
         vectors.requires_grad_(True)
         return Candidates(ids, vectors, self._table, self.log_presence, len(self.items))
 

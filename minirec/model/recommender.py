@@ -15,6 +15,7 @@ from minirec.config.model import ModelConfig
 from minirec.corpus import prompts
 from minirec.corpus.table import Catalogue, Sample
 from minirec.errors import ConfigError
+from minirec.model.blocks import EVEN, blocks
 from minirec.model.sharing import Sharing, pack
 from minirec.rl.group import Group
 
@@ -332,19 +333,25 @@ def pad_id(tokenizer: Any) -> int:
 
 
 @torch.no_grad()
-def item_table(policy: Policy, items: Sequence[Sequence[int]], *, batch: int = 64) -> Tensor:
-    """Unit-norm item vectors (V, d) float32 of V token lists, in blocks of `batch` items.
+def item_table(policy: Policy, items: Sequence[Sequence[int]]) -> Tensor:
+    """Unit-norm item vectors (V, d) float32 of V token lists, V > 0."""
+    rows = item_blocks(items)
+    vectors = torch.cat([item_vectors(policy, items, block) for block in rows])
+    return in_order(vectors, rows)
 
-    A block holds items of similar length. The blocks depend only on the catalogue, so every worker
-    computes the same table.
-    """
-    order = sorted(range(len(items)), key=lambda i: (len(items[i]), i))
-    table: Tensor | None = None
-    for start in range(0, len(order), batch):
-        block = order[start : start + batch]
-        vectors = F.normalize(policy([items[i] for i in block])[0], dim=-1)
-        if table is None:
-            table = vectors.new_empty(len(items), vectors.shape[1])
-        table[torch.as_tensor(block, device=vectors.device)] = vectors
-    assert table is not None
-    return table
+
+def item_blocks(items: Sequence[Sequence[int]]) -> list[list[int]]:
+    """The blocks in which items are encoded; they depend only on the lengths of the items."""
+    return blocks([len(item) for item in items], multiple=EVEN)
+
+
+def item_vectors(policy: Policy, items: Sequence[Sequence[int]], block: Sequence[int]) -> Tensor:
+    """Unit-norm vectors (len(block), d) float32 of the items of a block, in one forward pass."""
+    return F.normalize(policy([items[i] for i in block])[0], dim=-1)
+
+
+def in_order(values: Tensor, rows: Sequence[Sequence[int]]) -> Tensor:
+    """Values (N, d) of the rows of all blocks, put into the order of the rows 0..N-1."""
+    result = torch.empty_like(values)
+    result[torch.tensor([row for block in rows for row in block], device=values.device)] = values
+    return result
