@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minirec.config.training import TrainingConfig
-from minirec.model.recommender import in_order, item_blocks, item_vectors
+from minirec.model.passes import in_order, item_blocks, item_vectors
 from minirec.rl.losses import Candidates
 from minirec.rng import seed_of
 
@@ -30,7 +30,7 @@ def shared_table(engine: Any, items: Sequence[Sequence[int]]) -> Tensor:
     a forward needs all workers, so a worker without a block encodes block 0 again.
     """
     rank, world = dist.get_rank(), dist.get_world_size()
-    rows = item_blocks(items)
+    rows = item_blocks(items, engine.device)
     if world == 1:
         return in_order(torch.cat([item_vectors(engine, items, block) for block in rows]), rows)
     turns = [rows[i : i + world] for i in range(0, len(rows), world)]

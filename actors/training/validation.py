@@ -23,7 +23,8 @@ from actors.training.spec import TrainingSpec
 from actors.training.zero import of_rank_0, spread
 from minirec.corpus.table import Catalogue, SampleFile
 from minirec.model import tokens
-from minirec.model.recommender import Encoder, Policy, item_table
+from minirec.model.passes import item_table
+from minirec.model.recommender import Encoder, Policy
 from minirec.prior.counts import PARTS
 from minirec.prior.fit import Choices, choices, fit
 from minirec.prior.prior import Prior

@@ -111,7 +111,7 @@ class _Source:
         import numpy as np
 
         from minirec.export import formats
-        from minirec.model.recommender import item_table
+        from minirec.model.passes import item_table
 
         c = self.catalogue
         np.save(folder / "items.npy", item_table(self.policy, self.encoder.items(c)).numpy())

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-BLOCK_TOKENS = 4096
-"""Most tokens of a block, including padding; a longer list is a block of its own."""
+BLOCK_TOKENS = {"cpu": 4096, "cuda": 16384}
+"""Most tokens of a block, including padding, by type of device. A longer list is a block of its
+own. A GPU needs more tokens to be busy; on a CPU, larger blocks leave the cache."""
 SMALLEST = 512
 """A block is not divided below about this number of tokens, for the sake of workers."""
 EVEN = 8
@@ -17,9 +18,7 @@ EVEN = 8
 evenly."""
 
 
-def blocks(
-    lengths: Sequence[int], *, most: int = BLOCK_TOKENS, multiple: int = 1
-) -> list[list[int]]:
+def blocks(lengths: Sequence[int], *, most: int, multiple: int = 1) -> list[list[int]]:
     """The rows 0..N-1 in blocks, ascending by length.
 
     The number of blocks is the smallest that `most` allows, then rounded up to a multiple, unless

@@ -15,7 +15,6 @@ from minirec.config.model import ModelConfig
 from minirec.corpus import prompts
 from minirec.corpus.table import Catalogue, Sample
 from minirec.errors import ConfigError
-from minirec.model.blocks import EVEN, blocks
 from minirec.model.sharing import Sharing, pack
 from minirec.rl.group import Group
 
@@ -199,6 +198,20 @@ class Policy(nn.Module):
         )
         return hidden, self._logprobs(states[predicts], ids[:, 1:][predicts[:, :-1]])
 
+    def states(self, groups: Sequence[Group]) -> Tensor:
+        """The hidden states of `forward` for groups, without log-probabilities."""
+        if not self.packs(groups):
+            return self([sequence for group in groups for sequence in group.sequences])[0]
+        dtype = next(self.lm.parameters()).dtype
+        packed = pack(groups, pad_id=self.pad_id, dtype=dtype, device=self.device)
+        states = self.causal.base_model(
+            input_ids=packed.ids,
+            attention_mask=packed.mask,
+            position_ids=packed.positions,
+            use_cache=False,
+        ).last_hidden_state.flatten(0, 1)
+        return _at_least_float32(states[packed.last])
+
     def packs(self, groups: Sequence[Group]) -> bool:
         """Whether `forward` reads the prompt of each group only once."""
         sharing = Sharing.of(self.causal)
@@ -330,28 +343,3 @@ def trainable_policy(
 def pad_id(tokenizer: Any) -> int:
     """Padding token id, or the end-of-text id if the tokenizer has none."""
     return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-
-
-@torch.no_grad()
-def item_table(policy: Policy, items: Sequence[Sequence[int]]) -> Tensor:
-    """Unit-norm item vectors (V, d) float32 of V token lists, V > 0."""
-    rows = item_blocks(items)
-    vectors = torch.cat([item_vectors(policy, items, block) for block in rows])
-    return in_order(vectors, rows)
-
-
-def item_blocks(items: Sequence[Sequence[int]]) -> list[list[int]]:
-    """The blocks in which items are encoded; they depend only on the lengths of the items."""
-    return blocks([len(item) for item in items], multiple=EVEN)
-
-
-def item_vectors(policy: Policy, items: Sequence[Sequence[int]], block: Sequence[int]) -> Tensor:
-    """Unit-norm vectors (len(block), d) float32 of the items of a block, in one forward pass."""
-    return F.normalize(policy([items[i] for i in block])[0], dim=-1)
-
-
-def in_order(values: Tensor, rows: Sequence[Sequence[int]]) -> Tensor:
-    """Values (N, d) of the rows of all blocks, put into the order of the rows 0..N-1."""
-    result = torch.empty_like(values)
-    result[torch.tensor([row for block in rows for row in block], device=values.device)] = values
-    return result

@@ -261,21 +261,39 @@ def test_weights_of_items_scale_the_rollout_gradient_and_no_reward(scorer):
     assert moved
 
 
-def test_a_sample_costs_what_is_read_and_written_for_it(scorer, screen):
-    """Counted again from the lengths of prompts and stored tokens."""
+@pytest.mark.parametrize("doubt", [None, 0.0])
+def test_a_sample_costs_what_is_read_and_written_for_it(scorer, screen, doubt):
+    """Counted again from the lengths of prompts and stored tokens. Without doubt there is one stage
+    of two rollouts; else all samples but those with equal rewards have a second stage."""
     encoder, catalogue = scorer.encoder, scorer.loaded.catalogue
     answer, lift = len(encoder.answer_ids), middle(screen)
-    rows = scored(scorer, screen="prefill", screen_band=(lift, 1.0), control=0.0, rollouts=2)
+    stages = {"rollouts": 2} if doubt is None else {"rollouts": (2, 4), "doubt": doubt}
+    rows = scored(scorer, screen="prefill", screen_band=(lift, 1.0), control=0.0, **stages)
     assert {row["screened"] for row in rows} == {True, False}
     for row, sample in zip(rows, everyone(scorer), strict=True):
         prompt = len(encoder.prompts([sample], catalogue)[0])
         expected, ending = prompt + answer, 0  # the screen
         if not row["screened"]:
-            # The engine reads the prompt once, the scorer again for each of three completions. They
+            # The engine reads the prompt once, the scorer once in each stage: it packs. Completions
             # get the marker where they lack it; the text of the greedy one is not stored.
             open_ends = sum(not text.endswith("<answer>") for text in row["completions"])
-            expected += 4 * prompt + 2 * row["rollout_tokens"] + open_ends * answer
+            reads = len(row["rewards"]) // 2
+            expected += (1 + reads) * prompt + 2 * row["rollout_tokens"] + open_ends * answer
             ending = answer
         if sample.sample_id == 0:
             expected += sum(map(len, encoder.items(catalogue)))
         assert row["forward_tokens"] - expected in (0, ending)
+    if doubt is not None:
+        assert 4 in {len(row["rewards"]) for row in rows}
+
+
+def test_packed_and_separate_passes_give_the_same_features(scorer, full):
+    """Without `Sharing` for its architecture, a policy reads the prompt again for each rollout."""
+    config = scorer.policy.causal.config
+    kind, config.model_type = config.model_type, "another"
+    try:
+        for row, other in zip(scored(scorer), full, strict=True):
+            assert row["forward_tokens"] > other["forward_tokens"]
+            same(row, other)
+    finally:
+        config.model_type = kind

@@ -11,7 +11,8 @@ from helpers.tiny_model import build_model
 
 from actors.training.items import shared_table
 from minirec.config.model import ModelConfig
-from minirec.model.recommender import Encoder, Policy, item_blocks, item_table, load_policy
+from minirec.model.passes import item_blocks, item_table
+from minirec.model.recommender import Encoder, Policy, load_policy
 
 LENGTHS = [3 + number * 7 % 40 for number in range(211)]
 ITEMS = [[5 + number % 90] * length for number, length in enumerate(LENGTHS)]
@@ -32,7 +33,8 @@ def policy(model: str) -> Policy:
 @pytest.mark.parametrize("items", [ITEMS, ITEMS[:5]])
 def test_two_workers_encode_the_bytes_of_one(model, tmp_path, items):
     """Five items are one block: the second worker has none, and encodes the first one again."""
-    assert len(item_blocks(ITEMS)) == 8 and len(item_blocks(ITEMS[:5])) == 1
+    cpu = torch.device("cpu")
+    assert len(item_blocks(ITEMS, cpu)) == 8 and len(item_blocks(ITEMS[:5], cpu)) == 1
     alone = item_table(policy(model), items)
     context = get_context("spawn")
     workers = [context.Process(target=work, args=(rank, model, tmp_path, items)) for rank in (0, 1)]

@@ -16,14 +16,14 @@ def padded(block, lengths):
 
 def test_equally_long_rows_give_equal_blocks():
     # 356 x 20 tokens: two blocks of at most 4,096 tokens, rounded up to eight.
-    sizes = [len(block) for block in blocks([20] * 356, multiple=8)]
+    sizes = [len(block) for block in blocks([20] * 356, most=4096, multiple=8)]
     assert sizes == [45] * 7 + [41]
-    assert [len(block) for block in blocks([20] * 356)] == [178, 178]
+    assert [len(block) for block in blocks([20] * 356, most=4096)] == [178, 178]
 
 
 def test_few_short_rows_are_one_block():
-    assert blocks([5, 3, 4], multiple=8) == [[1, 2, 0]]
-    assert blocks([]) == []
+    assert blocks([5, 3, 4], most=4096, multiple=8) == [[1, 2, 0]]
+    assert blocks([], most=9) == []
 
 
 def test_a_row_that_is_too_long_is_alone():
@@ -61,6 +61,6 @@ def greedy(lengths, limit):
 
 @given(st.lists(st.integers(1, 60), min_size=400, max_size=600))
 def test_workers_share_the_blocks_evenly(lengths):
-    found = blocks(lengths, multiple=EVEN)
+    found = blocks(lengths, most=4096, multiple=EVEN)
     if sum(lengths) >= EVEN * SMALLEST:
         assert len(found) % EVEN in (0, EVEN - 1)  # the last block may be left over

@@ -20,7 +20,8 @@ from minirec.corpus import prompts
 from minirec.corpus.table import Sample
 from minirec.errors import ConfigError
 from minirec.export.reward import Scorer
-from minirec.model.recommender import Encoder, Policy, item_table, load_policy, trainable_policy
+from minirec.model.passes import item_table
+from minirec.model.recommender import Encoder, Policy, load_policy, trainable_policy
 from minirec.model.sharing import Sharing
 from minirec.rl.group import Group
 from minirec.rl.losses import Candidates, Objective, item_loss, log_presence, losses
