@@ -18,7 +18,7 @@ from actors.pool.actor import Call
 from actors.process import deadline, trim
 from actors.training.adapters import Adapters
 from actors.training.checkpoints import newest_checkpoint, save_checkpoint
-from actors.training.items import ItemSide, item_backwards
+from actors.training.items import ItemSide, item_backwards, step_tokens, target_presence
 from actors.training.live import CHOICE_TOKENS, LiveOrder
 from actors.training.lookahead import Lookahead
 from actors.training.order import FixedOrder, Order, summed
@@ -36,7 +36,6 @@ from minirec.corpus.table import Sample, SampleFile, load_catalogue
 from minirec.corpus.weights import load_factors
 from minirec.model.recommender import Encoder, trainable_policy
 from minirec.model.sharing import Sharing
-from minirec.model.tokens import StepTokens
 from minirec.prior.prior import Prior
 from minirec.rl.group import Group
 from minirec.rl.losses import (
@@ -45,7 +44,6 @@ from minirec.rl.losses import (
     Unit,
     counted,
     live_tokens,
-    log_presence,
     losses,
     lr_factor,
 )
@@ -114,7 +112,10 @@ class Worker:
             factors=load_factors(corpus, spec.reward.item_weight),
         )
         t = spec.training
-        self.tokens = StepTokens(t, [*map(len, self.items)], Sharing.of(policy.causal))
+        sharing = Sharing.of(policy.causal)
+        self.tokens = step_tokens(
+            spec, self.items, self.samples, self.encoder, self.catalogue, sharing
+        )
         self.micro_batches = t.prompts_per_step // (self.world * t.prompts_per_micro_batch)
         # One backward per micro-batch, then those through the item encoder.
         self.backwards = self.micro_batches + item_backwards(t, items=len(self.items))
@@ -123,8 +124,9 @@ class Worker:
             self.engine,
             self.items,
             training=t,
+            refresh_steps=self.tokens.refresh_steps,
             seed=spec.seed,
-            log_presence=self._log_presence(),
+            log_presence=target_presence(spec, self.samples, items=len(self.items)),
         )
         self.adapters = Adapters(
             self.folder, self.engine, sharded=spec.zero_stage == 3, start=spec.start
@@ -152,14 +154,6 @@ class Worker:
             samples=self.samples,
             log=self.log,
         )
-
-    def _log_presence(self) -> torch.Tensor | None:
-        t = self.spec.training
-        if t.item_candidates != "corrected":
-            return None
-        targets = [self.samples[i].target for i in self.spec.order]
-        presence = log_presence(targets, items=len(self.items), prompts=t.prompts_per_step)
-        return presence.to(self.engine.device)
 
     def step(self, step: int) -> None:
         started = time.monotonic()
@@ -282,26 +276,37 @@ class Worker:
         last = step + 1 == spec.steps or self.share_spent(cost) >= 1
         if not due(step, last=last, every=spec.training.validation_steps):
             return {}
-        return self._measure()
+        found = self._measure(step + 1)
+        ends = last or exhausted([*self.log, {"step": step, **found}], spec.training.patience)
+        if ends and self.item_side.due(step + 1):  # no next step pays for the table
+            found["validation_forward_tokens"] += self.tokens.catalogue
+        return found
 
     def _validate_start(self, step: int) -> dict[str, Any]:
         """The log entries of a validation of the adapter that training starts from, at step 0."""
         spec = self.spec
         if step or spec.start is None or spec.training.validation_steps is None:
             return {}
-        return {OF_START + name: value for name, value in self._measure().items()}
+        return {OF_START + name: value for name, value in self._measure(0).items()}
 
-    def _measure(self) -> dict[str, Any]:
+    def _measure(self, step: int) -> dict[str, Any]:
+        """The log entries of a validation of the weights that `step` begins with.
+
+        Their table is a cost of the validation, unless the step reads it too.
+        """
         if self.validation is None:
             self.validation = Validation(
                 self.spec,
                 encoder=self.encoder,
                 catalogue=self.catalogue,
-                items=self.items,
                 prior=self.prior,
                 factors=self.objective.factors,
             )
-        return self.validation.measure(self.engine, self.adapters.newest)
+        table = self.item_side.table_of(step)
+        found = self.validation.measure(self.engine, self.adapters.newest, table=table)
+        if not self.item_side.due(step):
+            found["validation_forward_tokens"] += self.tokens.catalogue
+        return found
 
     def _learning_rate(self, step: int) -> None:
         t = self.spec.training

@@ -42,8 +42,8 @@ def alone():
 
 
 def side(engine, refresh_steps=1, **settings):
-    settings |= {"item_refresh_steps": refresh_steps, "checkpoint_steps": 2}
-    return ItemSide(engine, ITEMS, training=TrainingConfig(**settings), seed=7)
+    training = TrainingConfig(**settings)
+    return ItemSide(engine, ITEMS, training=training, refresh_steps=refresh_steps, seed=7)
 
 
 def test_the_distinct_targets_compete(alone):
@@ -63,6 +63,24 @@ def test_vectors_are_always_new_and_the_table_is_refreshed(alone):
     assert torch.allclose(found.vectors, new[[1]])
     assert torch.equal(found.table, old)
     assert torch.allclose(items.candidates(2, [1]).table, new)
+
+
+def test_a_table_for_a_validation_is_read_by_the_next_step_if_it_is_due(alone):
+    engine = Engine()
+    items = side(engine, refresh_steps=2)
+    old = items.refresh(0).clone()
+    with torch.no_grad():
+        engine.weight += torch.tensor([5.0, 0.0])
+    engine.encoded = 0
+    new = items.table_of(1)
+    assert torch.allclose(new, F.normalize(engine.weight[1:], dim=-1)) and engine.encoded == 4
+    assert torch.equal(items.refresh(1), old)  # not due, so training keeps its table
+    found = items.table_of(2)
+    assert engine.encoded == 8
+    assert items.refresh(2) is found and items.table_of(2) is found and engine.encoded == 8
+    with torch.no_grad():
+        engine.weight += torch.tensor([5.0, 0.0])
+    assert not torch.equal(items.table_of(3), found)
 
 
 def loss(vectors):
