@@ -38,8 +38,14 @@ class LoadedPolicy:
         self.ranker = Ranker(table, spec.model.temperature / scale, prior)
 
     def _table(self, file: Path) -> Tensor:
-        """The item table: the first scorer computes it, the others read it."""
+        """The item table, encoded if there is no file yet."""
         if not file.exists():
             items = self.encoder.items(self.catalogue)
             write_array(file, item_table(self.policy, items).cpu().numpy())
         return torch.from_numpy(read_array(file))
+
+
+def encode_items(spec: ScoringSpec) -> None:
+    """Write the item table of the policy of a spec, so that scorers only read it."""
+    torch.set_num_threads(spec.threads)
+    LoadedPolicy(spec)
