@@ -43,9 +43,10 @@ def scoring_spec(
     adapter: Path | None,
     scoring: ScoringConfig | None,
     limit: int | None = None,
+    trained: frozenset[int] = frozenset(),
 ) -> ScoringSpec:
     """Start the pool, if the work has rollouts; return the spec of the scorers for one split and
-    policy."""
+    policy. `trained` are the samples that the policy has seen, see `jobs.stages.score`."""
     from actors.engines.engine import Adapter
     from actors.scoring.spec import ScoringSpec
 
@@ -74,6 +75,7 @@ def scoring_spec(
         device="cuda" if session.allocation.scorer.gpus else "cpu",
         limit=limit,
         prior=prior_folder(run, config, "base" if adapter is None else adapter.parent.name),
+        trained=trained,
     )
 
 

@@ -150,6 +150,7 @@ class ShardScorer:
             "rollout_gradient": self._rollout_gradient(rollouts, at, batch),
             "screened": screened,
             "control": control,
+            "in_sample": [s.sample_id in self.spec.trained for s in batch.samples],
             **screen,
         }
         return pa.table(columns, schema=schema.features(hidden.shape[1]))
