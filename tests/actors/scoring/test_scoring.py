@@ -228,3 +228,10 @@ def test_packed_and_separate_passes_give_the_same_features(scorer, full):
             same(row, other)
     finally:
         config.model_type = kind
+
+
+def test_samples_that_the_policy_was_trained_on_are_marked(scorer):
+    scorer.spec = replace(scorer.spec, trained=frozenset({3, 9, 999}))
+    rows = scored(scorer, everyone(scorer)[:5], rollouts=2)
+    scorer.spec = replace(scorer.spec, trained=frozenset())
+    assert [row["in_sample"] for row in rows] == [False, True, False, True, False]
