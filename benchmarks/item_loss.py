@@ -23,7 +23,8 @@ from minirec.config.reading import load
 from minirec.corpus.table import Sample, load_catalogue, load_samples
 from minirec.evaluation.ranking import per_sample
 from minirec.model import demo
-from minirec.model.recommender import Encoder, item_table, trainable_policy
+from minirec.model.passes import item_table
+from minirec.model.recommender import Encoder, trainable_policy
 from minirec.rl import grpo
 from minirec.rl.losses import CANDIDATES, Candidates, log_presence, lr_factor
 from minirec.rl.ranker import Ranker, Targets

@@ -26,7 +26,8 @@ from actors.engines.engine import FORCED, Adapter, EngineSpec
 from actors.engines.transformers import TransformersEngine
 from minirec.config.reading import load
 from minirec.corpus.table import Sample, load_catalogue, load_samples
-from minirec.model.recommender import Encoder, item_table, trainable_policy
+from minirec.model.passes import item_table
+from minirec.model.recommender import Encoder, trainable_policy
 from minirec.prior.prior import Prior
 from minirec.rl.group import Group
 from minirec.rl.losses import (

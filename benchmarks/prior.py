@@ -101,13 +101,14 @@ def show(
 
 def item_vectors(model: str, catalogue: Catalogue) -> np.ndarray:
     """Unit vectors (V, d) of the items by an untrained model, less their mean."""
-    from minirec.model.recommender import Encoder, item_table, load_policy
+    from minirec.model.passes import item_table
+    from minirec.model.recommender import Encoder, load_policy
 
     config = ModelConfig(name=model, max_item_tokens=20)
     encoder = Encoder.load(model, config, category=catalogue.category)
     policy = load_policy(model, config, encoder.tokenizer)
     items = [encoder.item(title, "") for title in catalogue.titles]
-    table = item_table(policy, items, batch=32).numpy()
+    table = item_table(policy, items).numpy()
     table = table - table.mean(axis=0)
     return table / np.linalg.norm(table, axis=1, keepdims=True)
 

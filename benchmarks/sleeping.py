@@ -114,8 +114,10 @@ def features(sample_ids: list[int]) -> pa.Table:
         },
         "el2n": random.random(count, dtype=np.float32),
         "rollout_tokens": np.full(count, 3, np.int64),
+        "forward_tokens": np.full(count, 100, np.int64),
         "screened": np.zeros(count, bool),
         "control": np.zeros(count, bool),
+        "in_sample": np.zeros(count, bool),
         "screen_reward": pa.nulls(count, pa.float32()),
         "screen_ndcg": pa.nulls(count, pa.float32()),
     }

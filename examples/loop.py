@@ -29,7 +29,8 @@ from minirec.corpus import demo as demo_corpus
 from minirec.corpus import split
 from minirec.corpus.table import Catalogue, Sample
 from minirec.model import demo as demo_model
-from minirec.model.recommender import Encoder, Policy, item_table, trainable_policy
+from minirec.model.passes import item_table
+from minirec.model.recommender import Encoder, Policy, trainable_policy
 from minirec.rl.losses import Candidates, Objective, counted, losses, lr_factor
 from minirec.rl.ranker import Ranker
 from minirec.rl.reward import ndcg, reward_function

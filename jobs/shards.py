@@ -6,7 +6,7 @@ The stages score, gradients (validation samples) and evaluate use it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,9 +43,10 @@ def scoring_spec(
     adapter: Path | None,
     scoring: ScoringConfig | None,
     limit: int | None = None,
+    trained: frozenset[int] = frozenset(),
 ) -> ScoringSpec:
     """Start the pool, if the work has rollouts; return the spec of the scorers for one split and
-    policy."""
+    policy. `trained` are the samples that the policy has seen, see `jobs.stages.score`."""
     from actors.engines.engine import Adapter
     from actors.scoring.spec import ScoringSpec
 
@@ -74,6 +75,7 @@ def scoring_spec(
         device="cuda" if session.allocation.scorer.gpus else "cpu",
         limit=limit,
         prior=prior_folder(run, config, "base" if adapter is None else adapter.parent.name),
+        trained=trained,
     )
 
 
@@ -112,6 +114,9 @@ def score_shards(
         progress.update(done, "shards")
         if not missing:
             return
+        most = min(allocation.scorers, len(missing))
+        if most > 1 and scorer is None:
+            _encode_items([specs[number] for number, _ in missing], config, allocation, label)
         rows = [{"spec": number, "shard": shard} for number, shard in missing]
         results = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             scorer or Scorer,
@@ -120,7 +125,7 @@ def score_shards(
             # With a minimum of 1, the other actors continue when a node leaves.
             compute=ray.data.ActorPoolStrategy(
                 min_size=1,
-                max_size=(most := min(allocation.scorers, len(rows))),
+                max_size=most,
                 initial_size=most,
                 max_tasks_in_flight_per_actor=2,
             ),
@@ -141,6 +146,37 @@ def score_shards(
                 f"{label} stopped after {done} of {total} shards: {cause(error)}; "
                 f"run the same command again to score the missing shards"
             ) from error
+
+
+def _encode_items(
+    specs: list[ScoringSpec], config: Config, allocation: Allocation, label: str
+) -> None:
+    """Write the missing item tables, each in one task; several scorers would all encode them."""
+    import ray
+
+    from actors.causes import cause
+    from actors.scoring.policy import encode_items
+
+    missing = {spec.item_table: spec for spec in specs if not located(spec.item_table).exists()}
+    # After one call, the process ends and frees its memory.
+    shape = {"num_cpus": allocation.scorer.cpus, "num_gpus": allocation.scorer.gpus}
+    task = ray.remote(**shape, max_calls=1)(encode_items)
+    limit = config.scoring.shard_deadline_s
+    running = [task.remote(spec) for spec in missing.values()]
+    try:
+        for one in running:
+            ray.get(one, timeout=limit)
+    except ray.exceptions.GetTimeoutError as error:
+        for one in running:
+            ray.cancel(one, force=True)
+        raise EngineError(
+            f"{label} encoded no item table in {limit:g} s; raise scoring.shard_deadline_s"
+        ) from error
+    except ray.exceptions.RayError as error:
+        raise EngineError(
+            f"{label} stopped before its shards, at the vectors of the items: {cause(error)}; run "
+            f"the same command again"
+        ) from error
 
 
 def score_on_kept(
@@ -184,7 +220,7 @@ def _missing(
 
     The first shard counts as missing if the item vectors are missing: a scorer makes both.
     """
-    shards = [(number, shard) for number, spec in enumerate(specs) for shard in _shards(spec)]
+    shards = [(number, shard) for number in by_policy(specs) for shard in _shards(specs[number])]
     files = [specs[number].part(shard) for number, shard in shards]
     there = in_threads(lambda file: intact(file, check_table, say=say), files)
     # `intact` also removes damaged item vectors, so it is called for each table.
@@ -198,6 +234,17 @@ def _missing(
         if not done or (shard == 0 and not tables[specs[number].item_table])
     ]
     return missing, len(shards)
+
+
+def by_policy(specs: Sequence[ScoringSpec]) -> list[int]:
+    """The indices of the specs, those of one policy one after the other.
+
+    Shards are dealt in this order, so that a scorer loads each policy at most once.
+    """
+    first: dict[tuple[object, ...], int] = {}
+    for number, spec in enumerate(specs):
+        first.setdefault(spec.policy, number)
+    return sorted(range(len(specs)), key=lambda number: (first[specs[number].policy], number))
 
 
 def _shards(spec: ScoringSpec) -> range:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -17,53 +17,24 @@ from torch import Tensor
 
 from actors.engines.engine import FORCED, Completion
 from actors.pool.actor import Call
+from actors.scoring.policy import LoadedPolicy
 from actors.scoring.spec import ScoringSpec
 from minirec.config.scoring import ScoringConfig
 from minirec.corpus import schema
-from minirec.corpus.table import Sample, SampleFile, load_catalogue
+from minirec.corpus.table import Sample, SampleFile
 from minirec.corpus.weights import load_factors
 from minirec.model import tokens
-from minirec.model.recommender import Encoder, item_table, load_policy
-from minirec.prior.prior import Prior
+from minirec.model.passes import hidden_states
+from minirec.model.sharing import Sharing
 from minirec.rl.grpo import advantages
-from minirec.rl.ranker import Ranker, Targets
+from minirec.rl.ranker import Targets
 from minirec.rl.reward import ndcg, reward_function
 from minirec.rng import seed_of
 from minirec.selection import screening
 from minirec.selection.head_gradients import head_features, rollout_gradient
 from minirec.selection.learnability import chance_level, count_hits
-from minirec.store.files import fetch
 from minirec.store.remote import located
-from minirec.store.tables import read_array, write_array, write_table
-
-FORWARD_SEQUENCES = 64
-
-
-class LoadedPolicy:
-    """A policy with its item table (V, d) float32; the specs of one policy share it."""
-
-    def __init__(self, spec: ScoringSpec):
-        self.catalogue = load_catalogue(located(spec.corpus))
-        path = fetch(spec.model_path)
-        self.encoder = Encoder.load(path, spec.model, category=self.catalogue.category)
-        self.policy = load_policy(
-            path,
-            spec.model,
-            self.encoder.tokenizer,
-            adapter=spec.adapter and fetch(spec.adapter),
-            device=spec.device,
-        )
-        table = self._table(located(spec.item_table)).to(spec.device)
-        prior = Prior.load(located(spec.corpus), located(spec.prior)) if spec.prior else None
-        scale = prior.scale if prior else 1
-        self.ranker = Ranker(table, spec.model.temperature / scale, prior)
-
-    def _table(self, file: Path) -> Tensor:
-        """The item table: the first scorer computes it, the others read it."""
-        if not file.exists():
-            items = self.encoder.items(self.catalogue)
-            write_array(file, item_table(self.policy, items).cpu().numpy())
-        return torch.from_numpy(read_array(file))
+from minirec.store.tables import write_table
 
 
 @dataclass(frozen=True)
@@ -179,6 +150,7 @@ class ShardScorer:
             "rollout_gradient": self._rollout_gradient(rollouts, at, batch),
             "screened": screened,
             "control": control,
+            "in_sample": [s.sample_id in self.spec.trained for s in batch.samples],
             **screen,
         }
         return pa.table(columns, schema=schema.features(hidden.shape[1]))
@@ -192,10 +164,14 @@ class ShardScorer:
         """
         first, *later = scoring.stages
         greedy, sampled = self._generate(batch, first)
-        hidden = self._hidden(batch, [[c] for c in greedy])
         if self.spec.pool is None:
-            return hidden, greedy, self._rewarded(batch, [[c] for c in greedy], hidden)
-        rollouts = self._rewarded(batch, sampled, self._hidden(batch, sampled))
+            forced = [[c] for c in greedy]
+            hidden = self._hidden(batch, forced)
+            return hidden, greedy, self._rewarded(batch, forced, hidden)
+        both = [[one, *more] for one, more in zip(greedy, sampled, strict=True)]
+        states = self._hidden(batch, both).unflatten(0, (len(both), 1 + first))
+        hidden = states[:, 0]
+        rollouts = self._rewarded(batch, sampled, states[:, 1:].flatten(0, 1))
         rows, done = list(range(len(greedy))), first
         _, greedy_ndcg = self._rewards(hidden, batch)
         for most in later:
@@ -231,17 +207,12 @@ class ShardScorer:
         likeliest = count if greedy else 0
         return [group[0] for group in groups[:likeliest]], groups[likeliest:]
 
-    @torch.no_grad()
     def _hidden(self, batch: _Batch, groups: list[list[Completion]]) -> Tensor:
         """Hidden states (completions, d) float32, group after group."""
-        sequences = [
-            self.encoder.sequence(prompt, c)
-            for prompt, group in zip(batch.prompts, groups, strict=True)
-            for c in group
-        ]
-        blocks = range(0, len(sequences), FORWARD_SEQUENCES)
-        states = [self.policy(sequences[i : i + FORWARD_SEQUENCES])[0] for i in blocks]
-        return torch.cat(states) if states else self.table.new_empty(0, self.table.shape[1])
+        if not groups:
+            return self.table.new_empty(0, self.table.shape[1])
+        each = zip(batch.samples, batch.prompts, groups, strict=True)
+        return hidden_states(self.policy, [self.encoder.group(*one) for one in each])
 
     def _rewards(self, hidden: Tensor, batch: _Batch) -> tuple[np.ndarray, np.ndarray]:
         """Reward and NDCG, both (B * n,) float32, of hidden states (B * n, d).
@@ -267,21 +238,31 @@ class ShardScorer:
     ) -> list[int]:
         """Forward-equivalent tokens of each sample; those not in `rows` were only screened.
 
-        The scorer reads a prompt again for each completion.
+        A pass reads the completions of one stage with their prompt.
         """
         scoring, answer = self.spec.scoring, len(self.encoder.answer_ids)
         screen = scoring is not None and scoring.screen is not None
+        sharing = Sharing.of(self.policy.causal)
         cost = [tokens.FORWARD * (len(p) + answer) * screen for p in batch.prompts]
         for row, one, group in zip(rows, greedy, rollouts, strict=True):
-            prompt = batch.prompts[row]
+            sample, prompt = batch.samples[row], batch.prompts[row]
             written = group.completions if self.spec.pool is None else [one, *group.completions]
             if self.spec.pool is not None:
                 cost[row] += tokens.rolled_out(len(prompt), [len(c.token_ids) for c in written])
-            read = sum(len(self.encoder.sequence(prompt, c)) for c in written)
-            cost[row] += tokens.FORWARD * read
+            for part in self._passes(written):
+                read = self.encoder.group(sample, prompt, part)
+                cost[row] += tokens.FORWARD * tokens.read(read, sharing)
         if batch.samples and batch.samples[0].sample_id == self.first:
             cost[0] += tokens.FORWARD * sum(map(len, self.encoder.items(self.loaded.catalogue)))
         return cost
+
+    def _passes(self, written: list[Completion]) -> list[list[Completion]]:
+        """The completions of a sample as they were read: the greedy one with the first stage."""
+        if self.spec.scoring is None:
+            return [written]
+        ends = [1 + rollouts for rollouts in self.spec.scoring.stages]
+        parts = [written[start:end] for start, end in pairwise([0, *ends])]
+        return [part for part in parts if part]
 
     def _rollout_columns(
         self, greedy: list[Completion], rollouts: list[_Rollouts], rows: list[int], count: int

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from actors.process import deadline
+from actors.scoring.policy import LoadedPolicy
 from actors.scoring.scorer import ShardScorer
 from actors.scoring.spec import ScoringSpec
 from minirec.store.remote import located
@@ -15,8 +18,12 @@ from minirec.store.remote import located
 class Scorer:
     """Scores shards of several specs, such as each policy on each split."""
 
-    def __init__(self, specs: list[ScoringSpec]):
-        self.specs = specs
+    def __init__(
+        self,
+        specs: list[ScoringSpec],
+        load: Callable[[ScoringSpec], LoadedPolicy] = LoadedPolicy,
+    ):
+        self.specs, self.load = specs, load
         self._current: ShardScorer | None = None
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -29,10 +36,11 @@ class Scorer:
         """Write one shard of spec `number`; the policy stays loaded for the next call."""
         spec = self.specs[number]
         if self._current is None or self._current.spec is not spec:
+            torch.set_num_threads(spec.threads)
             loaded = self._current.loaded if self._current else None
             if self._current and self._current.spec.policy != spec.policy:
                 self._current = loaded = None  # two models may not fit
-            self._current = ShardScorer(spec, loaded)
+            self._current = ShardScorer(spec, loaded or self.load(spec))
         self._current.write(shard)
 
 

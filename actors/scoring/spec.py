@@ -25,6 +25,7 @@ class ScoringSpec:
     limit: number of samples, drawn at random; None: all.
     pool: None: no analysis is written, and the forced answer is the only rollout of a sample.
     prior: folder of the weights of the collaborative prior.
+    trained: sample_ids of the train split that the policy was trained on.
     """
 
     corpus: str
@@ -45,6 +46,7 @@ class ScoringSpec:
     device: str = "cpu"
     limit: int | None = None
     prior: str | None = None
+    trained: frozenset[int] = frozenset()
 
     def rows(self, samples: int) -> Sequence[int]:
         """The rows to score in the split's file of `samples` rows, ascending."""

@@ -15,7 +15,8 @@ from actors.engines.transformers import TransformersEngine
 from minirec.config.run import Config
 from minirec.corpus.table import Catalogue, load_catalogue
 from minirec.errors import ConfigError
-from minirec.model.recommender import Encoder, item_table, load_policy
+from minirec.model.passes import item_table
+from minirec.model.recommender import Encoder, load_policy
 from minirec.prior.serving import ServedPrior, load
 from minirec.resources.allocation import Shape
 from minirec.store.files import fetch

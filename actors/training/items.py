@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,10 +16,47 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from actors.training.spec import TrainingSpec
 from minirec.config.training import TrainingConfig
-from minirec.model.recommender import item_table
-from minirec.rl.losses import Candidates
+from minirec.corpus.table import Catalogue, Sample
+from minirec.model.passes import in_order, item_blocks, item_vectors
+from minirec.model.recommender import Encoder
+from minirec.model.sharing import Sharing
+from minirec.model.tokens import StepTokens, refresh_steps
+from minirec.rl.losses import Candidates, log_presence
 from minirec.rng import seed_of
+
+TYPICAL = 256
+"""Samples at the start of the order whose prompts say what a step costs."""
+
+
+@torch.no_grad()
+def shared_table(engine: Any, items: Sequence[Sequence[int]]) -> Tensor:
+    """`item_table` of V items, encoded by all workers; all must call it, and all get (V, d).
+
+    A worker encodes whole blocks, so the bytes do not depend on the number of workers. Under ZeRO 3
+    a forward needs all workers, so a worker without a block encodes block 0 again.
+    """
+    rank, world = dist.get_rank(), dist.get_world_size()
+    rows = item_blocks(items, engine.device)
+    if world == 1:
+        return in_order(torch.cat([item_vectors(engine, items, block) for block in rows]), rows)
+    turns = [rows[i : i + world] for i in range(0, len(rows), world)]
+    # All parts of one `all_gather` need one shape, so short blocks are filled up.
+    longest = max(map(len, rows))
+    own = []
+    for turn in turns:
+        vectors = item_vectors(engine, items, turn[rank] if rank < len(turn) else rows[0])
+        own.append(F.pad(vectors, (0, 0, 0, longest - len(vectors))))
+    mine = torch.stack(own)
+    parts = [torch.empty_like(mine) for _ in range(world)]
+    dist.all_gather(parts, mine)
+    found = [
+        parts[owner][number, : len(block)]
+        for number, turn in enumerate(turns)
+        for owner, block in enumerate(turn)
+    ]
+    return in_order(torch.cat(found), rows)
 
 
 class ItemSide:
@@ -34,31 +71,50 @@ class ItemSide:
         items: Sequence[Sequence[int]],
         *,
         training: TrainingConfig,
+        refresh_steps: int,
         seed: int,
         log_presence: Tensor | None = None,
     ):
         """Args:
         engine: DeepSpeed engine around the policy.
         items: V token lists (`Encoder.items`).
-        training: says which items join the targets, and when the whole catalogue is encoded.
+        training: says which items join the targets.
+        refresh_steps: the whole catalogue is encoded at the multiples of this number of steps.
         seed: of the run; the items that join depend on it and on the step.
         log_presence: (V,) float32, see `Candidates`.
         """
         self.engine, self.items, self.training, self.seed = engine, items, training, seed
-        self.log_presence = log_presence
-        self.parts = item_backwards(training, items=len(items))
+        self.refresh_steps = refresh_steps
+        self.log_presence = None if log_presence is None else log_presence.to(engine.device)
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self._table: Tensor | None = None
         self._encoded: int | None = None  # the step in which the table was encoded
+        self._ahead: tuple[int, Tensor] | None = None  # a later step, and the table for it
 
-    @torch.no_grad()
+    def due(self, step: int) -> bool:
+        """Whether this step reads a table of the weights that it begins with."""
+        return self.training.reads_table and step % self.refresh_steps == 0
+
     def refresh(self, step: int) -> Tensor | None:
-        """The vectors (V, d) of the whole catalogue, encoded every `item_refresh_steps`; None if no
+        """The vectors (V, d) of the whole catalogue, encoded at each step that is `due`; None if no
         step reads them."""
-        due = self._table is None or step % self.training.item_refresh_steps == 0
-        if self.training.reads_table and due and self._encoded != step:
-            self._table, self._encoded = item_table(self.engine, self.items), step
+        missing = self.training.reads_table and self._table is None
+        if self._encoded != step and (self.due(step) or missing):
+            self._table, self._encoded, self._ahead = self.table_of(step), step, None
         return self._table
+
+    def table_of(self, step: int) -> Tensor:
+        """The vectors (V, d) of the catalogue by the weights that `step` begins with.
+
+        A validation reads them before the step. They are kept if the step reads them too.
+        """
+        if self._encoded == step and self._table is not None:
+            return self._table
+        if self._ahead is not None and self._ahead[0] == step:
+            return self._ahead[1]
+        table = shared_table(self.engine, self.items)
+        self._ahead = (step, table) if self.due(step) else None
+        return table
 
     def candidates(self, step: int, targets: Iterable[int]) -> Candidates:
         """The distinct `targets` of the global batch, which must be the same on all workers, and
@@ -74,7 +130,7 @@ class ItemSide:
             if self._encoded == step and self._table is not None:
                 vectors = self._table[ids]  # a copy
             else:
-                vectors = item_table(self.engine, [self.items[i] for i in ids.tolist()])
+                vectors = shared_table(self.engine, [self.items[i] for i in ids.tolist()])
         vectors.requires_grad_(True)
         return Candidates(ids, vectors, self._table, self.log_presence, len(self.items))
 
@@ -85,19 +141,58 @@ class ItemSide:
         if self.world > 1:
             dist.all_reduce(gradient)
         ids = candidates.ids.tolist()
-        apart = self.world * self.parts
-        for part in range(self.parts):
+        parts = item_backwards(self.training, [len(self.items[i]) for i in ids], workers=self.world)
+        apart = self.world * parts
+        for part in range(parts):
             # Every rank runs each backward, even without an item (more parts than items).
             first = self.rank + part * self.world
             mine = range(first, len(ids), apart) or range(1)
             weight = 1.0 if first < len(ids) else 0.0
             vectors = F.normalize(self.engine([self.items[ids[i]] for i in mine])[0], dim=-1)
-            last = part + 1 == self.parts
+            last = part + 1 == parts
             self.engine.set_gradient_accumulation_boundary(last)
             # The gradient contains the factor for the average over ranks.
             self.engine.backward((vectors * gradient[list(mine)]).sum() * weight)
             if not last:
                 self.engine.step()  # only counts
+
+
+def step_tokens(
+    spec: TrainingSpec,
+    items: Sequence[Sequence[int]],
+    samples: Mapping[int, Sample],
+    encoder: Encoder,
+    catalogue: Catalogue,
+    sharing: Sharing | None,
+) -> StepTokens:
+    """What the steps of a training cost, with the number of steps between two tables.
+
+    It depends on the first prompts of the order. So it is the same after a restart, and for any
+    number of workers.
+    """
+    t, lengths = spec.training, [*map(len, items)]
+    typical = encoder.prompts([samples[i] for i in spec.order[:TYPICAL]], catalogue)
+    every = refresh_steps(
+        t,
+        items=lengths,
+        prompts=[*map(len, typical)],
+        answer=len(encoder.answer_ids),
+        sharing=sharing,
+    )
+    if dist.get_rank() == 0 and every > 1 and t.item_refresh_steps == "auto":
+        print(f"the item vectors are encoded every {every} steps (item_refresh_steps)")
+    return StepTokens(t, lengths, every, sharing)
+
+
+def target_presence(
+    spec: TrainingSpec, samples: Mapping[int, Sample], *, items: int
+) -> Tensor | None:
+    """(V,) float32, see `Candidates`; None unless the item loss is corrected."""
+    t = spec.training
+    if t.item_candidates != "corrected":
+        return None
+    targets = [samples[i].target for i in spec.order]
+    return log_presence(targets, items=items, prompts=t.prompts_per_step)
 
 
 def negatives(
@@ -113,11 +208,14 @@ def negatives(
     return set([item for item in drawn if item not in targets][:count])
 
 
-def item_backwards(training: TrainingConfig, *, items: int) -> int:
-    """Backwards through the item encoder in a step; each has at most `prompts_per_step` items.
+def item_backwards(training: TrainingConfig, lengths: Sequence[int], *, workers: int) -> int:
+    """Backwards of each worker through the item encoder, for items of these lengths in tokens.
 
-    It does not depend on the targets of a step.
+    Over all workers, each has at most `prompts_per_step` items. A worker has at most
+    `tokens_per_micro_batch` tokens in each, including padding.
     """
-    count, prompts = training.item_negatives, training.prompts_per_step
-    most = items if count is None else min(items, prompts + count)
-    return math.ceil(most / prompts)
+    parts = math.ceil(len(lengths) / training.prompts_per_step)
+    if training.tokens_per_micro_batch is not None:
+        padded = len(lengths) * max(lengths)
+        parts = max(parts, math.ceil(padded / (workers * training.tokens_per_micro_batch)))
+    return parts

@@ -13,11 +13,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from actors.training.items import shared_table
 from actors.training.order import Batch
 from actors.training.spec import TrainingSpec
 from actors.training.zero import of_rank_0, spread
 from minirec.corpus.table import Catalogue, Sample
-from minirec.model.recommender import Encoder, Policy, item_table
+from minirec.model.recommender import Encoder, Policy
 from minirec.model.tokens import FORWARD, LORA
 from minirec.rl.losses import Objective
 from minirec.rl.ranker import Ranker
@@ -109,7 +110,7 @@ class LiveOrder:
         rows, tokens = self._affordable(self.selection.to_measure(ahead), candidates.rows)
         first = None
         if len(rows):
-            items = item_table(self.policy, self.items) if table is None else table
+            items = shared_table(self.policy, self.items) if table is None else table
             first = self._measure(rows, items, candidates)
         choice = self.selection.choose(candidates, first=first)
         self.tokens += tokens

@@ -19,10 +19,11 @@ from actors.process import deadline, trim
 from actors.training.activations import Activations
 from actors.training.adapters import Adapters
 from actors.training.checkpoints import newest_checkpoint, save_checkpoint
-from actors.training.items import ItemSide
+from actors.training.items import ItemSide, step_tokens, target_presence
 from actors.training.live import CHOICE_TOKENS, LiveOrder
 from actors.training.lookahead import Lookahead
 from actors.training.order import FixedOrder, Order, summed
+from actors.training.passes import Passes
 from actors.training.spec import TrainingSpec
 from actors.training.validation import (
     OF_START,
@@ -35,9 +36,7 @@ from actors.training.validation import (
 from actors.training.zero import barrier, of_rank_0, training_engine
 from minirec.corpus.table import Sample, SampleFile, load_catalogue
 from minirec.corpus.weights import load_factors
-from minirec.model.micro_batches import micro_batches, padded
 from minirec.model.recommender import Encoder, trainable_policy
-from minirec.model.tokens import StepTokens
 from minirec.prior.prior import Prior
 from minirec.rl.group import Group
 from minirec.rl.losses import (
@@ -45,7 +44,6 @@ from minirec.rl.losses import (
     Unit,
     counted,
     live_tokens,
-    log_presence,
     losses,
     lr_factor,
 )
@@ -114,18 +112,21 @@ class Worker:
             factors=load_factors(corpus, spec.reward.item_weight),
         )
         t = spec.training
-        self.sharing = policy.sharing
-        self.tokens = StepTokens(t, [*map(len, self.items)], self.sharing)
+        self.tokens = step_tokens(
+            spec, self.items, self.samples, self.encoder, self.catalogue, policy.sharing
+        )
         self.engine = training_engine(policy, spec)
-        self.activations = Activations(
+        activations = Activations(
             policy, t.gradient_checkpointing, model_path=model_path, workers=self.world
         )
+        self.passes = Passes(t, policy.sharing, activations)
         self.item_side = ItemSide(
             self.engine,
             self.items,
             training=t,
+            refresh_steps=self.tokens.refresh_steps,
             seed=spec.seed,
-            log_presence=self._log_presence(),
+            log_presence=target_presence(spec, self.samples, items=len(self.items)),
         )
         self.adapters = Adapters(
             self.folder, self.engine, sharded=spec.zero_stage == 3, start=spec.start
@@ -154,14 +155,6 @@ class Worker:
             log=self.log,
         )
 
-    def _log_presence(self) -> torch.Tensor | None:
-        t = self.spec.training
-        if t.item_candidates != "corrected":
-            return None
-        targets = [self.samples[i].target for i in self.spec.order]
-        presence = log_presence(targets, items=len(self.items), prompts=t.prompts_per_step)
-        return presence.to(self.engine.device)
-
     def step(self, step: int) -> None:
         started = time.monotonic()
         self._learning_rate(step)
@@ -172,7 +165,7 @@ class Worker:
         chosen = summed([self.order.prepare(one, table) for one in ahead])
         groups, times = self._roll_out(step)
         candidates = self.item_side.candidates(step, (g.target for g in groups))
-        counts, micro_batches = counted(groups), self._micro_batches(groups)
+        counts, micro_batches = counted(groups), self.passes.divide(groups)
         divisors = counts | self._live_tokens([m for _, m in micro_batches], candidates.table)
         sums: dict[tuple[str, Unit], float] = {}
         learned: dict[int, tuple[float, float]] = {}
@@ -244,32 +237,6 @@ class Worker:
         times = ("rollout_seconds", "wait_seconds", "idle_seconds")
         return groups, {name: round(getattr(drawn, name), 3) for name in times}
 
-    def _micro_batches(self, groups: list[Group]) -> list[tuple[list[int], list[Group]]]:
-        """The micro-batches of this rank: positions in its share of the step, and the groups.
-
-        All ranks have as many as the one that needs the most, because they reduce gradients
-        together.
-        """
-        t, share = self.spec.training, len(groups) // self.world
-        shares = [groups[i : i + share] for i in range(0, len(groups), share)]
-
-        def divided(part: list[Group], at_least: int = 1) -> list[list[int]]:
-            return micro_batches(
-                [group.lengths for group in part],
-                prompts=t.prompts_per_micro_batch,
-                tokens=t.tokens_per_micro_batch,
-                sharing=self.sharing,
-                at_least=at_least,
-            )
-
-        most = max(len(divided(part)) for part in shares)
-        passes = [
-            [[part[i] for i in numbers] for numbers in divided(part, most)] for part in shares
-        ]
-        lengths = [[g.lengths for g in groups] for part in passes for groups in part]
-        self.activations.make_fit(max(padded(one, self.sharing) for one in lengths))
-        return list(zip(divided(shares[self.rank], most), passes[self.rank], strict=True))
-
     def _live_tokens(
         self, micro_batches: list[list[Group]], table: torch.Tensor | None
     ) -> dict[Unit, int]:
@@ -305,26 +272,37 @@ class Worker:
         last = step + 1 == spec.steps or self.share_spent(cost) >= 1
         if not due(step, last=last, every=spec.training.validation_steps):
             return {}
-        return self._measure()
+        found = self._measure(step + 1)
+        ends = last or exhausted([*self.log, {"step": step, **found}], spec.training.patience)
+        if ends and self.item_side.due(step + 1):  # no next step pays for the table
+            found["validation_forward_tokens"] += self.tokens.catalogue
+        return found
 
     def _validate_start(self, step: int) -> dict[str, Any]:
         """The log entries of a validation of the adapter that training starts from, at step 0."""
         spec = self.spec
         if step or spec.start is None or spec.training.validation_steps is None:
             return {}
-        return {OF_START + name: value for name, value in self._measure().items()}
+        return {OF_START + name: value for name, value in self._measure(0).items()}
 
-    def _measure(self) -> dict[str, Any]:
+    def _measure(self, step: int) -> dict[str, Any]:
+        """The log entries of a validation of the weights that `step` begins with.
+
+        Their table is a cost of the validation, unless the step reads it too.
+        """
         if self.validation is None:
             self.validation = Validation(
                 self.spec,
                 encoder=self.encoder,
                 catalogue=self.catalogue,
-                items=self.items,
                 prior=self.prior,
                 factors=self.objective.factors,
             )
-        return self.validation.measure(self.engine, self.adapters.newest)
+        table = self.item_side.table_of(step)
+        found = self.validation.measure(self.engine, self.adapters.newest, table=table)
+        if not self.item_side.due(step):
+            found["validation_forward_tokens"] += self.tokens.catalogue
+        return found
 
     def _learning_rate(self, step: int) -> None:
         t = self.spec.training

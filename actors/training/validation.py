@@ -23,7 +23,7 @@ from actors.training.spec import TrainingSpec
 from actors.training.zero import of_rank_0, spread
 from minirec.corpus.table import Catalogue, SampleFile
 from minirec.model import tokens
-from minirec.model.recommender import Encoder, Policy, item_table
+from minirec.model.recommender import Encoder, Policy
 from minirec.prior.counts import PARTS
 from minirec.prior.fit import Choices, choices, fit
 from minirec.prior.prior import Prior
@@ -104,18 +104,17 @@ class Validation:
         *,
         encoder: Encoder,
         catalogue: Catalogue,
-        items: Sequence[Sequence[int]],
         prior: Prior | None,
         factors: NDArray[np.float64] | None = None,
     ):
-        """`items` holds the V token lists of the catalogue (`Encoder.items`), `factors` (V,) the
-        factor of each item as a target, if any."""
+        """`factors` (V,) holds the factor of each item as a target, if any."""
         t = spec.training
         file = SampleFile(located(spec.corpus), "valid")
         seed = spec.seed if t.validation_seed is None else t.validation_seed
         self.seed = seed
         self.samples = file.take(drawn(len(file), count=t.validation_samples, seed=seed))
-        self.encoder, self.items, self.temperature = encoder, items, spec.model.temperature
+        self.encoder, self.temperature = encoder, spec.model.temperature
+        self.catalogue_size = len(catalogue)
         self.prior, self.factors = prior, factors
         self.prompts = encoder.prompts(self.samples, catalogue)
         self.block = t.prompts_per_micro_batch * (t.rollouts_per_prompt if spec.pool else 1)
@@ -123,12 +122,14 @@ class Validation:
         self.prompts_per_call = spec.prompts_per_call
 
     @torch.no_grad()
-    def measure(self, policy: Policy, adapter: Adapter | None) -> dict[str, Any]:
-        """The log entries of a validation: `METRIC`, with factors also `VALUE`, and its cost.
+    def measure(self, policy: Policy, adapter: Adapter | None, *, table: Tensor) -> dict[str, Any]:
+        """The log entries of a validation: `METRIC`, with factors also `VALUE`, and its cost
+        without that of the table.
 
         Args:
             policy: the policy in training, or a DeepSpeed engine around it.
             adapter: the published weights of that policy, for the engines.
+            table: (V, d) item vectors of that policy.
         """
         started = time.monotonic()
         completions = self._complete(adapter)
@@ -136,7 +137,7 @@ class Validation:
             self.encoder.sequence(prompt, one)
             for prompt, one in zip(self.prompts, completions, strict=True)
         ]
-        ranker = Ranker(item_table(policy, self.items), self.temperature)
+        ranker = Ranker(table, self.temperature)
         if self.prior is None:
             gains = self._spread(lambda rows: self._gains(policy, sequences, rows, ranker))
             weights: dict[str, float] = {}
@@ -164,12 +165,12 @@ class Validation:
         return {VALUE: float(np.mean(self.factors[targets] * np.array(gains)))}
 
     def _cost(self, completions: list[Completion], sequences: list[list[int]]) -> int:
-        """Forward-equivalent tokens: rollouts, their sequences, and the catalogue."""
+        """Forward-equivalent tokens: rollouts and their sequences."""
         rollouts = 0
         if self.pool:
             both = zip(self.prompts, completions, strict=True)
             rollouts = sum(tokens.rolled_out(len(p), [len(c.token_ids)]) for p, c in both)
-        return rollouts + tokens.FORWARD * sum(map(len, [*sequences, *self.items]))
+        return rollouts + tokens.FORWARD * sum(map(len, sequences))
 
     def _complete(self, adapter: Adapter | None) -> list[Completion]:
         """The greedy completion of each prompt, the same on all ranks; forced without engines."""
@@ -216,7 +217,7 @@ class Validation:
         return choices(
             self.prior,
             self.samples,
-            items=len(self.items),
+            items=self.catalogue_size,
             seed=self.seed,
             factors=self.factors,
         )

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -89,7 +90,7 @@ class _Source:
     """What an export reads from a run."""
 
     def __init__(self, run: Run, config: Config, policy: PolicyName):
-        from minirec.model.recommender import Encoder, load_policy
+        from minirec.model.recommender import Encoder
 
         self.run, self.config, self.name = run, config, policy
         self.catalogue: Catalogue = load_catalogue(run.path("corpus"))
@@ -98,8 +99,14 @@ class _Source:
         self.encoder: Encoder = Encoder.load(
             self.base, config.model, category=self.catalogue.category
         )
-        self.policy: Policy = load_policy(
-            self.base, config.model, self.encoder.tokenizer, adapter=self.adapter
+
+    @cached_property
+    def policy(self) -> Policy:
+        """The policy with its merged adapter, on the CPU; loaded where the export needs it."""
+        from minirec.model.recommender import load_policy
+
+        return load_policy(
+            self.base, self.config.model, self.encoder.tokenizer, adapter=self.adapter
         )
 
     def save_merged(self, folder: Path) -> None:
@@ -107,14 +114,22 @@ class _Source:
         self.encoder.tokenizer.save_pretrained(folder)
 
     def save_items(self, folder: Path) -> None:
-        """items.npy, (V, d) float32 unit vectors, and items.jsonl."""
+        """items.npy, (V, d) float32 unit vectors, and items.jsonl.
+
+        The vectors are those that a stage of the run has encoded with these weights, if any.
+        """
         import numpy as np
 
         from minirec.export import formats
-        from minirec.model.recommender import item_table
+        from minirec.model.passes import item_table
+        from minirec.store.tables import read_array
 
         c = self.catalogue
-        np.save(folder / "items.npy", item_table(self.policy, self.encoder.items(c)).numpy())
+        if stored := encoded(self.run, self.config, self.name):
+            vectors = read_array(stored)
+        else:
+            vectors = item_table(self.policy, self.encoder.items(c)).numpy()
+        np.save(folder / "items.npy", vectors)
         items = ({"item_id": item, "title": title} for item, title in enumerate(c.titles))
         formats.write(folder / "items.jsonl", items)
 
@@ -170,6 +185,20 @@ class _Source:
         if self.prior is not None:
             prior = Prior.load(self.run.path("corpus"), located(self.prior))
             write_prior(folder / "prior.npz", prior, samples)
+
+
+def encoded(run: Run, config: Config, policy: PolicyName) -> Path | None:
+    """File of the item vectors of these weights: of `evaluate`, or of `score`; None if neither has
+    encoded them since the policy was trained."""
+    files = {"evaluate": run.path("evaluation", f"{policy}.npy")}
+    if config.scoring.policy == policy:
+        files["score"] = run.path("features", "item_table.npy")
+    trained = STAGE[policy].name
+    for stage, file in files.items():
+        inputs = (run.done(stage) or {"inputs": {}})["inputs"]
+        if inputs.get(trained) == run.fingerprint(trained) and file.exists():
+            return file
+    return None
 
 
 def _subset(folder: Path, source: _Source, to: str) -> None:

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from jobs.fingerprint import policy_settings, training_settings
 from jobs.stage import SELECTION, Stage, Work
 from jobs.stages.model import model_inputs
 from jobs.stages.train import drawn_ids, start_inputs, train_on
+from minirec.store.run import Run
+
+if TYPE_CHECKING:
+    from minirec.config.run import Config
+
+
+def proxy_order(run: Run, config: Config) -> list[int]:
+    """The sample_ids of the proxy, in the order of its training."""
+    from minirec.corpus.table import SampleFile
+
+    samples = SampleFile(run.path("corpus"), "train")
+    count = min(config.proxy.samples, len(samples))
+    return drawn_ids(samples, count, seed=config.seed)
 
 
 def _body(work: Work) -> None:
-    from minirec.corpus.table import SampleFile
-
-    config = work.config
-    samples = SampleFile(work.run.path("corpus"), "train")
-    count = min(config.proxy.samples, len(samples))
-    order = drawn_ids(samples, count, seed=config.seed)
-    train_on(work, order, training=config.proxy.training, folder="proxy")
+    order = proxy_order(work.run, work.config)
+    train_on(work, order, training=work.config.proxy.training, folder="proxy")
 
 
 PROXY = Stage(

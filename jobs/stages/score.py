@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 from jobs.fingerprint import policy_settings
 from jobs.stage import SELECTION, Stage, Work
 from jobs.stages.model import model_inputs
+from jobs.stages.proxy import proxy_order
+from jobs.stages.warm import warm_order
+from jobs.training_log import read_log
 from minirec.store.run import Run, each_file
 
 if TYPE_CHECKING:
@@ -33,6 +36,34 @@ def _settings(run: Run, config: Config) -> dict[str, Any]:
     return policy_settings(config) | {"scoring": settings}
 
 
+def seen_samples(run: Run, config: Config, policy: str) -> frozenset[int]:
+    """sample_ids that the proxy or the warm start was trained on, up to the weights that it kept;
+    with those of the warm start if the proxy starts from it.
+    """
+    if policy == "warm":
+        return _trained(run, config, "warm")
+    before = config.proxy.training.start
+    earlier = frozenset() if before == "base" else _trained(run, config, before)
+    return earlier | _trained(run, config, "proxy")
+
+
+def _trained(run: Run, config: Config, policy: str) -> frozenset[int]:
+    from actors.training.live import CHOICES
+    from actors.training.validation import best_step
+    from minirec.store.tables import read_table
+
+    training = (config.warm if policy == "warm" else config.proxy).training
+    log = read_log(run.path(policy, "log.jsonl"))
+    best = best_step(log) if training.patience else None
+    steps = len(log) if best is None else best + 1
+    if policy == "warm" and config.warm.live:
+        choices = read_table(run.path(policy, CHOICES), ["step", "sample_id"])
+        both = zip(choices["step"].to_pylist(), choices["sample_id"].to_pylist(), strict=True)
+        return frozenset(sample for step, sample in both if step < steps)
+    order = (warm_order if policy == "warm" else proxy_order)(run, config)
+    return frozenset(order[: steps * training.prompts_per_step])
+
+
 def _body(work: Work) -> None:
     from jobs.shards import forward_tokens, parts, score_shards, scoring_spec
     from minirec.corpus.table import count_samples
@@ -57,6 +88,7 @@ def _body(work: Work) -> None:
         adapter=run.path(config.scoring.policy, "adapter"),
         scoring=scoring,
         limit=None if config.scoring.samples is None else config.scoring.count(samples),
+        trained=seen_samples(run, config, config.scoring.policy),
     )
     score_shards([spec], config, session.allocation, label="score", say=run.say)
     items = read_table(run.path("corpus", "items.parquet"), ["item_id"]).num_rows

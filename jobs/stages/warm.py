@@ -31,16 +31,23 @@ def _settings(run: Run, config: Config) -> dict[str, Any]:
     }
 
 
-def _body(work: Work) -> None:
+def warm_order(run: Run, config: Config) -> list[int]:
+    """The sample_ids of the warm start in the order of its training; live, it chooses from them."""
     from minirec.corpus.table import SampleFile
     from minirec.rng import seed_of
+
+    samples = SampleFile(run.path("corpus"), "train")
+    count = config.warm.count(len(samples))
+    return drawn_ids(samples, count, seed=seed_of(config.seed, "warm"))
+
+
+def _body(work: Work) -> None:
+    from minirec.corpus.table import count_samples
     from minirec.trials.checks import check_warm
 
     run, config = work.run, work.config
-    samples = SampleFile(run.path("corpus"), "train")
-    check_warm(config, len(samples))
-    count = config.warm.count(len(samples))
-    order = drawn_ids(samples, count, seed=seed_of(config.seed, "warm"))
+    check_warm(config, count_samples(run.path("corpus"), "train"))
+    order = warm_order(run, config)
     train_on(work, order, training=config.warm.training, folder="warm", live=config.warm.live)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from minirec.config.choices import ItemCandidates
 from minirec.config.section import Section, counted, share_or_all
@@ -70,8 +70,9 @@ class TrainingConfig(Section):
     item_negatives: int | None = Field(0, ge=0)
     """Random other items that join the targets of a step as candidates, with gradient; null takes
     all items."""
-    item_refresh_steps: int = Field(1, ge=1)
-    """Steps between updates of the item vectors for the ranking of rollouts."""
+    item_refresh_steps: PositiveInt | Literal["auto"] = "auto"
+    """Steps between updates of the item vectors for the ranking of rollouts; auto takes as many as
+    keep their encoding at a quarter of the cost of a step, but at most checkpoint_steps."""
     checkpoint_steps: int = Field(10, ge=1)
     """Steps between checkpoints."""
     max_failures: int = Field(3, ge=0)
@@ -107,10 +108,11 @@ class TrainingConfig(Section):
                 f"patience {self.patience} counts validations, but validation is off; set "
                 f"validation_steps"
             )
-        if self.item_candidates == "catalogue" and self.item_refresh_steps > 1:
+        refresh = 1 if self.item_refresh_steps == "auto" else self.item_refresh_steps
+        if self.item_candidates == "catalogue" and refresh > 1:
             raise ValueError(
                 f"item_candidates catalogue compares new vectors of targets with vectors of other "
-                f"items that are up to {self.item_refresh_steps - 1} steps older; set "
+                f"items that are up to {refresh - 1} steps older; set "
                 f"item_refresh_steps to 1 or item_candidates to batch"
             )
         if self.item_negatives != 0 and self.item_candidates != "batch":
@@ -129,10 +131,10 @@ class TrainingConfig(Section):
                 f"importance_cap {self.importance_cap:g} is below 1 + clip_high "
                 f"{self.clip_high:g}, so that no ratio would ever reach the upper clip; raise it"
             )
-        if self.checkpoint_steps % self.item_refresh_steps:
+        if self.checkpoint_steps % refresh:
             raise ValueError(
                 f"checkpoint_steps {self.checkpoint_steps} must be a multiple of "
-                f"item_refresh_steps {self.item_refresh_steps}, so that a restart repeats the run"
+                f"item_refresh_steps {refresh}, so that a restart repeats the run"
             )
         return self
 

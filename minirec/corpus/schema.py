@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-VERSION = "2"
+VERSION = "3"
 _META = {b"minirec.schema": VERSION.encode()}
 
 
@@ -93,6 +93,8 @@ def features(hidden_size: int) -> pa.Schema:
     other vectors are those of the forced answer. A control sample failed the screen but was rolled
     out. The screen's reward and NDCG are null if scoring had no screen. `forward_tokens` is what a
     sample cost (`minirec.model.tokens`); the first one also bears the encoding of the catalogue.
+    An `in_sample` sample was trained by the policy that scores it, so its rewards are higher than
+    those of a sample that the policy has not seen.
     """
     return _schema(
         sample_id=pa.int64(),
@@ -110,6 +112,7 @@ def features(hidden_size: int) -> pa.Schema:
         forward_tokens=pa.int64(),
         screened=pa.bool_(),
         control=pa.bool_(),
+        in_sample=pa.bool_(),
         screen_reward=pa.float32(),
         screen_ndcg=pa.float32(),
     )

@@ -78,7 +78,7 @@ def _tables(root: Path, config: dict[str, Any]) -> dict[str, Any]:
         **tables,
         "scores": read_table(root / "scores.parquet").to_pandas(),
         "selection": read_table(root / "selection.parquet").to_pandas(),
-        "features": pa.concat_tables([read_table(p).select(columns) for p in parts]).to_pandas(),
+        "features": pa.concat_tables([read_table(p, columns) for p in parts]).to_pandas(),
         "chance": chance_level(len(tables["titles"]), cutoff=cutoff),
     }
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minirec.config.model import ModelConfig
@@ -349,22 +348,3 @@ def trainable_policy(
 def pad_id(tokenizer: Any) -> int:
     """Padding token id, or the end-of-text id if the tokenizer has none."""
     return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-
-
-@torch.no_grad()
-def item_table(policy: Policy, items: Sequence[Sequence[int]], *, batch: int = 64) -> Tensor:
-    """Unit-norm item vectors (V, d) float32 of V token lists, in blocks of `batch` items.
-
-    A block holds items of similar length. The blocks depend only on the catalogue, so every worker
-    computes the same table.
-    """
-    order = sorted(range(len(items)), key=lambda i: (len(items[i]), i))
-    table: Tensor | None = None
-    for start in range(0, len(order), batch):
-        block = order[start : start + batch]
-        vectors = F.normalize(policy([items[i] for i in block])[0], dim=-1)
-        if table is None:
-            table = vectors.new_empty(len(items), vectors.shape[1])
-        table[torch.as_tensor(block, device=vectors.device)] = vectors
-    assert table is not None
-    return table

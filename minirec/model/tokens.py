@@ -58,12 +58,19 @@ def read(group: Group, sharing: Sharing | None) -> int:
 class StepTokens:
     """Counts the forward-equivalent tokens of a training step.
 
-    items: (V,) tokens of each item. sharing: how the policy reads groups (`Sharing.of`).
+    items: (V,) tokens of each item. refresh_steps: a table of the catalogue is encoded at its
+    multiples. sharing: how the policy reads groups (`Sharing.of`).
     """
 
     training: TrainingConfig
     items: Sequence[int]
+    refresh_steps: int
     sharing: Sharing | None
+
+    @property
+    def catalogue(self) -> int:
+        """Tokens of one encoding of all items."""
+        return FORWARD * sum(self.items)
 
     def count(
         self,
@@ -76,8 +83,7 @@ class StepTokens:
         """All that a step spends, validations apart.
 
         Args:
-            step: a table of the catalogue is encoded anew at the multiples of
-                `item_refresh_steps`, where a step reads one.
+            step: its number, from 0.
             groups: the global batch.
             candidates: items with gradient. They are encoded once more where the table is not new,
                 and once with gradient.
@@ -88,8 +94,49 @@ class StepTokens:
         rollouts = 0
         if t.loss == "grpo":
             rollouts = sum(rolled_out(len(group.prompt), group.written) for group in groups)
-        passes = LORA + (FORWARD if t.live_tokens and t.reads_table else 0)
         own = sum(self.items[item] for item in candidates)
-        refreshed = t.reads_table and step % t.item_refresh_steps == 0
-        encoded = sum(self.items) if refreshed else own
-        return choice_tokens + rollouts + passes * reading + FORWARD * encoded + LORA * own
+        refreshed = t.reads_table and step % self.refresh_steps == 0
+        encoded = self.catalogue if refreshed else FORWARD * own
+        return choice_tokens + rollouts + passes(t) * reading + encoded + LORA * own
+
+
+def passes(training: TrainingConfig) -> int:
+    """Forward-equivalents of each token that the policy reads in a step."""
+    return LORA + (FORWARD if training.live_tokens and training.reads_table else 0)
+
+
+def refresh_steps(
+    training: TrainingConfig,
+    *,
+    items: Sequence[int],
+    prompts: Sequence[int],
+    answer: int,
+    sharing: Sharing | None,
+) -> int:
+    """Steps between two tables of the catalogue; what `item_refresh_steps: auto` stands for.
+
+    The smallest n with C / n <= S / 3, rounded down to a divisor of `checkpoint_steps`. C are the
+    tokens of the catalogue. S is what a step costs without items if the engines write nothing: so
+    without the rounding, encoding is at most a quarter of C / n + S. It is 1 where a step reads no
+    table, and for `item_candidates: catalogue`.
+
+    Args:
+        items: (V,) tokens of each item.
+        prompts: tokens of some typical prompts, at least one; S takes their mean cost.
+        answer: tokens of the answer marker, with which each rollout ends.
+        sharing: how the policy reads groups (`Sharing.of`).
+    """
+    t = training
+    if t.item_refresh_steps != "auto":
+        return t.item_refresh_steps
+    if not t.reads_table or t.item_candidates == "catalogue":
+        return 1
+    cost = 0
+    for prompt in prompts:
+        group = Group([0] * prompt, [[0] * answer] * t.rollouts_per_prompt, [], [], target=0)
+        cost += rolled_out(prompt, []) + passes(t) * read(group, sharing)
+    catalogue = FORWARD * sum(items)
+    # In whole numbers, n = ceil(3 C / S) with S = prompts_per_step x cost / number of prompts.
+    most = -(-3 * catalogue * len(prompts) // (t.prompts_per_step * cost))
+    divisors = [n for n in range(1, t.checkpoint_steps + 1) if t.checkpoint_steps % n == 0]
+    return max(n for n in divisors if n <= max(1, most))

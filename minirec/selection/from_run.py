@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -64,6 +64,9 @@ def select(run: Run, config: Config, *, diversity: Diversity) -> dict[str, int]:
         )
     for line in summary(features, scores, picks.indices, pool):
         say(line)
+    learnability = zip(features.sample_id.tolist(), scores["learnability"].tolist(), strict=True)
+    if line := apart(run, dict(learnability)):
+        say(line)
     if settings.method == "full":
         scores = with_unscored(scores, train)
         picks = MaxMin(np.arange(len(train)), np.full(len(train), np.nan))
@@ -101,6 +104,28 @@ def _say_planted(run: Run, corpus: NDArray[np.int64], chosen: NDArray[np.int64])
             run.say(
                 f"select: planted {label}: {before:.1%} of the corpus, {after:.1%} of the selection"
             )
+
+
+def apart(run: Run, learnability: Mapping[int, float]) -> str:
+    """A line with the mean learnability of the samples that the scoring policy was trained on, and
+    that of the others; empty if there is only one kind.
+
+    `learnability` is given by sample_id. The rewards of the first kind are those of a policy that
+    knows the answers, so its values do not compare with those of the second.
+    """
+    found: dict[bool, list[float]] = {True: [], False: []}
+    for part in sorted(run.path("features").glob("part-*.parquet")):
+        table = read_table(part, ["sample_id", "in_sample"])
+        both = zip(table["sample_id"].to_pylist(), table["in_sample"].to_pylist(), strict=True)
+        for sample, seen in both:
+            found[bool(seen)].append(learnability[sample])
+    if not found[True] or not found[False]:
+        return ""
+    seen, unseen = (np.mean(found[kind]) for kind in (True, False))
+    return (
+        f"the scoring policy was trained on {len(found[True]):,} of the scored samples; mean "
+        f"learnability {seen:.3f} of these, {unseen:.3f} of the {len(found[False]):,} others"
+    )
 
 
 def train_ids(run: Run) -> NDArray[np.int64]:

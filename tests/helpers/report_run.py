@@ -116,6 +116,7 @@ def write_features(run: Run, ids: np.ndarray, rng: np.random.Generator) -> None:
         "forward_tokens": np.full(SAMPLES, 100),
         "screened": np.zeros(SAMPLES, bool),
         "control": np.zeros(SAMPLES, bool),
+        "in_sample": np.zeros(SAMPLES, bool),
         "screen_reward": [None] * SAMPLES,
         "screen_ndcg": [None] * SAMPLES,
     }

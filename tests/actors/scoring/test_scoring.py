@@ -5,88 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import pyarrow as pa
 import pytest
-from helpers.tiny_model import build_model
+from helpers.scoring import ITEMS, SAMPLES, spec_of
 
-from actors.engines.engine import EngineSpec
-from actors.engines.transformers import TransformersEngine
 from actors.scoring.scorer import ShardScorer
-from actors.scoring.spec import ScoringSpec
-from minirec.config.model import ModelConfig
-from minirec.config.scoring import RewardConfig, ScoringConfig
-from minirec.corpus import schema
+from minirec.config.scoring import ScoringConfig
 from minirec.selection.learnability import chance_level
-from minirec.store.files import write_json
-from minirec.store.tables import write_table
 
-ITEMS, SAMPLES = 30, 24
 CHANCE = chance_level(ITEMS)
-WORDS = ["blue", "red", "pens", "paper", "desk", "user"]
-
-
-class Counted:
-    """Replaces the pool by an engine in this process, and counts completions."""
-
-    def __init__(self, spec: EngineSpec):
-        self.engine = TransformersEngine(spec)
-        self.completions = 0
-
-    def generate(self, calls, adapter=None):
-        self.completions += sum(call.n * len(call.prompts) for call in calls)
-        return [self.engine.generate(**vars(call), adapter=adapter) for call in calls]
-
-
-def write_corpus(folder) -> None:
-    rng = np.random.default_rng(0)
-    titles = [f"{WORDS[i % 6]} {WORDS[i // 6]} {i}" for i in range(ITEMS)]
-    items = {"item_id": range(ITEMS), "key": titles, "title": titles, "text": titles}
-    write_table(folder / "items.parquet", pa.table(items, schema=schema.ITEMS))
-    write_json(folder / "corpus.json", {"category": "things"})
-    history = [rng.choice(ITEMS, size=1 + i % 4, replace=False).tolist() for i in range(SAMPLES)]
-    target = rng.integers(ITEMS, size=SAMPLES).astype(np.int32)
-    # Every other sample excludes ten items of the same time, so its target ranks higher.
-    others = [[(int(y) + 1 + j) % ITEMS for j in range(10 * (i % 2))] for i, y in enumerate(target)]
-    samples = {
-        "sample_id": np.arange(SAMPLES) * 3,
-        "user": ["u"] * SAMPLES,
-        "history": history,
-        "history_rating": [[1.0] * len(h) for h in history],
-        "history_time": [[1] * len(h) for h in history],
-        "target": target,
-        "rating": np.ones(SAMPLES, np.float32),
-        "time": np.arange(SAMPLES),
-        "same_time": others,
-    }
-    table = pa.table(samples, schema=schema.SAMPLES_WITH_SAME_TIME)
-    write_table(folder / "train.parquet", table)
 
 
 @pytest.fixture(scope="module")
 def scorer(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("scoring")
-    write_corpus(folder / "corpus")
-    model = build_model(folder / "model")
-    engine = EngineSpec(model=model, max_model_len=320, max_new_tokens=6)
-    return ShardScorer(
-        ScoringSpec(
-            corpus=str(folder / "corpus"),
-            split="train",
-            output=str(folder / "features"),
-            item_table=str(folder / "items.npy"),
-            model_path=model,
-            model=ModelConfig(max_prompt_tokens=300),
-            reward=RewardConfig(),
-            adapter=None,
-            scoring=ScoringConfig(),
-            shard_size=16,
-            prompts_per_call=10,
-            seed=5,
-            pool=Counted(engine),
-            policy_adapter=None,
-            threads=1,
-        )
-    )
+    return ShardScorer(spec_of(tmp_path_factory.mktemp("scoring")))
 
 
 def test_scored_and_ranked_samples_are_drawn_independently(scorer):
@@ -261,21 +192,46 @@ def test_weights_of_items_scale_the_rollout_gradient_and_no_reward(scorer):
     assert moved
 
 
-def test_a_sample_costs_what_is_read_and_written_for_it(scorer, screen):
-    """Counted again from the lengths of prompts and stored tokens."""
+@pytest.mark.parametrize("doubt", [None, 0.0])
+def test_a_sample_costs_what_is_read_and_written_for_it(scorer, screen, doubt):
+    """Counted again from the lengths of prompts and stored tokens. Without doubt there is one stage
+    of two rollouts; else all samples but those with equal rewards have a second stage."""
     encoder, catalogue = scorer.encoder, scorer.loaded.catalogue
     answer, lift = len(encoder.answer_ids), middle(screen)
-    rows = scored(scorer, screen="prefill", screen_band=(lift, 1.0), control=0.0, rollouts=2)
+    stages = {"rollouts": 2} if doubt is None else {"rollouts": (2, 4), "doubt": doubt}
+    rows = scored(scorer, screen="prefill", screen_band=(lift, 1.0), control=0.0, **stages)
     assert {row["screened"] for row in rows} == {True, False}
     for row, sample in zip(rows, everyone(scorer), strict=True):
         prompt = len(encoder.prompts([sample], catalogue)[0])
         expected, ending = prompt + answer, 0  # the screen
         if not row["screened"]:
-            # The engine reads the prompt once, the scorer again for each of three completions. They
+            # The engine reads the prompt once, the scorer once in each stage: it packs. Completions
             # get the marker where they lack it; the text of the greedy one is not stored.
             open_ends = sum(not text.endswith("<answer>") for text in row["completions"])
-            expected += 4 * prompt + 2 * row["rollout_tokens"] + open_ends * answer
+            reads = len(row["rewards"]) // 2
+            expected += (1 + reads) * prompt + 2 * row["rollout_tokens"] + open_ends * answer
             ending = answer
         if sample.sample_id == 0:
             expected += sum(map(len, encoder.items(catalogue)))
         assert row["forward_tokens"] - expected in (0, ending)
+    if doubt is not None:
+        assert 4 in {len(row["rewards"]) for row in rows}
+
+
+def test_packed_and_separate_passes_give_the_same_features(scorer, full):
+    """Without `Sharing` for its architecture, a policy reads the prompt again for each rollout."""
+    config = scorer.policy.causal.config
+    kind, config.model_type = config.model_type, "another"
+    try:
+        for row, other in zip(scored(scorer), full, strict=True):
+            assert row["forward_tokens"] > other["forward_tokens"]
+            same(row, other)
+    finally:
+        config.model_type = kind
+
+
+def test_samples_that_the_policy_was_trained_on_are_marked(scorer):
+    scorer.spec = replace(scorer.spec, trained=frozenset({3, 9, 999}))
+    rows = scored(scorer, everyone(scorer)[:5], rollouts=2)
+    scorer.spec = replace(scorer.spec, trained=frozenset())
+    assert [row["in_sample"] for row in rows] == [False, True, False, True, False]

@@ -14,7 +14,7 @@ import torch
 from helpers.loop import SMALL, one_process, spec_of, train, weights
 
 from actors.engines.engine import FORCED
-from actors.scoring.scorer import LoadedPolicy
+from actors.scoring.policy import LoadedPolicy
 from actors.scoring.spec import ScoringSpec
 from actors.training.loop import STOP
 from actors.training.validation import METRIC, START, WEIGHTS, weights_after
@@ -22,7 +22,8 @@ from jobs.training_log import read_log
 from minirec.config.scoring import RewardConfig
 from minirec.config.training import TrainingConfig
 from minirec.corpus.table import load_catalogue, load_samples
-from minirec.model.recommender import Encoder, item_table, load_policy
+from minirec.model.passes import item_table
+from minirec.model.recommender import Encoder, load_policy
 from minirec.prior.prior import FILE, Prior, save_weights, weights_in
 from minirec.store.files import atomic_dir
 

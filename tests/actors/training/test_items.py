@@ -45,8 +45,8 @@ def alone():
 
 
 def side(engine, refresh_steps=1, **settings):
-    settings |= {"item_refresh_steps": refresh_steps, "checkpoint_steps": 2}
-    return ItemSide(engine, ITEMS, training=TrainingConfig(**settings), seed=7)
+    training = TrainingConfig(**settings)
+    return ItemSide(engine, ITEMS, training=training, refresh_steps=refresh_steps, seed=7)
 
 
 def test_the_distinct_targets_compete(alone):
@@ -66,6 +66,24 @@ def test_vectors_are_always_new_and_the_table_is_refreshed(alone):
     assert torch.allclose(found.vectors, new[[1]])
     assert torch.equal(found.table, old)
     assert torch.allclose(items.candidates(2, [1]).table, new)
+
+
+def test_a_table_for_a_validation_is_read_by_the_next_step_if_it_is_due(alone):
+    engine = Engine()
+    items = side(engine, refresh_steps=2)
+    old = items.refresh(0).clone()
+    with torch.no_grad():
+        engine.weight += torch.tensor([5.0, 0.0])
+    engine.encoded = 0
+    new = items.table_of(1)
+    assert torch.allclose(new, F.normalize(engine.weight[1:], dim=-1)) and engine.encoded == 4
+    assert torch.equal(items.refresh(1), old)  # not due, so training keeps its table
+    found = items.table_of(2)
+    assert engine.encoded == 8
+    assert items.refresh(2) is found and items.table_of(2) is found and engine.encoded == 8
+    with torch.no_grad():
+        engine.weight += torch.tensor([5.0, 0.0])
+    assert not torch.equal(items.table_of(3), found)
 
 
 def loss(vectors):
@@ -139,11 +157,16 @@ def test_joined_items_are_the_same_on_all_workers_and_have_a_gradient(alone, mon
     assert torch.allclose(sum(found), direct.weight.grad)
 
 
-def test_a_step_has_as_many_backwards_as_its_items_may_need():
-    def parts(count, items=100):
-        return item_backwards(TrainingConfig(item_negatives=count), items=items)  # of 32 prompts
+def test_items_are_divided_by_their_number_and_by_their_tokens():
+    """Of 32 items over all workers; 40 items of up to 20 tokens are 800 with padding."""
 
-    assert [parts(0), parts(0, items=5), parts(32), parts(33), parts(None)] == [1, 1, 2, 3, 4]
+    def parts(count, tokens=None, workers=1):
+        training = TrainingConfig(tokens_per_micro_batch=tokens)
+        return item_backwards(training, [20] + [5] * (count - 1), workers=workers)
+
+    assert [parts(count) for count in (1, 32, 33, 100)] == [1, 1, 2, 4]
+    assert [parts(40, tokens) for tokens in (1000, 400, 399, 100)] == [2, 2, 3, 8]
+    assert parts(40, 100, workers=4) == 2
 
 
 def test_without_rewards_only_the_candidates_are_encoded(alone):

@@ -16,7 +16,8 @@ from helpers.alone import alone
 from jobs.cli import main
 from minirec.config.reading import dump, load
 from minirec.corpus.table import load_catalogue, load_samples
-from minirec.model.recommender import Encoder, item_table, load_policy
+from minirec.model.passes import item_table
+from minirec.model.recommender import Encoder, load_policy
 from minirec.rl.reward import excluded_mask, item_scores, rank_target, reward_function
 from minirec.store.run import Run
 from minirec.store.tables import read_table

@@ -13,7 +13,8 @@ from helpers.tiny import CONFIG, ITEMS, PAIRS, TITLES, built
 
 from minirec.corpus import prompts
 from minirec.model import demo
-from minirec.model.recommender import Encoder, item_table, load_policy
+from minirec.model.passes import item_table
+from minirec.model.recommender import Encoder, load_policy
 
 
 def named_before_others(path, config):

@@ -20,7 +20,8 @@ from minirec.corpus import prompts
 from minirec.corpus.table import Sample
 from minirec.errors import ConfigError
 from minirec.export.reward import Scorer
-from minirec.model.recommender import Encoder, Policy, item_table, load_policy, trainable_policy
+from minirec.model.passes import item_table
+from minirec.model.recommender import Encoder, Policy, load_policy, trainable_policy
 from minirec.model.sharing import Sharing
 from minirec.rl.group import Group
 from minirec.rl.losses import Candidates, Objective, item_loss, log_presence, losses
@@ -146,7 +147,7 @@ def test_log_probabilities_are_those_of_models_that_scale_their_logits(family, s
 def test_item_table_has_unit_rows_in_item_order(folder, encoder):
     policy = load_policy(folder, CONFIG, encoder.tokenizer)
     items = [encoder.item(title, "") for title in TITLES]
-    table = item_table(policy, items, batch=2)
+    table = item_table(policy, items)
     assert torch.allclose(table.norm(dim=1), torch.ones(5), atol=1e-6)
     alone = torch.nn.functional.normalize(policy([items[3]])[0], dim=-1)
     assert torch.allclose(table[3], alone[0], atol=1e-5)

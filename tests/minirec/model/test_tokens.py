@@ -6,7 +6,7 @@ import pytest
 
 from minirec.config.training import TrainingConfig
 from minirec.model.sharing import Sharing
-from minirec.model.tokens import StepTokens, read, rolled_out, trained
+from minirec.model.tokens import StepTokens, read, refresh_steps, rolled_out, trained
 from minirec.rl.group import Group
 
 SHARED = Sharing(pairs_per_token=1000.0)
@@ -24,9 +24,10 @@ def grpo(**settings):
     return TrainingConfig(prompts_per_step=1, prompts_per_micro_batch=1, **settings)
 
 
-def counted(training, step=0, sharing=SHARED, candidates=(0,), **more):
+def counted(training, step=0, sharing=SHARED, candidates=(0,), refresh=1, **more):
     groups = [PAIR] if training.loss == "grpo" else [group(10, [1], [0])]
-    return StepTokens(training, ITEMS, sharing).count(step, groups, candidates=candidates, **more)
+    counts = StepTokens(training, ITEMS, refresh, sharing)
+    return counts.count(step, groups, candidates=candidates, **more)
 
 
 def test_a_backward_pass_costs_one_or_two_forwards():
@@ -55,11 +56,41 @@ def test_a_step_with_rollouts():
 
 @pytest.mark.parametrize(("step", "encoded"), [(0, 12), (1, 3), (2, 12)])
 def test_between_two_tables_only_the_items_of_the_step_are_encoded(step, encoded):
-    refreshed = grpo(item_refresh_steps=2)
-    assert counted(refreshed, step) == 19 + 40 + encoded + 6
+    assert counted(grpo(), step, refresh=2) == 19 + 40 + encoded + 6
 
 
 def test_a_supervised_step_has_no_rollouts_and_reads_no_table():
     # Training 2 * 11, the item's vector 3, and its training 2 * 3.
     assert counted(grpo(loss="supervised")) == 22 + 3 + 6
     assert counted(grpo(loss="supervised", item_candidates="catalogue")) == 22 + 12 + 6
+
+
+def every(catalogue, prompts=(10, 30), answer=1, sharing=SHARED, **settings):
+    """Two prompts a step and two rollouts of each. The engines read
+    10 + 30 tokens, and the training 2 x (12 + 32): S = 128."""
+    settings = {"prompts_per_step": 2, "prompts_per_micro_batch": 1, **settings}
+    training = TrainingConfig(rollouts_per_prompt=2, **settings)
+    items = [catalogue // 2, catalogue - catalogue // 2]
+    return refresh_steps(training, items=items, prompts=prompts, answer=answer, sharing=sharing)
+
+
+def test_auto_encodes_the_catalogue_at_a_quarter_of_a_step():
+    # n >= 3 C / 128
+    assert [every(c, checkpoint_steps=60) for c in (42, 43, 85, 86, 128)] == [1, 2, 2, 3, 3]
+    # Four prompts a step cost twice as much.
+    assert every(85, checkpoint_steps=60, prompts_per_step=4) == 1
+    # Separate sequences: 40 + 2 x 2 x (11 + 31) = 208.
+    assert every(69, checkpoint_steps=60) == 2 and every(69, checkpoint_steps=60, sharing=None) == 1
+
+
+def test_auto_is_a_divisor_of_the_checkpoints():
+    # 3 x 300 / 128 = 7.03, so n is 8.
+    assert [every(300, checkpoint_steps=c) for c in (8, 10, 7, 12, 11)] == [8, 5, 7, 6, 1]
+    assert every(10**6, checkpoint_steps=10) == 10
+
+
+def test_auto_is_one_where_it_must_be_or_saves_nothing():
+    assert every(10**6, item_candidates="catalogue") == 1
+    assert every(10**6, loss="supervised") == 1
+    assert every(10**6, item_refresh_steps=5) == 5
+    assert every(1) == 1

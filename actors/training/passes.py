@@ -1,0 +1,54 @@
+"""Divides a step among the workers, and the part of a worker into passes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.distributed as dist
+
+from actors.training.activations import Activations
+from minirec.config.training import TrainingConfig
+from minirec.model.micro_batches import micro_batches, padded
+from minirec.model.sharing import Sharing
+from minirec.rl.group import Group
+
+
+class Passes:
+    """The passes of this worker; the result of a step depends on them only by rounding."""
+
+    def __init__(self, training: TrainingConfig, sharing: Sharing | None, activations: Activations):
+        """Args:
+        sharing: how the policy reads groups (`Policy.sharing`).
+        activations: of the policy, which must fit into memory.
+        """
+        self.training, self.sharing, self.activations = training, sharing, activations
+        self.rank, self.world = dist.get_rank(), dist.get_world_size()
+
+    def divide(self, groups: Sequence[Group]) -> list[tuple[list[int], list[Group]]]:
+        """The micro-batches of this worker: positions in its share of the step, and the groups.
+
+        All workers have as many as the one that needs the most, because they reduce gradients
+        together.
+        """
+        size = len(groups) // self.world
+        shares = [groups[i : i + size] for i in range(0, len(groups), size)]
+        most = max(len(self._divided(share)) for share in shares)
+        divided = [self._divided(share, at_least=most) for share in shares]
+        self.activations.make_fit(
+            max(
+                padded([share[i].lengths for i in numbers], self.sharing)
+                for share, parts in zip(shares, divided, strict=True)
+                for numbers in parts
+            )
+        )
+        mine = shares[self.rank]
+        return [(numbers, [mine[i] for i in numbers]) for numbers in divided[self.rank]]
+
+    def _divided(self, share: Sequence[Group], *, at_least: int = 1) -> list[list[int]]:
+        return micro_batches(
+            [group.lengths for group in share],
+            prompts=self.training.prompts_per_micro_batch,
+            tokens=self.training.tokens_per_micro_batch,
+            sharing=self.sharing,
+            at_least=at_least,
+        )
