@@ -6,6 +6,7 @@ the pool and the corpus are left out. Prompts and items are random tokens.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -106,8 +107,8 @@ def process_group() -> Iterator[None]:
     if dist.is_initialized():
         yield
         return
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed reads it
+    dist.init_process_group(store=dist.HashStore(), rank=0, world_size=1)
     try:
         yield
     finally:
@@ -125,14 +126,11 @@ class Step:
         folder: Path,
         device: str = "cpu",
         dtype: str = "float32",
-        engine: RolloutEngine | None = None,
         deepspeed: bool = False,
     ):
         """Args:
         model: folder of a model.
         folder: for the adapters.
-        engine: writes the rollouts; None: a transformers engine on the same device is started when
-            rollouts are needed.
         deepspeed: trains with DeepSpeed, else with AdamW alone.
         """
         self.model, self.sizes, self.folder, self.dtype = model, sizes, folder, dtype
@@ -154,7 +152,8 @@ class Step:
         self.item_side = ItemSide(self.engine, self.items, training=t, seed=0)
         reward = reward_function("ndcg_softmax", softmax_weight=0.05)
         self.objective = Objective(t, config.temperature, 1000, reward)
-        self._rollout_engine, self.version = engine, 0
+        self._rollout_engine: RolloutEngine | None = None
+        self.version = 0
         self.adapter: Adapter | None = None
 
     @property
@@ -170,6 +169,10 @@ class Step:
             spec = engine_spec(self.model, self.sizes, dtype=self.dtype, gpus=on_gpu)
             self._rollout_engine = TransformersEngine(spec)
         return self._rollout_engine
+
+    def use(self, engine: RolloutEngine | None) -> None:
+        """Let this engine write the rollouts from now on; None: a transformers engine."""
+        self._rollout_engine = engine
 
     def roll_out(self) -> list[Group]:
         """The groups of a step, by the adapter that was synchronised last."""
@@ -249,22 +252,21 @@ def engine_spec(model: str, sizes: Sizes, *, dtype: str, gpus: float) -> EngineS
     )
 
 
-def trained_flops(shape: ModelShape, groups: list[Group]) -> int:
-    """FLOPs of the forward and backward passes over groups."""
-    work = sum((flops.group(*group.lengths) for group in groups), flops.Pass())
-    return flops.forward(shape, work, rank=RANK) + flops.backward(shape, work, rank=RANK)
-
-
 def step_flops(shape: ModelShape, groups: list[Group], items: list[list[int]]) -> dict[str, int]:
     """FLOPs of a whole step by part; `items` are the tokens of the catalogue."""
     written = [flops.rollouts(len(group.prompt), group.written) for group in groups]
+    read = sum((flops.group(*group.lengths) for group in groups), flops.Pass())
     own = flops.sequences(len(items[n]) for n in {group.target for group in groups})
     catalogue = flops.forward(shape, flops.sequences(map(len, items)), rank=RANK)
+
+    def both(work: flops.Pass) -> int:
+        return flops.forward(shape, work, rank=RANK) + flops.backward(shape, work, rank=RANK)
+
     return {
         "rollouts": flops.forward(shape, sum(written, flops.Pass())),
         "catalogue": catalogue,
-        "forward and backward": trained_flops(shape, groups),
-        "items": flops.forward(shape, own, rank=RANK) + flops.backward(shape, own, rank=RANK),
+        "forward and backward": both(read),
+        "items": both(own),
         "adapter": flops.merging(shape, rank=RANK),
     }
 

@@ -166,7 +166,7 @@ def trl_step(model: str, sizes: Sizes, folder: Path, *, checkpointing: bool = Tr
     lora = LoraConfig(
         r=RANK, lora_alpha=2 * RANK, target_modules="all-linear", task_type="CAUSAL_LM"
     )
-    trainer = GRPOTrainer(
+    return GRPOTrainer(
         model=AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32),
         reward_funcs=reward,
         args=config,
@@ -174,7 +174,6 @@ def trl_step(model: str, sizes: Sizes, folder: Path, *, checkpointing: bool = Tr
         processing_class=tokenizer,
         peft_config=lora,
     )
-    return trainer
 
 
 def trl_plain_step(model: str, sizes: Sizes, folder: Path) -> Any:
