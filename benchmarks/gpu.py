@@ -175,16 +175,23 @@ def rollouts(step: Step, b: Bench) -> Figures:
 
 
 def maxmin_figures(b: Bench) -> Figures:
-    """MaxMin of clustered embeddings in float32."""
+    """MaxMin of clustered embeddings in float32, on the device and with NumPy."""
     import numpy as np
     from selection_maxmin import clustered
 
+    from minirec.selection.device import maxmin_on
     from minirec.selection.diversity import maxmin
 
     rows, width, budget = b.pool
-    embeddings, scores = clustered(rows, width, 200), np.random.default_rng(1).random(rows)
-    taken = [timed(maxmin, b, embeddings, scores=scores, budget=budget) for _ in range(b.repeats)]
-    return {"MaxMin seconds": statistics.median(taken)}
+    pool = {"scores": np.random.default_rng(1).random(rows), "budget": budget}
+    embeddings = clustered(rows, width, 200)
+    maxmin_on(b.device, embeddings, **pool)
+    on_device = [timed(maxmin_on, b, b.device, embeddings, **pool) for _ in range(b.repeats)]
+    with_numpy = [timed(maxmin, b, embeddings, **pool) for _ in range(b.repeats)]
+    return {
+        "MaxMin seconds": statistics.median(on_device),
+        "MaxMin seconds with NumPy": statistics.median(with_numpy),
+    }
 
 
 def head_figures(b: Bench) -> Figures:

@@ -102,3 +102,49 @@ def test_the_command_writes_its_figures(tmp_path):
         sum(case["figures"]["FLOPs"].values()) / case["figures"]["FLOPs per second of a product"]
     )
     assert case["goals"][0]["value"] == pytest.approx(seconds["step"] / ideal)
+
+
+@pytest.mark.slow
+def test_the_gpu_benchmark_runs_all_its_parts_on_a_cpu(tmp_path):
+    """With a tiny model. DeepSpeed makes a step, and the engine agrees with the trainer."""
+    out = tmp_path / "gpu.json"
+    words = ["--tiny", "--repeats", "1", "--out", str(out)]
+    subprocess.run([sys.executable, BENCHMARKS / "gpu.py", *words], check=True)
+    parts = json.loads(out.read_text())["parts"]
+    assert not [name for name, part in parts.items() if {"skipped", "failed"} & part.keys()]
+    assert parts["training"]["training tokens per second"] > 0
+    assert parts["rollouts"]["mean abs log-ratio"] < 1e-4
+    assert parts["MaxMin"].keys() == {"MaxMin seconds", "MaxMin seconds with NumPy"}
+
+
+def test_figures_are_judged_by_the_bounds_of_the_gpu():
+    import gpu
+
+    figures = {"training tokens per second": 75, "MaxMin seconds": 0.2, "MFU of training": None}
+    bounds = {"training tokens per second": 100, "MaxMin seconds": 0.13}
+    goals = {"training tokens per second": {"value": 70, "from": "a table"}}
+    lines, kept = gpu.judged(figures, bounds, goals)
+    # 75 is at least 0.7 x 100; 0.2 is more than 0.13 / 0.7 = 0.186.
+    assert lines == [
+        "training tokens per second: 75; bound 100 kept; goal 70 met (a table)",
+        "MaxMin seconds: 0.2; bound 0.13 BROKEN",
+    ]
+    assert not kept
+
+
+def test_bounds_are_those_of_known_gpus():
+    import gpu
+
+    stored = json.loads(gpu.BOUNDS.read_text())
+    assert stored["goals"].keys() <= gpu.FIGURES.keys()
+    assert all(bounds.keys() <= gpu.FIGURES.keys() for bounds in stored["bounds"].values())
+
+
+def test_a_part_without_its_library_is_skipped():
+    import gpu
+
+    def needs_a_library():
+        import no_such_library  # noqa: F401
+
+    assert gpu.part(needs_a_library) == {"skipped": "no_such_library is not installed"}
+    assert "failed" in gpu.part(lambda: 1 / 0)
