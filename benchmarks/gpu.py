@@ -150,8 +150,13 @@ def rollouts(step: Step, b: Bench) -> Figures:
     """Rollouts after an adapter was synchronised, and how engine and trainer agree about them."""
     from minirec.rl.losses import forward
 
-    synced = [timed(step.sync, b) for _ in range(b.repeats)]
+    if b.device == "cuda":
+        torch.cuda.empty_cache()
+        if has("vllm"):
+            step.use(vllm_engine(step.model, b))
+    step.sync()  # starts an engine of transformers
     step.roll_out()
+    synced = [timed(step.sync, b) for _ in range(b.repeats)]
     taken, tokens = 0.0, 0
     for _ in range(b.repeats):
         started = time.perf_counter()
@@ -210,24 +215,20 @@ def head_figures(b: Bench) -> Figures:
 def model_figures(folder: Path, b: Bench) -> dict[str, Figures]:
     """The parts that need the model."""
     import models
-    from one_step import Step, process_group
+    from one_step import Step
 
     shape = models.TINY_QWEN if b.tiny else models.QWEN2_5_05B
     model = models.build(folder / "model", shape, dtype=b.dtype)
-    with process_group():
-        step = Step(
-            model,
-            b.sizes,
-            folder=folder,
-            device=b.device,
-            dtype=b.dtype,
-            deepspeed=has("deepspeed"),
-        )
-        found = {"training": part(training, step, b)}  # before an engine takes memory
-        if b.device == "cuda":
-            torch.cuda.empty_cache()
-            step.use(vllm_engine(model, b) if has("vllm") else None)
-        found["rollouts"] = part(rollouts, step, b)
+    step = Step(
+        model,
+        b.sizes,
+        folder=folder,
+        device=b.device,
+        dtype=b.dtype,
+        deepspeed=has("deepspeed"),
+    )
+    found = {"training": part(training, step, b)}  # before an engine takes memory
+    found["rollouts"] = part(rollouts, step, b)
     return found
 
 
@@ -239,7 +240,8 @@ def vllm_engine(model: str, b: Bench) -> RolloutEngine:
 
     from actors.engines.engine import engine_environment
 
-    spec = replace(engine_spec(model, b.sizes, dtype=b.dtype, gpus=0.5), adapter="lora")
+    gpus = 0.5 if b.device == "cuda" else 0  # the trainer has the rest
+    spec = replace(engine_spec(model, b.sizes, dtype=b.dtype, gpus=gpus), adapter="lora")
     os.environ.update(engine_environment(spec))
     from actors.engines.vllm import VllmEngine
 

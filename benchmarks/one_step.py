@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -101,18 +99,14 @@ def new_engine(policy: Policy, sizes: Sizes, *, backwards: int, deepspeed: bool)
     )
 
 
-@contextmanager
-def process_group() -> Iterator[None]:
-    """A process group of this process alone, which the item side and DeepSpeed ask for."""
-    if dist.is_initialized():
-        yield
-        return
-    os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed reads it
-    dist.init_process_group(store=dist.HashStore(), rank=0, world_size=1)
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+def join_alone() -> None:
+    """Make a process group of this process alone, which the item side and DeepSpeed ask for.
+
+    It stays until the process ends, because vLLM uses it too, and ends its own groups at exit.
+    """
+    if not dist.is_initialized():
+        os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed reads it
+        dist.init_process_group(store=dist.HashStore(), rank=0, world_size=1)
 
 
 class Step:
@@ -133,6 +127,7 @@ class Step:
         folder: for the adapters.
         deepspeed: trains with DeepSpeed, else with AdamW alone.
         """
+        join_alone()
         self.model, self.sizes, self.folder, self.dtype = model, sizes, folder, dtype
         self.shape = models.shape_in(model)
         config = ModelConfig(name=model, dtype=dtype, lora_rank=RANK)  # type: ignore[arg-type]

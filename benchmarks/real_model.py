@@ -30,7 +30,7 @@ from typing import Any
 
 import models
 import torch
-from one_step import Sizes, Step, process_group, product_rate, seconds, step_flops
+from one_step import Sizes, Step, product_rate, seconds, step_flops
 
 from minirec.model.recommender import Policy
 
@@ -69,7 +69,7 @@ Result = tuple[dict[str, Any], list[Goal]]
 
 def step_case(bench: Bench) -> Result:
     """Seconds of a step against its FLOPs at the rate of a large float32 product."""
-    with tempfile.TemporaryDirectory() as folder, process_group():
+    with tempfile.TemporaryDirectory() as folder:
         step = Step(bench.model, bench.sizes, folder=Path(folder))
         step()  # warms up
         taken: dict[str, list[float]] = {}
@@ -142,7 +142,7 @@ def trl_case(bench: Bench) -> Result:
 
 def flops_case(bench: Bench) -> Result:
     """FLOPs of a step by arithmetic against the products that torch runs."""
-    with tempfile.TemporaryDirectory() as folder, process_group():
+    with tempfile.TemporaryDirectory() as folder:
         step = Step(bench.model, bench.sizes, folder=Path(folder))
         step()  # with an adapter that is not zero
         with counter() as counted:

@@ -17,7 +17,7 @@ from typing import Any
 
 import models
 import torch
-from one_step import RANK, Sizes, Step, process_group, seconds
+from one_step import RANK, Sizes, Step, seconds
 
 from actors.process import trim
 from minirec.rl.losses import Candidates
@@ -216,7 +216,7 @@ def measure(side: str, model: str, sizes: Sizes, *, repeats: int) -> dict[str, A
     load_libraries(side)
     trim()
     start = memory("VmRSS")
-    with tempfile.TemporaryDirectory() as folder, process_group():
+    with tempfile.TemporaryDirectory() as folder:
         once = SIDES[side](model, sizes, Path(folder))
         if side.startswith("trl"):
             taken = trainer_seconds(once, repeats)

@@ -75,15 +75,13 @@ def test_the_plain_pass_reads_what_the_other_side_reads(model):
     """Its FLOPs: each rollout with its prompt, which the packed pass reads once."""
     import real_model
     import sides
-    from one_step import process_group
 
     sizes = replace(real_model.TINY, rollouts=4, micro_batch=1)
     found = {}
     for side in ("minirec pass", "plain pass"):
-        with process_group():
-            once = sides.SIDES[side](model, sizes, Path())
-            with real_model.counter() as counter:
-                once()
+        once = sides.SIDES[side](model, sizes, Path())
+        with real_model.counter() as counter:
+            once()
         found[side] = counter.get_total_flops()
     # Tokens of a group: 40 + 4 x 8 against 4 x 48; logits of 8 tokens against 48.
     assert 2.5 < found["plain pass"] / found["minirec pass"] < 6
