@@ -48,9 +48,7 @@ class Team:
             loop,
             train_loop_config=argument,
             torch_config=TorchConfig(
-                # NCCL has no tensors on the CPU, and the log and objects are summed there.
-                backend="cpu:gloo,cuda:nccl" if gpu else "gloo",
-                timeout_s=int(t.step_deadline_s),
+                backend="nccl" if gpu else "gloo", timeout_s=int(t.step_deadline_s)
             ),
             scaling_config=ScalingConfig(
                 num_workers=self.count, use_gpu=gpu, resources_per_worker=self.shape.bundle()
