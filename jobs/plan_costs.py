@@ -48,7 +48,8 @@ def memory_rows(config: Config, items: int | None) -> list[Row]:
     gpu = f"{name} ({found}), {GPUS[name]:.0f} GiB" if name else unknown
     assumed = f"; {ASSUMED:,} items, until prepare counts them"
     assuming = (
-        f"prompts of {config.model.max_prompt_tokens} and completions of "
+        f"computed from the shape of the model, not measured on a GPU; prompts of "
+        f"{config.model.max_prompt_tokens} and completions of "
         f"{config.rollout.max_new_tokens} tokens (the maximum); one process where resources are "
         f"auto{assumed if items is None else ''}"
     )

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from helpers.saved import saved_bytes
 
 from minirec.config.model import DemoModelConfig, ModelConfig
 from minirec.model import demo
@@ -146,7 +147,6 @@ def test_an_unknown_model_has_no_shape(tmp_path):
 @pytest.mark.parametrize("family", ["Qwen2", "Gemma2"])
 def test_parameters_and_activations_are_those_of_transformers(family):
     """The weights of a small model, and the bytes that autograd saves for backward."""
-    import torch
     import transformers
     from peft import LoraConfig, get_peft_model
 
@@ -164,18 +164,8 @@ def test_parameters_and_activations_are_those_of_transformers(family):
     lm = get_peft_model(lm, lora).bfloat16()
     trained = sum(p.numel() for p in lm.parameters() if p.requires_grad)
     assert shape.lora_parameters(8) == trained
-    weights = {p.untyped_storage().data_ptr() for p in lm.parameters()}
-    kept: dict[int, tuple[int, object]] = {}
-
-    def pack(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = (storage.nbytes(), tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        Policy(lm, pad_id=0)([[1] * 128] * 2)
-    measured = sum(size for size, _ in kept.values())
+    policy = Policy(lm, pad_id=0)
+    measured = saved_bytes(lambda: policy([[1] * 128] * 2), policy)
     assert 2 * 128 * shape.activation_bytes(2) == pytest.approx(measured, rel=0.15)
 
 
