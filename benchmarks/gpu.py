@@ -124,7 +124,7 @@ def training(step: Step, b: Bench) -> Figures:
     def passes() -> None:
         candidates = Candidates(ids, table[ids].clone().requires_grad_(True), table)
         step.forward_backward(groups, candidates)
-        step.item_side.backward(candidates, backwards=step.backwards)
+        step.item_side.backward(candidates)
         step.engine.step()
 
     passes()

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 
 from actors.engines.engine import Adapter, EngineSpec, RolloutEngine
-from actors.training.items import ItemSide, item_backwards
+from actors.training.items import ItemSide
 from minirec.config.model import ModelConfig
 from minirec.config.training import TrainingConfig
 from minirec.corpus.table import Sample
@@ -59,42 +59,41 @@ class Sizes:
 class PlainEngine:
     """The calls that training makes of a DeepSpeed engine, with AdamW alone."""
 
-    def __init__(self, policy: Policy, *, backwards: int, max_norm: float):
+    def __init__(self, policy: Policy, *, max_norm: float):
         self.module, self.device = policy, policy.device
-        self.backwards, self.max_norm, self.done = backwards, max_norm, 0
+        self.max_norm, self.last = max_norm, True
         self.lora = [p for p in policy.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.lora, lr=1e-4)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.module(*args, **kwargs)
 
+    def set_gradient_accumulation_boundary(self, last: bool) -> None:
+        self.last = last
+
     def backward(self, loss: torch.Tensor) -> None:
-        (loss / self.backwards).backward()
+        loss.backward()
 
     def step(self) -> None:
-        self.done += 1
-        if self.done % self.backwards:
-            return
-        torch.nn.utils.clip_grad_norm_(self.lora, self.max_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        if self.last:
+            torch.nn.utils.clip_grad_norm_(self.lora, self.max_norm)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
 
 
-def new_engine(policy: Policy, sizes: Sizes, *, backwards: int, deepspeed: bool) -> Any:
+def new_engine(policy: Policy, sizes: Sizes, *, deepspeed: bool) -> Any:
     """The training engine: DeepSpeed with ZeRO 1, or AdamW alone."""
     t = sizes.training
     if not deepspeed:
-        return PlainEngine(policy, backwards=backwards, max_norm=t.max_grad_norm)
+        return PlainEngine(policy, max_norm=t.max_grad_norm)
     from actors.training.zero import zero_engine
 
     lora = [p for p in policy.parameters() if p.requires_grad]
     return zero_engine(
         policy,
         stage=1,
-        bfloat16=next(policy.parameters()).dtype == torch.bfloat16,
         micro_batch=t.prompts_per_micro_batch,
         optimizer=torch.optim.AdamW(lora, lr=1e-4),
-        gradient_accumulation_steps=backwards,
         gradient_clipping=t.max_grad_norm,
     )
 
@@ -142,8 +141,7 @@ class Step:
         self.samples = [
             Sample(sample_id=n, history=[], target=n % sizes.items) for n in range(sizes.prompts)
         ]
-        self.backwards = sizes.prompts // sizes.micro_batch + item_backwards(t, items=sizes.items)
-        self.engine = new_engine(policy, sizes, backwards=self.backwards, deepspeed=deepspeed)
+        self.engine = new_engine(policy, sizes, deepspeed=deepspeed)
         self.item_side = ItemSide(self.engine, self.items, training=t, seed=0)
         reward = reward_function("ndcg_softmax", softmax_weight=0.05)
         self.objective = Objective(t, config.temperature, 1000, reward)
@@ -205,7 +203,7 @@ class Step:
         step = self.version if refresh else 0
         candidates = self.item_side.candidates(step, (group.target for group in groups))
         self.forward_backward(groups, candidates)
-        self.item_side.backward(candidates, backwards=self.backwards)
+        self.item_side.backward(candidates)
         self.engine.step()
 
     def forward_backward(self, groups: list[Group], candidates: Any) -> None:
@@ -214,7 +212,8 @@ class Step:
         for start in range(0, len(groups), size):
             micro = groups[start : start + size]
             part = losses(self.engine, micro, candidates=candidates, objective=self.objective)
-            self.engine.backward(part.mean(counts) * self.backwards)
+            self.engine.set_gradient_accumulation_boundary(False)
+            self.engine.backward(part.mean(counts))
             self.engine.step()
 
     def sync(self) -> None:

@@ -50,8 +50,7 @@ def load_libraries(side: str) -> None:
 def minirec_pass(model: str, sizes: Sizes, folder: Path, *, checkpointing: bool = False) -> Any:
     """Forward and backward of a step, with rewards and both losses; the table is random."""
     step = Step(model, sizes, folder=folder)
-    if checkpointing:
-        step.policy.checkpointing(True)
+    step.policy.checkpoint_activations(checkpointing)
     groups = step.random_groups()
     table = torch.nn.functional.normalize(torch.randn(sizes.items, step.shape.hidden), dim=-1)
     ids = torch.tensor(sorted({group.target for group in groups}))

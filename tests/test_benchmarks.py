@@ -28,6 +28,7 @@ def model(tmp_path_factory):
 
 SIDES = (
     "minirec pass",
+    "minirec pass, checkpointed",
     "plain pass",
     "plain pass, logits of completions",
     "minirec step",
