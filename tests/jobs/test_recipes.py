@@ -22,6 +22,7 @@ from minirec.store.files import write_json
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 RECIPES = {"qwen2.5-0.5b": "L4", "qwen2.5-3b": "A100-80", "gemma-2-2b": "A100-80"}
+KEPT = "training.gradient_checkpointing=false"
 ITEMS = 12_024  # of the paper's CDs_and_Vinyl
 
 
@@ -71,11 +72,11 @@ def test_the_settings_of_a_recipe_reach_the_estimate():
     assert config.rollout.prompts_per_call * config.scoring.stages[-1] >= 256
     assert found["engine"]["KV cache"] == 256 * length * 2 * 36 * 2 * 128 * 2
     assert found["scorer"]["item table"] == ITEMS * 2048 * 4
-    # A LoRA pair on each of q, k, v, o, gate, up and down; weight and gradient in bfloat16, Adam's
-    # two states and the weight in float32.
+    # A LoRA pair on each of q, k, v, o, gate, up and down; weight, gradient and Adam's two states
+    # in float32.
     sums = [4096, 2304, 2304, 4096, 13056, 13056, 13056]
     lora = 36 * config.model.lora_rank * sum(sums)
-    assert found["training worker"]["LoRA and optimizer"] == lora * (2 + 2 + 12)
+    assert found["training worker"]["LoRA and optimizer"] == lora * (4 + 4 + 8)
 
 
 @pytest.mark.slow
@@ -125,14 +126,29 @@ def with_lora(shape, rank):
 
 
 def test_a_warning_has_the_needed_and_the_available_memory():
-    found = rows("qwen2.5-3b", "resources.gpu=L4")
+    found = rows("qwen2.5-3b", "resources.gpu=L4", KEPT)
     texts = [text for what, text in found if what == "warning memory"]
     assert any("a training worker needs" in text and "the L4 has 22.5" in text for text in texts)
     assert any("rollout.gpu_memory_utilization leaves it 19.1" in text for text in texts)
-    more = rows("qwen2.5-0.5b", "training.prompts_per_micro_batch=3")
+    more = rows("qwen2.5-0.5b", "training.prompts_per_micro_batch=12", KEPT)
     texts = [text for what, text in more if what == "warning memory"]
     assert (
         len(texts) == 1 and "beside an engine; lower training.prompts_per_micro_batch" in texts[0]
+    )
+
+
+def test_activations_that_do_not_fit_are_computed_again():
+    """As training does with `gradient_checkpointing: auto`, so there is nothing to warn of."""
+    small, large = (
+        dict(rows("qwen2.5-3b", f"resources.gpu={gpu}"))["estimate training worker, memory"]
+        for gpu in ("L4", "A100-80")
+    )
+    assert "checkpointed activations and logits" in small and "checkpointed" not in large
+    assert (
+        "checkpointed"
+        not in dict(rows("qwen2.5-3b", "resources.gpu=L4", KEPT))[
+            "estimate training worker, memory"
+        ]
     )
 
 
