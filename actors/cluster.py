@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import ray
 from ray._private import state as ray_state
 from ray.autoscaler.sdk import request_resources
+from ray.exceptions import RayError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from minirec.errors import ConfigError, EngineError
+from actors.causes import raised_in
+from minirec.errors import ConfigError, EngineError, MiniRecError
 from minirec.resources.allocation import Node, Shape, refusal
 
 Bundles = Sequence[dict[str, float]]
@@ -57,6 +59,28 @@ class Cluster:
             return group.wait(wait_s)
         finally:
             remove_placement_group(group)
+
+    def on_nodes(self, ids: Collection[str], function: Callable[[str], object], text: str) -> None:
+        """Call ``function(text)`` once on each of these nodes; raises what it raises there.
+
+        A node that leaves meanwhile does not count.
+        """
+        task = ray.remote(num_cpus=0)(function)
+        running = [
+            task.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)
+            ).remote(text)
+            for node in ids
+        ]
+        for ref, node in zip(running, ids, strict=True):
+            try:
+                ray.get(ref)
+            except RayError as error:
+                raised = raised_in(error)
+                if isinstance(raised, MiniRecError):
+                    raise raised from None
+                if node in {there.id for there in self.nodes()}:
+                    raise
 
     def request(self, bundles: Bundles) -> None:
         """Ask the autoscaler for nodes; this replaces the previous request."""

@@ -9,11 +9,17 @@ if TYPE_CHECKING:
     from minirec.config.training import TrainingConfig
 
 
+def model_settings(config: Config) -> dict[str, Any]:
+    """The settings of the model. The stage `model` knows the content of a GGUF file."""
+    settings = config.model.model_dump(mode="json")
+    return settings | ({"name": "GGUF"} if config.model.gguf else {})
+
+
 def policy_settings(config: Config) -> dict[str, Any]:
     """The settings of a stage that computes rewards with a policy."""
     return {
         "seed": config.seed,
-        "model": config.model.model_dump(mode="json"),
+        "model": model_settings(config),
         "reward": config.reward.settings(),
         "rollout": rollout_settings(config),
     }

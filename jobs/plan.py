@@ -15,6 +15,7 @@ from minirec.config.selection import ONE_GROUP
 from minirec.config.training import TrainingConfig
 from minirec.corpus import sources
 from minirec.errors import ConfigError, CorpusError
+from minirec.model.gguf import read_header
 from minirec.resources.allocation import allocate, this_machine
 from minirec.store.files import read_json
 from minirec.store.run import Run
@@ -24,6 +25,7 @@ from minirec.trials.variants import EQUAL_TOKENS
 
 Row = tuple[str, str, str]
 TRIALS = tuple(FOLDERS)
+USES_MODEL = ("model", "warm", "proxy", "score", "gradients", "train", "evaluate", *TRIALS)
 NO_ROLLOUTS = "0: the policy ranks right after the prompt"
 CPU_HEADS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 """Sizes of an attention head that vLLM supports on CPUs."""
@@ -51,10 +53,10 @@ def plan(
         check_trackers(config)
     if _runs(command, "proxy", "score", "train", "evaluate", *TRIALS):
         _check_head(config)
-    if command == "model" and config.model.name != "demo":
+    if command == "model" and not config.model.built:
         raise ConfigError(
-            f"model.name={config.model.name} is used as it is; `minirec model` builds only the "
-            f"model of model.name=demo"
+            f"model.name={config.model.name} is used as it is; `minirec model` builds the model "
+            f"of model.name=demo, or converts a GGUF file"
         )
     if command == "sasrec" and not config.sasrec.epochs:
         raise ConfigError("sasrec.epochs=0 leaves SASRec out; set it above 0 to train SASRec")
@@ -73,6 +75,8 @@ def plan(
         rows.append(("prepare", "weights of items", f"the column {column} of the catalogue"))
     if config.model.name == "demo":
         rows.append(("prepare", "warm-up steps", f"{config.model.demo.warmup_steps:,}"))
+    if config.model.gguf and _runs(command, *USES_MODEL):
+        rows.append(("model", "GGUF file", _gguf_text(config.model.name)))
     rows += _earlier_rows(config, samples, command)
     if samples:
         if _runs(command, "train" if config.selection.mode == "live" else "select"):
@@ -114,6 +118,12 @@ def _check_functions(config: Config, command: str) -> None:
     for choices, name in names:
         if ":" in name:
             choices.find(name)
+
+
+def _gguf_text(path: str) -> str:
+    """What the file holds and needs; refuses one that is missing or cannot be converted."""
+    weights = read_header(path).parameters
+    return f"{weights / 1e6:,.1f} million parameters; as safetensors {4 * weights / 2**30:.2f} GiB"
 
 
 def _check_head(config: Config) -> None:

@@ -38,8 +38,8 @@ class Work:
 
 
 def base_model(run: Run, config: Config) -> str:
-    """Path or name of the base model; the stage `model` builds the demo model."""
-    return str(run.path("model")) if config.model.name == "demo" else config.model.name
+    """Path or name of the base model; the stage `model` may make it."""
+    return str(run.path("model")) if config.model.built else config.model.name
 
 
 def prior_folder(run: Run, config: Config, policy: str = "base") -> str | None:

@@ -115,8 +115,8 @@ def engine_choice(config: Config) -> tuple[str, str]:
     """``vllm`` or ``transformers``, and the reason for it; ``none`` if the policy writes nothing.
 
     auto takes the engine that is faster for the model. It depends only on the settings and on the
-    model's folder, not on the cluster, because two engines draw different tokens. So a name of the
-    hub counts as large, whether or not it has been downloaded.
+    model's folder or GGUF file, not on the cluster, because two engines draw different tokens. So a
+    name of the hub counts as large, whether or not it has been downloaded.
     """
     asked = config.rollout.engine
     if not config.rollout.analysis:

@@ -8,7 +8,7 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -25,6 +25,7 @@ from jobs.cluster.workers import KeptWorker
 from jobs.console import console, say, without_stderr
 from minirec.config.run import Config
 from minirec.errors import ConfigError
+from minirec.model.hub import fetch_model, hub_name
 from minirec.resources.allocation import (
     Allocation,
     Node,
@@ -33,6 +34,7 @@ from minirec.resources.allocation import (
     engines_for,
     refusal,
     this_machine,
+    unused_gpus,
 )
 
 
@@ -47,12 +49,14 @@ class Session:
         on_cluster: bool = False,
         keeps_worker: bool = False,
         cluster: Cluster | None = None,
+        fetch: Callable[[str], object] = fetch_model,
     ):
         """Args:
         trials: concurrent trials of a sweep on this machine; 0: no sweep.
         on_cluster: the caller is a trial that shares a cluster and waits for room.
         keeps_worker: on this machine, the stages of the command share one training worker.
         cluster: replaces Ray's own answers in tests.
+        fetch: replaces the download of a model in tests.
         """
         self.config = config
         self.trials = trials
@@ -60,6 +64,8 @@ class Session:
         self._keeps_worker = keeps_worker
         self.kept: KeptWorker | None = None
         self._cluster = cluster or Cluster()
+        self._fetch = fetch
+        self._fetched: set[str] = set()
         self._pool: Pool | None = None
         self._model: str | None = None
         self._started_ray = False
@@ -110,6 +116,8 @@ class Session:
             self._allocation = self._fit_cluster()
         console.print(self._allocation.sentence())
         console.print("rollouts: {} ({})".format(*engine_choice(self.config)))
+        if hint := unused_gpus(self.config, sum(node.gpus for node in self._cluster.nodes())):
+            say(hint)
         _quiet_ray_data()
         # ray.init replaces earlier handlers.
         signal.signal(signal.SIGTERM, _stop)
@@ -169,14 +177,18 @@ class Session:
     def make_room(self, beside: str, *, engines: bool = True) -> None:
         """Wait until a cluster has room for a stage and for the engines that it will start.
 
+        Then each node has the model: no deadline of an engine or a worker includes a download.
+
         Args:
             beside: the stage ``score``, ``warm``, ``proxy`` or ``train``.
             engines: whether the stage uses the pool.
 
         Raises:
+            ConfigError: the model cannot be fetched.
             EngineError: there was no room within ``resources.wait_s``.
         """
         a = self.allocation
+        self._fetch_model()
         if self._keeps_worker and beside == "score" and (a.scorers > 1 or a.scorer.gpus):
             self._close_worker()  # the scorers need its GPU or its memory
         if self._room is None:
@@ -184,6 +196,24 @@ class Session:
         held = [a.engine.bundle()] * a.engines_min if engines and self._pool else []
         asked = a.bundles(beside, engines=None if engines and not held else 0)
         self._room.wait(asked, held=held)
+        self._fetch_model()  # on nodes that came meanwhile
+
+    def _fetch_model(self) -> None:
+        """Fetch a model of the hub, once for each node."""
+        name = hub_name(self.config.model)
+        if name is None:
+            return
+        local = self._room is None
+        nodes = {"this machine"} if local else {node.id for node in self._cluster.nodes()}
+        if not (missing := sorted(nodes - self._fetched)):
+            return
+        where = "this machine lacks it" if local else f"one of {len(missing)} nodes lacks it"
+        say(f"model: {name} is fetched from the Hugging Face hub if {where}")
+        if local:
+            self._fetch(name)
+        else:
+            self._cluster.on_nodes(missing, self._fetch, name)
+        self._fetched.update(missing)
 
     def wait_for_room(self, bundles: Bundles) -> None:
         """Wait until Ray has room for these bundles.

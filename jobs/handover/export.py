@@ -243,7 +243,7 @@ def _policy(folder: Path, source: _Source, to: str) -> None:
     from minirec.export import cards, recommender
 
     config, model = source.config, source.config.model
-    base = "base" if model.name == "demo" or Path(model.name).is_dir() else model.name
+    base = "base" if model.built or Path(model.name).is_dir() else model.name
     if to == "merged":
         source.save_merged(folder)
     else:

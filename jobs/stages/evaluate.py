@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from jobs.fingerprint import rollout_settings, weight_settings
+from jobs.fingerprint import model_settings, rollout_settings, weight_settings
 from jobs.stage import Stage, Work, prior_folder
 from jobs.stages.model import model_inputs
 from jobs.stages.sasrec import RANKS, sasrec_inputs
@@ -55,7 +55,7 @@ def _settings(run: Run, config: Config, *, splits: Sequence[str]) -> dict[str, A
         "evaluation": config.evaluation.model_dump(mode="json"),
         "splits": list(splits),
         "shard_size": config.scoring.shard_size,
-        "model": config.model.model_dump(mode="json"),
+        "model": model_settings(config),
         "rollout": rollout_settings(config),
         **weight_settings(config),
     }

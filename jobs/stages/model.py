@@ -1,4 +1,7 @@
-"""`minirec model`: build the demo model. Any other base model is a hub name or a folder."""
+"""`minirec model`: build the demo model, or convert a GGUF file.
+
+Any other base model is a hub name or a folder, which is used as it is.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,19 @@ if TYPE_CHECKING:
 
 def model_inputs(config: Config) -> list[str]:
     """The stages that make the samples, the base model and the collaborative prior."""
-    model = ["model"] if config.model.name == "demo" else []
+    model = ["model"] if config.model.built else []
     return ["prepare", *model, *([] if config.model.prior == "none" else ["prior"])]
 
 
-def demo_settings(config: Config) -> dict[str, Any]:
-    """The settings that the weights of the demo model depend on."""
+def model_settings(config: Config) -> dict[str, Any]:
+    """The settings that the weights of the model depend on.
+
+    A GGUF file counts by its content: it may lie elsewhere later, or under another name.
+    """
+    if config.model.gguf:
+        from minirec.model.gguf import sha256
+
+        return {"model": {"gguf": sha256(config.model.name)}}
     model = config.model.model_dump(mode="json")
     keys = ["max_item_tokens", "max_prompt_tokens", "demo"]
     if config.model.demo.warmup_match:
@@ -27,6 +37,24 @@ def demo_settings(config: Config) -> dict[str, Any]:
 
 
 def _body(work: Work) -> None:
+    if work.config.model.gguf:
+        _convert(work)
+    else:
+        _build(work)
+
+
+def _convert(work: Work) -> None:
+    from jobs.console import without_stderr
+    from minirec.model.gguf import convert, read_header
+
+    name = work.config.model.name
+    millions = read_header(name).parameters / 1e6
+    work.run.say(f"model: converting {name}, {millions:,.1f} million parameters, to safetensors")
+    with atomic_dir(work.run.path("model")) as folder, without_stderr():  # three progress bars
+        convert(name, folder)
+
+
+def _build(work: Work) -> None:
     from jobs.console import bar
     from minirec.corpus.table import load_catalogue, load_samples
     from minirec.model import demo
@@ -52,12 +80,12 @@ def _body(work: Work) -> None:
 
 MODEL = Stage(
     name="model",
-    help="build the demo model; the stages that use it do so too",
-    inputs=lambda config: ["prepare"],
+    help="build the demo model or convert a GGUF file; the stages that use it do so too",
+    inputs=lambda config: ["prepare"] if config.model.name == "demo" else [],
     outputs=("model",),
-    settings=lambda run, config: demo_settings(config),
+    settings=lambda run, config: model_settings(config),
     body=_body,
-    needed=lambda config: config.model.name == "demo",
+    needed=lambda config: config.model.built,
     comes_with=("warm", "proxy", "score", "gradients", "train", "evaluate"),
     shared=True,
 )

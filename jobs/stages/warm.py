@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from jobs.fingerprint import live_settings, training_settings, weight_settings
+from jobs.fingerprint import live_settings, model_settings, training_settings, weight_settings
 from jobs.stage import SELECTION, Stage, Work
 from jobs.stages.model import model_inputs
 from jobs.stages.train import drawn_ids, train_on
@@ -25,7 +25,7 @@ def _settings(run: Run, config: Config) -> dict[str, Any]:
         warm["live"] = live_settings(config)
     return {
         "seed": config.seed,
-        "model": config.model.model_dump(mode="json"),
+        "model": model_settings(config),
         "warm": warm,
         **weight_settings(config),
     }

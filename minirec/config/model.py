@@ -44,7 +44,8 @@ class ModelConfig(Section):
     """The policy: a causal LM of transformers with a LoRA adapter."""
 
     name: PathText = "demo"
-    """Hugging Face name or local folder of the model, or demo."""
+    """Name of a model on the Hugging Face hub, or its local folder with safetensors, or a local
+    GGUF file, which is converted once; demo builds a tiny model from the corpus."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Number format of the model's weights."""
     trust_remote_code: bool = False
@@ -65,6 +66,16 @@ class ModelConfig(Section):
     max_prompt_tokens: int = Field(512, ge=16)
     """Prompts are cut to this number of tokens; the oldest titles are dropped."""
     demo: DemoModelConfig = DemoModelConfig()
+
+    @property
+    def gguf(self) -> bool:
+        """Whether the model comes from a GGUF file."""
+        return self.name.lower().endswith(".gguf")
+
+    @property
+    def built(self) -> bool:
+        """Whether the stage `model` makes the folder of the model."""
+        return self.name == "demo" or self.gguf
 
 
 class RolloutConfig(Section):

@@ -180,7 +180,7 @@ def _settings(config: Config, samples: int, steps: int, *, has_template: bool) -
     if left := samples % batch:
         left_out = f"\nThe last {left} samples do not fill a batch and are left out of each epoch."
     return {
-        "model": "scorer" if model.name == "demo" else model.name,
+        "model": "scorer" if model.built else model.name,
         "batch": batch,
         "rollouts": rollouts,
         "completions": batch * rollouts,

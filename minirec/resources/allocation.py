@@ -188,6 +188,25 @@ def this_machine(*, gpus: float = 0) -> Node:
     return Node("this machine", os.cpu_count() or 1, gpus, memory)
 
 
+def unused_gpus(config: Config, gpus: float) -> str | None:
+    """A line for the user if a real model would be trained on CPUs although there are GPUs.
+
+    Args:
+        gpus: GPUs of this machine or of the cluster.
+    """
+    r, model = config.resources, config.model
+    if model.name == "demo" or not gpus or r.gpus_per_worker:
+        return None
+    given = {"engine": r.gpus_per_engine, "worker": 0, "scorer": r.gpus_per_scorer}
+    settings = [f"resources.gpus_per_{process}=auto" for process, n in given.items() if not n]
+    if model.dtype == "float32":
+        settings.append("model.dtype=bfloat16")
+    return (
+        f"note: {model.name} is trained in {model.dtype} on CPUs, although there are GPUs "
+        f"({gpus:g}); to train on them, give {' '.join(settings)}"
+    )
+
+
 def _bounds(resources: ResourcesConfig) -> tuple[int, float]:
     engines = resources.engines
     if engines == "auto":

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from minirec.model.gguf import read_header
 from minirec.model.sharing import ARCHITECTURES, Sharing
 
 if TYPE_CHECKING:
@@ -93,7 +94,13 @@ def gpu_named(text: str) -> str | None:
 
 
 def shape_of(model: str) -> ModelShape | None:
-    """The shape of a model in a folder, in the hub's cache or in `KNOWN`; else None."""
+    """The shape of a model in a folder or GGUF file, in the hub's cache or in `KNOWN`; else None.
+
+    Raises:
+        ConfigError: the GGUF file is missing, damaged or cannot be converted.
+    """
+    if model.lower().endswith(".gguf"):
+        return read_shape(read_header(model).config())
     local = Path(model) / "config.json"
     if not local.exists():
         from huggingface_hub import try_to_load_from_cache
@@ -106,10 +113,13 @@ def shape_of(model: str) -> ModelShape | None:
 
 
 def local_shape(model: ModelConfig) -> ModelShape | None:
-    """The shape of the demo model or of a model in a folder; None for a name of the hub."""
+    """The shape of the demo model or of a model in a folder or GGUF file; None for a hub name.
+
+    For a GGUF file it is read from the file, so it is the same before and after the conversion.
+    """
     if model.name == "demo":
         return demo_shape(model.demo)
-    return shape_of(model.name) if Path(model.name).is_dir() else None
+    return shape_of(model.name) if model.gguf or Path(model.name).is_dir() else None
 
 
 def demo_shape(demo: DemoModelConfig) -> ModelShape:

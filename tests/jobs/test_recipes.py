@@ -7,6 +7,7 @@ from typing import get_args
 
 import pytest
 from helpers.saved import saved_bytes
+from helpers.smollm import smollm
 from peft import LoraConfig, get_peft_model
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -59,6 +60,15 @@ def test_a_recipe_fits_the_gpu_that_it_names(name):
         f"estimate {process}, memory" for process in ("engine", "training worker", "scorer")
     } <= (found.keys())
     assert not [what for what in found if what.startswith("warning")], found
+
+
+def test_the_recipe_for_a_laptop_is_planned(tmp_path):
+    config = load(CONFIGS / "smollm-amazon.yaml", [f"run_dir={tmp_path}", f"model.name={smollm()}"])
+    write_json(tmp_path / "corpus" / "corpus.json", {"samples": {"train": 1826}, "items": 356})
+    planned = {(stage, what): value for stage, what, value in plan(config)}
+    assert planned["model", "GGUF file"].startswith("134.5 million parameters")
+    assert planned["warm", "optimizer steps"] == "40 of 16 prompts"
+    assert planned["train", "rollouts"] == "1,280"
 
 
 def test_the_settings_of_a_recipe_reach_the_estimate():

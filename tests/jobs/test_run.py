@@ -6,14 +6,15 @@ import time
 
 import pytest
 
+from jobs.cluster.session import Session
 from jobs.cluster.workers import in_thread
 from jobs.run import holding
 from jobs.stages.gradients import _there
-from jobs.stages.model import demo_settings
-from jobs.stages.train import _check_checkpoints
+from jobs.stages.model import model_settings
+from jobs.stages.train import TRAIN, _check_checkpoints
 from jobs.training_log import follow
 from minirec.config.reading import load
-from minirec.errors import ConfigError
+from minirec.errors import ArtifactError, ConfigError
 from minirec.store import lease
 from minirec.store.files import write_json
 from minirec.store.remote import located
@@ -24,7 +25,7 @@ from minirec.store.run import Run
 def test_a_demo_model_depends_on_the_temperature_that_it_was_matched_with(match, depends):
     words = ["run_dir=run", f"model.demo.warmup_match={match}"]
     cold, warm = (
-        demo_settings(load(None, [*words, f"model.temperature={t}"])) for t in (0.02, 0.1)
+        model_settings(load(None, [*words, f"model.temperature={t}"])) for t in (0.02, 0.1)
     )
     assert (cold != warm) == depends
 
@@ -45,6 +46,34 @@ def test_another_number_of_workers_is_refused_for_sharded_checkpoints(tmp_path):
     with pytest.raises(ConfigError, match=r"set resources.training_workers=2 and"):
         _check_checkpoints(tmp_path, 1, 3)
     _check_checkpoints(tmp_path, 2, 3)
+
+
+def test_a_half_finished_training_with_another_dtype_is_refused(tmp_path):
+    words = [f"run_dir={tmp_path}", "selection.mode=static", "training.start=base"]
+    before, now = (load(None, [*words, f"model.dtype={d}"]) for d in ("float32", "bfloat16"))
+    run = Run(tmp_path, say=lambda line: None)
+    for name in TRAIN.inputs(before):
+        run.stage(name, settings={}, inputs=[], outputs=[], body=lambda cost: None)
+
+    def half(cost):
+        run.path("policy", "checkpoints").mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run.stage(
+            "train",
+            settings=TRAIN.settings(run, before),
+            inputs=TRAIN.inputs(before),
+            outputs=TRAIN.outputs,
+            body=half,
+        )
+    sentence = (
+        r"stage train in .* was made with model.dtype=float32, now it is bfloat16; "
+        r"choose another run_dir or add --overwrite"
+    )
+    with pytest.raises(ArtifactError, match=sentence):
+        TRAIN.run(run, now, Session(now))
+    assert run.path("policy", "checkpoints").exists()
 
 
 @pytest.fixture

@@ -90,3 +90,69 @@ def test_without_an_analysis_there_is_no_pool_and_no_room_for_engines():
     (bundles,) = [bundles for bundles, _ in cluster.waited]
     assert bundles == [{"CPU": 1.0}] * session.allocation.scorers
     session.close()
+
+
+HUB = ["model.name=some/model", "training.loss=supervised"]
+
+
+def test_a_model_of_the_hub_is_fetched_before_the_pool_starts(monkeypatch):
+    events = []
+    session = Session(load(None, HUB), cluster=Joined(), fetch=lambda name: events.append(name))
+    monkeypatch.setattr(session, "_start_pool", lambda model: events.append("pool") or Engines())
+    for _ in range(2):
+        session.pool("some/model", beside="train")
+    assert events == ["some/model", "pool"]
+    session.close()
+
+
+class Engines:
+    """A pool that starts nothing."""
+
+    def handle(self):
+        return self
+
+    def close(self):
+        pass
+
+
+def test_training_without_engines_also_waits_for_the_model():
+    events = []
+    with Session(load(None, HUB), cluster=Joined(), fetch=events.append) as session:
+        session.make_room("warm", engines=False)
+    assert events == ["some/model"]
+
+
+@pytest.mark.parametrize("name", ["demo", "a/b.gguf"])
+def test_a_model_that_a_stage_makes_is_not_fetched(name):
+    events = []
+    words = [f"model.name={name}", "rollout.engine=transformers"]
+    with Session(load(None, words), cluster=Joined(), fetch=events.append) as session:
+        session.make_room("train")
+    assert events == []
+
+
+class Growing(Joined):
+    """A cluster that gets a second node while the session waits for room."""
+
+    def __init__(self):
+        super().__init__()
+        self.events = []
+
+    def nodes(self):
+        grown = any(event == "room" for event in self.events)
+        return [Node("here", 16.0, id=name) for name in "AB"[: 1 + grown]]
+
+    def has_room(self, bundles, *, wait_s):
+        self.events.append("room")
+        return True
+
+    def on_nodes(self, ids, function, text):
+        self.events.append((*ids, text))
+
+
+def test_each_node_of_a_cluster_fetches_the_model_once():
+    cluster = Growing()
+    with Session(load(None, HUB), on_cluster=True, cluster=cluster) as session:
+        session.make_room("train")
+        session.make_room("train")
+    assert cluster.events == [("A", "some/model"), "room", ("B", "some/model"), "room"]

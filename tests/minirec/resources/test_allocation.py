@@ -5,7 +5,15 @@ import pytest
 from minirec.config.reading import load
 from minirec.config.training import TrainingConfig
 from minirec.errors import ConfigError
-from minirec.resources.allocation import Node, Shape, allocate, engine_places, engines_for, refusal
+from minirec.resources.allocation import (
+    Node,
+    Shape,
+    allocate,
+    engine_places,
+    engines_for,
+    refusal,
+    unused_gpus,
+)
 
 GPUS = [f"resources.gpus_per_{name}=auto" for name in ("engine", "scorer", "worker")]
 # 32 rounds in a step, so that many numbers of workers divide it.
@@ -181,3 +189,20 @@ def test_without_an_analysis_there_are_no_engines_and_scorers_do_not_wait_for_th
     assert (found.engines, found.engines_min, found.scorers) == (0, 0, 4)
     assert found.bundles("score") == [{"CPU": 1.0}] * 4
     assert found.sentence().startswith("resources: 0 engines")
+
+
+def test_a_real_model_on_cpus_beside_gpus_gets_a_note():
+    real = "model.name=Qwen/Qwen2.5-0.5B-Instruct"
+    note = unused_gpus(load(None, [real]), 2)
+    assert "Qwen/Qwen2.5-0.5B-Instruct is trained in float32 on CPUs, although there" in note
+    assert note.endswith(
+        "GPUs (2); to train on them, give resources.gpus_per_engine=auto "
+        "resources.gpus_per_worker=auto resources.gpus_per_scorer=auto model.dtype=bfloat16"
+    )
+    partly = [real, "resources.gpus_per_engine=1", "model.dtype=bfloat16"]
+    assert unused_gpus(load(None, partly), 1).endswith(
+        "give resources.gpus_per_worker=auto resources.gpus_per_scorer=auto"
+    )
+    assert unused_gpus(load(None, [real]), 0) is None
+    assert unused_gpus(load(None, []), 2) is None
+    assert unused_gpus(load(None, [real, "resources.gpus_per_worker=auto"]), 2) is None
