@@ -17,7 +17,7 @@ PYTEST := $(VENV_BIN)/python -m pytest
 PARALLEL := $(PYTEST) -n logical --maxprocesses 8 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo smollm compare test long quick faults check docs format lock clean
+.PHONY: help install demo smollm compare test long quick gpu faults check docs format lock clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,12 @@ long: install ## the tests that take minutes each: kills at every stage, nodes, 
 
 quick: install ## the tests that start no engine and take at most two seconds each
 	$(PARALLEL) -m "not slow and not ($(ENGINE))" $(ARGS)
+
+gpu: install ## on a GPU: the tests marked gpu, then benchmarks/gpu.py; figures in runs/gpu.json
+	@if $(VENV_BIN)/python -c "import torch; raise SystemExit(not torch.cuda.is_available())"; then \
+		$(PYTEST) -m gpu $(ARGS) && mkdir -p runs && \
+		$(VENV_BIN)/python benchmarks/gpu.py --out runs/gpu.json; \
+	else echo "No GPU: torch sees none, so make gpu has nothing to check."; fi
 
 faults: install ## the campaign of faults: 56 trials, an hour and a half; TRIALS=n makes n
 	MINIREC_TRIALS=$(TRIALS) $(PYTEST) tests/faults -s $(ARGS)

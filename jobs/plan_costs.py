@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import subprocess
+from functools import partial
 from typing import Any
 
 from minirec.config.run import Config
@@ -37,18 +38,19 @@ def memory_rows(config: Config, items: int | None) -> list[Row]:
     shape = estimates.shape_of(config.model.name)
     if shape is None:
         return [("estimate", "memory", "unknown: this machine has no config.json of the model")]
-    parts = memory(config, shape, ASSUMED if items is None else items)
+    name, found = (r.gpu, "resources.gpu") if r.gpu else (installed_gpu(), "found by nvidia-smi")
+    parts = memory(config, shape, ASSUMED if items is None else items, gpu=name)
     rows = [("estimate", "model", f"{shape.parameters / 1e9:.2f}B parameters")]
     for process, sizes in parts.items():
         named = ", ".join(f"{name} {size / GIB:.1f}" for name, size in sizes.items())
         total = f"about {sum(sizes.values()) / GIB:.1f} GiB: {named}"
         rows.append(("estimate", f"{process}, memory", total))
-    name, found = (r.gpu, "resources.gpu") if r.gpu else (installed_gpu(), "found by nvidia-smi")
     unknown = f"unknown, so nothing is compared; set resources.gpu to one of {', '.join(GPUS)}"
     gpu = f"{name} ({found}), {GPUS[name]:.0f} GiB" if name else unknown
     assumed = f"; {ASSUMED:,} items, until prepare counts them"
     assuming = (
-        f"prompts of {config.model.max_prompt_tokens} and completions of "
+        f"computed from the shape of the model, not measured on a GPU; prompts of "
+        f"{config.model.max_prompt_tokens} and completions of "
         f"{config.rollout.max_new_tokens} tokens (the maximum); one process where resources are "
         f"auto{assumed if items is None else ''}"
     )
@@ -56,8 +58,14 @@ def memory_rows(config: Config, items: int | None) -> list[Row]:
     return rows + (_warnings(config, parts, name) if name else [])
 
 
-def memory(config: Config, shape: ModelShape, items: int) -> dict[str, dict[str, float]]:
-    """Bytes by process (engine, training worker, scorer) and part, on one GPU each."""
+def memory(
+    config: Config, shape: ModelShape, items: int, *, gpu: str | None = None
+) -> dict[str, dict[str, float]]:
+    """Bytes by process (engine, training worker, scorer) and part, on one GPU each.
+
+    With `training.gradient_checkpointing: auto`, a worker computes activations again where they
+    take more than half of what the other parts leave on the `gpu`, as training does.
+    """
     m, r, t = config.model, config.rollout, config.training
     width = 2 if m.dtype == "bfloat16" else 4
     length = m.max_prompt_tokens + r.max_new_tokens
@@ -74,7 +82,8 @@ def memory(config: Config, shape: ModelShape, items: int) -> dict[str, dict[str,
             batched_tokens=max(32_768, r.prompts_per_call * length),
         )
     if config.resources.gpus_per_worker:
-        found["training worker"] = estimates.trainer_memory(
+        trainer = partial(
+            estimates.trainer_memory,
             shape,
             width=width,
             rank=m.lora_rank,
@@ -89,6 +98,12 @@ def memory(config: Config, shape: ModelShape, items: int) -> dict[str, dict[str,
             item=m.max_item_tokens,
             items=items,
         )
+        sizes = trainer(checkpointing=t.gradient_checkpointing is True)
+        if t.gradient_checkpointing == "auto" and gpu:
+            kept = sizes["activations and logits"]
+            left = GIB * _left(config, gpu) - (sum(sizes.values()) - kept)
+            sizes = trainer(checkpointing=kept > left / 2)
+        found["training worker"] = sizes
     if config.resources.gpus_per_scorer:
         # 64 is FORWARD_SEQUENCES of actors/scoring/scorer.py, which loads torch.
         found["scorer"] = estimates.scorer_memory(
@@ -125,15 +140,22 @@ def _warnings(config: Config, parts: dict[str, dict[str, float]], name: str) -> 
         ("training worker", _or_one(r.gpus_per_worker), trainer),
         ("scorer", _or_one(r.gpus_per_scorer), "model.max_prompt_tokens"),
     ):
-        shares = 0 < gpus < 1 and 0 < _engine_gpus(config) < 1
-        left = there - share if shares else there
+        left = _left(config, name, gpus)
         if need.get(process, 0) > left:
-            beside = " beside an engine" if shares else ""
+            beside = " beside an engine" if left < there else ""
             texts.append(
                 f"a {process} needs {need[process]:.1f} GiB, the {name} has {left:.1f}{beside}; "
                 f"lower {remedy}"
             )
     return [("warning", "memory", text) for text in texts]
+
+
+def _left(config: Config, gpu: str, gpus: float | None = None) -> float:
+    """GiB of this GPU for a process with so many GPUs, by default a training worker: all, or what
+    an engine on the same GPU leaves."""
+    gpus = _or_one(config.resources.gpus_per_worker) if gpus is None else gpus
+    shares = 0 < gpus < 1 and 0 < _engine_gpus(config) < 1
+    return GPUS[gpu] * (1 - config.rollout.gpu_memory_utilization * shares)
 
 
 def installed_gpu() -> str | None:

@@ -20,6 +20,8 @@ SEQUENCES = 256
 """Largest number of sequences that vLLM decodes at once (its max_num_seqs)."""
 CONTEXT = 2**30
 """Memory for CUDA, kernels and fragmentation in each process."""
+LOGITS_BYTES = 2**27
+"""As in `minirec.model.logprobs`, which loads torch."""
 
 
 @dataclass(frozen=True)
@@ -186,34 +188,40 @@ def trainer_memory(
     items_at_once: int,
     item: int,
     items: int,
+    checkpointing: bool = False,
 ) -> dict[str, float]:
     """Bytes that a training worker needs on its GPU, by part.
 
     ZeRO splits the optimizer's states (from stage 1), gradients (2) and weights (3) among the
-    workers. Logits take 12 bytes for each completion token and word of the vocabulary: log-softmax,
-    its gradient and one copy, in float32.
+    workers. LoRA weights, their gradients and Adam's two states are float32. Logits take 12 bytes
+    for each completion token and word of the vocabulary: log-softmax, its gradient and one copy, in
+    float32; they are computed in chunks of `LOGITS_BYTES`.
 
     Args:
         prompts: prompts of a micro-batch, with `rollouts` each.
         prompt, completion, item: their tokens.
         items_at_once: items in one backward pass at the end of a step.
         items: size of the catalogue.
+        checkpointing: the backward pass computes the activations of a block again; only the inputs
+            of the blocks are kept.
     """
     lora = shape.lora_parameters(rank)
-    states = lora * (
-        12 if width == 2 else 8
-    )  # Adam's two states, and a float32 copy of bfloat16 weights
     tokens = group_tokens(shape, rollouts=rollouts, prompt=prompt, completion=completion)
-    losses = prompts * tokens * shape.activation_bytes(width)
+    activations: float = shape.activation_bytes(width)
+    if checkpointing:
+        activations = activations / shape.layers + shape.layers * shape.hidden * width
+    losses = prompts * tokens * activations
     if tokens < rollouts * (prompt + completion):
         losses += prompts * tokens**2 * width  # the mask of packed rows
-    losses += prompts * rollouts * completion * shape.vocabulary * 12
+    logits = 12 * prompts * rollouts * completion * shape.vocabulary
+    losses += min(logits, 3 * LOGITS_BYTES)
+    kept = "checkpointed activations and logits" if checkpointing else "activations and logits"
     return {
         "weights": shape.parameters * width / (workers if zero_stage == 3 else 1),
-        "LoRA and optimizer": lora * width
-        + lora * width / (workers if zero_stage >= 2 else 1)
-        + states / (workers if zero_stage >= 1 else 1),
-        "activations and logits": max(losses, items_at_once * item * shape.activation_bytes(width)),
+        "LoRA and optimizer": lora * 4
+        + lora * 4 / (workers if zero_stage >= 2 else 1)
+        + lora * 8 / (workers if zero_stage >= 1 else 1),
+        kept: max(losses, items_at_once * item * activations),
         "item table": items * shape.hidden * 4,
         "CUDA": CONTEXT,
     }

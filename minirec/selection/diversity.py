@@ -157,9 +157,10 @@ def _certain(offer: Offer, most: int) -> tuple[list[int], list[float]]:
     Returns:
         At most `most` positions in the offer, and the distance of each when it was picked.
     """
-    cosine = offer.vectors @ offer.vectors.T
+    between = _distances(offer.vectors @ offer.vectors.T)
     distance = offer.distance.copy()
     product = offer.weights * distance
+    picked = np.zeros(len(distance), dtype=bool)
     chosen: list[int] = []
     found: list[float] = []
     while len(chosen) < min(most, len(offer.rows)):
@@ -168,9 +169,10 @@ def _certain(offer: Offer, most: int) -> tuple[list[int], list[float]]:
             break
         chosen.append(best)
         found.append(float(distance[best]))
-        np.minimum(distance, _distances(cosine[best]), out=distance)
+        picked[best] = True
+        np.minimum(distance, between[best], out=distance)
         product = offer.weights * distance
-        product[chosen] = -1
+        product[picked] = -1
     return chosen, found
 
 

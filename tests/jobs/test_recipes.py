@@ -1,21 +1,29 @@
 """The recipes for real models, and the estimates of `plan` for them."""
 
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
 import pytest
+from helpers.saved import saved_bytes
 from helpers.smollm import smollm
+from peft import LoraConfig, get_peft_model
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from jobs import cli, plan_costs
 from jobs.plan import plan
 from jobs.plan_costs import memory, memory_rows
 from minirec.config.reading import PRESETS, _read_yaml, load
 from minirec.config.resources import ResourcesConfig
+from minirec.model.recommender import Policy
 from minirec.resources.estimates import GPUS, KNOWN
+from minirec.rl.group import Group
 from minirec.store.files import write_json
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 RECIPES = {"qwen2.5-0.5b": "L4", "qwen2.5-3b": "A100-80", "gemma-2-2b": "A100-80"}
+KEPT = "training.gradient_checkpointing=false"
 ITEMS = 12_024  # of the paper's CDs_and_Vinyl
 
 
@@ -45,6 +53,7 @@ def test_a_recipe_loads_and_is_planned(name, category, tmp_path):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_fits_the_gpu_that_it_names(name):
+    """By the estimates, which other tests compare with published and with counted numbers."""
     found = dict(rows(name))
     assert found["estimate GPU"].startswith(f"{RECIPES[name]} (resources.gpu)")
     assert {
@@ -73,22 +82,83 @@ def test_the_settings_of_a_recipe_reach_the_estimate():
     assert config.rollout.prompts_per_call * config.scoring.stages[-1] >= 256
     assert found["engine"]["KV cache"] == 256 * length * 2 * 36 * 2 * 128 * 2
     assert found["scorer"]["item table"] == ITEMS * 2048 * 4
-    # A LoRA pair on each of q, k, v, o, gate, up and down; weight and gradient in bfloat16, Adam's
-    # two states and the weight in float32.
+    # A LoRA pair on each of q, k, v, o, gate, up and down; weight, gradient and Adam's two states
+    # in float32.
     sums = [4096, 2304, 2304, 4096, 13056, 13056, 13056]
     lora = 36 * config.model.lora_rank * sum(sums)
-    assert found["training worker"]["LoRA and optimizer"] == lora * (2 + 2 + 12)
+    assert found["training worker"]["LoRA and optimizer"] == lora * (4 + 4 + 8)
+
+
+@pytest.mark.slow
+def test_a_micro_batch_of_a_recipe_keeps_what_the_plan_says():
+    """The bytes that autograd saves in one block of Qwen2.5-0.5B, for one prompt of the recipe."""
+    config = load(CONFIGS / "qwen2.5-0.5b.yaml", ["model.dtype=float32"])
+    prompt, completion = config.model.max_prompt_tokens, config.rollout.max_new_tokens
+    rollouts = config.training.rollouts_per_prompt
+    # Few words, so that the logits weigh nothing.
+    shape = replace(KNOWN["Qwen/Qwen2.5-0.5B-Instruct"], layers=1, vocabulary=64)
+    one = config.model_copy(
+        update={"training": config.training.model_copy(update={"prompts_per_micro_batch": 1})}
+    )
+    said = memory(one, shape, ITEMS)["training worker"]["activations and logits"]
+    written = Group(
+        prompt=[1] * prompt,
+        completions=[[1] * completion] * rollouts,
+        written=[completion] * rollouts,
+        excluded=[],
+        target=0,
+    )
+    policy = Policy(with_lora(shape, config.model.lora_rank), pad_id=0)
+    assert saved_bytes(lambda: policy(groups=[written]), policy) == pytest.approx(said, rel=0.15)
+
+
+def test_a_plan_of_a_recipe_has_no_seconds_and_no_speeds(tmp_path):
+    """No GPU has been measured, so no figure of the plan may say how long it takes."""
+    for name in RECIPES:
+        words = [f"run_dir={tmp_path}", "resources.gpu=H100"]
+        config = load(CONFIGS / f"{name}.yaml", words)
+        for _, what, value in plan(config, starts=False) + memory_rows(config, ITEMS):
+            assert not re.search(r"\b(second|minute|hour|day|FLOP)s?\b|/s\b", f"{what} {value}")
+
+
+def with_lora(shape, rank):
+    config = Qwen2Config(
+        vocab_size=shape.vocabulary,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.intermediate,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        tie_word_embeddings=True,
+    )
+    lora = LoraConfig(r=rank, target_modules="all-linear", task_type="CAUSAL_LM")
+    return get_peft_model(Qwen2ForCausalLM(config), lora)
 
 
 def test_a_warning_has_the_needed_and_the_available_memory():
-    found = rows("qwen2.5-3b", "resources.gpu=L4")
+    found = rows("qwen2.5-3b", "resources.gpu=L4", KEPT)
     texts = [text for what, text in found if what == "warning memory"]
     assert any("a training worker needs" in text and "the L4 has 22.5" in text for text in texts)
     assert any("rollout.gpu_memory_utilization leaves it 19.1" in text for text in texts)
-    more = rows("qwen2.5-0.5b", "training.prompts_per_micro_batch=3")
+    more = rows("qwen2.5-0.5b", "training.prompts_per_micro_batch=12", KEPT)
     texts = [text for what, text in more if what == "warning memory"]
     assert (
         len(texts) == 1 and "beside an engine; lower training.prompts_per_micro_batch" in texts[0]
+    )
+
+
+def test_activations_that_do_not_fit_are_computed_again():
+    """As training does with `gradient_checkpointing: auto`, so there is nothing to warn of."""
+    small, large = (
+        dict(rows("qwen2.5-3b", f"resources.gpu={gpu}"))["estimate training worker, memory"]
+        for gpu in ("L4", "A100-80")
+    )
+    assert "checkpointed activations and logits" in small and "checkpointed" not in large
+    assert (
+        "checkpointed"
+        not in dict(rows("qwen2.5-3b", "resources.gpu=L4", KEPT))[
+            "estimate training worker, memory"
+        ]
     )
 
 

@@ -6,9 +6,10 @@ import subprocess
 import sys
 
 import pytest
+from helpers.saved import saved_bytes
 
 from minirec.config.model import DemoModelConfig, ModelConfig
-from minirec.model import demo
+from minirec.model import demo, logprobs
 from minirec.resources import estimates
 from minirec.resources.estimates import GPUS, KNOWN, ModelShape, demo_shape
 
@@ -66,13 +67,13 @@ def test_zero_divides_what_it_divides():
             items=10,
         )
 
-    # 164 weights of 2 bytes; 58 LoRA weights: 2 bytes, gradient 2, states 12.
+    # 164 weights of 2 bytes; 58 LoRA weights: 4 bytes, gradient 4, states 8.
     assert [parts(s)["weights"] for s in range(4)] == [328, 328, 328, 82]
     assert [parts(s)["LoRA and optimizer"] for s in range(4)] == [
         58 * 16,
-        58 * (4 + 3),
-        58 * (2 + 0.5 + 3),
-        58 * (2 + 0.5 + 3),
+        58 * (8 + 2),
+        58 * (4 + 1 + 2),
+        58 * (4 + 1 + 2),
     ]
     # 2 x 8 tokens of (24 + 4 + 8 + 24) numbers of 2 bytes; logits of 2 x 5 tokens, 8 words.
     assert parts(0)["activations and logits"] == 16 * 60 * 2 + 10 * 8 * 12
@@ -81,6 +82,22 @@ def test_zero_divides_what_it_divides():
     # Packed, 4 + 3 x 2 tokens in a row, whose mask has 10 x 10 numbers; logits of 6 tokens.
     packed = parts(0, rollouts=3, prompt=4, completion=2)["activations and logits"]
     assert packed == 2 * (10 * 60 * 2 + 100 * 2 + 6 * 8 * 12)
+
+
+def test_logits_and_activations_that_are_not_kept():
+    """Logits of a large vocabulary exist in chunks; checkpointing keeps the inputs of blocks."""
+    shape = ModelShape(3, 4, 2, 1, 2, 6, 10**6)
+    sizes = {"prompts": 1, "rollouts": 1, "prompt": 3, "completion": 50, "items": 10, "item": 2}
+    fixed = {"width": 2, "rank": 1, "workers": 1, "zero_stage": 0, "items_at_once": 1}
+
+    def kept(checkpointing):
+        found = estimates.trainer_memory(shape, **sizes, **fixed, checkpointing=checkpointing)
+        return next(size for name, size in found.items() if "activations and logits" in name)
+
+    assert estimates.LOGITS_BYTES == logprobs.LOGITS_BYTES
+    chunk = 3 * 2**27  # less than 12 bytes x 50 tokens x 1,000,000 words
+    assert kept(False) == 53 * 3 * 60 * 2 + chunk
+    assert kept(True) == 53 * (60 * 2 + 3 * 4 * 2) + chunk
 
 
 def test_an_engine_by_hand():
@@ -146,7 +163,6 @@ def test_an_unknown_model_has_no_shape(tmp_path):
 @pytest.mark.parametrize("family", ["Qwen2", "Gemma2"])
 def test_parameters_and_activations_are_those_of_transformers(family):
     """The weights of a small model, and the bytes that autograd saves for backward."""
-    import torch
     import transformers
     from peft import LoraConfig, get_peft_model
 
@@ -164,18 +180,8 @@ def test_parameters_and_activations_are_those_of_transformers(family):
     lm = get_peft_model(lm, lora).bfloat16()
     trained = sum(p.numel() for p in lm.parameters() if p.requires_grad)
     assert shape.lora_parameters(8) == trained
-    weights = {p.untyped_storage().data_ptr() for p in lm.parameters()}
-    kept: dict[int, tuple[int, object]] = {}
-
-    def pack(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = (storage.nbytes(), tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        Policy(lm, pad_id=0)([[1] * 128] * 2)
-    measured = sum(size for size, _ in kept.values())
+    policy = Policy(lm, pad_id=0)
+    measured = saved_bytes(lambda: policy([[1] * 128] * 2), policy)
     assert 2 * 128 * shape.activation_bytes(2) == pytest.approx(measured, rel=0.15)
 
 
