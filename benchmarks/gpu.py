@@ -214,7 +214,7 @@ def head_figures(b: Bench) -> Figures:
 
 def model_figures(folder: Path, b: Bench) -> dict[str, Figures]:
     """The parts that need the model."""
-    import models
+    import sized_models as models
     from one_step import Step
 
     shape = models.TINY_QWEN if b.tiny else models.QWEN2_5_05B

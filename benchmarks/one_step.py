@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import models
+import sized_models as models
 import torch
 import torch.distributed as dist
 

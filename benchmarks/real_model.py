@@ -28,7 +28,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import models
+import sized_models as models
 import torch
 from one_step import Sizes, Step, product_rate, seconds, step_flops
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import models
+import sized_models as models
 import torch
 from one_step import RANK, Sizes, Step, seconds
 

@@ -21,7 +21,7 @@ def scripts():
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    import models
+    import sized_models as models
 
     return models.build(tmp_path_factory.mktemp("model"), models.TINY)
 
