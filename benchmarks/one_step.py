@@ -120,10 +120,12 @@ class Step:
         device: str = "cpu",
         dtype: str = "float32",
         deepspeed: bool = False,
+        refresh_steps: int = 1,
     ):
         """Args:
         model: folder of a model.
         folder: for the adapters.
+        refresh_steps: steps between two encodings of the catalogue.
         deepspeed: trains with DeepSpeed, else with AdamW alone.
         """
         join_alone()
@@ -142,7 +144,9 @@ class Step:
             Sample(sample_id=n, history=[], target=n % sizes.items) for n in range(sizes.prompts)
         ]
         self.engine = new_engine(policy, sizes, deepspeed=deepspeed)
-        self.item_side = ItemSide(self.engine, self.items, training=t, seed=0)
+        self.item_side = ItemSide(
+            self.engine, self.items, training=t, refresh_steps=refresh_steps, seed=0
+        )
         reward = reward_function("ndcg_softmax", softmax_weight=0.05)
         self.objective = Objective(t, config.temperature, 1000, reward)
         self._rollout_engine: RolloutEngine | None = None
@@ -194,14 +198,9 @@ class Step:
             for n, (prompt, sample) in enumerate(zip(self.prompts, self.samples, strict=True))
         ]
 
-    def train(self, groups: list[Group], *, refresh: bool = True) -> None:
-        """Catalogue, forward and backward passes, and the optimizer, as `Worker.step` does.
-
-        Args:
-            refresh: encode the catalogue anew; otherwise the last table is read.
-        """
-        step = self.version if refresh else 0
-        candidates = self.item_side.candidates(step, (group.target for group in groups))
+    def train(self, groups: list[Group]) -> None:
+        """Catalogue, forward and backward passes, and the optimizer, as `Worker.step` does."""
+        candidates = self.item_side.candidates(self.version, (group.target for group in groups))
         self.forward_backward(groups, candidates)
         self.item_side.backward(candidates)
         self.engine.step()

@@ -113,10 +113,10 @@ def minirec_step(model: str, sizes: Sizes, folder: Path, *, refresh: bool = Fals
     Args:
         refresh: encode the catalogue anew in each step; otherwise the first table stays.
     """
-    step = Step(model, sizes, folder=folder)
+    step = Step(model, sizes, folder=folder, refresh_steps=1 if refresh else 10**9)
 
     def once() -> None:
-        step.train(step.roll_out(), refresh=refresh)
+        step.train(step.roll_out())
         step.sync()
 
     return once
