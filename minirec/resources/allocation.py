@@ -96,7 +96,7 @@ def allocate(config: Config, nodes: Sequence[Node], *, local: bool) -> Allocatio
     About a quarter of the CPUs (of the GPUs if processes use them) goes to the training workers,
     and the same quarter to the scorers. The engines get the rest, since generation costs more. Each
     kind gets at least one process, even if it does not fit; but there are no engines if the policy
-    writes no analysis.
+    writes no analysis. Workers with a share of a GPU are alone, and several workers get whole GPUs.
 
     Args:
         nodes: the whole cluster, including resources in use.
@@ -107,11 +107,15 @@ def allocate(config: Config, nodes: Sequence[Node], *, local: bool) -> Allocatio
     share = 0.0 if gpus == 0 else 0.5 if gpus < 2 else 1.0
     engine = Shape(r.cpus_per_engine, share if r.gpus_per_engine == "auto" else r.gpus_per_engine)
     scorer = Shape(r.cpus_per_scorer, share if r.gpus_per_scorer == "auto" else r.gpus_per_scorer)
+    several = r.training_workers != "auto" and r.training_workers > 1
     worker = Shape(
         1 if r.cpus_per_worker == "auto" else r.cpus_per_worker,
-        share if r.gpus_per_worker == "auto" else r.gpus_per_worker,
+        # NCCL refuses two workers on one GPU.
+        (float(gpus > 0) if several else share)
+        if r.gpus_per_worker == "auto"
+        else r.gpus_per_worker,
     )
-    workers = _quarter(nodes, worker)
+    workers = 1 if 0 < worker.gpus < 1 else _quarter(nodes, worker)
     low, high = _bounds(r) if config.rollout.analysis else (0, 0)
     training = _workers(r, config.training, workers)
     proxy = _workers(r, config.proxy.training, workers)

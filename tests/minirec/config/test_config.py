@@ -67,6 +67,10 @@ def test_dump_can_be_loaded_again(tmp_path):
         ("resources.engines=0", "0 is neither a number of engines nor a pair"),
         ("resources.gpus_per_engine=1.5", "nor a whole number of GPUs"),
         ("resources.gpus_per_worker=2", "one process computes on one GPU"),
+        (
+            "resources={training_workers: 2, gpus_per_worker: 0.5}",
+            "training_workers 2 with gpus_per_worker 0.5 would put two workers on one GPU",
+        ),
         ("resources.scorers=few", "resources.scorers"),
         ("corpus.source=amazon", "needs corpus.path"),
         ("corpus.split=[0.8,0.1,0.2]", "sum to 1"),
