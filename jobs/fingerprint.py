@@ -31,7 +31,7 @@ def rollout_settings(config: Config) -> dict[str, Any]:
     Two engines draw different tokens from the same seed. A merged adapter and an active one differ
     in the last digits. Without an analysis, no other setting of rollouts has an effect.
     """
-    from actors.engines.engine import resolve_adapter, resolve_engine
+    from actors.engines.engine import resolve_adapter, resolve_engine, resolve_prompts_per_call
 
     r = config.rollout
     if not r.analysis:
@@ -41,7 +41,7 @@ def rollout_settings(config: Config) -> dict[str, Any]:
         "adapter": resolve_adapter(config),
         "temperature": r.temperature,
         "max_new_tokens": r.max_new_tokens,
-        "prompts_per_call": r.prompts_per_call,
+        "prompts_per_call": resolve_prompts_per_call(config) or "auto",
     }
 
 

@@ -58,10 +58,13 @@ def memory_rows(config: Config, items: int | None) -> list[Row]:
 
 def memory(config: Config, shape: ModelShape, items: int) -> dict[str, dict[str, float]]:
     """Bytes by process (engine, training worker, scorer) and part, on one GPU each."""
+    from actors.engines.engine import most_prompts_per_call
+
     m, r, t = config.model, config.rollout, config.training
     width = 2 if m.dtype == "bfloat16" else 4
     length = m.max_prompt_tokens + r.max_new_tokens
     workers = _or_one(config.resources.training_workers)
+    calls = most_prompts_per_call(config)
     found = {}
     scored = config.scoring.stages[-1] if config.scores else 0
     if gpus := _engine_gpus(config):
@@ -69,9 +72,9 @@ def memory(config: Config, shape: ModelShape, items: int) -> dict[str, dict[str,
             shape,
             width=width,
             gpus=max(1, int(gpus)),
-            sequences=r.prompts_per_call * max(scored, t.rollouts_per_prompt),
+            sequences=calls * max(scored, t.rollouts_per_prompt),
             length=length,
-            batched_tokens=max(32_768, r.prompts_per_call * length),
+            batched_tokens=max(32_768, calls * length),
         )
     if config.resources.gpus_per_worker:
         found["training worker"] = estimates.trainer_memory(

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from actors.engines.engine import FORCED
-from actors.pool.actor import Call
+from actors.pool.actor import Call, calls_of
 from actors.process import deadline, trim
 from actors.training.adapters import Adapters
 from actors.training.checkpoints import newest_checkpoint, save_checkpoint
@@ -213,12 +213,18 @@ class Worker:
             self.adapters.save_best(step)
 
     def _calls(self, step: int) -> list[Call]:
+        pool = self.spec.pool
+        assert pool is not None
         batch = self.order.batch(step)
         prompts = self.encoder.prompts([sample for _, sample in batch], self.catalogue)
         seeds = [seed_of(self.spec.seed, "train", p) for p, _ in batch]
-        n, count = self.spec.prompts_per_call, self.spec.training.rollouts_per_prompt
-        starts = range(0, len(prompts), n)
-        return [Call(prompts[i : i + n], count, seeds[i : i + n]) for i in starts]
+        return calls_of(
+            prompts,
+            n=self.spec.training.rollouts_per_prompt,
+            seeds=seeds,
+            size=self.spec.prompts_per_call,
+            engines=len(pool),
+        )
 
     def _roll_out(self, step: int) -> tuple[list[Group], dict[str, float]]:
         """Rollouts of the global batch, requested by rank 0, and their seconds for the log.

@@ -18,6 +18,7 @@ class TrainingSpec:
     """Picklable. `training.learning_rate` is not None; `order` holds sample ids.
 
     order: in the order of training; with `live`, the samples that can be chosen.
+    prompts_per_call: None: each engine gets an equal share of a step.
     pool: None if `training.loss` needs no rollouts.
     live, selection: of a training with live selection, else None.
     lifts: sample_id, lift of the forced answer and mean lift of the rollouts (NaN if unknown) of
@@ -34,7 +35,7 @@ class TrainingSpec:
     steps: int
     seed: int
     rollout_temperature: float
-    prompts_per_call: int
+    prompts_per_call: int | None
     pool: PoolHandle | None
     threads: int
     zero_stage: int = 0

@@ -52,6 +52,7 @@ def train_on(
     Raises:
         EngineError: a worker failed too often, or a stop file ended the training.
     """
+    from actors.engines.engine import resolve_prompts_per_call
     from actors.training.checkpoints import newest_checkpoint
     from actors.training.loop import STOP, train_loop
     from actors.training.spec import TrainingSpec
@@ -84,7 +85,7 @@ def train_on(
         steps=steps,
         seed=config.seed,
         rollout_temperature=config.rollout.temperature,
-        prompts_per_call=config.rollout.prompts_per_call,
+        prompts_per_call=resolve_prompts_per_call(config),
         pool=pool,
         start=None if training.start == "base" else str(run.path(training.start, "adapter")),
         threads=a.worker.cpus,

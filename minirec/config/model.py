@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from minirec.config.section import PathText, Section
 
@@ -80,8 +80,9 @@ class RolloutConfig(Section):
     after the prompt, and no engine is started."""
     temperature: float = Field(1.0, gt=0)
     """Sampling temperature of rollouts."""
-    prompts_per_call: int = Field(32, ge=1)
-    """Number of prompts in one generate call."""
+    prompts_per_call: PositiveInt | Literal["auto"] = "auto"
+    """Number of prompts in one generate call, the work that one engine takes at a time; auto takes
+    8 on CPUs, and on GPUs an equal share of a step for each engine."""
     gpu_memory_utilization: float = Field(0.4, gt=0, le=1)
     """Share of a GPU's memory that an engine takes."""
     kv_cache_mib: int = Field(128, ge=16)
