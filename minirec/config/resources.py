@@ -23,8 +23,10 @@ class ResourcesConfig(Section):
     gpus_per_engine: float | Auto = 0.0
     """GPUs of an engine: 0 computes on the CPU, 0.5 shares a GPU, 2 and more are tensor parallel;
     auto takes whole GPUs, or half a GPU if there is only one."""
-    cpus_per_engine: int = Field(1, ge=1)
-    """CPU cores of an engine, and threads of an engine on CPUs."""
+    cpus_per_engine: PositiveInt | Auto = 1
+    """CPU cores of an engine, and threads of an engine on CPUs; auto takes all cores of this
+    machine for a single engine that takes turns with the training, else one. The last digits of
+    rollouts depend on this number."""
     scorers: PositiveInt | Auto = "auto"
     """Number of parallel scoring actors; auto chooses from the nodes."""
     gpus_per_scorer: float | Auto = 0.0

@@ -105,7 +105,10 @@ def allocate(config: Config, nodes: Sequence[Node], *, local: bool) -> Allocatio
     r = config.resources
     gpus = sum(node.gpus for node in nodes)
     share = 0.0 if gpus == 0 else 0.5 if gpus < 2 else 1.0
-    engine = Shape(r.cpus_per_engine, share if r.gpus_per_engine == "auto" else r.gpus_per_engine)
+    engine = Shape(
+        1 if r.cpus_per_engine == "auto" else r.cpus_per_engine,
+        share if r.gpus_per_engine == "auto" else r.gpus_per_engine,
+    )
     scorer = Shape(r.cpus_per_scorer, share if r.gpus_per_scorer == "auto" else r.gpus_per_scorer)
     several = r.training_workers != "auto" and r.training_workers > 1
     worker = Shape(
@@ -139,6 +142,8 @@ def allocate(config: Config, nodes: Sequence[Node], *, local: bool) -> Allocatio
     if local and r.cpus_per_worker == "auto":
         cores = max(1, int(nodes[0].cpus) // found.most_workers)
         found = replace(found, worker=replace(worker, cpus=cores))
+    if local and r.cpus_per_engine == "auto" and found.engines == 1 and _take_turns(config, engine):
+        found = replace(found, engine=replace(engine, cpus=max(1, int(nodes[0].cpus))))
     return found
 
 
@@ -190,6 +195,11 @@ def this_machine(*, gpus: float = 0) -> Node:
     """The machine of this process."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     return Node("this machine", os.cpu_count() or 1, gpus, memory)
+
+
+def _take_turns(config: Config, engine: Shape) -> bool:
+    """Whether an engine on CPUs is idle while the training computes."""
+    return not engine.gpus and not config.training.staleness + config.proxy.training.staleness
 
 
 def _bounds(resources: ResourcesConfig) -> tuple[int, float]:

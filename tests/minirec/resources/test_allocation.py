@@ -112,6 +112,28 @@ def test_the_recipe_that_shares_a_gpu_fits_eight_gpus():
     assert refusal(found.bundles("train", engines=found.engines), nodes) is None
 
 
+@pytest.mark.parametrize(
+    ("cores", "local", "words", "cpus"),
+    [
+        (2, True, [], 2),
+        (2, False, [], 1),  # processes of a cluster do not share cores
+        (2, True, ["training.staleness=1"], 1),
+        (2, True, ["proxy.training.staleness=1"], 1),
+        (16, True, [], 1),  # several engines
+        (16, True, ["resources.engines=1"], 16),
+        (16, True, ["resources.engines=1", "resources.cpus_per_engine=3"], 3),
+    ],
+)
+def test_a_single_engine_that_takes_turns_gets_all_cores(cores, local, words, cpus):
+    words = ["resources.cpus_per_engine=auto", *words]
+    found = allocate(load(overrides=words), [Node("a", cores)], local=local)
+    assert found.engine.cpus == cpus
+
+
+def test_by_default_the_threads_of_an_engine_do_not_depend_on_the_machine():
+    assert allocate(load(), [Node("a", 2)], local=True).engine.cpus == 1
+
+
 def test_workers_divide_each_training_on_its_own():
     config = load(
         overrides=["training.prompts_per_step=96", "proxy.training.prompts_per_micro_batch=32"]
