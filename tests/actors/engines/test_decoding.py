@@ -9,7 +9,6 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from actors.engines.decoding import GROUPED, RoomyLayer, grouped_attention, roomy_cache
 
-
 CONFIG = {
     "vocab_size": 32,
     "hidden_size": 32,
