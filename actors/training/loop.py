@@ -5,7 +5,6 @@ docs/architecture.md lists what a step does; examples/loop.py has the same steps
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from actors.training.adapters import Adapters
 from actors.training.checkpoints import newest_checkpoint, save_checkpoint
 from actors.training.items import ItemSide, item_backwards
 from actors.training.live import CHOICE_TOKENS, LiveOrder
+from actors.training.log import TrainingLog, means
 from actors.training.lookahead import Lookahead
 from actors.training.order import FixedOrder, Order, summed
 from actors.training.spec import TrainingSpec
@@ -51,8 +51,8 @@ from minirec.rl.losses import (
 )
 from minirec.rl.reward import reward_function
 from minirec.rng import seed_of
-from minirec.store.files import atomic, fetch, read_json, write_json
-from minirec.store.remote import located
+from minirec.store.files import fetch, read_json, write_json
+from minirec.store.remote import is_remote, located
 
 TRIM_STEPS = 8  # a worker returns free memory to the system every 8 steps
 STOP = "stop"  # a training ends before its next step if its folder has a file of this name
@@ -68,7 +68,7 @@ def train_loop(config: dict[str, TrainingSpec]) -> None:
         worker = Worker(spec)
         first = worker.resume()
     for step in range(first, spec.steps):
-        if exhausted(worker.log, spec.training.patience) or worker.share_spent() >= 1:
+        if exhausted(worker.log.entries, spec.training.patience) or worker.share_spent() >= 1:
             break
         with deadline(limit):
             if of_rank_0(lambda: (worker.folder / STOP).exists()):
@@ -129,7 +129,9 @@ class Worker:
         self.adapters = Adapters(
             self.folder, self.engine, sharded=spec.zero_stage == 3, start=spec.start
         )
-        self.log: list[dict[str, Any]] = []
+        self.log = TrainingLog(
+            self.folder, writes=self.rank == 0, appends=not is_remote(self.folder)
+        )
         self.order = self._order()
         self.validation: Validation | None = None
         self.lookahead: Lookahead | None = None
@@ -150,7 +152,7 @@ class Worker:
             catalogue=self.catalogue,
             items=self.items,
             samples=self.samples,
-            log=self.log,
+            log=self.log.entries,
         )
 
     def _log_presence(self) -> torch.Tensor | None:
@@ -209,7 +211,7 @@ class Worker:
             seconds=round(time.monotonic() - started, 3),
             **times,
         )
-        if validation and self.spec.training.patience and best_step(self.log) == step:
+        if validation and self.spec.training.patience and best_step(self.log.entries) == step:
             self.adapters.save_best(step)
 
     def _calls(self, step: int) -> list[Call]:
@@ -279,7 +281,7 @@ class Worker:
     def share_spent(self, more: int = 0) -> float:
         """Share of `token_limit` that the logged steps and `more` tokens have spent; 0 without."""
         limit = self.spec.training.token_limit
-        spent = more + sum(entry["forward_tokens"] for entry in self.log)
+        spent = more + sum(entry["forward_tokens"] for entry in self.log.entries)
         return spent / limit if limit else 0.0
 
     def _validate(self, step: int, cost: int) -> dict[str, Any]:
@@ -331,32 +333,21 @@ class Worker:
         divisors: dict[Unit, int],
         **figures: Any,
     ) -> None:
-        """Log `figures` and the `sums` over all ranks, divided by the `counts` of their unit.
-
-        Losses are divided by `divisors`, as in the step.
-        """
-        keys = sorted(sums)
-        total = torch.tensor([sums[k] for k in keys], dtype=torch.float64)
-        if self.world > 1:
-            dist.all_reduce(total)
-        entry: dict[str, Any] = {"step": step}
-        for (name, unit), value in zip(keys, total.tolist(), strict=True):
-            entry[name] = value / (divisors if name.endswith("_loss") else counts)[unit]
-        entry["loss"] = sum(value for name, value in entry.items() if name.endswith("_loss"))
+        """Log `figures` and the means of `sums`, see `actors.training.log.means`."""
+        entry: dict[str, Any] = {"step": step} | means(
+            sums, counts, divisors, device=self.engine.device
+        )
         rollouts = (
             counts["groups"] * self.spec.training.rollouts_per_prompt if self.lookahead else 0
         )
         entry |= {"tokens": counts["tokens"], "rollouts": rollouts}
-        self.log.append(entry | figures)
-        if self.rank == 0:
-            with atomic(self.folder / "log.jsonl") as file:
-                file.write("".join(json.dumps(entry) + "\n" for entry in self.log).encode())
+        self.log.add(entry | figures)
 
     def checkpoint(self, step: int) -> None:
         def fill(work: Path) -> None:
             self.engine.save_checkpoint(str(work), tag="state", exclude_frozen_parameters=True)
             if self.rank == 0:
-                write_json(work / "log.json", self.log)
+                write_json(work / "log.json", self.log.entries)
                 self.order.save(work)
                 if self.spec.training.staleness:
                     self.adapters.save_behind(work)
@@ -371,7 +362,7 @@ class Worker:
         newest = located(checkpoint)
         copy = fetch(checkpoint)
         self.engine.load_checkpoint(copy, tag="state", load_module_strict=False)
-        self.log[:] = read_json(newest / "log.json")
+        self.log.restore(read_json(newest / "log.json"))
         self.order.restore(Path(copy))
         step = int(newest.name.removeprefix("step-"))
         if self.lookahead:
@@ -384,15 +375,16 @@ class Worker:
         return str(found) if found else None
 
     def close(self) -> None:
-        """Wait for rollouts that were requested ahead."""
+        """Complete the log, and wait for rollouts that were requested ahead."""
+        self.log.write()
         if self.lookahead:
             self.lookahead.close()
 
     def finish(self) -> None:
         """Write the final adapter, which shows a restarted driver that training is finished."""
         keeps_best = self.spec.training.patience is not None
-        best = best_step(self.log) if keeps_best else None
-        fitted = weights_after(self.log, best)
+        best = best_step(self.log.entries) if keeps_best else None
+        fitted = weights_after(self.log.entries, best)
         in_use = [self.prior.scale, *self.prior.weights] if self.prior else []
         if self.rank == 0:
             self.order.finish(self.folder)

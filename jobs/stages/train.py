@@ -58,7 +58,7 @@ def train_on(
     from actors.training.spec import TrainingSpec
     from jobs.cluster.workers import Team, fit
     from jobs.tracking import tracking
-    from jobs.training_log import follow, last_step, read_log, spent, validating
+    from jobs.training_log import LogReader, follow, last_step, read_log, spent, validating
 
     run, config, session = work.run, work.config, work.session
     model_path = base_model(run, config)
@@ -99,9 +99,10 @@ def train_on(
         _check_checkpoints(path, workers, spec.zero_stage)
         newest_checkpoint(path, say=run.say)  # reports damaged ones, which workers skip silently
         with tracking(run, config, folder) as tracked:
+            reader = LogReader(path / "log.jsonl")
 
             def state() -> tuple[int, str]:
-                log = read_log(path / "log.jsonl")
+                log = reader.read()
                 tracked.update(log)
                 return last_step(log)
 
