@@ -72,7 +72,7 @@ class EngineSpec:
     max_new_tokens: int = 24
     adapter: str = "merged"
     lora_rank: int = 16
-    kv_cache_mib: int = 128
+    kv_cache_mib: int | None = None
     gpu_memory_utilization: float = 0.4
     tensor_parallel: int = 1
     gpus: float = 0

@@ -84,9 +84,11 @@ class RolloutConfig(Section):
     """Number of prompts in one generate call, the work that one engine takes at a time; auto takes
     8 on CPUs, and on GPUs an equal share of a step for each engine."""
     gpu_memory_utilization: float = Field(0.4, gt=0, le=1)
-    """Share of a GPU's memory that an engine takes."""
-    kv_cache_mib: int = Field(128, ge=16)
-    """KV cache of an engine on CPUs, in MiB."""
+    """Share of a GPU's memory that an engine takes; it must be free when an engine starts."""
+    kv_cache_mib: int | None = Field(None, ge=16)
+    """KV cache of a vLLM engine in MiB; null takes 128 on CPUs, and on GPUs what the engine finds
+    to be left of gpu_memory_utilization. Set it if engines restart while other processes compute on
+    the same GPU."""
     deadline_s: float = Field(300, gt=0)
     """Seconds that one generate call may take."""
     start_deadline_s: float = Field(300, gt=0)
