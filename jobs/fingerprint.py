@@ -54,15 +54,14 @@ def live_settings(config: Config) -> dict[str, Any]:
 
 def training_settings(training: TrainingConfig) -> dict[str, Any]:
     """Training settings, without those that a restart may change or that have no effect."""
-    left_out = {"max_failures", "step_deadline_s"}
+    left_out = {"max_failures", "step_deadline_s", "max_log_ratio"}
     if training.loss == "grpo":
         left_out.add("loss")
     if training.item_negatives == 0:
         left_out.add("item_negatives")
     if not training.live_tokens:
         left_out.add("live_tokens")
-    if training.token_limit is None:
-        left_out.add("token_limit")
+    left_out |= {name for name in ("token_limit", "kl_steps") if getattr(training, name) is None}
     if training.validation_steps is None:
         left_out |= {"validation_steps", "validation_samples", "validation_seed"}
     return training.model_dump(mode="json", exclude=left_out)

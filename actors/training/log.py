@@ -96,3 +96,20 @@ def means(
     }
     entry["loss"] = sum(value for name, value in entry.items() if name.endswith("_loss"))
     return entry
+
+
+def mismatch(entries: Sequence[dict[str, Any]], limit: float | None) -> str | None:
+    """Why a training ends after its last step: engine and trainer disagree by more than `limit`.
+
+    Args:
+        entries: of the steps so far.
+        limit: `training.max_log_ratio`.
+    """
+    if limit is None or not entries or entries[-1]["abs_log_ratio"] <= limit:
+        return None
+    return (
+        f"engine and trainer disagree at step {entries[-1]['step']}: the mean difference of their "
+        f"log-probabilities is {entries[-1]['abs_log_ratio']:.3g}, above training.max_log_ratio "
+        f"{limit:g}; they may have different dtypes, adapters or implementations of attention "
+        f"(rollout.engine=transformers computes as the trainer does)"
+    )

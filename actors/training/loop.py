@@ -17,9 +17,10 @@ from actors.pool.actor import Call, calls_of
 from actors.process import deadline, trim
 from actors.training.adapters import Adapters
 from actors.training.checkpoints import newest_checkpoint, save_checkpoint
+from actors.training.drift import keep_start, kl_sums
 from actors.training.items import ItemSide, item_backwards
 from actors.training.live import CHOICE_TOKENS, LiveOrder
-from actors.training.log import TrainingLog, means
+from actors.training.log import TrainingLog, means, mismatch
 from actors.training.lookahead import Lookahead
 from actors.training.order import FixedOrder, Order, summed
 from actors.training.spec import TrainingSpec
@@ -75,6 +76,9 @@ def train_loop(config: dict[str, TrainingSpec]) -> None:
                 worker.close()
                 return
             worker.step(step)
+            if mismatch(worker.log.entries, spec.training.max_log_ratio):
+                worker.close()
+                return
             if (step + 1) % TRIM_STEPS == 0:
                 trim()
             if (step + 1) % spec.training.checkpoint_steps == 0 and step + 1 < spec.steps:
@@ -104,6 +108,8 @@ class Worker:
             seed=spec.seed,
             adapter=spec.start and fetch(spec.start),
         )
+        if spec.training.kl_steps and spec.start:
+            keep_start(policy, fetch(spec.start))
         self.prior = Prior.load(corpus, located(spec.prior)) if spec.prior else None
         self.objective = Objective(
             training=spec.training,
@@ -176,7 +182,8 @@ class Worker:
         counts, micro_batches = counted(groups), self._micro_batches(groups)
         divisors = counts | self._live_tokens(micro_batches, candidates.table)
         scale = self.world * self.backwards  # cancels DeepSpeed's two averages
-        sums: dict[tuple[str, Unit], float] = {}
+        measured = self.spec.training.measures_kl(step)
+        sums = kl_sums(self.engine, micro_batches) if measured else {}
         rewards: list[Rewards] = []
         for micro in micro_batches:
             part = losses(self.engine, micro, candidates=candidates, objective=self.objective)

@@ -50,10 +50,12 @@ def train_on(
         lifts: known lifts of samples, see `TrainingSpec`.
 
     Raises:
-        EngineError: a worker failed too often, or a stop file ended the training.
+        EngineError: a worker failed too often, engine and trainer disagree, or a stop file ended
+            the training.
     """
     from actors.engines.engine import resolve_prompts_per_call
     from actors.training.checkpoints import newest_checkpoint
+    from actors.training.log import mismatch
     from actors.training.loop import STOP, train_loop
     from actors.training.spec import TrainingSpec
     from jobs.cluster.workers import Team, fit
@@ -110,7 +112,8 @@ def train_on(
                 team = Team(spec.training, workers, a.worker, run.path("ray"), folder)
                 fit(session.worker(), train_loop, spec, team)
     if not (path / "adapter").exists():
-        raise EngineError(f"the file {path / STOP} stopped the training")
+        why = mismatch(read_log(path / "log.jsonl"), training.max_log_ratio)
+        raise EngineError(why or f"the file {path / STOP} stopped the training")
     for leftover in ("checkpoints", "adapters", "best"):
         remove(path / leftover)
     log = read_log(path / "log.jsonl")

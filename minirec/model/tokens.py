@@ -89,6 +89,7 @@ class StepTokens:
         if t.loss == "grpo":
             rollouts = sum(rolled_out(len(group.prompt), group.written) for group in groups)
         passes = LORA + (FORWARD if t.live_tokens and t.reads_table else 0)
+        passes += 2 * FORWARD if t.measures_kl(step) else 0
         own = sum(self.items[item] for item in candidates)
         refreshed = t.reads_table and step % t.item_refresh_steps == 0
         encoded = sum(self.items) if refreshed else own
