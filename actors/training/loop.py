@@ -142,8 +142,9 @@ class Worker:
         self.validation: Validation | None = None
         self.lookahead: Lookahead | None = None
         if spec.pool is not None:
+            saved = self.folder / "rollouts" if spec.saves_rollouts else None
             self.lookahead = Lookahead(
-                spec.pool, self._calls, steps=spec.steps, staleness=t.staleness
+                spec.pool, self._calls, steps=spec.steps, staleness=t.staleness, folder=saved
             )
 
     def _order(self) -> Order:
@@ -222,8 +223,7 @@ class Worker:
             self.adapters.save_best(step)
 
     def _calls(self, step: int) -> list[Call]:
-        pool = self.spec.pool
-        assert pool is not None
+        assert self.spec.pool is not None
         batch = self.order.batch(step)
         prompts = self.encoder.prompts([sample for _, sample in batch], self.catalogue)
         seeds = [seed_of(self.spec.seed, "train", p) for p, _ in batch]
@@ -232,7 +232,7 @@ class Worker:
             n=self.spec.training.rollouts_per_prompt,
             seeds=seeds,
             size=self.spec.prompts_per_call,
-            engines=len(pool),
+            engines=len(self.spec.pool),
         )
 
     def _roll_out(self, step: int) -> tuple[list[Group], dict[str, float]]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from actors.pool.handle import PoolHandle
+from actors.pool.saved import Replay
 from minirec.config.live import LiveConfig
 from minirec.config.model import ModelConfig
 from minirec.config.scoring import RewardConfig
@@ -20,6 +21,7 @@ class TrainingSpec:
     order: in the order of training; with `live`, the samples that can be chosen.
     prompts_per_call: None: each engine gets an equal share of a step.
     pool: None if `training.loss` needs no rollouts.
+    saves_rollouts: whether the folder keeps the rollouts of each step.
     live, selection: of a training with live selection, else None.
     lifts: sample_id, lift of the forced answer and mean lift of the rollouts (NaN if unknown) of
         samples that were scored, for `live`.
@@ -36,11 +38,12 @@ class TrainingSpec:
     seed: int
     rollout_temperature: float
     prompts_per_call: int | None
-    pool: PoolHandle | None
+    pool: PoolHandle | Replay | None
     threads: int
     zero_stage: int = 0
     start: str | None = None  # folder of the adapter that training starts from
     prior: str | None = None  # folder of the weights of the collaborative prior
     live: LiveConfig | None = None
     selection: SelectionConfig | None = None
+    saves_rollouts: bool = False
     lifts: Sequence[tuple[int, float, float]] = ()

@@ -15,6 +15,7 @@ from minirec.store.files import check_folder, intact, read_json, remove, write_j
 from minirec.store.run import Run
 
 if TYPE_CHECKING:
+    from actors.pool.handle import PoolHandle
     from minirec.config.run import Config
     from minirec.config.training import TrainingConfig
     from minirec.corpus.table import SampleFile
@@ -54,6 +55,7 @@ def train_on(
             the training.
     """
     from actors.engines.engine import resolve_prompts_per_call
+    from actors.pool.saved import Replay
     from actors.training.checkpoints import newest_checkpoint
     from actors.training.log import mismatch
     from actors.training.loop import STOP, train_loop
@@ -69,9 +71,12 @@ def train_on(
     size = config.selection.count(len(order)) if chosen else len(order)
     steps = training.steps_on(size)
     beside = "train" if folder == "policy" else folder
-    pool = None
+    pool: PoolHandle | Replay | None = None
     if training.loss == "supervised":
         session.make_room(beside, engines=False)
+    elif folder == "policy" and config.rollout.replay:
+        session.make_room(beside, engines=False)
+        pool = Replay(config.rollout.replay)
     else:
         pool = session.pool(model_path, beside=beside)
     a = session.allocation
@@ -89,6 +94,7 @@ def train_on(
         rollout_temperature=config.rollout.temperature,
         prompts_per_call=resolve_prompts_per_call(config),
         pool=pool,
+        saves_rollouts=config.rollout.save,
         start=None if training.start == "base" else str(run.path(training.start, "adapter")),
         threads=a.worker.cpus,
         zero_stage=config.resources.zero_stage,
@@ -187,6 +193,10 @@ def _settings(run: Run, config: Config) -> dict[str, Any]:
     settings = policy_settings(config) | {"training": training_settings(config.training)}
     if config.selection.mode == "live":
         settings["live"] = live_settings(config) | {"budget": config.selection.budget}
+    if config.rollout.replay:
+        from actors.pool.saved import identity
+
+        settings["replay"] = identity(config.rollout.replay)
     return settings
 
 

@@ -83,6 +83,11 @@ class RolloutConfig(Section):
     prompts_per_call: PositiveInt | Literal["auto"] = "auto"
     """Number of prompts in one generate call, the work that one engine takes at a time; auto takes
     8 on CPUs, and on GPUs an equal share of a step for each engine."""
+    save: bool = False
+    """Whether each training keeps its rollouts in files, in rollouts of its folder, for replay."""
+    replay: PathText | None = None
+    """Folder of saved rollouts that the stage train reads instead of starting engines; null starts
+    engines."""
     gpu_memory_utilization: float = Field(0.4, gt=0, le=1)
     """Share of a GPU's memory that an engine takes; it must be free when an engine starts."""
     kv_cache_mib: int | None = Field(None, ge=16)

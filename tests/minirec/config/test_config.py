@@ -275,6 +275,18 @@ def test_a_cost_in_tokens_may_exceed_other_numbers():
     ("words", "message"),
     [
         (
+            ["training.loss=supervised", "training.kl_steps=1"],
+            "training: kl_steps compares the probabilities of written tokens",
+        ),
+        (
+            ["training.loss=supervised", "training.max_log_ratio=1"],
+            "training: max_log_ratio compares the probabilities of written tokens",
+        ),
+        (
+            ["training.staleness=1", "training.max_log_ratio=1"],
+            "training: max_log_ratio expects engine and trainer to have the same weights",
+        ),
+        (
             ["training.loss=supervised", "training.staleness=1"],
             "training: staleness 1 writes rollouts one step ahead, but loss supervised has no",
         ),
