@@ -25,7 +25,12 @@ import pyarrow as pa
 from presets import silent
 from scipy.stats import spearmanr
 
-from actors.engines.engine import engine_environment, engine_spec, resolve_engine
+from actors.engines.engine import (
+    engine_environment,
+    engine_spec,
+    most_prompts_per_call,
+    resolve_engine,
+)
 from minirec.config.reading import load
 from minirec.config.scoring import ScoringConfig
 from minirec.resources.allocation import Shape
@@ -143,7 +148,7 @@ def _scorer(root: Path, folder: Path, shard_size: int) -> Any:
         adapter=str(adapter),
         scoring=config.scoring,
         shard_size=shard_size,
-        prompts_per_call=config.rollout.prompts_per_call,
+        prompts_per_call=most_prompts_per_call(config),
         seed=config.seed,
         pool=Engine(resolve_engine(config), engine),  # type: ignore[arg-type]
         policy_adapter=Adapter(str(adapter)),

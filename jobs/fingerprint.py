@@ -37,7 +37,7 @@ def rollout_settings(config: Config) -> dict[str, Any]:
     Two engines draw different tokens from the same seed. A merged adapter and an active one differ
     in the last digits. Without an analysis, no other setting of rollouts has an effect.
     """
-    from actors.engines.engine import resolve_adapter, resolve_engine
+    from actors.engines.engine import resolve_adapter, resolve_engine, resolve_prompts_per_call
 
     r = config.rollout
     if not r.analysis:
@@ -47,7 +47,7 @@ def rollout_settings(config: Config) -> dict[str, Any]:
         "adapter": resolve_adapter(config),
         "temperature": r.temperature,
         "max_new_tokens": r.max_new_tokens,
-        "prompts_per_call": r.prompts_per_call,
+        "prompts_per_call": resolve_prompts_per_call(config) or "auto",
     }
 
 
@@ -60,7 +60,7 @@ def live_settings(config: Config) -> dict[str, Any]:
 
 def training_settings(training: TrainingConfig) -> dict[str, Any]:
     """Training settings, without those that a restart may change or that have no effect."""
-    left_out = {"max_failures", "step_deadline_s", "gradient_checkpointing"}
+    left_out = {"max_failures", "step_deadline_s", "gradient_checkpointing", "max_log_ratio"}
     if training.tokens_per_micro_batch is None:
         left_out.add("tokens_per_micro_batch")
     if training.loss == "grpo":
@@ -69,8 +69,7 @@ def training_settings(training: TrainingConfig) -> dict[str, Any]:
         left_out.add("item_negatives")
     if not training.live_tokens:
         left_out.add("live_tokens")
-    if training.token_limit is None:
-        left_out.add("token_limit")
+    left_out |= {name for name in ("token_limit", "kl_steps") if getattr(training, name) is None}
     if training.validation_steps is None:
         left_out |= {"validation_steps", "validation_samples", "validation_seed"}
     return training.model_dump(mode="json", exclude=left_out)

@@ -66,10 +66,13 @@ def memory(
     With `training.gradient_checkpointing: auto`, a worker computes activations again where they
     take more than half of what the other parts leave on the `gpu`, as training does.
     """
+    from actors.engines.engine import most_prompts_per_call
+
     m, r, t = config.model, config.rollout, config.training
     width = 2 if m.dtype == "bfloat16" else 4
     length = m.max_prompt_tokens + r.max_new_tokens
     workers = _or_one(config.resources.training_workers)
+    calls = most_prompts_per_call(config)
     found = {}
     scored = config.scoring.stages[-1] if config.scores else 0
     if gpus := _engine_gpus(config):
@@ -77,9 +80,9 @@ def memory(
             shape,
             width=width,
             gpus=max(1, int(gpus)),
-            sequences=r.prompts_per_call * max(scored, t.rollouts_per_prompt),
+            sequences=calls * max(scored, t.rollouts_per_prompt),
             length=length,
-            batched_tokens=max(32_768, r.prompts_per_call * length),
+            batched_tokens=max(32_768, calls * length),
         )
     if config.resources.gpus_per_worker:
         trainer = partial(

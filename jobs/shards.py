@@ -47,7 +47,7 @@ def scoring_spec(
 ) -> ScoringSpec:
     """Start the pool, if the work has rollouts; return the spec of the scorers for one split and
     policy. `trained` are the samples that the policy has seen, see `jobs.stages.score`."""
-    from actors.engines.engine import Adapter
+    from actors.engines.engine import Adapter, most_prompts_per_call
     from actors.scoring.spec import ScoringSpec
 
     model_path = base_model(run, config)
@@ -67,7 +67,7 @@ def scoring_spec(
         adapter=None if adapter is None else str(adapter),
         scoring=scoring,
         shard_size=config.scoring.shard_size,
-        prompts_per_call=config.rollout.prompts_per_call,
+        prompts_per_call=most_prompts_per_call(config),
         seed=config.seed,
         pool=pool,
         policy_adapter=None if adapter is None else Adapter(str(adapter)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,15 +15,56 @@ from minirec.store.remote import is_remote
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The entries of a training log, one per step; `ArtifactError` if it is damaged."""
+    """The entries of a training log, one per step; `ArtifactError` if it is damaged.
+
+    A last line without its line break is left out if it is torn: the training is still writing it,
+    or was killed, and its next attempt writes the file whole.
+    """
     if not path.exists():
         return []
+    *lines, last = path.read_bytes().split(b"\n")
+    entries = _entries(lines, path)
+    with suppress(ValueError):
+        entries += [json.loads(last)] if last else []
+    return entries
+
+
+def _entries(lines: list[bytes], path: Path) -> list[dict[str, Any]]:
     try:
-        return [json.loads(line) for line in path.read_text().splitlines()]
+        return [json.loads(line) for line in lines]
     except ValueError:
         raise ArtifactError(
             f"{path} is damaged; delete the folder {path.parent} and run the same command again"
         ) from None
+
+
+class LogReader:
+    """Reads a growing log: each `read` takes only what was added since the one before.
+
+    A new attempt of the training replaces the file, which is then read from its start. A log on an
+    object store is read whole.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: tuple[int, int] | None = None  # device and inode
+        self._end = 0  # bytes read so far
+        self._entries: list[dict[str, Any]] = []
+
+    def read(self) -> list[dict[str, Any]]:
+        """The entries so far; `ArtifactError` if the log is damaged."""
+        if is_remote(self._path):
+            return read_log(self._path)
+        with suppress(FileNotFoundError), self._path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            if (status.st_dev, status.st_ino) != self._file or status.st_size < self._end:
+                self._file, self._end, self._entries = (status.st_dev, status.st_ino), 0, []
+            file.seek(self._end)
+            whole, line_break, _ = file.read().rpartition(b"\n")
+            if line_break:
+                self._entries = self._entries + _entries(whole.split(b"\n"), self._path)
+                self._end += len(whole) + 1
+        return self._entries
 
 
 def last_step(log: list[dict[str, Any]]) -> tuple[int, str]:

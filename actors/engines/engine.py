@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 SMALL_MODEL = 200_000_000
 """Parameters below which transformers is faster than vLLM on CPUs (docs/lab/training-speed.md)."""
+CPU_PROMPTS = 8
+"""Prompts of a call on CPUs: small calls keep several engines busy (docs/lab/training-speed.md)."""
+GPU_PROMPTS = 64
+"""The most prompts of a call that ``rollout.prompts_per_call: auto`` sends to a GPU."""
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # the ranks that vLLM has kernels for
 
 
@@ -68,7 +72,7 @@ class EngineSpec:
     max_new_tokens: int = 24
     adapter: str = "merged"
     lora_rank: int = 16
-    kv_cache_mib: int = 128
+    kv_cache_mib: int | None = None
     gpu_memory_utilization: float = 0.4
     tensor_parallel: int = 1
     gpus: float = 0
@@ -146,6 +150,23 @@ def resolve_adapter(config: Config) -> str:
     return "lora" if config.resources.gpus_per_engine else "merged"
 
 
+def resolve_prompts_per_call(config: Config) -> int | None:
+    """Prompts of a generate call; None: a step is cut into equal calls, one for each engine.
+
+    The size of a call changes the last digits of logits. On CPUs it must not depend on the number
+    of engines, so that a run gives the same bytes with any. On GPUs the bytes of a training vary
+    anyway, and one engine would write many small calls slowly.
+    """
+    if config.rollout.prompts_per_call != "auto":
+        return config.rollout.prompts_per_call
+    return None if config.resources.gpus_per_engine else CPU_PROMPTS
+
+
+def most_prompts_per_call(config: Config) -> int:
+    """The most prompts that an engine gets in one call."""
+    return resolve_prompts_per_call(config) or GPU_PROMPTS
+
+
 def engine_spec(config: Config, model_path: str, max_model_len: int, *, shape: Shape) -> EngineSpec:
     """The engine settings of a run; `model_path` is a folder or hub name.
 
@@ -168,7 +189,7 @@ def engine_spec(config: Config, model_path: str, max_model_len: int, *, shape: S
     return EngineSpec(
         model=str(model_path),
         max_model_len=max_model_len,
-        prompts_per_call=rollout.prompts_per_call,
+        prompts_per_call=most_prompts_per_call(config),
         dtype=model.dtype,
         trust_remote_code=model.trust_remote_code,
         temperature=rollout.temperature,

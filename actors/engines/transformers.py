@@ -23,20 +23,19 @@ class TransformersEngine:
 
     def __init__(self, spec: EngineSpec) -> None:
         import torch
-        from transformers import AutoModelForCausalLM
+
+        from actors.engines.decoding import GROUPED
+        from minirec.model.loading import load_lm
 
         self.spec = spec
         self.vocabulary = Vocabulary(spec)
         self.device = torch.device("cuda" if spec.gpus else "cpu")
         self._active: Adapter | None = None
         self._base: dict[str, torch.Tensor] = {}  # the weights that an adapter has changed
-        self._model = AutoModelForCausalLM.from_pretrained(
-            spec.model,
-            dtype=getattr(torch, spec.dtype),
-            trust_remote_code=spec.trust_remote_code,
-            use_safetensors=True,
-        )
+        self._model: Any = load_lm(spec.model, spec)
         self._model.to(self.device).eval().requires_grad_(False)
+        if not spec.gpus and self._model.config._attn_implementation == "sdpa":
+            self._model.set_attn_implementation(GROUPED)
 
     def generate(
         self,
@@ -72,6 +71,8 @@ class TransformersEngine:
         """Tokens and logprobs of ``len(prompts) * n`` rollouts; greedy if `uniforms` is None."""
         import torch
 
+        from actors.engines.decoding import roomy_cache
+
         longest = max(map(len, prompts))
         pads = [longest - len(prompt) for prompt in prompts]
         ids = torch.tensor(
@@ -84,7 +85,7 @@ class TransformersEngine:
         tokens: list[list[int]] = [[] for _ in range(len(prompts) * n)]
         logprobs: list[list[float]] = [[] for _ in tokens]
         rows = list(range(len(tokens)))  # the rollout in each row of the batch
-        cache = None
+        cache = roomy_cache(self._model.config, self.spec.max_new_tokens)
         with torch.inference_mode():
             for step in range(self.spec.max_new_tokens):
                 out = self._model(
@@ -96,8 +97,7 @@ class TransformersEngine:
                     logits_to_keep=1,
                 )
                 logits = out.logits[:, -1]
-                if cache is None:  # the rollouts of a prompt share its prefill
-                    cache = out.past_key_values
+                if step == 0:  # the rollouts of a prompt share its prefill
                     cache.batch_repeat_interleave(n)
                     logits, mask = logits.repeat_interleave(n, 0), mask.repeat_interleave(n, 0)
                     positions = positions[:, -1:].repeat_interleave(n, 0)
@@ -135,7 +135,7 @@ class TransformersEngine:
             chosen = logprobs.argmax(-1)
         else:
             logprobs = torch.log_softmax(logits.float() / self.spec.temperature, -1)
-            cumulative = logprobs.double().exp().cumsum(-1)
+            cumulative = logprobs.exp().cumsum(-1, dtype=torch.float64)
             reached = (uniforms * cumulative[:, -1])[:, None]
             chosen = torch.searchsorted(cumulative, reached, right=True)[:, 0]
             chosen = chosen.clamp(max=logits.shape[-1] - 1)

@@ -23,6 +23,40 @@ if TYPE_CHECKING:
     import torch
 
 
+CPU_KV_CACHE_MIB = 128
+
+
+def engine_options(spec: EngineSpec) -> dict[str, Any]:
+    """The arguments of ``vllm.LLM``."""
+    options: dict[str, Any] = {
+        "model": spec.model,
+        "dtype": spec.dtype,
+        "trust_remote_code": spec.trust_remote_code,
+        "load_format": "safetensors",
+        "max_model_len": spec.max_model_len,
+        "tensor_parallel_size": spec.tensor_parallel,
+        "logprobs_mode": "processed_logprobs",
+        "generation_config": "vllm",
+    }
+    cache = spec.kv_cache_mib
+    if spec.gpus:
+        # vLLM compares this share with the free memory, also where the cache has a fixed size.
+        options["gpu_memory_utilization"] = spec.gpu_memory_utilization
+    else:
+        # On the CPU, a seeded request fails if its prefill is split: a batch must fit.
+        batched = max(32_768, spec.prompts_per_call * spec.max_model_len)
+        options |= {"enforce_eager": True, "max_num_batched_tokens": batched}
+        cache = cache or CPU_KV_CACHE_MIB
+    if cache:
+        options["kv_cache_memory_bytes"] = cache << 20
+    if spec.tensor_parallel > 1:
+        options["distributed_executor_backend"] = "mp"
+    if spec.adapter == "lora":
+        rank = next(rank for rank in LORA_RANKS if rank >= spec.lora_rank)
+        options |= {"enable_lora": True, "max_loras": 2, "max_lora_rank": rank}
+    return options
+
+
 class VllmEngine:
     """A `RolloutEngine`. The variables of `engine_environment` must be set."""
 
@@ -30,14 +64,6 @@ class VllmEngine:
         os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # it would override kv_cache_memory_bytes
         from vllm import LLM
 
-        options: dict[str, Any] = {"gpu_memory_utilization": spec.gpu_memory_utilization}
-        if not spec.gpus:
-            options = {"kv_cache_memory_bytes": spec.kv_cache_mib << 20, "enforce_eager": True}
-        if spec.tensor_parallel > 1:
-            options |= {"distributed_executor_backend": "mp"}
-        if spec.adapter == "lora":
-            rank = next(rank for rank in LORA_RANKS if rank >= spec.lora_rank)
-            options |= {"enable_lora": True, "max_loras": 2, "max_lora_rank": rank}
         self.spec = spec
         self.vocabulary = Vocabulary(spec)
         self._active: Adapter | None = None
@@ -45,19 +71,7 @@ class VllmEngine:
         self._loaded = 0
         self._weights: dict[str, torch.Tensor] | None = None
         with _rendezvous(spec.scratch):
-            self._llm = LLM(
-                model=spec.model,
-                dtype=spec.dtype,
-                trust_remote_code=spec.trust_remote_code,
-                load_format="safetensors",
-                max_model_len=spec.max_model_len,
-                # On the CPU, a seeded request fails if its prefill is split: a batch must fit.
-                max_num_batched_tokens=max(32_768, spec.prompts_per_call * spec.max_model_len),
-                tensor_parallel_size=spec.tensor_parallel,
-                logprobs_mode="processed_logprobs",
-                generation_config="vllm",
-                **options,
-            )
+            self._llm = LLM(**engine_options(spec))
 
     def generate(
         self,

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
 
-from actors.engines.engine import Adapter, Completion, EngineSpec, RolloutEngine
+from actors.engines.engine import GPU_PROMPTS, Adapter, Completion, EngineSpec, RolloutEngine
 from actors.process import trim
 from minirec.store.files import fetch
 
@@ -25,6 +26,23 @@ class Call:
     n: int
     seeds: list[int]
     greedy: bool = False
+
+
+def calls_of(
+    prompts: Sequence[list[int]],
+    *,
+    n: int,
+    seeds: Sequence[int],
+    size: int | None,
+    engines: int,
+    greedy: bool = False,
+) -> list[Call]:
+    """Cut prompts into calls of `size`; None: equal calls, so that each of `engines` has work."""
+    if size is None:
+        calls = max(engines, math.ceil(len(prompts) / GPU_PROMPTS), 1)
+        size = max(1, math.ceil(len(prompts) / calls))
+    parts = [slice(i, i + size) for i in range(0, len(prompts), size)]
+    return [Call(list(prompts[p]), n, list(seeds[p]), greedy) for p in parts]
 
 
 class EngineActor:

@@ -11,6 +11,7 @@ from typing import Any
 import torch.distributed as dist
 
 from actors.engines.engine import Adapter
+from actors.training.drift import TRAINED
 from actors.training.validation import START
 from minirec.model.recommender import Policy
 from minirec.prior.prior import save_weights
@@ -108,7 +109,9 @@ class Adapters:
             if dist.get_rank() == 0:
                 with atomic_dir(path) as folder:
                     # The default "auto" would ask the hub for the vocabulary at each save.
-                    policy.lm.save_pretrained(folder, save_embedding_layers=False)
+                    policy.lm.save_pretrained(
+                        folder, save_embedding_layers=False, selected_adapters=[TRAINED]
+                    )
                     _add(weights, folder)
 
 

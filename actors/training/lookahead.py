@@ -13,10 +13,12 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from actors.engines.engine import Adapter, Completion
 from actors.pool.actor import Call
 from actors.pool.handle import PoolHandle
+from actors.pool.saved import Replay, save
 
 
 @dataclass(frozen=True)
@@ -44,21 +46,24 @@ class Lookahead:
 
     def __init__(
         self,
-        pool: PoolHandle,
+        pool: PoolHandle | Replay,
         calls: Callable[[int], list[Call]],
         *,
         steps: int,
         staleness: int,
+        folder: Path | None = None,
     ) -> None:
         """Args:
         calls: builds the calls of a step.
         steps: number of steps.
         staleness: 0 or 1, how many updates old the adapter of the rollouts is.
+        folder: keeps the rollouts of each step; None keeps none.
         """
         self._pool = pool
         self._calls = calls
         self._steps = steps
         self._staleness = staleness
+        self._folder = folder
         self._pending: Future[Drawn] | None = None
         self._ended: float | None = None
 
@@ -96,6 +101,8 @@ class Lookahead:
             try:
                 answers = self._pool.generate(calls, adapter=adapter)
                 self._ended = time.monotonic()
+                if self._folder is not None:
+                    save(self._folder, step, calls, answers)
                 prompts = [prompt for call in calls for prompt in call.prompts]
                 completions = [one for answer in answers for one in answer]
                 rollouts = list(zip(prompts, completions, strict=True))

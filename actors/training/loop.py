@@ -5,7 +5,6 @@ docs/architecture.md lists what a step does; examples/loop.py has the same steps
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,15 @@ import torch
 import torch.distributed as dist
 
 from actors.engines.engine import FORCED
-from actors.pool.actor import Call
+from actors.pool.actor import Call, calls_of
 from actors.process import deadline, trim
 from actors.training.activations import Activations
 from actors.training.adapters import Adapters
 from actors.training.checkpoints import newest_checkpoint, save_checkpoint
+from actors.training.drift import keep_start, kl_sums
 from actors.training.items import ItemSide, step_tokens, target_presence
 from actors.training.live import CHOICE_TOKENS, LiveOrder
+from actors.training.log import TrainingLog, means, mismatch
 from actors.training.lookahead import Lookahead
 from actors.training.order import FixedOrder, Order, summed
 from actors.training.passes import Passes
@@ -49,8 +50,8 @@ from minirec.rl.losses import (
 )
 from minirec.rl.reward import reward_function
 from minirec.rng import seed_of
-from minirec.store.files import atomic, fetch, read_json, write_json
-from minirec.store.remote import located
+from minirec.store.files import fetch, read_json, write_json
+from minirec.store.remote import is_remote, located
 
 TRIM_STEPS = 8  # a worker returns free memory to the system every 8 steps
 STOP = "stop"  # a training ends before its next step if its folder has a file of this name
@@ -66,13 +67,16 @@ def train_loop(config: dict[str, TrainingSpec]) -> None:
         worker = Worker(spec)
         first = worker.resume()
     for step in range(first, spec.steps):
-        if exhausted(worker.log, spec.training.patience) or worker.share_spent() >= 1:
+        if exhausted(worker.log.entries, spec.training.patience) or worker.share_spent() >= 1:
             break
         with deadline(limit):
             if of_rank_0(lambda: (worker.folder / STOP).exists()):
                 worker.close()
                 return
             worker.step(step)
+            if mismatch(worker.log.entries, spec.training.max_log_ratio):
+                worker.close()
+                return
             if (step + 1) % TRIM_STEPS == 0:
                 trim()
             if (step + 1) % spec.training.checkpoint_steps == 0 and step + 1 < spec.steps:
@@ -102,6 +106,8 @@ class Worker:
             seed=spec.seed,
             adapter=spec.start and fetch(spec.start),
         )
+        if spec.training.kl_steps and spec.start:
+            keep_start(policy, fetch(spec.start))
         self.prior = Prior.load(corpus, located(spec.prior)) if spec.prior else None
         self.objective = Objective(
             training=spec.training,
@@ -131,13 +137,16 @@ class Worker:
         self.adapters = Adapters(
             self.folder, self.engine, sharded=spec.zero_stage == 3, start=spec.start
         )
-        self.log: list[dict[str, Any]] = []
+        self.log = TrainingLog(
+            self.folder, writes=self.rank == 0, appends=not is_remote(self.folder)
+        )
         self.order = self._order()
         self.validation: Validation | None = None
         self.lookahead: Lookahead | None = None
         if spec.pool is not None:
+            saved = self.folder / "rollouts" if spec.saves_rollouts else None
             self.lookahead = Lookahead(
-                spec.pool, self._calls, steps=spec.steps, staleness=t.staleness
+                spec.pool, self._calls, steps=spec.steps, staleness=t.staleness, folder=saved
             )
 
     def _order(self) -> Order:
@@ -152,7 +161,7 @@ class Worker:
             catalogue=self.catalogue,
             items=self.items,
             samples=self.samples,
-            log=self.log,
+            log=self.log.entries,
         )
 
     def step(self, step: int) -> None:
@@ -166,8 +175,10 @@ class Worker:
         groups, times = self._roll_out(step)
         candidates = self.item_side.candidates(step, (g.target for g in groups))
         counts, micro_batches = counted(groups), self.passes.divide(groups)
-        divisors = counts | self._live_tokens([m for _, m in micro_batches], candidates.table)
-        sums: dict[tuple[str, Unit], float] = {}
+        divided = [micro for _, micro in micro_batches]
+        divisors = counts | self._live_tokens(divided, candidates.table)
+        measured = self.spec.training.measures_kl(step)
+        sums = kl_sums(self.engine, divided) if measured else {}
         learned: dict[int, tuple[float, float]] = {}
         for numbers, micro in micro_batches:
             part = losses(self.engine, micro, candidates=candidates, objective=self.objective)
@@ -205,16 +216,21 @@ class Worker:
             seconds=round(time.monotonic() - started, 3),
             **times,
         )
-        if validation and self.spec.training.patience and best_step(self.log) == step:
+        if validation and self.spec.training.patience and best_step(self.log.entries) == step:
             self.adapters.save_best(step)
 
     def _calls(self, step: int) -> list[Call]:
+        assert self.spec.pool is not None
         batch = self.order.batch(step)
         prompts = self.encoder.prompts([sample for _, sample in batch], self.catalogue)
         seeds = [seed_of(self.spec.seed, "train", p) for p, _ in batch]
-        n, count = self.spec.prompts_per_call, self.spec.training.rollouts_per_prompt
-        starts = range(0, len(prompts), n)
-        return [Call(prompts[i : i + n], count, seeds[i : i + n]) for i in starts]
+        return calls_of(
+            prompts,
+            n=self.spec.training.rollouts_per_prompt,
+            seeds=seeds,
+            size=self.spec.prompts_per_call,
+            engines=len(self.spec.pool),
+        )
 
     def _roll_out(self, step: int) -> tuple[list[Group], dict[str, float]]:
         """Rollouts of the global batch, requested by rank 0, and their seconds for the log.
@@ -248,8 +264,7 @@ class Worker:
             for micro in micro_batches
         )
         total = torch.tensor(own, device=self.engine.device)
-        if self.world > 1:
-            dist.all_reduce(total)
+        dist.all_reduce(total)
         return {"tokens": max(1, int(total))}
 
     def _optimizer_step(self) -> float:
@@ -263,7 +278,7 @@ class Worker:
     def share_spent(self, more: int = 0) -> float:
         """Share of `token_limit` that the logged steps and `more` tokens have spent; 0 without."""
         limit = self.spec.training.token_limit
-        spent = more + sum(entry["forward_tokens"] for entry in self.log)
+        spent = more + sum(entry["forward_tokens"] for entry in self.log.entries)
         return spent / limit if limit else 0.0
 
     def _validate(self, step: int, cost: int) -> dict[str, Any]:
@@ -273,15 +288,16 @@ class Worker:
         if not due(step, last=last, every=spec.training.validation_steps):
             return {}
         found = self._measure(step + 1)
-        ends = last or exhausted([*self.log, {"step": step, **found}], spec.training.patience)
+        ends = last or exhausted(
+            [*self.log.entries, {"step": step, **found}], spec.training.patience
+        )
         if ends and self.item_side.due(step + 1):  # no next step pays for the table
             found["validation_forward_tokens"] += self.tokens.catalogue
         return found
 
     def _validate_start(self, step: int) -> dict[str, Any]:
         """The log entries of a validation of the adapter that training starts from, at step 0."""
-        spec = self.spec
-        if step or spec.start is None or spec.training.validation_steps is None:
+        if step or self.spec.start is None or self.spec.training.validation_steps is None:
             return {}
         return {OF_START + name: value for name, value in self._measure(0).items()}
 
@@ -326,35 +342,21 @@ class Worker:
         divisors: dict[Unit, int],
         **figures: Any,
     ) -> None:
-        """Log `figures` and the `sums` over all ranks, divided by the `counts` of their unit.
-
-        Losses are divided by `divisors`, as in the step.
-        """
-        keys = sorted(sums)
-        # On the device of the engine: NCCL has no collectives for the CPU.
-        total = torch.tensor(
-            [sums[k] for k in keys], dtype=torch.float64, device=self.engine.device
+        """Log `figures` and the means of `sums`, see `actors.training.log.means`."""
+        entry: dict[str, Any] = {"step": step} | means(
+            sums, counts, divisors, device=self.engine.device
         )
-        if self.world > 1:
-            dist.all_reduce(total)
-        entry: dict[str, Any] = {"step": step}
-        for (name, unit), value in zip(keys, total.tolist(), strict=True):
-            entry[name] = value / (divisors if name.endswith("_loss") else counts)[unit]
-        entry["loss"] = sum(value for name, value in entry.items() if name.endswith("_loss"))
         rollouts = (
             counts["groups"] * self.spec.training.rollouts_per_prompt if self.lookahead else 0
         )
         entry |= {"tokens": counts["tokens"], "rollouts": rollouts}
-        self.log.append(entry | figures)
-        if self.rank == 0:
-            with atomic(self.folder / "log.jsonl") as file:
-                file.write("".join(json.dumps(entry) + "\n" for entry in self.log).encode())
+        self.log.add(entry | figures)
 
     def checkpoint(self, step: int) -> None:
         def fill(work: Path) -> None:
             self.engine.save_checkpoint(str(work), tag="state", exclude_frozen_parameters=True)
             if self.rank == 0:
-                write_json(work / "log.json", self.log)
+                write_json(work / "log.json", self.log.entries)
                 self.order.save(work)
                 if self.spec.training.staleness:
                     self.adapters.save_behind(work)
@@ -369,7 +371,7 @@ class Worker:
         newest = located(checkpoint)
         copy = fetch(checkpoint)
         self.engine.load_checkpoint(copy, tag="state", load_module_strict=False)
-        self.log[:] = read_json(newest / "log.json")
+        self.log.restore(read_json(newest / "log.json"))
         self.order.restore(Path(copy))
         step = int(newest.name.removeprefix("step-"))
         if self.lookahead:
@@ -378,19 +380,19 @@ class Worker:
 
     def _newest_checkpoint(self) -> str | None:
         self.adapters.clear()
-        found = newest_checkpoint(self.folder, say=print)
-        return str(found) if found else None
+        return (found := newest_checkpoint(self.folder, say=print)) and str(found)
 
     def close(self) -> None:
-        """Wait for rollouts that were requested ahead."""
+        """Complete the log, and wait for rollouts that were requested ahead."""
+        self.log.write()
         if self.lookahead:
             self.lookahead.close()
 
     def finish(self) -> None:
         """Write the final adapter, which shows a restarted driver that training is finished."""
         keeps_best = self.spec.training.patience is not None
-        best = best_step(self.log) if keeps_best else None
-        fitted = weights_after(self.log, best)
+        best = best_step(self.log.entries) if keeps_best else None
+        fitted = weights_after(self.log.entries, best)
         in_use = [self.prior.scale, *self.prior.weights] if self.prior else []
         if self.rank == 0:
             self.order.finish(self.folder)

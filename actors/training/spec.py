@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from actors.pool.handle import PoolHandle
+from actors.pool.saved import Replay
 from minirec.config.live import LiveConfig
 from minirec.config.model import ModelConfig
 from minirec.config.scoring import RewardConfig
@@ -18,7 +19,9 @@ class TrainingSpec:
     """Picklable. `training.learning_rate` is not None; `order` holds sample ids.
 
     order: in the order of training; with `live`, the samples that can be chosen.
+    prompts_per_call: None: each engine gets an equal share of a step.
     pool: None if `training.loss` needs no rollouts.
+    saves_rollouts: whether the folder keeps the rollouts of each step.
     live, selection: of a training with live selection, else None.
     lifts: sample_id, lift of the forced answer and mean lift of the rollouts (NaN if unknown) of
         samples that were scored, for `live`.
@@ -34,12 +37,13 @@ class TrainingSpec:
     steps: int
     seed: int
     rollout_temperature: float
-    prompts_per_call: int
-    pool: PoolHandle | None
+    prompts_per_call: int | None
+    pool: PoolHandle | Replay | None
     threads: int
     zero_stage: int = 0
     start: str | None = None  # folder of the adapter that training starts from
     prior: str | None = None  # folder of the weights of the collaborative prior
     live: LiveConfig | None = None
     selection: SelectionConfig | None = None
+    saves_rollouts: bool = False
     lifts: Sequence[tuple[int, float, float]] = ()

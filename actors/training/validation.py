@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from actors.engines.engine import FORCED, Adapter, Completion
-from actors.pool.actor import Call
+from actors.pool.actor import calls_of
 from actors.training.spec import TrainingSpec
 from actors.training.zero import of_rank_0, spread
 from minirec.corpus.table import Catalogue, SampleFile
@@ -179,9 +179,14 @@ class Validation:
             return [FORCED] * len(self.prompts)
 
         def complete() -> list[Completion]:
-            n = self.prompts_per_call
-            blocks = [self.prompts[i : i + n] for i in range(0, len(self.prompts), n)]
-            calls = [Call(block, 1, [0] * len(block), greedy=True) for block in blocks]
+            calls = calls_of(
+                self.prompts,
+                n=1,
+                seeds=[0] * len(self.prompts),
+                size=self.prompts_per_call,
+                engines=len(pool),
+                greedy=True,
+            )
             answers = pool.generate(calls, adapter=adapter)
             return [one for answer in answers for (one,) in answer]
 

@@ -50,6 +50,7 @@ class Session:
         keeps_worker: bool = False,
         cluster: Cluster | None = None,
         fetch: Callable[[str], object] = fetch_model,
+        start_pool: Callable[..., Pool] = Pool,
     ):
         """Args:
         trials: concurrent trials of a sweep on this machine; 0: no sweep.
@@ -57,6 +58,7 @@ class Session:
         keeps_worker: on this machine, the stages of the command share one training worker.
         cluster: replaces Ray's own answers in tests.
         fetch: replaces the download of a model in tests.
+        start_pool: replaces `Pool` in tests.
         """
         self.config = config
         self.trials = trials
@@ -66,6 +68,7 @@ class Session:
         self._cluster = cluster or Cluster()
         self._fetch = fetch
         self._fetched: set[str] = set()
+        self._new_pool = start_pool
         self._pool: Pool | None = None
         self._model: str | None = None
         self._started_ray = False
@@ -244,8 +247,9 @@ class Session:
         """The pool for a model; the first call waits for room and starts it.
 
         None if the policy writes no analysis: then the call only waits for room for the stage.
-        It does not wait for the engines: trainers and scorers start at the same time, and their
-        first call waits, with the pool's deadline.
+        It waits for engines that share a GPU: vLLM measures the free memory when it starts, and
+        trainers and scorers must not take or free memory of the GPU meanwhile. Otherwise these
+        start at the same time, and their first call waits, with the pool's deadline.
         """
         if not self.config.rollout.analysis:
             self.make_room(beside, engines=False)
@@ -257,12 +261,14 @@ class Session:
         if self._pool is None:
             self._pool = self._start_pool(model_path)
             self._model = model_path
+            if 0 < self.allocation.engine.gpus < 1:
+                self._pool.wait_ready()
         return self._pool.handle()
 
     def _start_pool(self, model_path: str) -> Pool:
         c, a = self.config, self.allocation
         length = c.model.max_prompt_tokens + c.rollout.max_new_tokens + 8
-        return Pool(
+        return self._new_pool(
             engine_spec(c, model_path, length, shape=a.engine),
             engine=resolve_engine(c),
             engines=a.engines,

@@ -15,6 +15,7 @@ from minirec.store.files import check_folder, intact, read_json, remove, write_j
 from minirec.store.run import Run
 
 if TYPE_CHECKING:
+    from actors.pool.handle import PoolHandle
     from minirec.config.run import Config
     from minirec.config.training import TrainingConfig
     from minirec.corpus.table import SampleFile
@@ -50,14 +51,18 @@ def train_on(
         lifts: known lifts of samples, see `TrainingSpec`.
 
     Raises:
-        EngineError: a worker failed too often, or a stop file ended the training.
+        EngineError: a worker failed too often, engine and trainer disagree, or a stop file ended
+            the training.
     """
+    from actors.engines.engine import resolve_prompts_per_call
+    from actors.pool.saved import Replay
     from actors.training.checkpoints import newest_checkpoint
+    from actors.training.log import mismatch
     from actors.training.loop import STOP, train_loop
     from actors.training.spec import TrainingSpec
     from jobs.cluster.workers import Team, fit
     from jobs.tracking import tracking
-    from jobs.training_log import follow, last_step, read_log, spent, validating
+    from jobs.training_log import LogReader, follow, last_step, read_log, spent, validating
 
     run, config, session = work.run, work.config, work.session
     model_path = base_model(run, config)
@@ -66,9 +71,12 @@ def train_on(
     size = config.selection.count(len(order)) if chosen else len(order)
     steps = training.steps_on(size)
     beside = "train" if folder == "policy" else folder
-    pool = None
+    pool: PoolHandle | Replay | None = None
     if training.loss == "supervised":
         session.make_room(beside, engines=False)
+    elif folder == "policy" and config.rollout.replay:
+        session.make_room(beside, engines=False)
+        pool = Replay(config.rollout.replay)
     else:
         pool = session.pool(model_path, beside=beside)
     a = session.allocation
@@ -84,8 +92,9 @@ def train_on(
         steps=steps,
         seed=config.seed,
         rollout_temperature=config.rollout.temperature,
-        prompts_per_call=config.rollout.prompts_per_call,
+        prompts_per_call=resolve_prompts_per_call(config),
         pool=pool,
+        saves_rollouts=config.rollout.save,
         start=None if training.start == "base" else str(run.path(training.start, "adapter")),
         threads=a.worker.cpus,
         zero_stage=config.resources.zero_stage,
@@ -98,9 +107,10 @@ def train_on(
         _check_checkpoints(path, workers, spec.zero_stage)
         newest_checkpoint(path, say=run.say)  # reports damaged ones, which workers skip silently
         with tracking(run, config, folder) as tracked:
+            reader = LogReader(path / "log.jsonl")
 
             def state() -> tuple[int, str]:
-                log = read_log(path / "log.jsonl")
+                log = reader.read()
                 tracked.update(log)
                 return last_step(log)
 
@@ -108,7 +118,8 @@ def train_on(
                 team = Team(spec.training, workers, a.worker, run.path("ray"), folder)
                 fit(session.worker(), train_loop, spec, team)
     if not (path / "adapter").exists():
-        raise EngineError(f"the file {path / STOP} stopped the training")
+        why = mismatch(read_log(path / "log.jsonl"), training.max_log_ratio)
+        raise EngineError(why or f"the file {path / STOP} stopped the training")
     for leftover in ("checkpoints", "adapters", "best"):
         remove(path / leftover)
     log = read_log(path / "log.jsonl")
@@ -182,6 +193,10 @@ def _settings(run: Run, config: Config) -> dict[str, Any]:
     settings = policy_settings(config) | {"training": training_settings(config.training)}
     if config.selection.mode == "live":
         settings["live"] = live_settings(config) | {"budget": config.selection.budget}
+    if config.rollout.replay:
+        from actors.pool.saved import identity
+
+        settings["replay"] = identity(config.rollout.replay)
     return settings
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from minirec.config.section import PathText, Section
 
@@ -91,12 +91,20 @@ class RolloutConfig(Section):
     after the prompt, and no engine is started."""
     temperature: float = Field(1.0, gt=0)
     """Sampling temperature of rollouts."""
-    prompts_per_call: int = Field(32, ge=1)
-    """Number of prompts in one generate call."""
+    prompts_per_call: PositiveInt | Literal["auto"] = "auto"
+    """Number of prompts in one generate call, the work that one engine takes at a time; auto takes
+    8 on CPUs, and on GPUs an equal share of a step for each engine."""
+    save: bool = False
+    """Whether each training keeps its rollouts in files, in rollouts of its folder, for replay."""
+    replay: PathText | None = None
+    """Folder of saved rollouts that the stage train reads instead of starting engines; null starts
+    engines."""
     gpu_memory_utilization: float = Field(0.4, gt=0, le=1)
-    """Share of a GPU's memory that an engine takes."""
-    kv_cache_mib: int = Field(128, ge=16)
-    """KV cache of an engine on CPUs, in MiB."""
+    """Share of a GPU's memory that an engine takes; it must be free when an engine starts."""
+    kv_cache_mib: int | None = Field(None, ge=16)
+    """KV cache of a vLLM engine in MiB; null takes 128 on CPUs, and on GPUs what the engine finds
+    to be left of gpu_memory_utilization. Set it if engines restart while other processes compute on
+    the same GPU."""
     deadline_s: float = Field(300, gt=0)
     """Seconds that one generate call may take."""
     start_deadline_s: float = Field(300, gt=0)

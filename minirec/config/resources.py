@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from minirec.config.section import Section
 
@@ -23,8 +23,10 @@ class ResourcesConfig(Section):
     gpus_per_engine: float | Auto = 0.0
     """GPUs of an engine: 0 computes on the CPU, 0.5 shares a GPU, 2 and more are tensor parallel;
     auto takes whole GPUs, or half a GPU if there is only one."""
-    cpus_per_engine: int = Field(1, ge=1)
-    """CPU cores of an engine, and threads of an engine on CPUs."""
+    cpus_per_engine: PositiveInt | Auto = 1
+    """CPU cores of an engine, and threads of an engine on CPUs; auto takes all cores of this
+    machine for a single engine that takes turns with the training, else one. The last digits of
+    rollouts depend on this number."""
     scorers: PositiveInt | Auto = "auto"
     """Number of parallel scoring actors; auto chooses from the nodes."""
     gpus_per_scorer: float | Auto = 0.0
@@ -35,7 +37,8 @@ class ResourcesConfig(Section):
     """Number of workers of warm, proxy, train and gradients; on one machine a single worker may be
     kept for all of them, and evaluate too; auto chooses from the nodes."""
     gpus_per_worker: float | Auto = 0.0
-    """GPUs of a training worker, 0 to 1; auto chooses from the nodes."""
+    """GPUs of a training worker, 0 to 1; a share such as 0.5 allows one worker only; auto chooses
+    from the nodes."""
     cpus_per_worker: PositiveInt | Auto = "auto"
     """CPU cores and threads of a training worker; auto takes an equal share of this machine, or one
     core on a cluster."""
@@ -82,3 +85,13 @@ class ResourcesConfig(Section):
                 f"{gpus:g} GPUs are not possible: one process computes on one GPU; write 0 to 1"
             )
         return gpus
+
+    @model_validator(mode="after")
+    def _check(self) -> ResourcesConfig:
+        workers, gpus = self.training_workers, self.gpus_per_worker
+        if workers != "auto" and workers > 1 and gpus != "auto" and 0 < gpus < 1:
+            raise ValueError(
+                f"training_workers {workers} with gpus_per_worker {gpus:g} would put two workers "
+                f"on one GPU, which NCCL refuses; set gpus_per_worker to 1 or training_workers to 1"
+            )
+        return self

@@ -91,6 +91,11 @@ class Config(Section):
             trainings["warm.training"] = self.warm.training
             if isinstance(self.warm.samples, int):
                 self.check_warm(self.warm.samples)
+        if self.rollout.replay and self.training.validation_steps:
+            raise ValueError(
+                "rollout.replay starts no engines, but validations need them; set "
+                "training.validation_steps and training.patience to null"
+            )
         for name, training in trainings.items():
             waits = self.rollout.start_deadline_s + self.rollout.deadline_s
             if training.loss == "grpo" and training.step_deadline_s <= waits:

@@ -85,6 +85,12 @@ class TrainingConfig(Section):
     """Number of validation samples, drawn at random."""
     validation_seed: int | None = Field(None, ge=0)
     """Seed of the draw of validation samples; null takes the seed of the run."""
+    max_log_ratio: float | None = Field(None, gt=0)
+    """Largest mean of |log p of the trainer - log p of the engine| over the tokens of a step; a
+    larger one ends the training, because the two compute different policies; null sets no limit."""
+    kl_steps: int | None = Field(None, ge=1)
+    """Steps between estimates of KL(policy || start of the training) for the log, of two forward
+    passes each; null makes none."""
     patience: int | None = Field(None, ge=1)
     """Validations without an improvement after which training stops and keeps the best adapter;
     null trains all steps and keeps the last adapter."""
@@ -93,6 +99,10 @@ class TrainingConfig(Section):
     def reads_table(self) -> bool:
         """Whether a step needs the vectors of all items: for rewards, or as candidates."""
         return self.loss == "grpo" or self.item_candidates == "catalogue"
+
+    def measures_kl(self, step: int) -> bool:
+        """Whether the log of this step has an estimate of the KL to the start."""
+        return self.kl_steps is not None and step % self.kl_steps == 0
 
     def steps_on(self, samples: int) -> int:
         """Optimizer steps of a training on a selection of `samples`."""
@@ -125,6 +135,17 @@ class TrainingConfig(Section):
             raise ValueError(
                 "staleness 1 writes rollouts one step ahead, but loss supervised has no rollouts; "
                 "set staleness to 0"
+            )
+        if self.loss == "supervised" and (self.kl_steps or self.max_log_ratio):
+            name = "kl_steps" if self.kl_steps else "max_log_ratio"
+            raise ValueError(
+                f"{name} compares the probabilities of written tokens, but loss supervised has no "
+                f"rollouts; set {name} to null"
+            )
+        if self.staleness and self.max_log_ratio:
+            raise ValueError(
+                "max_log_ratio expects engine and trainer to have the same weights, but with "
+                "staleness 1 rollouts are one update old; set max_log_ratio to null"
             )
         if self.importance_cap < 1 + self.clip_high:
             raise ValueError(

@@ -182,16 +182,22 @@ def _quality_plot(table: dict[str, Any], metric: str, name: str) -> Markup:
 
 
 def _learning(name: str, log: pd.DataFrame) -> Markup:
-    titles = {"reward": "Mean reward", "loss": "Loss", "dead_groups": "Groups without signal"}
+    titles = {
+        "reward": "Mean reward",
+        "loss": "Loss",
+        "dead_groups": "Groups without signal",
+        "token_entropy": "Entropy of written tokens",
+        "kl_start": "KL to the start",
+    }
+    figures = {column: log.dropna(subset=column) for column in titles if column in log}
     return Markup("").join(
         plots.draw(
             f"{name}-{column}",
-            f"{title} of the {name} by optimizer step",
+            f"{titles[column]} of the {name} by optimizer step",
             plots.curve,
-            steps=log["step"].to_numpy(),
-            values=log[column].to_numpy(np.float64),
-            title=title,
+            steps=rows["step"].to_numpy(),
+            values=rows[column].to_numpy(np.float64),
+            title=titles[column],
         )
-        for column, title in titles.items()
-        if column in log
+        for column, rows in figures.items()
     )

@@ -20,7 +20,7 @@ class Settings(Protocol):
 
 
 def load_lm(path: str, settings: Settings) -> nn.Module:
-    """A causal LM from safetensors in a folder or on the hub, in ``settings.dtype``.
+    """A causal LM from safetensors in a folder or on the hub, in ``settings.dtype``, in eval mode.
 
     Trainer, scorer and the engine of transformers all load with it, so that they compute the same
     network.

@@ -97,7 +97,8 @@ class StepTokens:
         own = sum(self.items[item] for item in candidates)
         refreshed = t.reads_table and step % self.refresh_steps == 0
         encoded = self.catalogue if refreshed else FORWARD * own
-        return choice_tokens + rollouts + passes(t) * reading + encoded + LORA * own
+        reads = passes(t) + (2 * FORWARD if t.measures_kl(step) else 0)
+        return choice_tokens + rollouts + reads * reading + encoded + LORA * own
 
 
 def passes(training: TrainingConfig) -> int:

@@ -96,7 +96,7 @@ def allocate(config: Config, nodes: Sequence[Node], *, local: bool) -> Allocatio
     About a quarter of the CPUs (of the GPUs if processes use them) goes to the training workers,
     and the same quarter to the scorers. The engines get the rest, since generation costs more. Each
     kind gets at least one process, even if it does not fit; but there are no engines if the policy
-    writes no analysis.
+    writes no analysis. Workers with a share of a GPU are alone, and several workers get whole GPUs.
 
     Args:
         nodes: the whole cluster, including resources in use.
@@ -105,13 +105,20 @@ def allocate(config: Config, nodes: Sequence[Node], *, local: bool) -> Allocatio
     r = config.resources
     gpus = sum(node.gpus for node in nodes)
     share = 0.0 if gpus == 0 else 0.5 if gpus < 2 else 1.0
-    engine = Shape(r.cpus_per_engine, share if r.gpus_per_engine == "auto" else r.gpus_per_engine)
+    engine = Shape(
+        1 if r.cpus_per_engine == "auto" else r.cpus_per_engine,
+        share if r.gpus_per_engine == "auto" else r.gpus_per_engine,
+    )
     scorer = Shape(r.cpus_per_scorer, share if r.gpus_per_scorer == "auto" else r.gpus_per_scorer)
+    several = r.training_workers != "auto" and r.training_workers > 1
     worker = Shape(
         1 if r.cpus_per_worker == "auto" else r.cpus_per_worker,
-        share if r.gpus_per_worker == "auto" else r.gpus_per_worker,
+        # NCCL refuses two workers on one GPU.
+        (float(gpus > 0) if several else share)
+        if r.gpus_per_worker == "auto"
+        else r.gpus_per_worker,
     )
-    workers = _quarter(nodes, worker)
+    workers = 1 if 0 < worker.gpus < 1 else _quarter(nodes, worker)
     low, high = _bounds(r) if config.rollout.analysis else (0, 0)
     training = _workers(r, config.training, workers)
     proxy = _workers(r, config.proxy.training, workers)
@@ -135,6 +142,8 @@ def allocate(config: Config, nodes: Sequence[Node], *, local: bool) -> Allocatio
     if local and r.cpus_per_worker == "auto":
         cores = max(1, int(nodes[0].cpus) // found.most_workers)
         found = replace(found, worker=replace(worker, cpus=cores))
+    if local and r.cpus_per_engine == "auto" and found.engines == 1 and _take_turns(config, engine):
+        found = replace(found, engine=replace(engine, cpus=max(1, int(nodes[0].cpus))))
     return found
 
 
@@ -205,6 +214,11 @@ def unused_gpus(config: Config, gpus: float) -> str | None:
         f"note: {model.name} is trained in {model.dtype} on CPUs, although there are GPUs "
         f"({gpus:g}); to train on them, give {' '.join(settings)}"
     )
+
+
+def _take_turns(config: Config, engine: Shape) -> bool:
+    """Whether an engine on CPUs is idle while the training computes."""
+    return not engine.gpus and not config.training.staleness + config.proxy.training.staleness
 
 
 def _bounds(resources: ResourcesConfig) -> tuple[int, float]:

@@ -21,5 +21,8 @@ class OwnEngine:
         """The answers of all calls, one call after another."""
         return [self.engine.generate(**vars(call), adapter=adapter) for call in calls]
 
+    def __len__(self) -> int:
+        return 1
+
     def __copy__(self) -> OwnEngine:
         return self

@@ -11,6 +11,7 @@ from helpers.smollm import smollm
 from peft import LoraConfig, get_peft_model
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from actors.engines.engine import most_prompts_per_call
 from jobs import cli, plan_costs
 from jobs.plan import plan
 from jobs.plan_costs import memory, memory_rows
@@ -79,7 +80,7 @@ def test_the_settings_of_a_recipe_reach_the_estimate():
     assert all(parts["weights"] == weights for parts in found.values())
     length = config.model.max_prompt_tokens + config.rollout.max_new_tokens
     # Keys and values of 36 layers, 2 heads of 128 numbers of 2 bytes; 256 sequences at once.
-    assert config.rollout.prompts_per_call * config.scoring.stages[-1] >= 256
+    assert most_prompts_per_call(config) * config.scoring.stages[-1] >= 256
     assert found["engine"]["KV cache"] == 256 * length * 2 * 36 * 2 * 128 * 2
     assert found["scorer"]["item table"] == ITEMS * 2048 * 4
     # A LoRA pair on each of q, k, v, o, gate, up and down; weight, gradient and Adam's two states

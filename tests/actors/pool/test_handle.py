@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 from ray.exceptions import RayActorError
 
-from actors.pool.actor import Call
+from actors.engines.engine import CPU_PROMPTS
+from actors.pool.actor import Call, calls_of
 from actors.pool.handle import PoolHandle
 from minirec.errors import EngineError
 
@@ -107,6 +108,14 @@ def test_an_engine_that_starts_late_gets_the_remaining_calls(world):
     early, late = Engine(world), Engine(world, born=2.5)
     assert handle(world, [early, late]).generate(CALLS) == [0, 1, 2, 3]
     assert (early.calls, late.calls) == ([0, 1, 2], [3])
+
+
+@pytest.mark.parametrize("size", [CPU_PROMPTS, None])
+def test_two_engines_share_a_step_by_default(world, size):
+    step = calls_of([[i] for i in range(32)], n=4, seeds=range(32), size=size, engines=2)
+    both = Engine(world), Engine(world)
+    assert handle(world, both).generate(step) == [call.prompts[0][0] for call in step]
+    assert len(both[0].calls) == len(both[1].calls) == len(step) / 2
 
 
 def test_idle_engines_come_before_busy_ones(world):

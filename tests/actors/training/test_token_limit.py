@@ -71,7 +71,7 @@ def test_the_rate_falls_with_the_cost(place, log):
     for step in range(5):
         worker._learning_rate(step)
         rates.append(worker.engine.optimizer.param_groups[0]["lr"] / peak)
-        worker.log.append(log[step])
+        worker.log.entries.append(log[step])
     spent = [sum(entry["forward_tokens"] for entry in log[:step]) for step in range(5)]
     limit = worker.spec.training.token_limit
     assert rates == pytest.approx([1 - tokens / limit for tokens in spent])

@@ -23,18 +23,18 @@ def variables(monkeypatch):
 class Joined:
     """A cluster that the process has already joined; records waits and requests."""
 
-    def __init__(self, *, cpus=16.0, free=16.0):
-        self.cpus, self.unused = cpus, free
+    def __init__(self, *, cpus=16.0, free=16.0, gpus=0.0):
+        self.cpus, self.unused, self.gpus = cpus, free, gpus
         self.waited, self.requested = [], []
 
     def joined(self):
         return True
 
     def nodes(self):
-        return [Node("here", self.cpus, id="A")]
+        return [Node("here", self.cpus, self.gpus, id="A")]
 
     def free(self):
-        return {"CPU": self.unused}
+        return {"CPU": self.unused, "GPU": self.gpus}
 
     def free_by_node(self):
         return {"A": self.free()}
@@ -156,3 +156,41 @@ def test_each_node_of_a_cluster_fetches_the_model_once():
         session.make_room("train")
         session.make_room("train")
     assert cluster.events == [("A", "some/model"), "room", ("B", "some/model"), "room"]
+
+
+class FakePool:
+    """Notes what happens to it."""
+
+    def __init__(self, events):
+        self.events = events
+
+    def wait_ready(self):
+        self.events.append("ready")
+        return self
+
+    def handle(self):
+        self.events.append("handle")
+
+    def close(self):
+        self.events.append("closed")
+
+
+@pytest.mark.parametrize(("gpus", "waits"), [(0.5, True), (1, False), (0, False)])
+def test_engines_that_share_a_gpu_are_ready_before_workers_start(gpus, waits, tmp_path):
+    """The caller starts its workers when it has the handle."""
+    events = []
+
+    def start(spec, **arguments):
+        events.append("started")
+        assert spec.gpus == arguments["gpus_per_engine"] == gpus
+        return FakePool(events)
+
+    words = [f"resources.gpus_per_engine={gpus}", "rollout.engine=transformers"]
+    cluster = Joined(gpus=2.0)
+    session = Session(load(None, words), on_cluster=True, cluster=cluster, start_pool=start)
+    session.pool(str(tmp_path), beside="train")
+    assert events == ["started", *(["ready"] if waits else []), "handle"]
+    session.pool(str(tmp_path), beside="score")  # the engines that run already
+    assert events[-2:] == ["handle", "handle"]
+    session.close()
+    assert events[-1] == "closed"

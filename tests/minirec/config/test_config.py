@@ -67,6 +67,10 @@ def test_dump_can_be_loaded_again(tmp_path):
         ("resources.engines=0", "0 is neither a number of engines nor a pair"),
         ("resources.gpus_per_engine=1.5", "nor a whole number of GPUs"),
         ("resources.gpus_per_worker=2", "one process computes on one GPU"),
+        (
+            "resources={training_workers: 2, gpus_per_worker: 0.5}",
+            "training_workers 2 with gpus_per_worker 0.5 would put two workers on one GPU",
+        ),
         ("resources.scorers=few", "resources.scorers"),
         ("corpus.source=amazon", "needs corpus.path"),
         ("corpus.split=[0.8,0.1,0.2]", "sum to 1"),
@@ -270,6 +274,18 @@ def test_a_cost_in_tokens_may_exceed_other_numbers():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (
+            ["training.loss=supervised", "training.kl_steps=1"],
+            "training: kl_steps compares the probabilities of written tokens",
+        ),
+        (
+            ["training.loss=supervised", "training.max_log_ratio=1"],
+            "training: max_log_ratio compares the probabilities of written tokens",
+        ),
+        (
+            ["training.staleness=1", "training.max_log_ratio=1"],
+            "training: max_log_ratio expects engine and trainer to have the same weights",
+        ),
         (
             ["training.loss=supervised", "training.staleness=1"],
             "training: staleness 1 writes rollouts one step ahead, but loss supervised has no",

@@ -206,13 +206,17 @@ def test_report_tells_which_side_waited(tmp_path):
         {"step": s, "seconds": 3.5, "rollout_seconds": 2, "wait_seconds": 0.25, "idle_seconds": 1}
         for s in range(4)
     ]
+    rows[0]["kl_start"], rows[3]["kl_start"] = 0.0, 0.5  # of some steps only
     log = run.path("policy", "log.jsonl")
     log.write_text("\n".join(json.dumps(row) for row in rows))
     settings = Config().model_dump(mode="json")
     settings["training"]["staleness"] = 1
     run.path("config.yaml").write_text(yaml.safe_dump(settings))
     cells = ("train", 1, 14.0, 8.0, 13.0, 1.0, 4.0)
-    assert "<tr>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>" in render(run.root)
+    page = render(run.root)
+    assert "<tr>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>" in page
+    assert re.search("KL to the start of the [a-z]+ by optimizer step", page)
+    assert "step 3: 0.5000" in page
 
 
 @pytest.mark.slow

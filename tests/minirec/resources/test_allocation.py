@@ -1,5 +1,7 @@
 """How ``auto`` is resolved for a cluster, and which requests are refused."""
 
+from pathlib import Path
+
 import pytest
 
 from minirec.config.reading import load
@@ -90,6 +92,54 @@ def test_auto(nodes, local, overrides, engines, scorers, workers, engine, worker
     assert (found.engines, found.scorers, found.training_workers) == (engines, scorers, workers)
     assert (found.engine, found.worker) == (engine, worker)
     assert found.engines >= found.engines_min
+
+
+@pytest.mark.parametrize(
+    ("gpus", "words", "workers", "gpus_per_worker"),
+    [
+        (8, ["gpus_per_worker=0.5"], 1, 0.5),
+        (8, ["gpus_per_worker=0.5", "training_workers=1"], 1, 0.5),
+        (1, ["gpus_per_worker=auto"], 1, 0.5),
+        (1, ["gpus_per_worker=auto", "training_workers=2"], 2, 1),  # refused for want of GPUs
+        (8, ["gpus_per_worker=auto", "training_workers=4"], 4, 1),
+        (0, ["gpus_per_worker=auto", "training_workers=2"], 2, 0),
+    ],
+)
+def test_workers_never_share_a_gpu_with_each_other(gpus, words, workers, gpus_per_worker):
+    words = FINE + [f"resources.{word}" for word in words]
+    found = allocate(load(overrides=words), gpu_nodes(1, gpus), local=False)
+    assert (found.most_workers, found.worker.gpus) == (workers, gpus_per_worker)
+
+
+def test_the_recipe_that_shares_a_gpu_fits_eight_gpus():
+    config = load(Path(__file__).parents[3] / "configs" / "qwen2.5-0.5b.yaml")
+    nodes = gpu_nodes(1, 8)
+    found = allocate(config, nodes, local=False)
+    # Of 16 halves, the scorers get a quarter, and so the engines get 12.
+    assert (found.most_workers, found.scorers, found.engines) == (1, 4, 12)
+    assert refusal(found.bundles("train", engines=found.engines), nodes) is None
+
+
+@pytest.mark.parametrize(
+    ("cores", "local", "words", "cpus"),
+    [
+        (2, True, [], 2),
+        (2, False, [], 1),  # processes of a cluster do not share cores
+        (2, True, ["training.staleness=1"], 1),
+        (2, True, ["proxy.training.staleness=1"], 1),
+        (16, True, [], 1),  # several engines
+        (16, True, ["resources.engines=1"], 16),
+        (16, True, ["resources.engines=1", "resources.cpus_per_engine=3"], 3),
+    ],
+)
+def test_a_single_engine_that_takes_turns_gets_all_cores(cores, local, words, cpus):
+    words = ["resources.cpus_per_engine=auto", *words]
+    found = allocate(load(overrides=words), [Node("a", cores)], local=local)
+    assert found.engine.cpus == cpus
+
+
+def test_by_default_the_threads_of_an_engine_do_not_depend_on_the_machine():
+    assert allocate(load(), [Node("a", 2)], local=True).engine.cpus == 1
 
 
 def test_workers_divide_each_training_on_its_own():
