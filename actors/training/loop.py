@@ -380,7 +380,8 @@ class Worker:
 
     def _newest_checkpoint(self) -> str | None:
         self.adapters.clear()
-        return (found := newest_checkpoint(self.folder, say=print)) and str(found)
+        found = newest_checkpoint(self.folder, say=print)
+        return str(found) if found else None
 
     def close(self) -> None:
         """Complete the log, and wait for rollouts that were requested ahead."""
