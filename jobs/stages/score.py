@@ -9,7 +9,6 @@ from jobs.stage import SELECTION, Stage, Work
 from jobs.stages.model import model_inputs
 from jobs.stages.proxy import proxy_order
 from jobs.stages.warm import warm_order
-from jobs.training_log import read_log
 from minirec.store.run import Run, each_file
 
 if TYPE_CHECKING:
