@@ -32,7 +32,7 @@ class TransformersEngine:
         self.device = torch.device("cuda" if spec.gpus else "cpu")
         self._active: Adapter | None = None
         self._base: dict[str, torch.Tensor] = {}  # the weights that an adapter has changed
-        self._model: Any = load_lm(spec.model, spec)
+        self._model = load_lm(spec.model, spec)
         self._model.to(self.device).eval().requires_grad_(False)
         if not spec.gpus and self._model.config._attn_implementation == "sdpa":
             self._model.set_attn_implementation(GROUPED)

@@ -49,6 +49,7 @@ def seen_samples(run: Run, config: Config, policy: str) -> frozenset[int]:
 def _trained(run: Run, config: Config, policy: str) -> frozenset[int]:
     from actors.training.live import CHOICES
     from actors.training.validation import best_step
+    from jobs.training_log import read_log
     from minirec.store.tables import read_table
 
     training = (config.warm if policy == "warm" else config.proxy).training

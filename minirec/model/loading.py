@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import torch
-from torch import nn
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -19,7 +18,7 @@ class Settings(Protocol):
     def trust_remote_code(self) -> bool: ...
 
 
-def load_lm(path: str, settings: Settings) -> nn.Module:
+def load_lm(path: str, settings: Settings) -> Any:
     """A causal LM from safetensors in a folder or on the hub, in ``settings.dtype``, in eval mode.
 
     Trainer, scorer and the engine of transformers all load with it, so that they compute the same
