@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from minirec.rl.losses import Unit
 from minirec.store.files import append, atomic
+from minirec.store.run import peak_memory_mib
 
 UPLOAD_S = 10.0  # shortest time between two uploads of the log to an object store
 
@@ -84,6 +85,7 @@ def means(
     """The `sums` over all ranks, divided by the `counts` of their unit, and ``loss``, their total.
 
     Losses are divided by `divisors`, as in the step. All ranks must call it with the same names.
+    ``peak_memory_mib`` is that of this process so far, on its GPU if it has one.
     """
     keys = sorted(sums)
     # NCCL adds up only tensors on a GPU.
@@ -95,7 +97,9 @@ def means(
         for (name, unit), value in zip(keys, total.tolist(), strict=True)
     }
     entry["loss"] = sum(value for name, value in entry.items() if name.endswith("_loss"))
-    return entry
+    on_gpu = device.type == "cuda"
+    peak = torch.cuda.max_memory_allocated(device) / 2**20 if on_gpu else peak_memory_mib()
+    return entry | {"peak_memory_mib": round(peak, 1)}
 
 
 def mismatch(entries: Sequence[dict[str, Any]], limit: float | None) -> str | None:
