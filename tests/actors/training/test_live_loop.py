@@ -25,7 +25,8 @@ GRPO = TrainingConfig(
     rollouts_per_prompt=2, steps=6, checkpoint_steps=2, validation_steps=None, **SMALL
 )
 LIVE = LiveConfig(band=(0.02, 0.9), share=0.5)
-TIMES = {"seconds", "choice_seconds", "rollout_seconds", "wait_seconds", "idle_seconds"}
+VARY = {"peak_memory_mib", "seconds", "choice_seconds", "rollout_seconds", "wait_seconds"}
+VARY |= {"idle_seconds"}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -58,7 +59,7 @@ def chosen(spec):
 
 def entries(spec):
     log = read_log(Path(spec.folder) / "log.jsonl")
-    return [{k: v for k, v in entry.items() if k not in TIMES} for entry in log]
+    return [{k: v for k, v in entry.items() if k not in VARY} for entry in log]
 
 
 def test_each_step_takes_other_samples_and_notes_their_rollouts(place, tmp_path):

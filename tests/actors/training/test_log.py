@@ -80,6 +80,7 @@ def test_means_of_sums():
     counts, divisors = {"groups": 4, "tokens": 10}, {"groups": 4, "tokens": 2}
     with one_process():
         found = means(sums, counts, divisors, device=torch.device("cpu"))
+    assert found.pop("peak_memory_mib") > 10
     assert found == {
         "reward": 0.75,
         "token_loss": 4.0,
