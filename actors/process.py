@@ -11,8 +11,11 @@ import faulthandler
 import gc
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
+
+GPU_BACKEND = "cpu:gloo,cuda:nccl"
+"""Backend of a process group on GPUs. NCCL alone has no collectives for tensors on the CPU."""
 
 
 @contextmanager
@@ -37,6 +40,16 @@ def trim() -> None:
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):  # only glibc has it
         libc.malloc_trim(0)
+
+
+def forget_peak_memory() -> None:
+    """Let `peak_memory_mib` begin anew: a kept worker trains one stage after another."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError), open("/proc/self/clear_refs", "w") as file:  # only Linux has it
+        file.write("5")
 
 
 class SingleWorker:

@@ -18,43 +18,30 @@ from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 
+import sized_models as models
 import torch
 import torch.distributed as dist
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from actors.training.items import shared_table
+from minirec.config.model import ModelConfig
+from minirec.model.loading import load_lm
 from minirec.model.recommender import Policy
 
 ITEMS, TOKENS, REPEATS = 356, 20, 3
-SMOL = {
-    "vocab_size": 49152,
-    "hidden_size": 576,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 30,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
-    "tie_word_embeddings": True,
-}
+WORDS = models.SMOLLM2_135M.vocabulary
 
 
-def policy(model: str | None) -> Policy:
-    """A policy from a folder, or of the size of SmolLM2-135M with random weights."""
-    torch.manual_seed(0)
-    lm = AutoModelForCausalLM.from_pretrained(model) if model else random_model()
-    return Policy(lm.float().eval(), pad_id=0)
+def policy(model: str) -> Policy:
+    return Policy(load_lm(model, ModelConfig()).requires_grad_(False), pad_id=0)
 
 
-def random_model() -> LlamaForCausalLM:
-    return LlamaForCausalLM(LlamaConfig(**SMOL))
-
-
-def work(rank: int, workers: int, folder: Path, model: str | None) -> None:
+def work(rank: int, workers: int, folder: Path, model: str) -> None:
     """One worker; rank 0 writes the table and the seconds of each repeat."""
     torch.set_num_threads(1)
     store = dist.FileStore(str(folder / f"store-{workers}"), workers)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=workers)
     draw = torch.Generator().manual_seed(1)
-    items = torch.randint(1, SMOL["vocab_size"], (ITEMS, TOKENS), generator=draw).tolist()
+    items = torch.randint(1, WORDS, (ITEMS, TOKENS), generator=draw).tolist()
     one, taken, computed = policy(model), [], []
     for _ in range(REPEATS + 1):
         dist.barrier()
@@ -73,6 +60,7 @@ def main(model: str | None = None) -> None:
     context = get_context("spawn")
     found = {}
     with tempfile.TemporaryDirectory() as name:
+        model = model or models.build(Path(name) / "model", models.SMOLLM2_135M)
         for workers in (1, 2):
             args = [(rank, workers, Path(name), model) for rank in range(workers)]
             team = [context.Process(target=work, args=one) for one in args]

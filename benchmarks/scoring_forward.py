@@ -13,33 +13,31 @@ from __future__ import annotations
 
 import random
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
+import sized_models as models
 import torch
 import torch.nn.functional as F
-from transformers import LlamaConfig, LlamaForCausalLM
 
+from minirec.config.model import ModelConfig
+from minirec.model.loading import load_lm
 from minirec.model.passes import hidden_states
 from minirec.model.recommender import Policy
 from minirec.rl.group import Group
 
-SAMPLES, ROLLOUTS, PROMPT, VOCABULARY = 64, 4, 256, 49152
+SAMPLES, ROLLOUTS, PROMPT, VOCABULARY = 64, 4, 256, models.SMOLLM2_135M.vocabulary
 SEQUENCES = 64  # in a pass of the former way
 
 
 def policy(layers: int) -> Policy:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=576,
-        intermediate_size=1536,
-        num_hidden_layers=layers,
-        num_attention_heads=9,
-        num_key_value_heads=3,
-        tie_word_embeddings=True,
-    )
-    return Policy(LlamaForCausalLM(config).eval(), pad_id=0)
+    with tempfile.TemporaryDirectory() as folder:
+        model = models.build(Path(folder), replace(models.SMOLLM2_135M, layers=layers))
+        lm = load_lm(model, ModelConfig())
+    return Policy(lm.requires_grad_(False), pad_id=0)
 
 
 def samples() -> list[Group]:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from minirec.config.run import Config
+from minirec.model.blocks import BLOCK_TOKENS
 from minirec.resources import estimates
 from minirec.resources.estimates import GPUS, ModelShape
 from minirec.store.files import read_json
@@ -16,6 +17,7 @@ from minirec.store.run import Run
 Row = tuple[str, str, str]
 GIB = 2**30
 ASSUMED = 10_000  # number of items before `prepare` has counted them
+BATCHED_TOKENS = 16_384  # vLLM's own max_num_batched_tokens on large GPUs; smaller ones take less
 
 
 def estimated(config: Config) -> list[Row]:
@@ -37,7 +39,7 @@ def memory_rows(config: Config, items: int | None) -> list[Row]:
         return []
     shape = estimates.shape_of(config.model.name)
     if shape is None:
-        return [("estimate", "memory", "unknown: this machine has no config.json of the model")]
+        return [("estimate", "memory", "unknown: no config.json here, or an unknown architecture")]
     name, found = (r.gpu, "resources.gpu") if r.gpu else (installed_gpu(), "found by nvidia-smi")
     parts = memory(config, shape, ASSUMED if items is None else items, gpu=name)
     rows = [("estimate", "model", f"{shape.parameters / 1e9:.2f}B parameters")]
@@ -82,7 +84,7 @@ def memory(
             gpus=max(1, int(gpus)),
             sequences=calls * max(scored, t.rollouts_per_prompt),
             length=length,
-            batched_tokens=max(32_768, calls * length),
+            batched_tokens=BATCHED_TOKENS,
         )
     if config.resources.gpus_per_worker:
         trainer = partial(
@@ -108,10 +110,14 @@ def memory(
             sizes = trainer(checkpointing=kept > left / 2)
         found["training worker"] = sizes
     if config.resources.gpus_per_scorer:
-        # 64 is FORWARD_SEQUENCES of actors/scoring/scorer.py, which loads torch.
-        found["scorer"] = estimates.scorer_memory(
-            shape, width=width, tokens=64 * length, items=items
+        group = estimates.group_tokens(
+            shape,
+            rollouts=max(1, scored + 1 if r.analysis else 1),
+            prompt=m.max_prompt_tokens,
+            completion=r.max_new_tokens,
         )
+        tokens = max(BLOCK_TOKENS["cuda"], group)
+        found["scorer"] = estimates.scorer_memory(shape, width=width, tokens=tokens, items=items)
     return found
 
 

@@ -13,6 +13,7 @@ import ray
 
 from actors.engines.engine import GPU_PROMPTS, Adapter, Completion, EngineSpec, RolloutEngine
 from actors.process import trim
+from minirec.model.hub import downloaded
 from minirec.store.files import fetch
 
 TRIM_CALLS = 8  # an engine returns free memory to the system every 8 calls
@@ -50,7 +51,7 @@ class EngineActor:
 
     def __init__(self, engine: Callable[[EngineSpec], RolloutEngine], spec: EngineSpec) -> None:
         self._now: tuple[str, float] | None = None
-        self._engine = engine(replace(spec, model=fetch(spec.model)))
+        self._engine = engine(replace(spec, model=fetch(downloaded(spec.model))))
         self._calls = 0
         self._adapter: tuple[Adapter, Adapter] | None = None  # the last adapter and its local copy
 

@@ -23,6 +23,7 @@ from minirec.corpus.table import Sample, SampleFile, load_catalogue
 from minirec.corpus.weights import load_factors
 from minirec.errors import ArtifactError
 from minirec.model import tokens
+from minirec.model.hub import downloaded
 from minirec.model.recommender import Encoder, load_policy
 from minirec.model.sharing import Sharing
 from minirec.prior.prior import Prior
@@ -91,7 +92,7 @@ class GradientWorker:
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         corpus = located(spec.corpus)
         self.catalogue = load_catalogue(corpus)
-        model_path = fetch(spec.model_path)
+        model_path = fetch(downloaded(spec.model_path))
         self.encoder = Encoder.load(model_path, spec.model, category=self.catalogue.category)
         self.samples = {
             split: SampleFile(corpus, split)

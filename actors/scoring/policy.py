@@ -9,6 +9,7 @@ from torch import Tensor
 
 from actors.scoring.spec import ScoringSpec
 from minirec.corpus.table import load_catalogue
+from minirec.model.hub import downloaded
 from minirec.model.passes import item_table
 from minirec.model.recommender import Encoder, load_policy
 from minirec.prior.prior import Prior
@@ -23,7 +24,7 @@ class LoadedPolicy:
 
     def __init__(self, spec: ScoringSpec):
         self.catalogue = load_catalogue(located(spec.corpus))
-        path = fetch(spec.model_path)
+        path = fetch(downloaded(spec.model_path))
         self.encoder = Encoder.load(path, spec.model, category=self.catalogue.category)
         self.policy = load_policy(
             path,

@@ -25,7 +25,6 @@ from minirec.corpus.table import Sample, SampleFile
 from minirec.corpus.weights import load_factors
 from minirec.model import tokens
 from minirec.model.passes import hidden_states
-from minirec.model.sharing import Sharing
 from minirec.rl.grpo import advantages
 from minirec.rl.ranker import Targets
 from minirec.rl.reward import ndcg, reward_function
@@ -238,18 +237,22 @@ class ShardScorer:
     ) -> list[int]:
         """Forward-equivalent tokens of each sample; those not in `rows` were only screened.
 
-        A pass reads the completions of one stage with their prompt.
+        A pass reads the completions of one stage with their prompt. Of the engines, the greedy
+        completion and each stage are calls of their own, which read the prompt again.
         """
         scoring, answer = self.spec.scoring, len(self.encoder.answer_ids)
         screen = scoring is not None and scoring.screen is not None
-        sharing = Sharing.of(self.policy.causal)
+        sharing = self.policy.sharing
         cost = [tokens.FORWARD * (len(p) + answer) * screen for p in batch.prompts]
         for row, one, group in zip(rows, greedy, rollouts, strict=True):
             sample, prompt = batch.samples[row], batch.prompts[row]
             written = group.completions if self.spec.pool is None else [one, *group.completions]
+            passes = self._passes(written)
             if self.spec.pool is not None:
+                calls = len(passes) + (len(written) > 1)
                 cost[row] += tokens.rolled_out(len(prompt), [len(c.token_ids) for c in written])
-            for part in self._passes(written):
+                cost[row] += tokens.PREFILL * len(prompt) * (calls - 1)
+            for part in passes:
                 read = self.encoder.group(sample, prompt, part)
                 cost[row] += tokens.FORWARD * tokens.read(read, sharing)
         if batch.samples and batch.samples[0].sample_id == self.first:

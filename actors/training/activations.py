@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
 from typing import Literal
 
 import psutil
@@ -29,15 +31,16 @@ class Activations:
         """
         self.policy, self.on = policy, setting is True
         policy.checkpoint_activations(self.on)
-        shape = shape_of(model_path) if setting == "auto" else None
-        self.bytes_per_token = shape.activation_bytes(policy.dtype.itemsize) if shape else 0
+        self.shape = shape_of(model_path) if setting == "auto" else None
         # All workers must decide alike: ZeRO 3 gathers weights once more for a recomputed block.
         self.room = of_rank_0(lambda: SHARE * free_memory(policy.device, workers=workers))
 
-    def make_fit(self, tokens: int) -> bool:
-        """Choose for a step whose largest pass has so many tokens; returns whether it is on."""
-        if self.bytes_per_token:
-            self._switch(tokens * self.bytes_per_token > self.room)
+    def make_fit(self, tokens: int, *, row: int) -> bool:
+        """Choose for a step whose largest pass has so many tokens, in rows of at most `row` tokens;
+        returns whether it is on."""
+        if self.shape:
+            each = self.shape.activation_bytes(self.policy.dtype.itemsize, row=row)
+            self._switch(tokens * each > self.room)
         return self.on
 
     def _switch(self, on: bool) -> None:
@@ -50,4 +53,14 @@ def free_memory(device: torch.device, *, workers: int) -> float:
     """Bytes that a worker can still take, on its GPU or as its part of the machine's memory."""
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
-    return psutil.virtual_memory().available / workers
+    return min(psutil.virtual_memory().available, _left_in_container()) / workers
+
+
+def _left_in_container() -> float:
+    """Bytes that the limit of the container leaves; infinite without a limit."""
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit, used = ((group / f"memory.{x}").read_text().strip() for x in ("max", "current"))
+    except OSError:
+        return math.inf
+    return math.inf if limit == "max" else float(int(limit) - int(used))

@@ -9,14 +9,13 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from actors.training.spec import TrainingSpec
 from minirec.config.training import TrainingConfig
 from minirec.corpus.table import Catalogue, Sample
 from minirec.model.passes import in_order, item_blocks, item_vectors
@@ -25,6 +24,9 @@ from minirec.model.sharing import Sharing
 from minirec.model.tokens import StepTokens, refresh_steps
 from minirec.rl.losses import Candidates, log_presence
 from minirec.rng import seed_of
+
+if TYPE_CHECKING:
+    from actors.training.spec import TrainingSpec
 
 TYPICAL = 256
 """Samples at the start of the order whose prompts say what a step costs."""
@@ -134,6 +136,12 @@ class ItemSide:
         vectors.requires_grad_(True)
         return Candidates(ids, vectors, self._table, self.log_presence, len(self.items))
 
+    def largest_pass(self, candidates: Candidates) -> int:
+        """Tokens of the largest pass of `backward`, including padding."""
+        lengths = [len(self.items[i]) for i in candidates.ids.tolist()]
+        parts = item_backwards(self.training, lengths, workers=self.world)
+        return math.ceil(len(lengths) / (self.world * parts)) * max(lengths)
+
     def backward(self, candidates: Candidates) -> None:
         """Send the collected gradient through the item encoder: the last backwards of a step."""
         collected = candidates.vectors.grad
@@ -179,8 +187,6 @@ def step_tokens(
         answer=len(encoder.answer_ids),
         sharing=sharing,
     )
-    if dist.get_rank() == 0 and every > 1 and t.item_refresh_steps == "auto":
-        print(f"the item vectors are encoded every {every} steps (item_refresh_steps)")
     return StepTokens(t, lengths, every, sharing)
 
 
@@ -212,10 +218,10 @@ def item_backwards(training: TrainingConfig, lengths: Sequence[int], *, workers:
     """Backwards of each worker through the item encoder, for items of these lengths in tokens.
 
     Over all workers, each has at most `prompts_per_step` items. A worker has at most
-    `tokens_per_micro_batch` tokens in each, including padding.
+    `tokens_per_micro_batch` tokens in each, including padding, or one item.
     """
     parts = math.ceil(len(lengths) / training.prompts_per_step)
     if training.tokens_per_micro_batch is not None:
-        padded = len(lengths) * max(lengths)
-        parts = max(parts, math.ceil(padded / (workers * training.tokens_per_micro_batch)))
+        together = max(1, training.tokens_per_micro_batch // max(lengths))
+        parts = max(parts, math.ceil(len(lengths) / (workers * together)))
     return parts

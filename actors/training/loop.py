@@ -14,17 +14,17 @@ import torch.distributed as dist
 
 from actors.engines.engine import FORCED
 from actors.pool.actor import Call, calls_of
-from actors.process import deadline, trim
+from actors.process import deadline, forget_peak_memory, trim
 from actors.training.activations import Activations
 from actors.training.adapters import Adapters
 from actors.training.checkpoints import newest_checkpoint, save_checkpoint
+from actors.training.division import Passes
 from actors.training.drift import keep_start, kl_sums
 from actors.training.items import ItemSide, step_tokens, target_presence
 from actors.training.live import CHOICE_TOKENS, LiveOrder
 from actors.training.log import TrainingLog, means, mismatch
 from actors.training.lookahead import Lookahead
 from actors.training.order import FixedOrder, Order, summed
-from actors.training.passes import Passes
 from actors.training.spec import TrainingSpec
 from actors.training.validation import (
     OF_START,
@@ -37,6 +37,7 @@ from actors.training.validation import (
 from actors.training.zero import barrier, of_rank_0, training_engine
 from minirec.corpus.table import Sample, SampleFile, load_catalogue
 from minirec.corpus.weights import load_factors
+from minirec.model.hub import downloaded
 from minirec.model.recommender import Encoder, trainable_policy
 from minirec.prior.prior import Prior
 from minirec.rl.group import Group
@@ -44,7 +45,6 @@ from minirec.rl.losses import (
     Objective,
     Unit,
     counted,
-    live_tokens,
     losses,
     lr_factor,
 )
@@ -62,6 +62,7 @@ def train_loop(config: dict[str, TrainingSpec]) -> None:
     spec = config["spec"]
     torch.set_num_threads(spec.threads)
     limit = spec.training.step_deadline_s
+    forget_peak_memory()
     # A worker that hangs ends itself, and Ray Train restarts it.
     with deadline(limit):
         worker = Worker(spec)
@@ -93,7 +94,7 @@ class Worker:
         self.folder = located(spec.folder)
         corpus = located(spec.corpus)
         self.catalogue = load_catalogue(corpus)
-        model_path = fetch(spec.model_path)
+        model_path = fetch(downloaded(spec.model_path))
         self.encoder = Encoder.load(model_path, spec.model, category=self.catalogue.category)
         self.items = self.encoder.items(self.catalogue)
         samples = SampleFile(corpus, "train").find(set(spec.order))
@@ -174,9 +175,12 @@ class Worker:
         chosen = summed([self.order.prepare(one, table) for one in ahead])
         groups, times = self._roll_out(step)
         candidates = self.item_side.candidates(step, (g.target for g in groups))
-        counts, micro_batches = counted(groups), self.passes.divide(groups)
+        largest = self.item_side.largest_pass(candidates)
+        counts, micro_batches = counted(groups), self.passes.divide(groups, beside=largest)
         divided = [micro for _, micro in micro_batches]
-        divisors = counts | self._live_tokens(divided, candidates.table)
+        divisors = counts | self.passes.live_tokens(
+            self.engine, divided, candidates.table, self.objective
+        )
         measured = self.spec.training.measures_kl(step)
         sums = kl_sums(self.engine, divided) if measured else {}
         learned: dict[int, tuple[float, float]] = {}
@@ -213,6 +217,8 @@ class Worker:
             grad_norm=norm,
             prompt_tokens=sum(len(g.prompt) for g in groups),
             forward_tokens=cost,
+            item_refresh_steps=self.tokens.refresh_steps,
+            checkpointed=self.passes.activations.on,
             seconds=round(time.monotonic() - started, 3),
             **times,
         )
@@ -252,20 +258,6 @@ class Worker:
         ]
         times = ("rollout_seconds", "wait_seconds", "idle_seconds")
         return groups, {name: round(getattr(drawn, name), 3) for name in times}
-
-    def _live_tokens(
-        self, micro_batches: list[list[Group]], table: torch.Tensor | None
-    ) -> dict[Unit, int]:
-        """The divisor that replaces the number of tokens with `training.live_tokens`."""
-        if not self.spec.training.live_tokens or table is None:
-            return {}
-        own = sum(
-            live_tokens(self.engine, micro, table=table, objective=self.objective)
-            for micro in micro_batches
-        )
-        total = torch.tensor(own, device=self.engine.device)
-        dist.all_reduce(total)
-        return {"tokens": max(1, int(total))}
 
     def _optimizer_step(self) -> float:
         """Step with the gradient of all backwards; returns its norm before clipping."""

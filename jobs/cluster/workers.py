@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minirec.config.training import TrainingConfig
-from minirec.errors import EngineError
+from minirec.errors import ConfigError, EngineError
 from minirec.resources.allocation import Shape
 from minirec.store.remote import is_remote
 
@@ -39,6 +39,8 @@ class Team:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
 
+        from actors.process import GPU_BACKEND
+
         t, gpu = self.training, self.shape.gpus > 0
         # The second limit counts starts that found no room within resources.wait_s.
         failures = FailureConfig(
@@ -48,7 +50,7 @@ class Team:
             loop,
             train_loop_config=argument,
             torch_config=TorchConfig(
-                backend="cpu:gloo,cuda:nccl" if gpu else "gloo", timeout_s=int(t.step_deadline_s)
+                backend=GPU_BACKEND if gpu else "gloo", timeout_s=int(t.step_deadline_s)
             ),
             scaling_config=ScalingConfig(
                 num_workers=self.count, use_gpu=gpu, resources_per_worker=self.shape.bundle()
@@ -133,8 +135,11 @@ class KeptWorker:
 
         Raises:
             EngineError: it failed more often than `training.max_failures`.
+            ConfigError: the loop refuses its settings.
         """
         import ray
+
+        from actors.causes import raised_in
 
         for left in range(max_failures, -1, -1):
             if self._actor is None:
@@ -144,6 +149,8 @@ class KeptWorker:
                 return
             except ray.exceptions.RayError as error:
                 self.close()
+                if isinstance(raised := raised_in(error), ConfigError):
+                    raise raised from error  # it would fail again
                 if not left:
                     raise _failed(error, limit) from error
 

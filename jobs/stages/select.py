@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from jobs.stage import SELECTION, Stage, Work
 from jobs.stages.gradients import gradient_inputs
+from minirec.errors import ConfigError
 
 if TYPE_CHECKING:
     from jobs.cluster.session import Session
@@ -16,9 +17,20 @@ if TYPE_CHECKING:
 
 
 def _diversity(settings: SelectionConfig, session: Session, say: Say) -> Diversity:
-    """MaxMin in this process or sharded over actors; both pick the same samples."""
+    """MaxMin in this process, on its GPU, or sharded over actors; all pick the same samples."""
     from minirec.selection.diversity import maxmin
 
+    if settings.device == "cuda":
+        import torch
+
+        from minirec.selection.device import maxmin_on
+
+        if not torch.cuda.is_available():
+            raise ConfigError(
+                "selection.device=cuda needs a GPU on the machine of the command, but torch sees "
+                "none; set selection.device=cpu"
+            )
+        return partial(maxmin_on, "cuda")
     if settings.shards == 1:
         return maxmin
     from actors.scoring.maxmin import sharded_maxmin
@@ -53,7 +65,7 @@ SELECT = Stage(
     outputs=("scores.parquet", "selection.parquet"),
     settings=lambda run, config: {
         "seed": config.seed,
-        "selection": config.selection.model_dump(mode="json", exclude={"shards"}),
+        "selection": config.selection.model_dump(mode="json", exclude={"shards", "device"}),
         "reward": config.reward.settings(),
     },
     body=_body,

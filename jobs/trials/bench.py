@@ -202,7 +202,7 @@ def _settings(command: str, config: Config) -> dict[str, Any]:
         "seed": config.seed,
         "order_of_free": FREE_ORDER,
         command: section.model_dump(mode="json", exclude=set(BENCHES[command].changeable)),
-        "selection": config.selection.model_dump(mode="json", exclude={"shards"}),
+        "selection": config.selection.model_dump(mode="json", exclude={"shards", "device"}),
         "training": training_settings(config.training),
         "reward": config.reward.model_dump(mode="json"),
         "rollout": rollout_settings(config),

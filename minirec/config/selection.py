@@ -43,6 +43,9 @@ class SelectionConfig(Section):
     """Vectors of the samples from which representativeness is computed."""
     shards: int = Field(1, ge=1)
     """Largest number of Ray actors that share the samples of MaxMin."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where MaxMin multiplies; cuda takes a GPU of the machine of the command, without shards. The
+    picks are the same."""
     curriculum: Curriculum = "grouped"
     """Order in which training takes samples."""
     groups: int = Field(4, ge=1)

@@ -95,8 +95,9 @@ def read_header(path: str | Path) -> Header:
 
 def sha256(path: str | Path) -> str:
     """Hash of the file's content. Raises `ConfigError` if it is missing."""
-    with _found(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    file = _found(path)
+    state = file.stat()
+    return _sha256(file, state.st_size, state.st_mtime_ns)
 
 
 def convert(path: str | Path, folder: Path) -> None:
@@ -161,6 +162,12 @@ def _found(path: str | Path) -> Path:
             f"of a model with safetensors"
         )
     return file
+
+
+@lru_cache(maxsize=8)
+def _sha256(file: Path, size: int, time: int) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 @lru_cache(maxsize=8)

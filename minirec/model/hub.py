@@ -65,3 +65,18 @@ def fetch_model(name: str, *, download: Callable[..., str] | None = None) -> str
             f"{instead}"
         )
     return folder
+
+
+def downloaded(model: str) -> str:
+    """The folder of a hub model that `fetch_model` has fetched; another text is returned unchanged.
+
+    Processes load the model from it, so that no deadline of theirs includes a request to the hub.
+    """
+    from huggingface_hub import errors, snapshot_download
+
+    if "://" in model or Path(model).exists():
+        return model
+    try:
+        return snapshot_download(model, local_files_only=True)
+    except (errors.LocalEntryNotFoundError, errors.HFValidationError):
+        return model

@@ -97,11 +97,11 @@ class StepTokens:
         own = sum(self.items[item] for item in candidates)
         refreshed = t.reads_table and step % self.refresh_steps == 0
         encoded = self.catalogue if refreshed else FORWARD * own
-        reads = passes(t) + (2 * FORWARD if t.measures_kl(step) else 0)
+        reads = reads_per_token(t) + (2 * FORWARD if t.measures_kl(step) else 0)
         return choice_tokens + rollouts + reads * reading + encoded + LORA * own
 
 
-def passes(training: TrainingConfig) -> int:
+def reads_per_token(training: TrainingConfig) -> int:
     """Forward-equivalents of each token that the policy reads in a step."""
     return LORA + (FORWARD if training.live_tokens and training.reads_table else 0)
 
@@ -135,7 +135,7 @@ def refresh_steps(
     cost = 0
     for prompt in prompts:
         group = Group([0] * prompt, [[0] * answer] * t.rollouts_per_prompt, [], [], target=0)
-        cost += rolled_out(prompt, []) + passes(t) * read(group, sharing)
+        cost += rolled_out(prompt, []) + reads_per_token(t) * read(group, sharing)
     catalogue = FORWARD * sum(items)
     # In whole numbers, n = ceil(3 C / S) with S = prompts_per_step x cost / number of prompts.
     most = -(-3 * catalogue * len(prompts) // (t.prompts_per_step * cost))

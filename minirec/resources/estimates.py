@@ -39,6 +39,7 @@ class ModelShape:
     qkv_bias: bool = False
     norms: int = 2
     shares: bool = True  # whether training may pack a prompt with its rollouts
+    eager: bool = False  # whether attention keeps its scores, see `minirec.model.loading.attention`
 
     @property
     def matrices(self) -> list[tuple[int, int]]:
@@ -63,21 +64,29 @@ class ModelShape:
         """Key-value cache of one token; `width` is bytes per number."""
         return 2 * self.layers * self.kv_heads * self.head_dim * width
 
-    def activation_bytes(self, width: int) -> int:
+    def activation_bytes(self, width: int, *, row: int = 0) -> int:
         """Activations of one token that backward needs, without checkpointing.
 
         The coefficients match the tensors that autograd saves for Qwen2 (two norms in a layer) and
         Gemma 2 (four) with LoRA on all linear layers; a test counts these.
+
+        Args:
+            width: bytes per number.
+            row: tokens of the row that the token is in. Eager attention keeps three values for each
+                pair of tokens: the capped score, its softmax in float32, and that in the dtype.
         """
         q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
         numbers = 4 * self.intermediate + 2 * kv + 2 * q + (2 + 2 * self.norms) * self.hidden
-        return self.layers * numbers * width
+        pairs = self.heads * row * (2 * width + 4) if self.eager else 0
+        return self.layers * (numbers * width + pairs)
 
 
 KNOWN = {
     "Qwen/Qwen2.5-0.5B-Instruct": ModelShape(24, 896, 14, 2, 64, 4864, 151_936, qkv_bias=True),
     "Qwen/Qwen2.5-3B-Instruct": ModelShape(36, 2048, 16, 2, 128, 11_008, 151_936, qkv_bias=True),
-    "google/gemma-2-2b-it": ModelShape(26, 2304, 8, 4, 256, 9216, 256_000, norms=4, shares=False),
+    "google/gemma-2-2b-it": ModelShape(
+        26, 2304, 8, 4, 256, 9216, 256_000, norms=4, shares=False, eager=True
+    ),
 }
 """Shapes of the models of configs/, for machines that have not downloaded them."""
 
@@ -134,7 +143,7 @@ def demo_shape(demo: DemoModelConfig) -> ModelShape:
 def read_shape(config: dict[str, Any]) -> ModelShape | None:
     """The shape in a config.json; None for an unknown architecture."""
     kind = config.get("model_type")
-    if kind not in ("qwen2", "llama", "mistral", "gemma", "gemma2"):
+    if kind not in ("qwen2", "qwen3", "llama", "mistral", "gemma", "gemma2"):
         return None
     heads = config["num_attention_heads"]
     return ModelShape(
@@ -149,6 +158,7 @@ def read_shape(config: dict[str, Any]) -> ModelShape | None:
         qkv_bias=kind == "qwen2",
         norms=4 if kind == "gemma2" else 2,
         shares=kind in ARCHITECTURES,
+        eager=kind == "gemma2" and config.get("attn_logit_softcapping", 50.0) is not None,
     )
 
 
@@ -207,7 +217,7 @@ def trainer_memory(
     """
     lora = shape.lora_parameters(rank)
     tokens = group_tokens(shape, rollouts=rollouts, prompt=prompt, completion=completion)
-    activations: float = shape.activation_bytes(width)
+    activations: float = shape.activation_bytes(width, row=prompt + completion)
     if checkpointing:
         activations = activations / shape.layers + shape.layers * shape.hidden * width
     losses = prompts * tokens * activations

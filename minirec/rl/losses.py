@@ -261,7 +261,7 @@ def supervised_loss(
         ValueError: as `item_loss`.
     """
     _check_presence(candidates, objective)
-    hidden, _ = policy([group.sequences[0] for group in groups])
+    hidden, _ = policy(groups=groups, logprobs=False)
     targets = Targets.of(
         groups, items=candidates.catalogue_size, device=hidden.device, prior=objective.prior
     )

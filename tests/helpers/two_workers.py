@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing
 
+from actors.process import GPU_BACKEND
 from actors.training.loop import train_loop
 from actors.training.spec import TrainingSpec
 
@@ -20,8 +21,10 @@ def train_by_two(spec: TrainingSpec, meeting: Path) -> None:
 
 def _worker(rank: int, spec: TrainingSpec, meeting: str) -> None:
     os.environ["LOCAL_RANK"] = str(rank)  # DeepSpeed reads it
+    backend = "gloo"
     if torch.cuda.device_count() > 1:
         torch.cuda.set_device(rank)
-    dist.init_process_group(store=dist.FileStore(meeting, 2), rank=rank, world_size=2)
+        backend = GPU_BACKEND
+    dist.init_process_group(backend, store=dist.FileStore(meeting, 2), rank=rank, world_size=2)
     train_loop({"spec": spec})
     dist.destroy_process_group()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -80,7 +81,9 @@ def test_the_caps_matter_here(model, tmp_path):
     (tmp_path / "x").mkdir()
     for name in ("model.safetensors", "tokenizer.json", "tokenizer_config.json"):
         (tmp_path / "x" / name).symlink_to(f"{model}/{name}")
-    config = json.loads(open(f"{model}/config.json").read()) | {"attn_logit_softcapping": None}
+    config = json.loads((Path(model) / "config.json").read_text()) | {
+        "attn_logit_softcapping": None
+    }
     (tmp_path / "x" / "config.json").write_text(json.dumps(config))
     both = list(trainer_logprobs(str(tmp_path / "x"), asked, groups))
     assert max(abs(a - b) for e, t in both for a, b in zip(e, t, strict=True)) > 1e-2

@@ -48,20 +48,25 @@ def test_auto_keeps_activations_as_long_as_they_fit(folder, monkeypatch):
     """Of 3 layers with 4 x 16 + 2 x 4 + 2 x 8 + 6 x 8 = 136 numbers each: 1,632 bytes a token."""
     monkeypatch.setattr(activations, "free_memory", lambda device, workers: 2 * 16_320)
     policy, decided = made(folder)
-    assert [decided.make_fit(tokens) for tokens in (10, 11, 12, 10)] == [False, True, True, False]
+    assert [decided.make_fit(tokens, row=5) for tokens in (10, 11, 12, 10)] == [
+        False,
+        True,
+        True,
+        False,
+    ]
     assert policy.calls == [False, True, False]
 
 
 @pytest.mark.parametrize("setting", [True, False])
 def test_a_setting_holds_for_any_size(folder, setting):
     policy, decided = made(folder, setting)
-    assert decided.make_fit(10**9) is setting and decided.make_fit(1) is setting
+    assert decided.make_fit(10**9, row=9) is setting and decided.make_fit(1, row=1) is setting
     assert policy.calls == [setting]
 
 
 def test_auto_leaves_it_off_for_a_model_of_unknown_size(folder, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(QWEN | {"model_type": "mamba"}))
-    assert made(folder)[1].make_fit(10**9) is False
+    assert made(folder)[1].make_fit(10**9, row=9) is False
 
 
 def test_workers_share_the_memory_of_the_machine():
