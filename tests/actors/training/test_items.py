@@ -158,7 +158,7 @@ def test_joined_items_are_the_same_on_all_workers_and_have_a_gradient(alone, mon
 
 
 def test_items_are_divided_by_their_number_and_by_their_tokens():
-    """Of 32 items over all workers; 40 items of up to 20 tokens are 800 with padding."""
+    """At most 32 items over all workers; each counts as long as the longest, 20 tokens."""
 
     def parts(count, tokens=None, workers=1):
         training = TrainingConfig(tokens_per_micro_batch=tokens)
@@ -166,6 +166,7 @@ def test_items_are_divided_by_their_number_and_by_their_tokens():
 
     assert [parts(count) for count in (1, 32, 33, 100)] == [1, 1, 2, 4]
     assert [parts(40, tokens) for tokens in (1000, 400, 399, 100)] == [2, 2, 3, 8]
+    assert [parts(10, 50), parts(10, 1)] == [5, 10]  # two items of 20 fit into 50, never none
     assert parts(40, 100, workers=4) == 2
 
 

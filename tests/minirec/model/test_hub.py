@@ -7,7 +7,7 @@ from huggingface_hub import errors
 
 from minirec.config.model import ModelConfig
 from minirec.errors import ConfigError
-from minirec.model.hub import FILES, NOT, fetch_model, hub_name
+from minirec.model.hub import FILES, NOT, downloaded, fetch_model, hub_name
 
 
 def test_only_names_of_the_hub_are_fetched(tmp_path):
@@ -96,3 +96,11 @@ def test_an_unreachable_hub_in_truth(tmp_path):
 
     with pytest.raises(ConfigError, match="the Hugging Face hub cannot be reached"):
         fetch_model("a/b", download=download)
+
+
+def test_a_model_that_was_not_fetched_or_is_no_model_of_the_hub_stays_as_it_is(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name in (str(tmp_path), "s3://bucket/model", "nobody/has-this-model", "not a name!"):
+        assert downloaded(name) == name
