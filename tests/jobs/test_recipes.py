@@ -140,7 +140,9 @@ def test_a_warning_has_the_needed_and_the_available_memory():
     found = rows("qwen2.5-3b", "resources.gpu=L4", KEPT)
     texts = [text for what, text in found if what == "warning memory"]
     assert any("a training worker needs" in text and "the L4 has 22.5" in text for text in texts)
-    assert any("rollout.gpu_memory_utilization leaves it 19.1" in text for text in texts)
+    found = rows("qwen2.5-3b", "resources.gpu=L4", "rollout.gpu_memory_utilization=0.3")
+    texts = [text for what, text in found if what == "warning memory"]
+    assert any("rollout.gpu_memory_utilization leaves it 6.8" in text for text in texts)
     more = rows("qwen2.5-0.5b", "training.prompts_per_micro_batch=12", KEPT)
     texts = [text for what, text in more if what == "warning memory"]
     assert (

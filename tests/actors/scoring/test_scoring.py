@@ -205,11 +205,12 @@ def test_a_sample_costs_what_is_read_and_written_for_it(scorer, screen, doubt):
         prompt = len(encoder.prompts([sample], catalogue)[0])
         expected, ending = prompt + answer, 0  # the screen
         if not row["screened"]:
-            # The engine reads the prompt once, the scorer once in each stage: it packs. Completions
-            # get the marker where they lack it; the text of the greedy one is not stored.
+            # The engine reads the prompt for the greedy completion and in each stage, the scorer
+            # once in each stage: it packs. Completions get the marker where they lack it; the text
+            # of the greedy one is not stored.
             open_ends = sum(not text.endswith("<answer>") for text in row["completions"])
             reads = len(row["rewards"]) // 2
-            expected += (1 + reads) * prompt + 2 * row["rollout_tokens"] + open_ends * answer
+            expected += (1 + 2 * reads) * prompt + 2 * row["rollout_tokens"] + open_ends * answer
             ending = answer
         if sample.sample_id == 0:
             expected += sum(map(len, encoder.items(catalogue)))
@@ -220,14 +221,13 @@ def test_a_sample_costs_what_is_read_and_written_for_it(scorer, screen, doubt):
 
 def test_packed_and_separate_passes_give_the_same_features(scorer, full):
     """Without `Sharing` for its architecture, a policy reads the prompt again for each rollout."""
-    config = scorer.policy.causal.config
-    kind, config.model_type = config.model_type, "another"
+    sharing, scorer.policy.sharing = scorer.policy.sharing, None
     try:
         for row, other in zip(scored(scorer), full, strict=True):
             assert row["forward_tokens"] > other["forward_tokens"]
             same(row, other)
     finally:
-        config.model_type = kind
+        scorer.policy.sharing = sharing
 
 
 def test_samples_that_the_policy_was_trained_on_are_marked(scorer):

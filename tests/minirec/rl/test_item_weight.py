@@ -101,8 +101,8 @@ def test_supervision_has_the_same_factors():
         vectors = torch.eye(2)
         groups = [Group([row], [[9]], [0], [], row, [[]]) for row in rows]
 
-        def policy(sequences):
-            return hidden[[s[0] for s in sequences]], None
+        def policy(*, groups, logprobs):
+            return hidden[[group.prompt[0] for group in groups]], None
 
         asked = objective(factors, loss="supervised")
         candidates = Candidates(torch.tensor([0, 1]), vectors, None, items=2)
@@ -127,8 +127,8 @@ def test_supervision_ends_where_probabilities_are_in_the_ratio_of_the_weights():
         h = hidden.clone().requires_grad_()
         groups = [Group([0], [[9]], [0], [], target, [[]]) for target in (0, 1)]
 
-        def policy(sequences):
-            return h[[0] * len(sequences)], None
+        def policy(*, groups, logprobs):
+            return h[[0] * len(groups)], None
 
         vectors = torch.eye(2, dtype=torch.float64)
         candidates = Candidates(torch.tensor([0, 1]), vectors, None, items=2)

@@ -61,7 +61,10 @@ def test_the_item_loss_has_the_prior_of_its_candidates(kind):
         reward=reward_function("ndcg_softmax", softmax_weight=0.05),
         prior=given,
     )
-    policy = lambda sequences: (hidden[[sequence[0] for sequence in sequences]], None)  # noqa: E731
+
+    def policy(*, groups, logprobs):
+        return hidden[[group.prompt[0] for group in groups]], None
+
     found = losses(policy, groups(), candidates=candidates, objective=objective).parts[0]
     (gradient,) = torch.autograd.grad(found.total, hidden)
 

@@ -37,7 +37,9 @@ class Policy:
     def __init__(self, hidden):
         self.hidden = hidden
 
-    def __call__(self, sequences):
+    def __call__(self, *, groups, logprobs):
+        assert not logprobs
+        sequences = [group.sequences[0] for group in groups]
         assert all(len(sequence) == 2 and sequence[1] == 9 for sequence in sequences)
         return self.hidden[[sequence[0] for sequence in sequences]], None
 
