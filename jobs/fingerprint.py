@@ -63,6 +63,8 @@ def training_settings(training: TrainingConfig) -> dict[str, Any]:
     left_out = {"max_failures", "step_deadline_s", "gradient_checkpointing", "max_log_ratio"}
     if training.tokens_per_micro_batch is None:
         left_out.add("tokens_per_micro_batch")
+    if training.update:
+        left_out.add("update")
     if training.loss == "grpo":
         left_out.add("loss")
     if training.item_negatives == 0:

@@ -184,21 +184,26 @@ class Worker:
         measured = self.spec.training.measures_kl(step)
         sums = kl_sums(self.engine, divided) if measured else {}
         learned: dict[int, tuple[float, float]] = {}
+        update = self.spec.training.update
         for numbers, micro in micro_batches:
-            part = losses(self.engine, micro, candidates=candidates, objective=self.objective)
-            # Those through the item encoder come later, the last one ends the accumulation.
+            with torch.set_grad_enabled(update):
+                part = losses(self.engine, micro, candidates=candidates, objective=self.objective)
+            # Backwards through the item encoder come later, the last one ends the accumulation.
             self.engine.set_gradient_accumulation_boundary(False)
-            self.engine.backward(part.mean(divisors) * self.world)  # DeepSpeed averages over ranks
-            self.engine.step()
+            if update:  # DeepSpeed averages over ranks
+                self.engine.backward(part.mean(divisors) * self.world)
+                self.engine.step()
             if part.rewards:
                 learned |= zip(numbers, part.rewards.means, strict=True)
             for key, value in part.sums.items():
                 sums[key] = sums.get(key, 0.0) + value
         self.order.learned(step, [learned[number] for number in sorted(learned)])
-        self.item_side.backward(candidates)
-        norm = self._optimizer_step()
-        if self.lookahead:
-            self.adapters.publish(step + 1)
+        norm = 0.0
+        if update:
+            self.item_side.backward(candidates)
+            norm = self._optimizer_step()
+            if self.lookahead:
+                self.adapters.publish(step + 1)
         cost = self.tokens.count(
             step,
             groups,

@@ -29,6 +29,9 @@ class TrainingConfig(Section):
     upper limit, and validations do not count; null sets no limit."""
     prompts_per_step: int = Field(32, ge=1)
     """Number of prompts in an optimizer step, over all workers."""
+    update: bool = True
+    """Whether steps change the weights; false only writes and rewards rollouts, to look at the
+    engines alone (with rollout.save it keeps them)."""
     rollouts_per_prompt: int = Field(4, ge=2)
     """Rollouts of each prompt, G, the size of a GRPO group."""
     prompts_per_micro_batch: int = Field(16, ge=1)
@@ -146,6 +149,11 @@ class TrainingConfig(Section):
             raise ValueError(
                 "max_log_ratio expects engine and trainer to have the same weights, but with "
                 "staleness 1 rollouts are one update old; set max_log_ratio to null"
+            )
+        if self.loss == "supervised" and not self.update:
+            raise ValueError(
+                "update false only writes rollouts, but loss supervised has none; set update to "
+                "true"
             )
         if self.importance_cap < 1 + self.clip_high:
             raise ValueError(

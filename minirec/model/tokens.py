@@ -97,13 +97,15 @@ class StepTokens:
         own = sum(self.items[item] for item in candidates)
         refreshed = t.reads_table and step % self.refresh_steps == 0
         encoded = self.catalogue if refreshed else FORWARD * own
+        trained = LORA * own if t.update else 0
         reads = reads_per_token(t) + (2 * FORWARD if t.measures_kl(step) else 0)
-        return choice_tokens + rollouts + reads * reading + encoded + LORA * own
+        return choice_tokens + rollouts + reads * reading + encoded + trained
 
 
 def reads_per_token(training: TrainingConfig) -> int:
     """Forward-equivalents of each token that the policy reads in a step."""
-    return LORA + (FORWARD if training.live_tokens and training.reads_table else 0)
+    own = LORA if training.update else FORWARD
+    return own + (FORWARD if training.live_tokens and training.reads_table else 0)
 
 
 def refresh_steps(

@@ -106,3 +106,23 @@ def test_a_replayed_training_gives_the_same_bytes(tmp_path, staleness):
     assert weights(other) == weights(plain)
     assert [e["reward"] for e in replayed] == [e["reward"] for e in log]
     assert not (tmp_path / "replayed" / "rollouts").exists()
+
+
+@pytest.mark.slow
+def test_without_updates_rollouts_are_written_and_rewarded_and_the_weights_stay(tmp_path):
+    with one_process():
+        only = GRPO.model_copy(update={"update": False})
+        spec = spec_of(tmp_path, only, steps=4, folder=str(tmp_path / "only"), saves_rollouts=True)
+        spec = replace(spec, pool=own_engine(spec.model_path))
+        log = train(spec)
+        again = replace(spec, folder=str(tmp_path / "one"), steps=1)
+        train(again)
+    assert weights(spec) == weights(again)
+    assert len(list((tmp_path / "only" / "rollouts").iterdir())) == 4
+    assert all(0 < entry["reward"] < 1 and entry["grad_norm"] == 0 for entry in log)
+    assert not (tmp_path / "only" / "adapters").exists()
+
+
+def test_supervision_without_updates_is_refused():
+    with pytest.raises(ConfigError, match="update false only writes rollouts"):
+        load(overrides=["training.loss=supervised", "training.update=false"])
