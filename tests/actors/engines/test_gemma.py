@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+import ray
 import torch
 import transformers
 from helpers.tiny_model import VOCABULARY, build_model, prompts
@@ -89,11 +90,18 @@ def test_the_caps_matter_here(model, tmp_path):
     assert max(abs(a - b) for e, t in both for a, b in zip(e, t, strict=True)) > 1e-2
 
 
+@pytest.fixture
+def cluster():
+    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=200_000_000)
+    yield
+    ray.shutdown()
+
+
 @pytest.mark.skipif(not importlib.util.find_spec("vllm"), reason="vLLM is absent")
 @pytest.mark.vllm
 @pytest.mark.ray
 @pytest.mark.slow
-def test_vllm_has_the_log_probabilities_of_the_trainer(model, own_ray):
+def test_vllm_has_the_log_probabilities_of_the_trainer(model, cluster):
     asked = prompts(3, 40)
     with Pool(spec(model), engines=1, engine="vllm", start_deadline_s=240) as pool:
         (groups,) = pool.handle().generate([Call(asked, 3, [1, 2, 3])])
