@@ -240,7 +240,7 @@ def model_card(
 ---
 # LLM recommender
 
-{what} of {config.corpus.source} {config.corpus.category or ""} by MiniRec
+{what} of {" ".join(filter(None, (config.corpus.source, config.corpus.category)))} by MiniRec
 (arXiv 2602.04278): {_HOW[config.rollout.analysis]} is compared with the vectors of all items.
 
     python recommender.py "Title one" "Title two"
