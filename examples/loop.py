@@ -26,7 +26,7 @@ from minirec.config.model import DemoModelConfig, ModelConfig
 from minirec.config.run import Config
 from minirec.config.training import TrainingConfig
 from minirec.corpus import demo as demo_corpus
-from minirec.corpus import split
+from minirec.corpus.samples import make_samples
 from minirec.corpus.table import Catalogue, Sample
 from minirec.model import demo as demo_model
 from minirec.model.passes import item_table
@@ -45,9 +45,9 @@ CONFIG = Config(model=MODEL, training=TrainingConfig(prompts_per_step=32, learni
 def corpus(config: Config, seed: int) -> tuple[Catalogue, list[Sample], list[Sample]]:
     """The catalogue of the demo corpus, its training and its validation samples."""
     events, items, _ = demo_corpus.generate(config.corpus.demo, seed=seed)
-    samples = split.make_samples(events, config.corpus)
-    items = items.take(samples.item_codes)
-    catalogue = Catalogue(items["title"].to_pylist(), items["text"].to_pylist(), "demo items")
+    samples = make_samples(events.clean(), items, config.corpus)
+    table = items.table.take(samples.item_codes)
+    catalogue = Catalogue(table["title"].to_pylist(), table["text"].to_pylist(), "demo items")
     rows = (samples.tables[name].select(COLUMNS).to_pylist() for name in ("train", "valid"))
     train, valid = ([Sample(**row) for row in table] for table in rows)
     return catalogue, train, valid

@@ -1,31 +1,32 @@
-"""Make a corpus: from files, which Ray Data reads, or with the demo generator."""
+"""Make a corpus: from files, or with the demo generator."""
 
 from __future__ import annotations
 
-import logging
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from minirec.config.corpus import CorpusConfig
-from minirec.corpus import assemble, demo, download, sources, split, times, weights
-from minirec.corpus.events import Events
-from minirec.corpus.files import BLOCK_BYTES, FileSpec, read_blocks
-from minirec.corpus.parse import CATALOGUE, EVENTS, parse
+from minirec.corpus import demo, download, sources, split, times, weights
+from minirec.corpus.assemble import Assembled, assemble, rejected_rows
+from minirec.corpus.filters import Kept, filtered
+from minirec.corpus.items import Items
+from minirec.corpus.parts import LocalParts, Parts
+from minirec.corpus.places import Places
+from minirec.corpus.reading import Reader
+from minirec.corpus.rejects import with_others
+from minirec.corpus.samples import Facts, write_samples
 from minirec.corpus.schema import ITEMS, REJECTED, TRUTH
 from minirec.corpus.specs import BY_FILE
-from minirec.corpus.table import SampleFile
 from minirec.errors import CorpusError
 from minirec.evaluation.shortcuts import shortcuts
 from minirec.store.files import atomic_dir, write_json
 from minirec.store.run import peak_memory_mib
-from minirec.store.tables import write_table
+from minirec.store.tables import write_batches, write_table
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,15 @@ class Made:
 
 def from_demo(corpus: CorpusConfig, folder: Path, seed: int, *, weight: str | None = None) -> Made:
     """Generate the demo corpus; `weight` names the column of its weights, if it gets any."""
-    events, catalogue, labels = demo.generate(corpus.demo, seed=seed)
+    events, items, labels = demo.generate(corpus.demo, seed=seed)
     category = corpus.category or "hobbies"
     head = {"source": "demo", "category": category, "rows": len(events), "notes": []}
-    rejected = REJECTED.empty_table()
-    return _write(corpus, folder, head, events, catalogue, rejected, labels, weight=weight)
+    parts = LocalParts([events.clean()])
+    kept = filtered(parts, corpus, items=items)
+    with atomic_dir(folder) as work:
+        write_table(work / "rejected.parquet", REJECTED.empty_table())
+        summary = _write(work, head | {"rejected": {}}, parts, corpus, items, kept, weight, labels)
+    return Made(summary, peak_memory_mib())
 
 
 def from_files(
@@ -50,91 +55,117 @@ def from_files(
     corpus: CorpusConfig,
     folder: Path,
     rejected_beside: Path,
-    weight: str | None = None,
+    weight: str | None,
+    reader: Reader,
 ) -> Made:
     """Read, join and split the files.
 
-    `weight` is the column with the weights of items, which the files of `located` then have.
+    Args:
+        weight: the column with the weights of items, which the files of `located` then have.
+        reader: reads the files, in this process or in those of a cluster.
 
     Raises:
         CorpusError: too many rows are rejected; they are written to `rejected_beside`. Or no weight
             can be used.
     """
-    read = assemble.assemble(
-        read_with_ray(located.events),
-        read_with_ray(located.items),
+    places = Places(spec.path for spec in (*located.events, *located.items))
+    catalogue = reader.catalogue(located.items, places, inline=located.inline)
+    by_file = corpus.columns.get("order") == BY_FILE
+    read = assemble(
+        reader.events(located.events, places, by_file=by_file),
+        catalogue,
+        places,
         inline=located.inline,
-        by_file=corpus.columns.get("order") == BY_FILE,
     )
     try:
-        assemble.check_rejected(read, limit=corpus.max_rejected)
+        read.check_rejected(limit=corpus.max_rejected)
     except CorpusError as error:
         # The run directory gets no incomplete corpus, but the user needs the rejected rows.
-        write_table(rejected_beside, read.rejected)
+        write_batches(rejected_beside, REJECTED, _rejected(read))
         raise CorpusError(f"{error}; all of them are in {rejected_beside}") from None
-    category = located.category or read.category or located.fallback
+    kept = filtered(read.parts, corpus, items=read.items)
     head = {
         "source": corpus.source,
-        "category": category,
+        "category": located.category or read.items.category(kept.occurring) or located.fallback,
         "rows": read.rows,
         "notes": located.notes + read.notes,
-    }
-    return _write(corpus, folder, head, read.events, read.catalogue, read.rejected, weight=weight)
-
-
-def _write(
-    corpus: CorpusConfig,
-    folder: Path,
-    head: dict[str, Any],
-    events: Events,
-    catalogue: pa.Table,
-    rejected: pa.Table,
-    labels: np.ndarray | None = None,
-    *,
-    weight: str | None = None,
-) -> Made:
-    """Write samples, catalogue and summary to the corpus folder, all of it or nothing."""
-    samples = split.make_samples(events, corpus)
-    summary = head | {
-        "events": samples.kept,
-        "users": samples.users,
-        "items": len(samples.item_codes),
-        **({} if "order" in corpus.columns else _days(samples.tables)),
-        "samples": {name: len(table) for name, table in samples.tables.items()},
-        "rejected": assemble.counts(rejected),
-        "same_time": split.same_time_facts(samples, corpus.same_time),
+        "rejected": read.counts(),
     }
     with atomic_dir(folder) as work:
-        chosen = catalogue.take(pa.array(samples.item_codes))
-        ids = pa.array(np.arange(len(chosen)), type=pa.int32())
-        items = pa.table([ids, chosen["key"], chosen["title"], chosen["text"]], schema=ITEMS)
-        if weight is not None:
-            raw, targets = chosen["weight"].to_numpy(), samples.tables["train"]["target"].to_numpy()
-            values, facts = weights.complete(weight, raw, targets=targets)
-            items = items.append_column(weight, pa.array(values))
-            summary[weights.FACTS] = asdict(facts)
-        write_table(work / "items.parquet", items)
-        for name, table in samples.tables.items():
-            write_table(work / f"{name}.parquet", table)
-        write_table(work / "rejected.parquet", rejected)
-        if labels is not None:
-            ids = np.arange(len(samples.event))
-            truth = pa.table([pa.array(ids), pa.array(labels[samples.event])], schema=TRUTH)
-            write_table(work / "truth.parquet", truth)
-        summary["shortcuts"] = shortcuts(
-            samples.tables["train"], SampleFile(work, "valid"), items["title"].to_pylist()
-        )
-        write_json(work / "corpus.json", summary)
+        write_batches(work / "rejected.parquet", REJECTED, _rejected(read))
+        summary = _write(work, head, read.parts, corpus, read.items, kept, weight)
     return Made(summary, peak_memory_mib())
 
 
-def _days(tables: dict[str, pa.Table]) -> dict[str, str]:
+def _rejected(read: Assembled) -> Iterable[pa.Table]:
+    """All rejected rows, `REJECTED`, by file and line."""
+    if not read.counts():
+        return []
+    rows = read.parts.changed(rejected_rows).ordered(["order"])
+    return map(read.places.rejected, with_others(rows, read.items.rejected))
+
+
+def _write(
+    folder: Path,
+    head: dict[str, Any],
+    parts: Parts,
+    corpus: CorpusConfig,
+    items: Items,
+    kept: Kept,
+    weight: str | None,
+    labels: np.ndarray | None = None,
+) -> dict[str, Any]:
+    """Write samples, catalogue and summary into a folder; returns the summary."""
+    plan = split.plan(parts, corpus, items=items, kept=kept)
+    places: list[np.ndarray] = []
+    watch: Callable[[pa.Table], object] = lambda batch: places.append(batch["order"].to_numpy())
+    facts = write_samples(
+        folder,
+        parts,
+        corpus,
+        items=items,
+        kept=kept,
+        plan=plan,
+        watch=id if labels is None else watch,
+    )
+    if labels is not None:
+        order = np.concatenate(places)
+        truth = pa.table([np.arange(len(order)), labels[order]], schema=TRUTH)
+        write_table(folder / "truth.parquet", truth)
+    rejected = head.pop("rejected")
+    summary = head | {
+        "events": plan.events,
+        "users": plan.users,
+        "items": len(facts.targets),
+        **({} if "order" in corpus.columns else _days(facts)),
+        "samples": facts.sizes,
+        "rejected": rejected,
+        "same_time": split.same_time_facts(plan, facts.shared, corpus.same_time),
+    }
+    titles = _write_items(folder, items.table.filter(pa.array(kept.items)), facts, weight, summary)
+    summary["shortcuts"] = shortcuts(folder, titles)
+    write_json(folder / "corpus.json", summary)
+    return summary
+
+
+def _write_items(
+    folder: Path, chosen: pa.Table, facts: Facts, weight: str | None, summary: dict[str, Any]
+) -> list[str]:
+    """Write the catalogue, with weights if there are any; returns the titles."""
+    ids = pa.array(np.arange(len(chosen)), type=pa.int32())
+    table = pa.table([ids, chosen["key"], chosen["title"], chosen["text"]], schema=ITEMS)
+    if weight is not None:
+        raw = chosen["weight"].to_numpy()
+        values, known = weights.complete(weight, raw, targets=facts.targets)
+        table = table.append_column(weight, pa.array(values))
+        summary[weights.FACTS] = asdict(known)
+    write_table(folder / "items.parquet", table)
+    return table["title"].to_pylist()
+
+
+def _days(facts: Facts) -> dict[str, str]:
     """First and last day of the samples and their histories, UTC."""
-    columns = [table[name] for table in tables.values() for name in ("history_time", "time")]
-    bounds = [pc.min_max(pc.list_flatten(c) if pa.types.is_list(c.type) else c) for c in columns]
-    first = min(bound["min"].as_py() for bound in bounds)
-    last = max(bound["max"].as_py() for bound in bounds)
-    return {"first_day": times.day(first), "last_day": times.day(last)}
+    return {"first_day": times.day(facts.first), "last_day": times.day(facts.last)}
 
 
 def downloaded(corpus: CorpusConfig) -> CorpusConfig:
@@ -150,39 +181,3 @@ def downloaded(corpus: CorpusConfig) -> CorpusConfig:
     ratings, metadata = download.download_category(corpus.category, corpus.path, core=core)
     names = {"ratings": str(ratings.absolute()), "metadata": str(metadata.absolute())}
     return corpus.model_copy(update=names)
-
-
-def read_with_ray(specs: list[FileSpec]) -> pa.Table:
-    """Stream the files through Ray Data: one task reads a file, many parse its blocks.
-
-    Returns:
-        `parse.EVENTS` or `parse.CATALOGUE`, one row per row of the files, in any order.
-    """
-    import ray
-
-    by_path = {spec.path: spec for spec in specs}
-    schema = EVENTS if specs[0].kind == "events" else CATALOGUE
-
-    def lines(batch: pa.Table) -> Iterator[pa.Table]:
-        for path in batch["file"].to_pylist():
-            yield from read_blocks(by_path[path])
-
-    # With equal CPU shares Ray would fuse both steps into one task for each file, which would parse
-    # a large file on one core.
-    dataset = (
-        ray.data.from_items([{"file": path} for path in by_path], override_num_blocks=len(by_path))
-        .map_batches(lines, batch_size=1, batch_format="pyarrow", num_cpus=0.25)
-        .map_batches(
-            lambda batch: parse(batch, by_path),
-            batch_size=None,
-            batch_format="pyarrow",
-            num_cpus=0.7,
-        )
-    )
-    dataset.context.target_max_block_size = 2 * BLOCK_BYTES
-    # Without a terminal Ray writes its progress as dozens of log lines.
-    dataset.context.enable_progress_bars = sys.stderr.isatty()
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    batches = dataset.iter_batches(batch_size=None, batch_format="pyarrow")
-    tables = [batch.cast(schema) for batch in batches if batch.num_columns]
-    return pa.concat_tables(tables) if tables else schema.empty_table()

@@ -87,7 +87,8 @@ def read_events(files: Sequence[Path], config: CorpusConfig, corpus: Path) -> Ne
     table = pa.concat_tables([EVENTS.empty_table(), *blocks])
     good = table.filter(table["reason"].is_null())
     _report(table.filter(table["reason"].is_valid()), len(good), files)
-    settled = times.settle(good["time"].to_numpy(), good["number"].to_numpy())
+    ms, number = good["time"].to_numpy(), good["number"].to_numpy()
+    settled = times.settle(times.Seen.of(ms, number).reading, ms, number)
     place = good.schema.get_field_index("time")
     good = good.set_column(place, "time", pa.array(settled.ms)).filter(pa.array(~settled.bad))
     if settled.bad.any():

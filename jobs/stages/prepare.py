@@ -64,7 +64,7 @@ def _body(work: Work) -> None:
     """Write corpus/, or ``<run_dir>-rejected.parquet`` if too many rows are rejected."""
     from jobs.cluster.task import in_task
     from jobs.corpus import downloaded, from_demo, from_files
-    from minirec.corpus import assemble, sources, split, weights
+    from minirec.corpus import reading, rejects, sources, split, weights
     from minirec.evaluation.headline import shortcuts_sentence
 
     run, session, corpus = work.run, work.session, work.config.corpus
@@ -74,10 +74,16 @@ def _body(work: Work) -> None:
         made = from_demo(corpus, folder, work.config.seed, weight=weight)
     else:
         located = sources.locate(downloaded(corpus), weight=weight)
-        session.start_ray()
-        session.wait_for_room([{"CPU": 1}])
         beside = run.root.with_name(f"{run.root.name}-rejected.parquet")
-        made = in_task("prepare", from_files, located, corpus, folder, beside, weight)
+        where = (located, corpus, folder, beside, weight)
+        if reading.text_bytes((*located.events, *located.items)) <= reading.IN_MEMORY_BYTES:
+            made = from_files(*where, reading.LocalReader())
+        else:
+            from actors.corpus.shuffle import RayReader
+
+            session.start_ray()
+            session.wait_for_room([{"CPU": 1}])
+            made = in_task("prepare", from_files, *where, RayReader())
     summary = made.summary
     work.cost.extra = {
         "rows": summary["rows"],
@@ -90,8 +96,8 @@ def _body(work: Work) -> None:
     days, rejected = "", summary["rejected"]
     if "first_day" in summary:
         days = f" from {summary['first_day']} to {summary['last_day']}"
-    twice = rejected.get(assemble.DUPLICATE, 0)
-    duplicates = f", {twice:,} of them as {assemble.DUPLICATE}s" if twice else ""
+    twice = rejected.get(rejects.DUPLICATE, 0)
+    duplicates = f", {twice:,} of them as {rejects.DUPLICATE}s" if twice else ""
     run.say(
         f"prepare: {summary['category']}: {summary['rows']:,} rows, {summary['events']:,} events "
         f"of {summary['users']:,} users on {summary['items']:,} items{days}; samples: {sizes}; "

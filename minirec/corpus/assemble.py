@@ -1,4 +1,4 @@
-"""Joins the parsed rows of all files into clean events, a catalogue and a list of rejected rows.
+"""Joins the parsed rows of all files into clean events, a catalogue and rejected rows.
 
 It rejects duplicate events, and events on items that the catalogue lacks or that have no title. Its
 notes say how it read ids, times, ratings and titles.
@@ -6,36 +6,36 @@ notes say how it read ids, times, ratings and titles.
 
 from __future__ import annotations
 
-import itertools
-import re
-import textwrap
-from collections import Counter
-from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from minirec.corpus import ids, quoting, times
-from minirec.corpus.events import Events, encode
-from minirec.corpus.files import UNREADABLE
-from minirec.corpus.parse import BAD_ORDER, OUTSIDE, TEXT_SHOWN, UNTITLED
-from minirec.corpus.schema import REJECTED
+from minirec.corpus import ids, times
+from minirec.corpus.events import CLEAN, encode
+from minirec.corpus.items import Items, spelled_items
+from minirec.corpus.parse import TEXT_SHOWN, UNTITLED
+from minirec.corpus.parts import Parts
+from minirec.corpus.places import Places
+from minirec.corpus.rejects import DUPLICATE, ROWS, Tally, check_rejected, describe
+from minirec.corpus.survey import Readings, Survey, check_whole, read_as
 from minirec.errors import CorpusError
 
-SHOWN = 5
-DUPLICATE = "duplicate event"
-HINTS = {
-    quoting.UNCLOSED: "double the quotes inside a quoted field, which ends at most "
-    f"{quoting.MAX_JOINED_LINES} lines after the one it begins on",
-    quoting.BAD: "double the quotes inside a quoted field",
-    BAD_ORDER: "corpus.columns.order takes a column of whole numbers; for times set "
-    "corpus.columns.time",
-    "bad date": "a time is a number since 1970, a day such as 20230115, or ISO 8601",
-    "is an object": "write its value alone",
-}
-"""What to do about reasons that end with these words."""
+PART = pa.schema(
+    [
+        ("user", pa.string()),
+        ("item", pa.string()),
+        ("rating", pa.float32()),
+        ("time", pa.int64()),
+        ("number", pa.float64()),
+        ("order", pa.int64()),
+        ("reason", pa.string()),
+        ("raw", pa.string()),
+    ]
+)
+"""`parse.EVENTS` with the place of a row as one number (`Places`)."""
 
 
 @dataclass(frozen=True)
@@ -43,201 +43,143 @@ class Assembled:
     """A clean corpus before filtering.
 
     Attributes:
-        events: the usable interactions.
-        catalogue: columns key, title, text, and weight, which may be null; one row for each item of
-            ``events.items``, same order.
-        rejected: schema `REJECTED`, ordered by file and line.
+        parts: of `CLEAN`.
+        items: the catalogue.
         rows: number of rows read, good and rejected.
-        category: the most frequent category of the items, or None.
+        rejected: rejected rows of the catalogue, and of the interactions.
         notes: sentences on what was changed or looks wrong.
-        catalogue_files: paths of the catalogue; empty if the titles are in the interaction files.
+        places: of the rows.
     """
 
-    events: Events
-    catalogue: pa.Table
-    rejected: pa.Table
+    parts: Parts
+    items: Items
     rows: int
-    category: str | None
+    rejected: tuple[Tally, Tally]
     notes: list[str]
-    catalogue_files: frozenset[str]
+    places: Places
+
+    def check_rejected(self, *, limit: float) -> None:
+        """Raise `CorpusError` if more than the share `limit` of the rows was rejected."""
+        check_rejected(
+            self.rejected, rows=self.rows, limit=limit, notes=self.notes, places=self.places
+        )
+
+    def counts(self) -> dict[str, int]:
+        """Number of rejected rows by reason, most frequent first."""
+        return Tally.sum(self.rejected).by_reason()
 
 
-def assemble(
-    events: pa.Table, items: pa.Table, *, inline: bool, by_file: bool = False
-) -> Assembled:
-    """Join parsed events (`parse.EVENTS`) with the parsed catalogue (`parse.CATALOGUE`).
+def event_rows(parsed: pa.Table, places: Places, *, by_file: bool) -> pa.Table:
+    """Parsed interactions (`parse.EVENTS`) as `PART`.
 
-    The result does not depend on the order of the rows of either table.
+    `by_file`: the place of an event in the files replaces its time.
+    """
+    order = pa.array(places.orders(parsed["file"], parsed["line"]))
+    columns = {name: parsed[name] for name in ("user", "item", "rating", "time", "number")}
+    if by_file:
+        columns["time"] = order
+    return pa.table([*columns.values(), order, parsed["reason"], parsed["raw"]], schema=PART)
+
+
+def assemble(parts: Parts, catalogue: pa.Table, places: Places, *, inline: bool) -> Assembled:
+    """Join parts of interactions (`PART`) with the catalogue (`items.COMPACT`).
+
+    The result does not depend on the order of the rows, nor on the number of parts.
 
     Args:
+        places: of all files.
         inline: whether the catalogue was read from the interaction files. Its rejected rows are
             then counted once, as events.
-        by_file: whether the place of an event in the files replaces its time.
 
     Raises:
         CorpusError: a file cannot be read to its end, or no row is usable.
     """
-    _check_whole(events, items)
-    rows = len(events) + (0 if inline else len(items))
-    events, items, notes = _one_spelling(events, items)
-    rejects = [_rejected(events)] if inline else [_rejected(events), _rejected(items)]
-    good_items = items.filter(items["reason"].is_null()).sort_by(
-        [("key", "ascending"), ("file", "ascending"), ("line", "ascending")]
-    )
-    if inline:
-        good_items, differing = _most_frequent_titles(good_items)
-        notes += differing
-    else:
-        good_items, repeated = _first_of_each_key(good_items)
-        rejects.append(_with_reason(repeated, "duplicate item", ["key", "title"]))
-    events = _placed(events, by_file=by_file)
-    good, dropped, more = _usable(events, items, good_items["key"], inline=inline)
-    rejects += dropped
-    notes += _ratings(events) + more
-    rejected = pa.concat_tables(rejects).sort_by([("file", "ascending"), ("line", "ascending")])
-    files = frozenset() if inline else frozenset(pc.unique(items["file"]).to_pylist())
-    if not len(good):
+    survey = Survey.sum(parts.each(Survey.of))
+    check_whole(survey, places.path)
+
+    def occurring(name: str, asked: pa.Array) -> pa.BooleanArray:
+        masks = parts.each(partial(_occurring, name=name, asked=asked))
+        return pa.array(np.logical_or.reduce(masks))
+
+    readings, notes = read_as(survey, catalogue["key"], occurring)
+    items = spelled_items(catalogue, whole=readings.whole_items, inline=inline)
+    clean = parts.changed(
+        partial(cleaned, readings=readings, items=items, inline=inline)
+    ).computed()
+    found = clean.each(_found)
+    rejected = Tally() if inline else Tally.of(items.rejected), Tally.sum(f.rejected for f in found)
+    notes += items.notes + survey.rating_notes() + survey.times.notes()
+    if not inline:
+        notes += _strays([f.stray for f in found], items.known)
+    rows = survey.rows + (0 if inline else len(catalogue))
+    if not sum(f.good for f in found):
         raise CorpusError(
-            f"none of {rows:,} rows is usable: {describe(rejected, notes, files)}; fix the files "
+            f"none of {rows:,} rows is usable: {describe(rejected, notes, places)}; fix the files "
             f"or the columns"
         )
-    user, users = encode(good["user"])
-    item, keys = encode(good["item"])
-    order = pc.index_in(keys, value_set=good_items["key"].combine_chunks())
-    chosen = good_items.take(order)
-    encoded = Events(
-        user=user,
-        item=item,
-        rating=good["rating"].to_numpy(),
-        time=good["time"].to_numpy(),
-        order=good["order"].to_numpy(),
-        users=users,
-        items=keys,
-    )
-    catalogue = chosen.select(["key", "title", "text", "weight"])
-    return Assembled(encoded, catalogue, rejected, rows, _category(chosen), notes, files)
+    return Assembled(clean, items, rows, rejected, notes, places)
 
 
-def _usable(
-    events: pa.Table, items: pa.Table, titled: pa.ChunkedArray, *, inline: bool
-) -> tuple[pa.Table, list[pa.Table], list[str]]:
-    """Events on items with a title, the rows that are dropped (`REJECTED`), and notes."""
-    good, bad, notes = _settled(events.filter(events["reason"].is_null()))
+def _occurring(part: pa.Table, *, name: str, asked: pa.Array) -> np.ndarray:
+    """Which of the ids occur in a column of a part: bool."""
+    return pc.is_in(asked, part[name].unique()).to_numpy(zero_copy_only=False)
+
+
+def cleaned(part: pa.Table, *, readings: Readings, items: Items, inline: bool) -> pa.Table:
+    """A part of the interactions (`PART`) as `CLEAN`."""
+    bad = part.filter(part["reason"].is_valid())
+    good = part.filter(part["reason"].is_null()) if len(bad) else part
+    for name, whole in (("user", readings.whole_users), ("item", readings.whole_items)):
+        if whole:
+            good = _set(good, name, ids.without_decimals(good[name]))
+    settled = times.settle(readings.times, good["time"].to_numpy(), good["number"].to_numpy())
+    good = _set(good, "time", pa.array(settled.ms))
+    good, late = _divided(good, settled.bad)
+    good = _set(good, "user", _encoded(good["user"]))
     good, duplicates = _without_duplicates(good)
-    known = pc.is_in(good["item"], value_set=titled.combine_chunks())
-    unknown = good.filter(pc.invert(known))
-    # A rejected row keeps its key only if its title is missing.
-    untitled = items.filter(items["reason"].is_valid())["key"].drop_null().combine_chunks()
-    titleless = pc.is_in(unknown["item"], value_set=untitled)
+    found = pc.index_in(good["item"], value_set=items.table["key"].combine_chunks())
+    unknown = good.filter(found.is_null())
+    titleless = pc.is_in(unknown["item"], value_set=items.untitled)
     stray = unknown.filter(pc.invert(titleless))
-    if not inline:
-        notes += _strays(stray["item"], items["key"].drop_null())
     shown = ["user", "item", "rating", "time"]
-    dropped = [
-        _with_reason(bad, "bad date", [*shown[:3], "number"]),
+    rejected = [
+        _rejected(bad, bad["reason"], bad["raw"]),
+        _with_reason(late, "bad date", [*shown[:3], "number"]),
         _with_reason(duplicates, DUPLICATE, shown),
         _with_reason(unknown.filter(titleless), UNTITLED, shown),
-        _with_reason(stray, UNTITLED if inline else "unknown item", shown),
+        _with_reason(stray, UNTITLED if inline else "unknown item", shown, stray["item"]),
     ]
-    return good if pc.all(known).as_py() else good.filter(known), dropped, notes
+    known = good.filter(found.is_valid()) if found.null_count else good
+    columns = [known["user"], found.drop_null(), known["rating"], known["time"], known["order"]]
+    columns += [pa.nulls(len(known), pa.string())] * 3
+    return pa.concat_tables([pa.table(columns, schema=CLEAN), *rejected])
 
 
-def counts(rejected: pa.Table) -> dict[str, int]:
-    """Number of rows by reason, most frequent first."""
-    tally = Counter(rejected["reason"].to_pylist())
-    return dict(sorted(tally.items(), key=lambda pair: (-pair[1], pair[0])))
+def rejected_rows(clean: pa.Table) -> pa.Table:
+    """The rejected rows of a part (`CLEAN`), `rejects.ROWS`."""
+    return clean.filter(clean["reason"].is_valid()).select(ROWS.names)
 
 
-def describe(
-    rejected: pa.Table, notes: Iterable[str] = (), catalogue_files: Collection[str] = ()
-) -> str:
-    """One sentence with counts of reasons, notes, hints, and five rows with file and line.
+@dataclass(frozen=True)
+class _Found:
+    """Of a part: number of usable rows, rejected rows, and distinct keys not in the catalogue."""
 
-    Rows of the catalogue come first, since an item that is missing there makes events unusable.
-    """
-    tally = counts(rejected)
-    reasons = ", ".join(f"{count:,} {reason}" for reason, count in tally.items())
-    hints = [
-        f"{reason}: {hint}"
-        for reason in tally
-        for end, hint in HINTS.items()
-        if reason.endswith(end)
-    ]
-    shown = "; ".join(
-        f"{row['file']}:{row['line']}: {row['reason']}: {row['text']!r}"
-        for row in _some_of_each(rejected, list(tally), catalogue_files)
-    )
-    return "; ".join([reasons, *notes, *hints, f"for example: {shown}"])
+    good: int
+    rejected: Tally
+    stray: pa.Array
 
 
-def _some_of_each(
-    rejected: pa.Table, reasons: list[str], catalogue_files: Collection[str]
-) -> list[dict]:
-    inside = pc.is_in(rejected["file"], pa.array(list(catalogue_files), pa.string()))
-    groups = [
-        rejected.filter(pc.and_(side, pc.equal(rejected["reason"], reason))).slice(0, SHOWN)
-        for side in (inside, pc.invert(inside))
-        for reason in reasons
-    ]
-    rounds = itertools.zip_longest(*(group.to_pylist() for group in groups))
-    return [row for one in rounds for row in one if row is not None][:SHOWN]
+def _found(clean: pa.Table) -> _Found:
+    rejected = rejected_rows(clean)
+    stray = clean["stray"].drop_null().unique()
+    return _Found(len(clean) - len(rejected), Tally.of(rejected), stray)
 
 
-def check_rejected(read: Assembled, *, limit: float) -> None:
-    """Raise `CorpusError` if more than the share `limit` of the rows was rejected.
-
-    Duplicate events do not count: a second purchase on the same day is not malformed.
-    """
-    malformed = read.rejected.filter(pc.not_equal(read.rejected["reason"], DUPLICATE))
-    if len(malformed) > limit * read.rows:
-        raise CorpusError(
-            f"{len(malformed):,} of {read.rows:,} rows are malformed, more than "
-            f"corpus.max_rejected={limit:g} allows: "
-            f"{describe(malformed, read.notes, read.catalogue_files)}; fix the rows or raise "
-            f"corpus.max_rejected"
-        )
-
-
-def _check_whole(events: pa.Table, items: pa.Table) -> None:
-    for table in (events, items):
-        broken = table.filter(pc.equal(table["reason"], UNREADABLE))
-        if len(broken):
-            raise CorpusError(f"{broken['file'][0]} {broken['raw'][0]}")
-    for table, what in ((events, "interactions"), (items, "catalogue")):
-        if not len(table):
-            raise CorpusError(f"the {what} file has a header but no rows; give a file with rows")
-
-
-def _one_spelling(events: pa.Table, items: pa.Table) -> tuple[pa.Table, pa.Table, list[str]]:
-    """Both tables with ids such as 1.0 written as 1, and notes."""
-    (user,), of_users = ids.without_decimals("user", [events["user"]])
-    (item, key), of_items = ids.without_decimals("item", [events["item"], items["key"]])
-    for name, column in (("user", user), ("item", item)):
-        events = events.set_column(events.schema.get_field_index(name), name, column)
-    items = items.set_column(items.schema.get_field_index("key"), "key", key)
-    return events, items, of_users + of_items
-
-
-def _ratings(events: pa.Table) -> list[str]:
-    outside = pc.sum(pc.equal(events["reason"], OUTSIDE)).as_py()
-    if not outside:
+def _strays(stray: list[pa.Array], known: pa.Array) -> list[str]:
+    """A note on item keys of the interactions that the catalogue lacks; `known` is sorted."""
+    found = pa.chunked_array(stray).unique().sort()
+    if not len(found) or not len(known):
         return []
-    found = pc.min_max(events["rating"]).as_py()
-    low = min(0, found["min"])
-    high = max(low + 1, found["max"])
-    return [
-        f"{outside:,} ratings lie outside corpus.rating_range, and all ratings run from "
-        f"{found['min']:g} to {found['max']:g}: if they are right, set "
-        f"corpus.rating_range=[{low:g},{high:g}]"
-    ]
-
-
-def _strays(keys: pa.ChunkedArray, catalogue: pa.ChunkedArray) -> list[str]:
-    """A note on item keys of the interactions that the catalogue lacks."""
-    if not len(keys) or not len(catalogue):
-        return []
-    # Sorted, since the order of the rows differs between runs.
-    found, known = (column.unique().sort() for column in (keys, catalogue))
     here, there = ids.nearest(found, known) or (found[0].as_py(), known[0].as_py())
     return [
         f"{len(found):,} items of the interactions are not in the catalogue, e.g. {here!r} here, "
@@ -245,12 +187,14 @@ def _strays(keys: pa.ChunkedArray, catalogue: pa.ChunkedArray) -> list[str]:
     ]
 
 
-def _settled(events: pa.Table) -> tuple[pa.Table, pa.Table, list[str]]:
-    """Good events with their final times, events whose number is not a time, and notes."""
-    settled = times.settle(events["time"].to_numpy(), events["number"].to_numpy())
-    place = events.schema.get_field_index("time")
-    events = events.set_column(place, "time", pa.array(settled.ms))
-    return *_divided(events, settled.bad), settled.notes
+def _encoded(column: pa.ChunkedArray) -> pa.DictionaryArray:
+    """The column as codes of its sorted distinct strings."""
+    codes, words = encode(column)
+    return pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32()), words)
+
+
+def _set(table: pa.Table, name: str, column: pa.ChunkedArray | pa.Array) -> pa.Table:
+    return table.set_column(table.schema.get_field_index(name), name, column)
 
 
 def _divided(table: pa.Table, removed: np.ndarray) -> tuple[pa.Table, pa.Table]:
@@ -260,80 +204,27 @@ def _divided(table: pa.Table, removed: np.ndarray) -> tuple[pa.Table, pa.Table]:
     return table.filter(pa.array(~removed)), table.filter(pa.array(removed))
 
 
-def _rejected(table: pa.Table) -> pa.Table:
-    bad = table.filter(table["reason"].is_valid())
-    columns = [bad["reason"], bad["file"], bad["line"], bad["raw"]]
-    return pa.table(columns, schema=REJECTED)
-
-
-def _with_reason(table: pa.Table, reason: str, shown: list[str]) -> pa.Table:
+def _with_reason(
+    table: pa.Table, reason: str, shown: list[str], stray: pa.ChunkedArray | None = None
+) -> pa.Table:
     # The raw line is no longer in memory, so its fields are shown.
     texts = [
         ",".join("" if v is None else str(v) for v in row.values())[:TEXT_SHOWN]
         for row in table.select(shown).to_pylist()
     ]
-    columns = [pa.array([reason] * len(table), pa.string()), table["file"], table["line"]]
-    return pa.table([*columns, pa.array(texts, pa.string())], schema=REJECTED)
+    reasons = pa.array([reason] * len(table), pa.string())
+    return _rejected(table, reasons, pa.array(texts, pa.string()), stray)
 
 
-def _first_of_each_key(items: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """Separate the rows that repeat a key; rows are sorted by key."""
-    code, _ = encode(items["key"])
-    return _divided(items, np.r_[False, code[1:] == code[:-1]][: len(items)])
-
-
-def _placed(events: pa.Table, *, by_file: bool) -> pa.Table:
-    """Append ``order``, the rank of a row by file and line; `by_file` also makes it the time."""
-    code, names = encode(events["file"])
-    file = np.argsort(sorted(range(len(names)), key=lambda i: _natural(names[i].as_py())))
-    rank = np.empty(len(events), dtype=np.int64)
-    rank[np.lexsort((events["line"].to_numpy(), file[code]))] = np.arange(len(events))
-    order = pa.array(rank)
-    if by_file:
-        events = events.set_column(events.schema.get_field_index("time"), "time", order)
-    return events.append_column("order", order)
-
-
-def _natural(name: str) -> list[str | int]:
-    """Sort key that puts part-2 before part-10."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", name)]
-
-
-def _most_frequent_titles(items: pa.Table) -> tuple[pa.Table, list[str]]:
-    """For each key the first row with its most frequent title, and notes on titles that differ.
-
-    Rows are sorted by key, file and line. Of equally frequent titles the first wins.
-    """
-    if not len(items):
-        return items, []
-    code, keys = encode(items["key"])
-    chosen, notes = np.empty(0, np.int64), []
-    for column in ("text", "title"):  # the title last: it chooses
-        value, values = encode(items[column])
-        _, first, count = np.unique(
-            code * len(values) + value, return_index=True, return_counts=True
-        )
-        order = np.lexsort((first, -count, code[first]))
-        starts = np.flatnonzero(np.r_[True, np.diff(code[first[order]]) > 0])
-        chosen = first[order[starts]]
-        spread = np.diff(np.r_[starts, len(order)])
-        if (spread > 1).any():
-            most = np.argmax(spread)
-            one, other = (items[column][int(first[place])] for place in order[starts[most] :][:2])
-            notes.append(
-                f"{np.count_nonzero(spread > 1):,} of {len(keys):,} items have several {column}s "
-                f"in the interactions, such as {keys[most]} with {_short(one)} and {_short(other)}"
-            )
-    if notes:
-        notes.append(
-            "the most frequent title of an item is taken, with the text of its row; if these are "
-            "of reviews, give a catalogue (corpus.metadata) or other columns (corpus.columns)"
-        )
-    return items.take(pa.array(chosen)), notes
-
-
-def _short(text: pa.StringScalar) -> str:
-    return repr(textwrap.shorten(text.as_py(), 40, placeholder=" ..."))
+def _rejected(
+    table: pa.Table,
+    reason: pa.ChunkedArray | pa.Array,
+    text: pa.ChunkedArray | pa.Array,
+    stray: pa.ChunkedArray | None = None,
+) -> pa.Table:
+    nothing = [pa.nulls(len(table), CLEAN.field(name).type) for name in CLEAN.names[:4]]
+    stray = pa.nulls(len(table), pa.string()) if stray is None else stray
+    return pa.table([*nothing, table["order"], reason, text, stray], schema=CLEAN)
 
 
 def _without_duplicates(events: pa.Table) -> tuple[pa.Table, pa.Table]:
@@ -345,8 +236,3 @@ def _without_duplicates(events: pa.Table) -> tuple[pa.Table, pa.Table]:
         [column[order][1:] == column[order][:-1] for column in same_if]
     )
     return _divided(events, repeated)
-
-
-def _category(items: pa.Table) -> str | None:
-    names = Counter(name for name in items["category"].to_pylist() if name)
-    return max(sorted(names), key=lambda name: names[name]) if names else None

@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from minirec.config.corpus import DemoConfig
 from minirec.corpus.events import Events, encode
+from minirec.corpus.items import Items
 
 LABELS = ("trivial", "learnable", "noise", "duplicate")
 START_MS = 1_640_995_200_000  # 2022-01-01 UTC
@@ -68,13 +69,12 @@ class _Shop:
     taste_of: list[int]
 
 
-def generate(demo: DemoConfig, *, seed: int) -> tuple[Events, pa.Table, np.ndarray]:
+def generate(demo: DemoConfig, *, seed: int) -> tuple[Events, Items, np.ndarray]:
     """Generate the corpus.
 
     Returns:
         events: about ``users x events_per_user`` interactions over two years.
-        catalogue: columns key, title, text, weight (`margins`); one row for each item of
-            ``events.items``, same order.
+        items: the catalogue; each item has an event, and a weight (`margins`).
         labels: (N,) array of `LABELS`, one for each event.
     """
     rng = np.random.default_rng([seed, 0x0DE30])
@@ -98,19 +98,19 @@ def generate(demo: DemoConfig, *, seed: int) -> tuple[Events, pa.Table, np.ndarr
         time=np.concatenate([w[1] for w in walks]),
         order=np.arange(len(item)),
         users=user_names,
-        items=item_names,
     )
     present = [int(key.removeprefix("item")) for key in item_names.to_pylist()]
     margin = margins(len(shop.titles), seed=seed)
-    catalogue = pa.table(
+    table = pa.table(
         {
             "key": item_names,
             "title": [shop.titles[i] for i in present],
             "text": [shop.texts[i] for i in present],
+            "category": pa.nulls(len(present), pa.string()),
             "weight": margin[present],
         }
     )
-    return events, catalogue, np.concatenate([w[3] for w in walks])
+    return events, Items.of(table), np.concatenate([w[3] for w in walks])
 
 
 def margins(items: int, *, seed: int) -> np.ndarray:

@@ -1,279 +1,223 @@
-"""Makes samples from events and splits them into train, valid and test.
-
-The events of one user at one time are a visit. `corpus.same_time` decides whether they are in each
-other's histories, `corpus.ties` how they are ordered.
-"""
+"""Splits samples into train, valid and test, and numbers them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from minirec.config.corpus import CorpusConfig
-from minirec.corpus.events import Events, filter_events
-from minirec.corpus.schema import SAMPLES, SAMPLES_WITH_SAME_TIME
+from minirec.corpus.events import Events
+from minirec.corpus.filters import Kept
+from minirec.corpus.items import Items
+from minirec.corpus.parts import Parts
+from minirec.corpus.windows import ORDERED_BY, timeline, visits_of_users, windows
 from minirec.errors import CorpusError
 
 SPLITS = ("train", "valid", "test")
-LARGEST_LISTS = 200_000_000  # entries, of four bytes each
+LARGEST_LISTS = 200_000_000  # entries of a part, of four bytes each
 
 
 @dataclass(frozen=True)
-class Samples:
-    """The splits of a corpus.
+class _Outlook:
+    """What a part will hold.
 
     Attributes:
-        tables: train, valid and test with schema `SAMPLES` or `SAMPLES_WITH_SAME_TIME`.
-        item_codes: (V,) int64, for each dense item_id its index into ``Events.items``.
-        event: (S,) int64, for each sample_id the index of its target event.
-        kept: events left after window, min_rating and k-core.
-        users: users left.
-        same_time: split -> samples whose user has another event at the target's time.
+        events, users: that stay.
+        longest: most events of a user.
+        would_be: events with ``corpus.min_history`` events in front of them.
+        targets: by split if `corpus.split` is leave_one_out, else all in the first.
+        together: largest visit of a target, the sum over targets of the size of their visits, and
+            the user with the largest.
+        largest: most events of a user at one time.
+        visits: most times of a user with a target.
+        last: the latest three times of targets, newest first, each with its number of targets.
+    """
+
+    events: int
+    users: int
+    longest: int
+    would_be: int
+    targets: tuple[int, int, int]
+    together: tuple[int, int, str]
+    largest: int
+    visits: int
+    last: list[tuple[int, int]]
+
+
+def _outlook(
+    part: pa.Table, *, corpus: CorpusConfig, items: np.ndarray, hashes: np.ndarray
+) -> _Outlook:
+    from minirec.corpus.windows import leave_one_out
+
+    events = Events.of(part)
+    line = timeline(events, corpus, items=items, hashes=hashes)
+    target = line.targets(corpus)
+    together = line.together[target]
+    owner = ""
+    if len(target):
+        owner = events.users[int(line.user[target[np.argmax(together)]])].as_py()
+    times, counts = np.unique(line.time[target], return_counts=True)
+    of_user = np.unique(line.user, return_counts=True)[1]
+    sizes = np.bincount(leave_one_out(line, target, corpus), minlength=3)
+    return _Outlook(
+        events=len(line.event),
+        users=len(of_user),
+        longest=int(of_user.max(initial=0)),
+        would_be=int((line.earlier >= corpus.min_history).sum()),
+        targets=tuple(sizes.tolist()),
+        together=(int(together.max(initial=0)), int(together.sum()), owner),
+        largest=int(line.together.max(initial=0)),
+        visits=int(visits_of_users(line, target).max(initial=0)),
+        last=list(zip(times[-3:][::-1].tolist(), counts[-3:][::-1].tolist(), strict=True)),
+    )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the samples of a corpus will be.
+
+    Attributes:
+        events, users: that stay after the filters.
         left_out: events that are not a target because ``corpus.same_time: exclude`` leaves fewer
             than ``corpus.min_history`` events before them.
+        targets: number of samples.
+        same_time: whether the samples list the other items of their visits.
+        cuts: where valid and test begin.
     """
 
-    tables: dict[str, pa.Table]
-    item_codes: np.ndarray
-    event: np.ndarray
-    kept: int
+    events: int
     users: int
-    same_time: dict[str, int]
     left_out: int
+    targets: int
+    same_time: bool
+    cuts: tuple[Cut, Cut]
 
 
 @dataclass(frozen=True)
-class _Timeline:
-    """The K kept events, sorted by user, time and tie. All attributes are (K,).
+class Cut:
+    """Where a split begins, in samples ordered by time.
 
     Attributes:
-        event: index into `Events`.
-        user, item, time: its columns; `item` is dense over the kept items.
-        tie: order of the events of a visit.
-        first: row of the user's first event.
-        visit: row of the first event of the visit.
-        together: number of events of the visit.
+        at: the first possible place.
+        latest: the last possible place.
+        between_times: whether the place must begin a new time; if not, it is `at`.
     """
 
-    event: np.ndarray
-    user: np.ndarray
-    item: np.ndarray
-    time: np.ndarray
-    tie: np.ndarray
-    first: np.ndarray
-    visit: np.ndarray
-    together: np.ndarray
+    at: int
+    latest: int
+    between_times: bool
 
 
-def make_samples(events: Events, corpus: CorpusConfig) -> Samples:
-    """Filter the events, pair each target with its history, split.
-
-    A history holds up to ``corpus.history`` last events of the user before the target, oldest
-    first. With ``corpus.same_time: exclude`` all have an earlier time; with ``keep`` they may be
-    events of the same visit that ``corpus.ties`` places before the target. sample_id is the rank of
-    the sample by (split, time, user, tie). item_id is dense over the kept items, in the order of
-    their keys.
+def plan(parts: Parts, corpus: CorpusConfig, *, items: Items, kept: Kept) -> Plan:
+    """What the samples of clean events (`events.CLEAN`) will be.
 
     Raises:
-        CorpusError: fewer than 3 samples are left, or too few distinct times to split by time.
+        CorpusError: fewer than 3 samples are left, or too few distinct times to split by time, or
+            the lists of the other items of visits do not fit into memory.
     """
-    line, codes = _timeline(events, filter_events(events, corpus), corpus.ties)
-    exclude = corpus.same_time == "exclude"
-    end = line.visit if exclude else np.arange(len(line.event))  # row after the history
-    target = np.flatnonzero(end - line.first >= corpus.min_history)
-    if len(target) < 3:
-        raise CorpusError(_too_few(line, len(target), corpus))
-    target = target[np.lexsort((line.tie[target], line.user[target], line.time[target]))]
-    part = _parts(line, target, corpus)
-    order = np.argsort(part, kind="stable")
-    target, sizes = target[order], np.bincount(part, minlength=3)
-    table = _table(events, line, target, end[target], corpus)
-    stops = np.cumsum(sizes)
-    shared = line.together[target] > 1
-    slices = {
-        name: slice(stop - n, stop) for name, stop, n in zip(SPLITS, stops, sizes, strict=True)
-    }
-    would_be = np.arange(len(line.event)) - line.first >= corpus.min_history
-    return Samples(
-        tables={name: table.slice(at.start, at.stop - at.start) for name, at in slices.items()},
-        item_codes=codes,
-        event=line.event[target],
-        kept=len(line.event),
-        users=len(np.unique(line.user)),
-        same_time={name: int(shared[at].sum()) for name, at in slices.items()},
-        left_out=int(would_be.sum()) - len(target),
+    found = parts.each(partial(_outlook, corpus=corpus, items=kept.items, hashes=items.hashes))
+    targets = sum(sum(one.targets) for one in found)
+    if targets < 3:
+        raise CorpusError(_too_few(found, targets, corpus))
+    same_time = corpus.same_time == "exclude" and any(one.together[0] > 1 for one in found)
+    if same_time:
+        _check_room(found)
+    return Plan(
+        events=sum(one.events for one in found),
+        users=sum(one.users for one in found),
+        left_out=sum(one.would_be for one in found) - targets,
+        targets=targets,
+        same_time=same_time,
+        cuts=_cuts(found, targets, corpus),
     )
 
 
-def _timeline(events: Events, keep: np.ndarray, ties: str) -> tuple[_Timeline, np.ndarray]:
-    """The kept events in order, and the item code of each dense item_id."""
-    tie = {"key": events.item, "file": events.order}.get(ties)
-    tie = _hashed(events, keep) if tie is None else tie[keep]
-    order = np.lexsort((tie, events.time[keep], events.user[keep]))
-    keep, tie = keep[order], tie[order]
-    codes, item = np.unique(events.item[keep], return_inverse=True)
-    user, time = events.user[keep], events.time[keep]
-    new_user = np.r_[True, user[1:] != user[:-1]]
-    new_visit = new_user | np.r_[True, time[1:] != time[:-1]]
-    first, _ = _runs(new_user)
-    visit, together = _runs(new_visit)
-    return _Timeline(keep, user, item, time, tie, first, visit, together), codes
+def ordered(
+    parts: Parts, corpus: CorpusConfig, *, items: Items, kept: Kept, plan: Plan
+) -> Iterator[tuple[str, pa.Table]]:
+    """The samples by split, time, user and tie, in batches of one split each.
 
-
-def _runs(begins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each row the first row and the length of its run; both (K,) int64."""
-    starts = np.flatnonzero(begins)
-    lengths = np.diff(np.r_[starts, len(begins)])
-    return np.repeat(starts, lengths), np.repeat(lengths, lengths)
-
-
-def _hashed(events: Events, keep: np.ndarray) -> np.ndarray:
-    """(K,) uint64 hashes of user id and item key, equal on every machine."""
-    from pandas.util import hash_array
-
-    users = hash_array(events.users.to_numpy(zero_copy_only=False), categorize=False)
-    items = hash_array(events.items.to_numpy(zero_copy_only=False), categorize=False)
-    # The finaliser of splitmix64 (Steele et al., 2014). A plain sum would give all users the same
-    # order of items.
-    mixed = users[events.user[keep]] * np.uint64(0x9E3779B97F4A7C15) + items[events.item[keep]]
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return mixed ^ (mixed >> np.uint64(31))
-
-
-def _too_few(line: _Timeline, samples: int, corpus: CorpusConfig) -> str:
-    """Why there are not even three samples, and what to do."""
-    kept = np.count_nonzero(np.arange(len(line.event)) - line.first >= corpus.min_history)
-    if corpus.same_time == "exclude" and kept >= 3:
-        return (
-            f"{samples} sample(s) are left: the other events do not have corpus.min_history="
-            f"{corpus.min_history} event(s) of their user at an earlier time, since users have up "
-            f"to {line.together.max()} events at one time; set corpus.same_time=keep, or give "
-            f"times that differ"
-        )
-    if samples:
-        return (
-            f"{samples} sample(s) cannot be split into train, valid and test; give more "
-            f"interactions or loosen corpus.k_core, corpus.start, corpus.end"
-        )
-    users = np.unique(line.user, return_counts=True)[1]
-    lower = "lower min_history or " if corpus.min_history > 1 else ""
-    return (
-        f"no samples: the longest of {len(users):,} users has {users.max()} event(s), and a "
-        f"target needs corpus.min_history={corpus.min_history} before it; {lower}give "
-        f"interactions of the same users over a longer time"
+    The tables have the columns of `windows` and no sample_id: the order gives it. item_id is dense
+    over the items that stay, in the order of their keys.
+    """
+    ids = np.where(kept.items, np.cumsum(kept.items) - 1, -1).astype(np.int32)
+    made = parts.changed(
+        partial(windows, corpus=corpus, ids=ids, hashes=items.hashes, same_time=plan.same_time)
     )
+    begins = _Begins(plan.cuts)
+    for batch in made.ordered(ORDERED_BY):
+        stops = begins.of(batch["time"].to_numpy())
+        for name, start, stop in zip(SPLITS, [0, *stops], [*stops, len(batch)], strict=True):
+            if stop > start:
+                yield name, batch.slice(start, stop - start)
 
 
-def _table(
-    events: Events, line: _Timeline, target: np.ndarray, end: np.ndarray, corpus: CorpusConfig
-) -> pa.Table:
-    """The samples of the rows `target`, with histories that end before the rows `end`."""
-    length = np.minimum(end - line.first[target], corpus.history)
-    offsets, past = _ranges(end - length, length)
-    rating = events.rating[line.event]
+class _Begins:
+    """Finds where valid and test begin in samples that come in batches, in the order of time."""
 
-    def lists(values: np.ndarray, kind: pa.DataType) -> pa.ListArray:
-        return pa.ListArray.from_arrays(
-            pa.array(offsets, type=pa.int32()), pa.array(values[past], type=kind)
-        )
+    def __init__(self, cuts: tuple[Cut, Cut]):
+        self.cuts = cuts
+        self.places: list[int] = []  # of the splits that have begun
+        self.rows = 0
+        self.last: int | None = None  # time of the row before the batch
 
-    columns = {
-        "sample_id": pa.array(np.arange(len(target)), type=pa.int64()),
-        "user": events.users.take(pa.array(line.user[target])),
-        "history": lists(line.item, pa.int32()),
-        "history_rating": lists(rating, pa.float32()),
-        "history_time": lists(line.time, pa.int64()),
-        "target": pa.array(line.item[target], type=pa.int32()),
-        "rating": pa.array(rating[target], type=pa.float32()),
-        "time": pa.array(line.time[target], type=pa.int64()),
-    }
-    together = line.together[target]
-    if corpus.same_time == "keep" or together.max() == 1:
-        return pa.table(columns, schema=SAMPLES)
-    _check_room(events, line, target)
-    offsets, rows = _ranges(line.visit[target], together)
-    others = rows[rows != np.repeat(target, together)]
-    columns["same_time"] = pa.ListArray.from_arrays(
-        pa.array(offsets - np.arange(len(offsets)), type=pa.int32()),  # each lacks its target
-        pa.array(line.item[others], type=pa.int32()),
-    )
-    return pa.table(columns, schema=SAMPLES_WITH_SAME_TIME)
+    def of(self, time: np.ndarray) -> list[int]:
+        """The rows of the next batch, times (N,), where valid and test begin; N for a split that
+        begins later, 0 for one that has begun before."""
+        end = self.rows + len(time)
+        before = time[:1] - 1 if self.last is None else np.array([self.last])
+        new = np.flatnonzero(np.diff(time, prepend=before)) + self.rows
+        while len(self.places) < 2:
+            cut = self.cuts[len(self.places)]
+            least = max(cut.at, self.places[-1] + 1 if self.places else 0)
+            place = min(cut.at, cut.latest)
+            if cut.between_times:
+                later = new[new >= least]
+                place = min(cut.latest, int(later[0]) if len(later) else cut.latest)
+            if place >= end:
+                break
+            self.places.append(place)
+        stops = [max(0, place - self.rows) for place in self.places]
+        self.rows, self.last = end, int(time[-1]) if len(time) else self.last
+        return stops + [len(time)] * (2 - len(stops))
 
 
-def _check_room(events: Events, line: _Timeline, target: np.ndarray) -> None:
-    """Refuse visits so large that their lists of other items would not fit into memory."""
-    together = line.together[target]
-    if together.sum() <= LARGEST_LISTS:
-        return
-    largest = target[np.argmax(together)]
-    raise CorpusError(
-        f"each sample lists the other events of its user and time, which makes "
-        f"{together.sum():,} entries in all; user {events.users[int(line.user[largest])]} has "
-        f"{line.together[largest]:,} events at one time: leave out accounts that many people "
-        f"share, or set corpus.same_time=keep"
-    )
-
-
-def _ranges(start: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Concatenated ranges of rows: offsets (S + 1,) and row numbers."""
-    offsets = np.r_[0, np.cumsum(length)]
-    within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], length)
-    return offsets, np.repeat(start, length) + within
-
-
-def _parts(line: _Timeline, target: np.ndarray, corpus: CorpusConfig) -> np.ndarray:
-    """The split of each target: (S,) 0 train, 1 valid, 2 test; targets are sorted by time."""
+def _cuts(found: list[_Outlook], targets: int, corpus: CorpusConfig) -> tuple[Cut, Cut]:
+    """Where valid and test begin."""
     if corpus.split == "leave_one_out":
-        return _leave_one_out(line, target)
-    sizes = split_sizes(len(target), corpus.split)
-    stops = np.cumsum(sizes)[:2]
+        visits = max(one.visits for one in found)
+        if visits < 3:
+            raise CorpusError(
+                f"corpus.split=leave_one_out needs users with targets at three times; the most "
+                f"that a user has is {visits}; give longer histories, or shares such as "
+                f"[0.8, 0.1, 0.1]"
+            )
+        train, valid, _ = (sum(one.targets[split] for one in found) for split in range(3))
+        return Cut(train, train, False), Cut(train + valid, train + valid, False)
+    train, valid, _ = split_sizes(targets, corpus.split)
+    stops = train, train + valid
     # If the events of one time have a meaningful order, the cut may be inside a time.
-    if corpus.same_time == "exclude" or corpus.ties == "hash":
-        stops = _between_times(line.time[target], stops)
-    return np.searchsorted(stops, np.arange(len(target)), side="right")
-
-
-def _between_times(time: np.ndarray, stops: np.ndarray) -> np.ndarray:
-    """Move both stops to the next start of a new time, or to an earlier one if a split is empty.
-
-    Raises:
-        CorpusError: fewer than three distinct times.
-    """
-    begins = np.flatnonzero(time[1:] != time[:-1]) + 1
-    if len(begins) < 2:
+    if corpus.same_time == "keep" and corpus.ties != "hash":
+        return Cut(stops[0], stops[0], False), Cut(stops[1], stops[1], False)
+    last: dict[int, int] = {}
+    for one in found:
+        for time, count in one.last:
+            last[time] = last.get(time, 0) + count
+    newest = [last[time] for time in sorted(last, reverse=True)]
+    if len(newest) < 3:
         raise CorpusError(
-            f"the {len(time):,} samples have {len(begins) + 1} distinct time(s), so they cannot "
+            f"the {targets:,} samples have {len(newest)} distinct time(s), so they cannot "
             f"be split by time; give interactions over a longer time, or set corpus.same_time=keep "
             f"and corpus.ties=file to split inside a time"
         )
-    first = min(int(np.searchsorted(begins, stops[0])), len(begins) - 2)
-    second = min(max(int(np.searchsorted(begins, stops[1])), first + 1), len(begins) - 1)
-    return begins[[first, second]]
-
-
-def _leave_one_out(line: _Timeline, target: np.ndarray) -> np.ndarray:
-    """The last time of each user is test, the one before it valid.
-
-    Users with targets at fewer than three times are entirely in train.
-
-    Raises:
-        CorpusError: no user has targets at three times.
-    """
-    visits, visit = np.unique(line.visit[target], return_inverse=True)  # rising: user, then time
-    owner = line.user[visits]
-    starts, count = _runs(np.r_[True, owner[1:] != owner[:-1]])
-    left = starts + count - 1 - np.arange(len(visits))  # times of the user after this one
-    if count.max() < 3:
-        raise CorpusError(
-            f"corpus.split=leave_one_out needs users with targets at three times; the most that a "
-            f"user has is {count.max()}; give longer histories, or shares such as [0.8, 0.1, 0.1]"
-        )
-    part = np.where(count < 3, 0, np.maximum(2 - left, 0))
-    return part[visit]
+    # A split that would be empty begins at the last time, or the one before it.
+    latest = targets - newest[0] - newest[1], targets - newest[0]
+    return Cut(stops[0], latest[0], True), Cut(stops[1], latest[1], True)
 
 
 def split_sizes(samples: int, shares: tuple[float, float, float]) -> tuple[int, int, int]:
@@ -285,9 +229,47 @@ def split_sizes(samples: int, shares: tuple[float, float, float]) -> tuple[int, 
     return samples - valid - test, valid, test
 
 
-def same_time_facts(samples: Samples, setting: str) -> dict[str, Any]:
-    """The entry ``same_time`` of ``corpus.json``."""
-    return {"setting": setting, "shared": samples.same_time, "left_out": samples.left_out}
+def _too_few(found: list[_Outlook], samples: int, corpus: CorpusConfig) -> str:
+    """Why there are not even three samples, and what to do."""
+    if corpus.same_time == "exclude" and sum(one.would_be for one in found) >= 3:
+        return (
+            f"{samples} sample(s) are left: the other events do not have corpus.min_history="
+            f"{corpus.min_history} event(s) of their user at an earlier time, since users have up "
+            f"to {max(one.largest for one in found)} events at one time; set "
+            f"corpus.same_time=keep, or give times that differ"
+        )
+    if samples:
+        return (
+            f"{samples} sample(s) cannot be split into train, valid and test; give more "
+            f"interactions or loosen corpus.k_core, corpus.start, corpus.end"
+        )
+    users = sum(one.users for one in found)
+    lower = "lower min_history or " if corpus.min_history > 1 else ""
+    return (
+        f"no samples: the longest of {users:,} users has {max(one.longest for one in found)} "
+        f"event(s), and a target needs corpus.min_history={corpus.min_history} before it; "
+        f"{lower}give interactions of the same users over a longer time"
+    )
+
+
+def _check_room(found: list[_Outlook]) -> None:
+    """Refuse visits so large that their lists of other items would not fit into memory."""
+    most = max(found, key=lambda one: one.together[1])
+    if most.together[1] <= LARGEST_LISTS:
+        return
+    largest = max(found, key=lambda one: one.together[0])
+    raise CorpusError(
+        f"each sample lists the other events of its user and time, which makes "
+        f"{most.together[1]:,} entries in all; user {largest.together[2]} has "
+        f"{largest.together[0]:,} events at one time: leave out accounts that many people "
+        f"share, or set corpus.same_time=keep"
+    )
+
+
+def same_time_facts(plan: Plan, shared: dict[str, int], setting: str) -> dict[str, Any]:
+    """The entry ``same_time`` of ``corpus.json``; `shared` counts by split the samples whose user
+    has another event at the target's time."""
+    return {"setting": setting, "shared": shared, "left_out": plan.left_out}
 
 
 def same_time_sentences(corpus: dict[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """Reads times of interactions.
 
 A single number may be a time in seconds, a day such as 20230115 or a serial number of Excel. So
-`read` takes small numbers as seconds, and `settle` corrects this after it has seen all times.
+`read` takes small numbers as seconds, and `settle` corrects this after all times have been `Seen`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Literal
 
 import numpy as np
 
@@ -77,69 +78,153 @@ def day(ms: float) -> str:
 
 @dataclass(frozen=True)
 class Settled:
-    """Times of all interactions after one reading of their numbers.
+    """Times after one reading of their numbers.
 
     Attributes:
         ms: (N,) int64, ms since 1970 UTC.
         bad: (N,) bool, True if it is not a time.
-        notes: sentences on how the numbers were read.
     """
 
     ms: np.ndarray
     bad: np.ndarray
-    notes: list[str]
 
 
-def settle(ms: np.ndarray, number: np.ndarray) -> Settled:
-    """Decide whether small numbers are days or Excel serial numbers, and convert these.
+@dataclass(frozen=True)
+class Numbers:
+    """What is known of a set of numbers that stand for times.
+
+    Attributes:
+        count: how many.
+        first: ms and number of the earliest, both infinite if there is none.
+        early: how many mean a day before 1990.
+        units: how many are s, ms, us and ns.
+    """
+
+    count: int
+    first: tuple[float, float]
+    early: int
+    units: tuple[int, ...]
+
+    @classmethod
+    def of(cls, ms: np.ndarray, number: np.ndarray) -> Numbers:
+        """Of (N,) ms and the numbers as written."""
+        unit = np.searchsorted([limit for _, limit in UNITS], number, side="right")
+        units = np.bincount(unit, minlength=len(UNITS)).tolist()
+        return cls(len(ms), _least(ms, number), np.count_nonzero(ms < EARLY_MS), tuple(units))
+
+    def __add__(self, other: Numbers) -> Numbers:
+        units = tuple(map(sum, zip(self.units, other.units, strict=True)))
+        first = min(self.first, other.first)
+        return Numbers(self.count + other.count, first, self.early + other.early, units)
+
+    def notes(self) -> list[str]:
+        """Sentences on days before 1990, and on several units."""
+        found = []
+        if self.early:
+            found.append(
+                f"{self.early:,} times are numbers that mean a day before 1990, the first "
+                f"{self.first[1]:.15g} is {day(self.first[0])}: numbers are s, ms, us or ns since "
+                f"1970, depending on their size; check the column"
+            )
+        if np.count_nonzero(self.units) > 1:
+            each = zip(self.units, UNITS, strict=True)
+            counts = ", ".join(f"{count:,} {name}" for count, (name, _) in each if count)
+            found.append(f"times are numbers of several units, recognised by their size: {counts}")
+        return found
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What decides how the numbers of all interactions are read. Parts can be added.
+
+    Attributes:
+        small: numbers below `SMALL`, and `large`: the others; both as `read` takes them.
+        days: small numbers that are days, and those of them from 1970 to 2099.
+        first_day: the smallest of the latter, infinite if there is none.
+        excel: whether all small numbers can be days as Excel counts them.
+    """
+
+    small: Numbers
+    large: Numbers
+    days: tuple[int, int]
+    first_day: float
+    excel: bool
+
+    @classmethod
+    def of(cls, ms: np.ndarray, number: np.ndarray) -> Seen:
+        """Of (N,) int64 ms, and (N,) float64 numbers as written, NaN for a date."""
+        small = number < SMALL
+        large = number >= SMALL
+        found = number[small]
+        days = _as_days(found)
+        valid = (days >= 0) & (days < LAST_MS)
+        return cls(
+            small=Numbers.of(ms[small], found),
+            large=Numbers.of(ms[large], number[large]),
+            days=(np.count_nonzero(~np.isnan(days)), np.count_nonzero(valid)),
+            first_day=float(found[valid].min(initial=np.inf)),
+            excel=bool(np.all((found >= EXCEL_1970) & (found < EXCEL_2100))),
+        )
+
+    def __add__(self, other: Seen) -> Seen:
+        return Seen(
+            small=self.small + other.small,
+            large=self.large + other.large,
+            days=(self.days[0] + other.days[0], self.days[1] + other.days[1]),
+            first_day=min(self.first_day, other.first_day),
+            excel=self.excel and other.excel,
+        )
+
+    @property
+    def reading(self) -> Literal["since 1970", "days", "excel"]:
+        """How small numbers are read."""
+        # At most one in 50 arbitrary numbers of eight digits is a day: if most are days, all should
+        # be.
+        if 2 * self.days[0] > self.small.count:
+            return "days"
+        return "excel" if self.small.count and self.excel else "since 1970"
+
+    def notes(self) -> list[str]:
+        """Sentences on how the numbers were read."""
+        if self.reading == "since 1970":
+            return (self.small + self.large).notes()
+        taken, first, what = self.days[1], self.first_day, "days"
+        if self.reading == "excel":
+            taken, first = self.small.count, self.small.first[1]
+            what = "days since 1900, as Excel counts them"
+        if not taken:
+            return self.large.notes()
+        number = np.array([first])
+        example = f"{first:.15g} is {day(settle(self.reading, number, number).ms[0])}"
+        note = f"{taken:,} times are numbers that were read as {what}: {example}"
+        return [note, *self.large.notes()]
+
+
+def settle(reading: str, ms: np.ndarray, number: np.ndarray) -> Settled:
+    """Convert small numbers that are days or Excel serial numbers.
 
     Args:
-        ms: (N,) int64, as `read` gives it.
+        reading: `Seen.reading` of all interactions.
+        ms: (N,), as `read` gives it.
         number: (N,) float64, the number as written, NaN for a date.
     """
-    ms, bad = ms.copy(), np.zeros(len(ms), dtype=bool)
-    notes = []
+    ms, bad = ms.astype(np.int64), np.zeros(len(ms), dtype=bool)
     small = np.flatnonzero(number < SMALL)
-    days = _as_days(number[small])
-    # At most one in 50 arbitrary numbers of eight digits is a day: if most are days, all should be.
-    if 2 * np.count_nonzero(~np.isnan(days)) > len(small):
-        outside = ~((days >= 0) & (days < LAST_MS))
+    if reading == "days":
+        days = _as_days(number[small])
+        bad[small] = outside = ~((days >= 0) & (days < LAST_MS))
         ms[small] = np.where(outside, ms[small], days)
-        bad[small] = outside
-        what = "days"
-    elif len(small) and np.all((number[small] >= EXCEL_1970) & (number[small] < EXCEL_2100)):
+    elif reading == "excel":
         ms[small] = np.round((number[small] - EXCEL_1970) * DAY_MS)
-        what = "days since 1900, as Excel counts them"
-    else:
-        small, what = small[:0], ""
-    taken = small[~bad[small]]
-    if len(taken):
-        first = taken[np.argmin(number[taken])]
-        example = f"{number[first]:.15g} is {day(ms[first])}"
-        notes.append(f"{len(taken):,} times are numbers that were read as {what}: {example}")
-    rest = np.setdiff1d(np.flatnonzero(~np.isnan(number)), small, assume_unique=True)
-    return Settled(ms, bad, notes + _early(ms[rest], number[rest]) + _units(number[rest]))
+    return Settled(ms, bad)
 
 
-def _early(ms: np.ndarray, number: np.ndarray) -> list[str]:
-    early = np.count_nonzero(ms < EARLY_MS)
-    if not early:
-        return []
-    first = np.argmin(ms)
-    return [
-        f"{early:,} times are numbers that mean a day before 1990, the first {number[first]:.15g} "
-        f"is {day(ms[first])}: numbers are s, ms, us or ns since 1970, depending on their size; "
-        f"check the column"
-    ]
-
-
-def _units(number: np.ndarray) -> list[str]:
-    unit = np.searchsorted([limit for _, limit in UNITS], number, side="right")
-    counts = np.bincount(unit, minlength=len(UNITS))
-    if np.count_nonzero(counts) < 2:
-        return []
-    each = ", ".join(f"{c:,} {name}" for c, (name, _) in zip(counts, UNITS, strict=True) if c)
-    return [f"times are numbers of several units, recognised by their size: {each}"]
+def _least(ms: np.ndarray, number: np.ndarray) -> tuple[float, float]:
+    """The smallest pair."""
+    if not len(ms):
+        return np.inf, np.inf
+    earliest = ms.min()
+    return float(earliest), float(number[ms == earliest].min())
 
 
 def _as_days(number: np.ndarray) -> np.ndarray:

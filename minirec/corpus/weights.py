@@ -89,7 +89,7 @@ def complete(column: str, raw: ArrayLike, *, targets: ArrayLike) -> tuple[Floats
 
     Args:
         raw: (V,) as `read_number` returns them, NaN for None.
-        targets: (N,) item ids of the targets of the train split.
+        targets: (V,) number of targets of the train split, by item id.
 
     Raises:
         CorpusError: no weight can be used, or all targets of train have the weight 0.
@@ -105,7 +105,7 @@ def complete(column: str, raw: ArrayLike, *, targets: ArrayLike) -> tuple[Floats
         )
     median = float(np.median(found[known]))
     found[~known] = median
-    mean = float(found[np.asarray(targets, dtype=np.int64)].mean())
+    mean = float(np.average(found, weights=targets))
     if mean <= 0:
         raise CorpusError(
             f"reward.item_weight={column} is 0 for all targets of the train split, so no reward "

@@ -13,7 +13,7 @@ import base64
 import hashlib
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,8 +44,31 @@ def table_writer(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
 
 def write_table(path: Path, table: pa.Table) -> None:
     """Write Parquet atomically; equal tables give equal bytes."""
-    with table_writer(path, table.schema) as writer:
-        writer.write_table(table, row_group_size=ROW_GROUP)
+    write_batches(path, table.schema, [table])
+
+
+def write_batches(path: Path, schema: pa.Schema, batches: Iterable[pa.Table]) -> None:
+    """Write Parquet atomically; the bytes depend on the rows alone, not on their batches."""
+    with table_writer(path, schema) as writer:
+        for group in row_groups(schema, batches):
+            writer.write_table(group)
+
+
+def row_groups(schema: pa.Schema, batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The rows in tables of `ROW_GROUP` rows, the last with the rest; one table if there are none.
+
+    Each has one chunk for each column, because chunks change where pages end.
+    """
+    held, rows, none = [schema.empty_table()], 0, True
+    for batch in batches:
+        held.append(batch)
+        rows += len(batch)
+        while rows >= ROW_GROUP:
+            table = pa.concat_tables(held)
+            yield table.slice(0, ROW_GROUP).combine_chunks()
+            held, rows, none = [table.slice(ROW_GROUP)], rows - ROW_GROUP, False
+    if rows or none:
+        yield pa.concat_tables(held).combine_chunks()
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:

@@ -25,12 +25,12 @@ def write_baskets(folder) -> None:
     period = events.time // PERIOD_MS * PERIOD_MS + 1_000
     columns = {
         "user": events.users.take(pa.array(events.user)),
-        "item": events.items.take(pa.array(events.item)),
+        "item": items.table["key"].take(pa.array(events.item)),
         "time": period,
     }
     folder.mkdir()
     pacsv.write_csv(pa.table(columns), folder / "events.csv")
-    catalogue = items.rename_columns({"key": "item"})
+    catalogue = items.table.select(["key", "title", "text"]).rename_columns({"key": "item"})
     pacsv.write_csv(catalogue, folder / "items.csv")
 
 

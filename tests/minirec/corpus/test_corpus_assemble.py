@@ -5,15 +5,14 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from helpers.small_corpora import amazon, read, shown
+from helpers.small_corpora import Read, amazon, read, shown
 
-from minirec.corpus.assemble import Assembled, check_rejected, counts
 from minirec.errors import CorpusError
 
 
-def too_many(got: Assembled, limit: float = 0.01) -> str:
+def too_many(got: Read, limit: float = 0.01) -> str:
     with pytest.raises(CorpusError) as error:
-        check_rejected(got, limit=limit)
+        got.assembled.check_rejected(limit=limit)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -25,7 +24,7 @@ def test_too_many_rejected_shows_five(tmp_path):
     assert "7 of 13 rows are malformed" in message and "7 bad number" in message
     assert f"{tmp_path}/ratings.csv:3: bad number: 'u,i1,bad0,1'" in message
     assert "bad4" in message and "bad5" not in message
-    check_rejected(got, limit=0.6)
+    got.assembled.check_rejected(limit=0.6)
 
 
 def test_rows_of_each_reason_are_shown_and_the_catalogue_first(tmp_path):
@@ -59,8 +58,8 @@ def test_the_message_says_what_to_do(tmp_path):
 def test_a_second_purchase_at_the_same_time_stops_nothing(tmp_path):
     amazon(tmp_path, "u,i1,5,1500000000000\n" * 50 + "u,i2,5,1500000000001\n")
     got = read(source="amazon", path=str(tmp_path))
-    assert counts(got.rejected) == {"duplicate event": 49}
-    check_rejected(got, limit=0)
+    assert got.counts == {"duplicate event": 49}
+    got.assembled.check_rejected(limit=0)
     amazon(tmp_path, "u,i1,5,1500000000000\n" * 50 + "u,i1,bad,1500000000001\n")
     message = too_many(read(source="amazon", path=str(tmp_path)))
     assert "1 of 56 rows are malformed" in message and "duplicate" not in message
@@ -95,8 +94,8 @@ def test_decimal_ids_of_one_file_and_whole_ones_of_another(tmp_path):
         tmp_path / "items.parquet",
     )
     got = read(source="table", path=str(tmp_path))
-    assert got.events.users.to_pylist() == ["1"]
-    assert got.events.items.to_pylist() == ["101", "102"]
+    assert got.users == ["1"]
+    assert got.keys == ["101", "102"]
     assert got.notes == [
         "1 user ids are decimals such as 1.0; read as whole numbers",
         "1 item ids are decimals such as 101.0; read as whole numbers",
@@ -116,7 +115,7 @@ def test_decimal_types_of_parquet_are_whole_numbers(tmp_path):
     columns = {"user": decimals, "item": decimals, "time": decimals, "title": decimals}
     pq.write_table(pa.table(columns), tmp_path / "events.parquet")
     got = read(source="table", path=str(tmp_path))
-    assert got.events.users.to_pylist() == got.catalogue["title"].to_pylist() == ["1", "2"]
+    assert got.users == got.catalogue["title"].to_pylist() == ["1", "2"]
     assert got.events.time.tolist() == [1000, 2000]
 
 
@@ -180,7 +179,7 @@ def test_days_in_digits_are_days(tmp_path):
     )
     got = read(source="table", path=str(tmp_path))
     assert got.events.time.tolist() == [1_673_740_800_000, 1_677_628_800_000]
-    assert counts(got.rejected) == {"bad date": 1}
+    assert got.counts == {"bad date": 1}
     assert got.rejected["text"].to_pylist() == ["u,2,5.0,20230231.0"]
     assert got.notes == [
         "2 times are numbers that were read as days: 20230115 is 2023-01-15",

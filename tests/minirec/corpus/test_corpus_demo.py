@@ -7,23 +7,23 @@ import pytest
 
 from minirec.config.corpus import CorpusConfig, DemoConfig
 from minirec.corpus.demo import BESTSELLERS, LABELS, generate
-from minirec.corpus.split import make_samples
+from minirec.corpus.samples import make_samples
 
 
 def test_same_seed_same_corpus():
     one, two, other = (generate(DemoConfig(), seed=s) for s in (1, 1, 2))
     assert np.array_equal(one[0].item, two[0].item) and np.array_equal(one[0].time, two[0].time)
-    assert one[1].equals(two[1]) and np.array_equal(one[2], two[2])
+    assert one[1].table.equals(two[1].table) and np.array_equal(one[2], two[2])
     assert not np.array_equal(one[0].time[:100], other[0].time[:100])
 
 
 @pytest.mark.parametrize("seed", [42, 1, 2])
 def test_size_and_shares(seed):
-    events, catalogue, labels = generate(DemoConfig(), seed=seed)
-    made = make_samples(events, CorpusConfig())
+    events, items, labels = generate(DemoConfig(), seed=seed)
+    made, catalogue = make_samples(events.clean(), items, CorpusConfig()), items.table
     demo = DemoConfig()
-    assert len(made.event) == pytest.approx(demo.users * (demo.events_per_user - 1), rel=0.05)
-    of_samples = labels[made.event]
+    assert len(made.order) == pytest.approx(demo.users * (demo.events_per_user - 1), rel=0.05)
+    of_samples = labels[made.order]
     original = of_samples[of_samples != "duplicate"]
     assert set(of_samples) == set(LABELS)
     assert np.mean(original == "noise") == pytest.approx(0.25, abs=0.04)
@@ -38,8 +38,8 @@ def test_size_and_shares(seed):
 
 
 def test_labels_tell_the_truth():
-    events, catalogue, labels = generate(DemoConfig(), seed=3)
-    titles = np.array(catalogue["title"].to_pylist())[events.item]
+    events, items, labels = generate(DemoConfig(), seed=3)
+    titles = np.array(items.table["title"].to_pylist())[events.item]
     best = {title for title, _ in BESTSELLERS}
     assert {t for t, label in zip(titles, labels, strict=True) if label == "trivial"} <= best
     learnable = [t for t, label in zip(titles, labels, strict=True) if label == "learnable"]
@@ -82,11 +82,12 @@ def test_duplicates_copy_a_user():
     ],
 )
 def test_other_sizes(settings):
-    events, catalogue, labels = generate(DemoConfig(**settings), seed=0)
+    events, items, labels = generate(DemoConfig(**settings), seed=0)
+    catalogue = items.table
     assert len(events) == len(labels)
-    assert catalogue["key"].to_pylist() == events.items.to_pylist()
+    assert set(events.item.tolist()) == {*range(len(items))}
     assert len(set(catalogue["title"].to_pylist())) == len(catalogue)
     assert len(set(zip(events.user.tolist(), events.item.tolist(), strict=True))) == len(events)
     if settings.get("noise") == 0:
         assert set(labels) == {"learnable"}
-    make_samples(events, CorpusConfig())
+    make_samples(events.clean(), items, CorpusConfig())

@@ -1,6 +1,7 @@
 """Ids of several files: decimals that are whole numbers, and keys that nearly match."""
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from minirec.corpus import ids
@@ -9,7 +10,10 @@ from minirec.corpus.ids import known_key
 
 def spelled(*columns):
     tables = [pa.chunked_array([pa.array(column, pa.string())]) for column in columns]
-    got, notes = ids.without_decimals("user", tables)
+    dotted = pa.chunked_array([ids.dotted(table) for table in tables]).unique()
+    there = pa.chunked_array([chunk for table in tables for chunk in table.chunks])
+    whole, notes = ids.decimals("user", dotted, lambda asked: pc.is_in(asked, there.unique()))
+    got = [ids.without_decimals(table) if whole else table for table in tables]
     return [column.to_pylist() for column in got], notes
 
 

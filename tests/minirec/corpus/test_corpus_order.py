@@ -8,9 +8,7 @@ import pytest
 from helpers.paths import SHARED
 from helpers.small_corpora import read
 
-from minirec.config.corpus import CorpusConfig
-from minirec.corpus.assemble import Assembled, counts
-from minirec.corpus.split import make_samples
+from minirec.corpus.assemble import Assembled
 from minirec.errors import CorpusError
 
 DATA = SHARED / "data"
@@ -18,7 +16,7 @@ DATA = SHARED / "data"
 
 def histories(got: Assembled, **settings) -> list[tuple[str, list[str], str]]:
     """User, titles of the history and title of the target of each sample, by leave-one-out."""
-    made = make_samples(got.events, CorpusConfig(split="leave_one_out", **settings))
+    made = got.samples(split="leave_one_out", **settings)
     titles = got.catalogue["title"].take(pa.array(made.item_codes)).to_pylist()
     return [
         (row["user"], [titles[i] for i in row["history"]], titles[row["target"]])
@@ -31,7 +29,7 @@ def test_a_column_orders_events_without_times(tmp_path):
     rows = ["user,item,title,place", "u,i1,A,3.0", "u,i2,B,1", "u,i3,C,2", "u,i4,D,10"]
     (tmp_path / "events.csv").write_text("\n".join(rows) + "\nu,i5,E,\nu,i6,F,1.5\n")
     got = read(source="table", path=str(tmp_path), columns={"order": "place"})
-    assert counts(got.rejected) == {"bad order": 2}
+    assert got.counts == {"bad order": 2}
     assert histories(got) == [
         ("u", ["B"], "C"),
         ("u", ["B", "C"], "A"),
@@ -88,14 +86,14 @@ def test_orders_that_are_whole_numbers(tmp_path, text, order):
 def test_orders_that_are_none(tmp_path, text):
     (tmp_path / "events.csv").write_text(f"user,item,title,n\nu,i,T,{text}\nu,j,T,0\n")
     got = read(source="table", path=str(tmp_path), columns={"order": "n"})
-    assert counts(got.rejected) == {"bad order": 1}
+    assert got.counts == {"bad order": 1}
 
 
 def test_a_text_with_line_breaks_beside_an_order(tmp_path):
     rows = ["user,item,title,n", 'u,i1,"Good,', "but 1,000,x,y", 'end",3', "u,i2,Lamp,4"]
     (tmp_path / "events.csv").write_text("\n".join(rows) + "\n")
     got = read(source="table", path=str(tmp_path), columns={"order": "n"})
-    assert counts(got.rejected) == {}
+    assert got.counts == {}
     assert got.catalogue["title"].to_pylist() == ["Good, but 1,000,x,y end", "Lamp"]
 
 
@@ -121,7 +119,7 @@ def test_a_public_leave_one_out_corpus():
         pytest.skip(f"{path} is absent")
     columns = {"order": "position", "title": "item"}
     got = read(source="table", path=str(path), columns=columns)
-    made = make_samples(got.events, CorpusConfig(split="leave_one_out", history=50))
+    made = got.samples(split="leave_one_out", history=50)
     sizes = [len(made.tables[name]) for name in ("train", "valid", "test")]
     assert sizes == [198_502 - 3 * 22_363, 22_363, 22_363]
     lengths = made.tables["test"]["history"].combine_chunks().value_lengths()

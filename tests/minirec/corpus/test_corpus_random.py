@@ -16,7 +16,6 @@ from helpers.small_corpora import read
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minirec.corpus.assemble import counts
 from minirec.errors import CorpusError
 
 NAMES = {
@@ -183,7 +182,7 @@ def check(shop: dict) -> None:
         assert {c["key"]: c["title"] for c in got.catalogue.to_pylist()} == {
             key: title for key, title in titles.items() if key in {row[1] for row in good}
         }
-        assert counts(got.rejected) == rejected
+        assert got.counts == rejected
         assert got.rows == total
 
 

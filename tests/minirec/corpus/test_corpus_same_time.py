@@ -1,11 +1,8 @@
 """Sentences of prepare and the report on events of one time."""
 
-import numpy as np
-import pyarrow as pa
+from helpers.small_corpora import made_of
 
-from minirec.config.corpus import CorpusConfig
-from minirec.corpus.events import Events
-from minirec.corpus.split import make_samples, same_time_facts, same_time_sentences
+from minirec.corpus.split import same_time_facts, same_time_sentences
 
 SIZES = {"train": 100, "valid": 10, "test": 10}
 
@@ -36,18 +33,12 @@ def test_distinct_times_make_one_task():
 def test_visits_that_are_no_targets_are_said_too():
     """All users have a basket first and single events later, so no sample shares its time."""
     users = range(40)
-    user = np.repeat(users, 5)
-    time = np.array([t for u in users for t in (1, 1, 1, 100 + u, 200 + u)])
-    events = Events(
-        user=user,
-        item=np.tile(np.arange(5), 40),
-        rating=np.full(200, 5.0, np.float32),
-        time=time,
-        order=np.arange(200),
-        users=pa.array([f"u{u:02d}" for u in users]),
-        items=pa.array(list("abcde")),
-    )
-    made = make_samples(events, CorpusConfig())
-    sizes = {name: len(table) for name, table in made.tables.items()}
-    said = same_time_sentences({"samples": sizes, "same_time": same_time_facts(made, "exclude")})
+    rows = [
+        (f"u{u:02d}", item, 5, time)
+        for u in users
+        for item, time in zip("abcde", (1, 1, 1, 100 + u, 200 + u), strict=True)
+    ]
+    made = made_of(rows)
+    facts = same_time_facts(made.plan, made.facts.shared, "exclude")
+    said = same_time_sentences({"samples": made.facts.sizes, "same_time": facts})
     assert said.startswith("0% of the train") and "80 events with too few earlier ones" in said

@@ -16,10 +16,8 @@ from hypothesis import strategies as st
 
 from minirec.config.corpus import CorpusConfig
 from minirec.corpus import files
-from minirec.corpus.assemble import counts
 from minirec.corpus.files import FileSpec, read_blocks
 from minirec.corpus.sources import locate
-from minirec.corpus.split import make_samples
 from minirec.errors import CorpusError
 
 DATA = SHARED / "data"
@@ -31,8 +29,8 @@ DATA = SHARED / "data"
 def test_amazon(tmp_path):
     amazon(tmp_path, "u1,i1,5.0,1522540800000\nu2,i0,4,1522540800001\n")
     got = read(source="amazon", path=str(tmp_path))
-    assert got.events.users.to_pylist() == ["u1", "u2"]
-    assert got.events.items.to_pylist() == ["i0", "i1"]
+    assert got.users == ["u1", "u2"]
+    assert got.keys == ["i0", "i1"]
     assert got.events.item.tolist() == [1, 0]
     assert got.events.time.tolist() == [1522540800000, 1522540800001]
     assert shown(got)[1] == {"key": "i1", "title": "Title 1", "text": ""}
@@ -47,7 +45,7 @@ def test_amazon_gz_equals_plain(tmp_path):
         (tmp_path / name).unlink()
         (tmp_path / f"{name}.gz").write_bytes(gzip.compress(raw))
     packed = read(source="amazon", path=str(tmp_path))
-    assert packed.events.users.equals(plain.events.users)
+    assert packed.users == plain.users
     assert packed.catalogue.equals(plain.catalogue)
 
 
@@ -148,7 +146,7 @@ def test_quoted_fields_of_a_tab_separated_table(tmp_path):
     (tmp_path / "events.tsv").write_text('"user"\t"item"\t"time"\n"u1"\t"i ""1"""\t"1600000000"\n')
     (tmp_path / "items.csv").write_text('item,title\n"i ""1""",One\n')
     got = read(source="table", path=str(tmp_path))
-    assert got.events.items.to_pylist() == ['i "1"']
+    assert got.keys == ['i "1"']
     assert len(got.rejected) == 0
 
 
@@ -158,9 +156,9 @@ def test_binary_columns_of_parquet_are_text(tmp_path):
     columns = {"user": users, "item": ["i1"] * 3, "time": [1_600_000_000] * 3, "title": titles}
     pq.write_table(pa.table(columns), tmp_path / "events.parquet")
     got = read(source="table", path=str(tmp_path))
-    assert got.events.users.to_pylist() == ["u1", "ü2"]
+    assert got.users == ["u1", "ü2"]
     assert got.catalogue["title"].to_pylist() == ["Blue Kettle"]
-    assert counts(got.rejected) == {"wrong encoding": 1}
+    assert got.counts == {"wrong encoding": 1}
 
 
 def test_amazon_ratings_in_another_format(tmp_path):
@@ -168,7 +166,7 @@ def test_amazon_ratings_in_another_format(tmp_path):
     rows = {"user_id": ["u1"], "parent_asin": ["i1"], "rating": [4.0], "timestamp": [1600000000000]}
     pq.write_table(pa.table(rows), tmp_path / "r.parquet")
     got = read(source="amazon", path=str(tmp_path), ratings="r.parquet")
-    assert got.events.users.to_pylist() == ["u1"]
+    assert got.users == ["u1"]
 
 
 def test_blocks_are_bounded(tmp_path, monkeypatch):
@@ -182,7 +180,7 @@ def test_blocks_are_bounded(tmp_path, monkeypatch):
 
 def test_a_byte_order_mark_is_no_part_of_the_header(tmp_path):
     amazon(tmp_path, ("\ufeff" + RATINGS + "u1,i1,5.0,1522540800000\r\n").encode())
-    assert read(source="amazon", path=str(tmp_path)).events.users.to_pylist() == ["u1"]
+    assert read(source="amazon", path=str(tmp_path)).users == ["u1"]
 
 
 # ---- rows that need other rows
@@ -205,7 +203,7 @@ def test_reasons_that_need_more_than_one_row(tmp_path):
         items,
     )
     got = read(source="amazon", path=str(tmp_path))
-    assert counts(got.rejected) == {
+    assert got.counts == {
         "missing title": 2,
         "duplicate event": 1,
         "duplicate item": 1,
@@ -314,7 +312,7 @@ def test_broken_json_at_the_start_is_one_row(tmp_path):
     meta = tmp_path / "meta.jsonl"
     meta.write_text('{"parent_asin": \n' + meta.read_text())
     got = read(source="amazon", path=str(tmp_path))
-    assert counts(got.rejected) == {"broken JSON": 1}
+    assert got.counts == {"broken JSON": 1}
 
 
 @pytest.mark.parametrize(
@@ -334,7 +332,7 @@ def test_json_that_is_not_one_object_a_line(tmp_path, text, what):
 def test_json_lines_after_a_blank_one(tmp_path):
     row = {"user": "u", "item": "i", "time": 1_600_000_000, "title": "T"}
     (tmp_path / "events.jsonl").write_text("\n" + json.dumps(row) + "\n")
-    assert read(source="table", path=str(tmp_path)).events.users.to_pylist() == ["u"]
+    assert read(source="table", path=str(tmp_path)).users == ["u"]
 
 
 def test_titles_of_the_interactions_are_read_from_the_same_rows(tmp_path):
@@ -343,7 +341,7 @@ def test_titles_of_the_interactions_are_read_from_the_same_rows(tmp_path):
     rows += ['Bye",1600000000', "u2,B2,Kettle,ok,1600000001", "u3,B1,Lamp,,1600000002"]
     (tmp_path / "interactions.csv").write_text("\n".join(rows) + "\n")
     got = read(source="table", path=str(tmp_path))
-    assert counts(got.rejected) == {}
+    assert got.counts == {}
     texts = zip(
         *(got.catalogue[name].to_pylist() for name in ("key", "title", "text")), strict=True
     )
@@ -376,11 +374,11 @@ def test_real_data(folder, source, samples, strict):
         pytest.skip(f"{path} is absent")
     got = read(source=source, path=str(path))
     assert len(got.rejected) == 0
-    made = make_samples(got.events, CorpusConfig(same_time="keep", ties="key"))
-    assert len(made.event) == samples == len(got.events) - len(got.events.users)
+    made = got.samples(same_time="keep", ties="key")
+    assert len(made.order) == samples == len(got.events) - len(got.events.users)
     # All events except those of each user's first time.
     table = pa.table({"user": got.events.user, "time": got.events.time})
     first = table.group_by("user").aggregate([("time", "min")])
     at_first = table.join(first, "user").filter(pc.field("time") == pc.field("time_min"))
-    made = make_samples(got.events, CorpusConfig())
-    assert len(made.event) == strict == len(got.events) - len(at_first)
+    made = got.samples()
+    assert len(made.order) == strict == len(got.events) - len(at_first)

@@ -1,34 +1,20 @@
 """Window, k-core, histories, events of one time, and the splits."""
 
-import numpy as np
-import pyarrow as pa
 import pytest
+from helpers.small_corpora import clean_of, made_of
 from hypothesis import given
 from hypothesis import strategies as st
 
 from minirec.config.corpus import CorpusConfig
 from minirec.corpus import split
-from minirec.corpus.events import Events, encode, k_core
+from minirec.corpus.events import Events
+from minirec.corpus.filters import filtered, kept
+from minirec.corpus.parts import LocalParts
 from minirec.corpus.schema import SAMPLES, SAMPLES_WITH_SAME_TIME
-from minirec.corpus.split import make_samples, split_sizes
+from minirec.corpus.split import split_sizes
 from minirec.errors import CorpusError
 
 DAY = 86_400_000
-
-
-def events_of(rows) -> Events:
-    """Rows (user, item, rating, time)."""
-    user, users = encode(pa.array([r[0] for r in rows], pa.string()))
-    item, items = encode(pa.array([r[1] for r in rows], pa.string()))
-    return Events(
-        user=user,
-        item=item,
-        rating=np.array([r[2] for r in rows], dtype=np.float32),
-        time=np.array([r[3] for r in rows], dtype=np.int64),
-        order=np.arange(len(rows)),
-        users=users,
-        items=items,
-    )
 
 
 PAPER = {"same_time": "keep", "ties": "key"}
@@ -39,7 +25,7 @@ def config(**settings) -> CorpusConfig:
 
 
 def samples_of(rows, **settings) -> list[dict]:
-    made = make_samples(events_of(rows), config(**settings))
+    made = made_of(rows, **settings)
     return [row for name in ("train", "valid", "test") for row in made.tables[name].to_pylist()]
 
 
@@ -91,7 +77,7 @@ def test_kept_ties_in_time_are_broken_by_user_then_item_key():
 def test_window_is_half_open_in_utc():
     rows = [(u, f"{u}{d}", 3, d * DAY) for u in "ab" for d in range(6)]
     window = {"start": "1970-01-02", "end": "1970-01-05"}
-    made = make_samples(events_of(rows), config(**window, **PAPER))
+    made = made_of(rows, **window, **PAPER)
     assert made.kept == 6
     assert sorted(t["time"] for n in made.tables for t in made.tables[n].to_pylist()) == [
         2 * DAY, 2 * DAY, 3 * DAY, 3 * DAY
@@ -99,15 +85,15 @@ def test_window_is_half_open_in_utc():
 
 
 def test_items_are_dense_over_what_is_kept():
-    made = make_samples(events_of(HAND), config(min_rating=2, **PAPER))
+    made = made_of(HAND, min_rating=2, **PAPER)
     assert made.item_codes.tolist() == [0, 1, 2]
-    made = make_samples(events_of([*HAND, ("a", "w", 0, 1)]), config(min_rating=1, **PAPER))
+    made = made_of([*HAND, ("a", "w", 0, 1)], min_rating=1, **PAPER)
     assert made.item_codes.tolist() == [1, 2, 3]  # w is gone, x y z remain
 
 
 def test_event_points_to_the_target():
-    made = make_samples(events_of(HAND), config(**PAPER))
-    assert made.event.tolist() == [2, 3, 4, 0]
+    made = made_of(HAND, **PAPER)
+    assert made.order.tolist() == [2, 3, 4, 0]
 
 
 def test_split_sizes():
@@ -143,7 +129,7 @@ def test_split_sizes():
 )
 def test_what_cannot_become_samples(rows, settings, words):
     with pytest.raises(CorpusError) as error:
-        make_samples(events_of(rows), config(**settings))
+        made_of(rows, **settings)
     for word in words:
         assert word in str(error.value)
 
@@ -153,7 +139,7 @@ def test_min_history_is_lowered_only_where_it_can_be():
     said = {}
     for least in (1, 2):
         with pytest.raises(CorpusError) as error:
-            make_samples(events_of(rows), config(min_history=least))
+            made_of(rows, min_history=least)
         said[least] = str(error.value)
     assert "before it; give interactions of the same users over a longer time" in said[1]
     assert "before it; lower min_history or give interactions" in said[2]
@@ -164,7 +150,8 @@ PAIRS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, ma
 
 @given(pairs=PAIRS, k=st.integers(1, 4))
 def test_k_core_is_the_largest_one(pairs, k):
-    mask = k_core(*np.array(pairs).T, k=k)
+    clean, items = clean_of([(f"u{u}", f"i{i}", 3, n) for n, (u, i) in enumerate(pairs)])
+    parts = LocalParts([clean])
     # Reference: remove one event at a time until all users and items have k events.
     left = list(range(len(pairs)))
     while True:
@@ -177,7 +164,12 @@ def test_k_core_is_the_largest_one(pairs, k):
         if not bad:
             break
         left.remove(bad[0])
-    assert np.flatnonzero(mask).tolist() == left
+    if len({pairs[e][1] for e in left}) < 2:
+        with pytest.raises(CorpusError):
+            filtered(parts, CorpusConfig(k_core=k), items=items)
+        return
+    core = filtered(parts, CorpusConfig(k_core=k), items=items)
+    assert kept(Events.of(clean), CorpusConfig(k_core=k), core.items).tolist() == left
 
 
 ROWS = st.lists(
@@ -276,28 +268,28 @@ def test_events_of_one_time_are_not_in_each_other_s_history():
 
 
 def test_samples_that_share_their_time_are_counted():
-    made = make_samples(events_of(BASKETS), config())
+    made = made_of(BASKETS)
     assert made.same_time == {"train": 2, "valid": 0, "test": 0}
     assert made.left_out == 1  # of b's first two events the later one has no earlier event
-    kept = make_samples(events_of(BASKETS), config(**PAPER))
+    kept = made_of(BASKETS, **PAPER)
     assert sum(kept.same_time.values()) == 3 and kept.left_out == 0
 
 
 def test_the_column_is_there_only_where_a_sample_has_such_items():
     for settings, there in (({}, True), (PAPER, False)):
-        made = make_samples(events_of(BASKETS), config(**settings))
+        made = made_of(BASKETS, **settings)
         expected = SAMPLES_WITH_SAME_TIME if there else SAMPLES
         assert all(table.schema == expected for table in made.tables.values())
     distinct = [(u, i, 3, 10 * n + (u == "b")) for u in "ab" for n, i in enumerate("xyz")]
-    default = make_samples(events_of(distinct), config())
-    paper = make_samples(events_of(distinct), config(**PAPER))
+    default = made_of(distinct)
+    paper = made_of(distinct, **PAPER)
     assert default.tables == paper.tables  # distinct times: nothing differs
 
 
 @given(rows=ROWS, shares=st.sampled_from([(0.8, 0.1, 0.1), (0.1, 0.8, 0.1), (0.4, 0.3, 0.3)]))
 def test_a_time_is_in_one_split(rows, shares):
     try:
-        made = make_samples(events_of(rows), config(split=shares))
+        made = made_of(rows, split=shares)
     except CorpusError:
         return
     times = [made.tables[name]["time"].to_pylist() for name in ("train", "valid", "test")]
@@ -310,14 +302,14 @@ def test_an_account_of_many_people_is_named(monkeypatch):
     rows = [(f"u{u}", i, 3, t) for u in range(5) for t, i in enumerate("xyz")]
     rows += [("guest", "x", 3, 0), *(("guest", f"g{n}", 3, 9) for n in range(30))]
     with pytest.raises(CorpusError, match="user guest has 30 events at one time"):
-        make_samples(events_of(rows), config())
-    assert len(make_samples(events_of(rows), config(same_time="keep")).event) == 40
+        made_of(rows)
+    assert len(made_of(rows, same_time="keep").order) == 40
 
 
 def test_samples_that_are_left_out_are_the_reason_of_too_few():
     rows = [(f"u{u}", i, 3, 1) for u in range(9) for i in "xyz"] + [("u0", "w", 3, 2)]
     with pytest.raises(CorpusError, match="1 sample.*same_time=keep"):
-        make_samples(events_of(rows), config())
+        made_of(rows)
 
 
 def test_a_border_moves_to_the_next_time():
@@ -325,9 +317,9 @@ def test_a_border_moves_to_the_next_time():
     later = [2] * 10 + [3] * 6 + [4] * 4
     rows = [(f"u{u}", "y", 3, t) for u, t in enumerate(later)]
     rows += [(user, "x", 3, 1) for user, *_ in rows]
-    made = make_samples(events_of(rows), config())
+    made = made_of(rows)
     assert [len(made.tables[n]) for n in ("train", "valid", "test")] == [10, 6, 4]
-    exact = make_samples(events_of(rows), config(**PAPER))
+    exact = made_of(rows, **PAPER)
     assert [len(exact.tables[n]) for n in ("train", "valid", "test")] == [16, 2, 2]
 
 
@@ -335,7 +327,7 @@ def test_leave_one_out_takes_the_last_times_of_each_user():
     rows = [("a", i, 3, t) for t, i in enumerate("stuvw")]
     rows += [("b", "s", 3, 7), ("b", "t", 3, 8)]  # one target: too few
     rows += [("c", i, 3, t) for i, t in (("s", 1), ("t", 2), ("u", 3), ("v", 4), ("w", 4))]
-    made = make_samples(events_of(rows), config(split="leave_one_out", ties="key"))
+    made = made_of(rows, split="leave_one_out", ties="key")
     by_split = {
         name: [(r["user"], r["target"]) for r in table.to_pylist()]
         for name, table in made.tables.items()

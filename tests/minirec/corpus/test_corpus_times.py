@@ -1,6 +1,7 @@
 """Times: units by size, dates in digits, serial numbers of Excel."""
 
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -10,10 +11,21 @@ from minirec.corpus import times
 SECOND_2020 = 1_577_836_800  # 2020-01-01
 
 
-def settle(*values):
+class Got(NamedTuple):
+    ms: np.ndarray
+    bad: np.ndarray
+    notes: list[str]
+
+
+def settle(*values) -> Got:
     read = [times.read(value) for value in values]
     number = np.array([np.nan if n is None else n for _, n in read])
-    return times.settle(np.array([ms for ms, _ in read]), number)
+    ms = np.array([ms for ms, _ in read])
+    half = len(ms) // 2
+    seen = times.Seen.of(ms[:half], number[:half]) + times.Seen.of(ms[half:], number[half:])
+    assert seen == times.Seen.of(ms, number)
+    settled = times.settle(seen.reading, ms, number)
+    return Got(settled.ms, settled.bad, seen.notes())
 
 
 def ms(*date) -> int:

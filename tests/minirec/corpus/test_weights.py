@@ -92,7 +92,7 @@ def test_a_comma_never_changes_the_digits_that_are_read():
 
 def test_missing_and_negative_weights_count_as_the_median():
     raw = [4.0, np.nan, 1.0, -3.0, 10.0, np.nan]
-    weights, facts = complete("price", raw, targets=[0, 0, 2, 3])
+    weights, facts = complete("price", raw, targets=np.bincount([0, 0, 2, 3], minlength=len(raw)))
     assert weights.tolist() == [4, 4, 1, 4, 10, 4]
     assert facts == Facts("price", known=3, missing=2, negative=1, median=4.0, mean=13 / 4)
     assert facts.sentence() == (
@@ -103,10 +103,10 @@ def test_missing_and_negative_weights_count_as_the_median():
 
 def test_columns_without_a_use_are_refused():
     with pytest.raises(CorpusError, match="no item has a number of 0 or more .1 cannot be read, 1"):
-        complete("price", [np.nan, -1.0], targets=[0])
+        complete("price", [np.nan, -1.0], targets=[1, 0])
     with pytest.raises(CorpusError, match="price is 0 for all targets of the train split"):
-        complete("price", [0.0, 5.0], targets=[0, 0])
-    complete("price", [0.0, 5.0], targets=[0, 1])
+        complete("price", [0.0, 5.0], targets=[2, 0])
+    complete("price", [0.0, 5.0], targets=[1, 1])
 
 
 # ---- sources

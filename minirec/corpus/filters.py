@@ -1,0 +1,151 @@
+"""The filters of interactions: time window, rating, k-core."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+
+from minirec.config.corpus import CorpusConfig
+from minirec.corpus import times
+from minirec.corpus.events import Events
+from minirec.corpus.items import Items
+from minirec.corpus.parts import Parts
+from minirec.errors import CorpusError
+
+
+def day_ms(day: str) -> int:
+    """``YYYY-MM-DD`` -> ms of its start in UTC."""
+    return round(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp() * 1000)
+
+
+def inside(events: Events, corpus: CorpusConfig) -> np.ndarray:
+    """Mask (N,) bool of the events between ``corpus.start`` and ``corpus.end``."""
+    mask = np.ones(len(events), dtype=bool)
+    if corpus.start:
+        mask &= events.time >= day_ms(corpus.start)
+    if corpus.end:
+        mask &= events.time < day_ms(corpus.end)
+    return mask
+
+
+def rated(events: Events, corpus: CorpusConfig) -> np.ndarray:
+    """Mask (N,) bool of the events that ``corpus.min_rating`` and the window keep."""
+    mask = inside(events, corpus)
+    return mask if corpus.min_rating is None else mask & (events.rating >= corpus.min_rating)
+
+
+def kept(events: Events, corpus: CorpusConfig, items: np.ndarray) -> np.ndarray:
+    """Ascending int64 indices of the events of a part that stay.
+
+    `items`: mask (V,) bool of the items that stay, `Kept.items`.
+    """
+    rows = np.flatnonzero(rated(events, corpus) & items[events.item])
+    user = events.user[rows]
+    return rows[np.bincount(user, minlength=1)[user] >= corpus.k_core]
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """Of a part: events, those in the window and those with a sufficient rating; bounds of all
+    times, and the highest rating in the window; (V,) events of each item, of all and of those that
+    stay."""
+
+    events: int
+    window: int
+    rated: int
+    times: tuple[float, float]
+    rating: float
+    every: np.ndarray
+    rest: np.ndarray
+
+
+def _counted(part: pa.Table, *, corpus: CorpusConfig, items: int) -> _Counts:
+    events = Events.of(part)
+    window, rest = inside(events, corpus), rated(events, corpus)
+    return _Counts(
+        len(events),
+        int(window.sum()),
+        int(rest.sum()),
+        (_least(events.time), -_least(-events.time)),
+        float(events.rating[window].max(initial=-np.inf)),
+        np.bincount(events.item, minlength=items),
+        np.bincount(events.item[rest], minlength=items),
+    )
+
+
+def _of_core(part: pa.Table, *, corpus: CorpusConfig, items: np.ndarray) -> np.ndarray:
+    """(V,) events of each item that stay in a part, if `items` stay."""
+    events = Events.of(part)
+    return np.bincount(events.item[kept(events, corpus, items)], minlength=len(items))
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What window, ``corpus.min_rating`` and k-core leave of a corpus with V items.
+
+    Attributes:
+        occurring: (V,) bool, items with an event before the filters.
+        items: (V,) bool, items that stay.
+    """
+
+    occurring: np.ndarray
+    items: np.ndarray
+
+
+def filtered(parts: Parts, corpus: CorpusConfig, *, items: Items) -> Kept:
+    """The items that window, ``corpus.min_rating`` and k-core keep.
+
+    The k-core is the largest subset in which each user and item has at least k events. The events
+    of an item are counted over all parts, those of a user in his part.
+
+    Raises:
+        CorpusError: no event or fewer than two items are left; the message names the setting.
+    """
+    found = parts.each(partial(_counted, corpus=corpus, items=len(items)))
+    _check_filters(found, corpus)
+    rest = sum(one.rest for one in found)
+    core = rest >= corpus.k_core
+    while corpus.k_core > 1 and core.any():
+        counts = sum(parts.each(partial(_of_core, corpus=corpus, items=core)))
+        smaller = counts >= corpus.k_core
+        if np.array_equal(smaller, core):
+            break
+        core = smaller
+    if not core.any():
+        before = sum(one.rated for one in found)
+        raise CorpusError(f"corpus.k_core={corpus.k_core} removes all {before:,} events; lower it")
+    if core.sum() < 2:
+        key = items.table["key"][int(np.argmax(core))]
+        raise CorpusError(
+            f"the catalogue has one item ({key}), so there is nothing to rank; give more "
+            f"interactions or loosen the window and corpus.k_core"
+        )
+    return Kept(sum(one.every for one in found) > 0, core)
+
+
+def _check_filters(found: Sequence[_Counts], corpus: CorpusConfig) -> None:
+    """Raise `CorpusError` if the window or ``corpus.min_rating`` leaves nothing."""
+    events, window = sum(one.events for one in found), sum(one.window for one in found)
+    if not events:
+        raise CorpusError("no usable event; check the interactions file")
+    if not window:
+        first = times.day(min(one.times[0] for one in found))
+        last = times.day(max(one.times[1] for one in found))
+        raise CorpusError(
+            f"no event between corpus.start={corpus.start} and corpus.end={corpus.end}: "
+            f"the {events:,} events run from {first} to {last}; widen the window"
+        )
+    if not any(one.rated for one in found):
+        raise CorpusError(
+            f"corpus.min_rating={corpus.min_rating:g} removes all {window:,} events, rated "
+            f"up to {max(one.rating for one in found):g}; lower it"
+        )
+
+
+def _least(values: np.ndarray) -> float:
+    return values.min() if len(values) else np.inf

@@ -1,0 +1,65 @@
+"""Reads the files of a corpus in this process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Protocol
+
+import pyarrow as pa
+
+from minirec.corpus.assemble import PART, event_rows
+from minirec.corpus.blocks import read_blocks
+from minirec.corpus.files import FileSpec
+from minirec.corpus.items import COMPACT, compact, merged
+from minirec.corpus.parts import LocalParts, Parts
+from minirec.corpus.places import Places
+from minirec.corpus.vectorised import parse
+
+IN_MEMORY_BYTES = 128 << 20
+"""Text of a corpus that one process reads: about 4 million events, which take 2 GiB."""
+UNPACKED = {".gz": 6.0, ".parquet": 4.0}
+"""About how many bytes of text a byte of a file holds, by ending."""
+
+
+class Reader(Protocol):
+    """Reads and parses the files of a corpus, here or on a cluster."""
+
+    def events(self, specs: Sequence[FileSpec], places: Places, *, by_file: bool) -> Parts:
+        """The interactions, `assemble.PART`; `by_file` as in `assemble.event_rows`."""
+
+    def catalogue(self, specs: Sequence[FileSpec], places: Places, *, inline: bool) -> pa.Table:
+        """The catalogue, `items.COMPACT`; `inline` as in `items.compact`."""
+
+
+class LocalReader:
+    """Reads all files into the memory of this process, with a thread for each core."""
+
+    def events(self, specs: Sequence[FileSpec], places: Places, *, by_file: bool) -> LocalParts:
+        """See `Reader`."""
+        rows = (event_rows(parsed, places, by_file=by_file) for parsed in _parsed(specs))
+        return LocalParts([pa.concat_tables([PART.empty_table(), *rows])])
+
+    def catalogue(self, specs: Sequence[FileSpec], places: Places, *, inline: bool) -> pa.Table:
+        """See `Reader`."""
+        rows = [compact(parsed, places, inline=inline) for parsed in _parsed(specs)]
+        return merged(rows) if inline else pa.concat_tables([COMPACT.empty_table(), *rows])
+
+
+def _parsed(specs: Sequence[FileSpec]) -> Iterator[pa.Table]:
+    """The parsed blocks of files, in order; few of them are in memory at a time."""
+    by_path = {spec.path: spec for spec in specs}
+    blocks = (block for spec in specs for block in read_blocks(spec))
+    cores = os.cpu_count() or 1
+    with ThreadPoolExecutor(cores) as threads:
+        while some := list(islice(blocks, cores)):
+            yield from threads.map(lambda block: parse(block, by_path), some)
+
+
+def text_bytes(specs: Iterable[FileSpec]) -> float:
+    """About how many bytes of text files hold."""
+    paths = {Path(spec.path) for spec in specs}
+    return sum(p.stat().st_size * UNPACKED.get(p.suffix.lower(), 1) for p in paths)
