@@ -15,12 +15,14 @@ import pyarrow.compute as pc
 
 from minirec.config.corpus import CorpusConfig
 from minirec.corpus import assemble, demo, download, sources, split, times, weights
+from minirec.corpus.blocks import BLOCK_BYTES, read_blocks
 from minirec.corpus.events import Events
-from minirec.corpus.files import BLOCK_BYTES, FileSpec, read_blocks
-from minirec.corpus.parse import CATALOGUE, EVENTS, parse
+from minirec.corpus.files import FileSpec
+from minirec.corpus.parse import CATALOGUE, EVENTS
 from minirec.corpus.schema import ITEMS, REJECTED, TRUTH
 from minirec.corpus.specs import BY_FILE
 from minirec.corpus.table import SampleFile
+from minirec.corpus.vectorised import parse
 from minirec.errors import CorpusError
 from minirec.evaluation.shortcuts import shortcuts
 from minirec.store.files import atomic_dir, write_json
@@ -163,7 +165,7 @@ def read_with_ray(specs: list[FileSpec]) -> pa.Table:
     by_path = {spec.path: spec for spec in specs}
     schema = EVENTS if specs[0].kind == "events" else CATALOGUE
 
-    def lines(batch: pa.Table) -> Iterator[pa.Table]:
+    def blocks(batch: pa.Table) -> Iterator[pa.Table]:
         for path in batch["file"].to_pylist():
             yield from read_blocks(by_path[path])
 
@@ -171,7 +173,8 @@ def read_with_ray(specs: list[FileSpec]) -> pa.Table:
     # a large file on one core.
     dataset = (
         ray.data.from_items([{"file": path} for path in by_path], override_num_blocks=len(by_path))
-        .map_batches(lines, batch_size=1, batch_format="pyarrow", num_cpus=0.25)
+        .map_batches(blocks, batch_size=1, batch_format="pyarrow", num_cpus=0.25)
+        .repartition(target_num_rows_per_block=1)
         .map_batches(
             lambda batch: parse(batch, by_path),
             batch_size=None,

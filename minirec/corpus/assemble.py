@@ -19,8 +19,7 @@ import pyarrow.compute as pc
 
 from minirec.corpus import ids, quoting, times
 from minirec.corpus.events import Events, encode
-from minirec.corpus.files import UNREADABLE
-from minirec.corpus.parse import BAD_ORDER, OUTSIDE, TEXT_SHOWN, UNTITLED
+from minirec.corpus.parse import BAD_ORDER, OUTSIDE, TEXT_SHOWN, UNREADABLE, UNTITLED
 from minirec.corpus.schema import REJECTED
 from minirec.errors import CorpusError
 
@@ -81,6 +80,9 @@ def assemble(
     rows = len(events) + (0 if inline else len(items))
     events, items, notes = _one_spelling(events, items)
     rejects = [_rejected(events)] if inline else [_rejected(events), _rejected(items)]
+    # Arrow does not sort by a dictionary.
+    file = items["file"].cast(pa.string())
+    items = items.set_column(items.schema.get_field_index("file"), "file", file)
     good_items = items.filter(items["reason"].is_null()).sort_by(
         [("key", "ascending"), ("file", "ascending"), ("line", "ascending")]
     )
@@ -262,7 +264,7 @@ def _divided(table: pa.Table, removed: np.ndarray) -> tuple[pa.Table, pa.Table]:
 
 def _rejected(table: pa.Table) -> pa.Table:
     bad = table.filter(table["reason"].is_valid())
-    columns = [bad["reason"], bad["file"], bad["line"], bad["raw"]]
+    columns = [bad["reason"], bad["file"].cast(pa.string()), bad["line"], bad["raw"]]
     return pa.table(columns, schema=REJECTED)
 
 
@@ -272,7 +274,8 @@ def _with_reason(table: pa.Table, reason: str, shown: list[str]) -> pa.Table:
         ",".join("" if v is None else str(v) for v in row.values())[:TEXT_SHOWN]
         for row in table.select(shown).to_pylist()
     ]
-    columns = [pa.array([reason] * len(table), pa.string()), table["file"], table["line"]]
+    file = table["file"].cast(pa.string())
+    columns = [pa.array([reason] * len(table), pa.string()), file, table["line"]]
     return pa.table([*columns, pa.array(texts, pa.string())], schema=REJECTED)
 
 

@@ -6,12 +6,11 @@ from pathlib import Path
 import pyarrow as pa
 
 from minirec.config.corpus import CorpusConfig
-from minirec.corpus import files
 from minirec.corpus.assemble import Assembled, assemble
-from minirec.corpus.files import read_blocks
-from minirec.corpus.parse import parse
+from minirec.corpus.blocks import BLOCKS, read_blocks
 from minirec.corpus.sources import locate
 from minirec.corpus.specs import BY_FILE
+from minirec.corpus.vectorised import parse
 
 RATINGS = "user_id,parent_asin,rating,timestamp\n"
 
@@ -22,7 +21,7 @@ def read(*, weight: str | None = None, **corpus) -> Assembled:
     tables = [
         pa.concat_tables(
             [parse(b, {spec.path: spec}) for spec in specs for b in read_blocks(spec)]
-            or [parse(files.LINES.empty_table(), {s.path: s for s in specs})]
+            or [parse(BLOCKS.empty_table(), {s.path: s for s in specs})]
         )
         for specs in (located.events, located.items)
     ]
