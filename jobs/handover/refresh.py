@@ -115,8 +115,7 @@ def read_events(files: Sequence[Path], config: CorpusConfig, corpus: Path) -> Ne
 
 def _blocks(file: Path, config: CorpusConfig) -> list[pa.Table]:
     """The parsed rows of a file, `minirec.corpus.parse.EVENTS`."""
-    from minirec.corpus.files import read_blocks
-    from minirec.corpus.parse import parse
+    from minirec.corpus.blocks import read_blocks
     from minirec.corpus.sources import (
         AMAZON_EVENTS,
         MOVIELENS_EVENTS,
@@ -124,6 +123,7 @@ def _blocks(file: Path, config: CorpusConfig) -> list[pa.Table]:
         TABLE_EVENTS,
     )
     from minirec.corpus.specs import event_columns, events_spec
+    from minirec.corpus.vectorised import parse
 
     if not file.is_file():
         what = "is a folder; give files" if file.is_dir() else "is missing; give a file"
@@ -137,8 +137,8 @@ def _blocks(file: Path, config: CorpusConfig) -> list[pa.Table]:
     found = []
     for block in read_blocks(spec):
         rows = parse(block, {str(file): spec})
-        if (last := rows.slice(len(rows) - 1).to_pylist()[0])["line"] < 0:
-            raise CorpusError(f"{file} {last['raw']}")
+        if block["line"][0].as_py() < 0:
+            raise CorpusError(f"{file} {rows['raw'][0]}")
         found.append(rows)
     return found
 

@@ -16,9 +16,12 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from minirec.corpus.files import FileSpec, read_blocks, read_header
+from minirec.corpus.blocks import read_blocks
+from minirec.corpus.files import FileSpec, read_header
 from minirec.corpus.ids import known_key
-from minirec.corpus.parse import Malformed, beginning, identifier, parse
+from minirec.corpus.parse import Malformed, beginning, identifier
+from minirec.corpus.rows import read_rows
+from minirec.corpus.vectorised import parse
 from minirec.errors import CorpusError
 from minirec.store.files import atomic
 
@@ -184,11 +187,10 @@ def _spec(
 
 
 def _rows(spec: FileSpec) -> Iterator[tuple[int, bytes]]:
-    for block in read_blocks(spec):
-        for line, raw in zip(block["line"].to_pylist(), block["raw"].to_pylist(), strict=True):
-            if line < 0:
-                raise CorpusError(f"{spec.path} {raw.decode()}")
-            yield line, raw
+    for line, raw in read_rows(spec):
+        if line < 0:
+            raise CorpusError(f"{spec.path} {raw.decode()}")
+        yield line, raw
 
 
 def refused_path(out: Path) -> Path:

@@ -1,7 +1,4 @@
-"""Reads headers of input files, and their rows in blocks of bounded size.
-
-Rows are raw bytes, so that the parser can reject a row for its encoding.
-"""
+"""What is known of an input file before its rows are read: its format, header and columns."""
 
 from __future__ import annotations
 
@@ -10,31 +7,18 @@ import gzip
 import itertools
 import json
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from decimal import Decimal
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import BinaryIO, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from minirec.corpus import quoting, times
+from minirec.corpus import quoting
 from minirec.errors import CorpusError
 
-BLOCK_ROWS = 50_000
-BLOCK_BYTES = 8 << 20
 PEEKED_LINES = 100
 ONE_OBJECT = "write one object per line"
-UNREADABLE = "unreadable file"
-"""Reason of the pseudo-row that reports why a file cannot be read to its end."""
-
-LINES = pa.schema([("file", pa.string()), ("line", pa.int64()), ("raw", pa.binary())])
-"""A block of rows of a file; line counts from 1."""
-
-REQUIRED = ("user", "item", "time", "order", "title")
-"""Roles without which a row is rejected."""
-
 Format = Literal["csv", "tsv", "jsonl", "parquet"]
 
 
@@ -68,6 +52,16 @@ class FileSpec:
     as_events: dict[str, str] = field(default_factory=dict)
 
     @property
+    def packed(self) -> bool:
+        """Whether the file is compressed by gzip."""
+        return self.path.lower().endswith(".gz")
+
+    @property
+    def has_header(self) -> bool:
+        """Whether the first line names the columns."""
+        return self.format in ("csv", "tsv")
+
+    @property
     def delimiter(self) -> str:
         """Field separator of csv and tsv."""
         return "," if self.format == "csv" else "\t"
@@ -99,13 +93,13 @@ def read_header(path: str | Path, *, format: Format) -> tuple[str, ...]:
     """
     path = Path(path)
     if format == "parquet":
-        return tuple(_open_parquet(path).schema_arrow.names)
+        return tuple(open_parquet(path).schema_arrow.names)
     try:
         with open_bytes(path) as file:
             lines = list(itertools.islice(file, PEEKED_LINES if format == "jsonl" else 1))
             more = next(file, b"")
     except (EOFError, zlib.error, OSError) as error:
-        raise CorpusError(f"{path} {_unreadable(error)}") from None
+        raise CorpusError(f"{path} {unreadable(error)}") from None
     if format == "jsonl":
         lines = [line for line in lines if line.strip()]
     elif lines and not lines[0].strip() and more.strip():
@@ -143,110 +137,8 @@ def _json_keys(path: Path, lines: list[bytes]) -> tuple[str, ...]:
     return tuple(keys)
 
 
-def read_blocks(spec: FileSpec) -> Iterator[pa.Table]:
-    """Rows of a file as `LINES` tables of at most `BLOCK_ROWS` rows or about `BLOCK_BYTES` bytes.
-
-    Headers and blank lines are left out. If the file cannot be read to its end, the last row has
-    line -1 and an error message as bytes: an exception in a Ray task would print a traceback.
-    """
-    source = _parquet_rows(spec) if spec.format == "parquet" else _text_rows(spec)
-    lines: list[int] = []
-    raws: list[bytes] = []
-    size = 0
-    try:
-        for number, raw in source:
-            lines.append(number)
-            raws.append(raw)
-            size += len(raw)
-            if len(lines) >= BLOCK_ROWS or size >= BLOCK_BYTES:
-                yield _block(spec.path, lines, raws)
-                lines, raws, size = [], [], 0
-    except (EOFError, zlib.error, OSError, pa.ArrowException) as error:
-        lines.append(-1)
-        raws.append(_unreadable(error).encode())
-    if lines:
-        yield _block(spec.path, lines, raws)
-
-
-def _block(path: str, lines: list[int], raws: list[bytes]) -> pa.Table:
-    return pa.table({"file": [path] * len(lines), "line": lines, "raw": raws}, schema=LINES)
-
-
-def _text_rows(spec: FileSpec) -> Iterator[tuple[int, bytes]]:
-    has_header = spec.format in ("csv", "tsv")
-    columns = spec.as_events or spec.columns
-    with open_bytes(spec.path) as file:
-        # In TSV a line of tabs only is a row with empty fields.
-        numbered = _numbered(file, blank=b" " if spec.format == "tsv" else None)
-        if has_header:
-            next(numbered, None)
-        if not (spec.quoted and has_header):
-            yield from numbered
-            return
-        yield from quoting.join(
-            numbered,
-            spec.delimiter,
-            len(spec.header),
-            like_a_row=lambda fields: _like_a_row(spec, columns, fields),
-            # A text may hold commas, but hardly ever a valid time in the right place.
-            share=0 if {"time", "order"} & columns.keys() else 0.5,
-        )
-
-
-def _numbered(file: BinaryIO, *, blank: bytes | None) -> Iterator[tuple[int, bytes]]:
-    """Numbered lines without those that hold only `blank` characters (None: white space)."""
-    for number, raw in enumerate(file, start=1):
-        raw = raw.rstrip(b"\r\n")
-        if number == 1:
-            raw = raw.removeprefix(b"\xef\xbb\xbf")
-        if number == 1 or raw.strip(blank):
-            yield number, raw
-
-
-def _like_a_row(spec: FileSpec, columns: dict[str, str], fields: list[str]) -> bool:
-    """Whether these fields can be a row, and not a line of a text with separators."""
-    row = dict(zip(spec.header, fields, strict=True))
-    needed = [row[column] for role, column in columns.items() if role in REQUIRED]
-    ids = [row[column] for role, column in columns.items() if role in ("user", "item")]
-    if not all(value.strip() for value in needed):
-        return False
-    # An id has no quote, but the end of a quoted text has. A line of a text may be indented.
-    if any('"' in value or value != value.strip() for value in ids):
-        return False
-    # In a sentence a space follows the comma.
-    if spec.format == "csv" and any(field.startswith(" ") for field in fields):
-        return False
-    try:
-        if "time" in columns:
-            times.read(row[columns["time"]])
-        if "order" in columns:
-            float(row[columns["order"]])
-    except ValueError:
-        return False
-    return True
-
-
-def _parquet_rows(spec: FileSpec) -> Iterator[tuple[int, bytes]]:
-    """Rows as JSON, so that one parser checks all formats."""
-    wanted = sorted({*spec.columns.values(), *spec.extra})
-    file = _open_parquet(Path(spec.path))
-    batches = file.iter_batches(batch_size=BLOCK_ROWS, columns=wanted)
-    rows = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
-    yield from enumerate(map(_json, rows), start=1)
-
-
-def _json(row: dict[str, Any]) -> bytes:
-    """A row as JSON. Bytes that are not UTF-8 stay, so that the parser rejects the row."""
-
-    def text(value: Any) -> str | int:
-        if isinstance(value, Decimal) and value == value.to_integral_value():
-            return int(value)
-        return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
-
-    return json.dumps(row, default=text, ensure_ascii=False).encode("utf-8", "surrogateescape")
-
-
-def _open_parquet(path: Path) -> pq.ParquetFile:
+def open_parquet(path: Path) -> pq.ParquetFile:
+    """Open a Parquet file; raises `CorpusError` if it is none."""
     try:
         return pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:
@@ -255,7 +147,8 @@ def _open_parquet(path: Path) -> pq.ParquetFile:
         raise CorpusError(f"{path} {what} ({first}); give a whole Parquet file") from None
 
 
-def _unreadable(error: BaseException) -> str:
+def unreadable(error: BaseException) -> str:
+    """Why a file cannot be read to its end, to follow its name in a sentence."""
     if isinstance(error, EOFError):
         return "is a truncated .gz file; fetch it again"
     if isinstance(error, (zlib.error, gzip.BadGzipFile)):

@@ -11,13 +11,14 @@ import html
 import json
 import math
 import re
+from collections.abc import Iterable
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
 import pyarrow as pa
 
 from minirec.corpus import quoting, times
-from minirec.corpus.files import UNREADABLE, FileSpec
+from minirec.corpus.files import FileSpec
 from minirec.corpus.prompts import neutralise
 from minirec.corpus.weights import read_number
 
@@ -25,6 +26,8 @@ TEXT_SHOWN = 200
 BAD_ORDER = "bad order"
 NULLS = frozenset({"nan", "NaN", "<NA>", "None", "null", "NULL"})
 """What programs write for a missing value."""
+UNREADABLE = "unreadable file"
+"""Reason of the pseudo-row that reports why a file cannot be read to its end."""
 OUTSIDE = "rating outside its range"
 UNTITLED = "missing title"
 
@@ -34,8 +37,11 @@ _TAG = re.compile(
     re.IGNORECASE,
 )
 
+FILE = pa.dictionary(pa.int32(), pa.string())
+"""The path of a file; one copy serves all rows of a block."""
+
 _SOURCE = [
-    ("file", pa.string()),
+    ("file", FILE),
     ("line", pa.int64()),
     ("reason", pa.string()),
     ("raw", pa.string()),
@@ -78,32 +84,31 @@ class Malformed(Exception):
         self.kept = kept
 
 
-def parse(lines: pa.Table, specs: dict[str, FileSpec]) -> pa.Table:
-    """Parse a block of rows, `minirec.corpus.files.LINES`, of files of one kind.
+def parse_rows(rows: Iterable[quoting.Line], spec: FileSpec) -> pa.Table:
+    """Parse rows of a file one by one; the reference of `minirec.corpus.vectorised`.
 
     Args:
-        specs: path -> spec, all of the same kind (events or items).
+        rows: as `minirec.corpus.rows.read_rows` gives them. The line -1 reports why the file cannot
+            be read to its end.
 
     Returns:
         `EVENTS` or `CATALOGUE` with the rows in the same order.
     """
-    kinds = {spec.kind for spec in specs.values()}
-    schema = EVENTS if kinds == {"events"} else CATALOGUE
+    schema = EVENTS if spec.kind == "events" else CATALOGUE
     names = schema.names[: -len(_SOURCE)]
     read = _event if schema is EVENTS else _item
-    rows: list[tuple] = []
-    for path, line, raw in zip(
-        lines["file"].to_pylist(), lines["line"].to_pylist(), lines["raw"].to_pylist(), strict=True
-    ):
+    parsed: list[tuple] = []
+    for line, raw in rows:
         if line < 0:
-            rows.append((*([None] * len(names)), path, line, UNREADABLE, raw.decode()))
+            parsed.append((*([None] * len(names)), line, UNREADABLE, raw.decode()))
             continue
         try:
-            rows.append((*read(_fields(raw, specs[path]), specs[path]), path, line, None, None))
+            parsed.append((*read(_fields(raw, spec), spec), line, None, None))
         except Malformed as reason:
             kept = (reason.kept.get(name) for name in names)
-            rows.append((*kept, path, line, str(reason), beginning(raw)))
-    columns = zip(*rows, strict=True) if rows else [()] * len(schema)
+            parsed.append((*kept, line, str(reason), beginning(raw)))
+    columns = list(zip(*parsed, strict=True)) if parsed else [()] * (len(schema) - 1)
+    columns.insert(len(names), [spec.path] * len(parsed))
     return pa.table(
         [pa.array(column, type=field.type) for column, field in zip(columns, schema, strict=True)],
         schema=schema,
@@ -142,7 +147,7 @@ def _event(row: dict[str, Any], spec: FileSpec) -> tuple[str, str, float, int, f
     item = identifier(row.get(columns["item"]), "missing item")
     low, high = spec.rating_range
     # Clicks or purchases have no ratings: each event counts as the highest rating.
-    rating = _number(row.get(columns["rating"])) if "rating" in columns else high
+    rating = read_rating(row.get(columns["rating"])) if "rating" in columns else high
     if not low <= rating <= high:
         raise Malformed(OUTSIDE, rating=rating)
     return user, item, rating, *_when(row, spec)
@@ -151,10 +156,14 @@ def _event(row: dict[str, Any], spec: FileSpec) -> tuple[str, str, float, int, f
 def _when(row: dict[str, Any], spec: FileSpec) -> tuple[int, float | None]:
     """Time in ms and the number as written; without times the order (or 0) and None."""
     if "order" in spec.columns:
-        return _order(row.get(spec.columns["order"])), None
+        return read_order(row.get(spec.columns["order"])), None
     if "time" not in spec.columns:
         return 0, None
-    time = row.get(spec.columns["time"])
+    return read_time(row.get(spec.columns["time"]))
+
+
+def read_time(time: Any) -> tuple[int, float | None]:
+    """A time in ms and the number as written; raises `Malformed`."""
     if time is None or isinstance(time, (bool, list, dict)):
         raise Malformed(_kind("time", time) or "bad date")
     try:
@@ -163,8 +172,11 @@ def _when(row: dict[str, Any], spec: FileSpec) -> tuple[int, float | None]:
         raise Malformed("bad date") from None
 
 
-def _order(value: Any) -> int:
-    """A whole number of 64 bits; pandas writes 3 as 3.0 in a column with missing values."""
+def read_order(value: Any) -> int:
+    """A whole number of 64 bits; raises `Malformed`.
+
+    pandas writes 3 as 3.0 in a column with missing values.
+    """
     if value is None or isinstance(value, (bool, list, dict)):
         raise Malformed(_kind("order", value) or BAD_ORDER)
     with contextlib.suppress(InvalidOperation):  # not a number
@@ -178,17 +190,26 @@ def _item(row: dict[str, Any], spec: FileSpec) -> tuple[str, str, str, str | Non
     columns = spec.columns
     key = identifier(row.get(columns["item"]), "missing item")
     value = row.get(columns["title"])
-    title = _plain(value)
-    # Prompts drop zero-width and control characters, so a title needs other characters too.
-    if not title or (not title.isprintable() and not neutralise(title)):
+    title = read_text(value)
+    if shows_nothing(title):
         raise Malformed(_kind("title", value) or UNTITLED, key=key)
     shown = [columns["text"]] if "text" in columns else []
-    parts = [_plain(row.get(name)) for name in (*shown, *spec.extra)]
-    if "genres" in shown:  # MovieLens separates them by bars
-        parts[0] = parts[0].replace("(no genres listed)", "").replace("|", ", ")
-    category = _plain(row.get(columns["category"])) if "category" in columns else ""
+    parts = [read_text(row.get(name)) for name in (*shown, *spec.extra)]
+    if "genres" in shown:
+        parts[0] = bars_to_commas(parts[0])
+    category = read_text(row.get(columns["category"])) if "category" in columns else ""
     weight = read_number(row.get(columns["weight"])) if "weight" in columns else None
     return key, title, " ".join(p for p in parts if p), category or None, weight
+
+
+def shows_nothing(title: str) -> bool:
+    """Whether a title is empty in a prompt, which drops zero-width and control characters."""
+    return not title or (not title.isprintable() and not neutralise(title))
+
+
+def bars_to_commas(genres: str) -> str:
+    """Genres as MovieLens separates them -> as a text."""
+    return genres.replace("(no genres listed)", "").replace("|", ", ")
 
 
 def _kind(role: str, value: Any) -> str | None:
@@ -224,10 +245,10 @@ def _text(value: str | int | float) -> str:
     return "" if text in NULLS else text
 
 
-def _plain(value: Any) -> str:
+def read_text(value: Any) -> str:
     """Text of a JSON value on one line, without HTML; lists are joined, objects are left out."""
     if isinstance(value, list):
-        return " ".join(p for p in (_plain(v) for v in value if not isinstance(v, list)) if p)
+        return " ".join(p for p in (read_text(v) for v in value if not isinstance(v, list)) if p)
     if value is None or isinstance(value, (bool, dict)):
         return ""
     text = _text(value)
@@ -251,7 +272,7 @@ def _encodable(text: str) -> str:
     return " ".join(text.split())
 
 
-def _number(value: Any) -> float:
+def read_rating(value: Any) -> float:
     try:
         number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):

@@ -22,6 +22,7 @@ BAD = "bad quotes"
 WIDTH = "wrong number of fields"
 
 Line = tuple[int, bytes]
+"""The number of a line, from 1, and its bytes without the line break."""
 
 # A field may be as long as its line: the limit of the csv module (128 KiB) would reject rows.
 csv.field_size_limit(2**31 - 1)
@@ -105,7 +106,7 @@ def join(
 
     pending: deque[Line] = deque()
     while (line := pending.popleft() if pending else next(lines, None)) is not None:
-        if b'"' not in line[1] or _state(line[1], delimiter) != "open":
+        if not leaves_open(line[1], delimiter):
             yield line
             continue
         taken: list[Line] = []
@@ -123,6 +124,11 @@ def join(
         else:
             yield line
             pending.extendleft(reversed(taken))
+
+
+def leaves_open(raw: bytes, delimiter: str) -> bool:
+    """Whether a line ends inside a quoted field that begins on it."""
+    return b'"' in raw and _state(raw, delimiter) == "open"
 
 
 def _fields(raw: bytes, delimiter: str, width: int) -> list[str] | None:

@@ -52,6 +52,25 @@ def read(value: str | float) -> tuple[int, float | None]:
     return _in_range(ms), number
 
 
+def read_numbers(number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What `read` makes of numbers that are no dates of 14 digits.
+
+    Args:
+        number: (N,) float64.
+
+    Returns:
+        ms: (N,) int64, as `read` gives it.
+        ok: (N,) bool, False if `read` has to decide.
+    """
+    (_, seconds), (_, milliseconds), (_, microseconds), _ = UNITS
+    ms = np.where(number < seconds, number * 1000, number)
+    ms = np.where(number < milliseconds, ms, number / 1e3)
+    ms = np.where(number < microseconds, ms, number / 1e6)
+    date = (number >= _SECOND_OF_DAY[0]) & (number < _SECOND_OF_DAY[1])
+    ok = (ms >= 0) & (ms < LAST_MS) & ~date  # False for NaN
+    return np.rint(np.where(ok, ms, 0)).astype(np.int64), ok
+
+
 def _in_range(ms: float) -> int:
     if not 0 <= ms < LAST_MS:  # also true for NaN
         raise ValueError("not a time")

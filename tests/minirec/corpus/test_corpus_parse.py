@@ -2,13 +2,12 @@
 
 import json
 
-import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minirec.corpus.files import LINES, FileSpec
-from minirec.corpus.parse import CATALOGUE, EVENTS, parse
+from minirec.corpus.files import FileSpec
+from minirec.corpus.parse import CATALOGUE, EVENTS, parse_rows
 
 COLUMNS = {"user": "u", "item": "i", "rating": "r", "time": "t"}
 CSV = FileSpec("a.csv", "events", "csv", ("u", "i", "r", "t"), COLUMNS)
@@ -26,11 +25,7 @@ CSV_ITEMS = FileSpec("m.csv", "items", "csv", ("i", "title", "g"), {"item": "i",
 
 
 def rows(spec: FileSpec, *raws: bytes) -> list[dict]:
-    lines = pa.table(
-        {"file": [spec.path] * len(raws), "line": list(range(2, 2 + len(raws))), "raw": raws},
-        schema=LINES,
-    )
-    table = parse(lines, {spec.path: spec})
+    table = parse_rows(enumerate(raws, start=2), spec)
     assert table.schema == (EVENTS if spec.kind == "events" else CATALOGUE)
     return table.to_pylist()
 

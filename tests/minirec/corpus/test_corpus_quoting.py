@@ -7,23 +7,24 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from minirec.corpus import files, quoting
-from minirec.corpus.files import FileSpec, read_blocks, read_header
-from minirec.corpus.parse import parse
+from minirec.corpus import quoting
+from minirec.corpus.blocks import read_blocks
+from minirec.corpus.files import FileSpec, read_header
+from minirec.corpus.vectorised import parse
 from minirec.errors import CorpusError
 
 EVENTS = {"user": "user", "item": "item", "time": "time"}
 ITEMS = {"item": "item", "title": "title", "text": "text"}
 
 
-def read(path, columns) -> list[dict]:
+def read(path, columns, **limits) -> list[dict]:
     """The rows of a file as the parser sees them, good and rejected."""
     format = "tsv" if ".tsv" in path.name else "csv"
     header = read_header(path, format=format)
     kind = "events" if "user" in columns else "items"
     columns = {role: name for role, name in columns.items() if name in header}
     spec = FileSpec(str(path), kind, format, header, columns)
-    blocks = [parse(block, {spec.path: spec}) for block in read_blocks(spec)]
+    blocks = [parse(block, {spec.path: spec}) for block in read_blocks(spec, **limits)]
     return [row for block in blocks for row in block.to_pylist()]
 
 
@@ -98,12 +99,12 @@ def lines_of(separator: str, *, quotes: dict[int, str]) -> list[str]:
     ],
     ids=["pair", "adjacent", "two and one", "never closed", "last line"],
 )
-def test_an_unmatched_quote_swallows_no_event(tmp_path, monkeypatch, suffix, end, quotes):
-    monkeypatch.setattr(files, "BLOCK_ROWS", 7)
+@pytest.mark.parametrize("block_bytes", [1, 150, 10_000])
+def test_an_unmatched_quote_swallows_no_event(tmp_path, suffix, end, quotes, block_bytes):
     raw = end.join(lines_of("\t" if "tsv" in suffix else ",", quotes=quotes)).encode()
     path = tmp_path / f"events.{suffix}"
     path.write_bytes(gzip.compress(raw) if suffix.endswith("gz") else raw)
-    rows = read(path, EVENTS)
+    rows = read(path, EVENTS, block_bytes=block_bytes)
     assert [row["line"] for row in rows] == list(range(2, 42))
     opened = {n for n, title in quotes.items() if title.startswith('"')}
     bad = set() if "tsv" in suffix else opened

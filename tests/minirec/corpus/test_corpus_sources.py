@@ -15,8 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from minirec.config.corpus import CorpusConfig
-from minirec.corpus import files
-from minirec.corpus.files import FileSpec, read_blocks
+from minirec.corpus.blocks import read_blocks
+from minirec.corpus.files import FileSpec
+from minirec.corpus.rows import read_rows
 from minirec.corpus.sources import locate
 from minirec.errors import CorpusError
 
@@ -125,8 +126,7 @@ def test_an_unclosed_quote_costs_one_row(tmp_path, bad):
     path = tmp_path / "mine.csv"
     path.write_text("user,item,rating,time\n" + "\n".join(rows) + "\n")
     spec = FileSpec(str(path), "events", "csv", ("user", "item", "rating", "time"), {})
-    (block,) = read_blocks(spec)
-    assert block["line"].to_pylist() == [2, 3, 4, 5, 6]
+    assert [line for line, _ in read_rows(spec)] == [2, 3, 4, 5, 6]
 
 
 CELLS = st.sampled_from(["a", '"', '"b', 'c"', ",", "", " ", '""', ","])
@@ -138,7 +138,7 @@ def test_joining_quoted_lines_loses_none(tmp_path, lines):
     path = tmp_path / "any.csv"
     path.write_text("\n".join(["user,item", *lines]))
     spec = FileSpec(str(path), "events", "csv", ("user", "item"), {})
-    raws = [raw for block in read_blocks(spec) for raw in block["raw"].to_pylist()]
+    raws = [raw for _, raw in read_rows(spec)]
     assert b"\n".join(raws).decode() == "\n".join(line for line in lines if line.strip())
 
 
@@ -169,13 +169,12 @@ def test_amazon_ratings_in_another_format(tmp_path):
     assert got.users == ["u1"]
 
 
-def test_blocks_are_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "BLOCK_ROWS", 3)
+def test_blocks_are_bounded(tmp_path):
     amazon(tmp_path, "".join(f"u,i{n},3,15000000000{n:02d}\n\n" for n in range(10)))
     spec = locate(CorpusConfig(source="amazon", path=str(tmp_path))).events[0]
-    blocks = list(read_blocks(spec))
-    assert [len(b) for b in blocks] == [3, 3, 3, 1]
-    assert blocks[-1]["line"].to_pylist() == [20]  # blank lines count, but are not rows
+    blocks = pa.concat_tables(read_blocks(spec, block_bytes=69))
+    assert pc.subtract(blocks["stop"], blocks["start"]).to_pylist() == [66, 66, 66, 22]
+    assert blocks["line"].to_pylist() == [2, 8, 14, 20]  # blank lines count, but are not rows
 
 
 def test_a_byte_order_mark_is_no_part_of_the_header(tmp_path):

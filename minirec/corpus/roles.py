@@ -1,0 +1,133 @@
+"""Reads the columns of events and of catalogue entries, by their roles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from minirec.corpus import columns
+from minirec.corpus.files import FileSpec
+from minirec.corpus.parse import Malformed, bars_to_commas, read_text, shows_nothing
+from minirec.corpus.weights import read_number
+
+Columns = dict[str, pa.Array]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How rows of one kind are read.
+
+    Attributes:
+        roles: all roles that `read` knows.
+        needed: roles without which it cannot read.
+        read: columns by name, spec, number N of rows -> the columns of `parse.EVENTS` or
+            `parse.CATALOGUE` without the last four, and (N,) bool, False where the row parser has
+            to read the row.
+    """
+
+    roles: frozenset[str]
+    needed: frozenset[str]
+    read: Callable[[Columns, FileSpec, int], tuple[list[pa.Array], np.ndarray]]
+
+    def takes(self, spec: FileSpec) -> bool:
+        """Whether files of this spec can be read by columns."""
+        return self.needed <= spec.columns.keys() <= self.roles
+
+
+def _events(table: Columns, spec: FileSpec, n: int) -> tuple[list[pa.Array], np.ndarray]:
+    of = {role: table[name] for role, name in spec.columns.items()}
+    low, high = spec.rating_range
+    user = columns.identifiers(of["user"], "missing user")
+    item = columns.identifiers(of["item"], "missing item")
+    if "rating" in of:
+        rating = columns.ratings(of["rating"], low, high)
+    else:
+        rating = pa.array(np.full(n, high, np.float32))
+    number = pa.nulls(n, pa.float64())
+    if "order" in of:
+        time = columns.orders(of["order"])
+    elif "time" in of:
+        time, number = columns.moments(of["time"])
+    else:
+        time = pa.array(np.zeros(n, np.int64))
+    return [user, item, rating, time, number], _valid(user, item, rating, time)
+
+
+def _items(table: Columns, spec: FileSpec, n: int) -> tuple[list[pa.Array], np.ndarray]:
+    of = {role: table[name] for role, name in spec.columns.items()}
+    key = columns.identifiers(of["item"], "missing item")
+    title = columns.distinct(of["title"], _title, pa.string())
+    parts = [columns.distinct(table[name], read_text, pa.string()) for name in spec.extra]
+    if "text" in of:
+        read = _genres if spec.columns["text"] == "genres" else read_text
+        parts.insert(0, columns.distinct(of["text"], read, pa.string()))
+    category, weight = pa.nulls(n, pa.string()), pa.nulls(n, pa.float64())
+    ok = _valid(key, title, *parts)
+    if "category" in of:
+        category = columns.distinct(of["category"], read_text, pa.string())
+        ok &= _valid(category)
+        category = _without(category, "")
+    if "weight" in of:
+        weight = columns.distinct(of["weight"], _weight, pa.float64())
+        ok &= _valid(weight)
+        weight = pc.if_else(pc.is_nan(weight), pa.scalar(None, pa.float64()), weight)
+    return [key, title, _together(parts, n), category, weight], ok
+
+
+def _title(value: Any) -> str:
+    title = read_text(value)
+    if shows_nothing(title):
+        raise Malformed("")
+    return title
+
+
+def _genres(value: Any) -> str:
+    return bars_to_commas(read_text(value))
+
+
+def _weight(value: Any) -> float:
+    """NaN stands for no weight, since null would give the row to the row parser."""
+    weight = read_number(value)
+    return np.nan if weight is None else weight
+
+
+def _together(parts: list[pa.Array], n: int) -> pa.Array:
+    """The parts that are not empty with spaces between them."""
+    if not parts:
+        return pa.array([""] * n, pa.string())
+    if len(parts) == 1:
+        return parts[0]
+    shown = [_without(part, "") for part in parts]
+    return pc.binary_join_element_wise(*shown, " ", null_handling="skip")
+
+
+def _without(column: pa.Array, value: str) -> pa.Array:
+    return pc.if_else(pc.equal(column, value), pa.scalar(None, pa.string()), column)
+
+
+def _valid(*found: pa.Array) -> np.ndarray:
+    ok = np.ones(len(found[0]), dtype=bool)
+    for column in found:
+        if column.null_count:
+            ok &= column.is_valid().to_numpy(zero_copy_only=False)
+    return ok
+
+
+READERS = {
+    "events": Reader(
+        frozenset({"user", "item", "rating", "time", "order"}),
+        frozenset({"user", "item"}),
+        _events,
+    ),
+    "items": Reader(
+        frozenset({"item", "title", "text", "category", "weight"}),
+        frozenset({"item", "title"}),
+        _items,
+    ),
+}
+"""By the kind of a spec."""

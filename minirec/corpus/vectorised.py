@@ -1,0 +1,259 @@
+"""Parses blocks of rows column by column.
+
+The result is that of `minirec.corpus.parse.parse_rows` on all rows of the file. What the kernels
+may not take plainly goes through it: odd quotes, lines that may belong together, wrong encodings,
+nested values, and every row that is rejected.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.json as pajson
+
+from minirec.corpus import columns, lines
+from minirec.corpus.files import FileSpec
+from minirec.corpus.lines import Lines
+from minirec.corpus.parse import CATALOGUE, EVENTS, parse_rows
+from minirec.corpus.quoting import Line, leaves_open
+from minirec.corpus.roles import READERS
+from minirec.corpus.rows import as_json, batches, rows_of_lines
+
+FEW_LINES = 64
+"""So few lines of JSON that cannot be read together are read one by one."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """M rows of a block as columns.
+
+    Attributes:
+        table: the columns that are needed, M values each.
+        line: (M,) int64, the number of each row.
+        rows: gives number and bytes of the rows at some places, for the row parser.
+        odd: (M,) bool, rows that the row parser has to read anyway.
+    """
+
+    table: dict[str, pa.Array]
+    line: np.ndarray
+    rows: Callable[[np.ndarray], list[Line]]
+    odd: np.ndarray
+
+
+def parse(blocks: pa.Table, specs: dict[str, FileSpec]) -> pa.Table:
+    """Parse blocks of rows, `minirec.corpus.blocks.BLOCKS`, of files of one kind.
+
+    Args:
+        specs: path -> spec, all of the same kind (events or items).
+
+    Returns:
+        `EVENTS` or `CATALOGUE`: the rows of the blocks in order.
+    """
+    kinds = {spec.kind for spec in specs.values()}
+    schema = EVENTS if kinds == {"events"} else CATALOGUE
+    tables = [_parsed(block, specs[block["file"]]) for block in blocks.to_pylist()]
+    return pa.concat_tables([schema.empty_table(), *tables]).unify_dictionaries()
+
+
+def _parsed(block: dict[str, Any], spec: FileSpec) -> pa.Table:
+    line = block["line"]
+    if line < 0:
+        return parse_rows([(line, block["raw"])], spec)
+    if spec.format == "parquet":
+        return _joined(*_of_parquet(spec, block["start"], block["stop"]), spec)
+    data = block["raw"] if block["raw"] is not None else _bytes(**block)
+    # JSON of a catalogue is nested, and few lines.
+    if not READERS[spec.kind].takes(spec) or (spec.format == "jsonl" and spec.kind == "items"):
+        return parse_rows(rows_of_lines(io.BytesIO(data), spec, first=line), spec)
+    read = _of_json if spec.format == "jsonl" else _of_csv
+    return _joined(*read(Lines.of(data, line), spec), spec)
+
+
+def _bytes(file: str, start: int, stop: int, **_: Any) -> bytes:
+    with open(file, "rb") as stream:
+        stream.seek(start)
+        return stream.read(stop - start)
+
+
+def _joined(pieces: list[Piece], rest: list[Line], spec: FileSpec) -> pa.Table:
+    """The table of a block: what the kernels read, and the other rows, ordered by line."""
+    schema = EVENTS if spec.kind == "events" else CATALOGUE
+    tables = []
+    for piece in pieces:
+        found, ok = READERS[spec.kind].read(piece.table, spec, len(piece.line))
+        ok &= ~piece.odd
+        line = piece.line
+        if not ok.all():
+            rest = rest + piece.rows(np.flatnonzero(~ok))
+            found = [column.filter(pa.array(ok)) for column in found]
+            line = line[ok]
+        tables.append(pa.table([*found, *_source(line, spec)], schema=schema))
+    if rest:
+        tables.append(parse_rows(rest, spec))
+    table = pa.concat_tables([schema.empty_table(), *tables]).unify_dictionaries()
+    number = table["line"].to_numpy()
+    if np.all(number[1:] > number[:-1]):
+        return table
+    return table.take(pa.array(np.argsort(number, kind="stable")))
+
+
+def _source(line: np.ndarray, spec: FileSpec) -> list[pa.Array]:
+    n = len(line)
+    file = pa.DictionaryArray.from_arrays(pa.array(np.zeros(n, np.int32)), pa.array([spec.path]))
+    return [file, pa.array(line), pa.nulls(n, pa.string()), pa.nulls(n, pa.string())]
+
+
+# ---- csv and tsv
+
+
+def _of_csv(found: Lines, spec: FileSpec) -> tuple[list[Piece], list[Line]]:
+    plain = lines.plain_csv(found, spec.delimiter, len(spec.header), quoted=spec.quoted)
+    rest = list(_odd_rows(found, plain, spec))
+    place = np.flatnonzero(plain)
+    if not len(place):
+        return [], rest
+    table = _fields(found.only(place), spec)
+    assert len(table) == len(place)
+    return [_piece_of_lines(table, found, place)], rest
+
+
+def _piece_of_lines(table: pa.Table, found: Lines, place: np.ndarray) -> Piece:
+    def rows(chosen: np.ndarray) -> list[Line]:
+        return [(found.first + i, found.raw(i)) for i in place[chosen].tolist()]
+
+    arrays = {name: columns.one_array(table[name]) for name in table.column_names}
+    return Piece(arrays, found.first + place, rows, np.zeros(len(place), dtype=bool))
+
+
+def _fields(data: bytes, spec: FileSpec) -> pa.Table:
+    """The needed columns of plain lines as strings."""
+    # Of columns with the same name the last one counts.
+    place = {name: str(index) for index, name in enumerate(spec.header)}
+    names = list(dict.fromkeys([*spec.columns.values(), *spec.extra]))
+    wanted = [place[name] for name in names]
+    table = pacsv.read_csv(
+        pa.BufferReader(data),
+        read_options=pacsv.ReadOptions(
+            use_threads=False,
+            block_size=len(data) + 1,
+            column_names=[str(index) for index in range(len(spec.header))],
+        ),
+        parse_options=pacsv.ParseOptions(
+            delimiter=spec.delimiter, quote_char='"' if spec.quoted else False
+        ),
+        convert_options=pacsv.ConvertOptions(
+            check_utf8=False,
+            column_types=dict.fromkeys(wanted, pa.string()),
+            include_columns=wanted,
+        ),
+    )
+    return table.rename_columns(names)
+
+
+def _odd_rows(found: Lines, plain: np.ndarray, spec: FileSpec) -> Iterator[Line]:
+    """Rows of the lines that are not plain; lines that belong to them get False in `plain`."""
+    quoted = spec.quoted and spec.has_header
+    done = 0
+    for index in np.flatnonzero(~plain).tolist():
+        if index < done:
+            continue
+        number, raw = found.first + index, found.raw(index)
+        if quoted and leaves_open(raw, spec.delimiter):
+            row = next(rows_of_lines(found.onward(index), spec, first=number))
+            yield row
+            if b"\n" in row[1]:
+                done = _after(found, index, row[1].count(b"\n"), spec)
+                plain[index:done] = False
+        else:
+            yield from rows_of_lines([raw], spec, first=number)
+
+
+def _after(found: Lines, index: int, more: int, spec: FileSpec) -> int:
+    """The line after a row that begins on a line and goes on over `more` lines, blanks apart."""
+    blank = b" " if spec.format == "tsv" else None
+    while more:
+        index += 1
+        more -= bool(found.raw(index).rstrip(b"\r\n").strip(blank))
+    return index + 1
+
+
+# ---- JSON lines
+
+
+def _of_json(found: Lines, spec: FileSpec) -> tuple[list[Piece], list[Line]]:
+    plain = lines.plain_json(found)
+    rest = list(_odd_rows(found, plain, spec))
+    pieces = []
+    waiting = [np.flatnonzero(plain)]
+    while waiting:
+        place = waiting.pop()
+        if len(place) <= FEW_LINES:
+            rest += [(found.first + i, found.raw(i)) for i in place.tolist()]
+            continue
+        table = _objects(found.only(place), found.raw(place[0]), spec)
+        if table is not None and len(table) == len(place):
+            pieces.append(_piece_of_lines(table, found, place))
+        else:
+            waiting += [place[: len(place) // 2], place[len(place) // 2 :]]
+    return pieces, rest
+
+
+def _objects(data: bytes, first: bytes, spec: FileSpec) -> pa.Table | None:
+    """The needed columns of lines with one object each; None if they differ in their types.
+
+    Args:
+        first: the first line, which says the types.
+    """
+    try:
+        row = json.loads(first)
+        types = {name: _type(role, row.get(name)) for role, name in spec.columns.items()}
+        if None in types.values():
+            return None
+        return pajson.read_json(
+            pa.BufferReader(data),
+            read_options=pajson.ReadOptions(use_threads=False, block_size=len(data) + 1),
+            parse_options=pajson.ParseOptions(
+                explicit_schema=pa.schema(types), unexpected_field_behavior="ignore"
+            ),
+        )
+    except (ValueError, RecursionError, pa.ArrowException):
+        return None
+
+
+def _type(role: str, value: Any) -> pa.DataType | None:
+    """The type of a column with this value; numbers of all kinds are floats in JSON."""
+    if isinstance(value, str):
+        return pa.string()
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    whole = isinstance(value, int) and role not in ("rating", "time")
+    return pa.int64() if whole else pa.float64()
+
+
+# ---- Parquet
+
+
+def _of_parquet(spec: FileSpec, start: int, stop: int) -> tuple[list[Piece], list[Line]]:
+    table = pa.Table.from_batches(batches(spec, start, stop))
+
+    def rows(chosen: np.ndarray) -> list[Line]:
+        taken = table.take(pa.array(chosen)).to_pylist()
+        return [
+            (start + 1 + i, as_json(row)) for i, row in zip(chosen.tolist(), taken, strict=True)
+        ]
+
+    arrays, odd = {}, np.zeros(len(table), dtype=bool)
+    for name in table.column_names:
+        arrays[name], bad = columns.normal(table[name])
+        odd |= bad
+    types = [array.type for array in arrays.values()]
+    if not (READERS[spec.kind].takes(spec) and all(map(columns.can_read, types))):
+        return [], rows(np.arange(len(table)))
+    return [Piece(arrays, start + 1 + np.arange(len(table)), rows, odd)], []
