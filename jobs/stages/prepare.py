@@ -62,7 +62,6 @@ def _hash(path: str) -> str:
 
 def _body(work: Work) -> None:
     """Write corpus/, or ``<run_dir>-rejected.parquet`` if too many rows are rejected."""
-    from jobs.cluster.task import in_task
     from jobs.corpus import downloaded, from_demo, from_files
     from minirec.corpus import reading, rejects, sources, split, weights
     from minirec.evaluation.headline import shortcuts_sentence
@@ -80,6 +79,7 @@ def _body(work: Work) -> None:
             made = from_files(*where, reading.LocalReader())
         else:
             from actors.corpus.shuffle import RayReader
+            from jobs.cluster.task import in_task
 
             session.start_ray()
             session.wait_for_room([{"CPU": 1}])

@@ -230,9 +230,21 @@ def _rejected(
 def _without_duplicates(events: pa.Table) -> tuple[pa.Table, pa.Table]:
     """Separate the rows that repeat user, item and time of an earlier row."""
     same_if = [encode(events["user"])[0], encode(events["item"])[0], events["time"].to_numpy()]
-    order = np.lexsort((events["order"].to_numpy(), *same_if))
+    some = _with_equal_hash(same_if)  # few rows, which are then compared exactly
+    same_if = [column[some] for column in same_if]
+    order = np.lexsort((events["order"].to_numpy()[some], *same_if))
+    again = np.logical_and.reduce([column[order][1:] == column[order][:-1] for column in same_if])
     repeated = np.zeros(len(events), dtype=bool)
-    repeated[order[1:]] = np.logical_and.reduce(
-        [column[order][1:] == column[order][:-1] for column in same_if]
-    )
+    repeated[some[order[1:]][again]] = True
     return _divided(events, repeated)
+
+
+def _with_equal_hash(columns: list[np.ndarray]) -> np.ndarray:
+    """The rows of int64 columns whose hash another row has too."""
+    mixed = np.zeros(len(columns[0]), np.uint64)
+    for column in columns:
+        mixed = (mixed ^ column.astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
+        mixed ^= mixed >> np.uint64(29)
+    in_order = np.sort(mixed)
+    twice = in_order[1:][in_order[1:] == in_order[:-1]]
+    return np.flatnonzero(np.isin(mixed, twice)) if len(twice) else np.empty(0, np.int64)

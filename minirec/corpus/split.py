@@ -61,7 +61,6 @@ def _outlook(
     owner = ""
     if len(target):
         owner = events.users[int(line.user[target[np.argmax(together)]])].as_py()
-    times, counts = np.unique(line.time[target], return_counts=True)
     of_user = np.unique(line.user, return_counts=True)[1]
     sizes = np.bincount(leave_one_out(line, target, corpus), minlength=3)
     return _Outlook(
@@ -73,8 +72,19 @@ def _outlook(
         together=(int(together.max(initial=0)), int(together.sum()), owner),
         largest=int(line.together.max(initial=0)),
         visits=int(visits_of_users(line, target).max(initial=0)),
-        last=list(zip(times[-3:][::-1].tolist(), counts[-3:][::-1].tolist(), strict=True)),
+        last=_last_times(line.time[target]),
     )
+
+
+def _last_times(time: np.ndarray) -> list[tuple[int, int]]:
+    """The latest three distinct times, newest first, each with its number of entries."""
+    found: list[tuple[int, int]] = []
+    while len(time) and len(found) < 3:
+        last = time.max()
+        earlier = time[time < last]
+        found.append((int(last), len(time) - len(earlier)))
+        time = earlier
+    return found
 
 
 @dataclass(frozen=True)

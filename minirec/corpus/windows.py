@@ -71,7 +71,7 @@ def timeline(
     keep = kept(events, corpus, items)
     tie = {"key": events.item, "file": events.order}.get(corpus.ties)
     tie = _hashed(events, keep, hashes) if tie is None else tie[keep]
-    order = np.lexsort((tie, events.time[keep], events.user[keep]))
+    order = _sorted(events.user[keep], events.time[keep], tie)
     keep, tie = keep[order], tie[order]
     user, time = events.user[keep], events.time[keep]
     new_user = np.r_[True, user[1:] != user[:-1]][: len(user)]
@@ -79,6 +79,23 @@ def timeline(
     first, _ = runs(new_user)
     visit, together = runs(new_visit)
     return Timeline(keep, user, events.item[keep], time, tie, first, visit, together)
+
+
+def _sorted(user: np.ndarray, time: np.ndarray, tie: np.ndarray) -> np.ndarray:
+    """The order by user, time and tie; faster than `numpy.lexsort`, whose ties are stable."""
+    if not len(user):
+        return np.empty(0, np.int64)
+    low, high = int(time.min()), int(time.max())
+    bits = (high - low).bit_length()
+    if bits + int(user.max()).bit_length() > 63:
+        return np.lexsort((tie, time, user))
+    key = (user << bits) | (time - low)
+    order = np.argsort(key)
+    in_order = key[order]
+    same = in_order[1:] == in_order[:-1]
+    some = np.flatnonzero(np.r_[False, same] | np.r_[same, False])
+    order[some] = order[some][np.lexsort((tie[order[some]], in_order[some]))]
+    return order
 
 
 def runs(begins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

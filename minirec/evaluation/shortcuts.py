@@ -19,10 +19,12 @@ from minirec.store.tables import open_table
 
 SAMPLES = 500
 """Largest number of validation samples."""
+SCORES = 10_000_000
+"""Largest number of samples times items, of each reference."""
 
 
-COUNTED = 1_000_000
-"""About how many train samples are counted, the newest. More cost minutes and change little."""
+COUNTED = 300_000
+"""About how many train samples are counted, the newest."""
 
 
 def shortcuts(corpus: Path, titles: Sequence[str], *, counted: int = COUNTED) -> dict[str, Any]:
@@ -35,7 +37,8 @@ def shortcuts(corpus: Path, titles: Sequence[str], *, counted: int = COUNTED) ->
     train, valid = _newest(corpus / "train.parquet", counted), SampleFile(corpus, "valid")
     # The counts of the whole train split do not depend on periods.
     known = Prior(events(train, by_time=True), Words.of(titles), (1, 1, 1)).known
-    rows = np.unique(np.linspace(0, len(valid) - 1, min(SAMPLES, len(valid))).astype(int))
+    most = min(SAMPLES, max(1, SCORES // len(titles)), len(valid))
+    rows = np.unique(np.linspace(0, len(valid) - 1, most).astype(int))
     samples = valid.take(rows.tolist())
     asked: dict[str, Any] = {
         "history": [s.history for s in samples],

@@ -35,6 +35,14 @@ class Read:
         return Events.of(self.clean)
 
     @property
+    def named_events(self) -> list[tuple[str, str, float, int]]:
+        """User id, item key, rating and time of each event."""
+        good = self.clean.filter(self.clean["reason"].is_null())
+        keys = self.assembled.items.table["key"].take(good["item"])
+        columns = (good["user"], keys, good["rating"], good["time"])
+        return list(zip(*(column.to_pylist() for column in columns), strict=True))
+
+    @property
     def users(self) -> list[str]:
         return self.events.users.to_pylist()
 
@@ -49,9 +57,9 @@ class Read:
 
     @property
     def category(self) -> str | None:
-        inside = pa.array(range(len(self.assembled.items)))
         found = set(self.clean["item"].drop_null().to_pylist())
-        return self.assembled.items.category([i in found for i in inside.to_pylist()])
+        inside = [item in found for item in range(len(self.assembled.items))]
+        return self.assembled.items.category(np.array(inside))
 
     @property
     def notes(self) -> list[str]:

@@ -171,14 +171,7 @@ def check(shop: dict) -> None:
                 assert "has a header but no rows" in str(error.value)
             return
         got = read(source=shop["source"], path=name)
-        e = got.events
-        found = [
-            (e.users[u].as_py(), e.items[i].as_py(), r, t)
-            for u, i, r, t in zip(
-                e.user.tolist(), e.item.tolist(), e.rating.tolist(), e.time.tolist(), strict=True
-            )
-        ]
-        assert sorted(found) == good
+        assert sorted(got.named_events) == good
         assert {c["key"]: c["title"] for c in got.catalogue.to_pylist()} == {
             key: title for key, title in titles.items() if key in {row[1] for row in good}
         }

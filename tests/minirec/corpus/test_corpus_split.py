@@ -78,7 +78,7 @@ def test_window_is_half_open_in_utc():
     rows = [(u, f"{u}{d}", 3, d * DAY) for u in "ab" for d in range(6)]
     window = {"start": "1970-01-02", "end": "1970-01-05"}
     made = made_of(rows, **window, **PAPER)
-    assert made.kept == 6
+    assert made.plan.events == 6
     assert sorted(t["time"] for n in made.tables for t in made.tables[n].to_pylist()) == [
         2 * DAY, 2 * DAY, 3 * DAY, 3 * DAY
     ]  # fmt: skip
@@ -269,10 +269,10 @@ def test_events_of_one_time_are_not_in_each_other_s_history():
 
 def test_samples_that_share_their_time_are_counted():
     made = made_of(BASKETS)
-    assert made.same_time == {"train": 2, "valid": 0, "test": 0}
-    assert made.left_out == 1  # of b's first two events the later one has no earlier event
+    assert made.facts.shared == {"train": 2, "valid": 0, "test": 0}
+    assert made.plan.left_out == 1  # of b's first two events the later one has no earlier event
     kept = made_of(BASKETS, **PAPER)
-    assert sum(kept.same_time.values()) == 3 and kept.left_out == 0
+    assert sum(kept.facts.shared.values()) == 3 and kept.plan.left_out == 0
 
 
 def test_the_column_is_there_only_where_a_sample_has_such_items():
