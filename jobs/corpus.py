@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -118,16 +118,12 @@ def _write(
     """Write samples, catalogue and summary into a folder; returns the summary."""
     plan = split.plan(parts, corpus, items=items, kept=kept)
     places: list[np.ndarray] = []
-    watch: Callable[[pa.Table], object] = lambda batch: places.append(batch["order"].to_numpy())
-    facts = write_samples(
-        folder,
-        parts,
-        corpus,
-        items=items,
-        kept=kept,
-        plan=plan,
-        watch=id if labels is None else watch,
-    )
+
+    def watch(batch: pa.Table) -> None:
+        if labels is not None:
+            places.append(batch["order"].to_numpy())
+
+    facts = write_samples(folder, parts, corpus, items=items, kept=kept, plan=plan, watch=watch)
     if labels is not None:
         order = np.concatenate(places)
         truth = pa.table([np.arange(len(order)), labels[order]], schema=TRUTH)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import pickle
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
-from ray.data import DataContext, Dataset
+from ray.data import DataContext, Dataset, ExecutionResources
 
 from minirec.corpus import ids
 from minirec.corpus.assemble import event_rows
@@ -30,8 +31,8 @@ from minirec.corpus.reading import text_bytes
 from minirec.corpus.vectorised import parse
 
 T = TypeVar("T")
-PART_BYTES = 48 << 20
-"""Text of the files in a part. Its rows take about ten times as much memory while they become
+PART_BYTES = 24 << 20
+"""Text of the files in a part. Its rows take about twenty times as much memory while they become
 samples."""
 BUCKETS = 1 << 20
 """Users are divided among so many numbers, which Ray Data divides among the parts."""
@@ -125,7 +126,7 @@ def _parsed(specs: Sequence[FileSpec], rows: Callable[[pa.Table], pa.Table]) -> 
 
     # With equal CPU shares Ray would fuse both steps into one task for each file, which would parse
     # a large file on one core.
-    _quiet()
+    _set_up()
     return (
         ray.data.from_items([{"file": path} for path in by_path], override_num_blocks=len(by_path))
         .map_batches(blocks, batch_size=1, batch_format="pyarrow", num_cpus=0.25)
@@ -139,8 +140,14 @@ def _parsed(specs: Sequence[FileSpec], rows: Callable[[pa.Table], pa.Table]) -> 
     )
 
 
-def _quiet() -> None:
+def _set_up() -> None:
+    """Settings of Ray Data for the datasets that are made next."""
     context: Any = DataContext.get_current()
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    if len(nodes) == 1:
+        # A local Ray has more slots than cores, and each task holds a part.
+        limits = ExecutionResources(cpu=float(os.cpu_count() or 1))
+        context.execution_options.resource_limits = limits
     # A part is one block, however large it is.
     context.target_max_block_size = None
     # Without a terminal Ray writes its progress as dozens of log lines.

@@ -108,11 +108,10 @@ def filtered(parts: Parts, corpus: CorpusConfig, *, items: Items) -> Kept:
     """
     found = parts.each(partial(_counted, corpus=corpus, items=len(items)))
     _check_filters(found, corpus)
-    rest = sum(one.rest for one in found)
-    core = rest >= corpus.k_core
+    core = np.sum([one.rest for one in found], axis=0) >= corpus.k_core
     while corpus.k_core > 1 and core.any():
-        counts = sum(parts.each(partial(_of_core, corpus=corpus, items=core)))
-        smaller = counts >= corpus.k_core
+        counts = parts.each(partial(_of_core, corpus=corpus, items=core))
+        smaller = np.sum(counts, axis=0) >= corpus.k_core
         if np.array_equal(smaller, core):
             break
         core = smaller
@@ -125,7 +124,7 @@ def filtered(parts: Parts, corpus: CorpusConfig, *, items: Items) -> Kept:
             f"the catalogue has one item ({key}), so there is nothing to rank; give more "
             f"interactions or loosen the window and corpus.k_core"
         )
-    return Kept(sum(one.every for one in found) > 0, core)
+    return Kept(np.sum([one.every for one in found], axis=0) > 0, core)
 
 
 def _check_filters(found: Sequence[_Counts], corpus: CorpusConfig) -> None:

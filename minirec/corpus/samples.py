@@ -102,7 +102,7 @@ def write_samples(
     items: Items,
     kept: Kept,
     plan: Plan,
-    watch: Callable[[pa.Table], object] = id,
+    watch: Callable[[pa.Table], None],
 ) -> Facts:
     """Write train, valid and test as Parquet files, one row group at a time.
 

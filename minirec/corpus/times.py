@@ -129,7 +129,7 @@ class Numbers:
         """Of (N,) ms and the numbers as written."""
         unit = np.searchsorted([limit for _, limit in UNITS], number, side="right")
         units = np.bincount(unit, minlength=len(UNITS)).tolist()
-        return cls(len(ms), _least(ms, number), np.count_nonzero(ms < EARLY_MS), tuple(units))
+        return cls(len(ms), _least(ms, number), int(np.sum(ms < EARLY_MS)), tuple(units))
 
     def __add__(self, other: Numbers) -> Numbers:
         units = tuple(map(sum, zip(self.units, other.units, strict=True)))
@@ -180,7 +180,7 @@ class Seen:
         return cls(
             small=Numbers.of(ms[small], found),
             large=Numbers.of(ms[large], number[large]),
-            days=(np.count_nonzero(~np.isnan(days)), np.count_nonzero(valid)),
+            days=(int(np.sum(~np.isnan(days))), int(np.sum(valid))),
             first_day=float(found[valid].min(initial=np.inf)),
             excel=bool(np.all((found >= EXCEL_1970) & (found < EXCEL_2100))),
         )

@@ -56,7 +56,8 @@ def shortcuts(corpus: Path, titles: Sequence[str], *, counted: int = COUNTED) ->
 def _newest(train: Path, rows: int) -> pa.Table:
     """The last row groups of a file with at least `rows` rows, or all."""
     with open_table(train) as source:
-        groups, found = [], 0
+        groups: list[int] = []
+        found = 0
         for group in reversed(range(source.num_row_groups)):
             if found >= rows:
                 break

@@ -1,4 +1,4 @@
-"""`prepare` end to end: the demo without Ray, files with Ray Data."""
+"""`prepare` end to end."""
 
 import errno
 import json
@@ -122,8 +122,7 @@ def shop(folder: Path, *, bad: int) -> Config:
     return load(None, ["corpus.source=amazon", f"corpus.path={folder}"])
 
 
-@pytest.mark.ray
-def test_files_through_ray_data(cluster, tmp_path):
+def test_files(tmp_path):
     config = shop(tmp_path / "shop", bad=3)
     runs = [Run(tmp_path / name) for name in ("one", "two")]
     for run in runs:
@@ -142,8 +141,7 @@ def test_files_through_ray_data(cluster, tmp_path):
         assert path.read_bytes() == runs[1].path("corpus", path.name).read_bytes()
 
 
-@pytest.mark.ray
-def test_assumptions_about_the_rows_are_reported(cluster, tmp_path):
+def test_assumptions_about_the_rows_are_reported(tmp_path):
     days = [f"202301{day:02d}" for day in range(10, 20)]
     rows = [f"{user}.0,{n % 5},{day}" for user in (1, 2) for n, day in enumerate(days)]
     (tmp_path / "events.csv").write_text("\n".join(["user,item,time", *rows, rows[0]]))
@@ -164,8 +162,7 @@ def test_assumptions_about_the_rows_are_reported(cluster, tmp_path):
     assert said[3].endswith("1 rows rejected, 1 of them as duplicate events")
 
 
-@pytest.mark.ray
-def test_too_many_rejected_rows_are_kept_beside_the_run(cluster, tmp_path):
+def test_too_many_rejected_rows_are_kept_beside_the_run(tmp_path):
     config = shop(tmp_path / "shop", bad=30)
     run = Run(tmp_path / "run")
     kept = tmp_path / "run-rejected.parquet"
@@ -177,8 +174,7 @@ def test_too_many_rejected_rows_are_kept_beside_the_run(cluster, tmp_path):
     assert run.done("prepare") is None
 
 
-@pytest.mark.ray
-def test_a_truncated_file_is_one_sentence(cluster, tmp_path):
+def test_a_truncated_file_is_one_sentence(tmp_path):
     import gzip
 
     config = shop(tmp_path / "shop", bad=0)
@@ -189,7 +185,6 @@ def test_a_truncated_file_is_one_sentence(cluster, tmp_path):
         prepare(Run(tmp_path / "run"), config)
 
 
-@pytest.mark.ray
 @pytest.mark.parametrize(
     ("folder", "source", "samples", "said"),
     [
@@ -198,7 +193,7 @@ def test_a_truncated_file_is_one_sentence(cluster, tmp_path):
         ("movielens_small", "movielens", 98_681, "39% of the train and 4% of the test samples"),
     ],
 )
-def test_real_data(cluster, tmp_path, folder, source, samples, said):
+def test_real_data(tmp_path, folder, source, samples, said):
     path = DATA / folder
     if not path.exists():
         pytest.skip(f"{path} is absent")
@@ -211,8 +206,7 @@ def test_real_data(cluster, tmp_path, folder, source, samples, said):
     assert summary["rejected"] == {}
 
 
-@pytest.mark.ray
-def test_a_changed_file_is_detected(cluster, tmp_path):
+def test_a_changed_file_is_detected(tmp_path):
     files = tmp_path / "files"
     files.mkdir()
     (files / "items.csv").write_text("item,title\n" + "".join(f"i{n},Item {n}\n" for n in range(9)))
