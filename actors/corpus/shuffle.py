@@ -34,6 +34,8 @@ T = TypeVar("T")
 PART_BYTES = 24 << 20
 """Text of the files in a part. Its rows take about twenty times as much memory while they become
 samples."""
+SHUFFLED_BYTES = 128 << 20
+"""Rows that a task of the shuffle divides among the parts."""
 BUCKETS = 1 << 20
 """Users are divided among so many numbers, which Ray Data divides among the parts."""
 
@@ -150,6 +152,8 @@ def _set_up() -> None:
         context.execution_options.resource_limits = limits
     # A part is one block, however large it is.
     context.target_max_block_size = None
+    # Ray's default is 1 GiB, of which a task makes copies.
+    context.shuffle_input_batch_bytes = SHUFFLED_BYTES
     # Without a terminal Ray writes its progress as dozens of log lines.
     context.enable_progress_bars = sys.stderr.isatty()
     logging.getLogger("ray.data").setLevel(logging.ERROR)
