@@ -31,9 +31,6 @@ from minirec.corpus.reading import text_bytes
 from minirec.corpus.vectorised import parse
 
 T = TypeVar("T")
-PART_BYTES = 24 << 20
-"""Text of the files in a part. Its rows take about twenty times as much memory while they become
-samples."""
 SHUFFLED_BYTES = 128 << 20
 """Rows that a task of the shuffle divides among the parts."""
 BUCKETS = 1 << 20
@@ -78,8 +75,10 @@ class RayParts:
 class RayReader:
     """Reads and parses files in tasks of Ray; see `reading.Reader`."""
 
-    def __init__(self, *, part_bytes: int = PART_BYTES):
-        """`part_bytes`: text of the files in a part."""
+    def __init__(self, *, part_bytes: int):
+        """`part_bytes`: unpacked text of a part. Its rows take about twenty times as much memory
+        while they become samples.
+        """
         self._part_bytes = part_bytes
 
     def events(self, specs: Sequence[FileSpec], places: Places, *, by_file: bool) -> RayParts:

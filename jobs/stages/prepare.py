@@ -75,7 +75,8 @@ def _body(work: Work) -> None:
         located = sources.locate(downloaded(corpus), weight=weight)
         beside = run.root.with_name(f"{run.root.name}-rejected.parquet")
         where = (located, corpus, folder, beside, weight)
-        if reading.text_bytes((*located.events, *located.items)) <= reading.IN_MEMORY_BYTES:
+        most = int(work.config.resources.corpus_mib * 2**20)
+        if reading.text_bytes((*located.events, *located.items)) <= most:
             made = from_files(*where, reading.LocalReader())
         else:
             from actors.corpus.shuffle import RayReader
@@ -83,7 +84,7 @@ def _body(work: Work) -> None:
 
             session.start_ray()
             session.wait_for_room([{"CPU": 1}])
-            made = in_task("prepare", from_files, *where, RayReader())
+            made = in_task("prepare", from_files, *where, RayReader(part_bytes=most // 5))
     summary = made.summary
     work.cost.extra = {
         "rows": summary["rows"],

@@ -19,8 +19,6 @@ from minirec.corpus.parts import LocalParts, Parts
 from minirec.corpus.places import Places
 from minirec.corpus.vectorised import parse
 
-IN_MEMORY_BYTES = 128 << 20
-"""Text of a corpus that one process reads: about 4 million events, which take 2 GiB."""
 UNPACKED = {".gz": 6.0, ".parquet": 4.0}
 """About how many bytes of text a byte of a file holds, by ending."""
 

@@ -56,7 +56,7 @@ def test_the_bytes_are_those_of_one_process(cluster, tmp_path, inline):
     corpus = shop(tmp_path / "shop", inline=inline)
     readers = {
         "here": LocalReader(),
-        "one": RayReader(),
+        "one": RayReader(part_bytes=1 << 30),
         "many": RayReader(part_bytes=20_000),
     }
     found = {}
@@ -100,7 +100,12 @@ def test_a_truncated_file(cluster, tmp_path):
     plain.unlink()
     with pytest.raises(CorpusError, match=r"part-10\.csv\.gz is a truncated .gz file"):
         from_files(
-            sources.locate(corpus), corpus, tmp_path / "out", tmp_path / "bad", None, RayReader()
+            sources.locate(corpus),
+            corpus,
+            tmp_path / "out",
+            tmp_path / "bad",
+            None,
+            RayReader(part_bytes=20_000),
         )
 
 
