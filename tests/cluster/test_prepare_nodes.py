@@ -22,7 +22,8 @@ def shop(tmp_path_factory):
     (folder / "events").mkdir()
     for part in range(4):
         rows = ["user,item,rating,time"]
-        for user, item in zip(rng.integers(3000, size=15_000), rng.integers(99, size=15_000)):
+        users, items = rng.integers(3000, size=15_000), rng.integers(99, size=15_000)
+        for user, item in zip(users, items, strict=True):
             time = 1_600_000_000 + rng.integers(10_000_000)
             rows.append(f"user{user},item{item},{1 + item % 5},{time}")
         (folder / "events" / f"part-{part}.csv").write_text("\n".join(rows))
