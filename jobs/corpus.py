@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,16 +11,16 @@ import pyarrow as pa
 
 from minirec.config.corpus import CorpusConfig
 from minirec.corpus import demo, download, sources, split, times, weights
-from minirec.corpus.assemble import Assembled, assemble, rejected_rows
+from minirec.corpus.assemble import Assembled, assemble
 from minirec.corpus.filters import Kept, filtered
 from minirec.corpus.items import Items
 from minirec.corpus.parts import LocalParts, Parts
 from minirec.corpus.places import Places
 from minirec.corpus.reading import Reader
-from minirec.corpus.rejects import with_others
 from minirec.corpus.samples import Facts, write_samples
-from minirec.corpus.schema import ITEMS, REJECTED, TRUTH
+from minirec.corpus.schema import ITEMS, REJECTED, TAILS, TRUTH
 from minirec.corpus.specs import BY_FILE
+from minirec.corpus.tails import LAST_TIME, tails
 from minirec.errors import CorpusError
 from minirec.evaluation.shortcuts import shortcuts
 from minirec.store.files import atomic_dir, write_json
@@ -77,12 +76,7 @@ def from_files(
         places,
         inline=located.inline,
     )
-    try:
-        read.check_rejected(limit=corpus.max_rejected)
-    except CorpusError as error:
-        # The run directory gets no incomplete corpus, but the user needs the rejected rows.
-        write_batches(rejected_beside, REJECTED, _rejected(read))
-        raise CorpusError(f"{error}; all of them are in {rejected_beside}") from None
+    check_rejected(read, corpus, rejected_beside)
     kept = filtered(read.parts, corpus, items=read.items)
     head = {
         "source": corpus.source,
@@ -92,17 +86,19 @@ def from_files(
         "rejected": read.counts(),
     }
     with atomic_dir(folder) as work:
-        write_batches(work / "rejected.parquet", REJECTED, _rejected(read))
+        write_batches(work / "rejected.parquet", REJECTED, read.rejected_rows())
         summary = _write(work, head, read.parts, corpus, read.items, kept, weight)
     return Made(summary, peak_memory_mib())
 
 
-def _rejected(read: Assembled) -> Iterable[pa.Table]:
-    """All rejected rows, `REJECTED`, by file and line."""
-    if not read.counts():
-        return []
-    rows = read.parts.changed(rejected_rows).ordered(["order"])
-    return map(read.places.rejected, with_others(rows, read.items.rejected))
+def check_rejected(read: Assembled, corpus: CorpusConfig, beside: Path) -> None:
+    """Raise `CorpusError` if too many rows are rejected; they are written to `beside`."""
+    try:
+        read.check_rejected(limit=corpus.max_rejected)
+    except CorpusError as error:
+        # The run directory gets no incomplete corpus, but the user needs the rejected rows.
+        write_batches(beside, REJECTED, read.rejected_rows())
+        raise CorpusError(f"{error}; all of them are in {beside}") from None
 
 
 def _write(
@@ -139,6 +135,9 @@ def _write(
         "same_time": split.same_time_facts(plan, facts.shared, corpus.same_time),
     }
     titles = _write_items(folder, items.table.filter(pa.array(kept.items)), facts, weight, summary)
+    if corpus.whole_only is None:
+        write_batches(folder / "tails.parquet", TAILS, tails(parts, corpus, items, kept))
+        summary[LAST_TIME] = kept.last
     summary["shortcuts"] = shortcuts(folder, titles)
     write_json(folder / "corpus.json", summary)
     return summary

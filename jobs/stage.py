@@ -70,6 +70,7 @@ class Stage:
     on_ray: the command joins the cluster before it runs any stage, so that a missing cluster is
         reported at once.
     part_of: for a body that writes only the missing parts; see `Run.stage`.
+    extends: for a body that can add to a finished output; see `Run.stage`.
     shared: all trials of a sweep or comparison use the same output.
     charged: whose cost this is, `SELECTION` or `POLICY`; None: not counted for either.
     trains: it uses training workers (`Session.worker`). A local command with several such stages
@@ -87,6 +88,7 @@ class Stage:
     comes_with: tuple[str, ...] = ()
     on_ray: bool = False
     part_of: Callable[[str], str] | None = None
+    extends: Callable[[dict[str, Any], dict[str, Any]], bool] | None = None
     shared: bool = False
     charged: str | None = None
     trains: bool = False
@@ -101,9 +103,15 @@ class Stage:
             outputs=(*self.outputs, *self.also(config)),
             body=lambda cost: self.body(Work(run, config, session, settings, cost)),
             part_of=self.part_of,
+            extends=self.extends,
             charged=self.charged,
         )
 
     def compare(self, run: Run, config: Config) -> None:
         """Refuse a finished stage that has other settings; see `Run.compare`."""
-        run.compare(self.name, settings=self.settings(run, config), inputs=self.inputs(config))
+        run.compare(
+            self.name,
+            settings=self.settings(run, config),
+            inputs=self.inputs(config),
+            extends=self.extends,
+        )

@@ -4,24 +4,51 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jobs.fingerprint import weight_settings
 from jobs.stage import Stage, Work
 from minirec.errors import CorpusError
-from minirec.store.run import Run, flatten
+from minirec.store.files import digest, read_json
+from minirec.store.run import Run, flatten, peak_memory_mib
 
 if TYPE_CHECKING:
+    from jobs.corpus import Made
     from minirec.config.corpus import CorpusConfig
     from minirec.config.run import Config
+    from minirec.corpus.sources import Located
+
+
+ADDITIONS = ("appended", "appended_metadata")
+"""The settings of the corpus that may grow: a finished corpus is then extended."""
+
+
+def _base_settings(corpus: CorpusConfig) -> dict[str, Any]:
+    return corpus.model_dump(mode="json", exclude=set(ADDITIONS))
+
+
+def _same_base(record: dict[str, Any] | None, corpus: CorpusConfig) -> bool:
+    """Whether a corpus was made with these settings, up to what was appended."""
+    wanted = flatten({"corpus": _base_settings(corpus)})
+    return record is not None and wanted.items() <= record["settings"].items()
 
 
 def made_with(run: Run, corpus: CorpusConfig) -> bool:
     """Whether a run has a corpus with these settings. The contents of the files are not checked."""
     record = run.done("prepare")
-    wanted = flatten({"corpus": corpus.model_dump(mode="json")})
-    return record is not None and wanted.items() <= record["settings"].items()
+    if record is None or not _same_base(record, corpus):
+        return False
+    names = [one["file"] for one in record["settings"].get("appended", [])]
+    catalogues = [one["metadata"] for one in record["settings"].get("appended", [])]
+    return [names, catalogues] == [corpus.appended, _catalogues(corpus)]
+
+
+def _catalogues(corpus: CorpusConfig) -> list[str | None]:
+    """The own catalogue of each appended file, or None."""
+    missing = len(corpus.appended) - len(corpus.appended_metadata)
+    return [*corpus.appended_metadata, *[None] * missing]
 
 
 def _stamps(run: Run, config: Config) -> list[str]:
@@ -35,15 +62,77 @@ def _stamps(run: Run, config: Config) -> list[str]:
     corpus = config.corpus
     if corpus.source == "demo" or corpus.download:
         return []
-    record = run.done("prepare") if made_with(run, corpus) else None
-    before = None if record is None else record["settings"]["files"]
+    record = run.done("prepare")
+    before = record["settings"]["files"] if record and _same_base(record, corpus) else None
     try:
         located = sources.locate(corpus, weight=config.reward.item_weight)
     except CorpusError:
         if before is None:
             raise
         return before
-    paths = sorted({spec.path for spec in (*located.events, *located.items)})
+    return _stamped(spec.path for spec in (*located.events, *located.items))
+
+
+def _appended(run: Run, config: Config, base: list[str]) -> dict[str, Any]:
+    """The entry ``appended`` of the settings: each file with its stamps; empty without any.
+
+    Args:
+        base: the stamps of the corpus before.
+
+    Raises:
+        CorpusError: the catalogue of the corpus has changed.
+    """
+    from minirec.corpus import sources
+
+    corpus, record = config.corpus, run.done("prepare")
+    before = record["settings"].get("appended", []) if record else []
+    entries = []
+    each = zip(corpus.appended, _catalogues(corpus), corpus.additions, strict=True)
+    for number, (file, catalogue, settings) in enumerate(each):
+        entry = {"file": file, "metadata": catalogue}
+        known = before[number] if number < len(before) else {}
+        try:
+            located = sources.locate(settings, weight=config.reward.item_weight)
+        except CorpusError:
+            if entry.items() <= known.items() and _same_base(record, corpus):
+                entries.append(known)
+                continue
+            raise
+        stamps = _stamped(spec.path for spec in located.events)
+        if catalogue is not None:
+            stamps += _stamped(spec.path for spec in located.items)
+        elif not located.inline:
+            changed = set(_stamped(spec.path for spec in located.items)) - set(base)
+            if changed:
+                raise CorpusError(
+                    f"the catalogue has changed since the corpus was made, it is now "
+                    f"{min(changed)}; restore it and name the new one in "
+                    f"corpus.appended_metadata, or prepare all events together"
+                )
+        entries.append(entry | {"files": stamps})
+    return {"appended": entries} if entries else {}
+
+
+def _settings(run: Run, config: Config) -> dict[str, Any]:
+    base = _stamps(run, config)
+    return {
+        "seed": config.seed,
+        "corpus": _base_settings(config.corpus),
+        "files": base,
+        **_appended(run, config, base),
+        **weight_settings(config),
+    }
+
+
+def _extends(before: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether the new settings differ from those of a finished corpus only by further files."""
+    old, new = (settings.get("appended", []) for settings in (before, now))
+    one, other = ({k: v for k, v in s.items() if k != "appended"} for s in (before, now))
+    return digest(one) == digest(other) and len(old) < len(new) and new[: len(old)] == old
+
+
+def _stamped(files: Iterable[str]) -> list[str]:
+    paths = sorted(set(files))
     sizes = [f"{Path(path).name} ({os.stat(path).st_size} bytes, " for path in paths]
     return [size + f"sha256 {_hash(path)})" for size, path in zip(sizes, paths, strict=True)]
 
@@ -60,31 +149,66 @@ def _hash(path: str) -> str:
     return found.hexdigest()[:16]
 
 
-def _body(work: Work) -> None:
-    """Write corpus/, or ``<run_dir>-rejected.parquet`` if too many rows are rejected."""
-    from jobs.corpus import downloaded, from_demo, from_files
-    from minirec.corpus import reading, rejects, sources, split, weights
-    from minirec.evaluation.headline import shortcuts_sentence
+def _made(work: Work) -> Made:
+    """The corpus of the settings with all appended files; a corpus that has some of them stays."""
+    from jobs.append import append_files, held
+    from jobs.corpus import Made, downloaded, from_demo, from_files
+    from minirec.corpus import sources
 
-    run, session, corpus = work.run, work.session, work.config.corpus
+    run, corpus = work.run, work.config.corpus
     weight = work.config.reward.item_weight
     folder = run.path("corpus")
     if corpus.source == "demo":
-        made = from_demo(corpus, folder, work.config.seed, weight=weight)
-    else:
+        return from_demo(corpus, folder, work.config.seed, weight=weight)
+    beside = run.root.with_name(f"{run.root.name}-rejected.parquet")
+    appended = work.settings.get("appended", [])
+    files = [entry["files"] for entry in appended]
+    # Only a corpus that can be extended still has its record.
+    there = None if run.done("prepare") is None else held(folder, files)
+    made = None
+    if there is None:
+        if run.done("prepare") is not None:
+            run.say("prepare: the corpus is damaged or cannot be extended; it is made again")
         located = sources.locate(downloaded(corpus), weight=weight)
-        beside = run.root.with_name(f"{run.root.name}-rejected.parquet")
-        where = (located, corpus, folder, beside, weight)
-        most = int(work.config.resources.corpus_mib * 2**20)
-        if reading.text_bytes((*located.events, *located.items)) <= most:
-            made = from_files(*where, reading.LocalReader())
-        else:
-            from actors.corpus.shuffle import RayReader
-            from jobs.cluster.task import in_task
+        made = _with_reader(work, located, from_files, located, corpus, folder, beside, weight)
+        there = 0
+    for entry, settings in list(zip(appended, corpus.additions, strict=True))[there:]:
+        located = sources.locate(settings, weight=weight)
+        own = entry["metadata"] is not None
+        arguments = (located, settings, folder, beside, entry["files"], weight, own)
+        made = _with_reader(work, located, append_files, *arguments)
+        added = made.summary["appended"][-1]
+        run.say(
+            f"prepare: {Path(entry['file']).name} adds {added['events']:,} events, "
+            f"{added['samples']:,} samples, {added['users']:,} users and {added['items']:,} items"
+        )
+    return made or Made(read_json(folder / "corpus.json"), peak_memory_mib())
 
-            session.start_ray()
-            session.wait_for_room([{"CPU": 1}])
-            made = in_task("prepare", from_files, *where, RayReader(part_bytes=most // 5))
+
+def _with_reader(
+    work: Work, located: Located, function: Callable[..., Made], *arguments: object
+) -> Made:
+    """Call `function` with these arguments and a reader for the located files."""
+    from minirec.corpus import reading
+
+    most = int(work.config.resources.corpus_mib * 2**20)
+    if reading.text_bytes((*located.events, *located.items)) <= most:
+        return function(*arguments, reading.LocalReader())
+    from actors.corpus.shuffle import RayReader
+    from jobs.cluster.task import in_task
+
+    work.session.start_ray()
+    work.session.wait_for_room([{"CPU": 1}])
+    return in_task("prepare", function, *arguments, RayReader(part_bytes=most // 5))
+
+
+def _body(work: Work) -> None:
+    """Write corpus/, or ``<run_dir>-rejected.parquet`` if too many rows are rejected."""
+    from minirec.corpus import rejects, split, weights
+    from minirec.evaluation.headline import shortcuts_sentence
+
+    run, weight = work.run, work.config.reward.item_weight
+    made = _made(work)
     summary = made.summary
     work.cost.extra = {
         "rows": summary["rows"],
@@ -115,12 +239,8 @@ PREPARE = Stage(
     help="read interactions and catalogue, make samples",
     inputs=lambda config: [],
     outputs=("corpus",),
-    settings=lambda run, config: {
-        "seed": config.seed,
-        "corpus": config.corpus.model_dump(mode="json"),
-        "files": _stamps(run, config),
-        **weight_settings(config),
-    },
+    settings=_settings,
     body=_body,
+    extends=_extends,
     shared=True,
 )

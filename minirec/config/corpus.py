@@ -59,6 +59,13 @@ class CorpusConfig(Section):
     the item column of the catalogue if it has another name there."""
     category: str | None = None
     """Name of the domain for the prompts; null takes it from the files."""
+    appended: list[PathText] = Field(default_factory=list)
+    """Files with later interactions, oldest first, which are added to the corpus of the other
+    settings one after the other. A finished corpus only gets the new ones: its own files are not
+    read again."""
+    appended_metadata: list[PathText | None] = Field(default_factory=list)
+    """For each file of corpus.appended the file with the catalogue of its new items; null, also for
+    files beyond the end of this list, takes the catalogue of the corpus."""
     download: bool | Literal["5core"] = False
     """Whether the Amazon 2023 category is downloaded; 5core takes the subset in which each user and
     item has at least 5 events."""
@@ -124,11 +131,51 @@ class CorpusConfig(Section):
             raise ValueError(
                 f"start {self.start} is not before end {self.end}; swap or correct them"
             )
-        files = ("path", "ratings", "metadata", "columns", "download")
+        files = ("path", "ratings", "metadata", "columns", "download", "appended")
         given = [name for name in files if getattr(self, name)]
         if self.source == "demo" and given:
             raise ValueError(
                 f"{given[0]} has no effect with source demo, which is generated; name the source "
                 f"of your files or leave {given[0]} out"
             )
+        if self.appended and self.whole_only:
+            raise ValueError(
+                f"corpus.appended cannot be used with {self.whole_only}; leave one of the two out"
+            )
+        if len(self.appended_metadata) > len(self.appended):
+            raise ValueError(
+                f"appended_metadata has {len(self.appended_metadata)} entries for the "
+                f"{len(self.appended)} files of corpus.appended; give at most one for each"
+            )
         return self
+
+    @property
+    def additions(self) -> list[CorpusConfig]:
+        """The settings that read each file of `appended`."""
+        catalogues = [*self.appended_metadata, *[None] * len(self.appended)]
+        return [
+            self.model_copy(
+                update={
+                    "ratings": file,
+                    "metadata": catalogue or self.metadata,
+                    "appended": [],
+                    "appended_metadata": [],
+                }
+            )
+            for file, catalogue in zip(self.appended, catalogues, strict=False)
+        ]
+
+    @property
+    def whole_only(self) -> str | None:
+        """The setting, and why, that needs all events at once; None: events can be appended."""
+        if self.source == "demo":
+            return "corpus.source=demo, which is generated as a whole"
+        if self.download:
+            return "corpus.download, whose files hold all events"
+        if self.k_core > 1:
+            return f"corpus.k_core={self.k_core}, since new events can bring old ones back"
+        if self.split == "leave_one_out":
+            return "corpus.split=leave_one_out, since each new event moves the old ones of its user"
+        if self.columns.get("order") == "file":
+            return "corpus.columns.order=file, since rows of another file have no place among them"
+        return None

@@ -6,6 +6,7 @@ notes say how it read ids, times, ratings and titles.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,7 +20,14 @@ from minirec.corpus.items import Items, spelled_items
 from minirec.corpus.parse import TEXT_SHOWN, UNTITLED
 from minirec.corpus.parts import Parts
 from minirec.corpus.places import Places
-from minirec.corpus.rejects import DUPLICATE, ROWS, Tally, check_rejected, describe
+from minirec.corpus.rejects import (
+    DUPLICATE,
+    ROWS,
+    Tally,
+    check_rejected,
+    describe,
+    with_others,
+)
 from minirec.corpus.survey import Readings, Survey, check_whole, read_as
 from minirec.errors import CorpusError
 
@@ -64,6 +72,12 @@ class Assembled:
             self.rejected, rows=self.rows, limit=limit, notes=self.notes, places=self.places
         )
 
+    def rejected_rows(self) -> Iterator[pa.Table]:
+        """All rejected rows, `REJECTED`, by file and line."""
+        if self.counts():
+            rows = self.parts.changed(rejected_rows).ordered(["order"])
+            yield from map(self.places.rejected, with_others(rows, self.items.rejected))
+
     def counts(self) -> dict[str, int]:
         """Number of rejected rows by reason, most frequent first."""
         return Tally.sum(self.rejected).by_reason()
@@ -81,7 +95,14 @@ def event_rows(parsed: pa.Table, places: Places, *, by_file: bool) -> pa.Table:
     return pa.table([*columns.values(), order, parsed["reason"], parsed["raw"]], schema=PART)
 
 
-def assemble(parts: Parts, catalogue: pa.Table, places: Places, *, inline: bool) -> Assembled:
+def assemble(
+    parts: Parts,
+    catalogue: pa.Table,
+    places: Places,
+    *,
+    inline: bool,
+    users: pa.ChunkedArray | None = None,
+) -> Assembled:
     """Join parts of interactions (`PART`) with the catalogue (`items.COMPACT`).
 
     The result does not depend on the order of the rows, nor on the number of parts.
@@ -90,18 +111,23 @@ def assemble(parts: Parts, catalogue: pa.Table, places: Places, *, inline: bool)
         places: of all files.
         inline: whether the catalogue was read from the interaction files. Its rejected rows are
             then counted once, as events.
+        users: ids of users that are known before, which decide too how ids are read.
 
     Raises:
         CorpusError: a file cannot be read to its end, or no row is usable.
     """
     survey = Survey.sum(parts.each(Survey.of))
     check_whole(survey, places.path)
+    known = {} if users is None else {"user": users}
 
     def occurring(name: str, asked: pa.Array) -> pa.BooleanArray:
         masks = parts.each(partial(_occurring, name=name, asked=asked))
+        if name in known:
+            masks.append(pc.is_in(asked, known[name].unique()).to_numpy(zero_copy_only=False))
         return pa.array(np.logical_or.reduce(masks))
 
-    readings, notes = read_as(survey, catalogue["key"], occurring)
+    seen = survey if users is None else survey.and_users(users)
+    readings, notes = read_as(seen, catalogue["key"], occurring)
     items = spelled_items(catalogue, whole=readings.whole_items, inline=inline)
     clean = parts.changed(
         partial(cleaned, readings=readings, items=items, inline=inline)

@@ -91,10 +91,12 @@ class Kept:
     Attributes:
         occurring: (V,) bool, items with an event before the filters.
         items: (V,) bool, items that stay.
+        last: latest time of an event before the filters.
     """
 
     occurring: np.ndarray
     items: np.ndarray
+    last: int
 
 
 def filtered(parts: Parts, corpus: CorpusConfig, *, items: Items) -> Kept:
@@ -124,7 +126,8 @@ def filtered(parts: Parts, corpus: CorpusConfig, *, items: Items) -> Kept:
             f"the catalogue has one item ({key}), so there is nothing to rank; give more "
             f"interactions or loosen the window and corpus.k_core"
         )
-    return Kept(np.sum([one.every for one in found], axis=0) > 0, core)
+    last = max(int(one.times[1]) for one in found if one.events)
+    return Kept(np.sum([one.every for one in found], axis=0) > 0, core, last)
 
 
 def _check_filters(found: Sequence[_Counts], corpus: CorpusConfig) -> None:

@@ -81,11 +81,11 @@ def format_of(file: Path) -> Format:
     )
 
 
-def chosen(name: str | None, folder: str | None) -> list[Table]:
+def chosen(name: str | None, folder: str | None, *, missing_ok: bool = False) -> list[Table]:
     """The table that a setting names, relative to the folder or to the working directory.
 
     Raises:
-        CorpusError: it is missing in both, or is not a table.
+        CorpusError: it is missing in both (unless `missing_ok`), or is not a table.
     """
     if name is None:
         return []
@@ -93,8 +93,12 @@ def chosen(name: str | None, folder: str | None) -> list[Table]:
     for path in places:
         if path.is_file() or path.is_dir():
             return [_table(path.absolute())]
+    if missing_ok:
+        return []
     missing = " and ".join(dict.fromkeys(str(path.absolute()) for path in reversed(places)))
-    raise CorpusError(f"{missing} is missing; check corpus.ratings, corpus.metadata")
+    raise CorpusError(
+        f"{missing} is missing; check corpus.ratings, corpus.metadata, corpus.appended"
+    )
 
 
 def listed(folder: str | None, endings: Collection[str]) -> list[Table]:

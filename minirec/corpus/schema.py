@@ -34,6 +34,16 @@ SAMPLES_WITH_SAME_TIME = SAMPLES.append(pa.field("same_time", pa.list_(pa.int32(
 ``same_time`` holds the other items of the target's user at the target's time. They would be correct
 answers too, so the ranking and the item loss leave them out."""
 
+TAILS = _schema(
+    user=pa.string(),
+    events=pa.int64(),
+    history=pa.list_(pa.int32()),
+    history_rating=pa.list_(pa.float32()),
+    history_time=pa.list_(pa.int64()),
+)
+"""A user, sorted by id: the number of events, and the last ``corpus.history`` of them, oldest
+first, as in `SAMPLES`. New events are appended to these (`minirec.corpus.append`)."""
+
 REJECTED = _schema(reason=pa.string(), file=pa.string(), line=pa.int64(), text=pa.string())
 """A malformed row of the input: why, where (line counts from 1), and its first 200 characters."""
 

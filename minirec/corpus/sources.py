@@ -6,7 +6,7 @@ here and add it to `SOURCES`, or set ``corpus.source`` to ``package.module:funct
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -128,7 +128,7 @@ def amazon(corpus: CorpusConfig) -> Located:
     _fixed_columns(corpus)
     ratings = chosen(corpus.ratings, corpus.path) or [
         table
-        for table in listed(corpus.path, (".csv",))
+        for table in _found(corpus, (".csv",))
         # Folders of benchmarks hold other CSVs too; `_fits` selects below.
         if not table.name.lower().startswith("meta")
     ]
@@ -177,7 +177,7 @@ def movielens(corpus: CorpusConfig) -> Located:
 
 def recbole(corpus: CorpusConfig) -> Located:
     """RecBole: *.inter and *.item, tab-separated with typed headers."""
-    inter = chosen(corpus.ratings, corpus.path) or listed(corpus.path, (".inter",))
+    inter = chosen(corpus.ratings, corpus.path) or _found(corpus, (".inter",))
     item = chosen(corpus.metadata, corpus.path) or listed(corpus.path, (".item",))
     if not inter:
         raise nothing(corpus.path, "an interactions file *.inter", fix=WHERE)
@@ -209,7 +209,7 @@ def table(corpus: CorpusConfig) -> Located:
     several = False
     if not ratings:
         taken = [table.path for table in metadata]
-        found = [table for table in listed(corpus.path, TABLES) if table.path not in taken]
+        found = [table for table in _found(corpus, TABLES) if table.path not in taken]
         ratings = [table for table in found if table.name.lower() in EVENTS_NAMES] or found
         several = len(ratings) > 1
     if not ratings:
@@ -238,6 +238,13 @@ def table(corpus: CorpusConfig) -> Located:
         pairs = zip(items, events, strict=True)
         items = [replace(item, as_events=event.columns) for item, event in pairs]
     return Located(events, items, _domain(ratings), inline=not metadata, notes=notes)
+
+
+def _found(corpus: CorpusConfig, endings: Collection[str]) -> list[Table]:
+    """Tables of the folder that may hold interactions: not those that are appended."""
+    later = [*corpus.appended, *filter(None, corpus.appended_metadata)]
+    paths = {table.path for file in later for table in chosen(file, corpus.path, missing_ok=True)}
+    return [table for table in listed(corpus.path, endings) if table.path not in paths]
 
 
 def _files(tables: list[Table]) -> list[Path]:

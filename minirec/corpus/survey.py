@@ -6,7 +6,7 @@ A part of the rows is surveyed by itself, and surveys can be added. So no proces
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
 
@@ -74,6 +74,10 @@ class Survey:
     def sum(surveys: Sequence[Survey]) -> Survey:
         """Of all parts."""
         return reduce(add, surveys)
+
+    def and_users(self, users: pa.ChunkedArray) -> Survey:
+        """With further ids of users."""
+        return replace(self, users=_union(self.users, ids.dotted(users)))
 
     def rating_notes(self) -> list[str]:
         """A sentence on ratings outside their range."""

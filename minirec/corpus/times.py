@@ -95,6 +95,12 @@ def day(ms: float) -> str:
     return datetime.fromtimestamp(ms / 1000, tz=UTC).strftime("%Y-%m-%d")
 
 
+def moment(ms: int) -> str:
+    """A time in ms since 1970 as ``YYYY-MM-DD HH:MM:SS`` in UTC, with ms if it has any."""
+    text = datetime.fromtimestamp(ms // 1000, tz=UTC).strftime("%Y-%m-%d %H:%M:%S")
+    return f"{text}.{ms % 1000:03d} UTC" if ms % 1000 else f"{text} UTC"
+
+
 @dataclass(frozen=True)
 class Settled:
     """Times after one reading of their numbers.

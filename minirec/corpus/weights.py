@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,34 @@ def complete(column: str, raw: ArrayLike, *, targets: ArrayLike) -> tuple[Floats
             f"would differ from 0; name another column"
         )
     return found, Facts(column, int(known.sum()), missing, negative, median, mean)
+
+
+def extended(
+    facts: Facts, weights: Floats, raw: ArrayLike, *, targets: ArrayLike
+) -> tuple[Floats, Facts]:
+    """The weights of a corpus with further items, and what was done in all.
+
+    The weights that are there stay. A new item without a usable number counts as the median that
+    the corpus has had from the beginning.
+
+    Args:
+        facts: of the corpus before.
+        weights: (V,) of its items.
+        raw: (M,) of the new items, as `read_number` returns them, NaN for None.
+        targets: (V + M,) number of targets of the train split, by item id.
+    """
+    found = np.array(raw, dtype=np.float64)
+    known = found >= 0
+    missing, negative = int(np.isnan(found).sum()), int((found < 0).sum())
+    found[~known] = facts.median
+    both = np.concatenate([weights, found])
+    return both, replace(
+        facts,
+        known=facts.known + int(known.sum()),
+        missing=facts.missing + missing,
+        negative=facts.negative + negative,
+        mean=float(np.average(both, weights=targets)),
+    )
 
 
 def load_factors(corpus: Path, column: str | None) -> Floats | None:

@@ -145,11 +145,30 @@ def windows(
     """
     events = Events.of(part)
     line = timeline(events, corpus, items=ids >= 0, hashes=hashes)
-    target = line.targets(corpus)
+    item, target = ids[line.item], line.targets(corpus)
+    return samples_of(events, line, target, corpus, item=item, same_time=same_time)
+
+
+def samples_of(
+    events: Events,
+    line: Timeline,
+    target: np.ndarray,
+    corpus: CorpusConfig,
+    *,
+    item: np.ndarray,
+    same_time: bool,
+) -> pa.Table:
+    """The samples of some rows of a timeline, as `windows` makes them.
+
+    Args:
+        events: those of the timeline.
+        target: (S,) rows.
+        item: (K,) int32, item_id of each row.
+        same_time: whether the samples list the other items of their visits.
+    """
     end = line.end(corpus)[target]
     length = np.minimum(end - line.first[target], corpus.history)
-    offsets, past = _ranges(end - length, length)
-    item = ids[line.item]
+    offsets, past = ranges(end - length, length)
     rating = events.rating[line.event]
 
     def lists(values: np.ndarray, kind: pa.DataType) -> pa.ListArray:
@@ -180,14 +199,14 @@ def windows(
 def _others(line: Timeline, target: np.ndarray, item: np.ndarray) -> pa.ListArray:
     """The other items of the visit of each target."""
     together = line.together[target]
-    offsets, rows = _ranges(line.visit[target], together)
+    offsets, rows = ranges(line.visit[target], together)
     others = rows[rows != np.repeat(target, together)]
     # Each list lacks its target.
     offsets = pa.array(offsets - np.arange(len(offsets)), type=pa.int32())
     return pa.ListArray.from_arrays(offsets, pa.array(item[others], type=pa.int32()))
 
 
-def _ranges(start: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def ranges(start: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Concatenated ranges of rows: offsets (S + 1,) and row numbers."""
     offsets = np.r_[0, np.cumsum(length)]
     within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], length)

@@ -71,8 +71,14 @@ def atomic_dir(path: Path) -> Iterator[Path]:
                 write_manifest(path, publish(work, path))
             else:
                 write_manifest(work, _listed(work))
-                remove(path)
-                os.replace(work, path)
+                if path.is_dir():
+                    # The old directory is deleted last, since this takes longer than two renames.
+                    before = _aside(path)
+                    os.replace(work, path)
+                    shutil.rmtree(before)
+                else:
+                    remove(path)
+                    os.replace(work, path)
         finally:
             shutil.rmtree(work, ignore_errors=True)
 
@@ -111,12 +117,17 @@ def remove(path: Path) -> None:
             if far.exists():
                 far.fs.rm(far.path, recursive=True)
     elif path.is_dir():
-        doomed = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-        with contextlib.suppress(FileNotFoundError):  # another process was faster
-            os.replace(path, doomed)
-        shutil.rmtree(doomed)
+        shutil.rmtree(_aside(path))
     else:
         path.unlink(missing_ok=True)
+
+
+def _aside(path: Path) -> Path:
+    """Rename a local directory to a hidden name, which is returned."""
+    hidden = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    with contextlib.suppress(FileNotFoundError):  # another process was faster
+        os.replace(path, hidden)
+    return hidden
 
 
 HIDDEN = re.compile(r"\..+\.[a-z0-9_]{8}")

@@ -123,11 +123,23 @@ class Run:
         inputs = (self.done(stage) or {"inputs": {}})["inputs"]
         return set(inputs).union(*map(self.made_from, inputs))
 
-    def compare(self, name: str, *, settings: dict[str, Any], inputs: Sequence[str]) -> None:
-        """Raise `ArtifactError` if a finished stage has other settings or inputs than these."""
+    def compare(
+        self,
+        name: str,
+        *,
+        settings: dict[str, Any],
+        inputs: Sequence[str],
+        extends: Callable[[dict[str, Any], dict[str, Any]], bool] | None = None,
+    ) -> None:
+        """Raise `ArtifactError` if a finished stage has other settings or inputs than these.
+
+        `extends` is that of `stage`.
+        """
         record, content = self.done(name), self._content(settings, inputs)
         if record and record["fingerprint"] != digest(content):
-            way_out = f"give these settings to `minirec {name} --overwrite` first"
+            grows = extends is not None and extends(record["settings"], content["settings"])
+            redo = "" if grows else " --overwrite"
+            way_out = f"give these settings to `minirec {name}{redo}` first"
             raise ArtifactError(self._difference(name, record, content, way_out))
 
     def stage(
@@ -140,6 +152,7 @@ class Run:
         body: Callable[[Cost], None],
         part_of: Callable[[str], str] | None = None,
         outgrown: Callable[[], bool] | None = None,
+        extends: Callable[[dict[str, Any], dict[str, Any]], bool] | None = None,
         charged: str | None = None,
     ) -> bool:
         """Run `body` unless the stage is complete, undamaged, with the same settings and inputs.
@@ -154,6 +167,10 @@ class Run:
                 again. None makes the whole stage again.
             outgrown: returns whether the body of a finished stage has more to make; the outputs
                 stay.
+            extends: returns whether the body can make the output from a finished one with other
+                settings, given the flat settings of that one and the new ones. The outputs and
+                their record then stay until the body has replaced them. Only then is the stage
+                done while its body runs.
             charged: see `Cost`.
 
         Returns:
@@ -167,12 +184,19 @@ class Run:
         done = self.done(name)
         record = done or self._begun(name, outputs)
         other = record is not None and record["fingerprint"] != fingerprint
-        if record and other and not self.overwrite:
+        grows = (
+            done is not None
+            and other
+            and name not in self.redo
+            and extends is not None
+            and extends(done["settings"], content["settings"])
+        )
+        if record and other and not grows and not self.overwrite:
             raise ArtifactError(self._difference(name, record, content, "add --overwrite"))
         # An unfinished stage is continued, so that --overwrite can be repeated if interrupted.
-        if other or (done and name in self.redo):
+        if not grows and (other or (done and name in self.redo)):
             self.remove(name, outputs)
-        elif done:
+        elif done and not grows:
             damaged = self._damaged(name, outputs, done["files"])
             if not damaged and not (outgrown and outgrown()):
                 self.say(f"{name}: finished before, skipped")

@@ -71,6 +71,13 @@ def row_groups(schema: pa.Schema, batches: Iterable[pa.Table]) -> Iterator[pa.Ta
         yield pa.concat_tables(held).combine_chunks()
 
 
+def read_groups(path: Path, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """The row groups of a table, one after the other; raises the errors of `read_table`."""
+    with open_table(path) as source:
+        for group in range(source.num_row_groups):
+            yield source.read_row_group(group, columns=columns)
+
+
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     """Read what `write_table` wrote.
 
