@@ -91,10 +91,8 @@ def normal(column: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:
 def _holds_bytes(type: pa.DataType) -> bool:
     return (
         _is_text(type)
-        or _types.is_string_view(type)
         or _types.is_binary(type)
         or _types.is_large_binary(type)
-        or _types.is_binary_view(type)
         or _types.is_fixed_size_binary(type)
     )
 
@@ -175,16 +173,15 @@ def _moment(value: Any) -> dict[str, Any]:
 
 def _dates(column: pa.Array) -> pa.Array:
     """Times of timestamps or dates in ms, int64; as `times.read` reads their text."""
-    unit = getattr(column.type, "unit", None)
+    unit = column.type.unit if _types.is_timestamp(column.type) else "day"
     if unit == "ns":  # a text of a date has microseconds at most
         us = _integers(column.view(pa.int64())) // 1000
     else:
-        scale = {"s": 10**6, "ms": 1000, "us": 1}.get(unit)
-        if scale is None:
-            column, scale = pc.cast(column, pa.date32()).view(pa.int32()), 86_400 * 10**6
+        scale = {"day": 86_400 * 10**6, "s": 10**6, "ms": 1000, "us": 1}[unit]
+        if unit == "day":
+            value = _integers(pc.cast(column, pa.date32()).view(pa.int32()))
         else:
-            column = column.view(pa.int64())
-        value = _integers(column)
+            value = _integers(column.view(pa.int64()))
         us = np.where(np.abs(value) < 2**53 // scale, value, -1) * scale
     ms = np.rint(us / 1e6 * 1000)
     ok = (us >= 0) & (ms < times.LAST_MS)

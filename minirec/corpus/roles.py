@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -100,10 +101,14 @@ def _together(parts: list[pa.Array], n: int) -> pa.Array:
     """The parts that are not empty with spaces between them."""
     if not parts:
         return pa.array([""] * n, pa.string())
-    if len(parts) == 1:
-        return parts[0]
-    shown = [_without(part, "") for part in parts]
-    return pc.binary_join_element_wise(*shown, " ", null_handling="skip")
+    return functools.reduce(_pair, parts)
+
+
+def _pair(left: pa.Array, right: pa.Array) -> pa.Array:
+    # Arrow 26 loses rows if binary_join_element_wise skips all values of a row.
+    both = pc.binary_join_element_wise(left, right, " ")
+    only_left = pc.if_else(pc.equal(right, ""), left, both)
+    return pc.if_else(pc.equal(left, ""), right, only_left)
 
 
 def _without(column: pa.Array, value: str) -> pa.Array:

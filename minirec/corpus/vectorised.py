@@ -21,13 +21,12 @@ import pyarrow.json as pajson
 from minirec.corpus import columns, lines
 from minirec.corpus.files import FileSpec
 from minirec.corpus.lines import Lines
-from minirec.corpus.parse import CATALOGUE, EVENTS, parse_rows
+from minirec.corpus.parse import CATALOGUE, EVENTS, file_column, parse_rows
 from minirec.corpus.quoting import Line, leaves_open
 from minirec.corpus.roles import READERS
 from minirec.corpus.rows import as_json, batches, rows_of_lines
 
 FEW_LINES = 64
-"""So few lines of JSON that cannot be read together are read one by one."""
 
 
 @dataclass(frozen=True)
@@ -47,22 +46,23 @@ class Piece:
     odd: np.ndarray
 
 
-def parse(blocks: pa.Table, specs: dict[str, FileSpec]) -> pa.Table:
+def parse(blocks: pa.Table, specs: dict[str, FileSpec], *, few_lines: int = FEW_LINES) -> pa.Table:
     """Parse blocks of rows, `minirec.corpus.blocks.BLOCKS`, of files of one kind.
 
     Args:
         specs: path -> spec, all of the same kind (events or items).
+        few_lines: so few lines of JSON that cannot be read together are read one by one.
 
     Returns:
         `EVENTS` or `CATALOGUE`: the rows of the blocks in order.
     """
     kinds = {spec.kind for spec in specs.values()}
     schema = EVENTS if kinds == {"events"} else CATALOGUE
-    tables = [_parsed(block, specs[block["file"]]) for block in blocks.to_pylist()]
+    tables = [_parsed(block, specs[block["file"]], few_lines) for block in blocks.to_pylist()]
     return pa.concat_tables([schema.empty_table(), *tables]).unify_dictionaries()
 
 
-def _parsed(block: dict[str, Any], spec: FileSpec) -> pa.Table:
+def _parsed(block: dict[str, Any], spec: FileSpec, few_lines: int) -> pa.Table:
     line = block["line"]
     if line < 0:
         return parse_rows([(line, block["raw"])], spec)
@@ -72,8 +72,10 @@ def _parsed(block: dict[str, Any], spec: FileSpec) -> pa.Table:
     # JSON of a catalogue is nested, and few lines.
     if not READERS[spec.kind].takes(spec) or (spec.format == "jsonl" and spec.kind == "items"):
         return parse_rows(rows_of_lines(io.BytesIO(data), spec, first=line), spec)
-    read = _of_json if spec.format == "jsonl" else _of_csv
-    return _joined(*read(Lines.of(data, line), spec), spec)
+    found = Lines.of(data, line)
+    if spec.format == "jsonl":
+        return _joined(*_of_json(found, spec, few_lines), spec)
+    return _joined(*_of_csv(found, spec), spec)
 
 
 def _bytes(file: str, start: int, stop: int, **_: Any) -> bytes:
@@ -105,9 +107,8 @@ def _joined(pieces: list[Piece], rest: list[Line], spec: FileSpec) -> pa.Table:
 
 
 def _source(line: np.ndarray, spec: FileSpec) -> list[pa.Array]:
-    n = len(line)
-    file = pa.DictionaryArray.from_arrays(pa.array(np.zeros(n, np.int32)), pa.array([spec.path]))
-    return [file, pa.array(line), pa.nulls(n, pa.string()), pa.nulls(n, pa.string())]
+    nothing = pa.nulls(len(line), pa.string())
+    return [file_column(spec.path, len(line)), pa.array(line), nothing, nothing]
 
 
 # ---- csv and tsv
@@ -187,14 +188,14 @@ def _after(found: Lines, index: int, more: int, spec: FileSpec) -> int:
 # ---- JSON lines
 
 
-def _of_json(found: Lines, spec: FileSpec) -> tuple[list[Piece], list[Line]]:
+def _of_json(found: Lines, spec: FileSpec, few_lines: int) -> tuple[list[Piece], list[Line]]:
     plain = lines.plain_json(found)
     rest = list(_odd_rows(found, plain, spec))
     pieces = []
     waiting = [np.flatnonzero(plain)]
     while waiting:
         place = waiting.pop()
-        if len(place) <= FEW_LINES:
+        if len(place) <= few_lines:
             rest += [(found.first + i, found.raw(i)) for i in place.tolist()]
             continue
         table = _objects(found.only(place), found.raw(place[0]), spec)
