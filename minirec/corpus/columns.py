@@ -28,6 +28,8 @@ from minirec.corpus.rows import as_json
 
 _DIGITS = r"^-?[0-9]{1,18}$"
 _DECIMAL = r"^[0-9]{1,30}(\.[0-9]{1,30})?$"
+_CLEAN = r"^[!-%'-;=-~]+( [!-%'-;=-~]+)*$"
+"""Words of ASCII with single spaces and without marks of HTML, which stay as they are."""
 _LONGEST_NULL = max(map(len, NULLS))
 _types = pa.types
 
@@ -112,6 +114,19 @@ def identifiers(column: pa.Array, missing: str) -> pa.Array:
     if not _is_text(column.type):
         return distinct(column, lambda value: identifier(value, missing), pa.string())
     return _others(column, _is_plain(column), lambda value: identifier(value, missing))
+
+
+def texts(column: pa.Array, function: Callable[[Any], str]) -> pa.Array:
+    """Titles and texts as strings.
+
+    Args:
+        function: `parse.read_text`, or one that gives the same for texts that show something.
+    """
+    if not _is_text(column.type):
+        return distinct(column, function, pa.string())
+    plain = pc.match_substring_regex(column, _CLEAN).fill_null(False)
+    null = pc.is_in(column, value_set=pa.array(sorted(NULLS), column.type))
+    return _others(column, pc.and_not(plain, null), function)
 
 
 def ratings(column: pa.Array, low: float, high: float) -> pa.Array:

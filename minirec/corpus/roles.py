@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from minirec.corpus import columns
 from minirec.corpus.files import FileSpec
-from minirec.corpus.parse import Malformed, bars_to_commas, read_text, shows_nothing
+from minirec.corpus.parse import UNTITLED, Malformed, bars_to_commas, read_text, shows_nothing
 from minirec.corpus.weights import read_number
 
 Columns = dict[str, pa.Array]
@@ -62,15 +62,16 @@ def _events(table: Columns, spec: FileSpec, n: int) -> tuple[list[pa.Array], np.
 def _items(table: Columns, spec: FileSpec, n: int) -> tuple[list[pa.Array], np.ndarray]:
     of = {role: table[name] for role, name in spec.columns.items()}
     key = columns.identifiers(of["item"], "missing item")
-    title = columns.distinct(of["title"], _title, pa.string())
-    parts = [columns.distinct(table[name], read_text, pa.string()) for name in spec.extra]
-    if "text" in of:
-        read = _genres if spec.columns["text"] == "genres" else read_text
-        parts.insert(0, columns.distinct(of["text"], read, pa.string()))
+    title = columns.texts(of["title"], _title)
+    parts = [columns.texts(table[name], read_text) for name in spec.extra]
+    if spec.columns.get("text") == "genres":
+        parts.insert(0, columns.distinct(of["text"], _genres, pa.string()))
+    elif "text" in of:
+        parts.insert(0, columns.texts(of["text"], read_text))
     category, weight = pa.nulls(n, pa.string()), pa.nulls(n, pa.float64())
     ok = _valid(key, title, *parts)
     if "category" in of:
-        category = columns.distinct(of["category"], read_text, pa.string())
+        category = columns.texts(of["category"], read_text)
         ok &= _valid(category)
         category = _without(category, "")
     if "weight" in of:
@@ -83,7 +84,7 @@ def _items(table: Columns, spec: FileSpec, n: int) -> tuple[list[pa.Array], np.n
 def _title(value: Any) -> str:
     title = read_text(value)
     if shows_nothing(title):
-        raise Malformed("")
+        raise Malformed(UNTITLED)
     return title
 
 

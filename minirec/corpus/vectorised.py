@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from minirec.corpus import columns, lines
 from minirec.corpus.files import FileSpec
 from minirec.corpus.lines import Lines
 from minirec.corpus.parse import CATALOGUE, EVENTS, file_column, parse_rows
-from minirec.corpus.quoting import Line, leaves_open
+from minirec.corpus.quoting import Line
 from minirec.corpus.roles import READERS
 from minirec.corpus.rows import as_json, batches, rows_of_lines
 
@@ -115,8 +115,8 @@ def _source(line: np.ndarray, spec: FileSpec) -> list[pa.Array]:
 
 
 def _of_csv(found: Lines, spec: FileSpec) -> tuple[list[Piece], list[Line]]:
-    plain = lines.plain_csv(found, spec.delimiter, len(spec.header), quoted=spec.quoted)
-    rest = list(_odd_rows(found, plain, spec))
+    plain = lines.plain_csv(found, spec)
+    rest = [row for _, _, row in lines.odd_rows(found, plain, spec)]
     place = np.flatnonzero(plain)
     if not len(place):
         return [], rest
@@ -158,39 +158,12 @@ def _fields(data: bytes, spec: FileSpec) -> pa.Table:
     return table.rename_columns(names)
 
 
-def _odd_rows(found: Lines, plain: np.ndarray, spec: FileSpec) -> Iterator[Line]:
-    """Rows of the lines that are not plain; lines that belong to them get False in `plain`."""
-    quoted = spec.quoted and spec.has_header
-    done = 0
-    for index in np.flatnonzero(~plain).tolist():
-        if index < done:
-            continue
-        number, raw = found.first + index, found.raw(index)
-        if quoted and leaves_open(raw, spec.delimiter):
-            row = next(rows_of_lines(found.onward(index), spec, first=number))
-            yield row
-            if b"\n" in row[1]:
-                done = _after(found, index, row[1].count(b"\n"), spec)
-                plain[index:done] = False
-        else:
-            yield from rows_of_lines([raw], spec, first=number)
-
-
-def _after(found: Lines, index: int, more: int, spec: FileSpec) -> int:
-    """The line after a row that begins on a line and goes on over `more` lines, blanks apart."""
-    blank = b" " if spec.format == "tsv" else None
-    while more:
-        index += 1
-        more -= bool(found.raw(index).rstrip(b"\r\n").strip(blank))
-    return index + 1
-
-
 # ---- JSON lines
 
 
 def _of_json(found: Lines, spec: FileSpec, few_lines: int) -> tuple[list[Piece], list[Line]]:
     plain = lines.plain_json(found)
-    rest = list(_odd_rows(found, plain, spec))
+    rest = [row for _, _, row in lines.odd_rows(found, plain, spec)]
     pieces = []
     waiting = [np.flatnonzero(plain)]
     while waiting:
