@@ -168,12 +168,13 @@ def _of_json(found: Lines, spec: FileSpec, few_lines: int) -> tuple[list[Piece],
     waiting = [np.flatnonzero(plain)]
     while waiting:
         place = waiting.pop()
-        if len(place) <= few_lines:
-            rest += [(found.first + i, found.raw(i)) for i in place.tolist()]
-            continue
-        table = _objects(found.only(place), found.raw(place[0]), spec)
+        table = None
+        if len(place) > few_lines:
+            table = _objects(found.only(place), found.raw(place[0]), spec)
         if table is not None and len(table) == len(place):
             pieces.append(_piece_of_lines(table, found, place))
+        elif len(place) <= max(1, few_lines):
+            rest += [(found.first + i, found.raw(i)) for i in place.tolist()]
         else:
             waiting += [place[: len(place) // 2], place[len(place) // 2 :]]
     return pieces, rest

@@ -18,6 +18,8 @@ from minirec.corpus.parse import CATALOGUE, EVENTS, parse_rows
 from minirec.corpus.rows import read_rows
 from minirec.corpus.vectorised import parse
 
+pytestmark = pytest.mark.slow
+
 EVENT = {"user": "u", "item": "i", "rating": "r", "time": "t"}
 ORDERED = {"user": "u", "item": "i", "order": "t"}
 BARE = {"user": "u", "item": "i"}
@@ -25,7 +27,7 @@ ITEM = {"item": "u", "title": "i", "text": "genres", "category": "r", "weight": 
 PLAIN_ITEM = {"item": "u", "title": "i"}
 HEADER = ("u", "i", "r", "t", "genres", "more")
 MANY = settings(
-    max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+    max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
 )
 
 
