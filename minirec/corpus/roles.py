@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,9 +35,10 @@ class Reader:
     needed: frozenset[str]
     read: Callable[[Columns, FileSpec, int], tuple[list[pa.Array], np.ndarray]]
 
-    def takes(self, spec: FileSpec) -> bool:
-        """Whether files of this spec can be read by columns."""
-        return self.needed <= spec.columns.keys() <= self.roles
+    def takes(self, spec: FileSpec, names: Collection[str]) -> bool:
+        """Whether a file with columns of these names can be read by columns."""
+        known = self.needed <= spec.columns.keys() <= self.roles
+        return known and {*spec.columns.values(), *spec.extra} <= set(names)
 
 
 def _events(table: Columns, spec: FileSpec, n: int) -> tuple[list[pa.Array], np.ndarray]:

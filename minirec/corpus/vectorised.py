@@ -69,11 +69,13 @@ def _parsed(block: dict[str, Any], spec: FileSpec, few_lines: int) -> pa.Table:
     if spec.format == "parquet":
         return _joined(*_of_parquet(spec, block["start"], block["stop"]), spec)
     data = block["raw"] if block["raw"] is not None else _bytes(**block)
+    json_lines = spec.format == "jsonl"
+    names = spec.columns.values() if json_lines else spec.header
     # JSON of a catalogue is nested, and few lines.
-    if not READERS[spec.kind].takes(spec) or (spec.format == "jsonl" and spec.kind == "items"):
+    if not READERS[spec.kind].takes(spec, names) or (json_lines and spec.kind == "items"):
         return parse_rows(rows_of_lines(io.BytesIO(data), spec, first=line), spec)
     found = Lines.of(data, line)
-    if spec.format == "jsonl":
+    if json_lines:
         return _joined(*_of_json(found, spec, few_lines), spec)
     return _joined(*_of_csv(found, spec), spec)
 
@@ -229,6 +231,7 @@ def _of_parquet(spec: FileSpec, start: int, stop: int) -> tuple[list[Piece], lis
         arrays[name], bad = columns.normal(table[name])
         odd |= bad
     types = [array.type for array in arrays.values()]
-    if not (READERS[spec.kind].takes(spec) and all(map(columns.can_read, types))):
+    takes = READERS[spec.kind].takes(spec, table.column_names)
+    if not (takes and all(map(columns.can_read, types))):
         return [], rows(np.arange(len(table)))
     return [Piece(arrays, start + 1 + np.arange(len(table)), rows, odd)], []
