@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,11 +10,14 @@ import pyarrow as pa
 
 from minirec.corpus import quoting
 from minirec.corpus.files import FileSpec, open_bytes, open_parquet, unreadable
-from minirec.corpus.rows import rows_of_lines, wanted
+from minirec.corpus.lines import Lines, odd_rows, plain_csv
+from minirec.corpus.rows import wanted
 
 BLOCK_BYTES = 8 << 20
 BLOCK_ROWS = 500_000
 """Upper bound for Parquet, whose bytes are compressed."""
+
+SCANNED_LINES = 10 * quoting.MAX_JOINED_LINES
 
 BLOCKS = pa.schema(
     [
@@ -108,10 +110,12 @@ def _after_quiet_lines(data: bytes, end: int, spec: FileSpec) -> int:
 
     A row ends at most `quoting.MAX_JOINED_LINES` lines after a line that leaves a quote open. So a
     row begins after so many lines, or all lines of the data, none of which leaves a quote open.
-    Blank lines do not count, as in `quoting.join`.
+    Blank lines do not count, as in `quoting.join`. 0 if the last lines of the data are not quiet.
     """
     cut, quiet, stop = end, 0, end
-    while stop and quiet < quoting.MAX_JOINED_LINES:
+    for _ in range(SCANNED_LINES):
+        if not stop or quiet == quoting.MAX_JOINED_LINES:
+            return cut
         begin = data.rfind(b"\n", 0, stop - 1) + 1
         raw = data[begin:stop].rstrip(b"\r\n")
         if quoting.leaves_open(raw, spec.delimiter):
@@ -119,28 +123,25 @@ def _after_quiet_lines(data: bytes, end: int, spec: FileSpec) -> int:
         elif raw.strip():
             quiet += 1
         stop = begin
-    return cut
+    return 0
 
 
 def _last_row(data: bytes, line: int, spec: FileSpec) -> int:
-    """Where the last row begins that joining the lines from the start of the data finds."""
-    ended = False
+    """Where a row begins near the end of the data, which begins with a row; 0 if it is too short.
 
-    def lines() -> Iterator[bytes]:
-        nonlocal ended
-        yield from io.BytesIO(data)
-        ended = True
-
-    last = line
-    for number, _ in rows_of_lines(lines(), spec, first=line):
-        last = number
-        # The lines after the data could change how this row ends.
-        if ended:
+    The lines of each row are joined as in the whole file, so the last lines of the data, which need
+    further lines for that, are left out.
+    """
+    found = Lines.of(data, line)
+    cut, more = len(found), quoting.MAX_JOINED_LINES
+    while cut and more:
+        cut -= 1
+        more -= bool(found.raw(cut).strip())
+    for index, after, _ in odd_rows(found, plain_csv(found, spec), spec):
+        if after > cut:
+            cut = min(cut, index)
             break
-    cut = 0
-    for _ in range(last - line):
-        cut = data.index(b"\n", cut) + 1
-    return cut
+    return int(found.start[cut])
 
 
 def _parquet_blocks(spec: FileSpec, block_bytes: int, block_rows: int) -> Iterator[pa.Table]:

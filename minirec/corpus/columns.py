@@ -28,6 +28,8 @@ from minirec.corpus.rows import as_json
 
 _DIGITS = r"^-?[0-9]{1,18}$"
 _DECIMAL = r"^[0-9]{1,30}(\.[0-9]{1,30})?$"
+_CLEAN = r"^[!-%'-;=-~]+( [!-%'-;=-~]+)*$"
+"""Words of ASCII with single spaces and without marks of HTML, which stay as they are."""
 _LONGEST_NULL = max(map(len, NULLS))
 _types = pa.types
 
@@ -91,10 +93,8 @@ def normal(column: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:
 def _holds_bytes(type: pa.DataType) -> bool:
     return (
         _is_text(type)
-        or _types.is_string_view(type)
         or _types.is_binary(type)
         or _types.is_large_binary(type)
-        or _types.is_binary_view(type)
         or _types.is_fixed_size_binary(type)
     )
 
@@ -114,6 +114,19 @@ def identifiers(column: pa.Array, missing: str) -> pa.Array:
     if not _is_text(column.type):
         return distinct(column, lambda value: identifier(value, missing), pa.string())
     return _others(column, _is_plain(column), lambda value: identifier(value, missing))
+
+
+def texts(column: pa.Array, function: Callable[[Any], str]) -> pa.Array:
+    """Titles and texts as strings.
+
+    Args:
+        function: `parse.read_text`, or one that gives the same for texts that show something.
+    """
+    if not _is_text(column.type):
+        return distinct(column, function, pa.string())
+    plain = pc.match_substring_regex(column, _CLEAN).fill_null(False)
+    null = pc.is_in(column, value_set=pa.array(sorted(NULLS), column.type))
+    return _others(column, pc.and_not(plain, null), function)
 
 
 def ratings(column: pa.Array, low: float, high: float) -> pa.Array:
@@ -175,16 +188,15 @@ def _moment(value: Any) -> dict[str, Any]:
 
 def _dates(column: pa.Array) -> pa.Array:
     """Times of timestamps or dates in ms, int64; as `times.read` reads their text."""
-    unit = getattr(column.type, "unit", None)
+    unit = column.type.unit if _types.is_timestamp(column.type) else "day"
     if unit == "ns":  # a text of a date has microseconds at most
         us = _integers(column.view(pa.int64())) // 1000
     else:
-        scale = {"s": 10**6, "ms": 1000, "us": 1}.get(unit)
-        if scale is None:
-            column, scale = pc.cast(column, pa.date32()).view(pa.int32()), 86_400 * 10**6
+        scale = {"day": 86_400 * 10**6, "s": 10**6, "ms": 1000, "us": 1}[unit]
+        if unit == "day":
+            value = _integers(pc.cast(column, pa.date32()).view(pa.int32()))
         else:
-            column = column.view(pa.int64())
-        value = _integers(column)
+            value = _integers(column.view(pa.int64()))
         us = np.where(np.abs(value) < 2**53 // scale, value, -1) * scale
     ms = np.rint(us / 1e6 * 1000)
     ok = (us >= 0) & (ms < times.LAST_MS)

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minirec.corpus.rows import BOM
+from minirec.corpus.files import FileSpec
+from minirec.corpus.quoting import Line, leaves_open
+from minirec.corpus.rows import BOM, rows_of_lines
 
 MOST_BRACKETS = 200
 """The json module refuses deeper nesting only at about 1,000 brackets."""
@@ -85,17 +87,54 @@ class Lines:
         return np.searchsorted(places, self.next) - np.searchsorted(places, self.start)
 
 
-def plain_csv(lines: Lines, delimiter: str, width: int, *, quoted: bool) -> np.ndarray:
-    """Whether a line is one row of `width` fields for every reader, (L,) bool.
+def odd_rows(found: Lines, plain: np.ndarray, spec: FileSpec) -> Iterator[tuple[int, int, Line]]:
+    """Rows that do not have one plain line, in order; blank lines are none.
+
+    Args:
+        plain: (L,) bool. Plain lines that belong to such a row become False.
+
+    Yields:
+        index of the first line of a row, index after its last one, and the row.
+    """
+    quoted = spec.quoted and spec.has_header
+    done = 0
+    for index in np.flatnonzero(~plain).tolist():
+        if index < done:
+            continue
+        number, raw = found.first + index, found.raw(index)
+        done = index + 1
+        if quoted and leaves_open(raw, spec.delimiter):
+            row = next(rows_of_lines(found.onward(index), spec, first=number))
+            if b"\n" in row[1]:
+                done = _after(found, index, row[1].count(b"\n"), spec)
+                plain[index:done] = False
+            yield index, done, row
+        else:
+            for row in rows_of_lines([raw], spec, first=number):
+                yield index, done, row
+
+
+def _after(found: Lines, index: int, more: int, spec: FileSpec) -> int:
+    """The line after a row that begins on a line and goes on over `more` lines, blanks apart."""
+    blank = b" " if spec.format == "tsv" else None
+    while more:
+        index += 1
+        more -= bool(found.raw(index).rstrip(b"\r\n").strip(blank))
+    return index + 1
+
+
+def plain_csv(lines: Lines, spec: FileSpec) -> np.ndarray:
+    """Whether a line is one row with all fields for every reader of csv or tsv, (L,) bool.
 
     If quotes have a meaning, each quote begins or ends a field, so none is doubled or unmatched.
     """
+    delimiter, width = spec.delimiter, len(spec.header)
     if width < 2:  # such a line could be blank
         return np.zeros(len(lines), dtype=bool)
     plain = _plain_text(lines)
     places = np.flatnonzero(lines.chars == ord(delimiter))
     count = lines.count(places)
-    if quoted and b'"' in lines.data:
+    if spec.quoted and b'"' in lines.data:
         plain &= _paired(lines, ord(delimiter))
         count -= _enclosed(lines, places, count)
     return plain & (count == width - 1)

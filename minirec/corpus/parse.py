@@ -107,12 +107,16 @@ def parse_rows(rows: Iterable[quoting.Line], spec: FileSpec) -> pa.Table:
         except Malformed as reason:
             kept = (reason.kept.get(name) for name in names)
             parsed.append((*kept, line, str(reason), beginning(raw)))
-    columns = list(zip(*parsed, strict=True)) if parsed else [()] * (len(schema) - 1)
-    columns.insert(len(names), [spec.path] * len(parsed))
-    return pa.table(
-        [pa.array(column, type=field.type) for column, field in zip(columns, schema, strict=True)],
-        schema=schema,
-    )
+    rest = schema.remove(schema.get_field_index("file"))
+    columns = zip(*parsed, strict=True) if parsed else [()] * len(rest)
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, rest, strict=True)]
+    arrays.insert(len(names), file_column(spec.path, len(parsed)))
+    return pa.table(arrays, schema=schema)
+
+
+def file_column(path: str, n: int) -> pa.DictionaryArray:
+    """The column ``file`` of n rows of one file."""
+    return pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), n), [path])
 
 
 def beginning(raw: bytes) -> str:

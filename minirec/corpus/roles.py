@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ import pyarrow.compute as pc
 
 from minirec.corpus import columns
 from minirec.corpus.files import FileSpec
-from minirec.corpus.parse import Malformed, bars_to_commas, read_text, shows_nothing
+from minirec.corpus.parse import UNTITLED, Malformed, bars_to_commas, read_text, shows_nothing
 from minirec.corpus.weights import read_number
 
 Columns = dict[str, pa.Array]
@@ -34,9 +35,10 @@ class Reader:
     needed: frozenset[str]
     read: Callable[[Columns, FileSpec, int], tuple[list[pa.Array], np.ndarray]]
 
-    def takes(self, spec: FileSpec) -> bool:
-        """Whether files of this spec can be read by columns."""
-        return self.needed <= spec.columns.keys() <= self.roles
+    def takes(self, spec: FileSpec, names: Collection[str]) -> bool:
+        """Whether a file with columns of these names can be read by columns."""
+        known = self.needed <= spec.columns.keys() <= self.roles
+        return known and {*spec.columns.values(), *spec.extra} <= set(names)
 
 
 def _events(table: Columns, spec: FileSpec, n: int) -> tuple[list[pa.Array], np.ndarray]:
@@ -61,15 +63,16 @@ def _events(table: Columns, spec: FileSpec, n: int) -> tuple[list[pa.Array], np.
 def _items(table: Columns, spec: FileSpec, n: int) -> tuple[list[pa.Array], np.ndarray]:
     of = {role: table[name] for role, name in spec.columns.items()}
     key = columns.identifiers(of["item"], "missing item")
-    title = columns.distinct(of["title"], _title, pa.string())
-    parts = [columns.distinct(table[name], read_text, pa.string()) for name in spec.extra]
-    if "text" in of:
-        read = _genres if spec.columns["text"] == "genres" else read_text
-        parts.insert(0, columns.distinct(of["text"], read, pa.string()))
+    title = columns.texts(of["title"], _title)
+    parts = [columns.texts(table[name], read_text) for name in spec.extra]
+    if spec.columns.get("text") == "genres":
+        parts.insert(0, columns.distinct(of["text"], _genres, pa.string()))
+    elif "text" in of:
+        parts.insert(0, columns.texts(of["text"], read_text))
     category, weight = pa.nulls(n, pa.string()), pa.nulls(n, pa.float64())
     ok = _valid(key, title, *parts)
     if "category" in of:
-        category = columns.distinct(of["category"], read_text, pa.string())
+        category = columns.texts(of["category"], read_text)
         ok &= _valid(category)
         category = _without(category, "")
     if "weight" in of:
@@ -82,7 +85,7 @@ def _items(table: Columns, spec: FileSpec, n: int) -> tuple[list[pa.Array], np.n
 def _title(value: Any) -> str:
     title = read_text(value)
     if shows_nothing(title):
-        raise Malformed("")
+        raise Malformed(UNTITLED)
     return title
 
 
@@ -100,10 +103,14 @@ def _together(parts: list[pa.Array], n: int) -> pa.Array:
     """The parts that are not empty with spaces between them."""
     if not parts:
         return pa.array([""] * n, pa.string())
-    if len(parts) == 1:
-        return parts[0]
-    shown = [_without(part, "") for part in parts]
-    return pc.binary_join_element_wise(*shown, " ", null_handling="skip")
+    return functools.reduce(_pair, parts)
+
+
+def _pair(left: pa.Array, right: pa.Array) -> pa.Array:
+    # Arrow 26 loses rows if binary_join_element_wise skips all values of a row.
+    both = pc.binary_join_element_wise(left, right, " ")
+    only_left = pc.if_else(pc.equal(right, ""), left, both)
+    return pc.if_else(pc.equal(left, ""), right, only_left)
 
 
 def _without(column: pa.Array, value: str) -> pa.Array:

@@ -117,10 +117,18 @@ def batches(spec: FileSpec, start: int = 0, stop: int | None = None) -> Iterator
     groups = [g for g, end in enumerate(ends) if end > start and end - sizes[g] < stop]
     place = ends[groups[0]] - sizes[groups[0]] if groups else 0
     for batch in file.iter_batches(BATCH_ROWS, row_groups=groups, columns=wanted(spec)):
+        batch = batch.cast(pa.schema(map(_without_view, batch.schema)))
         part = batch[max(0, start - place) : max(0, stop - place)]
         place += len(batch)
         if len(part):
             yield part
+
+
+def _without_view(field: pa.Field) -> pa.Field:
+    """The field of a text as a usual array; Arrow has few kernels for views."""
+    if pa.types.is_string_view(field.type):
+        return field.with_type(pa.string())
+    return field.with_type(pa.binary()) if pa.types.is_binary_view(field.type) else field
 
 
 def _parquet_rows(spec: FileSpec) -> Iterator[Line]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,13 +21,12 @@ import pyarrow.json as pajson
 from minirec.corpus import columns, lines
 from minirec.corpus.files import FileSpec
 from minirec.corpus.lines import Lines
-from minirec.corpus.parse import CATALOGUE, EVENTS, parse_rows
-from minirec.corpus.quoting import Line, leaves_open
+from minirec.corpus.parse import CATALOGUE, EVENTS, file_column, parse_rows
+from minirec.corpus.quoting import Line
 from minirec.corpus.roles import READERS
 from minirec.corpus.rows import as_json, batches, rows_of_lines
 
 FEW_LINES = 64
-"""So few lines of JSON that cannot be read together are read one by one."""
 
 
 @dataclass(frozen=True)
@@ -47,33 +46,38 @@ class Piece:
     odd: np.ndarray
 
 
-def parse(blocks: pa.Table, specs: dict[str, FileSpec]) -> pa.Table:
+def parse(blocks: pa.Table, specs: dict[str, FileSpec], *, few_lines: int = FEW_LINES) -> pa.Table:
     """Parse blocks of rows, `minirec.corpus.blocks.BLOCKS`, of files of one kind.
 
     Args:
         specs: path -> spec, all of the same kind (events or items).
+        few_lines: so few lines of JSON that cannot be read together are read one by one.
 
     Returns:
         `EVENTS` or `CATALOGUE`: the rows of the blocks in order.
     """
     kinds = {spec.kind for spec in specs.values()}
     schema = EVENTS if kinds == {"events"} else CATALOGUE
-    tables = [_parsed(block, specs[block["file"]]) for block in blocks.to_pylist()]
+    tables = [_parsed(block, specs[block["file"]], few_lines) for block in blocks.to_pylist()]
     return pa.concat_tables([schema.empty_table(), *tables]).unify_dictionaries()
 
 
-def _parsed(block: dict[str, Any], spec: FileSpec) -> pa.Table:
+def _parsed(block: dict[str, Any], spec: FileSpec, few_lines: int) -> pa.Table:
     line = block["line"]
     if line < 0:
         return parse_rows([(line, block["raw"])], spec)
     if spec.format == "parquet":
         return _joined(*_of_parquet(spec, block["start"], block["stop"]), spec)
     data = block["raw"] if block["raw"] is not None else _bytes(**block)
+    json_lines = spec.format == "jsonl"
+    names = spec.columns.values() if json_lines else spec.header
     # JSON of a catalogue is nested, and few lines.
-    if not READERS[spec.kind].takes(spec) or (spec.format == "jsonl" and spec.kind == "items"):
+    if not READERS[spec.kind].takes(spec, names) or (json_lines and spec.kind == "items"):
         return parse_rows(rows_of_lines(io.BytesIO(data), spec, first=line), spec)
-    read = _of_json if spec.format == "jsonl" else _of_csv
-    return _joined(*read(Lines.of(data, line), spec), spec)
+    found = Lines.of(data, line)
+    if json_lines:
+        return _joined(*_of_json(found, spec, few_lines), spec)
+    return _joined(*_of_csv(found, spec), spec)
 
 
 def _bytes(file: str, start: int, stop: int, **_: Any) -> bytes:
@@ -105,17 +109,16 @@ def _joined(pieces: list[Piece], rest: list[Line], spec: FileSpec) -> pa.Table:
 
 
 def _source(line: np.ndarray, spec: FileSpec) -> list[pa.Array]:
-    n = len(line)
-    file = pa.DictionaryArray.from_arrays(pa.array(np.zeros(n, np.int32)), pa.array([spec.path]))
-    return [file, pa.array(line), pa.nulls(n, pa.string()), pa.nulls(n, pa.string())]
+    nothing = pa.nulls(len(line), pa.string())
+    return [file_column(spec.path, len(line)), pa.array(line), nothing, nothing]
 
 
 # ---- csv and tsv
 
 
 def _of_csv(found: Lines, spec: FileSpec) -> tuple[list[Piece], list[Line]]:
-    plain = lines.plain_csv(found, spec.delimiter, len(spec.header), quoted=spec.quoted)
-    rest = list(_odd_rows(found, plain, spec))
+    plain = lines.plain_csv(found, spec)
+    rest = [row for _, _, row in lines.odd_rows(found, plain, spec)]
     place = np.flatnonzero(plain)
     if not len(place):
         return [], rest
@@ -157,49 +160,23 @@ def _fields(data: bytes, spec: FileSpec) -> pa.Table:
     return table.rename_columns(names)
 
 
-def _odd_rows(found: Lines, plain: np.ndarray, spec: FileSpec) -> Iterator[Line]:
-    """Rows of the lines that are not plain; lines that belong to them get False in `plain`."""
-    quoted = spec.quoted and spec.has_header
-    done = 0
-    for index in np.flatnonzero(~plain).tolist():
-        if index < done:
-            continue
-        number, raw = found.first + index, found.raw(index)
-        if quoted and leaves_open(raw, spec.delimiter):
-            row = next(rows_of_lines(found.onward(index), spec, first=number))
-            yield row
-            if b"\n" in row[1]:
-                done = _after(found, index, row[1].count(b"\n"), spec)
-                plain[index:done] = False
-        else:
-            yield from rows_of_lines([raw], spec, first=number)
-
-
-def _after(found: Lines, index: int, more: int, spec: FileSpec) -> int:
-    """The line after a row that begins on a line and goes on over `more` lines, blanks apart."""
-    blank = b" " if spec.format == "tsv" else None
-    while more:
-        index += 1
-        more -= bool(found.raw(index).rstrip(b"\r\n").strip(blank))
-    return index + 1
-
-
 # ---- JSON lines
 
 
-def _of_json(found: Lines, spec: FileSpec) -> tuple[list[Piece], list[Line]]:
+def _of_json(found: Lines, spec: FileSpec, few_lines: int) -> tuple[list[Piece], list[Line]]:
     plain = lines.plain_json(found)
-    rest = list(_odd_rows(found, plain, spec))
+    rest = [row for _, _, row in lines.odd_rows(found, plain, spec)]
     pieces = []
     waiting = [np.flatnonzero(plain)]
     while waiting:
         place = waiting.pop()
-        if len(place) <= FEW_LINES:
-            rest += [(found.first + i, found.raw(i)) for i in place.tolist()]
-            continue
-        table = _objects(found.only(place), found.raw(place[0]), spec)
+        table = None
+        if len(place) > few_lines:
+            table = _objects(found.only(place), found.raw(place[0]), spec)
         if table is not None and len(table) == len(place):
             pieces.append(_piece_of_lines(table, found, place))
+        elif len(place) <= max(1, few_lines):
+            rest += [(found.first + i, found.raw(i)) for i in place.tolist()]
         else:
             waiting += [place[: len(place) // 2], place[len(place) // 2 :]]
     return pieces, rest
@@ -254,6 +231,7 @@ def _of_parquet(spec: FileSpec, start: int, stop: int) -> tuple[list[Piece], lis
         arrays[name], bad = columns.normal(table[name])
         odd |= bad
     types = [array.type for array in arrays.values()]
-    if not (READERS[spec.kind].takes(spec) and all(map(columns.can_read, types))):
+    takes = READERS[spec.kind].takes(spec, table.column_names)
+    if not (takes and all(map(columns.can_read, types))):
         return [], rows(np.arange(len(table)))
     return [Piece(arrays, start + 1 + np.arange(len(table)), rows, odd)], []

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from minirec.corpus import times
 
@@ -124,3 +126,20 @@ def test_usual_times_need_no_note():
     assert settle(SECOND_2020, SECOND_2020 + 1).notes == []
     assert settle("1985-01-01", "2020-01-01").notes == []
     assert settle().notes == []
+
+
+EDGES = [10.0**power for power in range(9, 21)] + [times.LAST_MS * f for f in (1e-3, 1, 1e3, 1e6)]
+NUMBERS = st.floats() | st.builds(
+    lambda edge, step: edge + step / 2, st.sampled_from([0.0, *EDGES]), st.integers(-9, 9)
+)
+
+
+@given(numbers=st.lists(NUMBERS | st.integers(0, 2**62).map(float), max_size=5))
+def test_numbers_are_read_together_as_they_are_alone(numbers):
+    ms, ok = times.read_numbers(np.array(numbers, dtype=np.float64))
+    for number, one, known in zip(numbers, ms.tolist(), ok.tolist(), strict=True):
+        if known:
+            assert times.read(number) == (one, number)
+        elif not 1.97e13 <= number < 2.2e13:  # a number of 14 digits may be a date
+            with pytest.raises(ValueError):
+                times.read(number)
