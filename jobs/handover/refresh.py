@@ -78,13 +78,16 @@ def read_events(files: Sequence[Path], config: CorpusConfig, corpus: Path) -> Ne
     import pyarrow.compute as pc
 
     from minirec.corpus import times
+    from minirec.corpus.event_types import without_dropped
     from minirec.corpus.ids import known_key
     from minirec.corpus.parse import EVENTS
     from minirec.prior.refresh import SPLITS, NewEvents
     from minirec.store.tables import read_table
 
     blocks = [block for file in files for block in _blocks(file, config)]
-    table = pa.concat_tables([EVENTS.empty_table(), *blocks])
+    table, dropped = without_dropped(pa.concat_tables([EVENTS.empty_table(), *blocks]))
+    for note in dropped:
+        say(f"refresh: {note}")
     good = table.filter(table["reason"].is_null())
     _report(table.filter(table["reason"].is_valid()), len(good), files)
     settled = times.settle(good["time"].to_numpy(), good["number"].to_numpy())

@@ -43,9 +43,17 @@ def _stamps(run: Run, config: Config) -> list[str]:
         if before is None:
             raise
         return before
-    paths = sorted({spec.path for spec in (*located.events, *located.items)})
-    sizes = [f"{Path(path).name} ({os.stat(path).st_size} bytes, " for path in paths]
-    return [size + f"sha256 {_hash(path)})" for size, path in zip(sizes, paths, strict=True)]
+    specs = {spec.path: spec for spec in (*located.items, *located.events)}
+    # A column may be in the names of folders only, so these count where it is used.
+    names = {
+        path: "".join(f"{column}={value}/" for column, value in specs[path].partition.items())
+        + Path(path).name
+        for path in sorted(specs)
+    }
+    return [
+        f"{name} ({os.stat(path).st_size} bytes, sha256 {_hash(path)})"
+        for path, name in names.items()
+    ]
 
 
 END = 64 << 20

@@ -7,7 +7,6 @@ notes say how it read ids, times, ratings and titles.
 from __future__ import annotations
 
 import itertools
-import re
 import textwrap
 from collections import Counter
 from collections.abc import Collection, Iterable
@@ -18,8 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from minirec.corpus import ids, quoting, times
+from minirec.corpus.event_types import UNLISTED, without_dropped
 from minirec.corpus.events import Events, encode
 from minirec.corpus.files import UNREADABLE
+from minirec.corpus.finding import natural
 from minirec.corpus.parse import BAD_ORDER, OUTSIDE, TEXT_SHOWN, UNTITLED
 from minirec.corpus.schema import REJECTED
 from minirec.errors import CorpusError
@@ -34,6 +35,7 @@ HINTS = {
     "corpus.columns.time",
     "bad date": "a time is a number since 1970, a day such as 20230115, or ISO 8601",
     "is an object": "write its value alone",
+    UNLISTED: "list it there with drop, keep or a rating",
 }
 """What to do about reasons that end with these words."""
 
@@ -47,7 +49,7 @@ class Assembled:
         catalogue: columns key, title, text, and weight, which may be null; one row for each item of
             ``events.items``, same order.
         rejected: schema `REJECTED`, ordered by file and line.
-        rows: number of rows read, good and rejected.
+        rows: number of rows read, good and rejected, without events of a dropped type.
         category: the most frequent category of the items, or None.
         notes: sentences on what was changed or looks wrong.
         catalogue_files: paths of the catalogue; empty if the titles are in the interaction files.
@@ -78,8 +80,10 @@ def assemble(
         CorpusError: a file cannot be read to its end, or no row is usable.
     """
     _check_whole(events, items)
+    events, dropped_types = without_dropped(events)
     rows = len(events) + (0 if inline else len(items))
     events, items, notes = _one_spelling(events, items)
+    notes = dropped_types + notes
     rejects = [_rejected(events)] if inline else [_rejected(events), _rejected(items)]
     good_items = items.filter(items["reason"].is_null()).sort_by(
         [("key", "ascending"), ("file", "ascending"), ("line", "ascending")]
@@ -285,18 +289,13 @@ def _first_of_each_key(items: pa.Table) -> tuple[pa.Table, pa.Table]:
 def _placed(events: pa.Table, *, by_file: bool) -> pa.Table:
     """Append ``order``, the rank of a row by file and line; `by_file` also makes it the time."""
     code, names = encode(events["file"])
-    file = np.argsort(sorted(range(len(names)), key=lambda i: _natural(names[i].as_py())))
+    file = np.argsort(sorted(range(len(names)), key=lambda i: natural(names[i].as_py())))
     rank = np.empty(len(events), dtype=np.int64)
     rank[np.lexsort((events["line"].to_numpy(), file[code]))] = np.arange(len(events))
     order = pa.array(rank)
     if by_file:
         events = events.set_column(events.schema.get_field_index("time"), "time", order)
     return events.append_column("order", order)
-
-
-def _natural(name: str) -> list[str | int]:
-    """Sort key that puts part-2 before part-10."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", name)]
 
 
 def _most_frequent_titles(items: pa.Table) -> tuple[pa.Table, list[str]]:

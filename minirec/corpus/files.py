@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from minirec.corpus import quoting, times
+from minirec.corpus.arrow import column_names, record_batches
 from minirec.errors import CorpusError
 
 BLOCK_ROWS = 50_000
@@ -32,10 +32,10 @@ UNREADABLE = "unreadable file"
 LINES = pa.schema([("file", pa.string()), ("line", pa.int64()), ("raw", pa.binary())])
 """A block of rows of a file; line counts from 1."""
 
-REQUIRED = ("user", "item", "time", "order", "title")
+REQUIRED = ("event", "user", "item", "time", "order", "title")
 """Roles without which a row is rejected."""
 
-Format = Literal["csv", "tsv", "jsonl", "parquet"]
+Format = Literal["csv", "tsv", "jsonl", "parquet", "arrow"]
 
 
 @dataclass(frozen=True)
@@ -43,18 +43,22 @@ class FileSpec:
     """How to read one input file.
 
     Attributes:
-        path: the file, plain or .gz (Parquet: never .gz).
+        path: the file, plain or .gz (Parquet and Arrow: never .gz).
         kind: ``events`` (one interaction a row) or ``items`` (one catalogue entry a row).
-        format: csv and tsv have a header line; jsonl and parquet name the columns in each row.
-        header: columns of the file in order (empty for jsonl).
-        columns: role -> column. Events have the roles user, item, rating (optional), and time or
-            order (neither if the order of the rows counts). Items have item, title, and optionally
-            text, category and weight.
+        format: csv and tsv have a header line; a row of the others names its columns.
+        header: columns of a csv or tsv file in order, else empty.
+        columns: role -> column. Events have the roles user, item, rating and event (both optional),
+            and time or order (neither if the order of the rows counts). Items have item, title, and
+            optionally text, category and weight.
         extra: columns that are appended to an item's text.
         rating_range: lowest and highest valid rating.
         quoted: whether quotes in csv and tsv have a meaning.
         as_events: columns of the events if the titles are in the interaction files. The reader
             uses them to distinguish rows from lines of a text.
+        partition: column -> value of the used columns that exist only in the names of the folders
+            of the file.
+        event_types: ``corpus.events``, type of an event -> ``drop``, ``keep`` or its rating; empty
+            without the role event.
     """
 
     path: str
@@ -66,6 +70,8 @@ class FileSpec:
     rating_range: tuple[float, float] = (0.0, 5.0)
     quoted: bool = True
     as_events: dict[str, str] = field(default_factory=dict)
+    partition: dict[str, str] = field(default_factory=dict)
+    event_types: dict[str, str | float] = field(default_factory=dict)
 
     @property
     def delimiter(self) -> str:
@@ -98,8 +104,8 @@ def read_header(path: str | Path, *, format: Format) -> tuple[str, ...]:
             JSON object in its first `PEEKED_LINES` lines.
     """
     path = Path(path)
-    if format == "parquet":
-        return tuple(_open_parquet(path).schema_arrow.names)
+    if format in ("parquet", "arrow"):
+        return column_names(path, format)
     try:
         with open_bytes(path) as file:
             lines = list(itertools.islice(file, PEEKED_LINES if format == "jsonl" else 1))
@@ -149,7 +155,7 @@ def read_blocks(spec: FileSpec) -> Iterator[pa.Table]:
     Headers and blank lines are left out. If the file cannot be read to its end, the last row has
     line -1 and an error message as bytes: an exception in a Ray task would print a traceback.
     """
-    source = _parquet_rows(spec) if spec.format == "parquet" else _text_rows(spec)
+    source = _binary_rows(spec) if spec.format in ("parquet", "arrow") else _text_rows(spec)
     lines: list[int] = []
     raws: list[bytes] = []
     size = 0
@@ -174,7 +180,11 @@ def _block(path: str, lines: list[int], raws: list[bytes]) -> pa.Table:
 
 def _text_rows(spec: FileSpec) -> Iterator[tuple[int, bytes]]:
     has_header = spec.format in ("csv", "tsv")
-    columns = spec.as_events or spec.columns
+    columns = {
+        role: name
+        for role, name in (spec.as_events or spec.columns).items()
+        if name not in spec.partition
+    }
     with open_bytes(spec.path) as file:
         # In TSV a line of tabs only is a row with empty fields.
         numbered = _numbered(file, blank=b" " if spec.format == "tsv" else None)
@@ -226,11 +236,11 @@ def _like_a_row(spec: FileSpec, columns: dict[str, str], fields: list[str]) -> b
     return True
 
 
-def _parquet_rows(spec: FileSpec) -> Iterator[tuple[int, bytes]]:
-    """Rows as JSON, so that one parser checks all formats."""
-    wanted = sorted({*spec.columns.values(), *spec.extra})
-    file = _open_parquet(Path(spec.path))
-    batches = file.iter_batches(batch_size=BLOCK_ROWS, columns=wanted)
+def _binary_rows(spec: FileSpec) -> Iterator[tuple[int, bytes]]:
+    """Rows of Parquet or Arrow as JSON, so that one parser checks all formats."""
+    assert spec.format in ("parquet", "arrow")
+    wanted = {*spec.columns.values(), *spec.extra}
+    batches = record_batches(Path(spec.path), spec.format, columns=wanted, rows=BLOCK_ROWS)
     rows = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
     yield from enumerate(map(_json, rows), start=1)
 
@@ -244,15 +254,6 @@ def _json(row: dict[str, Any]) -> bytes:
         return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
 
     return json.dumps(row, default=text, ensure_ascii=False).encode("utf-8", "surrogateescape")
-
-
-def _open_parquet(path: Path) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
-        what = "is empty" if path.exists() and not path.stat().st_size else "is not Parquet"
-        first = str(error).splitlines()[0]
-        raise CorpusError(f"{path} {what} ({first}); give a whole Parquet file") from None
 
 
 def _unreadable(error: BaseException) -> str:

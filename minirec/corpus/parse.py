@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from minirec.corpus import quoting, times
+from minirec.corpus.event_types import DROPPED, UNLISTED
 from minirec.corpus.files import UNREADABLE, FileSpec
 from minirec.corpus.prompts import neutralise
 from minirec.corpus.weights import read_number
@@ -52,8 +53,9 @@ EVENTS = pa.schema(
 )
 """Parsed interactions. time is in ms since 1970, or the number of ``corpus.columns.order``; number
 is the time as written (null for a date). A rejected row has a reason, raw (its first 200
-characters) and null in the first five columns; only a rating outside its range is kept. A good row
-has null as reason and raw."""
+characters) and null in the first five columns; only a rating outside its range is kept. An event of
+a type that is dropped has the reason `DROPPED` and its type as raw. A good row has null as reason
+and raw."""
 
 CATALOGUE = pa.schema(
     [
@@ -99,10 +101,13 @@ def parse(lines: pa.Table, specs: dict[str, FileSpec]) -> pa.Table:
             rows.append((*([None] * len(names)), path, line, UNREADABLE, raw.decode()))
             continue
         try:
-            rows.append((*read(_fields(raw, specs[path]), specs[path]), path, line, None, None))
+            spec = specs[path]
+            fields = spec.partition | _fields(raw, spec)
+            rows.append((*read(fields, spec), path, line, None, None))
         except Malformed as reason:
             kept = (reason.kept.get(name) for name in names)
-            rows.append((*kept, path, line, str(reason), beginning(raw)))
+            shown = reason.kept.get("raw") or beginning(raw)
+            rows.append((*kept, path, line, str(reason), shown))
     columns = zip(*rows, strict=True) if rows else [()] * len(schema)
     return pa.table(
         [pa.array(column, type=field.type) for column, field in zip(columns, schema, strict=True)],
@@ -121,7 +126,7 @@ def _fields(raw: bytes, spec: FileSpec) -> dict[str, Any]:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
         raise Malformed("wrong encoding") from None
-    if spec.format in ("jsonl", "parquet"):
+    if spec.format not in ("csv", "tsv"):
         try:
             row = json.loads(text)
         except (ValueError, RecursionError):
@@ -138,14 +143,31 @@ def _fields(raw: bytes, spec: FileSpec) -> dict[str, Any]:
 
 def _event(row: dict[str, Any], spec: FileSpec) -> tuple[str, str, float, int, float | None]:
     columns = spec.columns
+    rating = _rating_of_type(row, spec)
     user = identifier(row.get(columns["user"]), "missing user")
     item = identifier(row.get(columns["item"]), "missing item")
     low, high = spec.rating_range
-    # Clicks or purchases have no ratings: each event counts as the highest rating.
-    rating = _number(row.get(columns["rating"])) if "rating" in columns else high
+    if rating is None:
+        # Clicks or purchases have no ratings: each event counts as the highest rating.
+        rating = _number(row.get(columns["rating"])) if "rating" in columns else high
     if not low <= rating <= high:
         raise Malformed(OUTSIDE, rating=rating)
     return user, item, rating, *_when(row, spec)
+
+
+def _rating_of_type(row: dict[str, Any], spec: FileSpec) -> float | None:
+    """The rating that ``corpus.events`` gives to the type of an event; None if it is only kept."""
+    if "event" not in spec.columns:
+        return None
+    value = row.get(spec.columns["event"])
+    # A column such as is_purchase is boolean in JSON and Parquet.
+    kind = identifier(str(value).lower() if isinstance(value, bool) else value, "missing event")
+    use = spec.event_types.get(kind)
+    if use is None:
+        raise Malformed(UNLISTED)
+    if use == "drop":
+        raise Malformed(DROPPED, raw=kind)
+    return None if use == "keep" else float(use)
 
 
 def _when(row: dict[str, Any], spec: FileSpec) -> tuple[int, float | None]:
