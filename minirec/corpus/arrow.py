@@ -69,9 +69,8 @@ def _opened(path: Path, format: Binary) -> tuple[pa.Schema, Any]:
     except (pa.ArrowException, OSError) as error:
         name = NAMES[format]
         what = "is empty" if path.exists() and not path.stat().st_size else f"is not {name}"
-        article = "an" if name == "Arrow" else "a"
         first = str(error).splitlines()[0]
-        raise CorpusError(f"{path} {what} ({first}); give {article} whole {name} file") from None
+        raise CorpusError(f"{path} {what} ({first}); give a whole {name} file") from None
 
 
 def _slices(reader: Any, columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:

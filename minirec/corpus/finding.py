@@ -58,9 +58,10 @@ NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 @dataclass(frozen=True)
 class Table:
-    """One or more files with the rows of one table; all paths are absolute.
+    """One or more files with the rows of one table; their paths are absolute.
 
-    `path` is the file, the folder with all files, or the leading folder of a pattern.
+    `path` names the table. It is the file, the folder with all files, the leading folder of a
+    pattern, or ``owner/name/split`` of the hub.
     """
 
     path: Path

@@ -6,7 +6,6 @@ here and add it to `SOURCES`, or set ``corpus.source`` to ``package.module:funct
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -216,19 +215,13 @@ def datasets(corpus: CorpusConfig) -> Located:
     """A dataset of Hugging Face, saved by save_to_disk or on the hub, with corpus.columns."""
     path = Path(corpus.path or ".")
     if not path.exists() and saved.HUB_NAME.fullmatch(corpus.path or ""):
-        splits = {
-            name: Table(files[0].parent, files)
-            for name, files in saved.from_hub(str(corpus.path)).items()
-            if files
-        }
-        found = _of_tables(
-            corpus,
-            list(splits.values()),
-            _splits_named(corpus.ratings, splits),
-            _splits_named(corpus.metadata, splits),
+        fetched = saved.from_hub(str(corpus.path))
+        name = Path(str(corpus.path).partition(":")[0])
+        splits = {split: Table(name / split, files) for split, files in fetched.items() if files}
+        ratings, metadata = (
+            _splits_named(names, splits) for names in (corpus.ratings, corpus.metadata)
         )
-        name = str(corpus.path).partition(":")[0].partition("/")[2]
-        return replace(found, fallback=re.sub(r"[_-]+", " ", name))
+        return _of_tables(corpus, list(splits.values()), ratings, metadata)
     if corpus.path and not saved.splits(path):
         what = "no folder that save_to_disk wrote" if path.exists() else "missing"
         raise CorpusError(
