@@ -38,6 +38,5 @@ def without_dropped(events: pa.Table) -> tuple[pa.Table, list[str]]:
         verb = "event is" if tally.total() == 1 else "events are"
         return rest, [f"{listed} {verb} dropped (corpus.events)"]
     raise CorpusError(
-        f"corpus.events drops all {tally.total():,} events ({listed}); set one of the types to "
-        f"keep or to a rating"
+        f"corpus.events drops all events ({listed}); set one of the types to keep or to a rating"
     )

@@ -151,7 +151,7 @@ def test_titles_of_dropped_events_count(tmp_path):
 
 
 def test_all_events_dropped(tmp_path):
-    with pytest.raises(CorpusError, match=r"drops all 2 events \(2 view\)"):
+    with pytest.raises(CorpusError, match=r"drops all events \(2 view\)"):
         read(**shop(tmp_path, log=LOG[:2]), events={"view": "drop", "buy": "keep"})
 
 
@@ -216,7 +216,7 @@ def test_only_dropped_rows_are_taken_out(rows):
     )
     left = [line for line, (reason, _) in enumerate(rows) if reason != DROPPED]
     if not left:
-        with pytest.raises(CorpusError, match=f"drops all {len(rows)} events"):
+        with pytest.raises(CorpusError, match="drops all events"):
             without_dropped(table)
         return
     rest, notes = without_dropped(table)
