@@ -102,7 +102,8 @@ def parse(lines: pa.Table, specs: dict[str, FileSpec]) -> pa.Table:
             continue
         try:
             spec = specs[path]
-            fields = spec.partition | _fields(raw, spec)
+            fields = _fields(raw, spec)
+            fields = spec.partition | fields if spec.partition else fields
             rows.append((*read(fields, spec), path, line, None, None))
         except Malformed as reason:
             kept = (reason.kept.get(name) for name in names)
