@@ -115,7 +115,8 @@ def partition(file: Path) -> dict[str, str]:
 
 def natural(name: str) -> list[str | int]:
     """Sort key that puts part-2 before part-10."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", name)]
+    parts = re.split(r"([0-9]+)", name)  # texts and numbers in turn
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)]
 
 
 def chosen(names: str | Collection[str] | None, folder: str | None) -> list[Table]:
@@ -130,10 +131,10 @@ def chosen(names: str | Collection[str] | None, folder: str | None) -> list[Tabl
     tables, taken = [], set[Path]()
     for name in [names] if isinstance(names, str) else names or []:
         table = _named(name, folder)
-        files = tuple(file for file in table.files if file not in taken)
+        files = tuple(file for file in table.files if file.resolve() not in taken)
         if files:
             tables.append(Table(table.path, files))
-        taken.update(files)
+        taken.update(file.resolve() for file in files)
     return tables
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from minirec.errors import CorpusError
 
 DATASET, SPLITS = "state.json", "dataset_dict.json"
-HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
+HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*(:[\w.-]+)?")
 """``owner/name`` or ``owner/name:configuration``."""
 
 

@@ -234,11 +234,14 @@ def datasets(corpus: CorpusConfig) -> Located:
 def _splits_named(names: str | list[str] | None, splits: dict[str, Table]) -> list[Table]:
     """The splits, or files of this machine, that a setting names."""
     given = [names] if isinstance(names, str) else names or []
-    return [
-        table
-        for name in given
-        for table in ([splits[name]] if name in splits else chosen(name, None))
-    ]
+    try:
+        return [
+            table
+            for name in given
+            for table in ([splits[name]] if name in splits else chosen(name, None))
+        ]
+    except CorpusError as error:
+        raise CorpusError(f"{error} (the dataset has the splits {', '.join(splits)})") from None
 
 
 def _of_tables(

@@ -135,7 +135,8 @@ def test_what_is_no_saved_dataset(tmp_path):
     words = refusal(tmp_path)
     assert "is no folder that save_to_disk wrote; give such a folder, or owner/name" in words
     assert "set corpus.source=table" in words
-    assert "is missing; give such a folder" in refusal(tmp_path / "absent")
+    for path in (tmp_path / "absent", "../absent", "./absent", "a/b/c", "absent"):
+        assert "is missing; give such a folder" in refusal(path)
 
 
 # ---- the hub
@@ -182,7 +183,8 @@ def test_the_splits_of_a_dataset_of_the_hub_become_a_corpus(cached, monkeypatch)
         assert users(got) == ["u1", "u1", "u2", "u3"]
         assert got.catalogue["title"].to_pylist() == ["Apple", "Pear"]
     assert locate(CorpusConfig(**settings("owner/my-shop"))).fallback == "my-shop"
-    assert "absent is missing" in refusal("owner/my-shop", ratings="absent")
+    said = refusal("owner/my-shop", ratings="absent")
+    assert "absent is missing" in said and "has the splits train, items" in said
 
 
 @pytest.mark.parametrize(
