@@ -174,7 +174,7 @@ def days(shop, format):
             text = "".join(json.dumps(row) + "\n" for row in pa.table(rows).to_pylist())
             (folder / "part-0.jsonl").write_text(text)
         else:
-            text = f'user,item,note\nu{n},a,"say ""x,\np,q,r\ny"""\nv,b,z\n'
+            text = f'user,item,note\nu{n},a,"say ""x,\nso\np,q,r\nit is\nand y"""\nv,b,z\n'
             (folder / "part-0.csv").write_text(text)
 
 
@@ -221,7 +221,7 @@ def test_titles_and_times_without_a_catalogue(shop):
         ratings=str(shop / "log"),
         columns={"time": "day", "title": "note"},
     )
-    assert sorted(got.catalogue["title"].to_pylist()) == ['say "x, p,q,r y"', "z"]
+    assert sorted(got.catalogue["title"].to_pylist()) == ['say "x, so p,q,r it is and y"', "z"]
 
 
 def test_a_column_of_the_file_comes_first(shop):
