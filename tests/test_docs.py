@@ -51,7 +51,8 @@ def test_settings_of_commands_are_valid(page):
 def test_settings_named_in_the_text_exist(page):
     keys = valid_keys()
     sections = {key.split(".")[0] for key in keys if "." in key}
-    known = {*keys, *(key.rpartition(".")[0] for key in keys), "corpus.columns.order"}
+    known = {*keys, *(key.rpartition(".")[0] for key in keys)}
+    known |= {"corpus.columns.order", "corpus.columns.event"}
     for name in named(page):
         found = re.match(r"([a-z_]+)\.[a-z_]+(\.[a-z_]+)*(?==|:|$)", name)
         if found and found[1] in sections and not name.endswith(FILES):

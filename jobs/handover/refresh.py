@@ -77,14 +77,16 @@ def read_events(files: Sequence[Path], config: CorpusConfig, corpus: Path) -> Ne
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from minirec.corpus import times
+    from minirec.corpus import event_types, times
     from minirec.corpus.ids import known_key
     from minirec.corpus.parse import EVENTS
     from minirec.prior.refresh import SPLITS, NewEvents
     from minirec.store.tables import read_table
 
     blocks = [block for file in files for block in _blocks(file, config)]
-    table = pa.concat_tables([EVENTS.empty_table(), *blocks])
+    table, dropped = event_types.counted(pa.concat_tables([EVENTS.empty_table(), *blocks]))
+    for note in event_types.notes(dropped, rest=len(table)):
+        say(f"refresh: {note}")
     good = table.filter(table["reason"].is_null())
     _report(table.filter(table["reason"].is_valid()), len(good), files)
     ms, number = good["time"].to_numpy(), good["number"].to_numpy()

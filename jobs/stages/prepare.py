@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from jobs.corpus import Made
     from minirec.config.corpus import CorpusConfig
     from minirec.config.run import Config
+    from minirec.corpus.files import FileSpec
     from minirec.corpus.sources import Located
 
 
@@ -70,7 +71,7 @@ def _stamps(run: Run, config: Config) -> list[str]:
         if before is None:
             raise
         return before
-    return _stamped(spec.path for spec in (*located.events, *located.items))
+    return _stamped((*located.items, *located.events))
 
 
 def _appended(run: Run, config: Config, base: list[str]) -> dict[str, Any]:
@@ -98,11 +99,11 @@ def _appended(run: Run, config: Config, base: list[str]) -> dict[str, Any]:
                 entries.append(known)
                 continue
             raise
-        stamps = _stamped(spec.path for spec in located.events)
+        stamps = _stamped(located.events)
         if catalogue is not None:
-            stamps += _stamped(spec.path for spec in located.items)
+            stamps += _stamped(located.items)
         elif not located.inline:
-            changed = set(_stamped(spec.path for spec in located.items)) - set(base)
+            changed = set(_stamped(located.items)) - set(base)
             if changed:
                 raise CorpusError(
                     f"the catalogue has changed since the corpus was made, it is now "
@@ -131,10 +132,18 @@ def _extends(before: dict[str, Any], now: dict[str, Any]) -> bool:
     return digest(one) == digest(other) and len(old) < len(new) and new[: len(old)] == old
 
 
-def _stamped(files: Iterable[str]) -> list[str]:
-    paths = sorted(set(files))
-    sizes = [f"{Path(path).name} ({os.stat(path).st_size} bytes, " for path in paths]
-    return [size + f"sha256 {_hash(path)})" for size, path in zip(sizes, paths, strict=True)]
+def _stamped(specs: Iterable[FileSpec]) -> list[str]:
+    by_path = {spec.path: spec for spec in specs}
+    # A column may be in the names of folders only, so these count where it is used.
+    names = {
+        path: "".join(f"{column}={value}/" for column, value in by_path[path].partition.items())
+        + Path(path).name
+        for path in sorted(by_path)
+    }
+    return [
+        f"{name} ({os.stat(path).st_size} bytes, sha256 {_hash(path)})"
+        for path, name in names.items()
+    ]
 
 
 END = 64 << 20

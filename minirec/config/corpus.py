@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from datetime import date, datetime
 from typing import Any, Literal
 
@@ -47,16 +48,23 @@ class CorpusConfig(Section):
     source: Source = "demo"
     """Where the interactions come from."""
     path: PathText | None = None
-    """Folder with the files of the source."""
-    ratings: PathText | None = None
-    """File with the interactions; null finds it in corpus.path."""
-    metadata: PathText | None = None
-    """File with the catalogue; null finds it in corpus.path."""
+    """Folder with the files of the source; for the source datasets also owner/name of a dataset of
+    the Hugging Face hub."""
+    ratings: PathText | list[PathText] | None = None
+    """File with the interactions, a pattern such as logs/*.csv.gz for all files that match, or a
+    list of these; null finds it in corpus.path."""
+    metadata: PathText | list[PathText] | None = None
+    """File with the catalogue, a pattern, or a list of these; null finds it in corpus.path."""
     columns: dict[str, str] = Field(default_factory=dict)
-    """Columns of the files for the sources table and recbole, {role: column}, with the roles user,
-    item, rating, time, order, title, text and catalogue_item. order replaces time for events
+    """Columns of the files for the sources table, datasets and recbole, {role: column}, with the
+    roles user, item, rating, event, time, order, title, text and catalogue_item. event is the type
+    of an event, which corpus.events explains. order replaces time for events
     without times: a column of whole numbers, or file for the order of the rows. catalogue_item is
     the item column of the catalogue if it has another name there."""
+    events: dict[str, str | float] = Field(default_factory=dict)
+    """What becomes of each type of event, {type: use}, for example {view: drop, cart: 3, purchase:
+    keep}. drop leaves such events out, keep keeps them, and a number is their rating, whatever the
+    rating column holds. corpus.columns.event names the column with the types."""
     category: str | None = None
     """Name of the domain for the prompts; null takes it from the files."""
     appended: list[PathText] = Field(default_factory=list)
@@ -107,6 +115,29 @@ class CorpusConfig(Section):
         except (TypeError, ValueError):
             raise ValueError(f"{day!r} is not a date; write YYYY-MM-DD") from None
 
+    @field_validator("ratings", "metadata", mode="before")
+    @classmethod
+    def _named(cls, names: Any) -> Any:
+        if names is None or isinstance(names, str):
+            return names
+        if isinstance(names, (list, tuple)) and names and all(isinstance(n, str) for n in names):
+            return list(names)
+        raise ValueError(f"{names!r} names no file; write a file, a pattern or a list of these")
+
+    @field_validator("events", mode="before")
+    @classmethod
+    def _events(cls, events: Any) -> Any:
+        if not isinstance(events, dict):
+            return events
+        for name, use in events.items():
+            if isinstance(name, bool) or name is None:
+                raise ValueError(
+                    f"YAML reads one of the types as {name}; put the type in quotes, e.g. 'yes'"
+                )
+            _check_use(name, use)
+        # YAML reads the type 1 as a number, and ids in files have single spaces.
+        return {" ".join(str(name).split()): use for name, use in events.items()}
+
     @field_validator("split", mode="before")
     @classmethod
     def _split(cls, split: Any) -> Any:
@@ -131,7 +162,18 @@ class CorpusConfig(Section):
             raise ValueError(
                 f"start {self.start} is not before end {self.end}; swap or correct them"
             )
-        files = ("path", "ratings", "metadata", "columns", "download", "appended")
+        low, high = self.rating_range
+        for name, use in self.events.items():
+            if isinstance(use, float) and not low <= use <= high:
+                raise ValueError(
+                    f"events gives {name!r} the rating {use:g}, which is outside rating_range "
+                    f"{[low, high]}; change one of the two"
+                )
+        if self.events and set(self.events.values()) == {"drop"}:
+            raise ValueError(
+                f"events drops every type ({', '.join(self.events)}); keep one, or give it a rating"
+            )
+        files = ("path", "ratings", "metadata", "columns", "events", "download", "appended")
         given = [name for name in files if getattr(self, name)]
         if self.source == "demo" and given:
             raise ValueError(
@@ -179,3 +221,12 @@ class CorpusConfig(Section):
         if self.columns.get("order") == "file":
             return "corpus.columns.order=file, since rows of another file have no place among them"
         return None
+
+
+def _check_use(name: Any, use: Any) -> None:
+    """Refuse a use of a type of event that is neither ``drop``, ``keep`` nor a number."""
+    if use in ("drop", "keep") or (isinstance(use, (int, float)) and not isinstance(use, bool)):
+        return
+    near = difflib.get_close_matches(str(use), ["drop", "keep"], n=1)
+    meant = f"did you mean {near[0]}? " if near else ""
+    raise ValueError(f"{use!r} of {name!r} is unknown; {meant}write drop, keep or a rating")

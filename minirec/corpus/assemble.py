@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from minirec.corpus import ids, times
+from minirec.corpus import event_types, ids, times
 from minirec.corpus.events import CLEAN, encode
 from minirec.corpus.items import Items, spelled_items
 from minirec.corpus.parse import TEXT_SHOWN, UNTITLED
@@ -43,7 +43,8 @@ PART = pa.schema(
         ("raw", pa.string()),
     ]
 )
-"""`parse.EVENTS` with the place of a row as one number (`Places`)."""
+"""`parse.EVENTS` with the place of a row as one number (`Places`). Events of a dropped type are one
+row for each type: it has the reason `event_types.DROPPED`, the type as raw, and their number."""
 
 
 @dataclass(frozen=True)
@@ -88,11 +89,17 @@ def event_rows(parsed: pa.Table, places: Places, *, by_file: bool) -> pa.Table:
 
     `by_file`: the place of an event in the files replaces its time.
     """
+    parsed, dropped = event_types.counted(parsed)
     order = pa.array(places.orders(parsed["file"], parsed["line"]))
     columns = {name: parsed[name] for name in ("user", "item", "rating", "time", "number")}
     if by_file:
         columns["time"] = order
-    return pa.table([*columns.values(), order, parsed["reason"], parsed["raw"]], schema=PART)
+    rows = pa.table([*columns.values(), order, parsed["reason"], parsed["raw"]], schema=PART)
+    types = [
+        {"number": number, "order": 0, "reason": event_types.DROPPED, "raw": kind}
+        for kind, number in dropped.items()
+    ]
+    return pa.concat_tables([rows, pa.Table.from_pylist(types, PART)]) if types else rows
 
 
 def assemble(
@@ -126,15 +133,16 @@ def assemble(
             masks.append(pc.is_in(asked, known[name].unique()).to_numpy(zero_copy_only=False))
         return pa.array(np.logical_or.reduce(masks))
 
+    notes = event_types.notes(survey.dropped, rest=survey.rows)
     seen = survey if users is None else survey.and_users(users)
-    readings, notes = read_as(seen, catalogue["key"], occurring)
+    readings, spellings = read_as(seen, catalogue["key"], occurring)
     items = spelled_items(catalogue, whole=readings.whole_items, inline=inline)
     clean = parts.changed(
         partial(cleaned, readings=readings, items=items, inline=inline)
     ).computed()
     found = clean.each(_found)
     rejected = Tally() if inline else Tally.of(items.rejected), Tally.sum(f.rejected for f in found)
-    notes += items.notes + survey.rating_notes() + survey.times.notes()
+    notes += spellings + items.notes + survey.rating_notes() + survey.times.notes()
     if not inline:
         notes += _strays([f.stray for f in found], items.known)
     rows = survey.rows + (0 if inline else len(catalogue))
@@ -155,6 +163,7 @@ def cleaned(part: pa.Table, *, readings: Readings, items: Items, inline: bool) -
     """A part of the interactions (`PART`) as `CLEAN`."""
     bad = part.filter(part["reason"].is_valid())
     good = part.filter(part["reason"].is_null()) if len(bad) else part
+    bad = bad.filter(pc.not_equal(bad["reason"], event_types.DROPPED))
     for name, whole in (("user", readings.whole_users), ("item", readings.whole_items)):
         if whole:
             good = _set(good, name, ids.without_decimals(good[name]))

@@ -9,13 +9,14 @@ from pathlib import Path
 import pyarrow as pa
 
 from minirec.corpus import quoting
-from minirec.corpus.files import FileSpec, open_bytes, open_parquet, unreadable
+from minirec.corpus.arrow import content
+from minirec.corpus.files import FileSpec, open_bytes, unreadable
 from minirec.corpus.lines import Lines, odd_rows, plain_csv
 from minirec.corpus.rows import wanted
 
 BLOCK_BYTES = 8 << 20
 BLOCK_ROWS = 500_000
-"""Upper bound for Parquet, whose bytes are compressed."""
+"""Upper bound for Parquet and Arrow, whose values can be small."""
 
 SCANNED_LINES = 10 * quoting.MAX_JOINED_LINES
 
@@ -30,10 +31,10 @@ BLOCKS = pa.schema(
 )
 """Blocks of whole rows of files.
 
-line is the number of the first line, from 1 (Parquet: of the first row). A plain text file has
+line is the number of the first line, from 1 (Parquet, Arrow: row). A plain text file has
 start and stop, a range of its bytes, and raw is null. A .gz file has raw, the unpacked bytes, and
-start and stop are null. A Parquet file has start and stop, a range of its rows from 0. If a file
-cannot be read to its end, its last block has the line -1 and an error message as raw."""
+start and stop are null. A Parquet or Arrow file has start and stop, a range of its rows from 0. If
+a file cannot be read to its end, its last block has the line -1 and an error message as raw."""
 
 
 def read_blocks(
@@ -45,11 +46,11 @@ def read_blocks(
 
     Args:
         block_bytes: a block has about so many bytes, or one longer row.
-        block_rows: a block of a Parquet file has at most so many rows.
+        block_rows: a block of a Parquet or Arrow file has at most so many rows.
     """
     try:
-        if spec.format == "parquet":
-            yield from _parquet_blocks(spec, block_bytes, block_rows)
+        if spec.binary:
+            yield from _binary_blocks(spec, block_bytes, block_rows)
         else:
             yield from _text_blocks(spec, block_bytes)
     except (EOFError, zlib.error, OSError, pa.ArrowException) as error:
@@ -144,18 +145,10 @@ def _last_row(data: bytes, line: int, spec: FileSpec) -> int:
     return int(found.start[cut])
 
 
-def _parquet_blocks(spec: FileSpec, block_bytes: int, block_rows: int) -> Iterator[pa.Table]:
-    metadata = open_parquet(Path(spec.path)).metadata
-    names = set(wanted(spec))
-    size = 0
-    for group in range(metadata.num_row_groups):
-        columns = metadata.row_group(group)
-        for place in range(columns.num_columns):
-            column = columns.column(place)
-            if column.path_in_schema.split(".")[0] in names:
-                size += column.total_uncompressed_size
-    rows = metadata.num_rows
-    # Dictionaries and runs shrink columns in the file, so rows count too.
+def _binary_blocks(spec: FileSpec, block_bytes: int, block_rows: int) -> Iterator[pa.Table]:
+    assert spec.binary
+    rows, size = content(Path(spec.path), spec.binary, wanted(spec))
+    # Dictionaries and runs shrink columns in a file, so rows count too.
     step = max(1, min(block_rows, rows * block_bytes // max(1, size)))
     for start in range(0, rows, step):
         yield _block(spec, start + 1, start, min(rows, start + step))

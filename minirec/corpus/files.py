@@ -11,15 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from minirec.corpus import quoting
+from minirec.corpus.arrow import column_names
 from minirec.errors import CorpusError
 
 PEEKED_LINES = 100
 ONE_OBJECT = "write one object per line"
-Format = Literal["csv", "tsv", "jsonl", "parquet"]
+Format = Literal["csv", "tsv", "jsonl", "parquet", "arrow"]
 
 
 @dataclass(frozen=True)
@@ -27,18 +25,22 @@ class FileSpec:
     """How to read one input file.
 
     Attributes:
-        path: the file, plain or .gz (Parquet: never .gz).
+        path: the file, plain or .gz (Parquet and Arrow: never .gz).
         kind: ``events`` (one interaction a row) or ``items`` (one catalogue entry a row).
-        format: csv and tsv have a header line; jsonl and parquet name the columns in each row.
-        header: columns of the file in order (empty for jsonl).
-        columns: role -> column. Events have the roles user, item, rating (optional), and time or
-            order (neither if the order of the rows counts). Items have item, title, and optionally
-            text, category and weight.
+        format: csv and tsv have a header line; a row of the others names its columns.
+        header: columns of a csv or tsv file in order, else empty.
+        columns: role -> column. Events have the roles user, item, rating and event (both optional),
+            and time or order (neither if the order of the rows counts). Items have item, title, and
+            optionally text, category and weight.
         extra: columns that are appended to an item's text.
         rating_range: lowest and highest valid rating.
         quoted: whether quotes in csv and tsv have a meaning.
         as_events: columns of the events if the titles are in the interaction files. The reader
             uses them to distinguish rows from lines of a text.
+        partition: column -> value of the used columns that exist only in the names of the folders
+            of the file.
+        event_types: ``corpus.events``, type of an event -> ``drop``, ``keep`` or its rating; empty
+            without the role event.
     """
 
     path: str
@@ -50,6 +52,13 @@ class FileSpec:
     rating_range: tuple[float, float] = (0.0, 5.0)
     quoted: bool = True
     as_events: dict[str, str] = field(default_factory=dict)
+    partition: dict[str, str] = field(default_factory=dict)
+    event_types: dict[str, str | float] = field(default_factory=dict)
+
+    @property
+    def binary(self) -> Literal["parquet", "arrow"] | None:
+        """The format if it is Parquet or Arrow, whose columns have types."""
+        return self.format if self.format in ("parquet", "arrow") else None
 
     @property
     def packed(self) -> bool:
@@ -92,8 +101,8 @@ def read_header(path: str | Path, *, format: Format) -> tuple[str, ...]:
             JSON object in its first `PEEKED_LINES` lines.
     """
     path = Path(path)
-    if format == "parquet":
-        return tuple(open_parquet(path).schema_arrow.names)
+    if format in ("parquet", "arrow"):
+        return column_names(path, format)
     try:
         with open_bytes(path) as file:
             lines = list(itertools.islice(file, PEEKED_LINES if format == "jsonl" else 1))
@@ -135,16 +144,6 @@ def _json_keys(path: Path, lines: list[bytes]) -> tuple[str, ...]:
     if not keys:
         raise CorpusError(f"{path}, line 1: not a JSON object: {lines[0][:80]!r}; {ONE_OBJECT}")
     return tuple(keys)
-
-
-def open_parquet(path: Path) -> pq.ParquetFile:
-    """Open a Parquet file; raises `CorpusError` if it is none."""
-    try:
-        return pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
-        what = "is empty" if path.exists() and not path.stat().st_size else "is not Parquet"
-        first = str(error).splitlines()[0]
-        raise CorpusError(f"{path} {what} ({first}); give a whole Parquet file") from None
 
 
 def unreadable(error: BaseException) -> str:

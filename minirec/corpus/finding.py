@@ -1,17 +1,22 @@
 """Finds the tables of a folder and their formats.
 
-A table is a file, or a folder that Spark wrote. Such a folder has files ``part-00000-....parquet``,
-also in partition folders such as ``day=2024-01-31``.
+A table is a file, all files that match a pattern, a dataset that ``save_to_disk`` wrote, or a
+folder that Spark wrote. Such a folder has files ``part-00000-....parquet``, also in partition
+folders such as ``day=2024-01-31``.
 """
 
 from __future__ import annotations
 
+import glob
 import re
 import zlib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
+from minirec.corpus import saved
+from minirec.corpus.arrow import NAMES
 from minirec.corpus.files import Format, open_bytes, stem, unpacked
 from minirec.errors import CorpusError
 
@@ -24,29 +29,40 @@ FORMATS: dict[str, Format] = {
     ".parquet": "parquet",
     ".inter": "tsv",
     ".item": "tsv",
+    ".arrow": "arrow",
+    ".feather": "arrow",
 }
 JSONL = (".jsonl", ".ndjson")
-TABLES = (".parquet", ".csv", ".tsv", *JSONL, ".json")
+BINARY = tuple(end for end, format in FORMATS.items() if format in NAMES)
+TABLES = (*BINARY, ".csv", ".tsv", *JSONL, ".json")
 UNPACK, SHEET, CONVERT = "unpack it", "save its sheet as CSV", "write it as Parquet or CSV"
 NAME = "name it .csv or .tsv, with a header line and commas or tabs between the fields"
 ADVICE = {
     **dict.fromkeys((".zip", ".bz2", ".xz", ".zst", ".lz4", ".7z", ".tar", ".tgz"), UNPACK),
     **dict.fromkeys((".xlsx", ".xls", ".ods"), SHEET),
-    **dict.fromkeys((".arrow", ".feather", ".orc", ".avro", ".pkl", ".h5", ".sqlite"), CONVERT),
+    **dict.fromkeys((".orc", ".avro", ".pkl", ".h5", ".sqlite"), CONVERT),
     **dict.fromkeys((".txt", ".dat", ".data"), NAME),
 }
 """What to do with files of other formats."""
 VERSIONED = {"_delta_log": "Delta Lake", ".hoodie": "Hudi"}
 """Marker folder -> name of a table format whose files also hold deleted rows."""
-DESCRIPTIONS = ("dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json")
+DESCRIPTIONS = ("dataset_infos.json", "dataset_info.json", saved.SPLITS, saved.DATASET)
 """Files of the `datasets` library that are not tables."""
 PART = re.compile(r"part[-_.]?\d")
 """How the names of part files begin."""
+PATTERN = re.compile(r"[*?\[]")
+"""What makes a name a pattern."""
+NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
+"""What Hive and Spark write for a missing value in the name of a folder."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A file, or a folder with the part files of one table; all paths are absolute."""
+    """One or more files with the rows of one table; their paths are absolute.
+
+    `path` names the table. It is the file, the folder with all files, the leading folder of a
+    pattern, or ``owner/name/split`` of the hub.
+    """
 
     path: Path
     files: tuple[Path, ...]
@@ -69,42 +85,119 @@ def format_of(file: Path) -> Format:
         CorpusError: the format is not supported.
     """
     found = ending(file)
-    if found == ".parquet" and file.name.lower().endswith(".gz"):
-        raise CorpusError(f"{file} is a compressed Parquet file, which is not supported; unpack it")
+    if found in BINARY and file.name.lower().endswith(".gz"):
+        name = NAMES[FORMATS[found]]
+        raise CorpusError(f"{file} is a compressed {name} file, which is not supported; unpack it")
     if found in FORMATS:
         return FORMATS[found]
     what = f"has the ending {found}" if found else "has no ending"
     advice = ADVICE.get(found, CONVERT if found else NAME)
     raise CorpusError(
         f"{file} {what}, which is not supported; {advice} (supported are {', '.join(FORMATS)}, and "
-        f"with .gz all but .parquet)"
+        f"with .gz all but {', '.join(BINARY)})"
     )
 
 
-def chosen(name: str | None, folder: str | None, *, missing_ok: bool = False) -> list[Table]:
-    """The table that a setting names, relative to the folder or to the working directory.
+def partition(file: Path) -> dict[str, str]:
+    """Columns in the names of the folders of a file, as Hive and Spark write them.
+
+    ``day=2024-01-31/shop=A%2FB/part-0.parquet`` has ``{"shop": "A/B", "day": "2024-01-31"}``. Only
+    the folders right above the file count. A missing value is an empty text.
+    """
+    found: dict[str, str] = {}
+    for folder in file.parents:
+        name, separator, value = folder.name.partition("=")
+        if not (name and separator):
+            break
+        found.setdefault(unquote(name), "" if value == NO_VALUE else unquote(value))
+    return found
+
+
+def natural(name: str) -> list[str | int]:
+    """Sort key that puts part-2 before part-10."""
+    parts = re.split(r"([0-9]+)", name)  # texts and numbers in turn
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)]
+
+
+def chosen(
+    names: str | Collection[str] | None, folder: str | None, *, missing_ok: bool = False
+) -> list[Table]:
+    """The tables that a setting names, relative to the folder or to the working directory.
+
+    A name is a file, a folder, or a pattern with ``*``, ``?`` or ``[``. The files that match a
+    pattern are one table. A file that several names give is read once.
 
     Raises:
-        CorpusError: it is missing in both (unless `missing_ok`), or is not a table.
+        CorpusError: one is missing in both (unless `missing_ok`), or is not a table.
     """
-    if name is None:
-        return []
-    places = [Path(folder or ".") / name, Path(name)]
-    for path in places:
-        if path.is_file() or path.is_dir():
-            return [_table(path.absolute())]
-    if missing_ok:
-        return []
-    missing = " and ".join(dict.fromkeys(str(path.absolute()) for path in reversed(places)))
-    raise CorpusError(
-        f"{missing} is missing; check corpus.ratings, corpus.metadata, corpus.appended"
-    )
+    tables, taken = [], set[Path]()
+    for name in [names] if isinstance(names, str) else names or []:
+        table = _named(name, folder)
+        if table is None and missing_ok:
+            continue
+        if table is None:
+            raise _missing(name, folder)
+        files = tuple(file for file in table.files if file.resolve() not in taken)
+        if files:
+            tables.append(Table(table.path, files))
+        taken.update(file.resolve() for file in files)
+    return tables
+
+
+def _named(name: str, folder: str | None) -> Table | None:
+    roots = [Path(folder or "."), Path()]
+    for root in roots:
+        if (path := root / name).is_file() or path.is_dir():
+            return _table(path.absolute())
+    for root in roots if PATTERN.search(name) else []:
+        if table := _matching(name, root):
+            return table
+    return None
+
+
+def _missing(name: str, folder: str | None) -> CorpusError:
+    roots = [Path(), Path(folder or ".")]
+    places = dict.fromkeys(str((root / name).absolute()) for root in roots)
+    check = "check corpus.ratings, corpus.metadata, corpus.appended"
+    if PATTERN.search(name):
+        return CorpusError(f"no table matches {' or '.join(places)}; {check}")
+    return CorpusError(f"{' and '.join(places)} is missing; {check}")
+
+
+def _matching(pattern: str, root: Path) -> Table | None:
+    """The table of all files that match, and of the folders of parts that match."""
+    leading = []
+    for part in Path(pattern).parts[:-1]:
+        if PATTERN.search(part):
+            break
+        leading.append(part)
+    base = (root / Path(*leading)).absolute()
+    files, folders = set[Path](), set[Path]()
+    for match in glob.iglob(pattern, root_dir=root, recursive=True):
+        path = (root / match).absolute()
+        inner = path.relative_to(base)
+        above = {*path.parents[: len(inner.parts)]} - folders
+        for folder in above:
+            _refuse_versioned(folder)
+        folders |= above
+        if not all(map(_is_visible, inner.parts)):
+            continue
+        if path.is_file():
+            format_of(path)
+            files.add(path)
+        elif _is_table(path, FORMATS):
+            files |= {*_table(path).files}
+    # .gz sorts last, so in reverse order the plain file replaces it.
+    plain = {unpacked(str(file)): file for file in sorted(files, reverse=True)}
+    ordered = tuple(sorted(plain.values(), key=lambda file: natural(str(file))))
+    return Table(base, _with_content(ordered)) if ordered else None
 
 
 def listed(folder: str | None, endings: Collection[str]) -> list[Table]:
     """Tables of a folder with one of the endings, sorted by name.
 
-    A plain file takes precedence over its .gz. Names that begin with ``.`` or ``_`` are skipped.
+    A plain file takes precedence over its .gz. Names that begin with ``.`` or ``_`` are skipped. If
+    the folder is a saved dataset, its splits are the tables.
 
     Raises:
         CorpusError: the folder does not exist, or one of its tables cannot be read.
@@ -117,6 +210,9 @@ def listed(folder: str | None, endings: Collection[str]) -> list[Table]:
     if not path.is_dir():
         raise CorpusError(f"corpus.path {path} is not a folder; check the path")
     _refuse_versioned(path)
+    if splits := saved.splits(path) if ".arrow" in endings else []:
+        # Without any rows, the first split is refused.
+        return [_table(split) for split in filter(saved.has_rows, splits)] or [_table(splits[0])]
     found: dict[str, Table] = {}
     # .gz sorts last, so in reverse order the plain file replaces it.
     for entry in reversed(list(_visible(path))):
@@ -150,14 +246,20 @@ def nothing(folder: str | None, wanted: str, *, fix: str) -> CorpusError:
 
 def _visible(folder: Path) -> Iterator[Path]:
     for entry in sorted(folder.iterdir()):
-        if not entry.name.startswith((".", "_")) and entry.name not in DESCRIPTIONS:
+        if _is_visible(entry.name):
             yield entry
+
+
+def _is_visible(name: str) -> bool:
+    return not name.startswith((".", "_")) and name not in DESCRIPTIONS
 
 
 def _is_table(folder: Path, endings: Collection[str]) -> bool:
     """Whether the name of a folder, or files of parts in it, have one of the endings."""
     if ending(folder) in FORMATS:
         return ending(folder) in endings
+    if saved.splits(folder):
+        return ".arrow" in endings
     parts = any(PART.match(entry.name) or "=" in entry.name for entry in _visible(folder))
     if not (parts or "=" in folder.name or (folder / "_SUCCESS").exists()):
         return False
@@ -168,10 +270,17 @@ def _table(path: Path) -> Table:
     if path.is_file():
         format_of(path)
         return Table(path, (path,))
+    if saved.splits(path):
+        return Table(path, saved.shards(path))
     files = tuple(_parts(path))
     if not files:
         raise CorpusError(f"{path} is a folder without a file to read; give a table")
-    return Table(path, tuple(file for file in files if not _is_empty(file)) or files[:1])
+    return Table(path, _with_content(files))
+
+
+def _with_content(files: tuple[Path, ...]) -> tuple[Path, ...]:
+    """The files that are not empty; the first file if all are empty."""
+    return tuple(file for file in files if not _is_empty(file)) or files[:1]
 
 
 def _parts(folder: Path) -> Iterator[Path]:
@@ -201,7 +310,7 @@ def _refuse_versioned(folder: Path) -> None:
 
 def _is_empty(file: Path) -> bool:
     """Whether a text file has no bytes, as Spark writes it for a partition without rows."""
-    if ending(file) == ".parquet":
+    if ending(file) in BINARY:
         return False
     try:
         with open_bytes(file) as content:

@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 
 from minirec.corpus import quoting, times
+from minirec.corpus.event_types import DROPPED, UNLISTED
 from minirec.corpus.files import FileSpec
 from minirec.corpus.prompts import neutralise
 from minirec.corpus.weights import read_number
@@ -103,10 +104,13 @@ def parse_rows(rows: Iterable[quoting.Line], spec: FileSpec) -> pa.Table:
             parsed.append((*([None] * len(names)), line, UNREADABLE, raw.decode()))
             continue
         try:
-            parsed.append((*read(_fields(raw, spec), spec), line, None, None))
+            fields = _fields(raw, spec)
+            fields = spec.partition | fields if spec.partition else fields
+            parsed.append((*read(fields, spec), line, None, None))
         except Malformed as reason:
             kept = (reason.kept.get(name) for name in names)
-            parsed.append((*kept, line, str(reason), beginning(raw)))
+            shown = reason.kept.get("raw") or beginning(raw)
+            parsed.append((*kept, line, str(reason), shown))
     rest = schema.remove(schema.get_field_index("file"))
     columns = zip(*parsed, strict=True) if parsed else [()] * len(rest)
     arrays = [pa.array(column, field.type) for column, field in zip(columns, rest, strict=True)]
@@ -130,7 +134,7 @@ def _fields(raw: bytes, spec: FileSpec) -> dict[str, Any]:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
         raise Malformed("wrong encoding") from None
-    if spec.format in ("jsonl", "parquet"):
+    if spec.format not in ("csv", "tsv"):
         try:
             row = json.loads(text)
         except (ValueError, RecursionError):
@@ -147,14 +151,35 @@ def _fields(raw: bytes, spec: FileSpec) -> dict[str, Any]:
 
 def _event(row: dict[str, Any], spec: FileSpec) -> tuple[str, str, float, int, float | None]:
     columns = spec.columns
+    rating = _rating_of_type(row, spec)
     user = identifier(row.get(columns["user"]), "missing user")
     item = identifier(row.get(columns["item"]), "missing item")
     low, high = spec.rating_range
-    # Clicks or purchases have no ratings: each event counts as the highest rating.
-    rating = read_rating(row.get(columns["rating"])) if "rating" in columns else high
+    if rating is None:
+        # Clicks or purchases have no ratings: each event counts as the highest rating.
+        rating = read_rating(row.get(columns["rating"])) if "rating" in columns else high
     if not low <= rating <= high:
         raise Malformed(OUTSIDE, rating=rating)
     return user, item, rating, *_when(row, spec)
+
+
+def _rating_of_type(row: dict[str, Any], spec: FileSpec) -> float | None:
+    """The rating that ``corpus.events`` gives to the type of an event; None if it is only kept."""
+    if "event" not in spec.columns:
+        return None
+    kind = read_type(row.get(spec.columns["event"]))
+    use = spec.event_types.get(kind)
+    if use is None:
+        raise Malformed(UNLISTED)
+    if use == "drop":
+        raise Malformed(DROPPED, raw=kind)
+    return None if use == "keep" else float(use)
+
+
+def read_type(value: Any) -> str:
+    """The type of an event."""
+    # A column such as is_purchase is boolean in JSON and Parquet.
+    return identifier(str(value).lower() if isinstance(value, bool) else value, "missing event")
 
 
 def _when(row: dict[str, Any], spec: FileSpec) -> tuple[int, float | None]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 import numpy as np
 import pyarrow as pa
 
+from minirec.corpus.finding import natural
 from minirec.corpus.schema import REJECTED
 
 LINE_BITS = 40
@@ -21,7 +21,7 @@ class Places:
     """
 
     def __init__(self, paths: Iterable[str]):
-        self.paths = sorted(set(paths), key=_natural)
+        self.paths = sorted(set(paths), key=natural)
         self._file = {path: number for number, path in enumerate(self.paths)}
 
     def orders(self, file: pa.ChunkedArray | pa.Array, line: pa.ChunkedArray) -> np.ndarray:
@@ -48,8 +48,3 @@ class Places:
         paths = pa.array(self.paths, pa.string()).take(pa.array(order >> LINE_BITS))
         line = pa.array(order & ((1 << LINE_BITS) - 1))
         return pa.table([rows["reason"], paths, line, rows["text"]], schema=REJECTED)
-
-
-def _natural(name: str) -> list[str | int]:
-    """Sort key that puts part-2 before part-10."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", name)]

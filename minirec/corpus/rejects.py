@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from minirec.corpus import quoting
+from minirec.corpus.event_types import UNLISTED
 from minirec.corpus.parse import BAD_ORDER
 from minirec.corpus.places import Places
 from minirec.errors import CorpusError
@@ -28,6 +29,7 @@ HINTS = {
     "corpus.columns.time",
     "bad date": "a time is a number since 1970, a day such as 20230115, or ISO 8601",
     "is an object": "write its value alone",
+    UNLISTED: "list it there with drop, keep or a rating",
 }
 """What to do about reasons that end with these words."""
 

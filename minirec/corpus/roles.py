@@ -13,7 +13,14 @@ import pyarrow.compute as pc
 
 from minirec.corpus import columns
 from minirec.corpus.files import FileSpec
-from minirec.corpus.parse import UNTITLED, Malformed, bars_to_commas, read_text, shows_nothing
+from minirec.corpus.parse import (
+    UNTITLED,
+    Malformed,
+    bars_to_commas,
+    read_text,
+    read_type,
+    shows_nothing,
+)
 from minirec.corpus.weights import read_number
 
 Columns = dict[str, pa.Array]
@@ -38,18 +45,23 @@ class Reader:
     def takes(self, spec: FileSpec, names: Collection[str]) -> bool:
         """Whether a file with columns of these names can be read by columns."""
         known = self.needed <= spec.columns.keys() <= self.roles
-        return known and {*spec.columns.values(), *spec.extra} <= set(names)
+        return known and {*spec.columns.values(), *spec.extra} <= {*names, *spec.partition}
 
 
 def _events(table: Columns, spec: FileSpec, n: int) -> tuple[list[pa.Array], np.ndarray]:
     of = {role: table[name] for role, name in spec.columns.items()}
     low, high = spec.rating_range
+    use = None
+    if "event" in of:
+        use = columns.distinct(of["event"], functools.partial(_use, spec), pa.float64())
     user = columns.identifiers(of["user"], "missing user")
     item = columns.identifiers(of["item"], "missing item")
     if "rating" in of:
         rating = columns.ratings(of["rating"], low, high)
     else:
         rating = pa.array(np.full(n, high, np.float32))
+    if use is not None:
+        rating = pc.if_else(pc.is_nan(use), rating, pc.cast(use, pa.float32()))
     number = pa.nulls(n, pa.float64())
     if "order" in of:
         time = columns.orders(of["order"])
@@ -58,6 +70,24 @@ def _events(table: Columns, spec: FileSpec, n: int) -> tuple[list[pa.Array], np.
     else:
         time = pa.array(np.zeros(n, np.int64))
     return [user, item, rating, time, number], _valid(user, item, rating, time)
+
+
+def dropped_types(table: Columns, spec: FileSpec) -> pa.Array:
+    """The type of each event whose type is dropped, null for the others."""
+
+    def dropped(value: Any) -> str | None:
+        kind = read_type(value)
+        return kind if spec.event_types.get(kind) == "drop" else None
+
+    return columns.distinct(table[spec.columns["event"]], dropped, pa.string())
+
+
+def _use(spec: FileSpec, value: Any) -> float | None:
+    """The rating of a type of event; NaN if it has none, and None if the row parser decides."""
+    use = spec.event_types.get(read_type(value))
+    if use is None:
+        return None
+    return np.nan if use in ("keep", "drop") else float(use)
 
 
 def _items(table: Columns, spec: FileSpec, n: int) -> tuple[list[pa.Array], np.ndarray]:
@@ -127,7 +157,7 @@ def _valid(*found: pa.Array) -> np.ndarray:
 
 READERS = {
     "events": Reader(
-        frozenset({"user", "item", "rating", "time", "order"}),
+        frozenset({"user", "item", "rating", "event", "time", "order"}),
         frozenset({"user", "item"}),
         _events,
     ),

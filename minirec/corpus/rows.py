@@ -16,12 +16,13 @@ from typing import Any
 import pyarrow as pa
 
 from minirec.corpus import quoting, times
-from minirec.corpus.files import FileSpec, open_bytes, open_parquet, unreadable
+from minirec.corpus.arrow import record_batches
+from minirec.corpus.files import FileSpec, open_bytes, unreadable
 from minirec.corpus.quoting import Line
 
 BATCH_ROWS = 50_000
 BOM = b"\xef\xbb\xbf"
-REQUIRED = ("user", "item", "time", "order", "title")
+REQUIRED = ("event", "user", "item", "time", "order", "title")
 """Roles without which a row is rejected."""
 
 
@@ -32,8 +33,9 @@ def read_rows(spec: FileSpec) -> Iterator[Line]:
     bytes: an exception in a Ray task would print a traceback.
     """
     try:
-        if spec.format == "parquet":
-            yield from _parquet_rows(spec)
+        if spec.binary:
+            rows = itertools.chain.from_iterable(batch.to_pylist() for batch in batches(spec))
+            yield from enumerate(map(as_json, rows), start=1)
             return
         with open_bytes(spec.path) as file:
             yield from rows_of_lines(file, spec)
@@ -54,7 +56,11 @@ def rows_of_lines(lines: Iterable[bytes], spec: FileSpec, *, first: int = 1) -> 
         next(numbered, None)
     if not (spec.quoted and spec.has_header):
         return numbered
-    columns = spec.as_events or spec.columns
+    columns = {
+        role: name
+        for role, name in (spec.as_events or spec.columns).items()
+        if name not in spec.partition
+    }
     return quoting.join(
         numbered,
         spec.delimiter,
@@ -98,42 +104,22 @@ def _like_a_row(spec: FileSpec, columns: dict[str, str], fields: list[str]) -> b
     return True
 
 
-def wanted(spec: FileSpec) -> list[str]:
-    """The columns of a Parquet file that are read."""
-    return sorted({*spec.columns.values(), *spec.extra})
+def wanted(spec: FileSpec) -> set[str]:
+    """The columns that are read."""
+    return {*spec.columns.values(), *spec.extra}
 
 
 def batches(spec: FileSpec, start: int = 0, stop: int | None = None) -> Iterator[pa.RecordBatch]:
-    """The wanted columns of a range of rows of a Parquet file, in order.
+    """The wanted columns of a range of rows of a Parquet or Arrow file, in order.
 
     Args:
         start: the first row, from 0.
         stop: the row after the last one, None for the end of the file.
     """
-    file = open_parquet(Path(spec.path))
-    sizes = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
-    ends = list(itertools.accumulate(sizes))
-    stop = sum(sizes) if stop is None else stop
-    groups = [g for g, end in enumerate(ends) if end > start and end - sizes[g] < stop]
-    place = ends[groups[0]] - sizes[groups[0]] if groups else 0
-    for batch in file.iter_batches(BATCH_ROWS, row_groups=groups, columns=wanted(spec)):
-        batch = batch.cast(pa.schema(map(_without_view, batch.schema)))
-        part = batch[max(0, start - place) : max(0, stop - place)]
-        place += len(batch)
-        if len(part):
-            yield part
-
-
-def _without_view(field: pa.Field) -> pa.Field:
-    """The field of a text as a usual array; Arrow has few kernels for views."""
-    if pa.types.is_string_view(field.type):
-        return field.with_type(pa.string())
-    return field.with_type(pa.binary()) if pa.types.is_binary_view(field.type) else field
-
-
-def _parquet_rows(spec: FileSpec) -> Iterator[Line]:
-    rows = itertools.chain.from_iterable(batch.to_pylist() for batch in batches(spec))
-    yield from enumerate(map(as_json, rows), start=1)
+    assert spec.binary
+    return record_batches(
+        Path(spec.path), spec.binary, columns=wanted(spec), rows=BATCH_ROWS, start=start, stop=stop
+    )
 
 
 def as_json(row: dict[str, Any]) -> bytes:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from minirec.config.choices import SOURCES as CHOICES
 from minirec.config.corpus import CorpusConfig
+from minirec.corpus import saved
 from minirec.corpus.files import FileSpec, read_header, stem
 from minirec.corpus.finding import (
     FORMATS,
@@ -52,6 +53,7 @@ RECBOLE_TITLES = ("title", "movie_title", "item_name", "name", "book_title", "pr
 TABLE_EVENTS = {"user": "user", "item": "item", "rating": "rating", "time": "time"}
 TABLE_ITEMS = {"item": "item", "title": "title", "text": "text"}
 EVENTS_NAMES = ("interactions", "ratings", "events")
+SPLIT_NAMES = ("train", "validation", "valid", "test")
 WHERE = "set corpus.path, corpus.ratings or corpus.metadata"
 
 
@@ -97,12 +99,12 @@ def locate(corpus: CorpusConfig, *, weight: str | None = None) -> Located:
 
 def _check_columns(corpus: CorpusConfig) -> None:
     """Refuse unknown roles, and settings that contradict each other."""
-    roles = {*TABLE_EVENTS, *TABLE_ITEMS, "catalogue_item", "order"}
+    roles = {*TABLE_EVENTS, *TABLE_ITEMS, "catalogue_item", "order", "event"}
     unknown = sorted(corpus.columns.keys() - roles)
     if unknown:
         raise CorpusError(
             f"corpus.columns has the unknown role {unknown[0]!r}; "
-            f"choose from user, item, catalogue_item, rating, time, order, title, text"
+            f"choose from user, item, catalogue_item, rating, event, time, order, title, text"
         )
     if "order" in corpus.columns:
         given = "corpus.columns.time" if "time" in corpus.columns else None
@@ -115,10 +117,11 @@ def _check_columns(corpus: CorpusConfig) -> None:
 
 
 def _fixed_columns(corpus: CorpusConfig) -> None:
-    """Refuse a mapping of columns for a source whose columns are fixed."""
-    if corpus.columns:
+    """Refuse a mapping of columns, or types of events, for a source whose columns are fixed."""
+    given = "columns" if corpus.columns else "events" if corpus.events else None
+    if given:
         raise CorpusError(
-            f"corpus.columns has no effect with corpus.source={corpus.source}, whose columns are "
+            f"corpus.{given} has no effect with corpus.source={corpus.source}, whose columns are "
             f"fixed; remove it or set corpus.source=table"
         )
 
@@ -201,19 +204,66 @@ def recbole(corpus: CorpusConfig) -> Located:
 
 
 def table(corpus: CorpusConfig) -> Located:
-    """Any Parquet, CSV, TSV or JSONL files, with the columns of corpus.columns."""
+    """Any Parquet, Arrow, CSV, TSV or JSONL files, with the columns of corpus.columns."""
     metadata = chosen(corpus.metadata, corpus.path)
+    # Both chosen, other tables of the folder do not matter, and may be unreadable.
+    present = [] if metadata and corpus.ratings else _found(corpus, TABLES)
+    return _of_tables(corpus, present, chosen(corpus.ratings, corpus.path), metadata)
+
+
+def datasets(corpus: CorpusConfig) -> Located:
+    """A dataset of Hugging Face, saved by save_to_disk or on the hub, with corpus.columns."""
+    path = Path(corpus.path or ".")
+    if not path.exists() and saved.HUB_NAME.fullmatch(corpus.path or ""):
+        fetched = saved.from_hub(str(corpus.path))
+        name = Path(str(corpus.path).partition(":")[0])
+        splits = {split: Table(name / split, files) for split, files in fetched.items() if files}
+        ratings, metadata = (
+            _splits_named(names, splits) for names in (corpus.ratings, corpus.metadata)
+        )
+        return _of_tables(corpus, list(splits.values()), ratings, metadata)
+    if corpus.path and not saved.splits(path):
+        what = "no folder that save_to_disk wrote" if path.exists() else "missing"
+        raise CorpusError(
+            f"corpus.path {path} is {what}; give such a folder, or owner/name of a dataset of the "
+            f"hub, or set corpus.source=table for a folder of plain files"
+        )
+    return table(corpus)
+
+
+def _splits_named(names: str | list[str] | None, splits: dict[str, Table]) -> list[Table]:
+    """The splits, or files of this machine, that a setting names."""
+    given = [names] if isinstance(names, str) else names or []
+    try:
+        return [
+            table
+            for name in given
+            for table in ([splits[name]] if name in splits else chosen(name, None))
+        ]
+    except CorpusError as error:
+        raise CorpusError(f"{error} (the dataset has the splits {', '.join(splits)})") from None
+
+
+def _of_tables(
+    corpus: CorpusConfig, present: list[Table], ratings: list[Table], metadata: list[Table]
+) -> Located:
+    """Columns and files of tables that `corpus.columns` describes.
+
+    Args:
+        present: the tables at `corpus.path`. A catalogue is found among them by its name; the
+            others hold the interactions.
+        ratings, metadata: the tables that the settings name, which take precedence.
+    """
     for name in ("items", "catalogue", "metadata", "meta"):
-        metadata = metadata or named(corpus.path, [name], TABLES)
-    ratings = chosen(corpus.ratings, corpus.path)
+        metadata = metadata or [table for table in present if table.name.lower() == name]
     several = False
     if not ratings:
-        taken = [table.path for table in metadata]
-        found = [table for table in _found(corpus, TABLES) if table.path not in taken]
+        taken = set(_files(metadata))
+        found = [table for table in present if not taken.issuperset(table.files)]
         ratings = [table for table in found if table.name.lower() in EVENTS_NAMES] or found
         several = len(ratings) > 1
     if not ratings:
-        raise nothing(corpus.path, "an interactions file (Parquet, CSV or JSONL)", fix=WHERE)
+        raise nothing(corpus.path, "an interactions file (Parquet, Arrow, CSV or JSONL)", fix=WHERE)
     if "catalogue_item" in corpus.columns and not metadata:
         raise CorpusError(
             "corpus.columns.catalogue_item has no effect without a catalogue; set corpus.metadata "
@@ -236,7 +286,10 @@ def table(corpus: CorpusConfig) -> Located:
     ]
     if not metadata:
         pairs = zip(items, events, strict=True)
-        items = [replace(item, as_events=event.columns) for item, event in pairs]
+        items = [
+            replace(item, as_events=event.columns, partition=item.partition | event.partition)
+            for item, event in pairs
+        ]
     return Located(events, items, _domain(ratings), inline=not metadata, notes=notes)
 
 
@@ -280,7 +333,8 @@ def _domain(tables: list[Table]) -> str:
     names += [folder.name for folder in first.parents]
     for name in names:
         name = stem(name) if ending(Path(name)) in FORMATS else name
-        if name and name.lower() not in EVENTS_NAMES and not PART.match(name) and "=" not in name:
+        general = name.lower() in (*EVENTS_NAMES, *SPLIT_NAMES) or PART.match(name) or "=" in name
+        if name and not general:
             return name.replace("_", " ")
     return "items"
 
@@ -290,5 +344,6 @@ SOURCES: dict[str, Callable[[CorpusConfig], Located]] = {
     "movielens": movielens,
     "recbole": recbole,
     "table": table,
+    "datasets": datasets,
 }
 """The values of ``corpus.source``; `minirec.config.choices` reads this table."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from minirec.config.corpus import CorpusConfig
 from minirec.corpus.files import FileSpec, read_header
-from minirec.corpus.finding import ending, format_of
+from minirec.corpus.finding import ending, format_of, partition
 from minirec.errors import CorpusError
 
 FIX = "fix the header"
@@ -19,13 +19,33 @@ BY_FILE = "file"
 """Value of ``corpus.columns.order`` for events without times: the order of the rows counts."""
 
 
+@dataclass(frozen=True)
+class Header:
+    """The columns of a file.
+
+    Attributes:
+        written: as in the file.
+        names: `written` without types (`untyped`).
+        partition: column -> value of columns that exist only in the names of its folders.
+    """
+
+    written: tuple[str, ...]
+    names: tuple[str, ...]
+    partition: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """The names of all columns."""
+        return (*self.names, *self.partition)
+
+
 def event_columns(
     corpus: CorpusConfig, columns: dict[str, str], files: list[Path], *, typed: bool = False
 ) -> tuple[dict[str, str], list[str]]:
     """Columns of events by role, and notes on what the files lack.
 
     An order in the settings replaces the time. Ratings are left out if no file has them and the
-    settings name none.
+    settings name none. The settings may add the type of an event.
 
     Args:
         columns: the source's columns by role; ``corpus.columns`` overrides them.
@@ -35,21 +55,25 @@ def event_columns(
     Raises:
         CorpusError: ``corpus.min_rating`` is set, but there are no ratings.
     """
-    columns = columns | picked(corpus.columns, columns)
+    columns = columns | picked(corpus.columns, {*columns, "event"})
     order = corpus.columns.get("order")
     if order is not None:
         del columns["time"]
         columns |= {} if order == BY_FILE else {"order": order}
-    known = {name for file in files for name in _header(file, typed)[1]}
+    known = {name for file in files for name in _header(file, typed).all}
     if columns["rating"] in known or "rating" in corpus.columns:
         return columns, []
     del columns["rating"]
-    if corpus.min_rating is not None:
+    uses = set(map(type, corpus.events.values()))
+    if corpus.min_rating is not None and float not in uses:
         raise CorpusError(
             f"corpus.min_rating={corpus.min_rating:g} needs ratings, and no interactions file has "
             f"a rating column; name it in corpus.columns (rating: COLUMN), or leave min_rating out"
         )
-    return columns, [f"there is no rating column: each event counts as {corpus.rating_range[1]:g}"]
+    if corpus.events and "keep" not in corpus.events.values():
+        return columns, []
+    which = "each event that corpus.events keeps" if corpus.events else "each event"
+    return columns, [f"there is no rating column: {which} counts as {corpus.rating_range[1]:g}"]
 
 
 def events_spec(
@@ -63,24 +87,40 @@ def events_spec(
     """How to read a file of interactions.
 
     Args:
-        columns: by role: user, item, rating, and time or order.
+        columns: by role: user, item, rating, event, and time or order.
         typed: whether the header carries types (`untyped`); quotes then have no meaning.
         fix: what the user can do about a missing column.
 
     Raises:
-        CorpusError: the file lacks a column.
+        CorpusError: the file lacks a column, or there are types of events and no column with them,
+            or the reverse.
     """
-    header, names = _header(file, typed)
-    if fix != FIX and "time" in columns and columns["time"] not in names:
+    _check_events(corpus, columns)
+    header = _header(file, typed)
+    if fix != FIX and "time" in columns and columns["time"] not in header.all:
         fix += "; where events have no times, set corpus.columns.order"
-    _require(file, header, names, list(columns.values()), fix=fix)
-    if corpus.columns.get("order") == BY_FILE and BY_FILE in names:
+    _require(file, header, list(columns.values()), fix=fix)
+    if corpus.columns.get("order") == BY_FILE and BY_FILE in header.names:
         raise CorpusError(
             f"corpus.columns.order={BY_FILE} is the order of the rows, and {file} has a column of "
             f"this name; rename the column"
         )
-    spec = _spec("events", file, names, columns, typed)
-    return replace(spec, rating_range=corpus.rating_range)
+    spec = _spec("events", file, header, columns, typed)
+    return replace(spec, rating_range=corpus.rating_range, event_types=corpus.events)
+
+
+def _check_events(corpus: CorpusConfig, columns: dict[str, str]) -> None:
+    if corpus.events and "event" not in columns:
+        raise CorpusError(
+            "corpus.events needs the column with the types of the events; name it in "
+            "corpus.columns (event: COLUMN)"
+        )
+    if "event" in columns and not corpus.events:
+        raise CorpusError(
+            f"the column {columns['event']!r} holds the types of the events, but corpus.events "
+            f"does not say what becomes of each type; set it, e.g. "
+            f"corpus.events={{view: drop, purchase: keep}}"
+        )
 
 
 def items_spec(
@@ -103,12 +143,12 @@ def items_spec(
     Raises:
         CorpusError: the file lacks a required column.
     """
-    header, names = _header(file, typed)
-    _require(file, header, names, [columns[role] for role in required], fix=fix)
+    header = _header(file, typed)
+    _require(file, header, [columns[role] for role in required], fix=fix)
     if format_of(file) != "jsonl":
-        columns = {role: name for role, name in columns.items() if name in names}
-        extra = tuple(name for name in extra if name in names)
-    return replace(_spec("items", file, names, columns, typed), extra=extra)
+        columns = {role: name for role, name in columns.items() if name in header.all}
+        extra = tuple(name for name in extra if name in header.names)
+    return replace(_spec("items", file, header, columns, typed), extra=extra)
 
 
 def weighted(spec: FileSpec, column: str) -> FileSpec:
@@ -118,27 +158,35 @@ def weighted(spec: FileSpec, column: str) -> FileSpec:
     """
     header = spec.header or read_header(spec.path, format=spec.format)
     fix = "set reward.item_weight to one of them, or add the column"
-    _require(Path(spec.path), header, header, [column], fix=fix)
+    _require(Path(spec.path), Header(header, header), [column], fix=fix)
     extra = tuple(name for name in spec.extra if name != column)
     return replace(spec, columns=spec.columns | {"weight": column}, extra=extra)
 
 
-def _header(file: Path, typed: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The header as written, and without its types."""
-    header = read_header(file, format=format_of(file))
-    return header, untyped(header) if typed else header
+def _header(file: Path, typed: bool) -> Header:
+    written = read_header(file, format=format_of(file))
+    names = untyped(written) if typed else written
+    folders = {name: value for name, value in partition(file).items() if name not in names}
+    return Header(written, names, folders)
 
 
 def _spec(
     kind: Literal["events", "items"],
     file: Path,
-    names: tuple[str, ...],
+    header: Header,
     columns: dict[str, str],
     typed: bool,
 ) -> FileSpec:
     format = format_of(file)
-    header = () if format in ("jsonl", "parquet") else names
-    return FileSpec(str(file), kind, format, header, columns, quoted=not typed)
+    return FileSpec(
+        str(file),
+        kind,
+        format,
+        header.names if format in ("csv", "tsv") else (),
+        columns,
+        quoted=not typed,
+        partition=picked(header.partition, columns.values()),
+    )
 
 
 def untyped(header: tuple[str, ...]) -> tuple[str, ...]:
@@ -146,28 +194,25 @@ def untyped(header: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name.split(":")[0] for name in header)
 
 
-def picked(columns: dict[str, str], roles: Collection[str]) -> dict[str, str]:
-    """The columns with these roles."""
-    return {role: name for role, name in columns.items() if role in roles}
+def picked(values: dict[str, str], keys: Collection[str]) -> dict[str, str]:
+    """The entries with these keys."""
+    return {key: value for key, value in values.items() if key in keys}
 
 
-def _require(
-    file: Path, header: tuple[str, ...], names: tuple[str, ...], needed: list[str], *, fix: str
-) -> None:
-    """Refuse a file that lacks a needed column; `names` is `header` without types."""
-    missing = next((name for name in needed if name not in names), None)
+def _require(file: Path, header: Header, needed: list[str], *, fix: str) -> None:
+    """Refuse a file that lacks a needed column."""
+    missing = next((name for name in needed if name not in header.all), None)
     if missing is None:
         return
+    written = header.written
     separator = {"csv": ",", "tsv": "\t"}.get(format_of(file))
-    others = [s for s in (",", "\t", ";", "|", "::") if len(header) == 1 and s in header[0]]
+    others = [s for s in (",", "\t", ";", "|", "::") if len(written) == 1 and s in written[0]]
     if separator and others:
         fix = (
             f"its fields seem to be separated by {others[0]!r}; save it with {separator!r}, the "
             f"separator of {ending(file)} files"
         )
-    elif separator and any(name.replace(".", "", 1).isdecimal() for name in header):
+    elif separator and any(name.replace(".", "", 1).isdecimal() for name in written):
         fix = f"its first line seems to hold values; add a line with the names of columns, or {fix}"
-    elif any(part.startswith(f"{missing}=") for part in file.parts):
-        fix = "it is only in the name of its folder; write it into the files too"
-    found = ", ".join(map(repr, header[:20]))
+    found = ", ".join(map(repr, (*written[:20], *header.partition)))
     raise CorpusError(f"{file} has no column {missing!r}; found {found}; {fix}")

@@ -5,6 +5,7 @@ A part of the rows is surveyed by itself, and surveys can be added. So no proces
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from minirec.corpus import ids, times
+from minirec.corpus.event_types import DROPPED
 from minirec.corpus.parse import OUTSIDE, UNREADABLE
 from minirec.errors import CorpusError
 
@@ -23,7 +25,8 @@ class Survey:
     """Of a part of the interactions, or of all.
 
     Attributes:
-        rows: number of rows, good and rejected.
+        rows: number of rows, good and rejected, without events of a dropped type.
+        dropped: number of events of each dropped type.
         users, items: distinct ids of digits and dots, such as ``1.0``.
         times: the numbers of good rows.
         outside: ratings outside their range.
@@ -32,6 +35,7 @@ class Survey:
     """
 
     rows: int
+    dropped: Counter[str]
     users: pa.Array
     items: pa.Array
     times: times.Seen
@@ -43,11 +47,16 @@ class Survey:
     def of(cls, part: pa.Table) -> Survey:
         """Of a part, `assemble.PART`."""
         good = part.filter(part["reason"].is_null())
+        types = part.filter(pc.equal(part["reason"], DROPPED))
+        dropped: Counter[str] = Counter()
+        for kind, number in zip(types["raw"].to_pylist(), types["number"].to_pylist(), strict=True):
+            dropped[kind] += int(number)
         broken = part.filter(pc.equal(part["reason"], UNREADABLE))
         bounds = pc.min_max(part["rating"]).as_py()
         none = bounds["min"] is None
         return cls(
-            rows=len(part),
+            rows=len(part) - len(types),
+            dropped=dropped,
             users=ids.dotted(part["user"]),
             items=ids.dotted(part["item"]),
             times=times.Seen.of(good["time"].to_numpy(), good["number"].to_numpy()),
@@ -59,6 +68,7 @@ class Survey:
     def __add__(self, other: Survey) -> Survey:
         return Survey(
             rows=self.rows + other.rows,
+            dropped=self.dropped + other.dropped,
             users=_union(self.users, other.users),
             items=_union(self.items, other.items),
             times=self.times + other.times,
@@ -132,7 +142,7 @@ def check_whole(survey: Survey, files: Callable[[int], str]) -> None:
     if survey.broken:
         order, message = min(survey.broken)
         raise CorpusError(f"{files(order)} {message}")
-    if not survey.rows:
+    if not survey.rows and not survey.dropped:
         raise CorpusError("the interactions file has a header but no rows; give a file with rows")
 
 

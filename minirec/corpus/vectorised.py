@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.json as pajson
 
-from minirec.corpus import columns, lines
+from minirec.corpus import columns, lines, roles
+from minirec.corpus.event_types import DROPPED
 from minirec.corpus.files import FileSpec
 from minirec.corpus.lines import Lines
 from minirec.corpus.parse import CATALOGUE, EVENTS, file_column, parse_rows
@@ -66,13 +67,14 @@ def _parsed(block: dict[str, Any], spec: FileSpec, few_lines: int) -> pa.Table:
     line = block["line"]
     if line < 0:
         return parse_rows([(line, block["raw"])], spec)
-    if spec.format == "parquet":
-        return _joined(*_of_parquet(spec, block["start"], block["stop"]), spec)
+    if spec.binary:
+        return _joined(*_of_columns(spec, block["start"], block["stop"]), spec)
     data = block["raw"] if block["raw"] is not None else _bytes(**block)
     json_lines = spec.format == "jsonl"
     names = spec.columns.values() if json_lines else spec.header
-    # JSON of a catalogue is nested, and few lines.
-    if not READERS[spec.kind].takes(spec, names) or (json_lines and spec.kind == "items"):
+    # JSON of a catalogue is nested, and few lines. A row of JSON may have a column of its folder.
+    by_rows = json_lines and (spec.kind == "items" or spec.partition)
+    if by_rows or not READERS[spec.kind].takes(spec, names):
         return parse_rows(rows_of_lines(io.BytesIO(data), spec, first=line), spec)
     found = Lines.of(data, line)
     if json_lines:
@@ -91,11 +93,20 @@ def _joined(pieces: list[Piece], rest: list[Line], spec: FileSpec) -> pa.Table:
     schema = EVENTS if spec.kind == "events" else CATALOGUE
     tables = []
     for piece in pieces:
-        found, ok = READERS[spec.kind].read(piece.table, spec, len(piece.line))
+        n = len(piece.line)
+        table = piece.table | {name: pa.repeat(value, n) for name, value in spec.partition.items()}
+        found, ok = READERS[spec.kind].read(table, spec, n)
         ok &= ~piece.odd
         line = piece.line
+        if "event" in spec.columns:
+            kind = roles.dropped_types(table, spec)
+            out = kind.is_valid().to_numpy(zero_copy_only=False) & ~piece.odd
+            tables.append(_dropped(kind.filter(pa.array(out)), line[out], spec))
+        else:
+            out = np.zeros(n, dtype=bool)
+        refused, ok = ~ok & ~out, ok & ~out
         if not ok.all():
-            rest = rest + piece.rows(np.flatnonzero(~ok))
+            rest = rest + piece.rows(np.flatnonzero(refused))
             found = [column.filter(pa.array(ok)) for column in found]
             line = line[ok]
         tables.append(pa.table([*found, *_source(line, spec)], schema=schema))
@@ -106,6 +117,14 @@ def _joined(pieces: list[Piece], rest: list[Line], spec: FileSpec) -> pa.Table:
     if np.all(number[1:] > number[:-1]):
         return table
     return table.take(pa.array(np.argsort(number, kind="stable")))
+
+
+def _dropped(kind: pa.Array, line: np.ndarray, spec: FileSpec) -> pa.Table:
+    """Events of these dropped types, `EVENTS`."""
+    nothing = [pa.nulls(len(line), field.type) for field in EVENTS][:5]
+    reason = pa.repeat(DROPPED, len(line))
+    place = [file_column(spec.path, len(line)), pa.array(line)]
+    return pa.table([*nothing, *place, reason, kind], schema=EVENTS)
 
 
 def _source(line: np.ndarray, spec: FileSpec) -> list[pa.Array]:
@@ -139,7 +158,8 @@ def _fields(data: bytes, spec: FileSpec) -> pa.Table:
     """The needed columns of plain lines as strings."""
     # Of columns with the same name the last one counts.
     place = {name: str(index) for index, name in enumerate(spec.header)}
-    names = list(dict.fromkeys([*spec.columns.values(), *spec.extra]))
+    needed = dict.fromkeys([*spec.columns.values(), *spec.extra])
+    names = [name for name in needed if name not in spec.partition]
     wanted = [place[name] for name in names]
     table = pacsv.read_csv(
         pa.BufferReader(data),
@@ -214,10 +234,10 @@ def _type(role: str, value: Any) -> pa.DataType | None:
     return pa.int64() if whole else pa.float64()
 
 
-# ---- Parquet
+# ---- Parquet and Arrow
 
 
-def _of_parquet(spec: FileSpec, start: int, stop: int) -> tuple[list[Piece], list[Line]]:
+def _of_columns(spec: FileSpec, start: int, stop: int) -> tuple[list[Piece], list[Line]]:
     table = pa.Table.from_batches(batches(spec, start, stop))
 
     def rows(chosen: np.ndarray) -> list[Line]:

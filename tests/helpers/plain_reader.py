@@ -13,6 +13,7 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 NOTHING = ("", "nan", "NaN", "None", "null", "NULL", "<NA>")
@@ -30,6 +31,8 @@ def rows_of(path: Path) -> list[dict | str]:
     kind = path.name.removesuffix(".gz").rsplit(".", 1)[1]
     if kind == "parquet":
         return pq.read_table(path).to_pylist()
+    if kind == "arrow":
+        return pa.ipc.open_stream(raw).read_all().to_pylist()
     text = raw.decode("utf-8-sig", errors="surrogateescape")
     if kind == "jsonl":
         return [_json_row(line) for line in text.split("\n") if line.strip()]
@@ -78,7 +81,13 @@ def as_id(value, role: str) -> str:
     return as_text(value)
 
 
-def as_rating(value) -> float:
+class Dropped(Exception):
+    pass
+
+
+def as_rating(value, use="keep") -> float:
+    if use != "keep":
+        return use
     try:
         rating = float(value)
     except (TypeError, ValueError):
@@ -88,6 +97,16 @@ def as_rating(value) -> float:
     if not 0 <= rating <= 5:
         raise Rejected("rating outside its range")
     return rating
+
+
+def as_use(value, uses) -> str | float:
+    """What becomes of an event of this type."""
+    kind = as_id(value, "event")
+    if kind not in uses:
+        raise Rejected("event type not in corpus.events")
+    if uses[kind] == "drop":
+        raise Dropped
+    return uses[kind]
 
 
 def as_time(value) -> tuple[int, float | None]:
@@ -123,12 +142,16 @@ def as_day(number: float) -> int | None:
     return (day - EPOCH) // timedelta(milliseconds=1)
 
 
-def expected(event_files: list[Path], item_files: list[Path], names) -> tuple:
-    """Good events, titles by key, rejected rows by reason, and the number of rows."""
-    (user, item, rating, time), (key, title, _) = [
+def expected(event_files: list[Path], item_files: list[Path], names, uses=None) -> tuple:
+    """Good events, titles by key, rejected rows by reason, and the number of rows.
+
+    With `uses`, the last column of the events is their type.
+    """
+    (user, item, rating, time, *kind), (key, title, _) = [
         [name.split(":")[0] for name in part] for part in names
     ]
     rejected: Counter[str] = Counter()
+    dropped: list[dict] = []
 
     def gathered(files, one) -> list[list]:
         rows = [row for path in sorted(files) for row in rows_of(path)]
@@ -138,19 +161,18 @@ def expected(event_files: list[Path], item_files: list[Path], names) -> tuple:
                 if isinstance(row, str):
                     raise Rejected(row)
                 usable.append(one(row))
+            except Dropped:
+                dropped.append(row)
             except Rejected as reason:
                 rejected[str(reason)] += 1
         return [len(rows), usable]
 
-    event_rows, events = gathered(
-        event_files,
-        lambda row: [
-            as_id(row[user], "user"),
-            as_id(row[item], "item"),
-            as_rating(row[rating]),
-            *as_time(row[time]),
-        ],
-    )
+    def one_event(row) -> list:
+        use = as_use(row[kind[0]], uses) if kind else "keep"
+        who, what = as_id(row[user], "user"), as_id(row[item], "item")
+        return [who, what, as_rating(row[rating], use), *as_time(row[time])]
+
+    event_rows, events = gathered(event_files, one_event)
     item_rows, catalogue = gathered(
         item_files, lambda row: (as_id(row[key], "item"), as_text(row[title]))
     )
@@ -177,7 +199,7 @@ def expected(event_files: list[Path], item_files: list[Path], names) -> tuple:
         if what not in titles:
             rejected["missing title" if what in untitled else "unknown item"] += 1
             del good[who, what, when]
-    return sorted(good.values()), titles, dict(rejected), event_rows + item_rows
+    return sorted(good.values()), titles, dict(rejected), event_rows + item_rows - len(dropped)
 
 
 def _settle_times(events: list[list]) -> None:

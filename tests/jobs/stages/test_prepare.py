@@ -242,6 +242,23 @@ def test_both_ends_of_a_large_file_count(tmp_path, monkeypatch):
     assert of("abcdefg") != of("abcdeFg") and of("abc") != of("abC")
 
 
+def test_a_renamed_folder_counts_where_its_name_is_a_column(tmp_path):
+    (tmp_path / "items.csv").write_text("item,title\na,A\n")
+    (tmp_path / "log" / "day=2024-01-01").mkdir(parents=True)
+    (tmp_path / "log" / "day=2024-01-01" / "part-0.csv").write_text("user,item,time\nu,a,1\n")
+
+    def stamps(*more):
+        words = ["corpus.source=table", f"corpus.path={tmp_path}", "corpus.ratings=log", *more]
+        config = load(None, words)
+        return stage.PREPARE.settings(Run(tmp_path / "run"), config)["files"]
+
+    by_day = "corpus.columns={time: day}"
+    before = stamps(), stamps(by_day)
+    (tmp_path / "log" / "day=2024-01-01").rename(tmp_path / "log" / "day=2024-01-02")
+    assert stamps() == before[0]
+    assert stamps(by_day) != before[1]
+
+
 @pytest.mark.ray
 def test_a_task_that_dies(cluster):
     with pytest.raises(EngineError, match="prepare ended: its process"):
