@@ -141,7 +141,7 @@ def assemble(
         partial(cleaned, readings=readings, items=items, inline=inline)
     ).computed()
     found = clean.each(_found)
-    rejected = Tally() if inline else Tally.of(items.rejected), Tally.sum(f.rejected for f in found)
+    rejected = Tally.of(items.rejected), Tally.sum(one.rejected for one in found)
     notes += spellings + items.notes + survey.rating_notes() + survey.times.notes()
     if not inline:
         notes += _strays([f.stray for f in found], items.known)

@@ -25,7 +25,7 @@ class Items:
     Attributes:
         table: columns key, title, text, category and weight; V rows, ascending by key.
         untitled: keys of rejected rows, which lack only a title.
-        rejected: rejected rows, `rejects.ROWS`.
+        rejected: rejected rows, `rejects.ROWS`; none where the events have the same rows.
         notes: sentences on titles that differ.
     """
 
@@ -133,6 +133,7 @@ def spelled_items(catalogue: pa.Table, *, whole: bool, inline: bool) -> Items:
     good = good.sort_by([("key", "ascending"), ("order", "ascending")])
     if inline:
         good, notes = _most_frequent_titles(good)
+        rejected = ROWS.empty_table()  # these rows are counted as events
     else:
         good, repeated = _first_of_each_key(good)
         notes, rejected = [], pa.concat_tables([rejected, repeated])
