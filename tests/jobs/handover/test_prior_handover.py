@@ -146,7 +146,7 @@ def test_each_exported_reward_has_the_prior_of_its_sample(with_prior, tmp_path):
     # The oldest of the samples has no earlier period, so only titles count.
     stored = np.load(tmp_path / "trl" / "prior.npz")
     assert stored["sample_id"].tolist() == [s.sample_id for s in samples]
-    assert stored["ends"][-1] == int((targets.prior > 0).sum())
+    assert stored["ends"][-1] == int((targets.prior.value > 0).sum())
 
 
 def keys_of(run_dir):
