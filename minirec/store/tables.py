@@ -110,7 +110,7 @@ def write_array(path: Path, array: np.ndarray) -> None:
     """Write an array as ``.npy`` with its sha256, atomically; `numpy.load` reads it too."""
     with atomic(path) as file:
         hashed = _Hashed(file)
-        np.lib.format.write_array(hashed, np.ascontiguousarray(array), allow_pickle=False)
+        np.lib.format.write_array(hashed, np.asanyarray(array), allow_pickle=False)
         file.write(f"\nsha256 {hashed.sha.hexdigest()}\n".encode())
 
 
@@ -133,11 +133,12 @@ def check_array(path: Path) -> None:
         map_array(path)
 
 
-def map_array(path: Path) -> np.ndarray:
+def map_array(path: Path, *, piece: int = PIECE) -> np.ndarray:
     """An array that `write_array` wrote, as a map of its file after its sha256 was compared.
 
     The processes of a machine that read one file share its memory. What a process writes into the
     array stays its own. An object of a store is read from its copy on this machine.
+    `piece` bytes are hashed at a time.
 
     Raises:
         ArtifactError: the file cannot be read.
@@ -147,9 +148,9 @@ def map_array(path: Path) -> np.ndarray:
     with reading(file), file.open("rb") as content:
         sha = hashlib.sha256()
         left = os.fstat(content.fileno()).st_size - TRAILER_BYTES
-        while left > 0 and (piece := content.read(min(PIECE, left))):
-            sha.update(piece)
-            left -= len(piece)
+        while left > 0 and (read := content.read(min(piece, left))):
+            sha.update(read)
+            left -= len(read)
         trailer = TRAILER.fullmatch(content.read())
     if not trailer or sha.hexdigest() != trailer[1].decode():
         return read_array(file)  # it says what is wrong; `numpy.save` writes no checksum
