@@ -4,7 +4,7 @@
 
 Each size is measured in a process of its own with one thread, without Ray. The table has random
 unit vectors, and users, titles and texts are random. Making tokens and encoding are measured on a
-part of the items. Prints the seconds of each part, and the most memory in MiB that the process had
+part of the items. Prints the CPU seconds of each part, and the most memory in MiB that the process had
 until its end, with the pages of the mapped table. Then it prints the estimate of memory and FLOPs
 of a training step (`minirec.resources.catalogue`) for a model of 24 layers with this width.
 """
@@ -54,16 +54,17 @@ PEAK = "most memory so far, MiB"
 
 
 class Clock:
-    """Names of parts with their seconds and the peak of memory at their end."""
+    """Names of parts with their CPU seconds, which other programs on the machine disturb less than
+    the time, and the peak of memory at their end."""
 
     def __init__(self) -> None:
         self.rows: list[tuple[str, float, int]] = []
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        started = time.perf_counter()
+        started = time.process_time()
         yield
-        self.rows.append((name, time.perf_counter() - started, peak()))
+        self.rows.append((name, time.process_time() - started, peak()))
 
 
 def peak() -> int:
@@ -200,12 +201,12 @@ def work_and_send(items: int, width: int, folder: Path, pipe) -> None:
 
 
 def show_measured(sizes: list[int], width: int) -> None:
-    found = {items: measured(items, width) for items in sizes}
-    print("| seconds; " + PEAK + " | " + " | ".join(f"{items:,} items" for items in sizes) + " |")
-    print("|---|" + "---|" * len(sizes))
-    for rows in zip(*found.values(), strict=True):
-        cells = [f"{seconds:.2f}; {most:,}" for _, seconds, most in rows]
-        print(f"| {rows[0][0]} | " + " | ".join(cells) + " |", flush=True)
+    """A table for each size, so that an interrupted run has shown the smaller ones."""
+    for items in sizes:
+        print(f"| {items:,} items | CPU seconds | {PEAK} |\n|---|---|---|")
+        for name, seconds, most in measured(items, width):
+            print(f"| {name} | {seconds:.2f} | {most:,} |", flush=True)
+        print()
 
 
 def show_estimates(sizes: list[int], width: int) -> None:

@@ -52,12 +52,11 @@ def catalogue_cost(
     encoded = flops.forward(shape, one, rank=rank)
     own = candidates(t, items=items)
     trained = own * (encoded + flops.backward(shape, one, rank=rank))
-    product = 2 * t.prompts_per_step * items * shape.hidden
-    scores = product * each if t.loss == "grpo" else 0
-    if t.item_candidates == "catalogue":
-        scores += 4 * product  # forward; backward computes the scores again, and two gradients
-    else:
-        scores += 3 * 2 * t.prompts_per_step * own * shape.hidden
+    ranked = items * each if t.loss == "grpo" else 0
+    # A comparison with gradient is three products: scores, and a gradient by each factor. Beside a
+    # large catalogue without gradient, backward computes the scores again instead of one of them.
+    compared = items if t.item_candidates == "catalogue" else own
+    scores = 2 * t.prompts_per_step * shape.hidden * (ranked + 3 * compared)
     return CatalogueCost(
         table=4 * items * shape.hidden,
         refresh=items * encoded,
