@@ -4,9 +4,9 @@
 
 Each size is measured in a process of its own with one thread, without Ray. The table has random
 unit vectors, and users, titles and texts are random. Making tokens and encoding are measured on a
-part of the items. Prints the CPU seconds of each part, and the most memory in MiB that the process had
-until its end, with the pages of the mapped table. Then it prints the estimate of memory and FLOPs
-of a training step (`minirec.resources.catalogue`) for a model of 24 layers with this width.
+part of the items. Prints the CPU seconds of each part, and the most memory in MiB that the process
+had until its end, with the pages of the mapped table. Then it prints the estimate of memory and
+FLOPs of a training step (`minirec.resources.catalogue`) for a model of 24 layers of this width.
 """
 
 from __future__ import annotations
