@@ -112,7 +112,7 @@ def training(step: Step, b: Bench) -> Figures:
     """
     from one_step import step_flops
 
-    from minirec.rl.losses import Candidates
+    from minirec.rl.candidates import Candidates
 
     groups = step.random_groups()
     width = step.shape.hidden

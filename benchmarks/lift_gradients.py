@@ -29,16 +29,9 @@ from minirec.corpus.table import Sample, load_catalogue, load_samples
 from minirec.model.passes import item_table
 from minirec.model.recommender import Encoder, trainable_policy
 from minirec.prior.prior import Prior
+from minirec.rl.candidates import Candidates
 from minirec.rl.group import Group
-from minirec.rl.losses import (
-    Candidates,
-    Objective,
-    forward,
-    item_loss,
-    reward,
-    supervised_loss,
-    token_loss,
-)
+from minirec.rl.losses import Objective, forward, item_loss, reward, supervised_loss, token_loss
 from minirec.rl.ranker import Ranker
 from minirec.rl.reward import ndcg, reward_function
 from minirec.selection.learnability import chance_level, lift

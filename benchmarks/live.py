@@ -30,8 +30,9 @@ from minirec.config.selection import SelectionConfig
 from minirec.config.training import TrainingConfig
 from minirec.corpus.table import Catalogue, Sample
 from minirec.model.recommender import Policy
+from minirec.rl.candidates import Candidates
 from minirec.rl.group import Group
-from minirec.rl.losses import Candidates, Objective, counted, losses
+from minirec.rl.losses import Objective, counted, losses
 from minirec.rl.reward import reward_function
 
 ITEMS, SAMPLES = 300, 200

@@ -79,7 +79,7 @@ def show(
         def score(history: Sequence[Sequence[int]], weights=weights, part=part, place=place):
             start = next(place)
             block = samples[start : start + len(history)]
-            parts = prior.parts(block)
+            parts = np.stack([part.toarray() for part in prior.sparse_parts(block)])
             if part is not None:
                 parts = np.concatenate([parts, part(block)[None]])
             return np.tensordot(weights, parts, axes=1).round(7), prior.known.users

@@ -20,7 +20,7 @@ import torch
 from one_step import RANK, Sizes, Step, seconds
 
 from actors.process import trim
-from minirec.rl.losses import Candidates
+from minirec.rl.candidates import Candidates
 
 
 def memory(key: str) -> int:

@@ -19,8 +19,9 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from minirec.config.training import TrainingConfig
 from minirec.model.recommender import Policy
+from minirec.rl.candidates import Candidates
 from minirec.rl.group import Group
-from minirec.rl.losses import Candidates, Objective, counted, losses
+from minirec.rl.losses import Objective, counted, losses
 from minirec.rl.reward import reward_function
 
 VOCABULARY, ITEMS = 1500, 300

@@ -31,7 +31,8 @@ from minirec.corpus.table import Catalogue, Sample
 from minirec.model import demo as demo_model
 from minirec.model.passes import item_table
 from minirec.model.recommender import Encoder, Policy, trainable_policy
-from minirec.rl.losses import Candidates, Objective, counted, losses, lr_factor
+from minirec.rl.candidates import Candidates
+from minirec.rl.losses import Objective, counted, losses, lr_factor
 from minirec.rl.ranker import Ranker
 from minirec.rl.reward import ndcg, reward_function
 from minirec.rng import seed_of

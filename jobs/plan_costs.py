@@ -1,4 +1,4 @@
-"""The part of the plan that estimates GPU memory."""
+"""The part of the plan that estimates GPU memory, and what the catalogue costs."""
 
 from __future__ import annotations
 
@@ -10,22 +10,71 @@ from typing import Any
 from minirec.config.run import Config
 from minirec.model.blocks import BLOCK_TOKENS
 from minirec.resources import estimates
+from minirec.resources.catalogue import catalogue_cost
 from minirec.resources.estimates import GPUS, ModelShape
 from minirec.store.files import read_json
 from minirec.store.run import Run
 
 Row = tuple[str, str, str]
 GIB = 2**30
+MANY = 50_000  # items that are too many to be encoded with gradient in each step
 ASSUMED = 10_000  # number of items before `prepare` has counted them
 BATCHED_TOKENS = 16_384  # vLLM's own max_num_batched_tokens on large GPUs; smaller ones take less
 
 
 def estimated(config: Config) -> list[Row]:
-    """`memory_rows` with the catalogue size of the run; empty for the demo model."""
+    """`memory_rows` and `catalogue_rows` with the catalogue size of the run; empty for the demo
+    model."""
     if config.model.name == "demo":
         return []
     path = Run(config.run_dir).path("corpus", "corpus.json")
-    return memory_rows(config, read_json(path)["items"] if path.exists() else None)
+    items = read_json(path)["items"] if path.exists() else None
+    return memory_rows(config, items) + catalogue_rows(config, items)
+
+
+def catalogue_rows(config: Config, items: int | None) -> list[Row]:
+    """Rows about the item table and about encoding all items, which a refresh and a validation do.
+
+    Empty for a model of unknown shape, and for a catalogue of unknown size (`items` None).
+    """
+    shape = estimates.shape_of(config.model.name)
+    if shape is None or items is None:
+        return []
+    t, m, r = config.training, config.model, config.rollout
+    cost = catalogue_cost(
+        shape,
+        t,
+        items=items,
+        item=m.max_item_tokens,
+        prompt=m.max_prompt_tokens,
+        written=max(1, r.max_new_tokens),
+        rank=m.lora_rank,
+    )
+    gib = cost.table / GIB
+    when = (
+        "each item_refresh_steps steps and for a validation"
+        if t.reads_table
+        else ("for a validation; no step needs it")
+    )
+    rows = [
+        ("catalogue", "item table", f"{gib:.2f} GiB: {items:,} items x {shape.hidden:,} numbers"),
+        ("catalogue", "a training step, at most", f"{cost.step:.1e} FLOPs without a new table"),
+        (
+            "catalogue",
+            "a new table, at most",
+            f"{cost.refresh:.1e} FLOPs, {cost.refresh / cost.step:,.1f} steps; {when}",
+        ),
+    ]
+    if t.item_negatives is None and items > MANY:
+        rows.append(
+            (
+                "warning",
+                "training.item_negatives",
+                f"null encodes all {items:,} items with gradient in each step; set a number, such "
+                f"as 512",
+            )
+        )
+    return rows
 
 
 def memory_rows(config: Config, items: int | None) -> list[Row]:

@@ -32,7 +32,7 @@ from minirec.selection.lora_gradients import SampleLoss, block_gradients, blocks
 from minirec.selection.projection import Projector
 from minirec.store.files import fetch
 from minirec.store.remote import located
-from minirec.store.tables import read_array, read_table, write_table
+from minirec.store.tables import map_array, read_table, write_table
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class GradientWorker:
         self.projector = Projector(policy.lm, dim=spec.dim, seed=spec.seed)
         prior = Prior.load(corpus, located(spec.prior)) if spec.prior else None
         self.loss = SampleLoss(
-            table=torch.from_numpy(read_array(located(spec.item_table))).to(self.device),
+            table=torch.from_numpy(map_array(located(spec.item_table))).to(self.device),
             temperature=spec.model.temperature / (prior.scale if prior else 1),
             advantage_floor=spec.training.advantage_floor,
             scale_advantage=spec.training.scale_advantage,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from minirec.prior.prior import Prior
 from minirec.rl.ranker import Ranker
 from minirec.store.files import fetch
 from minirec.store.remote import located
-from minirec.store.tables import read_array, write_array
+from minirec.store.tables import map_array, write_array
 
 
 class LoadedPolicy:
@@ -38,12 +39,18 @@ class LoadedPolicy:
         scale = prior.scale if prior else 1
         self.ranker = Ranker(table, spec.model.temperature / scale, prior)
 
+    @cached_property
+    def item_tokens(self) -> int:
+        """Tokens of all items."""
+        return self.encoder.items(self.catalogue).tokens
+
     def _table(self, file: Path) -> Tensor:
         """The item table, encoded if there is no file yet."""
         if not file.exists():
             items = self.encoder.items(self.catalogue)
             write_array(file, item_table(self.policy, items).cpu().numpy())
-        return torch.from_numpy(read_array(file))
+        # A map of the file, so that the scorers of a machine share its memory.
+        return torch.from_numpy(map_array(file))
 
 
 def encode_items(spec: ScoringSpec) -> None:

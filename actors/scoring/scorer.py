@@ -256,7 +256,7 @@ class ShardScorer:
                 read = self.encoder.group(sample, prompt, part)
                 cost[row] += tokens.FORWARD * tokens.read(read, sharing)
         if batch.samples and batch.samples[0].sample_id == self.first:
-            cost[0] += tokens.FORWARD * sum(map(len, self.encoder.items(self.loaded.catalogue)))
+            cost[0] += tokens.FORWARD * self.loaded.item_tokens
         return cost
 
     def _passes(self, written: list[Completion]) -> list[list[Completion]]:
@@ -292,7 +292,7 @@ class ShardScorer:
             hidden.double(),
             items=self.table,
             target=targets.target,
-            mask=targets.mask,
+            mask=targets.excluded,
             prior=targets.prior,
             temperature=self.ranker.temperature,
         )
@@ -326,7 +326,7 @@ class ShardScorer:
                 samples=len(batch.samples),
                 items=self.table,
                 target=targets.target,
-                mask=targets.mask,
+                mask=targets.excluded,
                 prior=targets.prior,
                 temperature=self.ranker.temperature,
             )

@@ -13,7 +13,7 @@ from torch import Tensor
 from actors.engines.engine import Adapter, engine_spec
 from actors.engines.transformers import TransformersEngine
 from minirec.config.run import Config
-from minirec.corpus.table import Catalogue, load_catalogue
+from minirec.corpus.table import Catalogue, Strings, load_catalogue
 from minirec.errors import ConfigError
 from minirec.model.passes import item_table
 from minirec.model.recommender import Encoder, load_policy
@@ -21,9 +21,13 @@ from minirec.prior.serving import ServedPrior, load
 from minirec.resources.allocation import Shape
 from minirec.store.files import fetch
 from minirec.store.remote import located
-from minirec.store.tables import read_array, read_table
+from minirec.store.tables import map_array, read_table
 
 BATCH = 64
+SCORES = 1 << 24
+"""Most scores that a ranking holds at a time: 16 histories by a million items."""
+PIECE = 1 << 16
+"""Items whose vectors are converted to float64 at a time."""
 
 
 @dataclass(frozen=True)
@@ -83,12 +87,11 @@ class Recommender:
         self.adapter = Adapter(adapter)
         writes = spec.analysis and self.config.rollout.analysis
         self.engine = self._engine(path) if writes else None
-        self.table = torch.from_numpy(read_array(located(spec.vectors))).to(self.device)
+        self.table = torch.from_numpy(map_array(located(spec.vectors))).to(self.device)
         self.titles, self.keys = _with_new(known, located(spec.corpus), spec.new_items)
         if spec.new_items:
             tokens = [self.encoder.item(title, text) for _, title, text in spec.new_items]
             self.table = torch.cat([self.table, item_table(self.policy, tokens)])
-        self.table = self.table.double()
         self.prior = self._prior()
 
     def _prior(self) -> ServedPrior | None:
@@ -134,30 +137,66 @@ class Recommender:
                 for prompt, (one,) in zip(prompts, said, strict=True)
             ]
         hidden = self.policy(sequences)[0]
-        # In float32, the batch would change the last bits of a product, and so the order of items
-        # with equal vectors. Rounded float64 keeps them equal.
-        cosines = (F.normalize(hidden.double(), dim=-1) @ self.table.T).round(decimals=10)
-        scores = cosines if self.prior is None else self._with_prior(cosines, histories)
+        size = max(1, SCORES // len(self.table))
         found = []
-        for row, score, text, history, k in zip(
-            cosines, scores, texts, histories, top, strict=True
-        ):
-            score[torch.tensor(list(history), device=self.device)] = -torch.inf
-            best = _best(score, min(k, len(self.titles) - len(set(history))))
-            shown = None if self.prior is None else _rounded(score[best])
-            found.append(Recommendation(best.tolist(), _rounded(row[best]), text, shown))
+        for start in range(0, len(hidden), size):
+            part = slice(start, start + size)
+            found += self._ranked(hidden[part], texts[part], histories[part], top[part])
         return found
 
-    def _with_prior(self, cosines: Tensor, histories: Sequence[Sequence[int]]) -> Tensor:
-        """scale x cosine / tau + prior, (B, V) float64; equal where cosine and prior are equal."""
-        assert self.prior is not None
-        prior = torch.from_numpy(self.prior.scores(histories)).to(self.device)
-        temperature = self.config.model.temperature / self.prior.scale
-        return (cosines / temperature + prior).round(decimals=10)
+    def _ranked(
+        self,
+        hidden: Tensor,
+        texts: Sequence[str],
+        histories: Sequence[Sequence[int]],
+        top: Sequence[int],
+    ) -> list[Recommendation]:
+        """The best items for hidden states (B, d).
+
+        The order is that of float64 scores, rounded to 10 decimals. In float32, the batch would
+        change the last bits of a product, and so the order of items with equal vectors. The scores
+        of the whole catalogue are in float32. They differ from the exact ones by less than half of
+        `slack`, so only items within `slack` of the last place are computed in float64.
+        """
+        unit = F.normalize(hidden.double(), dim=-1)
+        rough, prior, largest = unit.float() @ self.table.T, None, 1.0
+        if self.prior is not None:
+            temperature = self.config.model.temperature / self.prior.scale
+            prior = torch.from_numpy(self.prior.scores(histories)).to(self.device)
+            rough = rough / temperature + prior.float()
+            largest = 1 / temperature + float(prior.abs().max())
+        slack = torch.finfo(torch.float32).eps * (self.table.shape[1] + 8) * largest
+        found = []
+        for row, (text, history, k) in enumerate(zip(texts, histories, top, strict=True)):
+            rough[row, torch.tensor(list(history), device=self.device)] = -torch.inf
+            k = min(k, len(self.titles) - len(set(history)))
+            near = _near(rough[row], k, slack)
+            cosines = self._cosines(unit[row], near)
+            scores = cosines
+            if prior is not None:
+                scores = (cosines / temperature + prior[row, near]).round(decimals=10)
+            best = _best(scores, k)
+            shown = None if prior is None else _rounded(scores[best])
+            found.append(Recommendation(near[best].tolist(), _rounded(cosines[best]), text, shown))
+        return found
+
+    def _cosines(self, unit: Tensor, items: Tensor) -> Tensor:
+        """Cosines (n,) float64 of a unit vector (d,) float64 with items (n,), rounded."""
+        parts = [self.table[part].double() @ unit for part in items.split(PIECE)]
+        return torch.cat(parts).round(decimals=10)
+
+
+def _near(scores: Tensor, k: int, slack: float) -> Tensor:
+    """The ids of the items whose scores (V,) are at most `slack` below the k-th, ascending."""
+    if k == 0:
+        return torch.zeros(0, dtype=torch.int64, device=scores.device)
+    least = scores.topk(k).values[-1] - slack
+    # Items of the history have -inf.
+    return ((scores >= least) & (scores > -torch.inf)).nonzero()[:, 0]
 
 
 def _best(scores: Tensor, k: int) -> Tensor:
-    """Item ids (k,) of the k highest scores (V,), best first; of equal ones, the lowest ids."""
+    """Places (k,) of the k highest of n scores, best first; of equal ones, the lowest places."""
     if k == 0:
         return torch.zeros(0, dtype=torch.int64, device=scores.device)
     # `topk` chooses arbitrarily among equal values; a stable sort of all takes 40 times as long.
@@ -171,14 +210,13 @@ def _rounded(values: Tensor) -> list[float]:
 
 def _with_new(
     known: Catalogue, corpus: Path, new: Sequence[tuple[str, str, str]]
-) -> tuple[list[str], dict[str, int]]:
+) -> tuple[Strings, dict[str, int]]:
     """Titles and keys of the catalogue, then of the new items."""
-    keys = read_table(corpus / "items.parquet")["key"].to_pylist()
+    keys = Strings(read_table(corpus / "items.parquet", ["key"])["key"])
     by_key = {key: item for item, key in enumerate(keys)}
-    titles = [*known.titles]
-    for key, title, _ in new:
+    for place, (key, _, _) in enumerate(new):
         if key in by_key:
             raise ConfigError(f"item {key!r} is in the catalogue already; leave it out")
-        by_key[key] = len(titles)
-        titles.append(title)
-    return titles, by_key
+        by_key[key] = len(keys) + place
+    titles = Strings(known.titles)
+    return (titles + [title for _, title, _ in new] if new else titles), by_key

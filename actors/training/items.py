@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,7 +22,7 @@ from minirec.model.passes import in_order, item_blocks, item_vectors
 from minirec.model.recommender import Encoder
 from minirec.model.sharing import Sharing
 from minirec.model.tokens import StepTokens, refresh_steps
-from minirec.rl.losses import Candidates, log_presence
+from minirec.rl.candidates import Candidates, log_presence
 from minirec.rng import seed_of
 
 if TYPE_CHECKING:
@@ -39,26 +39,26 @@ def shared_table(engine: Any, items: Sequence[Sequence[int]]) -> Tensor:
     A worker encodes whole blocks, so the bytes do not depend on the number of workers. Under ZeRO 3
     a forward needs all workers, so a worker without a block encodes block 0 again.
     """
-    rank, world = dist.get_rank(), dist.get_world_size()
     rows = item_blocks(items, engine.device)
-    if world == 1:
-        return in_order(torch.cat([item_vectors(engine, items, block) for block in rows]), rows)
-    turns = [rows[i : i + world] for i in range(0, len(rows), world)]
-    # All parts of one `all_gather` need one shape, so short blocks are filled up.
-    longest = max(map(len, rows))
-    own = []
-    for turn in turns:
+    if dist.get_world_size() == 1:
+        return in_order(((block, item_vectors(engine, items, block)) for block in rows), len(items))
+    return in_order(_gathered(engine, items, rows), len(items))
+
+
+def _gathered(
+    engine: Any, items: Sequence[Sequence[int]], rows: Sequence[Sequence[int]]
+) -> Iterator[tuple[Sequence[int], Tensor]]:
+    """All blocks with their vectors; the workers take turns, and gather after each turn."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    for start in range(0, len(rows), world):
+        turn = rows[start : start + world]
         vectors = item_vectors(engine, items, turn[rank] if rank < len(turn) else rows[0])
-        own.append(F.pad(vectors, (0, 0, 0, longest - len(vectors))))
-    mine = torch.stack(own)
-    parts = [torch.empty_like(mine) for _ in range(world)]
-    dist.all_gather(parts, mine)
-    found = [
-        parts[owner][number, : len(block)]
-        for number, turn in enumerate(turns)
-        for owner, block in enumerate(turn)
-    ]
-    return in_order(torch.cat(found), rows)
+        # All parts of one `all_gather` need one shape.
+        most = max(map(len, turn))
+        own = F.pad(vectors[:most], (0, 0, 0, max(0, most - len(vectors))))
+        parts = [torch.empty_like(own) for _ in range(world)]
+        dist.all_gather(parts, own)
+        yield from ((block, parts[i][: len(block)]) for i, block in enumerate(turn))
 
 
 class ItemSide:
@@ -114,6 +114,8 @@ class ItemSide:
             return self._table
         if self._ahead is not None and self._ahead[0] == step:
             return self._ahead[1]
+        if self.due(step):
+            self._table = self._encoded = None  # no step reads the old table any more
         table = shared_table(self.engine, self.items)
         self._ahead = (step, table) if self.due(step) else None
         return table

@@ -199,7 +199,7 @@ class LiveOrder:
                 hidden.to(ranker.table.device),
                 items=ranker.table,
                 target=targets.target,
-                mask=targets.mask,
+                mask=targets.excluded,
                 prior=targets.prior,
                 temperature=ranker.temperature,
             )

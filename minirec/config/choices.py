@@ -138,7 +138,7 @@ COMPARED = Choices(
     without=("full",),
     own=False,  # the names become those of folders
 )
-CANDIDATES = Choices("training.item_candidates", "minirec.rl.losses", "CANDIDATES", own=False)
+CANDIDATES = Choices("training.item_candidates", "minirec.rl.candidates", "CANDIDATES", own=False)
 REFERENCES = Choices(
     "compare.references", COMPARED.module, COMPARED.table, first=COMPARED.first, own=False
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,8 @@ from minirec.store.tables import check_table, open_table, read_table
 
 COLUMNS = ("sample_id", "history", "target", "same_time")
 """Columns of a sample; a file may lack the last one."""
+PIECE = 4096
+"""Strings that are made at a time when all are read."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,45 @@ class Sample:
         return self.history + self.same_time
 
 
+class Strings(Sequence[str]):
+    """Texts in an Arrow array. A Python string is made when one is read.
+
+    A list of a million strings needs a hundred bytes for each beside its letters, and a pickle of
+    it takes seconds.
+    """
+
+    def __init__(self, values: pa.ChunkedArray | pa.Array | Sequence[str]):
+        if not isinstance(values, pa.ChunkedArray | pa.Array):
+            values = pa.array(values, pa.string())
+        # The offsets of `string` end at 2 GiB.
+        whole = values.cast(pa.large_string())
+        self._values = whole.combine_chunks() if isinstance(whole, pa.ChunkedArray) else whole
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    @overload
+    def __getitem__(self, at: int) -> str: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[str]: ...
+    def __getitem__(self, at: int | slice) -> str | list[str]:
+        found = self._values[at]
+        return found.to_pylist() if isinstance(at, slice) else found.as_py()
+
+    def __iter__(self) -> Iterator[str]:
+        for start in range(0, len(self), PIECE):
+            yield from self[start : start + PIECE]
+
+    def __add__(self, more: Sequence[str]) -> Strings:
+        return Strings(pa.chunked_array([self._values, pa.array(more, pa.large_string())]))
+
+
 @dataclass(frozen=True)
 class Catalogue:
     """Titles and texts by item id, and the name of the domain."""
 
-    titles: list[str]
-    texts: list[str]
+    titles: Sequence[str]
+    texts: Sequence[str]
     category: str
 
     def __len__(self) -> int:
@@ -51,12 +87,12 @@ class Catalogue:
 
 def load_catalogue(corpus: Path) -> Catalogue:
     """Catalogue of a corpus folder."""
-    table = read_table(corpus / "items.parquet")
-    ids = table["item_id"].to_pylist()
-    if ids != list(range(len(ids))):
+    table = read_table(corpus / "items.parquet", ["item_id", "title", "text"])
+    ids = table["item_id"].to_numpy()
+    if not np.array_equal(ids, np.arange(len(ids))):
         raise ArtifactError(f"{corpus / 'items.parquet'}: item_id is not 0..V-1 in order")
     category = read_json(corpus / "corpus.json")["category"]
-    return Catalogue(table["title"].to_pylist(), table["text"].to_pylist(), category)
+    return Catalogue(Strings(table["title"]), Strings(table["text"]), category)
 
 
 class SampleFile:

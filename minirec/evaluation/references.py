@@ -2,9 +2,10 @@
 
 A reference is a function ``(known, history) -> (scores, ties)``. `known` holds the counts of the
 train split and the words of the titles, `history` B lists of items, oldest first. scores (B, V)
-float64 order the catalogue, and ties (V,) float64 order items with equal scores. `reference_ranks`
-turns them into ranks. To add a reference, write a function here and add it to `REFERENCES`; every
-evaluation has all of them.
+float64 order the catalogue, and ties (V,) float64 order items with equal scores. The scores are an
+array, or a sparse matrix where most are 0, which is faster and smaller for a large catalogue.
+`reference_ranks` turns them into ranks. To add a reference, write a function here and add it to
+`REFERENCES`; every evaluation has all of them.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from minirec.selection.checks import first
 
 History = Sequence[Sequence[int]]
 Ranks = NDArray[np.int64]
-Scores = tuple[NDArray[np.float64], NDArray[np.float64]]
+Scores = tuple[NDArray[np.float64] | sparse.spmatrix, NDArray[np.float64]]
 Reference = Callable[[Counts, History], Scores]
 
 
 def popularity(known: Counts, history: History) -> Scores:
     """Number of train users of an item."""
-    return np.broadcast_to(known.users, (len(history), len(known.users))), known.users
+    return sparse.csr_matrix((len(history), len(known.users))), known.users  # only the ties differ
 
 
 def cooccurrence(known: Counts, history: History) -> Scores:
@@ -40,9 +41,10 @@ def cooccurrence(known: Counts, history: History) -> Scores:
     scores.data[:] = 1
     for factor in known.likeness:
         scores = scores @ factor
-    own = _rows(history, len(known.users)).toarray() > 0
+    own = _rows(history, len(known.users))
+    own.data = (known.users[own.indices] > 0).astype(float)
     # Rounding makes scores equal that differ only by the order of summation.
-    return (scores.toarray() - (own & (known.users > 0))).round(10), known.users
+    return _rounded(scores - own), known.users
 
 
 def transitions(known: Counts, history: History) -> Scores:
@@ -50,7 +52,7 @@ def transitions(known: Counts, history: History) -> Scores:
 
     The part ``transitions`` of `minirec.prior.counts`.
     """
-    return known.parts(history)[PARTS.index("transitions")], known.users
+    return known.sparse_parts(history)[PARTS.index("transitions")], known.users
 
 
 def title_likeness(known: Counts, history: History) -> Scores:
@@ -64,9 +66,8 @@ def title_likeness(known: Counts, history: History) -> Scores:
     items = vectors.shape[0]
     lengths = np.asarray(vectors.multiply(vectors).sum(axis=1)).ravel()  # 1, or 0 without a word
     entries = weighted(history, items=items)
-    scores = (entries @ vectors @ vectors.T).toarray()
-    scores -= entries.multiply(lengths).toarray()  # an item's cosine with itself
-    return scores.round(10), np.zeros(items)
+    own = entries.multiply(lengths)  # an item's cosine with itself
+    return _rounded(entries @ vectors @ known.words.titles - own), np.zeros(items)
 
 
 def shortcut(known: Counts, history: History) -> Scores:
@@ -80,8 +81,8 @@ def shortcut(known: Counts, history: History) -> Scores:
 
 def weighted_parts(known: Counts, history: History, *, weights: Sequence[float]) -> Scores:
     """Weighted sum of the parts of `minirec.prior.counts`; ties by popularity."""
-    scores = np.tensordot(np.asarray(weights, np.float64), known.parts(history), axes=1)
-    return scores.round(10).astype(np.float64), known.users
+    first, *more = (w * part for w, part in zip(weights, known.sparse_parts(history), strict=True))
+    return _rounded(sum(more, start=first)), known.users
 
 
 def reference_ranks(
@@ -134,21 +135,59 @@ def ranked(
     for start in range(0, len(wanted), block):
         part = slice(start, start + block)
         scores, ties = score(history[part])
-        out = _rows(excluded[part], items).toarray() > 0
-        ranks[part] = _rank(scores, np.broadcast_to(ties, out.shape), wanted[part], out)
+        out = _rows(excluded[part], items)
+        if isinstance(scores, np.ndarray):
+            ranks[part] = _rank(scores, ties, wanted[part], out.toarray() > 0)
+        else:
+            ranks[part] = _sparse_rank(scores.tocsr(), ties, wanted[part], out)
     return ranks
 
 
 def _rank(
-    scores: NDArray, then: NDArray, target: NDArray[np.int64], out: NDArray[np.bool_]
+    scores: NDArray, ties: NDArray, target: NDArray[np.int64], out: NDArray[np.bool_]
 ) -> Ranks:
-    """Ranks by `scores`, ties by `then`, without the items `out`: all (B, V), target (B,)."""
+    """Ranks by `scores`, without the items `out`: both (B, V); ties (V,), target (B,)."""
     at = np.arange(len(target))
-    own, own_then = scores[at, target][:, None], then[at, target][:, None]
-    ahead = (scores > own) | ((scores == own) & (then >= own_then))
+    own = scores[at, target][:, None]
+    ahead = (scores > own) | ((scores == own) & (ties >= ties[target][:, None]))
     ahead &= ~out
     ahead[at, target] = False
     return 1 + ahead.sum(axis=1)
+
+
+def _sparse_rank(
+    scores: sparse.csr_matrix, ties: NDArray, target: NDArray[np.int64], out: sparse.csr_matrix
+) -> Ranks:
+    """`_rank` from the stored scores of each row; all other scores are 0."""
+    scores.sort_indices()
+    out.sort_indices()
+    ranks = np.empty(len(target), dtype=np.int64)
+    for row, wanted in enumerate(target.tolist()):
+        stored = slice(*scores.indptr[row : row + 2])
+        items, values = scores.indices[stored], scores.data[stored]
+        place = np.searchsorted(items, wanted)
+        own = values[place] if place < len(items) and items[place] == wanted else 0.0
+        left = np.append(out.indices[slice(*out.indptr[row : row + 2])], wanted)
+        left = np.unique(left).astype(items.dtype)
+        there = ~np.isin(items, left)
+        tied = ties[items] >= ties[wanted]
+        ahead = (values > own) | ((values == own) & tied)
+        count = int((ahead & there).sum())
+        if own < 0:
+            count += len(ties) - len(items) - int((~np.isin(left, items)).sum())
+        elif own == 0:
+            # Items without a stored score: all with such ties, without the stored and the left out.
+            every = int((ties >= ties[wanted]).sum())
+            alone = left[~np.isin(left, items)]
+            count += every - int(tied.sum()) - int((ties[alone] >= ties[wanted]).sum())
+        ranks[row] = 1 + count
+    return ranks
+
+
+def _rounded(scores: sparse.spmatrix) -> sparse.csr_matrix:
+    rounded = scores.tocsr()
+    rounded.data = rounded.data.round(10)
+    return rounded
 
 
 def _rows(history: History, items: int) -> sparse.csr_matrix:

@@ -25,6 +25,8 @@ from minirec.evaluation.references import History, Ranks, Scores, ranked
 
 SORTED = 32
 """Number of batches whose samples are sorted by length together."""
+SCORES = 1 << 26
+"""Most scores of a training step in memory: 256 MiB in float32, and twice that for gradients."""
 
 
 @dataclass(frozen=True)
@@ -98,14 +100,35 @@ def _epoch(
     model.train()
     losses = []
     for rows in _batches([len(sample.history) for sample in samples], size):
-        batch = [samples[row] for row in rows]
-        scores = model(*model.padded([sample.history for sample in batch]))
-        loss = cross_entropy(scores, torch.tensor([sample.target for sample in batch]))
         optimizer.zero_grad()
-        loss.backward()
+        losses.append(backward(model, [samples[row] for row in rows]))
         optimizer.step()
-        losses.append(loss.item())
     return float(np.mean(losses)), len(losses)
+
+
+def backward(model: Sasrec, batch: Sequence[Sample], *, scores: int = SCORES) -> float:
+    """Add the gradient of the mean cross-entropy over the catalogue to the weights; the loss.
+
+    At most about `scores` scores are in memory: the scores of a larger batch are computed for some
+    samples at a time, which changes only rounding.
+    """
+    states = model.states(*model.padded([sample.history for sample in batch]))
+    targets = torch.tensor([sample.target for sample in batch])
+    vectors = model.items.weight[:-1]
+    size = max(1, scores // len(vectors))
+    if len(batch) <= size:
+        loss = cross_entropy(states @ vectors.T, targets)
+        loss.backward()
+        return loss.item()
+    total, apart = 0.0, states.detach().requires_grad_()
+    for start in range(0, len(batch), size):
+        part = slice(start, start + size)
+        found = apart[part] @ model.items.weight[:-1].T
+        loss = cross_entropy(found, targets[part], reduction="sum") / len(batch)
+        loss.backward()
+        total += loss.item()
+    states.backward(apart.grad)
+    return total
 
 
 def _batches(lengths: Sequence[int], size: int) -> list[list[int]]:
@@ -146,7 +169,11 @@ class Sasrec(nn.Module):
         )
 
     def forward(self, history: Tensor, lengths: Tensor) -> Tensor:
-        """(B, V) float32 for histories (B, L) int64, oldest first, padded on the right with V.
+        """Scores (B, V) float32 of the catalogue; arguments as for `states`."""
+        return self.states(history, lengths) @ self.items.weight[:-1].T
+
+    def states(self, history: Tensor, lengths: Tensor) -> Tensor:
+        """(B, width) float32 for histories (B, L) int64, oldest first, padded on the right with V.
 
         `lengths` (B,) are at least 1. Padding comes after the history, so causal attention never
         reads it.
@@ -156,8 +183,7 @@ class Sasrec(nn.Module):
         vectors = self.items(history) * self.items.embedding_dim**0.5 + self.ages(ages)
         causal = nn.Transformer.generate_square_subsequent_mask(size)
         states = self.layers(self.dropout(vectors), mask=causal, is_causal=True)
-        latest = states[torch.arange(len(lengths)), lengths - 1]
-        return latest @ self.items.weight[:-1].T
+        return states[torch.arange(len(lengths)), lengths - 1]
 
     @torch.no_grad()
     def scores(self, history: History) -> Scores:

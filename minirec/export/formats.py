@@ -118,7 +118,7 @@ def write_prior(path: Path, prior: Prior, samples: Sequence[Sample]) -> None:
     """
     items, values = [], []
     for sample in samples:
-        (scores,) = prior([sample])
+        scores = prior([sample]).toarray()[0]
         kept = np.flatnonzero(scores > 0)
         if len(kept) > LARGEST_ROW:
             kept = np.sort(kept[np.argsort(-scores[kept], kind="stable")[:LARGEST_ROW]])

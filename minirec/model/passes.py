@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +18,7 @@ from minirec.rl.group import Group
 def item_table(policy: Policy, items: Sequence[Sequence[int]]) -> Tensor:
     """Unit-norm item vectors (V, d) float32 of V token lists, V > 0."""
     rows = item_blocks(items, policy.device)
-    vectors = torch.cat([item_vectors(policy, items, block) for block in rows])
-    return in_order(vectors, rows)
+    return in_order(((block, item_vectors(policy, items, block)) for block in rows), len(items))
 
 
 def item_blocks(items: Sequence[Sequence[int]], device: torch.device) -> list[list[int]]:
@@ -33,10 +32,21 @@ def item_vectors(policy: Policy, items: Sequence[Sequence[int]], block: Sequence
     return F.normalize(policy([items[i] for i in block])[0], dim=-1)
 
 
-def in_order(values: Tensor, rows: Sequence[Sequence[int]]) -> Tensor:
-    """Values (N, d) of the rows of all blocks, put into the order of the rows 0..N-1."""
-    result = torch.empty_like(values)
-    result[torch.tensor([row for block in rows for row in block], device=values.device)] = values
+def in_order(blocks: Iterable[tuple[Sequence[int], Tensor]], count: int) -> Tensor:
+    """Values (N, d) of the rows 0..N-1, from blocks of row numbers and their values (n, d).
+
+    Each block is put into its place at once, so that a large table exists once.
+
+    Raises:
+        ValueError: there is no block.
+    """
+    result: Tensor | None = None
+    for rows, values in blocks:
+        if result is None:
+            result = values.new_empty(count, values.shape[1])
+        result[torch.tensor(rows, device=values.device)] = values
+    if result is None:
+        raise ValueError("there is no item to encode")
     return result
 
 

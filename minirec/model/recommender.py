@@ -18,6 +18,7 @@ from minirec.errors import ConfigError
 from minirec.model.loading import load_lm
 from minirec.model.logprobs import at_least_float32, token_logprobs
 from minirec.model.sharing import Sharing, pack
+from minirec.model.token_lists import TokenLists
 from minirec.rl.group import Group
 
 
@@ -112,10 +113,10 @@ class Encoder:
             self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
         )
 
-    def items(self, catalogue: Catalogue) -> list[list[int]]:
+    def items(self, catalogue: Catalogue) -> TokenLists:
         """Token ids of each item of a catalogue."""
         both = zip(catalogue.titles, catalogue.texts, strict=True)
-        return [self.item(title, text) for title, text in both]
+        return TokenLists(self.item(title, text) for title, text in both)
 
     def item(self, title: str, text: str) -> list[int]:
         """Token ids of an item, cut to ``model.max_item_tokens``, with the answer marker."""

@@ -16,10 +16,12 @@ from __future__ import annotations
 
 import math
 import re
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from functools import cached_property
+from itertools import chain, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -53,39 +55,62 @@ class Words:
     @classmethod
     def of(cls, titles: Sequence[str]) -> Words:
         """The words of V titles. In a script without spaces a title is one word."""
-        found = [Counter(_words(title)) for title in titles]
-        names = sorted(set(chain.from_iterable(found)))
-        column = {name: i for i, name in enumerate(names)}
-        used = np.array([column[w] for one in found for w in one], dtype=np.int64)
+        seen: dict[str, int] = {}  # in the order of their first title
+        used, times, starts = _bags(titles, lambda word: seen.setdefault(word, len(seen)))
+        names = sorted(seen)
+        place = np.empty(len(names), np.int64)
+        place[[seen[name] for name in names]] = np.arange(len(names))
+        used = place[used]
         titles_with = np.bincount(used, minlength=len(names))
         idf = 1 + np.log((1 + len(titles)) / (1 + titles_with))
-        return cls(column, idf, _vectors(found, column, idf))
+        column = {name: i for i, name in enumerate(names)}
+        return cls(column, idf, _vectors(used, times, starts, idf))
 
     def with_titles(self, titles: Sequence[str]) -> Words:
         """The same words, with the vectors of further titles at the end."""
-        more = _vectors([Counter(_words(title)) for title in titles], self.column, self.idf)
+        more = _vectors(*_bags(titles, self.column.get), self.idf)
         return replace(self, vectors=sparse.vstack([self.vectors, more]).tocsr())
+
+    @cached_property
+    def titles(self) -> sparse.csr_matrix:
+        """(W, V), the transpose of the vectors. Each product with a CSC matrix would build it."""
+        return self.vectors.T.tocsr()
 
 
 def _words(title: str) -> list[str]:
     return re.findall(r"\w+", title.lower())
 
 
-def _vectors(
-    found: Sequence[Counter[str]], column: dict[str, int], idf: Floats
-) -> sparse.csr_matrix:
-    rows: list[int] = []
-    columns: list[int] = []
-    values: list[float] = []
-    for row, counts in enumerate(found):
-        entries = {column[w]: n for w, n in counts.items() if w in column}
-        weights = [(1 + math.log(n)) * idf[c] for c, n in entries.items()]
-        length = math.hypot(*weights) if weights else 1.0
-        rows += [row] * len(entries)
-        columns += entries
-        values += [weight / length for weight in weights]
-    shape = (len(found), max(1, len(column)))
-    return sparse.csr_matrix((np.array(values, np.float64), (rows, columns)), shape=shape)
+def _bags(
+    titles: Iterable[str], column: Callable[[str], int | None]
+) -> tuple[Integers, Integers, Integers]:
+    """The words of V titles as flat arrays, because a list of a million counters is large.
+
+    Returns (E,) the column of each word of each title, without those that have none, (E,) how often
+    the title has it, and (V + 1,) where the words of each title begin.
+    """
+    used, times, starts = array("q"), array("q"), array("q", [0])
+    for title in titles:
+        for word, n in Counter(_words(title)).items():
+            if (place := column(word)) is not None:
+                used.append(place)
+                times.append(n)
+        starts.append(len(used))
+    return np.array(used, np.int64), np.array(times, np.int64), np.array(starts, np.int64)
+
+
+def _vectors(used: Integers, times: Integers, starts: Integers, idf: Floats) -> sparse.csr_matrix:
+    """The vectors of titles, given by `_bags`."""
+    logs = np.array([math.log(max(1, n)) for n in range(1 + times.max(initial=0))])
+    weights = (1 + logs[times]) * idf[used]
+    lengths = np.ones(len(starts) - 1)
+    for row, (start, stop) in enumerate(pairwise(starts.tolist())):
+        if stop > start:
+            lengths[row] = math.hypot(*weights[start:stop].tolist())
+    rows = np.repeat(np.arange(len(lengths)), np.diff(starts))
+    values = weights / lengths[rows]
+    shape = (len(lengths), max(1, len(idf)))
+    return sparse.csr_matrix((values, (rows, used)), shape=shape)
 
 
 @dataclass(frozen=True)
@@ -120,7 +145,11 @@ class Counts:
         return cls(users, (shares.T.tocsr(), shares), moves, words)
 
     def parts(self, history: History) -> Floats:
-        """`PARTS` of B histories (item ids, oldest first), each in 0..1: (3, B, V) float64.
+        """`sparse_parts` as one array (3, B, V)."""
+        return np.stack([part.toarray() for part in self.sparse_parts(history)])
+
+    def sparse_parts(self, history: History) -> tuple[sparse.csr_matrix, ...]:
+        """`PARTS` of B histories (item ids, oldest first), each in 0..1: three (B, V) float64.
 
         A part is 0 where its maximum is 0, e.g. without any event.
         """
@@ -129,13 +158,13 @@ class Counts:
         for factor in self.likeness:
             likeness = likeness @ factor
         once = weights @ self.transitions
-        vectors = self.words.vectors
-        found = (likeness, once + 0.5 * (once @ self.transitions), weights @ vectors @ vectors.T)
-        scores = np.empty((len(PARTS), *weights.shape))
-        for row, part in zip(scores, found, strict=True):
-            # Rounding makes scores equal that differ only by the order of summation.
-            row[:] = _scaled(part.toarray()).round(10)
-        return scores
+        words = self.words
+        found = (
+            likeness,
+            once + 0.5 * (once @ self.transitions),
+            weights @ words.vectors @ words.titles,
+        )
+        return tuple(_scaled(part.tocsr()) for part in found)
 
     def scores(self, history: History, weights: Sequence[float]) -> Floats:
         """Sum of `PARTS` times `weights` for B histories, (B, V) float64.
@@ -175,7 +204,9 @@ class Counts:
         items = len(self.users)
         parts = []
         for start in range(0, items, block):
-            rows = sparse.identity(items, format="csr")[start : start + block]
+            own = np.arange(start, min(start + block, items))
+            at = (np.arange(len(own)), own)
+            rows = sparse.csr_matrix((np.ones(len(own)), at), shape=(len(own), items))
             for factor in self.likeness:
                 rows = rows @ factor
             parts.append(_best(rows.tocsr(), neighbours))
@@ -228,9 +259,13 @@ def weighted(history: History, *, items: int) -> sparse.csr_matrix:
     return sparse.csr_matrix((weights, (rows, columns)), shape=(len(history), items))
 
 
-def _scaled(values: Floats) -> Floats:
-    most = values.max(axis=1, keepdims=True, initial=0)
-    return np.divide(values, most, out=np.zeros_like(values), where=most > 0)
+def _scaled(part: sparse.csr_matrix) -> sparse.csr_matrix:
+    """Each row of scores, 0 or more, divided by its maximum."""
+    most = np.maximum(part.max(axis=1).toarray()[:, 0], 0)
+    each = np.repeat(most, np.diff(part.indptr))
+    values = np.divide(part.data, each, out=np.zeros_like(part.data), where=each > 0)
+    # Rounding makes scores equal that differ only by the order of summation.
+    return sparse.csr_matrix((values.round(10), part.indices, part.indptr), shape=part.shape)
 
 
 def _resized(matrix: sparse.csr_matrix, shape: tuple[int, int]) -> sparse.csr_matrix:

@@ -101,7 +101,8 @@ def choices(
     excluded[np.arange(len(samples)), place] = False
     size = rows_at_once(items, most=64)
     blocks = [samples[i : i + size] for i in range(0, len(samples), size)]
-    parts = np.concatenate([prior.parts(block)[:, :, kept] for block in blocks], axis=1)
+    found = [[part[:, kept].toarray() for part in prior.sparse_parts(block)] for block in blocks]
+    parts = np.concatenate([np.stack(one) for one in found], axis=1)
     weight = None if factors is None else factors[target]
     return Choices(parts, place, excluded, kept, weight)
 

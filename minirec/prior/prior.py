@@ -16,6 +16,7 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
 from minirec.corpus.table import load_catalogue
 from minirec.prior.counts import PARTS, Counts, Words, rows_at_once
@@ -91,24 +92,34 @@ class Prior:
             words=self._words,
         )
 
-    def parts(self, asked: Sequence[Asked]) -> NDArray[np.float32]:
-        """`PARTS` for B samples, each in 0..1, from the events that a sample may use: (3, B, V)."""
-        periods = np.array([self._period(one.sample_id) for one in asked])
-        found = np.zeros((len(PARTS), len(asked), self._words.vectors.shape[0]), np.float32)
+    def sparse_parts(self, asked: Sequence[Asked]) -> tuple[sparse.csr_matrix, ...]:
+        """`PARTS` for B samples, each in 0..1, from the events that a sample may use: three (B, V)
+        float32."""
+        periods = np.array([self._period(one.sample_id) for one in asked], dtype=np.int64)
+        found = [[sparse.csr_matrix((0, self.items))] for _ in PARTS]
+        order = [np.zeros(0, np.int64)]
         for period in np.unique(periods).tolist():
-            rows = np.flatnonzero(periods == period)
-            found[:, rows] = self.counts(period).parts([asked[row].history for row in rows])
-        return found
+            order.append(np.flatnonzero(periods == period))
+            parts = self.counts(period).sparse_parts(
+                [asked[row].history for row in order[-1].tolist()]
+            )
+            for rows, part in zip(found, parts, strict=True):
+                rows.append(part)
+        back = np.argsort(np.concatenate(order))
+        return tuple(sparse.vstack(rows).tocsr()[back].astype(np.float32) for rows in found)
 
-    def __call__(self, asked: Sequence[Asked]) -> NDArray[np.float32]:
+    def __call__(self, asked: Sequence[Asked]) -> sparse.csr_matrix:
         """Prior scores (B, V) float32 of samples, computed in blocks that bound the memory."""
-        items = self._words.vectors.shape[0]
-        found = np.empty((len(asked), items), np.float32)
-        size = rows_at_once(items)
-        for start in range(0, len(asked), size):
-            block = slice(start, start + size)
-            found[block] = combined(self.parts(asked[block]), self.weights)
-        return found
+        size = rows_at_once(self.items)
+        starts = range(0, max(1, len(asked)), size)
+        return sparse.vstack(
+            [combined(self.sparse_parts(asked[i : i + size]), self.weights) for i in starts]
+        ).tocsr()
+
+    @property
+    def items(self) -> int:
+        """V."""
+        return int(self._words.vectors.shape[0])
 
     def _period(self, sample_id: int) -> int:
         # The samples of train have the lowest ids.
@@ -116,12 +127,10 @@ class Prior:
         return int(train[sample_id]) if 0 <= sample_id < len(train) else ALL
 
 
-def combined(parts: NDArray[np.float32], weights: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Weighted sum (B, V) float32 of parts (3, B, V)."""
-    total = np.zeros(parts.shape[1:], np.float32)
-    for part, weight in zip(parts, weights, strict=True):
-        total += np.float32(weight) * part
-    return total
+def combined(parts: Sequence[sparse.csr_matrix], weights: NDArray[np.float64]) -> sparse.csr_matrix:
+    """Weighted sum (B, V) float32 of the parts, each (B, V) float32."""
+    first, *more = (part * np.float32(weight) for part, weight in zip(parts, weights, strict=True))
+    return sum(more, start=first)
 
 
 def save_weights(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -84,6 +85,7 @@ def item_loss(
     temperature: float,
     clip: Clip,
     offset: Tensor | None = None,
+    rest: Callable[[Tensor, float], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Sum over groups of -A log p_y, as a clipped surrogate, at the best rollout of each group.
 
@@ -100,11 +102,17 @@ def item_loss(
             candidates estimates the softmax over all targets (Yi et al. 2019, doi
             10.1145/3298689.3346996). Without it, frequent targets get lower scores, because they
             are candidates more often.
+        rest: the log-sum-exp (P,) of the scores of further candidates, which are too many to be
+            scored at once, for the unit vectors (P, d) of the hidden states and the temperature.
     """
     unit = torch.nn.functional.normalize(hidden, dim=-1)
     scores = unit @ candidates.T / temperature
     if offset is not None:
         scores = scores + offset
     scores = scores.masked_fill(excluded, -torch.inf)
-    log_p = torch.log_softmax(scores, 1).gather(1, target[:, None])[:, 0]
+    if rest is None:
+        log_p = torch.log_softmax(scores, 1).gather(1, target[:, None])[:, 0]
+    else:
+        own = scores.gather(1, target[:, None])[:, 0]
+        log_p = own - torch.logaddexp(scores.logsumexp(1), rest(unit, temperature))
     return surrogate(log_p - log_p.detach(), advantage, clip=clip).sum(), log_p.detach()

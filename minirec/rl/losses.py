@@ -1,14 +1,13 @@
 """The losses of a micro-batch: forward pass, rewards, losses.
 
-To add a loss, write a function like `token_loss` and add it to `LOSSES`. To add a kind of
-candidates for the item loss, write a function like `batch` and add it to `CANDIDATES`.
+To add a loss, write a function like `token_loss` and add it to `LOSSES`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -19,6 +18,7 @@ from torch import Tensor
 from minirec.config.training import TrainingConfig
 from minirec.prior.prior import Prior
 from minirec.rl import grpo
+from minirec.rl.candidates import CANDIDATES, Candidates
 from minirec.rl.group import Group, written_tokens
 from minirec.rl.ranker import Ranker, Targets
 from minirec.rl.reward import RewardFunction, ndcg
@@ -53,32 +53,6 @@ class Objective:
     def clip(self) -> grpo.Clip:
         t = self.training
         return grpo.Clip(t.clip_low, t.clip_high, t.importance_cap)
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """The items of a step with gradient, its distinct targets among them, and the catalogue.
-
-    ids (U,) int64; vectors (U, d) float32, unit norm, by the current policy; table (V, d) float32
-    without gradient, None where `TrainingConfig.reads_table` is False; log_presence (V,) float32,
-    only for `item_candidates: corrected`; items: V, needed without a table. All rows of the table
-    come from the policy of the last refresh. Newer vectors of the targets alone would rank too
-    high, because they have moved together with the prompts.
-    """
-
-    ids: Tensor
-    vectors: Tensor
-    table: Tensor | None
-    log_presence: Tensor | None = None
-    items: int | None = None
-
-    @property
-    def catalogue_size(self) -> int:
-        """V."""
-        if self.table is not None:
-            return len(self.table)
-        assert self.items is not None
-        return self.items
 
 
 @dataclass(frozen=True)
@@ -294,6 +268,7 @@ def _item_loss(
         temperature=objective.temperature,
         clip=objective.clip,
         offset=rivals.offset,
+        rest=rivals.rest,
     )
     return Loss(total, {"item_loss": float(-(advantage * log_p).sum())}, "groups")
 
@@ -313,73 +288,6 @@ def losses(
     rollouts = forward(policy, groups, items=len(candidates.table), prior=objective.prior)
     rewards = reward(rollouts, table=candidates.table, objective=objective)
     return Losses(rewards, [loss(rollouts, rewards, candidates, objective) for loss in LOSSES])
-
-
-@dataclass(frozen=True)
-class Rivals:
-    """The C candidates of the item loss (see `grpo.item_loss`).
-
-    vectors (C, d), position (P,) of each target, excluded (P, C) bool, and offset (P, C) or None.
-    """
-
-    vectors: Tensor
-    target: Tensor
-    excluded: Tensor
-    offset: Tensor | None
-
-
-def batch(candidates: Candidates, targets: Targets) -> Rivals:
-    """The distinct targets of the step, and the random items that join them."""
-    ids = candidates.ids
-    place = (targets.target[:, None] == ids[None]).int().argmax(1)
-    prior = None if targets.prior is None else targets.prior[:, ids]
-    return Rivals(candidates.vectors, place, targets.mask[:, ids], prior)
-
-
-def corrected(candidates: Candidates, targets: Targets) -> Rivals:
-    """The distinct targets of the step, corrected for how often each item is a target."""
-    assert candidates.log_presence is not None
-    found = batch(candidates, targets)
-    presence = candidates.log_presence[candidates.ids]
-    prior = torch.zeros_like(presence) if found.offset is None else found.offset
-    return replace(found, offset=(prior - presence).expand_as(found.excluded))
-
-
-def catalogue(candidates: Candidates, targets: Targets) -> Rivals:
-    """All items; only the targets of the step have a gradient."""
-    assert candidates.table is not None
-    vectors = candidates.table.index_copy(0, candidates.ids, candidates.vectors)
-    return Rivals(vectors, targets.target, targets.mask, targets.prior)
-
-
-CANDIDATES: dict[str, Callable[[Candidates, Targets], Rivals]] = {
-    "batch": batch,
-    "corrected": corrected,
-    "catalogue": catalogue,
-}
-"""Values of the setting `item_candidates`."""
-
-
-def log_presence(targets: Sequence[int], *, items: int, prompts: int) -> Tensor:
-    """Log-probability (items,) float32 that the rest of a step has each item as a target.
-
-    The rest of a sample's step is `prompts` - 1 of the other samples, drawn without replacement;
-    the order of the curriculum is ignored. An item that is never in `targets` (n,) has -inf.
-    """
-    n = len(targets)
-    if min(n, prompts) < 2:  # no other candidates
-        return torch.zeros(items)
-    rest = min(prompts, n) - 1
-    having = torch.bincount(torch.as_tensor(targets), minlength=items).double()
-    others = (n - 1 - having).clamp_min(0)  # other samples with another target
-    # C(others, rest) / C(n - 1, rest); lgamma is infinite if others < rest.
-    log_absent = (
-        torch.lgamma(others + 1)
-        - torch.lgamma(others - rest + 1)
-        - math.lgamma(n)
-        + math.lgamma(n - rest)
-    )
-    return (1 - log_absent.exp()).clamp(0, 1).log().float()
 
 
 def lr_factor(step: int, *, steps: int, warmup: int, schedule: str, spent: float = 0.0) -> float:

@@ -10,20 +10,28 @@ from torch import Tensor
 
 from minirec.corpus.table import Sample
 from minirec.prior.prior import Prior
+from minirec.rl.cells import Cells
 from minirec.rl.group import Group
-from minirec.rl.reward import Ranking, excluded_mask, item_scores, rank_target
+from minirec.rl.reward import Ranking, item_scores, rank_target
+
+SCORES = 1 << 26
+"""Most scores that a ranking holds at a time: 256 MiB in float32, 64 prompts by a million items.
+
+A prompt is compared with the whole catalogue in one product. In products of different shapes, equal
+vectors could get scores with different last bits, and a tie with the target would be lost.
+"""
 
 
 @dataclass(frozen=True)
 class Targets:
-    """B targets (B,) int64, and a mask (B, V) bool of the excluded items.
+    """B targets (B,) int64, and the excluded items of each, (B, V).
 
     prior: (B, V) float32, added to the scores of the policy; None: nothing is added.
     """
 
     target: Tensor
-    mask: Tensor
-    prior: Tensor | None = None
+    excluded: Cells
+    prior: Cells | None = None
 
     @classmethod
     def of(
@@ -34,21 +42,21 @@ class Targets:
         device: torch.device | str = "cpu",
         prior: Prior | None = None,
     ) -> Targets:
-        """The targets of samples or groups in a catalogue of `items`."""
-        target = torch.tensor([one.target for one in asked], dtype=torch.int64)
-        mask = excluded_mask([one.excluded for one in asked], target, items=items)
-        scores = None if prior is None else torch.from_numpy(prior(asked)).to(device)
-        return cls(target.to(device), mask.to(device), scores)
+        """The targets of samples or groups in a catalogue of `items`.
+
+        Raises:
+            ValueError: an excluded item is not in the catalogue.
+        """
+        ids = [one.target for one in asked]
+        excluded = Cells.excluded([one.excluded for one in asked], ids, catalogue=items)
+        scores = None if prior is None else Cells.of(prior(asked)).to(device)
+        target = torch.tensor(ids, dtype=torch.int64)
+        return cls(target.to(device), excluded.to(device), scores)
 
     def take(self, rows: Tensor) -> Targets:
         """The targets of rows (n,) int64."""
-        prior = None if self.prior is None else self.prior[rows]
-        return Targets(self.target[rows], self.mask[rows], prior)
-
-    def repeated(self, n: int) -> Targets:
-        """Each target `n` times."""
-        rows = torch.arange(len(self.target), device=self.target.device)
-        return self.take(rows.repeat_interleave(n))
+        prior = None if self.prior is None else self.prior.take(rows)
+        return Targets(self.target[rows], self.excluded.take(rows), prior)
 
 
 @dataclass(frozen=True)
@@ -65,15 +73,31 @@ class Ranker:
         device = self.table.device
         return Targets.of(asked, items=len(self.table), device=device, prior=self.prior)
 
-    def rank(self, hidden: Tensor, targets: Targets) -> Ranking:
+    def rank(self, hidden: Tensor, targets: Targets, *, scores: int = SCORES) -> Ranking:
         """Rank the targets for hidden states (B * n, d): n consecutive rows per target.
+
+        Args:
+            scores: most scores in memory; with fewer than V, one row is ranked at a time.
 
         Raises:
             ValueError: a score is NaN.
         """
         n = len(hidden) // max(1, len(targets.target))
-        each = targets if n == 1 else targets.repeated(n)
+        at = torch.arange(len(targets.target), device=self.table.device).repeat_interleave(n)
+        size = max(1, scores // len(self.table))
+        parts = [
+            self._rank(hidden[start : start + size], targets.take(at[start : start + size]))
+            for start in range(0, max(1, len(hidden)), size)
+        ]
+        return Ranking(*(torch.cat(part) for part in zip(*map(_fields, parts), strict=True)))
+
+    def _rank(self, hidden: Tensor, targets: Targets) -> Ranking:
         scores = item_scores(hidden, items=self.table, temperature=self.temperature)
-        if each.prior is not None:
-            scores += each.prior
-        return rank_target(scores, target=each.target, mask=each.mask)
+        if targets.prior is not None:
+            targets.prior.add_to(scores)
+        targets.excluded.fill(scores, -torch.inf)
+        return rank_target(scores, target=targets.target)
+
+
+def _fields(ranking: Ranking) -> tuple[Tensor, Tensor]:
+    return ranking.rank, ranking.probability

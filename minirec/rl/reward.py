@@ -43,10 +43,10 @@ def item_scores(hidden: Tensor, *, items: Tensor, temperature: float) -> Tensor:
     return F.normalize(hidden.float(), dim=-1) @ items.float().T / temperature
 
 
-def rank_target(scores: Tensor, *, target: Tensor, mask: Tensor) -> Ranking:
+def rank_target(scores: Tensor, *, target: Tensor, mask: Tensor | None = None) -> Ranking:
     """Rank and softmax probability of the target (B,) in scores (B, V), without masked items.
 
-    Ties count against the target.
+    Ties count against the target. Without a `mask` (B, V), excluded items have the score -inf.
 
     Raises:
         ValueError: a score is NaN.
@@ -54,7 +54,8 @@ def rank_target(scores: Tensor, *, target: Tensor, mask: Tensor) -> Ranking:
     if torch.isnan(scores).any():
         row = int(torch.isnan(scores).any(1).nonzero()[0])
         raise ValueError(f"scores of row {row} are NaN; the policy has diverged")
-    scores = scores.masked_fill(mask, -torch.inf)
+    if mask is not None:
+        scores = scores.masked_fill(mask, -torch.inf)
     own = scores.gather(1, target[:, None])
     rank = (scores >= own).sum(1)
     return Ranking(rank, torch.exp(own[:, 0] - torch.logsumexp(scores, 1)))

@@ -21,6 +21,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from minirec.rl.cells import Cells
+
 ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 
 
@@ -38,8 +40,8 @@ def head_gradient(
     items: Tensor,
     target: Tensor,
     temperature: float = 0.02,
-    mask: Tensor | None = None,
-    prior: Tensor | None = None,
+    mask: Tensor | Cells | None = None,
+    prior: Tensor | Cells | None = None,
     block: int = 16384,
 ) -> Tensor:
     """Gradient of the head loss by `hidden`. Arguments and errors as in `head_features`.
@@ -56,8 +58,8 @@ def head_features(
     items: Tensor,
     target: Tensor,
     temperature: float = 0.02,
-    mask: Tensor | None = None,
-    prior: Tensor | None = None,
+    mask: Tensor | Cells | None = None,
+    prior: Tensor | Cells | None = None,
     block: int = 16384,
 ) -> HeadFeatures:
     """Gradient, Hessian-vector product and EL2N, with shared work done once (method, section 4).
@@ -70,7 +72,7 @@ def head_features(
         target: (B,) int64 rows of `items`.
         temperature: tau, above 0.
         mask: (B, V) bool, True for an excluded item. The target is never excluded.
-        prior: (B, V) added to the scores, constant in `hidden`.
+        prior: (B, V) added to the scores, constant in `hidden`. Both may be dense or `Cells`.
         block: items processed at a time; limits the memory.
 
     Raises:
@@ -91,8 +93,8 @@ def rollout_gradient(
     items: Tensor,
     target: Tensor,
     temperature: float = 0.02,
-    mask: Tensor | None = None,
-    prior: Tensor | None = None,
+    mask: Tensor | Cells | None = None,
+    prior: Tensor | Cells | None = None,
 ) -> Tensor:
     """Head gradients of a sample's rollouts, weighted by advantages: sum_j A_ij g_ij.
 
@@ -116,8 +118,8 @@ class _Head:
         items: Tensor,
         target: Tensor,
         temperature: float,
-        mask: Tensor | None,
-        prior: Tensor | None,
+        mask: Tensor | Cells | None,
+        prior: Tensor | Cells | None,
         block: int,
     ):
         _check(hidden, items, target, temperature, mask)
@@ -208,12 +210,19 @@ class _Head:
             items = self.items[start : start + self.block].to(self.dtype)
             scores = _product(self.u / self.tau, items)
             if self.prior is not None:
-                scores += self.prior[:, start : start + self.block]
+                scores += _columns(self.prior, start, self.block)
             if self.mask is not None:
-                mask = self.mask[:, start : start + self.block].clone()
+                mask = _columns(self.mask, start, self.block)
                 mask[self._own(start, mask.shape[1])] = False
                 scores.masked_fill_(mask, -torch.inf)
             yield start, items, scores
+
+
+def _columns(values: Tensor | Cells, start: int, count: int) -> Tensor:
+    """A new tensor of at most `count` columns of (B, V)."""
+    if isinstance(values, Cells):
+        return values.columns(start, start + count)
+    return values[:, start : start + count].clone()
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
@@ -229,7 +238,11 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
 
 
 def _check(
-    hidden: Tensor, items: Tensor, target: Tensor, temperature: float, mask: Tensor | None
+    hidden: Tensor,
+    items: Tensor,
+    target: Tensor,
+    temperature: float,
+    mask: Tensor | Cells | None,
 ) -> None:
     if hidden.ndim != 2 or items.ndim != 2 or hidden.shape[1] != items.shape[1]:
         raise ValueError(
@@ -243,8 +256,9 @@ def _check(
     if not temperature > 0:
         raise ValueError(f"temperature is {temperature:g}; expected a positive number")
     shape = (len(hidden), len(items))
-    if mask is not None and (mask.shape != shape or mask.dtype != torch.bool):
-        raise ValueError(f"mask is {mask.dtype} {tuple(mask.shape)}; expected bool {shape}")
+    kind = mask.dtype if isinstance(mask, Tensor) else torch.bool
+    if mask is not None and (mask.shape != shape or kind != torch.bool):
+        raise ValueError(f"mask is {kind} {tuple(mask.shape)}; expected bool {shape}")
     outside = (target < 0) | (target >= len(items))
     if outside.any():
         row = int(outside.nonzero()[0])

@@ -23,6 +23,7 @@ from torch import Tensor
 from minirec.model.recommender import Policy
 from minirec.prior.prior import Prior
 from minirec.rl import grpo
+from minirec.rl.candidates import frozen_catalogue
 from minirec.rl.group import Group, written_tokens
 from minirec.rl.ranker import Targets
 from minirec.selection.projection import Projector
@@ -70,15 +71,17 @@ class SampleLoss:
         rows = [start + rollout for start, rollout in zip([0, *ends], best, strict=True)]
         targets = Targets.of(groups, items=len(self.table), device=hidden.device, prior=self.prior)
         weight = torch.stack([a[rollout] for a, rollout in zip(advantages, best, strict=True)])
+        rivals = frozen_catalogue(self.table.to(hidden), targets)
         loss, _ = grpo.item_loss(
             hidden[torch.tensor(rows, device=hidden.device)],
-            candidates=self.table.to(hidden),
-            target=targets.target,
-            excluded=targets.mask,
+            candidates=rivals.vectors,
+            target=rivals.target,
+            excluded=rivals.excluded,
             advantage=weight.to(hidden),
             temperature=self.temperature,
             clip=grpo.Clip(),
-            offset=targets.prior,
+            offset=rivals.offset,
+            rest=rivals.rest,
         )
         return loss
 

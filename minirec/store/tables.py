@@ -12,11 +12,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -24,12 +25,14 @@ import pyarrow.parquet as pq
 
 from minirec.errors import DamageError
 from minirec.store.files import AGAIN, atomic, reading
-from minirec.store.remote import is_remote
+from minirec.store.remote import is_remote, local_file
 
 ROW_GROUP = 65_536
 """Rows in a row group, so that a reader can take a table in slices."""
 TRAILER = re.compile(rb"\nsha256 ([0-9a-f]{64})\n", re.DOTALL)
 TRAILER_BYTES = 73
+PIECE = 1 << 24
+"""Bytes that are hashed at a time."""
 
 
 @contextmanager
@@ -135,17 +138,56 @@ def _check_footer(source: pq.ParquetFile) -> None:
 
 def write_array(path: Path, array: np.ndarray) -> None:
     """Write an array as ``.npy`` with its sha256, atomically; `numpy.load` reads it too."""
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    content = buffer.getvalue()
     with atomic(path) as file:
-        file.write(content)
-        file.write(f"\nsha256 {hashlib.sha256(content).hexdigest()}\n".encode())
+        hashed = _Hashed(file)
+        np.lib.format.write_array(hashed, np.asanyarray(array), allow_pickle=False)
+        file.write(f"\nsha256 {hashed.sha.hexdigest()}\n".encode())
+
+
+class _Hashed:
+    """A file that keeps the sha256 of what is written; numpy writes an array to it in pieces."""
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.sha = file, hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.sha.update(data)
+        return self.file.write(data)
 
 
 def check_array(path: Path) -> None:
     """Raises the errors of `read_array`."""
-    read_array(path)
+    if is_remote(path):
+        read_array(path)
+    else:
+        map_array(path)
+
+
+def map_array(path: Path, *, piece: int = PIECE) -> np.ndarray:
+    """An array that `write_array` wrote, as a map of its file after its sha256 was compared.
+
+    The processes of a machine that read one file share its memory. What a process writes into the
+    array stays its own. An object of a store is read from its copy on this machine.
+    `piece` bytes are hashed at a time.
+
+    Raises:
+        ArtifactError: the file cannot be read.
+        DamageError: it is missing or damaged.
+    """
+    file = local_file(path, map_array)
+    with reading(file), file.open("rb") as content:
+        sha = hashlib.sha256()
+        left = os.fstat(content.fileno()).st_size - TRAILER_BYTES
+        while left > 0 and (read := content.read(min(piece, left))):
+            sha.update(read)
+            left -= len(read)
+        trailer = TRAILER.fullmatch(content.read())
+    if not trailer or sha.hexdigest() != trailer[1].decode():
+        return read_array(file)  # it says what is wrong; `numpy.save` writes no checksum
+    try:
+        return np.load(file, mmap_mode="c", allow_pickle=False)
+    except ValueError as error:
+        raise DamageError(f"{path} is damaged ({error}); {AGAIN}") from None
 
 
 def read_array(path: Path) -> np.ndarray:

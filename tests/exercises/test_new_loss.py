@@ -15,8 +15,9 @@ import torch
 
 from minirec.config.training import TrainingConfig
 from minirec.rl import losses
+from minirec.rl.candidates import Candidates
 from minirec.rl.group import Group
-from minirec.rl.losses import Candidates, Loss, Objective, Rewards, Rollouts
+from minirec.rl.losses import Loss, Objective, Rewards, Rollouts
 from minirec.rl.reward import ndcg
 
 WEIGHT = 0.01

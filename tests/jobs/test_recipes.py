@@ -14,7 +14,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from actors.engines.engine import most_prompts_per_call
 from jobs import cli, plan_costs
 from jobs.plan import plan
-from jobs.plan_costs import memory, memory_rows
+from jobs.plan_costs import catalogue_rows, estimated, memory, memory_rows
 from minirec.config.reading import PRESETS, _read_yaml, load
 from minirec.config.resources import ResourcesConfig
 from minirec.model.recommender import Policy
@@ -192,3 +192,25 @@ def test_paper_amazon_selects_as_paper_does():
     paper, amazon = (_read_yaml(PRESETS / f"{name}.yaml") for name in ("paper", "paper-amazon"))
     assert paper["selection"].items() <= amazon["selection"].items()
     assert paper["proxy"].items() <= amazon["proxy"].items()
+
+
+def test_the_plan_says_what_the_catalogue_costs(tmp_path):
+    words = [f"run_dir={tmp_path}", "training.item_negatives=null"]
+    write_json(tmp_path / "corpus" / "corpus.json", {"samples": {"train": 9}, "items": 10**6})
+    config = load(CONFIGS / "qwen2.5-0.5b.yaml", words)
+    rows = {(stage, what): value for stage, what, value in estimated(config)}
+    # A million vectors of 896 numbers of 4 bytes.
+    assert rows["catalogue", "item table"] == "3.34 GiB: 1,000,000 items x 896 numbers"
+    assert rows["catalogue", "a new table, at most"].endswith(
+        "each item_refresh_steps steps and for a validation"
+    )
+    assert "1,000,000 items with gradient" in rows["warning", "training.item_negatives"]
+    assert catalogue_rows(config, None) == []
+
+    supervised = load(
+        CONFIGS / "qwen2.5-0.5b.yaml",
+        [words[0], "training.loss=supervised", "training.item_candidates=batch"],
+    )
+    rows = {(stage, what): value for stage, what, value in catalogue_rows(supervised, 10**6)}
+    assert rows["catalogue", "a new table, at most"].endswith("no step needs it")
+    assert ("warning", "training.item_negatives") not in rows

@@ -26,21 +26,26 @@ TWINS = {0, 2, 5, 6}
 @pytest.fixture(scope="module")
 def recommender(tmp_path_factory):
     """Seven items, four of which have equal vectors."""
-    folder = tmp_path_factory.mktemp("recommending")
+    vectors = torch.nn.functional.normalize(torch.randn(ITEMS, 64), dim=-1)
+    for i in TWINS:
+        vectors[i] = vectors[0]
+    return built(tmp_path_factory.mktemp("recommending"), vectors)
+
+
+def built(folder, vectors):
+    """A recommender of the tiny model for items with these vectors (V, 64)."""
+    items = len(vectors)
     model = build_model(folder / "model")
     adapter = build_adapter(model, folder / "adapter", seed=1)
     corpus = folder / "corpus"
     columns = {
-        "item_id": list(range(ITEMS)),
-        "key": [f"k{i}" for i in range(ITEMS)],
-        "title": [f"blue pen {i}" for i in range(ITEMS)],
-        "text": [""] * ITEMS,
+        "item_id": list(range(items)),
+        "key": [f"k{i}" for i in range(items)],
+        "title": [f"blue pen {i}" for i in range(items)],
+        "text": [""] * items,
     }
     write_table(corpus / "items.parquet", pa.table(columns))
     write_json(corpus / "corpus.json", {"category": "pens"})
-    vectors = torch.nn.functional.normalize(torch.randn(ITEMS, 64), dim=-1)
-    for i in TWINS:
-        vectors[i] = vectors[0]
     write_array(folder / "vectors.npy", vectors.numpy())
     return Recommender(
         RecommenderSpec(
@@ -81,6 +86,28 @@ def test_equal_items_come_in_the_order_of_their_ids_in_every_batch(recommender, 
     for top in range(1, ITEMS):
         fewer = recommender.recommend(histories[:9], top=[top] * 9)
         assert [found.items for found in fewer] == [items[:top] for items in alone[:9]]
+
+
+def test_the_order_is_that_of_float64_where_float32_cannot_tell(tmp_path):
+    """400 vectors differ in their seventh decimal. A float32 product orders them at random."""
+    draw = torch.Generator().manual_seed(0)
+    near = torch.randn(1, 64, generator=draw) + 3e-7 * torch.randn(400, 64, generator=draw)
+    recommender = built(tmp_path, torch.nn.functional.normalize(near, dim=-1))
+    histories = [[3], [7, 8], [399, 0, 1]]
+    prompts = [recommender.encoder.prompt([recommender.titles[i] for i in h]) for h in histories]
+    with torch.no_grad():
+        hidden = recommender.policy([[*p, *recommender.encoder.answer_ids] for p in prompts])[0]
+    unit = torch.nn.functional.normalize(hidden.double(), dim=-1)
+    exact = (unit @ recommender.table.double().T).round(decimals=10)
+    rough = unit.float() @ recommender.table.T
+    differs = False
+    for top in (1, 10, 400):
+        found = recommender.recommend(histories, top=[top] * len(histories))
+        for one, scores, history, roughly in zip(found, exact, histories, rough, strict=True):
+            left = [i for i in range(400) if i not in history]
+            assert one.items == sorted(left, key=lambda i: (-float(scores[i]), i))[:top]
+            differs |= one.items != sorted(left, key=lambda i: (-float(roughly[i]), i))[:top]
+    assert differs
 
 
 def test_a_prior_is_added_to_the_cosine(recommender, tmp_path):

@@ -109,7 +109,7 @@ def test_the_logged_quality_is_that_of_the_saved_weights(place):
         forced = [policy([encoder.sequence(prompt, FORCED)])[0] for prompt in prompts]
         hidden = torch.cat(forced).numpy()
     cosine = hidden / np.linalg.norm(hidden, axis=1, keepdims=True) @ table.T
-    seen = Prior.of(corpus).parts(samples)
+    seen = np.stack([part.toarray() for part in Prior.of(corpus).sparse_parts(samples)])
     scores = scale * cosine / spec.model.temperature + np.tensordot(parts, seen, axes=1)
     gains = []
     for score, sample in zip(scores, samples, strict=True):
@@ -199,6 +199,7 @@ def test_the_scorer_divides_the_temperature_by_the_weight_of_the_policy(place, t
     ranker = LoadedPolicy(scoring).ranker
     assert ranker.temperature == pytest.approx(spec.model.temperature / scale)
     samples = load_samples(Path(spec.corpus), "test")[:4]
-    expected = np.tensordot(parts, Prior.of(Path(spec.corpus)).parts(samples), axes=1)
-    assert ranker.targets(samples).prior.numpy() == pytest.approx(expected, abs=1e-5)
+    seen = Prior.of(Path(spec.corpus)).sparse_parts(samples)
+    expected = sum(weight * part.toarray() for weight, part in zip(parts, seen, strict=True))
+    assert ranker.targets(samples).prior.dense().numpy() == pytest.approx(expected, abs=1e-5)
     assert LoadedPolicy(replace(scoring, prior=None)).ranker.temperature == spec.model.temperature

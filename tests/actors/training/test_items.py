@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -23,8 +25,10 @@ class Engine:
         self.weight = torch.arange(1.0, 11.0).view(5, 2).requires_grad_(True)
         self.encoded = self.steps = 0
         self.boundaries = []
+        self.seen = lambda: None  # called in each pass
 
     def __call__(self, sequences):
+        self.seen()
         self.encoded += len(sequences)
         return self.weight[[tokens[0] for tokens in sequences]], None
 
@@ -176,3 +180,28 @@ def test_without_rewards_only_the_candidates_are_encoded(alone):
     assert (engine.encoded, found.table, found.catalogue_size) == (1, None, 4)
     wide = side(engine, loss="supervised", item_candidates="catalogue").candidates(0, [1])
     assert len(wide.table) == wide.catalogue_size == 4
+
+
+@pytest.mark.parametrize("negatives", [0, 1])
+def test_training_on_candidates_never_encodes_the_catalogue(alone, negatives):
+    """Supervision needs no rank, so no step reads the vectors of all items."""
+    engine = Engine()
+    items = side(engine, loss="supervised", item_negatives=negatives)
+    for step in range(4):
+        assert items.refresh(step) is None
+        found = items.candidates(step, [1, 1])
+        assert found.table is None and len(found.ids) == 1 + negatives
+        (loss(found.vectors)).backward()
+        items.backward(found)
+    assert engine.encoded == 4 * 2 * (1 + negatives)
+
+
+def test_a_refresh_keeps_one_table(alone):
+    """Two tables of a large catalogue may not fit, so the old one goes before the new one comes."""
+    engine = Engine()
+    items = side(engine, refresh_steps=2)
+    kept = weakref.ref(items.refresh(0))
+    alive = []
+    engine.seen = lambda: alive.append(kept() is not None)
+    items.refresh(2)
+    assert alive == [False]

@@ -146,7 +146,7 @@ def test_each_exported_reward_has_the_prior_of_its_sample(with_prior, tmp_path):
     # The oldest of the samples has no earlier period, so only titles count.
     stored = np.load(tmp_path / "trl" / "prior.npz")
     assert stored["sample_id"].tolist() == [s.sample_id for s in samples]
-    assert stored["ends"][-1] == int((targets.prior > 0).sum())
+    assert stored["ends"][-1] == int((targets.prior.value > 0).sum())
 
 
 def keys_of(run_dir):
@@ -192,7 +192,7 @@ def test_refreshed_counts_change_the_recommendations(copy, tmp_path, capsys):
     samples = {s.sample_id: s for s in load_samples(copy / "corpus", "train")}
     stored = np.load(tmp_path / "t" / "prior.npz")
     first = samples[int(stored["sample_id"][0])]
-    own = Prior.load(copy / "corpus", copy / "prior")([first])[0]
+    own = Prior.load(copy / "corpus", copy / "prior")([first]).toarray()[0]
     assert np.array_equal(stored["values"][: stored["ends"][0]], own[own > 0])
 
 

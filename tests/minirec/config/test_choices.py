@@ -9,7 +9,7 @@ from minirec.config import choices, reading
 from minirec.config.choices import Choices
 from minirec.corpus.sources import SOURCES
 from minirec.errors import ConfigError
-from minirec.rl.losses import CANDIDATES
+from minirec.rl.candidates import CANDIDATES
 from minirec.rl.reward import REWARDS
 from minirec.selection.baselines import METHODS
 from minirec.selection.curriculum import CURRICULA

@@ -11,7 +11,7 @@ from minirec.config.evaluation import SasrecConfig
 from minirec.corpus.table import Sample
 from minirec.errors import ConfigError
 from minirec.evaluation.ranking import per_sample
-from minirec.evaluation.sasrec import Sasrec, _batches, load, ranks, save, train
+from minirec.evaluation.sasrec import Sasrec, _batches, backward, load, ranks, save, train
 
 SMALL = SasrecConfig(width=16, layers=1, heads=1, batch=32, dropout=0.1, learning_rate=0.01)
 ITEMS = 12
@@ -169,3 +169,16 @@ def test_batches_hold_each_row_once_and_little_padding():
 def test_heads_divide_the_width():
     with pytest.raises(ValueError, match="heads 3 does not divide width 64"):
         SasrecConfig(heads=3)
+
+
+@pytest.mark.parametrize("scores", [1, 3 * ITEMS, 40 * ITEMS])
+def test_a_batch_in_parts_has_the_loss_and_gradient_of_the_whole(scores):
+    batch = cycle(3, 10)
+    found = []
+    for most in (10 * ITEMS, scores):
+        one = model(changed(dropout=0.0))
+        loss = backward(one, batch, scores=most)
+        found.append([torch.tensor(loss), *(p.grad for p in one.parameters())])
+    assert found[0][0] > 1
+    for whole, parts in zip(*found, strict=True):
+        assert torch.allclose(whole, parts, atol=1e-6)

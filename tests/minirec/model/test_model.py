@@ -23,8 +23,9 @@ from minirec.export.reward import Scorer
 from minirec.model.passes import item_table
 from minirec.model.recommender import Encoder, Policy, load_policy, trainable_policy
 from minirec.model.sharing import Sharing
+from minirec.rl.candidates import Candidates, log_presence
 from minirec.rl.group import Group
-from minirec.rl.losses import Candidates, Objective, item_loss, log_presence, losses
+from minirec.rl.losses import Objective, item_loss, losses
 from minirec.rl.reward import reward_function
 
 

@@ -18,8 +18,9 @@ from minirec.model.loading import load_lm
 from minirec.model.micro_batches import micro_batches, padded
 from minirec.model.recommender import Policy
 from minirec.model.sharing import Sharing, packed_rows, packed_width
+from minirec.rl.candidates import Candidates
 from minirec.rl.group import Group
-from minirec.rl.losses import Candidates, Objective, losses
+from minirec.rl.losses import Objective, losses
 from minirec.rl.reward import reward_function
 
 OBJECTIVE = Objective(

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from minirec.config.training import TrainingConfig
+from minirec.rl.candidates import Candidates
 from minirec.rl.group import Group
-from minirec.rl.losses import Candidates, Objective, counted, live_tokens, losses
+from minirec.rl.losses import Objective, counted, live_tokens, losses
 from minirec.rl.reward import ndcg
 
 ITEMS = torch.eye(3)

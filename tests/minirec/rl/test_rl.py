@@ -11,8 +11,9 @@ from minirec.config.scoring import RewardConfig
 from minirec.corpus.table import Sample
 from minirec.errors import ConfigError
 from minirec.rl import grpo
+from minirec.rl.candidates import log_presence
 from minirec.rl.group import Group, written_tokens
-from minirec.rl.losses import log_presence, lr_factor
+from minirec.rl.losses import lr_factor
 from minirec.rl.ranker import Ranker, Targets
 from minirec.rl.reward import (
     Ranking,
@@ -285,13 +286,16 @@ def test_excluded_items_are_masked_and_the_target_never_is():
     alone = Sample(sample_id=1, history=[1, 2], target=2)
     targets = Targets.of([baskets, alone], items=5)
     assert targets.target.tolist() == [2, 2]
-    assert targets.mask.tolist() == [
+    assert targets.excluded.dense().tolist() == [
         [True, False, False, True, False],
         [False, True, False, False, False],  # the target is never excluded
     ]
     group = Group([7], [[8]], [1], excluded=baskets.excluded, target=baskets.target)
     assert group.excluded == [0, 3]
-    assert torch.equal(Targets.of([group], items=5).mask, targets.mask[:1])
+    assert (
+        Targets.of([group], items=5).excluded.dense().tolist()
+        == targets.excluded.dense()[:1].tolist()
+    )
 
 
 def test_each_target_is_ranked_for_all_of_its_rollouts():

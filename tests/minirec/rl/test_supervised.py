@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from minirec.config.training import TrainingConfig
+from minirec.rl.candidates import Candidates
 from minirec.rl.group import Group
-from minirec.rl.losses import Candidates, Objective, counted, losses
+from minirec.rl.losses import Objective, counted, losses
 from minirec.rl.reward import reward_function
 
 ITEMS = 6

@@ -173,3 +173,37 @@ def test_a_lack_of_memory_is_no_damage(table_file, monkeypatch):
     with pytest.raises(pa.ArrowMemoryError):
         files.intact(table_file, tables.check_table, say=print)
     assert table_file.exists()
+
+
+@given(st.floats(0, 1), st.integers(1, 255))
+def test_a_flipped_byte_of_a_mapped_array_is_found(array_file, place, mask):
+    with pytest.raises(ArtifactError, match="a.npy is damaged"):
+        tables.map_array(flipped(array_file, place, mask))
+
+
+@pytest.mark.parametrize("piece", [1, 7, 64, 10**6])
+def test_a_mapped_array_is_the_array_and_writing_into_it_changes_no_file(
+    array_file, tmp_path, piece
+):
+    content = array_file.read_bytes()
+    found = tables.map_array(array_file, piece=piece)
+    assert isinstance(found, np.memmap)
+    assert found.tolist() == tables.read_array(array_file).tolist()
+    found[0, 0] = 9
+    assert array_file.read_bytes() == content
+    for kept in (found[:0], found[:, ::2], np.float64(3).reshape(())):  # empty, strided, scalar
+        tables.write_array(tmp_path / "b.npy", kept)
+        assert np.array_equal(tables.map_array(tmp_path / "b.npy"), kept)
+        assert np.array_equal(np.load(tmp_path / "b.npy"), kept)
+    np.save(tmp_path / "c.npy", found)
+    assert np.array_equal(tables.map_array(tmp_path / "c.npy"), found)
+
+
+@pytest.mark.parametrize("lost", [1, 10, 100, 250])
+def test_a_mapped_array_that_was_cut_is_found(array_file, tmp_path, lost):
+    cut = tmp_path / array_file.name
+    cut.write_bytes(array_file.read_bytes()[:-lost])
+    with pytest.raises(ArtifactError, match="damaged"):
+        tables.map_array(cut)
+    with pytest.raises(DamageError):
+        tables.map_array(tmp_path / "missing.npy")
