@@ -7,12 +7,11 @@ import pyarrow as pa
 import pytest
 
 from minirec.corpus.schema import SAMPLES
-from minirec.corpus.table import SampleFile
 from minirec.evaluation import policies, references
 from minirec.evaluation.headline import headline, shortcuts_sentence
 from minirec.evaluation.shortcuts import shortcuts
 from minirec.prior.counts import CELLS, rows_at_once
-from minirec.store.tables import write_table
+from minirec.store.tables import ROW_GROUP, write_table
 
 
 def evaluation(low, high, *, shortcut=0.493, titles=0.4):
@@ -83,7 +82,8 @@ def test_shortcuts_by_hand(tmp_path):
     # Item 1 follows item 0, and item 3 follows item 2. Titles say nothing.
     train = samples(["a", "b", "c"], [[0], [0], [2]], [1, 1, 3])
     write_table(tmp_path / "valid.parquet", samples(["d", "e"], [[0], [2]], [1, 3]))
-    found = shortcuts(train, SampleFile(tmp_path, "valid"), [""] * 4)
+    write_table(tmp_path / "train.parquet", train)
+    found = shortcuts(tmp_path, [""] * 4)
     assert found["samples"] == 2
     # Users of the items: 2, 2, 1, 1. Target 1 is first; target 3 comes after 0 and 1.
     assert found["ndcg@10"]["popularity"] == pytest.approx((1 + 0.5) / 2)
@@ -98,8 +98,24 @@ def test_shortcuts_take_samples_evenly_spread(tmp_path):
     # Of 1,000 samples, only those in even rows have the target 1, which is first.
     targets = [1 if row % 2 == 0 else 0 for row in range(1000)]
     write_table(tmp_path / "valid.parquet", samples(["b"] * 1000, [[2]] * 1000, targets))
-    found = shortcuts(train, SampleFile(tmp_path, "valid"), [""] * 3)
+    write_table(tmp_path / "train.parquet", train)
+    found = shortcuts(tmp_path, [""] * 3)
     assert found["samples"] == 500
+    many = shortcuts(tmp_path, [""] * 100_000)
+    assert many["samples"] == 100
+
+
+def test_only_the_newest_row_groups_are_counted(tmp_path):
+    """The last group says that item 1 follows item 0, all others that item 2 does."""
+    rows = ROW_GROUP + 10
+    targets = [2] * ROW_GROUP + [1] * 10
+    train = samples([f"u{row}" for row in range(rows)], [[0]] * rows, targets)
+    write_table(tmp_path / "train.parquet", train)
+    write_table(tmp_path / "valid.parquet", samples(["d"], [[0]], [1]))
+    newest = shortcuts(tmp_path, [""] * 3, counted=10)
+    assert newest["counted"] == 10 and newest["ndcg@10"]["popularity"] == 1
+    every = shortcuts(tmp_path, [""] * 3, counted=11)
+    assert every["counted"] == rows and every["ndcg@10"]["popularity"] < 1
 
 
 def test_the_block_shrinks_with_the_catalogue():
