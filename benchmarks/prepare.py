@@ -70,7 +70,8 @@ def generate(folder: Path, *, rows: int, users: int, items: int) -> None:
     """Write a corpus of about `rows` events, all at different times, in no order."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
-    time_ms = 1_600_000_000_000 + 30_000 * rng.permutation(rows)
+    # Three years, however many events there are.
+    time_ms = 1_600_000_000_000 + 10**11 // rows * rng.permutation(rows)
     fields = [
         ("user_id", pa.string()),
         ("parent_asin", pa.string()),
