@@ -72,6 +72,7 @@ class Session:
         self._pool: Pool | None = None
         self._model: str | None = None
         self._started_ray = False
+        self.ray_folder: Path | None = None
         self._room: Room | None = None
         self._allocation: Allocation | None = None
 
@@ -109,12 +110,13 @@ class Session:
             }
         try:
             with without_stderr():
-                ray.init(**options)
+                started = ray.init(**options)
         except Exception as error:  # Ray raises a bare one if its node is not up in time
             if isinstance(error, OSError) and error.errno is not None:  # a file or disk error
                 raise
             raise not_started(error, address) from error
         self._started_ray = True
+        self.ray_folder = Path(started.address_info["session_dir"])
         if self._allocation is None:
             self._allocation = self._fit_cluster()
         console.print(self._allocation.sentence())

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import ray
@@ -12,23 +16,40 @@ from actors.causes import cause, raised_in
 from minirec.errors import EngineError, MiniRecError
 
 T = TypeVar("T")
+SPARE_BYTES = 64 << 20
+"""Room that Ray's processes need on their disk, for their logs."""
 
 
-def in_task(stage: str, function: Callable[..., T], *arguments: object) -> T:
-    """Call `function`, which holds the whole corpus of a run, in a Ray task; return its result.
+def in_task(
+    stage: str,
+    function: Callable[..., T],
+    *arguments: object,
+    spills_to: Path | None = None,
+    spare_bytes: int = SPARE_BYTES,
+) -> T:
+    """Call `function`, which needs much memory, in a Ray task; return its result.
 
     The task asks for almost no CPU, so that tasks that it starts get them; with none, Ray could
     place it on a head node without CPUs.
 
     Args:
         stage: its name, for the error.
+        spills_to: folder of this machine on whose disk Ray puts objects that its memory cannot
+            hold. Ray would try again without end if that disk is full.
+        spare_bytes: the disk counts as full if less is free.
 
     Raises:
-        MiniRecError, OSError: as `function` raised it, such as for a full disk.
+        MiniRecError, OSError: as `function` raised it, such as for a full disk; or the disk of
+            `spills_to` is full.
         EngineError: the task, or a task that it started, died.
     """
+    task = ray.remote(num_cpus=0.01)(function).remote(*arguments)
+    while not ray.wait([task], timeout=1)[0]:
+        if spills_to is not None and shutil.disk_usage(spills_to).free < spare_bytes:
+            ray.cancel(task, force=True)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(spills_to))
     try:
-        return ray.get(ray.remote(num_cpus=0.01)(function).remote(*arguments))
+        return ray.get(task)
     except RayError as error:
         raised = raised_in(error)
         if isinstance(raised, RayTaskError) or not isinstance(
@@ -39,5 +60,5 @@ def in_task(stage: str, function: Callable[..., T], *arguments: object) -> T:
             raise raised from None
         raise EngineError(
             f"{stage} ended: {cause(error)}; run it again, on a node with more memory if that "
-            f"was short: one process holds the corpus"
+            f"was short"
         ) from error

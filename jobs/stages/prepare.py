@@ -208,7 +208,8 @@ def _with_reader(
 
     work.session.start_ray()
     work.session.wait_for_room([{"CPU": 1}])
-    return in_task("prepare", function, *arguments, RayReader(part_bytes=most // 5))
+    reader = RayReader(part_bytes=most // 5)
+    return in_task("prepare", function, *arguments, reader, spills_to=work.session.ray_folder)
 
 
 def _body(work: Work) -> None:

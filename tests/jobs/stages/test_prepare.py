@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import signal
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -263,6 +264,14 @@ def test_a_renamed_folder_counts_where_its_name_is_a_column(tmp_path):
 def test_a_task_that_dies(cluster):
     with pytest.raises(EngineError, match="prepare ended: its process"):
         in_task("prepare", lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+
+@pytest.mark.ray
+def test_a_full_disk_ends_the_task(cluster, tmp_path):
+    with pytest.raises(OSError) as error:
+        in_task("prepare", time.sleep, 600, spills_to=tmp_path, spare_bytes=1 << 60)
+    assert error.value.errno == errno.ENOSPC and error.value.filename == str(tmp_path)
+    assert in_task("prepare", time.sleep, 0, spills_to=tmp_path) is None
 
 
 @pytest.mark.ray
