@@ -24,15 +24,18 @@ def append_files(
     files: Sequence[str],
     weight: str | None,
     own_catalogue: bool,
+    out: Path,
     reader: Reader,
 ) -> Made:
-    """Replace the corpus of a folder by one that also has the events of the located files.
+    """Write a corpus that has the events of the corpus of a folder and those of the located files.
 
     Args:
+        folder: the corpus before.
         corpus: the settings that read these files (`CorpusConfig.additions`).
         files: names of the files of the events, for ``corpus.json``.
         weight: column of the weights of items.
         own_catalogue: whether the catalogue is not that of the corpus.
+        out: the folder that is written, or replaced.
         reader: reads the files, in this process or in those of a cluster.
 
     Raises:
@@ -41,7 +44,7 @@ def append_files(
     """
     read = append.read_new(folder, located, reader, own_catalogue=own_catalogue)
     check_rejected(read, corpus, rejected_beside)
-    with atomic_dir(folder) as work:
+    with atomic_dir(out) as work:
         summary = append.append(folder, work, read, corpus, files=files, weight=weight)
         titles = read_table(work / "items.parquet", ["title"])["title"].to_pylist()
         summary["shortcuts"] = shortcuts(work, titles)

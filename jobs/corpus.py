@@ -25,7 +25,7 @@ from minirec.errors import CorpusError
 from minirec.evaluation.shortcuts import shortcuts
 from minirec.store.files import atomic_dir, write_json
 from minirec.store.run import peak_memory_mib
-from minirec.store.tables import write_batches, write_table
+from minirec.store.tables import ROW_GROUP, write_batches, write_table
 
 
 @dataclass(frozen=True)
@@ -148,13 +148,16 @@ def _write_items(
 ) -> list[str]:
     """Write the catalogue, with weights if there are any; returns the titles."""
     ids = pa.array(np.arange(len(chosen)), type=pa.int32())
-    table = pa.table([ids, chosen["key"], chosen["title"], chosen["text"]], schema=ITEMS)
+    table = pa.table([ids, chosen["key"], chosen["title"], chosen["text"]], names=ITEMS.names)
+    schema = ITEMS
     if weight is not None:
         raw = chosen["weight"].to_numpy()
         values, known = weights.complete(weight, raw, targets=facts.targets)
         table = table.append_column(weight, pa.array(values))
+        schema = ITEMS.append(table.schema.field(weight))
         summary[weights.FACTS] = asdict(known)
-    write_table(folder / "items.parquet", table)
+    rows = (table.slice(at, ROW_GROUP).cast(schema) for at in range(0, len(table), ROW_GROUP))
+    write_batches(folder / "items.parquet", schema, rows)
     return table["title"].to_pylist()
 
 

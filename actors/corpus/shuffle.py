@@ -33,6 +33,8 @@ from minirec.corpus.vectorised import parse
 T = TypeVar("T")
 SHUFFLED_BYTES = 128 << 20
 """Rows that a task of the shuffle divides among the parts."""
+MERGED_AT_ONCE = 64
+"""Blocks of titles in interactions that are held before equal ones become one."""
 BUCKETS = 1 << 20
 """Users are divided among so many numbers, which Ray Data divides among the parts."""
 
@@ -43,13 +45,16 @@ class RayParts:
     def __init__(self, dataset: Dataset):
         self._dataset = dataset
 
-    def each(self, function: Callable[[pa.Table], T]) -> list[T]:
+    def each(self, function: Callable[[pa.Table], T]) -> Iterator[T]:
         """See `Parts`."""
 
         def pickled(part: pa.Table) -> pa.Table:
             return pa.table({"result": pa.array([pickle.dumps(function(part))], pa.binary())})
 
-        return [pickle.loads(row["result"]) for row in self._mapped(pickled).take_all()]
+        results = self._mapped(pickled).iter_batches(batch_size=None, batch_format="pyarrow")
+        for batch in results:
+            for result in batch["result"] if batch.num_columns else ():
+                yield pickle.loads(result.as_py())
 
     def changed(self, function: Callable[[pa.Table], pa.Table]) -> RayParts:
         """See `Parts`."""
@@ -96,8 +101,13 @@ class RayReader:
         """See `Reader`."""
         dataset = _parsed(specs, lambda parsed: compact(parsed, places, inline=inline))
         batches = dataset.iter_batches(batch_size=None, batch_format="pyarrow")
-        rows = [batch for batch in batches if batch.num_columns]
-        return merged(rows) if inline else pa.concat_tables([COMPACT.empty_table(), *rows])
+        rows = [COMPACT.empty_table()]
+        for batch in batches:
+            if batch.num_columns:
+                rows.append(batch)
+            if inline and len(rows) > MERGED_AT_ONCE:
+                rows = [merged(rows)]
+        return merged(rows) if inline else pa.concat_tables(rows)
 
 
 def buckets(events: pa.Table) -> np.ndarray:
@@ -147,7 +157,7 @@ def _set_up() -> None:
     nodes = [node for node in ray.nodes() if node["Alive"]]
     if len(nodes) == 1:
         # A local Ray has more slots than cores, and each task holds a part.
-        limits = ExecutionResources(cpu=float(os.cpu_count() or 1))
+        limits = ExecutionResources(cpu=float(len(os.sched_getaffinity(0))))
         context.execution_options.resource_limits = limits
     # A part is one block, however large it is.
     context.target_max_block_size = None

@@ -116,7 +116,9 @@ class Session:
                 raise
             raise not_started(error, address) from error
         self._started_ray = True
-        self.ray_folder = Path(started.address_info["session_dir"])
+        # A client of a remote cluster has no folder here.
+        folder = getattr(started, "address_info", {}).get("session_dir")
+        self.ray_folder = None if folder is None else Path(folder)
         if self._allocation is None:
             self._allocation = self._fit_cluster()
         console.print(self._allocation.sentence())

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from jobs.fingerprint import weight_settings
 from jobs.stage import Stage, Work
 from minirec.errors import CorpusError
-from minirec.store.files import digest, read_json
+from minirec.store.files import digest, read_json, remove
 from minirec.store.run import Run, flatten, peak_memory_mib
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def _hash(path: str) -> str:
 
 def _made(work: Work) -> Made:
     """The corpus of the settings with all appended files; a corpus that has some of them stays."""
-    from jobs.append import append_files, held
+    from jobs.append import held
     from jobs.corpus import Made, downloaded, from_demo, from_files
     from minirec.corpus import sources
 
@@ -181,17 +181,44 @@ def _made(work: Work) -> Made:
         located = sources.locate(downloaded(corpus), weight=weight)
         made = _with_reader(work, located, from_files, located, corpus, folder, beside, weight)
         there = 0
-    for entry, settings in list(zip(appended, corpus.additions, strict=True))[there:]:
-        located = sources.locate(settings, weight=weight)
-        own = entry["metadata"] is not None
-        arguments = (located, settings, folder, beside, entry["files"], weight, own)
-        made = _with_reader(work, located, append_files, *arguments)
-        added = made.summary["appended"][-1]
-        run.say(
-            f"prepare: {Path(entry['file']).name} adds {added['events']:,} events, "
-            f"{added['samples']:,} samples, {added['users']:,} users and {added['items']:,} items"
-        )
-    return made or Made(read_json(folder / "corpus.json"), peak_memory_mib())
+    return (
+        _extended(work, folder, beside, there)
+        or made
+        or Made(read_json(folder / "corpus.json"), peak_memory_mib())
+    )
+
+
+def _extended(work: Work, folder: Path, beside: Path, there: int) -> Made | None:
+    """Add the files of `corpus.appended` to a corpus, all of them or none; None without any.
+
+    `there`: how many of them the corpus has already.
+    """
+    from jobs.append import append_files
+    from minirec.corpus import sources
+
+    run, made, before = work.run, None, folder
+    weight = work.config.reward.item_weight
+    entries = work.settings.get("appended", [])[there:]
+    settings = work.config.corpus.additions[there:]
+    if not entries:
+        return None
+    between = [run.path(f".corpus-{number}") for number in range(len(entries) - 1)]
+    try:
+        for entry, one, out in zip(entries, settings, [*between, folder], strict=True):
+            located = sources.locate(one, weight=weight)
+            own = entry["metadata"] is not None
+            arguments = (located, one, before, beside, entry["files"], weight, own, out)
+            made = _with_reader(work, located, append_files, *arguments)
+            before, added = out, made.summary["appended"][-1]
+            run.say(
+                f"prepare: {Path(entry['file']).name} adds {added['events']:,} events, "
+                f"{added['samples']:,} samples, {added['users']:,} users and {added['items']:,} "
+                f"items"
+            )
+    finally:
+        for left in between:
+            remove(left)
+    return made
 
 
 def _with_reader(

@@ -46,7 +46,7 @@ class ResourcesConfig(Section):
     """ZeRO stage of DeepSpeed in the training workers."""
     gpu: Literal["H200", "H100", "A100-80", "L40S", "A10G", "L4"] | None = None
     """GPU for the estimates of `minirec plan`; null takes that of this machine."""
-    corpus_mib: float = Field(128, gt=0)
+    corpus_mib: float = Field(128, ge=1)
     """Largest corpus that one process prepares, in MiB of unpacked text; this takes about 2 GiB of
     memory. A larger one is divided among tasks of Ray, in parts of a fifth of this size."""
     wait_s: float = Field(300, gt=0)

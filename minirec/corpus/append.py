@@ -218,7 +218,8 @@ def _items(folder: Path, items: Items, used: np.ndarray) -> tuple[pa.Table, np.n
     codes = np.flatnonzero(occurring & ~there.to_numpy())  # ascending by key
     chosen = items.table.take(pa.array(codes))
     number = pa.array(np.arange(len(known), len(known) + len(codes)), pa.int32())
-    new = pa.table([number, chosen["key"], chosen["title"], chosen["text"]], schema=ITEMS)
+    columns = [number, chosen["key"], chosen["title"], chosen["text"]]
+    new = pa.table(columns, names=ITEMS.names).cast(ITEMS)
     return pa.concat_tables([known.cast(ITEMS), new]), codes
 
 

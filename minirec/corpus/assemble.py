@@ -124,11 +124,11 @@ def assemble(
         CorpusError: a file cannot be read to its end, or no row is usable.
     """
     survey = Survey.sum(parts.each(Survey.of))
-    check_whole(survey, places.path)
+    check_whole(survey, catalogue, places.path)
     known = {} if users is None else {"user": users}
 
     def occurring(name: str, asked: pa.Array) -> pa.BooleanArray:
-        masks = parts.each(partial(_occurring, name=name, asked=asked))
+        masks = list(parts.each(partial(_occurring, name=name, asked=asked)))
         if name in known:
             masks.append(pc.is_in(asked, known[name].unique()).to_numpy(zero_copy_only=False))
         return pa.array(np.logical_or.reduce(masks))
@@ -138,9 +138,9 @@ def assemble(
     readings, spellings = read_as(seen, catalogue["key"], occurring)
     items = spelled_items(catalogue, whole=readings.whole_items, inline=inline)
     clean = parts.changed(
-        partial(cleaned, readings=readings, items=items, inline=inline)
+        partial(cleaned, readings=readings, keys=items.keys, untitled=items.untitled, inline=inline)
     ).computed()
-    found = clean.each(_found)
+    found = list(clean.each(_found))
     rejected = Tally.of(items.rejected), Tally.sum(one.rejected for one in found)
     notes += spellings + items.notes + survey.rating_notes() + survey.times.notes()
     if not inline:
@@ -159,8 +159,10 @@ def _occurring(part: pa.Table, *, name: str, asked: pa.Array) -> np.ndarray:
     return pc.is_in(asked, part[name].unique()).to_numpy(zero_copy_only=False)
 
 
-def cleaned(part: pa.Table, *, readings: Readings, items: Items, inline: bool) -> pa.Table:
-    """A part of the interactions (`PART`) as `CLEAN`."""
+def cleaned(
+    part: pa.Table, *, readings: Readings, keys: pa.Array, untitled: pa.Array, inline: bool
+) -> pa.Table:
+    """A part of the interactions (`PART`) as `CLEAN`; for the other arguments see `Items`."""
     bad = part.filter(part["reason"].is_valid())
     good = part.filter(part["reason"].is_null()) if len(bad) else part
     bad = bad.filter(pc.not_equal(bad["reason"], event_types.DROPPED))
@@ -172,9 +174,9 @@ def cleaned(part: pa.Table, *, readings: Readings, items: Items, inline: bool) -
     good, late = _divided(good, settled.bad)
     good = _set(good, "user", _encoded(good["user"]))
     good, duplicates = _without_duplicates(good)
-    found = pc.index_in(good["item"], value_set=items.table["key"].combine_chunks())
+    found = pc.index_in(good["item"], value_set=keys)
     unknown = good.filter(found.is_null())
-    titleless = pc.is_in(unknown["item"], value_set=items.untitled)
+    titleless = pc.is_in(unknown["item"], value_set=untitled)
     stray = unknown.filter(pc.invert(titleless))
     shown = ["user", "item", "rating", "time"]
     rejected = [

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
+from functools import partial, reduce
+from operator import add
 
 import numpy as np
 import pyarrow as pa
@@ -51,9 +51,9 @@ def kept(events: Events, corpus: CorpusConfig, items: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Counts:
-    """Of a part: events, those in the window and those with a sufficient rating; bounds of all
-    times, and the highest rating in the window; (V,) events of each item, of all and of those that
-    stay."""
+    """Of a part, or of several: events, those in the window and those with a sufficient rating;
+    earliest and latest time, and the highest rating in the window, infinite without an event; (V,)
+    events of each item, of all and of those that stay."""
 
     events: int
     window: int
@@ -63,6 +63,17 @@ class _Counts:
     every: np.ndarray
     rest: np.ndarray
 
+    def __add__(self, other: _Counts) -> _Counts:
+        return _Counts(
+            self.events + other.events,
+            self.window + other.window,
+            self.rated + other.rated,
+            (min(self.times[0], other.times[0]), max(self.times[1], other.times[1])),
+            max(self.rating, other.rating),
+            self.every + other.every,
+            self.rest + other.rest,
+        )
+
 
 def _counted(part: pa.Table, *, corpus: CorpusConfig, items: int) -> _Counts:
     events = Events.of(part)
@@ -71,7 +82,7 @@ def _counted(part: pa.Table, *, corpus: CorpusConfig, items: int) -> _Counts:
         len(events),
         int(window.sum()),
         int(rest.sum()),
-        (_least(events.time), -_least(-events.time)),
+        (int(events.time.min()), int(events.time.max())) if len(events) else (np.inf, -np.inf),
         float(events.rating[window].max(initial=-np.inf)),
         np.bincount(events.item, minlength=items),
         np.bincount(events.item[rest], minlength=items),
@@ -108,46 +119,40 @@ def filtered(parts: Parts, corpus: CorpusConfig, *, items: Items) -> Kept:
     Raises:
         CorpusError: no event or fewer than two items are left; the message names the setting.
     """
-    found = parts.each(partial(_counted, corpus=corpus, items=len(items)))
+    found = reduce(add, parts.each(partial(_counted, corpus=corpus, items=len(items))))
     _check_filters(found, corpus)
-    core = np.sum([one.rest for one in found], axis=0) >= corpus.k_core
+    core = found.rest >= corpus.k_core
     while corpus.k_core > 1 and core.any():
         counts = parts.each(partial(_of_core, corpus=corpus, items=core))
-        smaller = np.sum(counts, axis=0) >= corpus.k_core
+        smaller = reduce(add, counts) >= corpus.k_core
         if np.array_equal(smaller, core):
             break
         core = smaller
     if not core.any():
-        before = sum(one.rated for one in found)
-        raise CorpusError(f"corpus.k_core={corpus.k_core} removes all {before:,} events; lower it")
+        raise CorpusError(
+            f"corpus.k_core={corpus.k_core} removes all {found.rated:,} events; lower it"
+        )
     if core.sum() < 2:
         key = items.table["key"][int(np.argmax(core))]
         raise CorpusError(
             f"the catalogue has one item ({key}), so there is nothing to rank; give more "
             f"interactions or loosen the window and corpus.k_core"
         )
-    last = max(int(one.times[1]) for one in found if one.events)
-    return Kept(np.sum([one.every for one in found], axis=0) > 0, core, last)
+    return Kept(found.every > 0, core, int(found.times[1]))
 
 
-def _check_filters(found: Sequence[_Counts], corpus: CorpusConfig) -> None:
+def _check_filters(found: _Counts, corpus: CorpusConfig) -> None:
     """Raise `CorpusError` if the window or ``corpus.min_rating`` leaves nothing."""
-    events, window = sum(one.events for one in found), sum(one.window for one in found)
-    if not events:
+    if not found.events:
         raise CorpusError("no usable event; check the interactions file")
-    if not window:
-        first = times.day(min(one.times[0] for one in found))
-        last = times.day(max(one.times[1] for one in found))
+    if not found.window:
+        first, last = map(times.day, found.times)
         raise CorpusError(
             f"no event between corpus.start={corpus.start} and corpus.end={corpus.end}: "
-            f"the {events:,} events run from {first} to {last}; widen the window"
+            f"the {found.events:,} events run from {first} to {last}; widen the window"
         )
-    if not any(one.rated for one in found):
+    if not found.rated:
         raise CorpusError(
-            f"corpus.min_rating={corpus.min_rating:g} removes all {window:,} events, rated "
-            f"up to {max(one.rating for one in found):g}; lower it"
+            f"corpus.min_rating={corpus.min_rating:g} removes all {found.window:,} events, rated "
+            f"up to {found.rating:g}; lower it"
         )
-
-
-def _least(values: np.ndarray) -> float:
-    return values.min() if len(values) else np.inf

@@ -113,10 +113,10 @@ def partition(file: Path) -> dict[str, str]:
     return found
 
 
-def natural(name: str) -> list[str | int]:
-    """Sort key that puts part-2 before part-10."""
+def natural(name: str) -> tuple[list[str | int], str]:
+    """Sort key that puts part-2 before part-10; no two names are equal."""
     parts = re.split(r"([0-9]+)", name)  # texts and numbers in turn
-    return [int(part) if place % 2 else part for place, part in enumerate(parts)]
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)], name
 
 
 def chosen(

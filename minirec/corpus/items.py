@@ -43,10 +43,14 @@ class Items:
         return len(self.table)
 
     @property
+    def keys(self) -> pa.Array:
+        """(V,) keys of the items, ascending."""
+        return self.table["key"].combine_chunks()
+
+    @property
     def known(self) -> pa.Array:
         """All keys of the catalogue, also without a title, ascending."""
-        keys = [*self.table["key"].chunks, self.untitled]
-        return pa.chunked_array(keys, pa.string()).unique().sort()
+        return pa.chunked_array([self.keys, self.untitled]).unique().sort()
 
     @cached_property
     def hashes(self) -> np.ndarray:
@@ -66,8 +70,8 @@ class Items:
 COMPACT = pa.schema(
     [
         ("key", pa.string()),
-        ("title", pa.string()),
-        ("text", pa.string()),
+        ("title", pa.large_string()),
+        ("text", pa.large_string()),
         ("category", pa.string()),
         ("weight", pa.float64()),
         ("order", pa.int64()),
@@ -77,7 +81,7 @@ COMPACT = pa.schema(
     ]
 )
 """`parse.CATALOGUE` with the place of a row as one number (`Places`), and the number of equal rows
-that it stands for."""
+that it stands for. All titles together may have more than 2 GiB."""
 
 
 def compact(parsed: pa.Table, places: Places, *, inline: bool) -> pa.Table:
@@ -88,7 +92,7 @@ def compact(parsed: pa.Table, places: Places, *, inline: bool) -> pa.Table:
     """
     order = pa.array(places.orders(parsed["file"], parsed["line"]))
     names = ["key", "title", "text", "category", "weight"]
-    columns = [parsed[name] for name in names]
+    columns = [parsed[name].cast(COMPACT.field(name).type) for name in names]
     ones = pa.array(np.ones(len(parsed), np.int64))
     rows = pa.table([*columns, order, ones, parsed["reason"], parsed["raw"]], schema=COMPACT)
     return merged([rows]) if inline else rows

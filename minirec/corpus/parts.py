@@ -22,8 +22,8 @@ BATCH = 65_536
 class Parts(Protocol):
     """Tables of one schema. All rows of a user are in one part, in any order."""
 
-    def each(self, function: Callable[[pa.Table], T]) -> list[T]:
-        """The result for each part, which must be small; in any order."""
+    def each(self, function: Callable[[pa.Table], T]) -> Iterator[T]:
+        """The result for each part, in any order. Few of them are in memory at a time."""
 
     def changed(self, function: Callable[[pa.Table], pa.Table]) -> Parts:
         """The parts that `function` makes of these."""
@@ -41,9 +41,9 @@ class LocalParts:
     def __init__(self, tables: Sequence[pa.Table]):
         self._tables = tuple(tables)
 
-    def each(self, function: Callable[[pa.Table], T]) -> list[T]:
+    def each(self, function: Callable[[pa.Table], T]) -> Iterator[T]:
         """See `Parts`."""
-        return [function(table) for table in self._tables]
+        return map(function, self._tables)
 
     def changed(self, function: Callable[[pa.Table], pa.Table]) -> LocalParts:
         """See `Parts`."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
@@ -50,11 +50,14 @@ class LocalReader:
 def _parsed(specs: Sequence[FileSpec]) -> Iterator[pa.Table]:
     """The parsed blocks of files, in order; few of them are in memory at a time."""
     by_path = {spec.path: spec for spec in specs}
-    blocks = (block for spec in specs for block in read_blocks(spec))
-    cores = os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0))
+    waiting: deque[Future[pa.Table]] = deque()
     with ThreadPoolExecutor(cores) as threads:
-        while some := list(islice(blocks, cores)):
-            yield from threads.map(lambda block: parse(block, by_path), some)
+        for block in (block for spec in specs for block in read_blocks(spec)):
+            waiting.append(threads.submit(parse, block, by_path))
+            if len(waiting) > cores:
+                yield waiting.popleft().result()
+        yield from (one.result() for one in waiting)
 
 
 def text_bytes(specs: Iterable[FileSpec]) -> float:

@@ -137,7 +137,9 @@ def with_others(batches: Iterable[pa.Table], others: pa.Table) -> Iterator[pa.Ta
     others = others.sort_by("order")
     order, place = others["order"].to_numpy(), 0
     for batch in batches:
-        last = batch["order"].to_numpy().max(initial=-1)
+        if not len(batch):
+            continue
+        last = batch["order"].to_numpy().max()
         end = int(np.searchsorted(order, last, side="right"))
         yield pa.concat_tables([batch, others.slice(place, end - place)]).sort_by("order")
         place = end

@@ -15,7 +15,13 @@ from minirec.corpus.events import Events
 from minirec.corpus.filters import Kept
 from minirec.corpus.items import Items
 from minirec.corpus.parts import Parts
-from minirec.corpus.windows import ORDERED_BY, timeline, visits_of_users, windows
+from minirec.corpus.windows import (
+    ORDERED_BY,
+    leave_one_out,
+    timeline,
+    visits_of_users,
+    windows,
+)
 from minirec.errors import CorpusError
 
 SPLITS = ("train", "valid", "test")
@@ -33,6 +39,7 @@ class _Outlook:
         targets: by split if `corpus.split` is leave_one_out, else all in the first.
         together: largest visit of a target, the sum over targets of the size of their visits, and
             the user with the largest.
+        past: entries of all histories.
         largest: most events of a user at one time.
         visits: most times of a user with a target.
         last: the latest three times of targets, newest first, each with its number of targets.
@@ -44,6 +51,7 @@ class _Outlook:
     would_be: int
     targets: tuple[int, int, int]
     together: tuple[int, int, str]
+    past: int
     largest: int
     visits: int
     last: list[tuple[int, int]]
@@ -52,8 +60,6 @@ class _Outlook:
 def _outlook(
     part: pa.Table, *, corpus: CorpusConfig, items: np.ndarray, hashes: np.ndarray
 ) -> _Outlook:
-    from minirec.corpus.windows import leave_one_out
-
     events = Events.of(part)
     line = timeline(events, corpus, items=items, hashes=hashes)
     target = line.targets(corpus)
@@ -70,6 +76,7 @@ def _outlook(
         would_be=int((line.earlier >= corpus.min_history).sum()),
         targets=tuple(sizes.tolist()),
         together=(int(together.max(initial=0)), int(together.sum()), owner),
+        past=int(np.minimum(line.end(corpus) - line.first, corpus.history)[target].sum()),
         largest=int(line.together.max(initial=0)),
         visits=int(visits_of_users(line, target).max(initial=0)),
         last=_last_times(line.time[target]),
@@ -130,13 +137,13 @@ def plan(parts: Parts, corpus: CorpusConfig, *, items: Items, kept: Kept) -> Pla
         CorpusError: fewer than 3 samples are left, or too few distinct times to split by time, or
             the lists of the other items of visits do not fit into memory.
     """
-    found = parts.each(partial(_outlook, corpus=corpus, items=kept.items, hashes=items.hashes))
+    look = partial(_outlook, corpus=corpus, items=kept.items, hashes=items.hashes)
+    found = list(parts.each(look))
     targets = sum(sum(one.targets) for one in found)
     if targets < 3:
         raise CorpusError(_too_few(found, targets, corpus))
     same_time = corpus.same_time == "exclude" and any(one.together[0] > 1 for one in found)
-    if same_time:
-        _check_room(found)
+    _check_room(found, corpus, same_time=same_time)
     return Plan(
         events=sum(one.events for one in found),
         users=sum(one.users for one in found),
@@ -262,17 +269,25 @@ def _too_few(found: list[_Outlook], samples: int, corpus: CorpusConfig) -> str:
     )
 
 
-def _check_room(found: list[_Outlook]) -> None:
-    """Refuse visits so large that their lists of other items would not fit into memory."""
+def _check_room(found: list[_Outlook], corpus: CorpusConfig, *, same_time: bool) -> None:
+    """Refuse lists that would not fit into the memory of the process that makes a part."""
+    entries = max(one.past for one in found)
+    if entries > LARGEST_LISTS:
+        raise CorpusError(
+            f"corpus.history={corpus.history} makes histories of {entries:,} entries for samples "
+            f"that one process makes; lower it, or lower resources.corpus_mib, which makes smaller "
+            f"parts"
+        )
     most = max(found, key=lambda one: one.together[1])
-    if most.together[1] <= LARGEST_LISTS:
+    if not same_time or most.together[1] <= LARGEST_LISTS:
         return
     largest = max(found, key=lambda one: one.together[0])
     raise CorpusError(
         f"each sample lists the other events of its user and time, which makes "
-        f"{most.together[1]:,} entries in all; user {largest.together[2]} has "
-        f"{largest.together[0]:,} events at one time: leave out accounts that many people "
-        f"share, or set corpus.same_time=keep"
+        f"{most.together[1]:,} entries for samples that one process makes; user "
+        f"{largest.together[2]} has {largest.together[0]:,} events at one time: leave out accounts "
+        f"that many people share, set corpus.same_time=keep, or lower resources.corpus_mib, which "
+        f"makes smaller parts"
     )
 
 

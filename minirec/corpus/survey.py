@@ -6,7 +6,7 @@ A part of the rows is surveyed by itself, and surveys can be added. So no proces
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
@@ -27,7 +27,7 @@ class Survey:
     Attributes:
         rows: number of rows, good and rejected, without events of a dropped type.
         dropped: number of events of each dropped type.
-        users, items: distinct ids of digits and dots, such as ``1.0``.
+        users, items: ids of digits and dots, such as ``1.0``; distinct within each part.
         times: the numbers of good rows.
         outside: ratings outside their range.
         ratings: lowest and highest rating, also of those outside; infinite if there is none.
@@ -36,8 +36,8 @@ class Survey:
 
     rows: int
     dropped: Counter[str]
-    users: pa.Array
-    items: pa.Array
+    users: pa.ChunkedArray
+    items: pa.ChunkedArray
     times: times.Seen
     outside: int
     ratings: tuple[float, float]
@@ -57,8 +57,8 @@ class Survey:
         return cls(
             rows=len(part) - len(types),
             dropped=dropped,
-            users=ids.dotted(part["user"]),
-            items=ids.dotted(part["item"]),
+            users=pa.chunked_array([ids.dotted(part["user"])]),
+            items=pa.chunked_array([ids.dotted(part["item"])]),
             times=times.Seen.of(good["time"].to_numpy(), good["number"].to_numpy()),
             outside=pc.sum(pc.equal(part["reason"], OUTSIDE)).as_py() or 0,
             ratings=(float("inf"), -float("inf")) if none else (bounds["min"], bounds["max"]),
@@ -69,8 +69,8 @@ class Survey:
         return Survey(
             rows=self.rows + other.rows,
             dropped=self.dropped + other.dropped,
-            users=_union(self.users, other.users),
-            items=_union(self.items, other.items),
+            users=_together(self.users, other.users),
+            items=_together(self.items, other.items),
             times=self.times + other.times,
             outside=self.outside + other.outside,
             ratings=(
@@ -81,13 +81,13 @@ class Survey:
         )
 
     @staticmethod
-    def sum(surveys: Sequence[Survey]) -> Survey:
+    def sum(surveys: Iterable[Survey]) -> Survey:
         """Of all parts."""
         return reduce(add, surveys)
 
     def and_users(self, users: pa.ChunkedArray) -> Survey:
         """With further ids of users."""
-        return replace(self, users=_union(self.users, ids.dotted(users)))
+        return replace(self, users=_together(self.users, pa.chunked_array([ids.dotted(users)])))
 
     def rating_notes(self) -> list[str]:
         """A sentence on ratings outside their range."""
@@ -128,25 +128,28 @@ def read_as(
     def items(bare: pa.Array) -> pa.BooleanArray:
         return pc.or_(occurring("item", bare), pc.is_in(bare, catalogue.unique()))
 
-    dotted = _union(survey.items, ids.dotted(catalogue))
-    users, of_users = ids.decimals("user", survey.users, lambda bare: occurring("user", bare))
+    dotted = _together(survey.items, pa.chunked_array([ids.dotted(catalogue)])).unique()
+    names = survey.users.unique()
+    users, of_users = ids.decimals("user", names, lambda bare: occurring("user", bare))
     whole, of_items = ids.decimals("item", dotted, items)
     return Readings(users, whole, survey.times.reading), of_users + of_items
 
 
-def check_whole(survey: Survey, files: Callable[[int], str]) -> None:
-    """Raise `CorpusError` if a file cannot be read to its end, or no row was found.
+def check_whole(survey: Survey, catalogue: pa.Table, files: Callable[[int], str]) -> None:
+    """Raise `CorpusError` if a file cannot be read to its end, or no event was found.
 
-    `files` gives the path of a row by its order.
+    Args:
+        catalogue: `items.COMPACT`.
+        files: gives the path of a row by its order.
     """
-    if survey.broken:
-        order, message = min(survey.broken)
+    cut = catalogue.filter(pc.equal(catalogue["reason"], UNREADABLE))
+    broken = [*survey.broken, *zip(cut["order"].to_pylist(), cut["raw"].to_pylist(), strict=True)]
+    if broken:
+        order, message = min(broken)
         raise CorpusError(f"{files(order)} {message}")
     if not survey.rows and not survey.dropped:
         raise CorpusError("the interactions file has a header but no rows; give a file with rows")
 
 
-def _union(one: pa.Array, other: pa.Array) -> pa.Array:
-    if not len(other):
-        return one
-    return pa.chunked_array([one, other]).unique()
+def _together(one: pa.ChunkedArray, other: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pa.chunked_array([*one.chunks, *other.chunks], pa.string())

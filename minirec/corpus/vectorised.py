@@ -20,7 +20,7 @@ import pyarrow.json as pajson
 
 from minirec.corpus import columns, lines, roles
 from minirec.corpus.event_types import DROPPED
-from minirec.corpus.files import FileSpec
+from minirec.corpus.files import FileSpec, unreadable
 from minirec.corpus.lines import Lines
 from minirec.corpus.parse import CATALOGUE, EVENTS, file_column, parse_rows
 from minirec.corpus.quoting import Line
@@ -67,9 +67,14 @@ def _parsed(block: dict[str, Any], spec: FileSpec, few_lines: int) -> pa.Table:
     line = block["line"]
     if line < 0:
         return parse_rows([(line, block["raw"])], spec)
-    if spec.binary:
-        return _joined(*_of_columns(spec, block["start"], block["stop"]), spec)
-    data = block["raw"] if block["raw"] is not None else _bytes(**block)
+    start, stop = block["start"], block["stop"]
+    try:
+        table = pa.Table.from_batches(batches(spec, start, stop)) if spec.binary else None
+        data = b"" if spec.binary else block["raw"] or _bytes(spec.path, start, stop)
+    except (OSError, pa.ArrowException) as error:
+        return parse_rows([(-1, unreadable(error).encode())], spec)
+    if table is not None:
+        return _joined(*_of_columns(table, spec, start), spec)
     json_lines = spec.format == "jsonl"
     names = spec.columns.values() if json_lines else spec.header
     # JSON of a catalogue is nested, and few lines. A row of JSON may have a column of its folder.
@@ -82,7 +87,7 @@ def _parsed(block: dict[str, Any], spec: FileSpec, few_lines: int) -> pa.Table:
     return _joined(*_of_csv(found, spec), spec)
 
 
-def _bytes(file: str, start: int, stop: int, **_: Any) -> bytes:
+def _bytes(file: str, start: int, stop: int) -> bytes:
     with open(file, "rb") as stream:
         stream.seek(start)
         return stream.read(stop - start)
@@ -237,9 +242,7 @@ def _type(role: str, value: Any) -> pa.DataType | None:
 # ---- Parquet and Arrow
 
 
-def _of_columns(spec: FileSpec, start: int, stop: int) -> tuple[list[Piece], list[Line]]:
-    table = pa.Table.from_batches(batches(spec, start, stop))
-
+def _of_columns(table: pa.Table, spec: FileSpec, start: int) -> tuple[list[Piece], list[Line]]:
     def rows(chosen: np.ndarray) -> list[Line]:
         taken = table.take(pa.array(chosen)).to_pylist()
         return [

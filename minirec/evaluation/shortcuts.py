@@ -23,7 +23,7 @@ SCORES = 10_000_000
 """Largest number of samples times items, of each reference."""
 
 
-COUNTED = 300_000
+COUNTED = 100_000
 """About how many train samples are counted, the newest."""
 
 

@@ -50,8 +50,8 @@ class Cells:
     @classmethod
     def of(cls, values: Any) -> Cells:
         """The cells of a scipy matrix or a dense array (B, V) that are not 0."""
-        matrix = sparse.csr_matrix(values)
-        matrix.sort_indices()
+        matrix = sparse.csr_matrix(values, dtype=np.float32, copy=True)
+        matrix.sum_duplicates()
         rows, columns = matrix.shape
         row = np.repeat(np.arange(rows), np.diff(matrix.indptr))
         place = torch.from_numpy(row * columns + matrix.indices.astype(np.int64))

@@ -72,7 +72,7 @@ def added(
         located = locate(one, weight=weight)
         own = one.metadata != corpus.metadata
         beside = out.with_name(f"{out.name}-rejected.parquet")
-        append_files(located, one, out, beside, [file], weight, own, reader or LocalReader())
+        append_files(located, one, out, beside, [file], weight, own, out, reader or LocalReader())
     return out
 
 

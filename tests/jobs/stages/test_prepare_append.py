@@ -143,6 +143,22 @@ def test_a_refused_file_leaves_the_corpus(shop, tmp_path):
     assert said[-1] == "prepare: finished before, skipped"
 
 
+def test_of_several_files_all_or_none_are_added(shop, tmp_path):
+    run, said = run_of(tmp_path / "run", config(shop))
+    before = contents(run)
+    late = (shop / "day2.csv").read_text()
+    write_events(shop / "day2.csv", range(9, 10))
+    with pytest.raises(CorpusError, match="the first new event is at"):
+        prepare(run, config(shop, "day1.csv", "day2.csv"))
+    assert contents(run) == before
+    assert not [path for path in run.root.iterdir() if path.name.startswith(".corpus")]
+    (shop / "base.csv").unlink()
+    assert not prepare(run, config(shop))
+    assert said[-1] == "prepare: finished before, skipped"
+    (shop / "day2.csv").write_text(late)
+    assert prepare(run, config(shop, "day1.csv", "day2.csv"))
+
+
 def test_a_command_that_was_killed_before_its_record_goes_on(shop, tmp_path):
     """The new corpus is in place, and the record is still that of the old one."""
     run, said = run_of(tmp_path / "run", config(shop))

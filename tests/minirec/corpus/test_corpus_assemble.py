@@ -1,5 +1,6 @@
 """Checks over all rows: shares of rejected rows, ids, times and titles."""
 
+import gzip
 import json
 
 import pyarrow as pa
@@ -209,3 +210,22 @@ def test_times_of_any_unit(tmp_path, source, factor):
     got = read(source=source, path=str(tmp_path))
     assert got.events.time.tolist() == [1_577_836_800_000]
     assert got.notes == []
+
+
+@pytest.mark.parametrize("ending", ["jsonl.gz", "parquet"])
+def test_a_catalogue_that_ends_too_early(tmp_path, ending):
+    amazon(tmp_path, "u,i1,5,1500000000000\n" * 3)
+    if ending == "parquet":
+        rows = {"parent_asin": [f"i{n}" for n in range(5000)], "title": ["T"] * 5000}
+        pq.write_table(pa.table(rows), tmp_path / "whole", row_group_size=500)
+        content = bytearray((tmp_path / "whole").read_bytes())
+        content[200:2000] = bytes(1800)
+        said = "damaged"
+    else:
+        content = gzip.compress((tmp_path / "meta.jsonl").read_bytes() * 500)[:-50]
+        said = "truncated .gz"
+    (tmp_path / "meta.jsonl").unlink()
+    name = f"meta.{ending}"
+    (tmp_path / name).write_bytes(bytes(content))
+    with pytest.raises(CorpusError, match=rf"meta\.{ending} is .*{said}"):
+        read(source="amazon", path=str(tmp_path), metadata=name)

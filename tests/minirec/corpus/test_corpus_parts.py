@@ -1,5 +1,6 @@
 """The bytes of a corpus do not depend on the parts in which it is made."""
 
+import itertools
 import tempfile
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from hypothesis import strategies as st
 from minirec.config.corpus import CorpusConfig
 from minirec.corpus.assemble import rejected_rows
 from minirec.corpus.filters import filtered
+from minirec.corpus.items import COMPACT
 from minirec.corpus.parts import LocalParts
+from minirec.corpus.places import Places
 from minirec.corpus.rejects import ROWS, Tally, with_others
 from minirec.corpus.samples import write_samples
 from minirec.corpus.split import plan
@@ -107,7 +110,7 @@ def test_tallies_add_up():
     assert found.without("bad date").by_reason() == {"missing user": 1}
 
 
-@pytest.mark.parametrize("sizes", [[3, 3], [1, 5], [6], []])
+@pytest.mark.parametrize("sizes", [[3, 3], [1, 0, 5], [6], [0, 2, 0], []])
 def test_rows_of_the_catalogue_take_their_places(sizes):
     order = [1, 4, 6, 8, 9, 12][: sum(sizes)]
     events = rejected(*((n, "bad date", "") for n in order)) if order else ROWS.empty_table()
@@ -123,3 +126,14 @@ def test_rows_of_the_catalogue_take_their_places(sizes):
 def test_only_rejected_rows_are_taken():
     clean, _ = clean_of([("u", "i", 3, 1)])
     assert len(rejected_rows(clean)) == 0
+
+
+def test_names_that_differ_in_zeros_have_one_order():
+    names = ["part-1", "part-01", "part-001"]
+    orders = {tuple(Places(some).paths) for some in itertools.permutations(names)}
+    assert len(orders) == 1
+
+
+def test_titles_may_have_more_than_two_gib():
+    """Two GiB are the most that an array of Arrow's usual strings holds."""
+    assert COMPACT.field("title").type == COMPACT.field("text").type == pa.large_string()
