@@ -7,7 +7,8 @@ from pathlib import Path
 
 from jobs.corpus import Made, check_rejected
 from minirec.config.corpus import CorpusConfig
-from minirec.corpus import append, sources
+from minirec.corpus import append
+from minirec.corpus.files import sources
 from minirec.corpus.reading import Reader
 from minirec.errors import DamageError
 from minirec.evaluation.shortcuts import shortcuts

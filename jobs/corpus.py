@@ -10,8 +10,10 @@ import numpy as np
 import pyarrow as pa
 
 from minirec.config.corpus import CorpusConfig
-from minirec.corpus import demo, download, sources, split, times, weights
+from minirec.corpus import demo, split, weights
 from minirec.corpus.assemble import Assembled, assemble
+from minirec.corpus.files import download, sources, times
+from minirec.corpus.files.specs import BY_FILE
 from minirec.corpus.filters import Kept, filtered
 from minirec.corpus.items import Items
 from minirec.corpus.parts import LocalParts, Parts
@@ -19,7 +21,6 @@ from minirec.corpus.places import Places
 from minirec.corpus.reading import Reader
 from minirec.corpus.samples import Facts, write_samples
 from minirec.corpus.schema import ITEMS, REJECTED, TAILS, TRUTH
-from minirec.corpus.specs import BY_FILE
 from minirec.corpus.tails import LAST_TIME, tails
 from minirec.errors import CorpusError
 from minirec.evaluation.shortcuts import shortcuts

@@ -13,7 +13,7 @@ from minirec.config.run import Config
 from minirec.config.scoring import ScoringConfig
 from minirec.config.selection import ONE_GROUP
 from minirec.config.training import TrainingConfig
-from minirec.corpus import sources
+from minirec.corpus.files import sources
 from minirec.errors import ConfigError, CorpusError
 from minirec.model.gguf import read_header
 from minirec.resources.allocation import allocate, this_machine

@@ -23,12 +23,12 @@ from ray.data import DataContext, Dataset, ExecutionResources
 
 from minirec.corpus import ids
 from minirec.corpus.assemble import event_rows
-from minirec.corpus.blocks import read_blocks
-from minirec.corpus.files import FileSpec
+from minirec.corpus.files.blocks import read_blocks
+from minirec.corpus.files.spec import FileSpec
+from minirec.corpus.files.vectorised import parse
 from minirec.corpus.items import COMPACT, compact, merged
 from minirec.corpus.places import Places
 from minirec.corpus.reading import text_bytes
-from minirec.corpus.vectorised import parse
 
 T = TypeVar("T")
 SHUFFLED_BYTES = 128 << 20

@@ -14,8 +14,8 @@ from ray import serve
 from starlette.exceptions import HTTPException
 
 from actors.serving.recommender import Recommendation, Recommender, RecommenderSpec
+from minirec.corpus.files.parse import Malformed, identifier
 from minirec.corpus.ids import known_key
-from minirec.corpus.parse import Malformed, identifier
 
 LARGEST_HISTORY, LARGEST_TOP = 1000, 1000
 SHOWN = 80  # an answer repeats at most this many characters of a request

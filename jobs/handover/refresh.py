@@ -77,9 +77,9 @@ def read_events(files: Sequence[Path], config: CorpusConfig, corpus: Path) -> Ne
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from minirec.corpus import event_types, times
+    from minirec.corpus.files import event_types, times
+    from minirec.corpus.files.parse import EVENTS
     from minirec.corpus.ids import known_key
-    from minirec.corpus.parse import EVENTS
     from minirec.prior.refresh import SPLITS, NewEvents
     from minirec.store.tables import read_table
 
@@ -116,16 +116,16 @@ def read_events(files: Sequence[Path], config: CorpusConfig, corpus: Path) -> Ne
 
 
 def _blocks(file: Path, config: CorpusConfig) -> list[pa.Table]:
-    """The parsed rows of a file, `minirec.corpus.parse.EVENTS`."""
-    from minirec.corpus.blocks import read_blocks
-    from minirec.corpus.sources import (
+    """The parsed rows of a file, `minirec.corpus.files.parse.EVENTS`."""
+    from minirec.corpus.files.blocks import read_blocks
+    from minirec.corpus.files.sources import (
         AMAZON_EVENTS,
         MOVIELENS_EVENTS,
         RECBOLE_EVENTS,
         TABLE_EVENTS,
     )
-    from minirec.corpus.specs import event_columns, events_spec
-    from minirec.corpus.vectorised import parse
+    from minirec.corpus.files.specs import event_columns, events_spec
+    from minirec.corpus.files.vectorised import parse
 
     if not file.is_file():
         what = "is a folder; give files" if file.is_dir() else "is missing; give a file"

@@ -16,12 +16,12 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from minirec.corpus.blocks import read_blocks
-from minirec.corpus.files import FileSpec, read_header
+from minirec.corpus.files.blocks import read_blocks
+from minirec.corpus.files.parse import Malformed, beginning, identifier
+from minirec.corpus.files.rows import read_rows
+from minirec.corpus.files.spec import FileSpec, read_header
+from minirec.corpus.files.vectorised import parse
 from minirec.corpus.ids import known_key
-from minirec.corpus.parse import Malformed, beginning, identifier
-from minirec.corpus.rows import read_rows
-from minirec.corpus.vectorised import parse
 from minirec.errors import CorpusError
 from minirec.store.files import atomic
 

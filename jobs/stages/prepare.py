@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from jobs.corpus import Made
     from minirec.config.corpus import CorpusConfig
     from minirec.config.run import Config
-    from minirec.corpus.files import FileSpec
-    from minirec.corpus.sources import Located
+    from minirec.corpus.files.sources import Located
+    from minirec.corpus.files.spec import FileSpec
 
 
 ADDITIONS = ("appended", "appended_metadata")
@@ -58,7 +58,7 @@ def _stamps(run: Run, config: Config) -> list[str]:
     File times do not count, because a job works on a copy. If the files are missing but the corpus
     is finished, the recorded values are returned. Downloads have their own record.
     """
-    from minirec.corpus import sources
+    from minirec.corpus.files import sources
 
     corpus = config.corpus
     if corpus.source == "demo" or corpus.download:
@@ -83,7 +83,7 @@ def _appended(run: Run, config: Config, base: list[str]) -> dict[str, Any]:
     Raises:
         CorpusError: the catalogue of the corpus has changed.
     """
-    from minirec.corpus import sources
+    from minirec.corpus.files import sources
 
     corpus, record = config.corpus, run.done("prepare")
     before = record["settings"].get("appended", []) if record else []
@@ -162,7 +162,7 @@ def _made(work: Work) -> Made:
     """The corpus of the settings with all appended files; a corpus that has some of them stays."""
     from jobs.append import held
     from jobs.corpus import Made, downloaded, from_demo, from_files
-    from minirec.corpus import sources
+    from minirec.corpus.files import sources
 
     run, corpus = work.run, work.config.corpus
     weight = work.config.reward.item_weight
@@ -194,7 +194,7 @@ def _extended(work: Work, folder: Path, beside: Path, there: int) -> Made | None
     `there`: how many of them the corpus has already.
     """
     from jobs.append import append_files
-    from minirec.corpus import sources
+    from minirec.corpus.files import sources
 
     run, made, before = work.run, None, folder
     weight = work.config.reward.item_weight

@@ -113,7 +113,7 @@ def _meaning(value: ast.expr, texts: dict[str, str]) -> str:
 REWARDS = Choices("reward.name", "minirec.rl.reward", "REWARDS")
 SOURCES = Choices(
     "corpus.source",
-    "minirec.corpus.sources",
+    "minirec.corpus.files.sources",
     "SOURCES",
     first={"demo": "A generated corpus with planted truth; no files are read."},
 )

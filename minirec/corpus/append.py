@@ -22,9 +22,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from minirec.config.corpus import CorpusConfig
-from minirec.corpus import ids, recut, times, weights
+from minirec.corpus import ids, recut, weights
 from minirec.corpus.assemble import Assembled, assemble
 from minirec.corpus.events import CLEAN, Events
+from minirec.corpus.files import times
+from minirec.corpus.files.sources import Located
 from minirec.corpus.filters import rated
 from minirec.corpus.items import COMPACT, Items
 from minirec.corpus.places import Places
@@ -37,7 +39,6 @@ from minirec.corpus.schema import (
     SAMPLES_WITH_SAME_TIME,
     TAILS,
 )
-from minirec.corpus.sources import Located
 from minirec.corpus.tails import LAST_TIME, ends_of
 from minirec.corpus.windows import Timeline, runs, samples_of, timeline
 from minirec.errors import CorpusError

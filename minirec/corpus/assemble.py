@@ -14,10 +14,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from minirec.corpus import event_types, ids, times
+from minirec.corpus import ids
 from minirec.corpus.events import CLEAN, encode
+from minirec.corpus.files import event_types, times
+from minirec.corpus.files.parse import TEXT_SHOWN, UNTITLED
 from minirec.corpus.items import Items, spelled_items
-from minirec.corpus.parse import TEXT_SHOWN, UNTITLED
 from minirec.corpus.parts import Parts
 from minirec.corpus.places import Places
 from minirec.corpus.rejects import (

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from minirec.config.corpus import CorpusConfig
-from minirec.corpus import times
 from minirec.corpus.events import Events
+from minirec.corpus.files import times
 from minirec.corpus.items import Items
 from minirec.corpus.parts import Parts
 from minirec.errors import CorpusError

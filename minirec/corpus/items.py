@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from minirec.corpus import ids
 from minirec.corpus.events import encode
-from minirec.corpus.parse import TEXT_SHOWN, UNTITLED
+from minirec.corpus.files.parse import TEXT_SHOWN, UNTITLED
 from minirec.corpus.places import Places
 from minirec.corpus.rejects import ROWS
 from minirec.errors import CorpusError

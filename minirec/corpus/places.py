@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 import pyarrow as pa
 
-from minirec.corpus.finding import natural
+from minirec.corpus.files.finding import natural
 from minirec.corpus.schema import REJECTED
 
 LINE_BITS = 40

@@ -12,12 +12,12 @@ from typing import Protocol
 import pyarrow as pa
 
 from minirec.corpus.assemble import PART, event_rows
-from minirec.corpus.blocks import read_blocks
-from minirec.corpus.files import FileSpec
+from minirec.corpus.files.blocks import read_blocks
+from minirec.corpus.files.spec import FileSpec
+from minirec.corpus.files.vectorised import parse
 from minirec.corpus.items import COMPACT, compact, merged
 from minirec.corpus.parts import LocalParts, Parts
 from minirec.corpus.places import Places
-from minirec.corpus.vectorised import parse
 
 UNPACKED = {".gz": 6.0, ".parquet": 4.0}
 """About how many bytes of text a byte of a file holds, by ending."""

@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from minirec.corpus import quoting
-from minirec.corpus.event_types import UNLISTED
-from minirec.corpus.parse import BAD_ORDER
+from minirec.corpus.files import quoting
+from minirec.corpus.files.event_types import UNLISTED
+from minirec.corpus.files.parse import BAD_ORDER
 from minirec.corpus.places import Places
 from minirec.errors import CorpusError
 

@@ -14,9 +14,10 @@ from operator import add
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from minirec.corpus import ids, times
-from minirec.corpus.event_types import DROPPED
-from minirec.corpus.parse import OUTSIDE, UNREADABLE
+from minirec.corpus import ids
+from minirec.corpus.files import times
+from minirec.corpus.files.event_types import DROPPED
+from minirec.corpus.files.parse import OUTSIDE, UNREADABLE
 from minirec.errors import CorpusError
 
 

@@ -2,8 +2,9 @@
 
 A source is a function of the settings of the corpus that says which files hold the interactions and
 the catalogue, and which column has which role. Here it is named by the setting as
-``package.module:function``. To ship it with MiniRec instead, move it to `minirec.corpus.sources`
-and add the line ``"library": library`` to `SOURCES` there: it then has a name of its own.
+``package.module:function``. To ship it with MiniRec instead, move it to
+`minirec.corpus.files.sources` and add the line ``"library": library`` to `SOURCES` there: it then
+has a name of its own.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import pytest
 from helpers.small_corpora import read
 
 from minirec.config.corpus import CorpusConfig
-from minirec.corpus.sources import Located
-from minirec.corpus.specs import events_spec, items_spec
+from minirec.corpus.files.sources import Located
+from minirec.corpus.files.specs import events_spec, items_spec
 from minirec.errors import CorpusError
 
 LOANS = {"user": "reader", "item": "isbn", "time": "day"}

@@ -10,14 +10,14 @@ import pyarrow as pa
 from minirec.config.corpus import CorpusConfig
 from minirec.corpus.assemble import Assembled, assemble, rejected_rows
 from minirec.corpus.events import CLEAN, Events, encode
+from minirec.corpus.files.sources import locate
+from minirec.corpus.files.specs import BY_FILE
 from minirec.corpus.items import Items
 from minirec.corpus.places import Places
 from minirec.corpus.reading import LocalReader, Reader
 from minirec.corpus.rejects import with_others
 from minirec.corpus.samples import Samples, make_samples
 from minirec.corpus.schema import REJECTED
-from minirec.corpus.sources import locate
-from minirec.corpus.specs import BY_FILE
 
 RATINGS = "user_id,parent_asin,rating,timestamp\n"
 

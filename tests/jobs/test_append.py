@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from jobs.append import append_files, held
 from jobs.corpus import from_files
 from minirec.config.corpus import CorpusConfig
+from minirec.corpus.files.sources import locate
 from minirec.corpus.reading import LocalReader, Reader
 from minirec.corpus.schema import TAILS
-from minirec.corpus.sources import locate
 from minirec.errors import CorpusError
 from minirec.prior.prior import Prior
 from minirec.prior.refresh import NewEvents, refreshed

@@ -9,8 +9,8 @@ import pytest
 
 from jobs.corpus import from_files
 from minirec.config.corpus import CorpusConfig
-from minirec.corpus import sources
 from minirec.corpus.assemble import PART
+from minirec.corpus.files import sources
 from minirec.corpus.reading import LocalReader
 from minirec.errors import CorpusError
 

@@ -9,8 +9,8 @@ from jobs.corpus import from_files
 from jobs.stages.prepare import PREPARE, made_with
 from minirec.config.reading import load
 from minirec.config.run import Config
+from minirec.corpus.files.sources import locate
 from minirec.corpus.reading import LocalReader
-from minirec.corpus.sources import locate
 from minirec.errors import ArtifactError, CorpusError
 from minirec.store.run import Run
 

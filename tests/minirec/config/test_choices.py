@@ -7,7 +7,7 @@ import pytest
 
 from minirec.config import choices, reading
 from minirec.config.choices import Choices
-from minirec.corpus.sources import SOURCES
+from minirec.corpus.files.sources import SOURCES
 from minirec.errors import ConfigError
 from minirec.rl.candidates import CANDIDATES
 from minirec.rl.reward import REWARDS

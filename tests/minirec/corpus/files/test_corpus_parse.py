@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minirec.corpus.files import FileSpec
-from minirec.corpus.parse import CATALOGUE, EVENTS, parse_rows
+from minirec.corpus.files.parse import CATALOGUE, EVENTS, parse_rows
+from minirec.corpus.files.spec import FileSpec
 
 COLUMNS = {"user": "u", "item": "i", "rating": "r", "time": "t"}
 CSV = FileSpec("a.csv", "events", "csv", ("u", "i", "r", "t"), COLUMNS)

@@ -19,7 +19,7 @@ UNLISTED = "event type not in corpus.events"
 
 
 def counted(parsed: pa.Table) -> tuple[pa.Table, Counter[str]]:
-    """`minirec.corpus.parse.EVENTS` without dropped events, and their number by type."""
+    """`minirec.corpus.files.parse.EVENTS` without dropped events, and their number by type."""
     dropped = pc.fill_null(pc.equal(parsed["reason"], DROPPED), False)
     if not pc.any(dropped).as_py():
         return parsed, Counter()

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from minirec.corpus import quoting
-from minirec.corpus.arrow import content
-from minirec.corpus.files import FileSpec, open_bytes, unreadable
-from minirec.corpus.lines import Lines, odd_rows, plain_csv
-from minirec.corpus.rows import wanted
+from minirec.corpus.files import quoting
+from minirec.corpus.files.arrow import content
+from minirec.corpus.files.lines import Lines, odd_rows, plain_csv
+from minirec.corpus.files.rows import wanted
+from minirec.corpus.files.spec import FileSpec, open_bytes, unreadable
 
 BLOCK_BYTES = 8 << 20
 BLOCK_ROWS = 500_000

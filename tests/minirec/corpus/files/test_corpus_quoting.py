@@ -7,10 +7,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from minirec.corpus import quoting
-from minirec.corpus.blocks import read_blocks
-from minirec.corpus.files import FileSpec, read_header
-from minirec.corpus.vectorised import parse
+from minirec.corpus.files import quoting
+from minirec.corpus.files.blocks import read_blocks
+from minirec.corpus.files.spec import FileSpec, read_header
+from minirec.corpus.files.vectorised import parse
 from minirec.errors import CorpusError
 
 EVENTS = {"user": "user", "item": "item", "time": "time"}

@@ -12,9 +12,8 @@ from pathlib import Path
 
 from minirec.config.choices import SOURCES as CHOICES
 from minirec.config.corpus import CorpusConfig
-from minirec.corpus import saved
-from minirec.corpus.files import FileSpec, read_header, stem
-from minirec.corpus.finding import (
+from minirec.corpus.files import saved
+from minirec.corpus.files.finding import (
     FORMATS,
     JSONL,
     PART,
@@ -27,7 +26,8 @@ from minirec.corpus.finding import (
     named,
     nothing,
 )
-from minirec.corpus.specs import (
+from minirec.corpus.files.spec import FileSpec, read_header, stem
+from minirec.corpus.files.specs import (
     MAP,
     MAP_BOTH,
     event_columns,

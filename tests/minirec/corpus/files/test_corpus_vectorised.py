@@ -12,11 +12,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from minirec.corpus.blocks import read_blocks
-from minirec.corpus.files import FileSpec
-from minirec.corpus.parse import CATALOGUE, EVENTS, parse_rows
-from minirec.corpus.rows import read_rows
-from minirec.corpus.vectorised import parse
+from minirec.corpus.files.blocks import read_blocks
+from minirec.corpus.files.parse import CATALOGUE, EVENTS, parse_rows
+from minirec.corpus.files.rows import read_rows
+from minirec.corpus.files.spec import FileSpec
+from minirec.corpus.files.vectorised import parse
 
 pytestmark = pytest.mark.slow
 

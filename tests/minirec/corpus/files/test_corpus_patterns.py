@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from minirec.config.corpus import CorpusConfig
 from minirec.config.reading import load
-from minirec.corpus.finding import chosen, natural, partition
-from minirec.corpus.sources import locate
+from minirec.corpus.files.finding import chosen, natural, partition
+from minirec.corpus.files.sources import locate
 from minirec.errors import ConfigError, CorpusError
 
 HEADER = "user,item,time\n"

@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from minirec.corpus import times
-from minirec.corpus.parse import (
+from minirec.corpus.files import times
+from minirec.corpus.files.parse import (
     NULLS,
     Malformed,
     identifier,
@@ -24,7 +24,7 @@ from minirec.corpus.parse import (
     read_rating,
     read_time,
 )
-from minirec.corpus.rows import as_json
+from minirec.corpus.files.rows import as_json
 
 _DIGITS = r"^-?[0-9]{1,18}$"
 _DECIMAL = r"^[0-9]{1,30}(\.[0-9]{1,30})?$"

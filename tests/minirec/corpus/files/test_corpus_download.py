@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from minirec.corpus.download import download_category, fetch
+from minirec.corpus.files.download import download_category, fetch
 from minirec.errors import CorpusError
 
 BODY = bytes(range(256)) * 8192  # 2 MiB

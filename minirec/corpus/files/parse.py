@@ -17,9 +17,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from minirec.corpus import quoting, times
-from minirec.corpus.event_types import DROPPED, UNLISTED
-from minirec.corpus.files import FileSpec
+from minirec.corpus.files import quoting, times
+from minirec.corpus.files.event_types import DROPPED, UNLISTED
+from minirec.corpus.files.spec import FileSpec
 from minirec.corpus.prompts import neutralise
 from minirec.corpus.weights import read_number
 
@@ -86,11 +86,11 @@ class Malformed(Exception):
 
 
 def parse_rows(rows: Iterable[quoting.Line], spec: FileSpec) -> pa.Table:
-    """Parse rows of a file one by one; the reference of `minirec.corpus.vectorised`.
+    """Parse rows of a file one by one; the reference of `minirec.corpus.files.vectorised`.
 
     Args:
-        rows: as `minirec.corpus.rows.read_rows` gives them. The line -1 reports why the file cannot
-            be read to its end.
+        rows: as `minirec.corpus.files.rows.read_rows` gives them. The line -1 reports why the file
+            cannot be read to its end.
 
     Returns:
         `EVENTS` or `CATALOGUE` with the rows in the same order.

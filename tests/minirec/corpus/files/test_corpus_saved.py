@@ -7,8 +7,8 @@ import pytest
 from helpers.small_corpora import read
 
 from minirec.config.corpus import CorpusConfig
-from minirec.corpus import saved
-from minirec.corpus.sources import locate
+from minirec.corpus.files import saved
+from minirec.corpus.files.sources import locate
 from minirec.errors import CorpusError
 
 datasets = pytest.importorskip("datasets")

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
-from minirec.corpus import saved
-from minirec.corpus.arrow import NAMES
-from minirec.corpus.files import Format, open_bytes, stem, unpacked
+from minirec.corpus.files import saved
+from minirec.corpus.files.arrow import NAMES
+from minirec.corpus.files.spec import Format, open_bytes, stem, unpacked
 from minirec.errors import CorpusError
 
 FORMATS: dict[str, Format] = {

@@ -15,10 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from minirec.config.corpus import CorpusConfig
-from minirec.corpus.blocks import read_blocks
-from minirec.corpus.files import FileSpec
-from minirec.corpus.rows import read_rows
-from minirec.corpus.sources import locate
+from minirec.corpus.files.blocks import read_blocks
+from minirec.corpus.files.rows import read_rows
+from minirec.corpus.files.sources import locate
+from minirec.corpus.files.spec import FileSpec
 from minirec.errors import CorpusError
 
 DATA = SHARED / "data"

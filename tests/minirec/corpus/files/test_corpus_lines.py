@@ -2,9 +2,9 @@
 
 import pytest
 
-from minirec.corpus.blocks import read_blocks
-from minirec.corpus.files import FileSpec
-from minirec.corpus.lines import Lines, odd_rows, plain_csv, plain_json
+from minirec.corpus.files.blocks import read_blocks
+from minirec.corpus.files.lines import Lines, odd_rows, plain_csv, plain_json
+from minirec.corpus.files.spec import FileSpec
 
 CSV = FileSpec("a.csv", "events", "csv", ("user", "item"), {"user": "user", "item": "item"})
 TSV = FileSpec("a.tsv", "events", "tsv", ("user", "item"), {"user": "user", "item": "item"})

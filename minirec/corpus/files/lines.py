@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minirec.corpus.files import FileSpec
-from minirec.corpus.quoting import Line, leaves_open
-from minirec.corpus.rows import BOM, rows_of_lines
+from minirec.corpus.files.quoting import Line, leaves_open
+from minirec.corpus.files.rows import BOM, rows_of_lines
+from minirec.corpus.files.spec import FileSpec
 
 MOST_BRACKETS = 200
 """The json module refuses deeper nesting only at about 1,000 brackets."""

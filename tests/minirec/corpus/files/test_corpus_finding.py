@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from minirec.config.corpus import CorpusConfig
-from minirec.corpus.blocks import read_blocks
-from minirec.corpus.sources import locate
-from minirec.corpus.vectorised import parse
+from minirec.corpus.files.blocks import read_blocks
+from minirec.corpus.files.sources import locate
+from minirec.corpus.files.vectorised import parse
 from minirec.errors import CorpusError
 
 EVENTS = {"user": ["u1", "u2"], "item": ["a", "b"], "time": [1_600_000_000, 1_600_000_001]}

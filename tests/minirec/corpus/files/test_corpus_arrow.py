@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from helpers.small_corpora import read
 
-from minirec.corpus.arrow import column_names, record_batches
+from minirec.corpus.files.arrow import column_names, record_batches
 from minirec.errors import CorpusError
 
 ROWS = pa.table({"a": list(range(10)), "b": [f"t{n}" for n in range(10)], "c": [None] * 10})

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from minirec.config.corpus import CorpusConfig
-from minirec.corpus.files import FileSpec, read_header
-from minirec.corpus.finding import ending, format_of, partition
+from minirec.corpus.files.finding import ending, format_of, partition
+from minirec.corpus.files.spec import FileSpec, read_header
 from minirec.errors import CorpusError
 
 FIX = "fix the header"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minirec.corpus import times
+from minirec.corpus.files import times
 
 SECOND_2020 = 1_577_836_800  # 2020-01-01
 

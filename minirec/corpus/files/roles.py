@@ -11,9 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from minirec.corpus import columns
-from minirec.corpus.files import FileSpec
-from minirec.corpus.parse import (
+from minirec.corpus.files import columns
+from minirec.corpus.files.parse import (
     UNTITLED,
     Malformed,
     bars_to_commas,
@@ -21,6 +20,7 @@ from minirec.corpus.parse import (
     read_type,
     shows_nothing,
 )
+from minirec.corpus.files.spec import FileSpec
 from minirec.corpus.weights import read_number
 
 Columns = dict[str, pa.Array]

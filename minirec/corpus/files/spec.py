@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from minirec.corpus import quoting
-from minirec.corpus.arrow import column_names
+from minirec.corpus.files import quoting
+from minirec.corpus.files.arrow import column_names
 from minirec.errors import CorpusError
 
 PEEKED_LINES = 100

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from minirec.config.corpus import CorpusConfig
 from minirec.config.reading import load
-from minirec.corpus.event_types import DROPPED, UNLISTED, counted, notes
-from minirec.corpus.parse import EVENTS
-from minirec.corpus.sources import locate
+from minirec.corpus.files.event_types import DROPPED, UNLISTED, counted, notes
+from minirec.corpus.files.parse import EVENTS
+from minirec.corpus.files.sources import locate
 from minirec.errors import ConfigError, CorpusError
 
 TYPED = {"event": "kind"}

@@ -15,10 +15,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from minirec.corpus import quoting, times
-from minirec.corpus.arrow import record_batches
-from minirec.corpus.files import FileSpec, open_bytes, unreadable
-from minirec.corpus.quoting import Line
+from minirec.corpus.files import quoting, times
+from minirec.corpus.files.arrow import record_batches
+from minirec.corpus.files.quoting import Line
+from minirec.corpus.files.spec import FileSpec, open_bytes, unreadable
 
 BATCH_ROWS = 50_000
 BOM = b"\xef\xbb\xbf"

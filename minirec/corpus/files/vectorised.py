@@ -1,8 +1,8 @@
 """Parses blocks of rows column by column.
 
-The result is that of `minirec.corpus.parse.parse_rows` on all rows of the file. What the kernels
-may not take plainly goes through it: odd quotes, lines that may belong together, wrong encodings,
-nested values, and every row that is rejected.
+The result is that of `minirec.corpus.files.parse.parse_rows` on all rows of the file. What the
+kernels may not take plainly goes through it: odd quotes, lines that may belong together, wrong
+encodings, nested values, and every row that is rejected.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.json as pajson
 
-from minirec.corpus import columns, lines, roles
-from minirec.corpus.event_types import DROPPED
-from minirec.corpus.files import FileSpec, unreadable
-from minirec.corpus.lines import Lines
-from minirec.corpus.parse import CATALOGUE, EVENTS, file_column, parse_rows
-from minirec.corpus.quoting import Line
-from minirec.corpus.roles import READERS
-from minirec.corpus.rows import as_json, batches, rows_of_lines
+from minirec.corpus.files import columns, lines, roles
+from minirec.corpus.files.event_types import DROPPED
+from minirec.corpus.files.lines import Lines
+from minirec.corpus.files.parse import CATALOGUE, EVENTS, file_column, parse_rows
+from minirec.corpus.files.quoting import Line
+from minirec.corpus.files.roles import READERS
+from minirec.corpus.files.rows import as_json, batches, rows_of_lines
+from minirec.corpus.files.spec import FileSpec, unreadable
 
 FEW_LINES = 64
 
@@ -48,7 +48,7 @@ class Piece:
 
 
 def parse(blocks: pa.Table, specs: dict[str, FileSpec], *, few_lines: int = FEW_LINES) -> pa.Table:
-    """Parse blocks of rows, `minirec.corpus.blocks.BLOCKS`, of files of one kind.
+    """Parse blocks of rows, `minirec.corpus.files.blocks.BLOCKS`, of files of one kind.
 
     Args:
         specs: path -> spec, all of the same kind (events or items).
