@@ -71,7 +71,18 @@ def training_settings(training: TrainingConfig) -> dict[str, Any]:
         left_out.add("item_negatives")
     if not training.live_tokens:
         left_out.add("live_tokens")
+    if training.expert == "none":
+        left_out |= {name for name in type(training).model_fields if name.startswith("expert")}
+    left_out |= {"replays"} if training.replays == 1 else set()
+    left_out |= set() if training.reset_steps else {"reset_steps", "reset_keep"}
+    left_out |= set() if training.imitate_best else {"imitate_best"}
     left_out |= {name for name in ("token_limit", "kl_steps") if getattr(training, name) is None}
     if training.validation_steps is None:
         left_out |= {"validation_steps", "validation_samples", "validation_seed"}
-    return training.model_dump(mode="json", exclude=left_out)
+    settings = training.model_dump(mode="json", exclude=left_out)
+    if training.expert_table:
+        from minirec.store.files import file_entry
+        from minirec.store.remote import located
+
+        settings["expert_table"] = file_entry(located(training.expert_table))["sha256"]
+    return settings

@@ -92,7 +92,7 @@ class StepTokens:
         t = self.training
         reading = sum(read(group, self.sharing) for group in groups)
         rollouts = 0
-        if t.loss == "grpo":
+        if t.rolls_out(step):
             rollouts = sum(rolled_out(len(group.prompt), group.written) for group in groups)
         own = sum(self.items[item] for item in candidates)
         refreshed = t.reads_table and step % self.refresh_steps == 0

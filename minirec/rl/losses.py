@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -20,7 +20,9 @@ from minirec.prior.prior import Prior
 from minirec.rl import grpo
 from minirec.rl.candidates import CANDIDATES, Candidates
 from minirec.rl.group import Group, written_tokens
+from minirec.rl.imitation import weighted_imitation
 from minirec.rl.ranker import Ranker, Targets
+from minirec.rl.replay import best_loss
 from minirec.rl.reward import RewardFunction, ndcg
 
 Forward = Callable[..., tuple[Tensor, Tensor | None]]
@@ -34,6 +36,7 @@ class Objective:
 
     factors: (V,) of each item as a target (method, section 1), from
     `minirec.corpus.weights.load_factors`; None: 1.
+    best_weight: of the loss that imitates the best rollouts in this step, see `minirec.rl.replay`.
     """
 
     training: TrainingConfig
@@ -42,6 +45,7 @@ class Objective:
     reward: RewardFunction
     prior: Prior | None = None
     factors: NDArray[np.float64] | None = None
+    best_weight: float = 0.0
 
     def factor(self, target: Tensor) -> Tensor:
         """Factors (P,) float32 of targets (P,) int64."""
@@ -61,7 +65,7 @@ class Rollouts:
 
     hidden (P, G, d) float32 at the answer marker and logprobs (W,) float32 have gradient. behaviour
     (W,) float32 holds the log-probabilities of the policy that wrote the tokens, rollout (W,) int64
-    the rollout (0..P*G-1) of each token.
+    the rollout (0..P*G-1) of each token. sample_ids (P,) are those of the groups.
     """
 
     hidden: Tensor
@@ -69,6 +73,7 @@ class Rollouts:
     behaviour: Tensor
     rollout: Tensor
     targets: Targets
+    sample_ids: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -172,6 +177,7 @@ def forward(
         torch.tensor(behaviour, dtype=torch.float32, device=device),
         rollout,
         Targets.of(groups, items=items, device=device, prior=prior),
+        [group.sample_id for group in groups],
     )
 
 
@@ -240,7 +246,12 @@ def supervised_loss(
         groups, items=candidates.catalogue_size, device=hidden.device, prior=objective.prior
     )
     weight = objective.factor(targets.target).to(hidden)
-    return _item_loss(hidden, weight, targets, candidates, objective)
+    found = _item_loss(hidden, weight, targets, candidates, objective)
+    if candidates.demonstrations is None:
+        return found
+    ids = [group.sample_id for group in groups]
+    shown = _expert_loss(hidden, ids, targets, candidates, objective)
+    return Loss(found.total + shown.total, found.sums | shown.sums, "groups")
 
 
 def _check_presence(candidates: Candidates, objective: Objective) -> None:
@@ -273,6 +284,46 @@ def _item_loss(
     return Loss(total, {"item_loss": float(-(advantage * log_p).sum())}, "groups")
 
 
+def expert_loss(
+    rollouts: Rollouts, rewards: Rewards, candidates: Candidates, objective: Objective
+) -> Loss:
+    """The best rollout of each group, dead or not, should score the items of the expert highly."""
+    best = grpo.best_rollouts(rewards.reward)
+    hidden = rollouts.hidden[torch.arange(len(best), device=best.device), best]
+    return _expert_loss(hidden, rollouts.sample_ids, rollouts.targets, candidates, objective)
+
+
+def _expert_loss(
+    hidden: Tensor,
+    sample_ids: Sequence[int],
+    targets: Targets,
+    candidates: Candidates,
+    objective: Objective,
+) -> Loss:
+    """The imitation loss at hidden states (P, d)."""
+    assert candidates.demonstrations is not None
+    total, weight = weighted_imitation(
+        hidden,
+        sample_ids,
+        candidates.demonstrations,
+        candidates,
+        CANDIDATES[objective.training.item_candidates](candidates, targets),
+        temperature=objective.temperature,
+        alpha=objective.training.expert_alpha,
+    )
+    return Loss(total, {"expert_loss": float(total.detach()), "expert_weight": weight}, "groups")
+
+
+def imitated_best(
+    rollouts: Rollouts, rewards: Rewards, _: Candidates, objective: Objective
+) -> Loss:
+    """The written tokens of the best rollout of each live group should become likelier."""
+    total = objective.best_weight * best_loss(
+        rollouts.logprobs, rollouts.rollout, rewards.reward, rewards.dead
+    )
+    return Loss(total, {"best_loss": float(total.detach())}, "tokens")
+
+
 LOSSES = (token_loss, item_loss)
 """Every loss of a step with rollouts, in the order in which they are added."""
 
@@ -287,7 +338,10 @@ def losses(
     assert candidates.table is not None
     rollouts = forward(policy, groups, items=len(candidates.table), prior=objective.prior)
     rewards = reward(rollouts, table=candidates.table, objective=objective)
-    return Losses(rewards, [loss(rollouts, rewards, candidates, objective) for loss in LOSSES])
+    used = [*LOSSES]
+    used += [imitated_best] if objective.best_weight else []
+    used += [expert_loss] if candidates.demonstrations is not None else []
+    return Losses(rewards, [loss(rollouts, rewards, candidates, objective) for loss in used])
 
 
 def lr_factor(step: int, *, steps: int, warmup: int, schedule: str, spent: float = 0.0) -> float:
