@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from minirec.corpus.table import Sample, load_catalogue
-from minirec.errors import ConfigError
+from minirec.errors import ConfigError, MiniRecError
 from minirec.evaluation import references
 from minirec.prior.counts import Words
 from minirec.prior.periods import events
@@ -162,7 +162,7 @@ def read_expert(path: str, *, items: int) -> dict[int, list[tuple[int, float]]]:
             column.astype(kind)
             for column, kind in zip(columns, (np.int64, np.int64, np.float64), strict=True)
         )
-    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+    except (MiniRecError, OSError, KeyError, ValueError, pa.ArrowException) as error:
         raise ConfigError(
             f"training.expert_table {path} cannot be read ({error}); give a Parquet file with the "
             f"columns {', '.join(names)}"

@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 import torch
+import torch.distributed as dist
 from helpers.loop import SMALL, one_process, own_engine, spec_of, train, weights
 from helpers.two_workers import train_by_two
 from safetensors.torch import load
@@ -230,3 +232,39 @@ def test_a_reset_mixes_with_another_start(place, tmp_path):
     for name, value in after.items():
         assert (value - before[name]).abs().max() <= SMALL["learning_rate"] * 1.01
         assert not torch.equal(value, before[name])
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+def test_two_workers_replay_as_one(place, tmp_path, stage):
+    settings = {"replays": 2, "reset_steps": 2, "imitate_best": 0.3, "expert": "cooccurrence"}
+    alone = spec(place, tmp_path / "one", **settings)
+    train(alone)
+    both = replace(alone, folder=str(tmp_path / "two"), pool=None, zero_stage=stage)
+    context = get_context("spawn")
+    workers = [
+        context.Process(target=_work, args=(rank, both, str(tmp_path / "store")))
+        for rank in range(2)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(240)
+        assert worker.exitcode == 0
+    one, two = entries(alone), entries(both)
+    assert [e["rollouts"] for e in one] == [e["rollouts"] for e in two]
+    # Rollouts after the first update may differ by rounding, so only the first batch is compared.
+    for a, b in zip(one[:2], two[:2], strict=True):
+        for name in ("loss", "expert_loss", "grad_norm", "reward"):
+            assert a[name] == pytest.approx(b[name], rel=1e-3)
+    first, second = (load(weights(one)) for one in (alone, both))
+    for name, value in first.items():
+        assert torch.allclose(value, second[name], atol=2 * SMALL["learning_rate"])
+
+
+def _work(rank, spec, store):
+    """A worker of two."""
+    import os
+
+    os.environ |= {"LOCAL_RANK": str(rank), "RANK": str(rank), "WORLD_SIZE": "2"}
+    dist.init_process_group("gloo", store=dist.FileStore(store, 2), rank=rank, world_size=2)
+    train(replace(spec, pool=own_engine(spec.model_path)))
