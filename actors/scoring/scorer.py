@@ -17,12 +17,14 @@ from torch import Tensor
 
 from actors.engines.engine import FORCED, Completion
 from actors.pool.actor import Call
+from actors.scoring.orders import drawn_orders, order_columns, reordered
 from actors.scoring.policy import LoadedPolicy
 from actors.scoring.spec import ScoringSpec
 from minirec.config.scoring import ScoringConfig
 from minirec.corpus import schema
 from minirec.corpus.table import Sample, SampleFile
 from minirec.corpus.weights import load_factors
+from minirec.evaluation.orders import mean_direction
 from minirec.model import tokens
 from minirec.model.passes import hidden_states
 from minirec.rl.grpo import advantages
@@ -110,6 +112,22 @@ class ShardScorer:
     def _ranks(self, batch: _Batch) -> pa.Table:
         greedy, _ = self._generate(batch, 0)
         hidden = self._hidden(batch, [[c] for c in greedy])
+        written = np.array([len(c.token_ids) for c in greedy])
+        others: dict[str, object] = {}
+        if self.spec.orders:
+            orders = [self._orders(sample) for sample in batch.samples]
+            states, more = self._other_orders(batch, hidden, orders)
+            others = order_columns(
+                states,
+                batch.samples,
+                batch.targets,
+                self.ranker,
+                orders=orders,
+                keep=self.spec.orders_keep,
+            )
+            written = written + more
+            if self.spec.rerank == "orders":
+                hidden = mean_direction(states)
         rank = self.ranker.rank(hidden, batch.targets).rank
         alone = {}
         if self.ranker.prior is not None:
@@ -121,9 +139,37 @@ class ShardScorer:
                 "rank": rank.cpu().numpy().astype(np.int32),
                 **alone,
                 "completion": [c.text for c in greedy],
-                "rollout_tokens": np.array([len(c.token_ids) for c in greedy]),
+                "rollout_tokens": written,
+                **others,
             }
         )
+
+    def _orders(self, sample: Sample) -> list[list[int]]:
+        spec, titles = self.spec, self.loaded.catalogue.titles
+        return drawn_orders(
+            self.encoder,
+            [titles[i] for i in sample.history],
+            sample.history,
+            orders=spec.orders,
+            keep=spec.orders_keep,
+            seed=spec.seed,
+        )
+
+    def _other_orders(
+        self, batch: _Batch, hidden: Tensor, orders: list[list[list[int]]]
+    ) -> tuple[Tensor, np.ndarray]:
+        """Hidden states (B, n + 1, d), those of the own order first, and the tokens (B,) that the
+        engines wrote for the other orders."""
+        states, written = [hidden], np.zeros(len(batch.samples), np.int64)
+        for number in range(self.spec.orders):
+            both = zip(batch.samples, orders, strict=True)
+            samples = [reordered(sample, mine[number]) for sample, mine in both]
+            prompts = self.encoder.prompts(samples, self.loaded.catalogue)
+            other = replace(batch, samples=samples, prompts=prompts)
+            greedy, _ = self._generate(other, 0)
+            states.append(self._hidden(other, [[c] for c in greedy]))
+            written += [len(c.token_ids) for c in greedy]
+        return torch.stack(states, 1), written
 
     def _features(self, batch: _Batch, scoring: ScoringConfig) -> pa.Table:
         count = len(batch.samples)

@@ -12,9 +12,11 @@ from torch import Tensor
 
 from actors.engines.engine import Adapter, engine_spec
 from actors.engines.transformers import TransformersEngine
+from actors.scoring.orders import drawn_orders
 from minirec.config.run import Config
 from minirec.corpus.table import Catalogue, Strings, load_catalogue
 from minirec.errors import ConfigError
+from minirec.evaluation.orders import mean_direction
 from minirec.model.passes import item_table
 from minirec.model.recommender import Encoder, load_policy
 from minirec.prior.serving import ServedPrior, load
@@ -124,6 +126,38 @@ class Recommender:
     def _batch(
         self, histories: Sequence[Sequence[int]], top: Sequence[int]
     ) -> list[Recommendation]:
+        hidden, texts = self._read(histories)
+        if self.config.evaluation.rerank == "orders":
+            hidden = self._over_orders(histories, hidden)
+        size = max(1, SCORES // len(self.table))
+        found = []
+        for start in range(0, len(hidden), size):
+            part = slice(start, start + size)
+            found += self._ranked(hidden[part], texts[part], histories[part], top[part])
+        return found
+
+    def _over_orders(self, histories: Sequence[Sequence[int]], hidden: Tensor) -> Tensor:
+        """Mean direction (B, d) over the orders of each history, as in `evaluate`."""
+        settings = self.config.evaluation
+        drawn = [
+            drawn_orders(
+                self.encoder,
+                [self.titles[i] for i in history],
+                history,
+                orders=settings.orders,
+                keep=settings.orders_keep,
+                seed=self.config.seed,
+            )
+            for history in histories
+        ]
+        states = [hidden]
+        for number in range(settings.orders):
+            both = zip(histories, drawn, strict=True)
+            states.append(self._read([[h[at] for at in orders[number]] for h, orders in both])[0])
+        return mean_direction(torch.stack(states, 1))
+
+    def _read(self, histories: Sequence[Sequence[int]]) -> tuple[Tensor, list[str]]:
+        """Hidden states (B, d) at the answers to histories, and the analyses."""
         prompts = [self.encoder.prompt([self.titles[i] for i in h]) for h in histories]
         texts = [""] * len(prompts)
         sequences = [[*prompt, *self.encoder.answer_ids] for prompt in prompts]
@@ -136,13 +170,7 @@ class Recommender:
                 self.encoder.sequence(prompt, one)
                 for prompt, (one,) in zip(prompts, said, strict=True)
             ]
-        hidden = self.policy(sequences)[0]
-        size = max(1, SCORES // len(self.table))
-        found = []
-        for start in range(0, len(hidden), size):
-            part = slice(start, start + size)
-            found += self._ranked(hidden[part], texts[part], histories[part], top[part])
-        return found
+        return self.policy(sequences)[0], texts
 
     def _ranked(
         self,

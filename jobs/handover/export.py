@@ -50,7 +50,7 @@ def export(
     Args:
         run_dir: of a run that has finished `select`, or `train` to export the trained policy or
             the samples of live selection.
-        to: a subset as jsonl, trl, verl or openrlhf, or as preference pairs, trl-dpo; or a policy as
+        to: a subset as jsonl, trl, verl or openrlhf, as preference pairs (trl-dpo), or a policy as
             adapter or merged.
         out: the folder to write.
         policy: the policy to export; for a subset, the policy that computes its reward. Default:
