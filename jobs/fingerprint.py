@@ -67,6 +67,8 @@ def training_settings(training: TrainingConfig) -> dict[str, Any]:
         left_out.add("update")
     if training.loss == "grpo":
         left_out.add("loss")
+    if training.loss != "dpo":
+        left_out |= {"preference_beta", "preference_reference"}
     if training.item_negatives == 0:
         left_out.add("item_negatives")
     if not training.live_tokens:

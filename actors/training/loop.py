@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from actors.training.activations import Activations
 from actors.training.adapters import Adapters
 from actors.training.checkpoints import newest_checkpoint, save_checkpoint
 from actors.training.division import Passes
-from actors.training.drift import keep_start, kl_sums
+from actors.training.drift import keep_start, kl_sums, start_logprobs
 from actors.training.expert import Demonstrator
 from actors.training.items import ItemSide, step_tokens, target_presence
 from actors.training.live import CHOICE_TOKENS, LiveOrder
@@ -106,7 +107,7 @@ class Worker:
             seed=spec.seed,
             adapter=spec.start and fetch(spec.start),
         )
-        if spec.training.kl_steps and spec.start:
+        if spec.start and (spec.training.kl_steps or spec.training.compares_with_start):
             keep_start(policy, fetch(spec.start))
         self.prior = Prior.load(corpus, located(spec.prior)) if spec.prior else None
         self.objective = Objective(
@@ -181,7 +182,7 @@ class Worker:
         groups, times = self._roll_out(step)
         shown = self.demonstrator.of(step, groups, spent=self.share_spent())
         candidates = self.item_side.candidates(step, (g.target for g in groups), shown)
-        objective = replace(self.objective, best_weight=self._best_weight(step))
+        objective = self._objective(step)
         largest = self.item_side.largest_pass(candidates)
         counts, micro_batches = counted(groups), self.passes.divide(groups, beside=largest)
         divided = [micro for _, micro in micro_batches]
@@ -238,9 +239,11 @@ class Worker:
         if validation and self.spec.training.patience and best_step(self.log.entries) == step:
             self.adapters.save_best(step)
 
-    def _best_weight(self, step: int) -> float:
+    def _objective(self, step: int) -> Objective:
         t = self.spec.training
-        return best_weight(pass_of(step, t.replays)[1], t.replays, t.imitate_best)
+        weight = best_weight(pass_of(step, t.replays)[1], t.replays, t.imitate_best)
+        start = partial(start_logprobs, self.engine) if t.compares_with_start else None
+        return replace(self.objective, best_weight=weight, reference=start)
 
     def _calls(self, step: int) -> list[Call]:
         assert self.spec.pool is not None

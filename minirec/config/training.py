@@ -14,9 +14,10 @@ from minirec.config.section import PathText, Section, counted, share_or_all
 class TrainingConfig(Section):
     """Curriculum GRPO (method, section 7), or supervision (section 10)."""
 
-    loss: Literal["grpo", "supervised"] = "grpo"
-    """grpo learns from rollouts and their rewards; supervised ranks right after the prompt, without
-    rollouts, and maximises the probability of the target."""
+    loss: Literal["grpo", "dpo", "supervised"] = "grpo"
+    """grpo learns from rollouts and their rewards; dpo prefers the best rollout of each prompt to
+    the worst; supervised ranks right after the prompt, without rollouts, and maximises the
+    probability of the target."""
     start: Literal["base", "proxy", "warm"] = "base"
     """Weights that training starts from: the base model, or the adapter of the proxy or of the warm
     start."""
@@ -62,6 +63,11 @@ class TrainingConfig(Section):
     """Probability ratios above 1 + clip_high are clipped."""
     importance_cap: float = Field(2.0, ge=1)
     """Largest importance weight of a token; larger ones are truncated."""
+    preference_beta: float = Field(0.1, gt=0)
+    """How strongly the loss dpo holds the policy near its reference; other losses ignore it."""
+    preference_reference: Literal["writer", "start"] = "writer"
+    """Policy with which the loss dpo compares: the one that wrote the rollouts, or the start of the
+    training, for one more forward pass. Other losses ignore it."""
     live_tokens: bool = False
     """Whether only the tokens of groups that are not dead divide the token loss, instead of all;
     costs one more forward pass."""
@@ -128,7 +134,7 @@ class TrainingConfig(Section):
     @property
     def reads_table(self) -> bool:
         """Whether a step needs the vectors of all items: for rewards, or as candidates."""
-        return self.loss == "grpo" or self.item_candidates == "catalogue"
+        return self.loss != "supervised" or self.item_candidates == "catalogue"
 
     def measures_kl(self, step: int) -> bool:
         """Whether the log of this step has an estimate of the KL to the start."""
@@ -139,6 +145,11 @@ class TrainingConfig(Section):
         if self.steps is not None:
             return self.steps
         return self.replays * math.ceil(self.epochs * samples / self.prompts_per_step)
+
+    @property
+    def compares_with_start(self) -> bool:
+        """Whether the loss needs the probabilities by the weights that training starts from."""
+        return self.loss == "dpo" and self.preference_reference == "start"
 
     def rolls_out(self, step: int) -> bool:
         """Whether a step draws new rollouts; the other steps replay those of the last draw."""
@@ -195,6 +206,11 @@ class TrainingConfig(Section):
             raise ValueError(
                 f"checkpoint_steps {self.checkpoint_steps} must be a multiple of "
                 f"item_refresh_steps {refresh}, so that a restart repeats the run"
+            )
+        if self.loss == "dpo" and self.live_tokens:
+            raise ValueError(
+                "live_tokens divides a loss of tokens, but loss dpo is one of pairs; set "
+                "live_tokens to false"
             )
         _check_expert(self)
         _check_replays(self)

@@ -105,6 +105,7 @@ class StepTokens:
 def reads_per_token(training: TrainingConfig) -> int:
     """Forward-equivalents of each token that the policy reads in a step."""
     own = LORA if training.update else FORWARD
+    own += FORWARD if training.compares_with_start else 0
     return own + (FORWARD if training.live_tokens and training.reads_table else 0)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -21,6 +21,7 @@ from minirec.rl import grpo
 from minirec.rl.candidates import CANDIDATES, Candidates
 from minirec.rl.group import Group, written_tokens
 from minirec.rl.imitation import weighted_imitation
+from minirec.rl.preference import pair_loss
 from minirec.rl.ranker import Ranker, Targets
 from minirec.rl.replay import best_loss
 from minirec.rl.reward import RewardFunction, ndcg
@@ -36,6 +37,8 @@ class Objective:
 
     factors: (V,) of each item as a target (method, section 1), from
     `minirec.corpus.weights.load_factors`; None: 1.
+    reference: log-probabilities (W,) of the written tokens of groups by the start of the training,
+    only for `training.preference_reference: start`.
     best_weight: of the loss that imitates the best rollouts in this step, see `minirec.rl.replay`.
     """
 
@@ -46,6 +49,7 @@ class Objective:
     prior: Prior | None = None
     factors: NDArray[np.float64] | None = None
     best_weight: float = 0.0
+    reference: Callable[[Sequence[Group]], Tensor] | None = None
 
     def factor(self, target: Tensor) -> Tensor:
         """Factors (P,) float32 of targets (P,) int64."""
@@ -66,6 +70,7 @@ class Rollouts:
     hidden (P, G, d) float32 at the answer marker and logprobs (W,) float32 have gradient. behaviour
     (W,) float32 holds the log-probabilities of the policy that wrote the tokens, rollout (W,) int64
     the rollout (0..P*G-1) of each token. sample_ids (P,) are those of the groups.
+    reference (W,) float32 are the log-probabilities of another reference than behaviour, if any.
     """
 
     hidden: Tensor
@@ -74,6 +79,7 @@ class Rollouts:
     rollout: Tensor
     targets: Targets
     sample_ids: list[int] = field(default_factory=list)
+    reference: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -324,6 +330,32 @@ def imitated_best(
     return Loss(total, {"best_loss": float(total.detach())}, "tokens")
 
 
+def preference_loss(
+    rollouts: Rollouts, rewards: Rewards, _: Candidates, objective: Objective
+) -> Loss:
+    """DPO: the best rollout of each group should gain on the worst one, over the reference."""
+    t = objective.training
+    total, sums = pair_loss(
+        rollouts.logprobs,
+        rollouts.behaviour if rollouts.reference is None else rollouts.reference,
+        rollouts.rollout,
+        rewards.reward,
+        rewards.dead,
+        floor=t.advantage_floor,
+        beta=t.preference_beta,
+    )
+    return Loss(total, sums, "groups")
+
+
+def token_figures(
+    rollouts: Rollouts, rewards: Rewards, _: Candidates, objective: Objective
+) -> Loss:
+    """What the log shows of the written tokens where no loss counts them; it is no loss."""
+    names = ("abs_log_ratio", "token_entropy")
+    found = token_loss(rollouts, rewards, _, objective)
+    return Loss(torch.zeros_like(found.total), {n: found.sums[n] for n in names}, "tokens")
+
+
 LOSSES = (token_loss, item_loss)
 """Every loss of a step with rollouts, in the order in which they are added."""
 
@@ -338,7 +370,11 @@ def losses(
     assert candidates.table is not None
     rollouts = forward(policy, groups, items=len(candidates.table), prior=objective.prior)
     rewards = reward(rollouts, table=candidates.table, objective=objective)
+    if objective.reference is not None:
+        rollouts = replace(rollouts, reference=objective.reference(groups))
     used = [*LOSSES]
+    if objective.training.loss == "dpo":
+        used = [preference_loss, token_figures, *(one for one in LOSSES if one != token_loss)]
     used += [imitated_best] if objective.best_weight else []
     used += [expert_loss] if candidates.demonstrations is not None else []
     return Losses(rewards, [loss(rollouts, rewards, candidates, objective) for loss in used])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from dataclasses import replace
@@ -46,7 +47,7 @@ def place(tmp_path_factory):
 def spec(place, folder, *, stage=0, start=None, **settings):
     training = TrainingConfig.model_validate(GRPO.model_dump() | settings)
     whole = spec_of(place, training, folder=str(folder), steps=training.steps, zero_stage=stage)
-    pool = own_engine(whole.model_path) if training.loss == "grpo" else None
+    pool = own_engine(whole.model_path) if training.loss != "supervised" else None
     return replace(whole, pool=pool, start=start)
 
 
@@ -264,6 +265,37 @@ def test_two_workers_replay_as_one(place, tmp_path):
     for a, b in zip(one[:2], two[:2], strict=True):
         for name in ("loss", "expert_loss", "grad_norm", "reward"):
             assert a[name] == pytest.approx(b[name], rel=1e-3)
+
+
+@pytest.mark.parametrize("reference", ["writer", "start"])
+def test_dpo_takes_pairs_of_rollouts(place, tmp_path, reference):
+    settings = {"loss": "dpo", "replays": 2, "preference_reference": reference}
+    log = train(spec(place, tmp_path / "dpo", rollouts_per_prompt=4, **settings))
+    assert all({"token_loss", "clipped_tokens"}.isdisjoint(entry) for entry in log)
+    # In the first pass the policy is the writer, and in the first step it is the start too.
+    assert log[0]["preference_margin"] == pytest.approx(0, abs=1e-5)
+    live = 1 - log[0]["dead_groups"]
+    assert log[0]["preference_loss"] == pytest.approx(live * math.log(2), abs=1e-4)
+    assert log[1]["preference_margin"] > 0  # after a step on the same pairs
+    assert (abs(log[2]["preference_margin"]) < 1e-5) == (reference == "writer")
+
+
+def test_dpo_has_the_same_bytes_after_a_restart(place, tmp_path):
+    settings = {"loss": "dpo", "replays": 2, "preference_reference": "start"}
+    whole = spec(place, tmp_path / "whole", **settings)
+    train(whole)
+    cut = interrupted(whole, tmp_path / "cut", steps=3)
+    assert weights(cut) == weights(whole)
+
+
+def test_micro_batches_change_dpo_only_by_rounding(place, tmp_path):
+    found = []
+    for size in (8, 2):
+        more = {"steps": 2, "prompts_per_micro_batch": size, "loss": "dpo", "replays": 2}
+        found.append(train(spec(place, tmp_path / str(size), **more)))
+    for one, two in zip(*found, strict=True):
+        for name in ("preference_loss", "preference_margin", "grad_norm"):
+            assert one[name] == pytest.approx(two[name], rel=1e-3, abs=1e-5)
 
 
 def _work(rank, spec, store):

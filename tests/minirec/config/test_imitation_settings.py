@@ -21,6 +21,7 @@ from minirec.config.training import TrainingConfig
         ({"replays": 2, "loss": "supervised"}, "loss supervised has none"),
         ({"replays": 2, "staleness": 1}, "staleness 1"),
         ({"replays": 3, "checkpoint_steps": 10}, "multiple of replays 3"),
+        ({"loss": "dpo", "live_tokens": True}, "loss dpo is one of pairs"),
         ({"replays": 2, "max_log_ratio": 1.0}, "older weights"),
     ],
 )
@@ -32,3 +33,8 @@ def test_a_contradiction_is_refused(settings, said):
 def test_replays_need_a_static_selection():
     with pytest.raises(ValidationError, match=r"selection\.mode live chooses new ones"):
         Config.model_validate({"selection": {"mode": "live"}, "training": {"replays": 2}})
+
+
+def test_a_mean_over_orders_needs_orders():
+    with pytest.raises(ValidationError, match="orders is 0"):
+        Config.model_validate({"evaluation": {"rerank": "orders"}})
