@@ -78,7 +78,7 @@ def scoring_spec(
         trained=trained,
         orders=0 if scoring is not None or split == "train" else config.evaluation.orders,
         orders_keep=config.evaluation.orders_keep,
-        rerank=config.evaluation.rerank,
+        rerank="none" if scoring is not None or split == "train" else config.evaluation.rerank,
     )
 
 

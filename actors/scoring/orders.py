@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from actors.scoring.spec import ScoringSpec
 from minirec.corpus.table import Sample
 from minirec.evaluation.orders import TOP, orders_of, slot_profile
 from minirec.model.recommender import Encoder
@@ -32,6 +33,23 @@ def drawn_orders(
     """
     fitting, _ = encoder.fitting(titles)
     return orders_of(history, fitting=len(fitting), orders=orders, keep=keep, seed=seed)
+
+
+def orders_of_samples(
+    encoder: Encoder, titles: Sequence[str], samples: Sequence[Sample], spec: ScoringSpec
+) -> list[list[list[int]]]:
+    """`drawn_orders` of each sample; `titles` are those of all V items."""
+    return [
+        drawn_orders(
+            encoder,
+            [titles[i] for i in sample.history],
+            sample.history,
+            orders=spec.orders,
+            keep=spec.orders_keep,
+            seed=spec.seed,
+        )
+        for sample in samples
+    ]
 
 
 def reordered(sample: Sample, order: Sequence[int]) -> Sample:

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from actors.engines.engine import FORCED, Completion
 from actors.pool.actor import Call
-from actors.scoring.orders import drawn_orders, order_columns, reordered
+from actors.scoring.orders import order_columns, orders_of_samples, reordered
 from actors.scoring.policy import LoadedPolicy
+from actors.scoring.rise import best_items, risen, risen_ranks
 from actors.scoring.spec import ScoringSpec
 from minirec.config.scoring import ScoringConfig
 from minirec.corpus import schema
@@ -115,7 +116,8 @@ class ShardScorer:
         written = np.array([len(c.token_ids) for c in greedy])
         others: dict[str, object] = {}
         if self.spec.orders:
-            orders = [self._orders(sample) for sample in batch.samples]
+            titles = self.loaded.catalogue.titles
+            orders = orders_of_samples(self.encoder, titles, batch.samples, self.spec)
             states, more = self._other_orders(batch, hidden, orders)
             others = order_columns(
                 states,
@@ -128,7 +130,10 @@ class ShardScorer:
             written = written + more
             if self.spec.rerank == "orders":
                 hidden = mean_direction(states)
-        rank = self.ranker.rank(hidden, batch.targets).rank
+        ranks = self.ranker.rank(hidden, batch.targets).rank.cpu().numpy().astype(np.int32)
+        if self.spec.rerank == "rise":
+            ranks, more = self._risen(batch, hidden, ranks)
+            written = written + more
         alone = {}
         if self.ranker.prior is not None:
             without = self.ranker.rank(hidden, replace(batch.targets, prior=None)).rank
@@ -136,7 +141,7 @@ class ShardScorer:
         return pa.table(
             {
                 "sample_id": pa.array([s.sample_id for s in batch.samples], pa.int64()),
-                "rank": rank.cpu().numpy().astype(np.int32),
+                "rank": ranks,
                 **alone,
                 "completion": [c.text for c in greedy],
                 "rollout_tokens": written,
@@ -144,16 +149,28 @@ class ShardScorer:
             }
         )
 
-    def _orders(self, sample: Sample) -> list[list[int]]:
-        spec, titles = self.spec, self.loaded.catalogue.titles
-        return drawn_orders(
-            self.encoder,
-            [titles[i] for i in sample.history],
-            sample.history,
-            orders=spec.orders,
-            keep=spec.orders_keep,
-            seed=spec.seed,
+    def _risen(
+        self, batch: _Batch, hidden: Tensor, ranks: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Ranks (B,) after `risen` of the best items, and the tokens (B,) that engines wrote."""
+        written = np.zeros(len(batch.samples), np.int64)
+
+        def read(rows: list[int], prompts: list[list[int]]) -> Tensor:
+            part = replace(batch.take(rows), prompts=prompts)
+            greedy, _ = self._generate(part, 0)
+            written[rows] += [len(c.token_ids) for c in greedy]
+            return self._hidden(part, [[c] for c in greedy])
+
+        lists = risen(
+            best_items(hidden, batch.targets, self.ranker),
+            [sample.history for sample in batch.samples],
+            encoder=self.encoder,
+            titles=self.loaded.catalogue.titles,
+            table=self.table,
+            read=read,
+            seed=self.spec.seed,
         )
+        return risen_ranks(lists, batch.samples, ranks), written
 
     def _other_orders(
         self, batch: _Batch, hidden: Tensor, orders: list[list[list[int]]]

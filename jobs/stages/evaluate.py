@@ -16,6 +16,7 @@ from minirec.store.run import Run, each_file
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from actors.scoring.spec import ScoringSpec
     from minirec.config.run import Config
 
 SPLITS = ("valid", "test")
@@ -146,9 +147,16 @@ def _policy_ranks(
         ranks[policy][split], ids[split] = table["rank"].to_numpy(), table["sample_id"]
         if policy == "trained" and spec.prior:
             ranks.setdefault(ALONE, {})[split] = table["rank_alone"].to_numpy()
-        cost.rollouts += table.num_rows * (1 + spec.orders) if config.rollout.analysis else 0
+        cost.rollouts += table.num_rows * _greedy(spec) if config.rollout.analysis else 0
         cost.generated_tokens += sum(table["rollout_tokens"].to_pylist())
     return ranks, ids, orders
+
+
+def _greedy(spec: ScoringSpec) -> int:
+    """Completions of each sample; `rise` can end earlier where a shortlist is short."""
+    from minirec.evaluation.orders import ROUNDS
+
+    return 1 + spec.orders + (ROUNDS if spec.rerank == "rise" else 0)
 
 
 def _order_figures(run: Run, config: Config, split: str, table: pa.Table) -> dict[str, Any]:

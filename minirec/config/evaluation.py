@@ -30,9 +30,10 @@ class EvaluationConfig(Section):
     order changes; each costs as much as the evaluation itself."""
     orders_keep: int = Field(1, ge=0)
     """Last events of a history that stay in place in the other orders."""
-    rerank: Literal["none", "orders"] = "none"
-    """orders ranks by the mean direction over all orders of the history, also in recommend; none
-    ranks by the order of the history alone."""
+    rerank: Literal["none", "orders", "rise"] = "none"
+    """How evaluate and recommend rank: none by the history alone; orders by the mean direction over
+    all orders of the history; rise lists the 20 best items in the prompt, in ten rounds, and takes
+    out the best of the list in each."""
 
     @model_validator(mode="after")
     def _orders(self) -> EvaluationConfig:

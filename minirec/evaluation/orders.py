@@ -10,7 +10,7 @@ The details of the paper could not be checked. The figures are ours, except for 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,8 @@ from minirec.rng import seed_of
 
 TOP = 10
 """Items of a list that is compared with the lists of other orders."""
+SHORTLIST, ROUNDS = 20, 10
+"""The best items that `rise` lists, and how many of them it chooses."""
 Floats = NDArray[np.float64]
 
 
@@ -39,6 +41,38 @@ def orders_of(
     moved = np.arange(first, max(first, len(history) - keep))
     stay = list(range(len(history) - keep if keep < fitting else first, len(history)))
     return [[*rng.permutation(moved).tolist(), *stay] for _ in range(orders)]
+
+
+def rise(
+    choose: Callable[[list[int], list[list[int]]], list[int]],
+    shortlists: Sequence[Sequence[int]],
+    *,
+    rounds: int,
+    seeds: Sequence[int],
+) -> list[list[int]]:
+    """Order B shortlists by choosing again and again: the best item is taken out, the rest is
+    shuffled and listed anew (after RISE).
+
+    Args:
+        choose: gets the rows that still have items, and their items in the order of the list;
+            returns an item for each row.
+        shortlists: items of each row, best first.
+        rounds: after these, the items that are left follow in the order of their shortlist.
+        seeds: (B,) of the shuffles.
+    """
+    left, taken = [list(one) for one in shortlists], [list[int]() for _ in shortlists]
+    for number in range(rounds):
+        rows = [row for row, items in enumerate(left) if items]
+        if not rows:
+            break
+        listed = [
+            np.random.default_rng(seed_of(seeds[row], "rise", number)).permutation(left[row])
+            for row in rows
+        ]
+        for row, item in zip(rows, choose(rows, [one.tolist() for one in listed]), strict=True):
+            left[row].remove(item)
+            taken[row].append(item)
+    return [first + rest for first, rest in zip(taken, left, strict=True)]
 
 
 def mean_direction(hidden: Tensor) -> Tensor:

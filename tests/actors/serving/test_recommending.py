@@ -175,3 +175,18 @@ def test_recommendations_over_the_orders_of_a_history(tmp_path):
     cosines[[1, 3]] = -torch.inf
     assert found.items == cosines.argsort(descending=True)[:5].tolist()
     assert found.cosines == pytest.approx(cosines[found.items].tolist(), abs=1e-4)
+
+
+def test_rise_recommends_the_same_items_in_its_own_order(tmp_path):
+    generator = torch.Generator().manual_seed(1)
+    vectors = torch.nn.functional.normalize(torch.randn(ITEMS, 64, generator=generator), dim=-1)
+    one = built(tmp_path, vectors)
+    (plain,) = one.recommend([[1, 3]], top=[5])
+    one.config = Config.model_validate({"evaluation": {"rerank": "rise"}})
+    (found,) = one.recommend([[1, 3]], top=[5])
+    assert sorted(found.items) == sorted(plain.items)  # all that are not in the history
+    assert dict(zip(found.items, found.cosines, strict=True)) == dict(
+        zip(plain.items, plain.cosines, strict=True)
+    )
+    (first,) = one.recommend([[1, 3]], top=[2])
+    assert first.items == found.items[:2]

@@ -15,6 +15,7 @@ from minirec.evaluation.orders import (
     order_figures,
     orders_of,
     overlap,
+    rise,
     slot_profile,
 )
 from minirec.rl.ranker import Ranker
@@ -84,3 +85,35 @@ def test_the_order_of_the_candidates_cannot_change_a_rank(order):
         ranker = Ranker(items, 0.1)
         ranks.append(ranker.rank(hidden, ranker.targets(asked)).rank.tolist())
     assert ranks[0] == ranks[1]
+
+
+def test_rise_takes_the_best_again_and_again():
+    """Who always chooses the largest item sorts the list, whatever its order in the prompt."""
+    asked = []
+
+    def choose(rows, listed):
+        asked.append((rows, [sorted(one) for one in listed]))
+        return [max(one) for one in listed]
+
+    found = rise(choose, [[1, 5, 3], [2]], rounds=2, seeds=[7, 8])
+    assert found == [[5, 3, 1], [2]]
+    assert asked == [([0, 1], [[1, 3, 5], [2]]), ([0], [[1, 3]])]
+
+
+def test_rise_keeps_the_order_of_what_is_left():
+    assert rise(lambda rows, listed: [4], [[9, 4, 8]], rounds=1, seeds=[0]) == [[4, 9, 8]]
+    assert rise(lambda rows, listed: [], [[], []], rounds=3, seeds=[0, 1]) == [[], []]
+
+
+def test_rise_shuffles_by_its_seed():
+    def lists(seed):
+        seen = []
+
+        def choose(rows, listed):
+            seen.extend(listed)
+            return [min(one) for one in listed]
+
+        rise(choose, [list(range(9))], rounds=4, seeds=[seed])
+        return seen
+
+    assert lists(1) == lists(1) != lists(2)

@@ -74,3 +74,15 @@ def test_a_rank_over_orders_does_not_depend_on_the_shard(scorer):
     part = ranked(scorer, samples[8:12], orders=3, orders_keep=0, rerank="orders")
     assert part["rank"].to_pylist() == whole[8:12]
     assert all(1 <= rank <= ITEMS for rank in whole)
+
+
+def test_rise_ranks_the_shortlist_anew_and_leaves_the_rest(scorer):
+    plain = np.array(ranked(scorer)["rank"].to_pylist())
+    risen = np.array(ranked(scorer, rerank="rise")["rank"].to_pylist())
+    assert (risen != plain).any()
+    outside = plain > 20
+    assert outside.any() and (risen[outside] == plain[outside]).all()
+    assert (risen[~outside] <= 20).all()
+    samples = scorer.samples.take(scorer.rows)
+    part = ranked(scorer, samples[8:12], rerank="rise")
+    assert part["rank"].to_pylist() == risen[8:12].tolist()
