@@ -58,6 +58,21 @@ def live_settings(config: Config) -> dict[str, Any]:
     return {**config.live.model_dump(mode="json"), **selection}
 
 
+def _content(table: str) -> str:
+    """The sha256 of the table of an expert; raises `ConfigError` if there is no such file."""
+    from minirec.errors import ConfigError
+    from minirec.store.files import file_entry
+    from minirec.store.remote import located
+
+    file = located(table)
+    if not file.exists():
+        raise ConfigError(
+            f"training.expert_table {table} is missing; name a Parquet file with the columns "
+            f"sample_id, item and probability"
+        )
+    return str(file_entry(file)["sha256"])
+
+
 def training_settings(training: TrainingConfig) -> dict[str, Any]:
     """Training settings, without those that a restart may change or that have no effect."""
     left_out = {"max_failures", "step_deadline_s", "gradient_checkpointing", "max_log_ratio"}
@@ -83,8 +98,5 @@ def training_settings(training: TrainingConfig) -> dict[str, Any]:
         left_out |= {"validation_steps", "validation_samples", "validation_seed"}
     settings = training.model_dump(mode="json", exclude=left_out)
     if training.expert_table:
-        from minirec.store.files import file_entry
-        from minirec.store.remote import located
-
-        settings["expert_table"] = file_entry(located(training.expert_table))["sha256"]
+        settings["expert_table"] = _content(training.expert_table)
     return settings
