@@ -38,7 +38,7 @@ def main() -> None:
     prior = Prior.of(corpus)
 
     def popularity(samples: Sequence[Sample]) -> np.ndarray:
-        users = np.stack([prior.counts(prior._period(s.sample_id)).users for s in samples])
+        users = np.stack([prior.counts(prior.period(s.sample_id)).users for s in samples])
         logs = np.log1p(users)
         return logs / np.maximum(logs.max(axis=1, keepdims=True), 1)
 

@@ -100,8 +100,9 @@ def _handover_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     text = "write the ordered subset, or the policy, in the format of other software"
     one = command("export", text)
     _add(one, "--run", **RUN_DIR)
-    formats = ("jsonl", "trl", "verl", "openrlhf", "adapter", "merged")
-    text = "the subset with a reward function, or the policy: as peft adapter, or merged"
+    formats = ("jsonl", "trl", "trl-dpo", "verl", "openrlhf", "adapter", "merged")
+    text = "the subset with a reward function or as preference pairs, or the policy: as peft"
+    text += " adapter, or merged"
     _add(one, "--to", required=True, choices=formats, help=text)
     _add(one, "--out", required=True, type=_path, metavar="FOLDER", help="folder to write")
     text = "policy to export; default: trained for adapter and merged, otherwise scoring.policy"

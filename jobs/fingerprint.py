@@ -58,6 +58,21 @@ def live_settings(config: Config) -> dict[str, Any]:
     return {**config.live.model_dump(mode="json"), **selection}
 
 
+def _content(table: str) -> str:
+    """The sha256 of the table of an expert; raises `ConfigError` if there is no such file."""
+    from minirec.errors import ConfigError
+    from minirec.store.files import file_entry
+    from minirec.store.remote import located
+
+    file = located(table)
+    if not file.exists():
+        raise ConfigError(
+            f"training.expert_table {table} is missing; name a Parquet file with the columns "
+            f"sample_id, item and probability"
+        )
+    return str(file_entry(file)["sha256"])
+
+
 def training_settings(training: TrainingConfig) -> dict[str, Any]:
     """Training settings, without those that a restart may change or that have no effect."""
     left_out = {"max_failures", "step_deadline_s", "gradient_checkpointing", "max_log_ratio"}
@@ -67,11 +82,21 @@ def training_settings(training: TrainingConfig) -> dict[str, Any]:
         left_out.add("update")
     if training.loss == "grpo":
         left_out.add("loss")
+    if training.loss != "dpo":
+        left_out |= {"preference_beta", "preference_reference"}
     if training.item_negatives == 0:
         left_out.add("item_negatives")
     if not training.live_tokens:
         left_out.add("live_tokens")
+    if training.expert == "none":
+        left_out |= {name for name in type(training).model_fields if name.startswith("expert")}
+    left_out |= {"replays"} if training.replays == 1 else set()
+    left_out |= set() if training.reset_steps else {"reset_steps", "reset_keep"}
+    left_out |= set() if training.imitate_best else {"imitate_best"}
     left_out |= {name for name in ("token_limit", "kl_steps") if getattr(training, name) is None}
     if training.validation_steps is None:
         left_out |= {"validation_steps", "validation_samples", "validation_seed"}
-    return training.model_dump(mode="json", exclude=left_out)
+    settings = training.model_dump(mode="json", exclude=left_out)
+    if training.expert_table:
+        settings["expert_table"] = _content(training.expert_table)
+    return settings

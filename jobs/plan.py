@@ -278,7 +278,8 @@ def _training_rows(stage: str, config: Config, training: TrainingConfig, samples
     limit = [(stage, "forward-equivalent tokens", f"ends at {most:,}")] if most else []
     if training.loss == "supervised":
         return rows + limit
-    rollouts = steps * training.prompts_per_step * training.rollouts_per_prompt
+    drawn = math.ceil(steps / training.replays)
+    rollouts = drawn * training.prompts_per_step * training.rollouts_per_prompt
     pairs = training.rollouts_per_prompt == 2 and training.scale_advantage
     signs = "groups of two give only +1, -1 or 0, however much the rewards differ"
     return [
@@ -313,7 +314,8 @@ def _trial_rows(kind: str, trials: Sequence[Trial], samples: int, *, exact: bool
         steps += (own := t.steps_on(count))
         if t.loss == "supervised":
             continue
-        rollouts += own * t.prompts_per_step * t.rollouts_per_prompt
+        drawn = math.ceil(own / t.replays)
+        rollouts += drawn * t.prompts_per_step * t.rollouts_per_prompt
         if t.validation_steps:
             greedy += t.validation_samples * math.ceil(own / t.validation_steps)
     settings = len({trial.setting for trial in trials})

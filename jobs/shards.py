@@ -76,6 +76,9 @@ def scoring_spec(
         limit=limit,
         prior=prior_folder(run, config, "base" if adapter is None else adapter.parent.name),
         trained=trained,
+        orders=0 if scoring is not None or split == "train" else config.evaluation.orders,
+        orders_keep=config.evaluation.orders_keep,
+        rerank="none" if scoring is not None or split == "train" else config.evaluation.rerank,
     )
 
 

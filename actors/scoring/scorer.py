@@ -17,12 +17,15 @@ from torch import Tensor
 
 from actors.engines.engine import FORCED, Completion
 from actors.pool.actor import Call
+from actors.scoring.orders import order_columns, orders_of_samples, reordered
 from actors.scoring.policy import LoadedPolicy
+from actors.scoring.rise import best_items, risen, risen_ranks
 from actors.scoring.spec import ScoringSpec
 from minirec.config.scoring import ScoringConfig
 from minirec.corpus import schema
 from minirec.corpus.table import Sample, SampleFile
 from minirec.corpus.weights import load_factors
+from minirec.evaluation.orders import mean_direction
 from minirec.model import tokens
 from minirec.model.passes import hidden_states
 from minirec.rl.grpo import advantages
@@ -110,7 +113,27 @@ class ShardScorer:
     def _ranks(self, batch: _Batch) -> pa.Table:
         greedy, _ = self._generate(batch, 0)
         hidden = self._hidden(batch, [[c] for c in greedy])
-        rank = self.ranker.rank(hidden, batch.targets).rank
+        written = np.array([len(c.token_ids) for c in greedy])
+        others: dict[str, object] = {}
+        if self.spec.orders:
+            titles = self.loaded.catalogue.titles
+            orders = orders_of_samples(self.encoder, titles, batch.samples, self.spec)
+            states, more = self._other_orders(batch, hidden, orders)
+            others = order_columns(
+                states,
+                batch.samples,
+                batch.targets,
+                self.ranker,
+                orders=orders,
+                keep=self.spec.orders_keep,
+            )
+            written = written + more
+            if self.spec.rerank == "orders":
+                hidden = mean_direction(states)
+        ranks = self.ranker.rank(hidden, batch.targets).rank.cpu().numpy().astype(np.int32)
+        if self.spec.rerank == "rise":
+            ranks, more = self._risen(batch, hidden, ranks)
+            written = written + more
         alone = {}
         if self.ranker.prior is not None:
             without = self.ranker.rank(hidden, replace(batch.targets, prior=None)).rank
@@ -118,12 +141,52 @@ class ShardScorer:
         return pa.table(
             {
                 "sample_id": pa.array([s.sample_id for s in batch.samples], pa.int64()),
-                "rank": rank.cpu().numpy().astype(np.int32),
+                "rank": ranks,
                 **alone,
                 "completion": [c.text for c in greedy],
-                "rollout_tokens": np.array([len(c.token_ids) for c in greedy]),
+                "rollout_tokens": written,
+                **others,
             }
         )
+
+    def _risen(
+        self, batch: _Batch, hidden: Tensor, ranks: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Ranks (B,) after `risen` of the best items, and the tokens (B,) that engines wrote."""
+        written = np.zeros(len(batch.samples), np.int64)
+
+        def read(rows: list[int], prompts: list[list[int]]) -> Tensor:
+            part = replace(batch.take(rows), prompts=prompts)
+            greedy, _ = self._generate(part, 0)
+            written[rows] += [len(c.token_ids) for c in greedy]
+            return self._hidden(part, [[c] for c in greedy])
+
+        lists = risen(
+            best_items(hidden, batch.targets, self.ranker),
+            [sample.history for sample in batch.samples],
+            encoder=self.encoder,
+            titles=self.loaded.catalogue.titles,
+            table=self.table,
+            read=read,
+            seed=self.spec.seed,
+        )
+        return risen_ranks(lists, batch.samples, ranks), written
+
+    def _other_orders(
+        self, batch: _Batch, hidden: Tensor, orders: list[list[list[int]]]
+    ) -> tuple[Tensor, np.ndarray]:
+        """Hidden states (B, n + 1, d), those of the own order first, and the tokens (B,) that the
+        engines wrote for the other orders."""
+        states, written = [hidden], np.zeros(len(batch.samples), np.int64)
+        for number in range(self.spec.orders):
+            both = zip(batch.samples, orders, strict=True)
+            samples = [reordered(sample, mine[number]) for sample, mine in both]
+            prompts = self.encoder.prompts(samples, self.loaded.catalogue)
+            other = replace(batch, samples=samples, prompts=prompts)
+            greedy, _ = self._generate(other, 0)
+            states.append(self._hidden(other, [[c] for c in greedy]))
+            written += [len(c.token_ids) for c in greedy]
+        return torch.stack(states, 1), written
 
     def _features(self, batch: _Batch, scoring: ScoringConfig) -> pa.Table:
         count = len(batch.samples)

@@ -26,6 +26,7 @@ class ScoringSpec:
     pool: None: no analysis is written, and the forced answer is the only rollout of a sample.
     prior: folder of the weights of the collaborative prior.
     trained: sample_ids of the train split that the policy was trained on.
+    orders, orders_keep, rerank: as in `EvaluationConfig`; only with `scoring` None.
     """
 
     corpus: str
@@ -47,6 +48,9 @@ class ScoringSpec:
     limit: int | None = None
     prior: str | None = None
     trained: frozenset[int] = frozenset()
+    orders: int = 0
+    orders_keep: int = 1
+    rerank: str = "none"
 
     def rows(self, samples: int) -> Sequence[int]:
         """The rows to score in the split's file of `samples` rows, ascending."""

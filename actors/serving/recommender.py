@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,9 +12,12 @@ from torch import Tensor
 
 from actors.engines.engine import Adapter, engine_spec
 from actors.engines.transformers import TransformersEngine
+from actors.scoring.orders import drawn_orders
+from actors.scoring.rise import risen
 from minirec.config.run import Config
 from minirec.corpus.table import Catalogue, Strings, load_catalogue
 from minirec.errors import ConfigError
+from minirec.evaluation.orders import SHORTLIST, mean_direction
 from minirec.model.passes import item_table
 from minirec.model.recommender import Encoder, load_policy
 from minirec.prior.serving import ServedPrior, load
@@ -124,7 +127,74 @@ class Recommender:
     def _batch(
         self, histories: Sequence[Sequence[int]], top: Sequence[int]
     ) -> list[Recommendation]:
-        prompts = [self.encoder.prompt([self.titles[i] for i in h]) for h in histories]
+        hidden, texts = self._read(histories)
+        rises = self.config.evaluation.rerank == "rise"
+        wanted = [max(most, SHORTLIST) for most in top] if rises else top
+        if self.config.evaluation.rerank == "orders":
+            hidden = self._over_orders(histories, hidden)
+        size = max(1, SCORES // len(self.table))
+        found = []
+        for start in range(0, len(hidden), size):
+            part = slice(start, start + size)
+            found += self._ranked(hidden[part], texts[part], histories[part], wanted[part])
+        return self._risen(found, histories, top) if rises else found
+
+    def _risen(
+        self,
+        found: list[Recommendation],
+        histories: Sequence[Sequence[int]],
+        top: Sequence[int],
+    ) -> list[Recommendation]:
+        """The recommendations with their best items in the order of `risen`, cut to `top`."""
+
+        def read(rows: list[int], prompts: list[list[int]]) -> Tensor:
+            return self._answers(prompts)[0]
+
+        lists = risen(
+            [one.items[:SHORTLIST] for one in found],
+            histories,
+            encoder=self.encoder,
+            titles=self.titles,
+            table=self.table,
+            read=read,
+            seed=self.config.seed,
+        )
+        result = []
+        for one, first, most in zip(found, lists, top, strict=True):
+            items = [*first, *one.items[len(first) :]][:most]
+            at = [one.items.index(item) for item in items]
+            scores = None if one.scores is None else [one.scores[i] for i in at]
+            result.append(
+                replace(one, items=items, cosines=[one.cosines[i] for i in at], scores=scores)
+            )
+        return result
+
+    def _over_orders(self, histories: Sequence[Sequence[int]], hidden: Tensor) -> Tensor:
+        """Mean direction (B, d) over the orders of each history, as in `evaluate`."""
+        settings = self.config.evaluation
+        drawn = [
+            drawn_orders(
+                self.encoder,
+                [self.titles[i] for i in history],
+                history,
+                orders=settings.orders,
+                keep=settings.orders_keep,
+                seed=self.config.seed,
+            )
+            for history in histories
+        ]
+        states = [hidden]
+        for number in range(settings.orders):
+            both = zip(histories, drawn, strict=True)
+            states.append(self._read([[h[at] for at in orders[number]] for h, orders in both])[0])
+        return mean_direction(torch.stack(states, 1))
+
+    def _read(self, histories: Sequence[Sequence[int]]) -> tuple[Tensor, list[str]]:
+        """Hidden states (B, d) at the answers to histories, and the analyses."""
+        return self._answers([self.encoder.prompt([self.titles[i] for i in h]) for h in histories])
+
+    def _answers(self, prompts: list[list[int]]) -> tuple[Tensor, list[str]]:
+        """Hidden states (B, d) at the answers to prompts, and the analyses."""
         texts = [""] * len(prompts)
         sequences = [[*prompt, *self.encoder.answer_ids] for prompt in prompts]
         if self.engine is not None:
@@ -136,13 +206,7 @@ class Recommender:
                 self.encoder.sequence(prompt, one)
                 for prompt, (one,) in zip(prompts, said, strict=True)
             ]
-        hidden = self.policy(sequences)[0]
-        size = max(1, SCORES // len(self.table))
-        found = []
-        for start in range(0, len(hidden), size):
-            part = slice(start, start + size)
-            found += self._ranked(hidden[part], texts[part], histories[part], top[part])
-        return found
+        return self.policy(sequences)[0], texts
 
     def _ranked(
         self,

@@ -51,6 +51,13 @@ def kl_sums(engine: Any, parts: Sequence[Sequence[Group]]) -> dict[tuple[str, Un
     return {("kl_start", "tokens"): total}
 
 
+@torch.no_grad()
+def start_logprobs(engine: Any, groups: Sequence[Group]) -> Tensor:
+    """Log-probabilities (W,) of the written tokens by the weights that training starts from."""
+    with _at_start(getattr(engine, "module", engine).lm):
+        return _logprobs(engine, groups)
+
+
 def _logprobs(engine: Any, groups: Sequence[Group]) -> Tensor:
     """Log-probabilities (W,) of the tokens that engines wrote."""
     logprobs: Tensor = engine(groups=groups)[1]

@@ -23,6 +23,7 @@ from minirec.model.recommender import Encoder
 from minirec.model.sharing import Sharing
 from minirec.model.tokens import StepTokens, refresh_steps
 from minirec.rl.candidates import Candidates, log_presence
+from minirec.rl.demonstrations import Demonstrations
 from minirec.rng import seed_of
 
 if TYPE_CHECKING:
@@ -120,12 +121,17 @@ class ItemSide:
         self._ahead = (step, table) if self.due(step) else None
         return table
 
-    def candidates(self, step: int, targets: Iterable[int]) -> Candidates:
-        """The distinct `targets` of the global batch, which must be the same on all workers, and
-        the items that join them.
+    def candidates(
+        self,
+        step: int,
+        targets: Iterable[int],
+        demonstrations: Demonstrations | None = None,
+    ) -> Candidates:
+        """The distinct `targets` of the global batch, which must be the same on all workers, the
+        items of the demonstrations, and the items that join them.
         """
         self.refresh(step)
-        t, own = self.training, set(targets)
+        t, own = self.training, set(targets) | (demonstrations.items if demonstrations else set())
         joined = negatives(
             own, items=len(self.items), count=t.item_negatives, seed=self.seed, step=step
         )
@@ -136,7 +142,9 @@ class ItemSide:
             else:
                 vectors = shared_table(self.engine, [self.items[i] for i in ids.tolist()])
         vectors.requires_grad_(True)
-        return Candidates(ids, vectors, self._table, self.log_presence, len(self.items))
+        return Candidates(
+            ids, vectors, self._table, self.log_presence, len(self.items), demonstrations
+        )
 
     def largest_pass(self, candidates: Candidates) -> int:
         """Tokens of the largest pass of `backward`, including padding."""

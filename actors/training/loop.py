@@ -6,6 +6,8 @@ docs/architecture.md lists what a step does; examples/loop.py has the same steps
 from __future__ import annotations
 
 import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +21,16 @@ from actors.training.activations import Activations
 from actors.training.adapters import Adapters
 from actors.training.checkpoints import newest_checkpoint, save_checkpoint
 from actors.training.division import Passes
-from actors.training.drift import keep_start, kl_sums
+from actors.training.drift import keep_start, kl_sums, start_logprobs
+from actors.training.expert import Demonstrator
 from actors.training.items import ItemSide, step_tokens, target_presence
 from actors.training.live import CHOICE_TOKENS, LiveOrder
 from actors.training.log import TrainingLog, means, mismatch
 from actors.training.lookahead import Lookahead
 from actors.training.order import FixedOrder, Order, summed
+from actors.training.reset import Reset
 from actors.training.spec import TrainingSpec
+from actors.training.update import optimizer_step, set_learning_rate
 from actors.training.validation import (
     OF_START,
     Validation,
@@ -41,13 +46,8 @@ from minirec.model.hub import downloaded
 from minirec.model.recommender import Encoder, trainable_policy
 from minirec.prior.prior import Prior
 from minirec.rl.group import Group
-from minirec.rl.losses import (
-    Objective,
-    Unit,
-    counted,
-    losses,
-    lr_factor,
-)
+from minirec.rl.losses import Objective, Unit, counted, losses
+from minirec.rl.replay import best_weight, pass_of
 from minirec.rl.reward import reward_function
 from minirec.rng import seed_of
 from minirec.store.files import fetch, read_json, write_json
@@ -107,7 +107,7 @@ class Worker:
             seed=spec.seed,
             adapter=spec.start and fetch(spec.start),
         )
-        if spec.training.kl_steps and spec.start:
+        if spec.start and (spec.training.kl_steps or spec.training.compares_with_start):
             keep_start(policy, fetch(spec.start))
         self.prior = Prior.load(corpus, located(spec.prior)) if spec.prior else None
         self.objective = Objective(
@@ -122,6 +122,7 @@ class Worker:
         self.tokens = step_tokens(
             spec, self.items, self.samples, self.encoder, self.catalogue, policy.sharing
         )
+        self.reset = Reset(policy, spec)
         self.engine = training_engine(policy, spec)
         activations = Activations(
             policy, t.gradient_checkpointing, model_path=model_path, workers=self.world
@@ -141,6 +142,8 @@ class Worker:
         self.log = TrainingLog(
             self.folder, writes=self.rank == 0, appends=not is_remote(self.folder)
         )
+        self.demonstrator = Demonstrator(spec, self.samples, self.log.entries)
+        self.drawn: list[Group] = []
         self.order = self._order()
         self.validation: Validation | None = None
         self.lookahead: Lookahead | None = None
@@ -153,7 +156,10 @@ class Worker:
     def _order(self) -> Order:
         spec = self.spec
         if spec.live is None:
-            return FixedOrder(spec.order, self.samples, prompts=spec.training.prompts_per_step)
+            t = spec.training
+            return FixedOrder(
+                spec.order, self.samples, prompts=t.prompts_per_step, replays=t.replays
+            )
         return LiveOrder(
             spec,
             policy=self.engine,
@@ -167,14 +173,16 @@ class Worker:
 
     def step(self, step: int) -> None:
         started = time.monotonic()
-        self._learning_rate(step)
+        set_learning_rate(self.engine, self.spec, step, spent=self.share_spent())
         start = self._validate_start(step)
         table = self.item_side.refresh(step)
         # With staleness 1, the rollouts of the next step are requested before this one trains.
         ahead = range(step, min(step + 1 + self.spec.training.staleness, self.spec.steps))
         chosen = summed([self.order.prepare(one, table) for one in ahead])
         groups, times = self._roll_out(step)
-        candidates = self.item_side.candidates(step, (g.target for g in groups))
+        shown = self.demonstrator.of(step, groups, spent=self.share_spent())
+        candidates = self.item_side.candidates(step, (g.target for g in groups), shown)
+        objective = self._objective(step)
         largest = self.item_side.largest_pass(candidates)
         counts, micro_batches = counted(groups), self.passes.divide(groups, beside=largest)
         divided = [micro for _, micro in micro_batches]
@@ -187,7 +195,7 @@ class Worker:
         update = self.spec.training.update
         for numbers, micro in micro_batches:
             with torch.set_grad_enabled(update):
-                part = losses(self.engine, micro, candidates=candidates, objective=self.objective)
+                part = losses(self.engine, micro, candidates=candidates, objective=objective)
             # Backwards through the item encoder come later, the last one ends the accumulation.
             self.engine.set_gradient_accumulation_boundary(False)
             if update:  # DeepSpeed averages over ranks
@@ -201,7 +209,8 @@ class Worker:
         norm = 0.0
         if update:
             self.item_side.backward(candidates)
-            norm = self._optimizer_step()
+            norm = optimizer_step(self.engine, zero_stage=self.spec.zero_stage)
+            self.reset.after(step, self.engine)
             if self.lookahead:
                 self.adapters.publish(step + 1)
         cost = self.tokens.count(
@@ -230,6 +239,12 @@ class Worker:
         if validation and self.spec.training.patience and best_step(self.log.entries) == step:
             self.adapters.save_best(step)
 
+    def _objective(self, step: int) -> Objective:
+        t = self.spec.training
+        weight = best_weight(pass_of(step, t.replays)[1], t.replays, t.imitate_best)
+        start = partial(start_logprobs, self.engine) if t.compares_with_start else None
+        return replace(self.objective, best_weight=weight, reference=start)
+
     def _calls(self, step: int) -> list[Call]:
         assert self.spec.pool is not None
         batch = self.order.batch(step)
@@ -249,6 +264,8 @@ class Worker:
         Without engines, each prompt has the forced answer as its only completion.
         """
         lookahead = self.lookahead
+        if lookahead is not None and not self.spec.training.rolls_out(step):
+            return self.drawn, {}
         samples = [sample for _, sample in self.order.batch(step)]
         if lookahead is None:
             prompts = self.encoder.prompts(samples, self.catalogue)
@@ -261,16 +278,9 @@ class Worker:
             self.encoder.group(sample, prompt, completions)
             for sample, (prompt, completions) in zip(samples, drawn.rollouts, strict=True)
         ]
+        self.drawn = groups
         times = ("rollout_seconds", "wait_seconds", "idle_seconds")
         return groups, {name: round(getattr(drawn, name), 3) for name in times}
-
-    def _optimizer_step(self) -> float:
-        """Step with the gradient of all backwards; returns its norm before clipping."""
-        gradients = [p.grad for p in self.engine.module.parameters() if p.grad is not None]
-        own = torch.nn.utils.get_total_norm(gradients)
-        self.engine.step()
-        # With ZeRO stages 1 to 3 the gradients are not in p.grad, but DeepSpeed reports the norm.
-        return float(self.engine.get_global_grad_norm() if self.spec.zero_stage else own)
 
     def share_spent(self, more: int = 0) -> float:
         """Share of `token_limit` that the logged steps and `more` tokens have spent; 0 without."""
@@ -317,19 +327,6 @@ class Worker:
             found["validation_forward_tokens"] += self.tokens.catalogue
         return found
 
-    def _learning_rate(self, step: int) -> None:
-        t = self.spec.training
-        assert t.learning_rate is not None
-        factor = lr_factor(
-            step,
-            steps=self.spec.steps,
-            warmup=t.lr_warmup_steps,
-            schedule=t.lr_schedule,
-            spent=self.share_spent(),
-        )
-        for group in self.engine.optimizer.param_groups:
-            group["lr"] = t.learning_rate * factor
-
     def _write_log(
         self,
         step: int,
@@ -343,10 +340,12 @@ class Worker:
         entry: dict[str, Any] = {"step": step} | means(
             sums, counts, divisors, device=self.engine.device
         )
-        rollouts = (
-            counts["groups"] * self.spec.training.rollouts_per_prompt if self.lookahead else 0
-        )
+        t = self.spec.training
+        replayed = self.lookahead is not None and not t.rolls_out(step)
+        rollouts = counts["groups"] * t.rollouts_per_prompt if self.lookahead else 0
         entry |= {"tokens": counts["tokens"], "rollouts": rollouts}
+        if replayed:
+            entry |= {"tokens": 0, "rollouts": 0}
         self.log.add(entry | figures)
 
     def checkpoint(self, step: int) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from minirec.corpus.table import Sample
+from minirec.rl.replay import pass_of
 
 Batch = list[tuple[int, Sample]]
 """For each prompt of a step its position in the training, which gives its seed, and its sample."""
@@ -52,19 +53,29 @@ class Order(Protocol):
 class FixedOrder:
     """The order of a selection, again and again."""
 
-    def __init__(self, order: Sequence[int], samples: Mapping[int, Sample], *, prompts: int):
+    def __init__(
+        self,
+        order: Sequence[int],
+        samples: Mapping[int, Sample],
+        *,
+        prompts: int,
+        replays: int = 1,
+    ):
         """Args:
         order: sample_ids in the order of training.
         samples: by sample_id.
         prompts: of a step.
+        replays: steps with the same samples.
         """
         self.order, self.samples, self.prompts = order, samples, prompts
+        self.replays = replays
 
     def prepare(self, step: int, table: Tensor | None) -> dict[str, Any]:
         return {}
 
     def batch(self, step: int) -> Batch:
-        positions = range(step * self.prompts, (step + 1) * self.prompts)
+        number, _ = pass_of(step, self.replays)
+        positions = range(number * self.prompts, (number + 1) * self.prompts)
         return [(p, self.samples[self.order[p % len(self.order)]]) for p in positions]
 
     def learned(self, step: int, own: Sequence[tuple[float, float]]) -> None:

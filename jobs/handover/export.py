@@ -21,6 +21,7 @@ from minirec.config.run import Config
 from minirec.corpus import prompts
 from minirec.corpus.table import Catalogue, Sample, SampleFile, load_catalogue
 from minirec.errors import ArtifactError, ConfigError
+from minirec.export import pairs
 from minirec.store.files import MANIFEST, atomic_dir, fetch, read_json
 from minirec.store.remote import is_remote
 from minirec.store.run import Run
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from minirec.model.recommender import Encoder, Policy
 
 POLICIES = ("adapter", "merged")
-WRITING = ("trl", "verl", "openrlhf")
+WRITING = ("trl", "trl-dpo", "verl", "openrlhf")
 """Formats with a command of a trainer, which lets a policy write completions."""
 PolicyName = Literal["warm", "proxy", "trained"]
 STAGE = {"warm": WARM, "proxy": PROXY, "trained": TRAIN}
@@ -49,7 +50,8 @@ def export(
     Args:
         run_dir: of a run that has finished `select`, or `train` to export the trained policy or
             the samples of live selection.
-        to: a subset as jsonl, trl, verl or openrlhf; or a policy as adapter or merged.
+        to: a subset as jsonl, trl, verl or openrlhf, as preference pairs (trl-dpo), or a policy as
+            adapter or merged.
         out: the folder to write.
         policy: the policy to export; for a subset, the policy that computes its reward. Default:
             the trained policy for adapter and merged, that of `scoring.policy` for a subset;
@@ -70,6 +72,8 @@ def export(
             f"--to {to} is for a trainer of written completions, but the policy of this run writes "
             f"none (rollout.max_new_tokens 0); give --to jsonl"
         )
+    if to == pairs.TO:
+        _check_pairs(config, name)
     run, _ = finished_run(run_dir, STAGE[name].name, *([] if to in POLICIES else [chooses]))
     if out.exists() and not overwrite:
         raise ArtifactError(f"{out} exists; give another --out, or --overwrite")
@@ -81,6 +85,8 @@ def export(
     with atomic_dir(out) as folder:
         if to in POLICIES:
             _policy(folder, source, to)
+        elif to == pairs.TO:
+            _pairs(folder, source)
         else:
             _subset(folder, source, to)
     say(f"export: {out} holds {to}")
@@ -240,6 +246,53 @@ def _subset(folder: Path, source: _Source, to: str) -> None:
             f"export: {config.model.name} has no chat template, but verl needs one; the command "
             f"in README.md sets one that does not change the prompts"
         )
+
+
+def _check_pairs(config: Config, policy: PolicyName) -> None:
+    """Raise `ConfigError` unless the run has scored rollouts of this policy."""
+    if not config.scores or config.scores_forced:
+        raise ConfigError(
+            f"--to {pairs.TO} needs scored rollouts, but this run scores none; score with "
+            f"selection.mode=static or live.scores=true, and scoring.rollouts above 1"
+        )
+    if policy != config.scoring.policy:
+        raise ConfigError(
+            f"--to {pairs.TO} has the rollouts of scoring.policy {config.scoring.policy}, not of "
+            f"{policy}; leave out --policy"
+        )
+
+
+def _pairs(folder: Path, source: _Source) -> None:
+    from minirec.export import formats
+
+    config = source.config
+    order = read_table(source.run.path("selection.parquet")).sort_by("rank")["sample_id"]
+    ids = order.to_pylist()
+    by_id = {s.sample_id: s for s in SampleFile(source.run.path("corpus"), "train").find(ids)}
+    rollouts: dict[int, pairs.Rollouts] = {}
+    for part in sorted(source.run.path("features").glob("part-*.parquet")):
+        columns = read_table(part, ["sample_id", "completions", "rewards"])
+        for one, texts, rewards in zip(*columns.to_pydict().values(), strict=True):
+            if one in by_id:
+                rollouts[one] = texts, rewards
+    examples = (
+        formats.example(rank, by_id[i], source.encoder, source.catalogue)
+        for rank, i in enumerate(ids)
+    )
+    floor = config.training.advantage_floor
+    rows = [*pairs.preference_rows(examples, rollouts, floor=floor)]
+    if not rows:
+        raise ConfigError(
+            f"--to {pairs.TO} found no pair: the rollouts of each of the {len(ids):,} interactions "
+            f"have equal rewards; raise scoring.rollouts or rollout.temperature"
+        )
+    formats.write(folder / pairs.FILE, rows)
+    source.save_merged(folder / "scorer")
+    tokens = config.model.max_prompt_tokens + config.rollout.max_new_tokens
+    card = pairs.pairs_card(
+        pairs=len(rows), samples=len(ids), policy=source.name, tokens=tokens, beta=0.1
+    )
+    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def _steps(run: Run, config: Config, *, samples: int) -> int:

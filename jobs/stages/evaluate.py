@@ -16,6 +16,7 @@ from minirec.store.run import Run, each_file
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from actors.scoring.spec import ScoringSpec
     from minirec.config.run import Config
 
 SPLITS = ("valid", "test")
@@ -52,7 +53,7 @@ def _inputs(config: Config) -> list[str]:
 def _settings(run: Run, config: Config, *, splits: Sequence[str]) -> dict[str, Any]:
     return {
         "seed": config.seed,
-        "evaluation": config.evaluation.model_dump(mode="json"),
+        "evaluation": config.evaluation.model_dump(mode="json", exclude=_unused(config)),
         "splits": list(splits),
         "shard_size": config.scoring.shard_size,
         "model": model_settings(config),
@@ -61,13 +62,20 @@ def _settings(run: Run, config: Config, *, splits: Sequence[str]) -> dict[str, A
     }
 
 
+def _unused(config: Config) -> set[str]:
+    """Settings of the evaluation without an effect."""
+    evaluation = config.evaluation
+    rerank = {"rerank"} if evaluation.rerank == "none" else set()
+    return rerank | (set() if evaluation.orders else {"orders", "orders_keep"})
+
+
 def _body(work: Work, *, splits: Sequence[str]) -> None:
     """Write ranks.parquet, which may have samples of train, and evaluation.json without them."""
     from minirec.evaluation import policies, ranking
     from minirec.store.tables import write_table
 
     run, config = work.run, work.config
-    ranks, ids = _policy_ranks(work, splits)
+    ranks, ids, orders = _policy_ranks(work, splits)
     others, users, groups = _references(run, config, splits)
     ranks |= others
     if config.sasrec.epochs:
@@ -87,11 +95,14 @@ def _body(work: Work, *, splits: Sequence[str]) -> None:
         references=policies.REFERENCES,
         factors=_factors(run, config, splits),
     )
-    write_json(run.path("evaluation.json"), summary)
+    write_json(run.path("evaluation.json"), summary | ({"orders": orders} if orders else {}))
 
 
-def _policy_ranks(work: Work, splits: Sequence[str]) -> tuple[dict[str, ByName], ByName]:
-    """Ranks by policy and split, and the sample_ids by split."""
+def _policy_ranks(
+    work: Work, splits: Sequence[str]
+) -> tuple[dict[str, ByName], ByName, dict[str, ByName]]:
+    """Ranks by policy and split, the sample_ids by split, and by policy and split what other orders
+    of the histories change."""
     from jobs.shards import merged, score_on_kept, score_shards, scoring_spec
     from minirec.store.tables import read_table
 
@@ -128,14 +139,44 @@ def _policy_ranks(work: Work, splits: Sequence[str]) -> tuple[dict[str, ByName],
     ids: ByName = {
         split: read_table(run.path("corpus", f"{split}.parquet"))["sample_id"] for split in splits
     }
+    orders: dict[str, ByName] = {}
     for (policy, split), spec in specs.items():
         table = merged(spec)
+        if spec.orders:
+            orders.setdefault(policy, {})[split] = _order_figures(run, config, split, table)
         ranks[policy][split], ids[split] = table["rank"].to_numpy(), table["sample_id"]
         if policy == "trained" and spec.prior:
             ranks.setdefault(ALONE, {})[split] = table["rank_alone"].to_numpy()
-        cost.rollouts += table.num_rows if config.rollout.analysis else 0
+        cost.rollouts += table.num_rows * _greedy(spec) if config.rollout.analysis else 0
         cost.generated_tokens += sum(table["rollout_tokens"].to_pylist())
-    return ranks, ids
+    return ranks, ids, orders
+
+
+def _greedy(spec: ScoringSpec) -> int:
+    """Completions of each sample; `rise` can end earlier where a shortlist is short."""
+    from minirec.evaluation.orders import ROUNDS
+
+    return 1 + spec.orders + (ROUNDS if spec.rerank == "rise" else 0)
+
+
+def _order_figures(run: Run, config: Config, split: str, table: pa.Table) -> dict[str, Any]:
+    import numpy as np
+
+    from minirec.corpus.table import load_users
+    from minirec.evaluation.orders import order_figures
+
+    top, place, rank = (
+        np.array(table[name].to_pylist()) for name in ("order_top", "order_place", "order_rank")
+    )
+    return order_figures(
+        top,
+        place,
+        rank,
+        users=load_users(run.path("corpus"), split),
+        slots=table["order_slots"].to_pylist(),
+        resamples=config.evaluation.bootstrap,
+        seed=config.seed,
+    )
 
 
 def _references(

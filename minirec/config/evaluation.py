@@ -25,6 +25,24 @@ class EvaluationConfig(Section):
     train_samples: PositiveInt | None = None
     """Number of random training samples that the base and the trained policy also rank; null ranks
     none."""
+    orders: int = Field(0, ge=0)
+    """Number of other orders of each history for which its target is ranked again, to show what the
+    order changes; each costs as much as the evaluation itself."""
+    orders_keep: int = Field(1, ge=0)
+    """Last events of a history that stay in place in the other orders."""
+    rerank: Literal["none", "orders", "rise"] = "none"
+    """How evaluate and recommend rank: none by the history alone; orders by the mean direction over
+    all orders of the history; rise lists the 20 best items in the prompt, in ten rounds, and takes
+    out the best of the list in each."""
+
+    @model_validator(mode="after")
+    def _orders(self) -> EvaluationConfig:
+        if self.rerank == "orders" and not self.orders:
+            raise ValueError(
+                "rerank orders takes the mean over other orders of a history, but orders is 0; set "
+                "orders to 4, or rerank to none"
+            )
+        return self
 
 
 class SasrecConfig(Section):

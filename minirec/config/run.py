@@ -70,6 +70,12 @@ class Config(Section):
                 f"selection.mode to static, or selection.method to value"
             )
         supervised = self.selection.mode == "live" and self.training.loss == "supervised"
+        if self.selection.mode == "live" and self.training.replays > 1:
+            raise ValueError(
+                f"training.replays {self.training.replays} trains on the same samples again, but "
+                f"selection.mode live chooses new ones in each step; set selection.mode to static, "
+                f"or training.replays to 1"
+            )
         if self.live.rule == "value" and (supervised or self.warm.live):
             raise ValueError(
                 "live.rule value compares the samples that a step has measured, but supervised "
@@ -98,7 +104,7 @@ class Config(Section):
             )
         for name, training in trainings.items():
             waits = self.rollout.start_deadline_s + self.rollout.deadline_s
-            if training.loss == "grpo" and training.step_deadline_s <= waits:
+            if training.loss != "supervised" and training.step_deadline_s <= waits:
                 raise ValueError(
                     f"{name}.step_deadline_s {training.step_deadline_s:g} must exceed "
                     f"rollout.start_deadline_s and rollout.deadline_s together, {waits:g}: a step "
@@ -157,11 +163,11 @@ class Config(Section):
 
     def check_learns(self, name: str, training: TrainingConfig) -> None:
         """Raise ValueError if a training has rollouts that are all equal."""
-        if training.loss == "grpo" and not self.rollout.analysis:
+        if training.loss != "supervised" and not self.rollout.analysis:
             raise ValueError(
-                f"{name}.loss grpo compares the rollouts of a prompt, which are all equal with "
-                f"rollout.max_new_tokens 0; set {name}.loss to supervised, or max_new_tokens above "
-                f"0"
+                f"{name}.loss {training.loss} compares the rollouts of a prompt, which are all "
+                f"equal with rollout.max_new_tokens 0; set {name}.loss to supervised, or "
+                f"max_new_tokens above 0"
             )
 
     def check_warm(self, samples: int) -> None:

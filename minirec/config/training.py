@@ -8,15 +8,16 @@ from typing import Any, Literal
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from minirec.config.choices import ItemCandidates
-from minirec.config.section import Section, counted, share_or_all
+from minirec.config.section import PathText, Section, counted, share_or_all
 
 
 class TrainingConfig(Section):
     """Curriculum GRPO (method, section 7), or supervision (section 10)."""
 
-    loss: Literal["grpo", "supervised"] = "grpo"
-    """grpo learns from rollouts and their rewards; supervised ranks right after the prompt, without
-    rollouts, and maximises the probability of the target."""
+    loss: Literal["grpo", "dpo", "supervised"] = "grpo"
+    """grpo learns from rollouts and their rewards; dpo prefers the best rollout of each prompt to
+    the worst; supervised ranks right after the prompt, without rollouts, and maximises the
+    probability of the target."""
     start: Literal["base", "proxy", "warm"] = "base"
     """Weights that training starts from: the base model, or the adapter of the proxy or of the warm
     start."""
@@ -62,6 +63,11 @@ class TrainingConfig(Section):
     """Probability ratios above 1 + clip_high are clipped."""
     importance_cap: float = Field(2.0, ge=1)
     """Largest importance weight of a token; larger ones are truncated."""
+    preference_beta: float = Field(0.1, gt=0)
+    """How strongly the loss dpo holds the policy near its reference; other losses ignore it."""
+    preference_reference: Literal["writer", "start"] = "writer"
+    """Policy with which the loss dpo compares: the one that wrote the rollouts, or the start of the
+    training, for one more forward pass. Other losses ignore it."""
     live_tokens: bool = False
     """Whether only the tokens of groups that are not dead divide the token loss, instead of all;
     costs one more forward pass."""
@@ -73,6 +79,33 @@ class TrainingConfig(Section):
     item_negatives: int | None = Field(0, ge=0)
     """Random other items that join the targets of a step as candidates, with gradient; null takes
     all items."""
+    expert: Literal["none", "cooccurrence", "titles", "shortcut", "table"] = "none"
+    """Who shows further items that the policy should score highly: a recommender that is counted
+    from other users (cooccurrence, shortcut) or from titles, or a table of your own; none: nobody.
+    """
+    expert_table: PathText | None = None
+    """Parquet file for expert table, with the columns sample_id, item (both as in the corpus of the
+    run) and probability; a sample without a row has no expert."""
+    expert_items: int = Field(4, ge=1)
+    """Number of the expert's best items of each sample; has no effect without an expert."""
+    expert_weight: float = Field(0.5, gt=0)
+    """Weight of the expert's items in the loss; lr_schedule decreases it like the learning rate.
+    It has no effect without an expert."""
+    expert_alpha: float = Field(0.25, ge=0, le=1)
+    """Whom the loss follows: 1 follows the expert where it ranks the target well, 0 where the
+    policy is far from it. It has no effect without an expert."""
+    replays: int = Field(1, ge=1)
+    """Optimizer steps on the same rollouts; epochs count what is rolled out, so that a training has
+    this many times as many steps."""
+    reset_steps: int | None = Field(None, ge=1)
+    """Steps between resets, which move the weights towards those of the start; null never
+    resets."""
+    reset_keep: float = Field(0.5, ge=0, lt=1)
+    """Share of the learned change of the weights that a reset keeps; has no effect without
+    reset_steps."""
+    imitate_best: float = Field(0.0, ge=0)
+    """Weight, in the last step on the same rollouts, of a loss that makes the best rollout of each
+    group likelier; it rises from 0 in the first of these steps."""
     item_refresh_steps: PositiveInt | Literal["auto"] = "auto"
     """Steps between updates of the item vectors for the ranking of rollouts; auto takes as many as
     keep their encoding at a quarter of the cost of a step, but at most checkpoint_steps."""
@@ -101,7 +134,7 @@ class TrainingConfig(Section):
     @property
     def reads_table(self) -> bool:
         """Whether a step needs the vectors of all items: for rewards, or as candidates."""
-        return self.loss == "grpo" or self.item_candidates == "catalogue"
+        return self.loss != "supervised" or self.item_candidates == "catalogue"
 
     def measures_kl(self, step: int) -> bool:
         """Whether the log of this step has an estimate of the KL to the start."""
@@ -111,7 +144,16 @@ class TrainingConfig(Section):
         """Optimizer steps of a training on a selection of `samples`."""
         if self.steps is not None:
             return self.steps
-        return math.ceil(self.epochs * samples / self.prompts_per_step)
+        return self.replays * math.ceil(self.epochs * samples / self.prompts_per_step)
+
+    @property
+    def compares_with_start(self) -> bool:
+        """Whether the loss needs the probabilities by the weights that training starts from."""
+        return self.loss == "dpo" and self.preference_reference == "start"
+
+    def rolls_out(self, step: int) -> bool:
+        """Whether a step draws new rollouts; the other steps replay those of the last draw."""
+        return self.loss != "supervised" and step % self.replays == 0
 
     @model_validator(mode="after")
     def _check(self) -> TrainingConfig:
@@ -165,6 +207,13 @@ class TrainingConfig(Section):
                 f"checkpoint_steps {self.checkpoint_steps} must be a multiple of "
                 f"item_refresh_steps {refresh}, so that a restart repeats the run"
             )
+        if self.loss == "dpo" and self.live_tokens:
+            raise ValueError(
+                "live_tokens divides a loss of tokens, but loss dpo is one of pairs; set "
+                "live_tokens to false"
+            )
+        _check_expert(self)
+        _check_replays(self)
         return self
 
     def check_workers(self, workers: int) -> None:
@@ -179,6 +228,59 @@ class TrainingConfig(Section):
 
 def _shown(value: object) -> str:
     return "null" if value is None else str(value)
+
+
+def _check_expert(t: TrainingConfig) -> None:
+    """Raise ValueError for an expert that the other settings give no place."""
+    if (t.expert == "table") != (t.expert_table is not None):
+        found = "needs the file" if t.expert == "table" else "does not read the file"
+        raise ValueError(
+            f"expert {t.expert} {found} of expert_table; set expert to table and expert_table to a "
+            f"Parquet file, or expert_table to null"
+        )
+    if t.expert != "none" and t.item_candidates == "corrected":
+        raise ValueError(
+            f"expert {t.expert} adds items to the candidates, but item_candidates corrected does "
+            f"not count with other items; set item_candidates to batch"
+        )
+
+
+def _check_replays(t: TrainingConfig) -> None:
+    """Raise ValueError for replays and resets that the other settings contradict."""
+    if t.imitate_best and t.replays == 1:
+        raise ValueError(
+            f"imitate_best {t.imitate_best:g} rises over the steps on the same rollouts, but "
+            f"replays 1 makes only one; raise replays or set imitate_best to 0"
+        )
+    if t.reset_steps is not None and t.reset_steps % t.replays:
+        raise ValueError(
+            f"reset_steps {t.reset_steps} must be a multiple of replays {t.replays}, so that a "
+            f"reset comes before new rollouts"
+        )
+    if t.reset_steps is not None and not t.update:
+        raise ValueError("reset_steps changes weights, but update is false; set it to null")
+    if t.replays == 1:
+        return
+    if t.loss == "supervised":
+        raise ValueError(
+            f"replays {t.replays} trains on rollouts again, but loss supervised has none; set "
+            f"replays to 1"
+        )
+    if t.staleness:
+        raise ValueError(
+            f"replays {t.replays} needs rollouts only in every {t.replays}. step, but staleness 1 "
+            f"asks for them ahead of each step; set staleness to 0"
+        )
+    if t.checkpoint_steps % t.replays:
+        raise ValueError(
+            f"checkpoint_steps {t.checkpoint_steps} must be a multiple of replays {t.replays}, so "
+            f"that a restart begins with new rollouts"
+        )
+    if t.max_log_ratio is not None:
+        raise ValueError(
+            f"max_log_ratio expects engine and trainer to have the same weights, but replays "
+            f"{t.replays} trains on rollouts of older weights; set max_log_ratio to null"
+        )
 
 
 class ProxyTrainingConfig(TrainingConfig):

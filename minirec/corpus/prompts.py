@@ -63,18 +63,24 @@ def _joined(char: str) -> bool:
     return char > "\x7f" and unicodedata.category(char)[0] in "LMS"
 
 
-def instruction(titles: Sequence[str], *, category: str) -> str:
-    """User message for a model with a chat template; titles are oldest first."""
+def instruction(titles: Sequence[str], *, category: str, options: Sequence[str] = ()) -> str:
+    """User message for a model with a chat template; titles are oldest first.
+
+    `options` are titles among which the next one is, in any order.
+    """
+    listed = "".join(f"- {title}\n" for title in options)
+    among = f"The next one is among these:\n{listed}" if options else ""
     lines = "\n".join(f"{i}. {title}" for i, title in enumerate(titles, 1))
     return (
-        f"Here is what a customer bought in {category}, oldest first:\n{lines}\n"
+        f"Here is what a customer bought in {category}, oldest first:\n{lines}\n{among}"
         f"Describe in a few words what this customer likes and will want next, then write {ANSWER}"
     )
 
 
-def plain(titles: Sequence[str]) -> str:
-    """Prompt for a model without a chat template; titles are oldest first."""
-    return "History: " + " | ".join(titles) + "\nLikes:"
+def plain(titles: Sequence[str], *, options: Sequence[str] = ()) -> str:
+    """Prompt for a model without a chat template; titles and options as in `instruction`."""
+    among = "\nOptions: " + " | ".join(options) if options else ""
+    return "History: " + " | ".join(titles) + among + "\nLikes:"
 
 
 def item_text(title: str, text: str) -> str:

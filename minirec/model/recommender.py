@@ -95,14 +95,27 @@ class Encoder:
             )
         return titles[dropped:], ids
 
+    def listing(self, titles: Sequence[str], options: Sequence[str]) -> list[int] | None:
+        """Token ids of a prompt that lists options below a history, oldest first. If it is too
+        long, the oldest titles are dropped; None if it is too long even with one title."""
+        size = self.config.max_item_tokens
+        kept = [self.cut(title, size) for title in titles]
+        listed = [self.cut(title, size) for title in options]
+        while kept:
+            ids = self._read(self.text(self._say(kept, listed)))
+            if len(ids) <= self.config.max_prompt_tokens:
+                return ids
+            kept = kept[1:]
+        return None
+
     @property
     def has_template(self) -> bool:
         return bool(getattr(self.tokenizer, "chat_template", None))
 
-    def _say(self, titles: Sequence[str]) -> str:
+    def _say(self, titles: Sequence[str], options: Sequence[str] = ()) -> str:
         if self.has_template:
-            return prompts.instruction(titles, category=self.category)
-        return prompts.plain(titles)
+            return prompts.instruction(titles, category=self.category, options=options)
+        return prompts.plain(titles, options=options)
 
     def text(self, words: str) -> str:
         """The prompt with the user message `words`, as the model reads it."""

@@ -95,7 +95,7 @@ class Prior:
     def sparse_parts(self, asked: Sequence[Asked]) -> tuple[sparse.csr_matrix, ...]:
         """`PARTS` for B samples, each in 0..1, from the events that a sample may use: three (B, V)
         float32."""
-        periods = np.array([self._period(one.sample_id) for one in asked], dtype=np.int64)
+        periods = np.array([self.period(one.sample_id) for one in asked], dtype=np.int64)
         found = [[sparse.csr_matrix((0, self.items))] for _ in PARTS]
         order = [np.zeros(0, np.int64)]
         for period in np.unique(periods).tolist():
@@ -121,7 +121,8 @@ class Prior:
         """V."""
         return int(self._words.vectors.shape[0])
 
-    def _period(self, sample_id: int) -> int:
+    def period(self, sample_id: int) -> int:
+        """The period of a sample: that of a train sample, else `ALL`."""
         # The samples of train have the lowest ids.
         train = self._events.period
         return int(train[sample_id]) if 0 <= sample_id < len(train) else ALL

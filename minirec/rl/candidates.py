@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from minirec.rl.demonstrations import Demonstrations
 from minirec.rl.ranker import Targets
 from minirec.rl.rest import log_sum_exp
 
@@ -26,7 +27,8 @@ class Candidates:
 
     ids (U,) int64; vectors (U, d) float32, unit norm, by the current policy; table (V, d) float32
     without gradient, None where `TrainingConfig.reads_table` is False; log_presence (V,) float32,
-    only for `item_candidates: corrected`; items: V, needed without a table. All rows of the table
+    only for `item_candidates: corrected`; items: V, needed without a table; demonstrations: of an
+    expert, whose items are among the ids. All rows of the table
     come from the policy of the last refresh. Newer vectors of the targets alone would rank too
     high, because they have moved together with the prompts.
     """
@@ -36,6 +38,7 @@ class Candidates:
     table: Tensor | None
     log_presence: Tensor | None = None
     items: int | None = None
+    demonstrations: Demonstrations | None = None
 
     @property
     def catalogue_size(self) -> int:

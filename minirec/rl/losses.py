@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -20,7 +20,10 @@ from minirec.prior.prior import Prior
 from minirec.rl import grpo
 from minirec.rl.candidates import CANDIDATES, Candidates
 from minirec.rl.group import Group, written_tokens
+from minirec.rl.imitation import weighted_imitation
+from minirec.rl.preference import pair_loss
 from minirec.rl.ranker import Ranker, Targets
+from minirec.rl.replay import best_loss
 from minirec.rl.reward import RewardFunction, ndcg
 
 Forward = Callable[..., tuple[Tensor, Tensor | None]]
@@ -34,6 +37,9 @@ class Objective:
 
     factors: (V,) of each item as a target (method, section 1), from
     `minirec.corpus.weights.load_factors`; None: 1.
+    reference: log-probabilities (W,) of the written tokens of groups by the start of the training,
+    only for `training.preference_reference: start`.
+    best_weight: of the loss that imitates the best rollouts in this step, see `minirec.rl.replay`.
     """
 
     training: TrainingConfig
@@ -42,6 +48,8 @@ class Objective:
     reward: RewardFunction
     prior: Prior | None = None
     factors: NDArray[np.float64] | None = None
+    best_weight: float = 0.0
+    reference: Callable[[Sequence[Group]], Tensor] | None = None
 
     def factor(self, target: Tensor) -> Tensor:
         """Factors (P,) float32 of targets (P,) int64."""
@@ -61,7 +69,8 @@ class Rollouts:
 
     hidden (P, G, d) float32 at the answer marker and logprobs (W,) float32 have gradient. behaviour
     (W,) float32 holds the log-probabilities of the policy that wrote the tokens, rollout (W,) int64
-    the rollout (0..P*G-1) of each token.
+    the rollout (0..P*G-1) of each token. sample_ids (P,) are those of the groups.
+    reference (W,) float32 are the log-probabilities of another reference than behaviour, if any.
     """
 
     hidden: Tensor
@@ -69,6 +78,8 @@ class Rollouts:
     behaviour: Tensor
     rollout: Tensor
     targets: Targets
+    sample_ids: list[int] = field(default_factory=list)
+    reference: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -172,6 +183,7 @@ def forward(
         torch.tensor(behaviour, dtype=torch.float32, device=device),
         rollout,
         Targets.of(groups, items=items, device=device, prior=prior),
+        [group.sample_id for group in groups],
     )
 
 
@@ -240,7 +252,12 @@ def supervised_loss(
         groups, items=candidates.catalogue_size, device=hidden.device, prior=objective.prior
     )
     weight = objective.factor(targets.target).to(hidden)
-    return _item_loss(hidden, weight, targets, candidates, objective)
+    found = _item_loss(hidden, weight, targets, candidates, objective)
+    if candidates.demonstrations is None:
+        return found
+    ids = [group.sample_id for group in groups]
+    shown = _expert_loss(hidden, ids, targets, candidates, objective)
+    return Loss(found.total + shown.total, found.sums | shown.sums, "groups")
 
 
 def _check_presence(candidates: Candidates, objective: Objective) -> None:
@@ -273,6 +290,72 @@ def _item_loss(
     return Loss(total, {"item_loss": float(-(advantage * log_p).sum())}, "groups")
 
 
+def expert_loss(
+    rollouts: Rollouts, rewards: Rewards, candidates: Candidates, objective: Objective
+) -> Loss:
+    """The best rollout of each group, dead or not, should score the items of the expert highly."""
+    best = grpo.best_rollouts(rewards.reward)
+    hidden = rollouts.hidden[torch.arange(len(best), device=best.device), best]
+    return _expert_loss(hidden, rollouts.sample_ids, rollouts.targets, candidates, objective)
+
+
+def _expert_loss(
+    hidden: Tensor,
+    sample_ids: Sequence[int],
+    targets: Targets,
+    candidates: Candidates,
+    objective: Objective,
+) -> Loss:
+    """The imitation loss at hidden states (P, d)."""
+    assert candidates.demonstrations is not None
+    total, weight = weighted_imitation(
+        hidden,
+        sample_ids,
+        candidates.demonstrations,
+        candidates,
+        CANDIDATES[objective.training.item_candidates](candidates, targets),
+        temperature=objective.temperature,
+        alpha=objective.training.expert_alpha,
+    )
+    return Loss(total, {"expert_loss": float(total.detach()), "expert_weight": weight}, "groups")
+
+
+def imitated_best(
+    rollouts: Rollouts, rewards: Rewards, _: Candidates, objective: Objective
+) -> Loss:
+    """The written tokens of the best rollout of each live group should become likelier."""
+    total = objective.best_weight * best_loss(
+        rollouts.logprobs, rollouts.rollout, rewards.reward, rewards.dead
+    )
+    return Loss(total, {"best_loss": float(total.detach())}, "tokens")
+
+
+def preference_loss(
+    rollouts: Rollouts, rewards: Rewards, _: Candidates, objective: Objective
+) -> Loss:
+    """DPO: the best rollout of each group should gain on the worst one, over the reference."""
+    t = objective.training
+    total, sums = pair_loss(
+        rollouts.logprobs,
+        rollouts.behaviour if rollouts.reference is None else rollouts.reference,
+        rollouts.rollout,
+        rewards.reward,
+        rewards.dead,
+        floor=t.advantage_floor,
+        beta=t.preference_beta,
+    )
+    return Loss(total, sums, "groups")
+
+
+def token_figures(
+    rollouts: Rollouts, rewards: Rewards, _: Candidates, objective: Objective
+) -> Loss:
+    """What the log shows of the written tokens where no loss counts them; it is no loss."""
+    names = ("abs_log_ratio", "token_entropy")
+    found = token_loss(rollouts, rewards, _, objective)
+    return Loss(torch.zeros_like(found.total), {n: found.sums[n] for n in names}, "tokens")
+
+
 LOSSES = (token_loss, item_loss)
 """Every loss of a step with rollouts, in the order in which they are added."""
 
@@ -287,7 +370,14 @@ def losses(
     assert candidates.table is not None
     rollouts = forward(policy, groups, items=len(candidates.table), prior=objective.prior)
     rewards = reward(rollouts, table=candidates.table, objective=objective)
-    return Losses(rewards, [loss(rollouts, rewards, candidates, objective) for loss in LOSSES])
+    if objective.reference is not None:
+        rollouts = replace(rollouts, reference=objective.reference(groups))
+    used = [*LOSSES]
+    if objective.training.loss == "dpo":
+        used = [preference_loss, token_figures, *(one for one in LOSSES if one != token_loss)]
+    used += [imitated_best] if objective.best_weight else []
+    used += [expert_loss] if candidates.demonstrations is not None else []
+    return Losses(rewards, [loss(rollouts, rewards, candidates, objective) for loss in used])
 
 
 def lr_factor(step: int, *, steps: int, warmup: int, schedule: str, spent: float = 0.0) -> float:

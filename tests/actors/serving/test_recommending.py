@@ -14,6 +14,7 @@ from helpers.tiny_model import build_adapter, build_model
 
 from actors.serving.recommender import BATCH, Recommender, RecommenderSpec
 from minirec.config.run import Config
+from minirec.evaluation.orders import orders_of
 from minirec.prior.counts import Counts, Words
 from minirec.prior.serving import ServedPrior
 from minirec.store.files import write_json
@@ -153,3 +154,39 @@ def test_a_policy_without_an_analysis_ranks_right_after_the_prompt(recommender):
     one = Recommender(replace(recommender.spec, config=config, analysis=True))
     assert one.engine is None
     assert one.recommend([[1, 3]], top=[ITEMS]) == recommender.recommend([[1, 3]], top=[ITEMS])
+
+
+def test_recommendations_over_the_orders_of_a_history(tmp_path):
+    """Two events have two orders. The mean of their unit hidden states ranks."""
+    generator = torch.Generator().manual_seed(1)
+    vectors = torch.nn.functional.normalize(torch.randn(ITEMS, 64, generator=generator), dim=-1)
+    one = built(tmp_path, vectors)
+    (plain,) = one.recommend([[1, 3]], top=[5])
+    settings = {"orders": 3, "orders_keep": 2, "rerank": "orders"}
+    one.config = Config.model_validate({"evaluation": settings})
+    assert one.recommend([[1, 3]], top=[5]) == [plain]  # all events stay
+    one.config = Config.model_validate({"evaluation": settings | {"orders_keep": 0}})
+    (found,) = one.recommend([[1, 3]], top=[5])
+    drawn = orders_of([1, 3], fitting=2, orders=3, keep=0, seed=one.config.seed)
+    with torch.no_grad():
+        states = [one._read([[(1, 3)[at] for at in order]])[0] for order in ([0, 1], *drawn)]
+    unit = torch.nn.functional.normalize(torch.cat(states), dim=-1).mean(0)
+    cosines = vectors @ torch.nn.functional.normalize(unit, dim=0)
+    cosines[[1, 3]] = -torch.inf
+    assert found.items == cosines.argsort(descending=True)[:5].tolist()
+    assert found.cosines == pytest.approx(cosines[found.items].tolist(), abs=1e-4)
+
+
+def test_rise_recommends_the_same_items_in_its_own_order(tmp_path):
+    generator = torch.Generator().manual_seed(1)
+    vectors = torch.nn.functional.normalize(torch.randn(ITEMS, 64, generator=generator), dim=-1)
+    one = built(tmp_path, vectors)
+    (plain,) = one.recommend([[1, 3]], top=[5])
+    one.config = Config.model_validate({"evaluation": {"rerank": "rise"}})
+    (found,) = one.recommend([[1, 3]], top=[5])
+    assert sorted(found.items) == sorted(plain.items)  # all that are not in the history
+    assert dict(zip(found.items, found.cosines, strict=True)) == dict(
+        zip(plain.items, plain.cosines, strict=True)
+    )
+    (first,) = one.recommend([[1, 3]], top=[2])
+    assert first.items == found.items[:2]

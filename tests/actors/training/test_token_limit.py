@@ -8,6 +8,7 @@ import pytest
 from helpers.loop import SMALL, one_process, spec_of, train, weights
 
 from actors.training.loop import Worker
+from actors.training.update import set_learning_rate
 from actors.training.validation import METRIC
 from jobs.fingerprint import training_settings
 from minirec.config.training import TrainingConfig
@@ -69,7 +70,7 @@ def test_the_rate_falls_with_the_cost(place, log):
     peak = worker.spec.training.learning_rate
     rates = []
     for step in range(5):
-        worker._learning_rate(step)
+        set_learning_rate(worker.engine, worker.spec, step, spent=worker.share_spent())
         rates.append(worker.engine.optimizer.param_groups[0]["lr"] / peak)
         worker.log.entries.append(log[step])
     spent = [sum(entry["forward_tokens"] for entry in log[:step]) for step in range(5)]

@@ -306,3 +306,25 @@ def test_a_mistake_is_one_sentence(undisturbed, exported, tmp_path, capsys):
     assert mine.is_dir() and (undisturbed / "selection.parquet").exists()
     assert main([*words[:-1], "--overwrite", "--run", str(tmp_path)]) == 1
     assert "is not a run directory" in capsys.readouterr().err
+
+
+def test_preference_pairs_are_the_scored_rollouts(undisturbed, exported):
+    folder = exported("trl-dpo")
+    order = read_table(undisturbed / "selection.parquet").sort_by("rank")["sample_id"].to_pylist()
+    scored = {}
+    for part in (undisturbed / "features").glob("part-*.parquet"):
+        for row in read_table(part, ["sample_id", "completions", "rewards"]).to_pylist():
+            scored[row["sample_id"]] = dict(zip(row["completions"], row["rewards"], strict=True))
+    found = rows(folder)
+    assert 0 < len(found) <= len(order)
+    assert [row["sample_id"] for row in found] == [
+        i for i in order if i in {row["sample_id"] for row in found}
+    ]
+    for row in found:
+        rewards = scored[row["sample_id"]]
+        assert rewards[row["chosen"]] == max(rewards.values())
+        assert rewards[row["rejected"]] == min(rewards.values())
+    for i in set(order) - {row["sample_id"] for row in found}:
+        assert len(scored[i]) < 2 or max(scored[i].values()) - min(scored[i].values()) < 1e-3
+    assert (folder / "scorer" / "config.json").exists()
+    assert "DPOTrainer" in (folder / "README.md").read_text()

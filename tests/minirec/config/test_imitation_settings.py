@@ -1,0 +1,40 @@
+"""Settings of experts and replays that contradict others are refused with the reason."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from minirec.config.run import Config
+from minirec.config.training import TrainingConfig
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"expert": "table"}, "needs the file of expert_table"),
+        ({"expert_table": "x.parquet"}, "does not read the file of expert_table"),
+        ({"expert": "titles", "item_candidates": "corrected"}, "item_candidates corrected"),
+        ({"imitate_best": 0.5}, "replays 1 makes only one"),
+        ({"replays": 2, "reset_steps": 3}, "multiple of replays 2"),
+        ({"reset_steps": 3, "update": False}, "update is false"),
+        ({"replays": 2, "loss": "supervised"}, "loss supervised has none"),
+        ({"replays": 2, "staleness": 1}, "staleness 1"),
+        ({"replays": 3, "checkpoint_steps": 10}, "multiple of replays 3"),
+        ({"loss": "dpo", "live_tokens": True}, "loss dpo is one of pairs"),
+        ({"replays": 2, "max_log_ratio": 1.0}, "older weights"),
+    ],
+)
+def test_a_contradiction_is_refused(settings, said):
+    with pytest.raises(ValidationError, match=said):
+        TrainingConfig.model_validate(settings)
+
+
+def test_replays_need_a_static_selection():
+    with pytest.raises(ValidationError, match=r"selection\.mode live chooses new ones"):
+        Config.model_validate({"selection": {"mode": "live"}, "training": {"replays": 2}})
+
+
+def test_a_mean_over_orders_needs_orders():
+    with pytest.raises(ValidationError, match="orders is 0"):
+        Config.model_validate({"evaluation": {"rerank": "orders"}})
