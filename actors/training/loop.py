@@ -20,7 +20,7 @@ from actors.training.adapters import Adapters
 from actors.training.checkpoints import newest_checkpoint, save_checkpoint
 from actors.training.division import Passes
 from actors.training.drift import keep_start, kl_sums
-from actors.training.items import ItemSide, step_tokens, target_presence
+from actors.training.items import ItemSide, asked_items, step_tokens, target_presence
 from actors.training.live import CHOICE_TOKENS, LiveOrder
 from actors.training.log import TrainingLog, means, mismatch
 from actors.training.lookahead import Lookahead
@@ -35,7 +35,8 @@ from actors.training.validation import (
     weights_after,
 )
 from actors.training.zero import barrier, of_rank_0, training_engine
-from minirec.corpus.table import Sample, SampleFile, load_catalogue
+from minirec.corpus.following import with_following
+from minirec.corpus.table import SampleFile, load_catalogue
 from minirec.corpus.weights import load_factors
 from minirec.model.hub import downloaded
 from minirec.model.recommender import Encoder, trainable_policy
@@ -97,8 +98,8 @@ class Worker:
         model_path = fetch(downloaded(spec.model_path))
         self.encoder = Encoder.load(model_path, spec.model, category=self.catalogue.category)
         self.items = self.encoder.items(self.catalogue)
-        samples = SampleFile(corpus, "train").find(set(spec.order))
-        self.samples: dict[int, Sample] = {sample.sample_id: sample for sample in samples}
+        found = {s.sample_id: s for s in SampleFile(corpus, "train").find(set(spec.order))}
+        self.samples = with_following(found, corpus, horizon=spec.reward.horizon)
         policy = trainable_policy(
             model_path,
             spec.model,
@@ -174,7 +175,7 @@ class Worker:
         ahead = range(step, min(step + 1 + self.spec.training.staleness, self.spec.steps))
         chosen = summed([self.order.prepare(one, table) for one in ahead])
         groups, times = self._roll_out(step)
-        candidates = self.item_side.candidates(step, (g.target for g in groups))
+        candidates = self.item_side.candidates(step, asked_items(groups, self.spec.training))
         largest = self.item_side.largest_pass(candidates)
         counts, micro_batches = counted(groups), self.passes.divide(groups, beside=largest)
         divided = [micro for _, micro in micro_batches]

@@ -146,6 +146,7 @@ class Encoder:
             rollout_logprobs=[r.logprobs for r in rollouts],
             history=sample.history,
             sample_id=sample.sample_id,
+            following=sample.following,
         )
 
 

@@ -20,7 +20,9 @@ from minirec.prior.prior import Prior
 from minirec.rl import grpo
 from minirec.rl.candidates import CANDIDATES, Candidates
 from minirec.rl.group import Group, written_tokens
+from minirec.rl.horizon import graded, relevant_items
 from minirec.rl.ranker import Ranker, Targets
+from minirec.rl.ranking import LIST_LOSSES, ranking_loss, uniforms
 from minirec.rl.reward import RewardFunction, ndcg
 
 Forward = Callable[..., tuple[Tensor, Tensor | None]]
@@ -61,7 +63,7 @@ class Rollouts:
 
     hidden (P, G, d) float32 at the answer marker and logprobs (W,) float32 have gradient. behaviour
     (W,) float32 holds the log-probabilities of the policy that wrote the tokens, rollout (W,) int64
-    the rollout (0..P*G-1) of each token.
+    the rollout (0..P*G-1) of each token. sample_ids: of the P groups.
     """
 
     hidden: Tensor
@@ -69,6 +71,7 @@ class Rollouts:
     behaviour: Tensor
     rollout: Tensor
     targets: Targets
+    sample_ids: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -172,18 +175,23 @@ def forward(
         torch.tensor(behaviour, dtype=torch.float32, device=device),
         rollout,
         Targets.of(groups, items=items, device=device, prior=prior),
+        [group.sample_id for group in groups],
     )
 
 
 def reward(rollouts: Rollouts, *, table: Tensor, objective: Objective) -> Rewards:
     """Rank the target of each rollout in `table` (V, d), and compute rewards and advantages."""
     t = objective.training
-    ranking = Ranker(table, objective.temperature).rank(
-        rollouts.hidden.detach().flatten(0, 1), rollouts.targets
-    )
+    ranker, hidden = Ranker(table, objective.temperature), rollouts.hidden.detach().flatten(0, 1)
+    ranking = ranker.rank(hidden, rollouts.targets)
     cutoff = min(objective.cutoff, len(table))
     shape = rollouts.hidden.shape[:2]
-    plain = objective.reward(ranking, cutoff).view(shape)
+    if rollouts.targets.following is None:
+        plain = objective.reward(ranking, cutoff).view(shape)
+    else:
+        plain = graded(
+            ranker, hidden, rollouts.targets, reward=objective.reward, cutoff=cutoff
+        ).view(shape)
     dead = is_dead(plain, floor=t.advantage_floor)
     advantage = grpo.advantages(plain, floor=t.advantage_floor, scale=t.scale_advantage)
     factor = objective.factor(rollouts.targets.target)[:, None]
@@ -219,6 +227,8 @@ def item_loss(
     best = grpo.best_rollouts(rewards.reward)
     rows = torch.arange(len(best), device=best.device)
     hidden, advantage = rollouts.hidden[rows, best], rewards.advantage[rows, best]
+    if objective.training.item_loss in LIST_LOSSES:
+        return _list_loss(hidden, rollouts.targets, rollouts.sample_ids, candidates, objective)
     return _item_loss(hidden, advantage, rollouts.targets, candidates, objective)
 
 
@@ -239,6 +249,9 @@ def supervised_loss(
     targets = Targets.of(
         groups, items=candidates.catalogue_size, device=hidden.device, prior=objective.prior
     )
+    if objective.training.item_loss in LIST_LOSSES:
+        ids = [group.sample_id for group in groups]
+        return _list_loss(hidden, targets, ids, candidates, objective)
     weight = objective.factor(targets.target).to(hidden)
     return _item_loss(hidden, weight, targets, candidates, objective)
 
@@ -271,6 +284,54 @@ def _item_loss(
         rest=rivals.rest,
     )
     return Loss(total, {"item_loss": float(-(advantage * log_p).sum())}, "groups")
+
+
+def _list_loss(
+    hidden: Tensor,
+    targets: Targets,
+    sample_ids: Sequence[int],
+    candidates: Candidates,
+    objective: Objective,
+) -> Loss:
+    """The loss of lists drawn at hidden states (P, d), times the factors of the targets.
+
+    The scores are those of the softmax, prior and correction included, at another temperature. At
+    that of the softmax nearly all lists would be alike.
+    """
+    t = objective.training
+    rivals = CANDIDATES[t.item_candidates](candidates, targets)
+    scores = torch.nn.functional.normalize(hidden, dim=-1) @ rivals.vectors.T
+    scores = scores / objective.temperature
+    if rivals.offset is not None:
+        scores = scores + rivals.offset
+    flat = scores * (objective.temperature / t.ranking_temperature)
+    found = ranking_loss(
+        flat.masked_fill(rivals.excluded, -torch.inf),
+        relevant=_places(relevant_items(targets), candidates.ids),
+        uniforms=uniforms(
+            candidates.seed, sample_ids, samples=t.rankings, candidates=scores.shape[1]
+        ),
+        depth=t.ranking_depth,
+        reward=objective.reward,
+        cutoff=min(objective.cutoff, t.ranking_depth),
+        kind=t.item_loss,
+        floor=t.advantage_floor,
+        scale=t.scale_advantage,
+    )
+    total = (objective.factor(targets.target).to(hidden) * found.loss).sum()
+    spread = found.rewards.max(1).values - found.rewards.min(1).values
+    sums = {
+        "item_loss": float(total.detach()),
+        "list_reward": float(found.rewards.mean(1).sum()),
+        "live_lists": float((spread >= t.advantage_floor).sum()),
+    }
+    return Loss(total, sums, "groups")
+
+
+def _places(items: Tensor, ids: Tensor) -> Tensor:
+    """(P, n) int64 positions of items (P, n) among ascending ids (U,); -1 for those not there."""
+    place = torch.searchsorted(ids, items.clamp_min(0)).clamp_max(len(ids) - 1)
+    return torch.where(ids[place] == items, place, torch.full_like(place, -1))
 
 
 LOSSES = (token_loss, item_loss)
