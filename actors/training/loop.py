@@ -24,7 +24,8 @@ from actors.training.items import ItemSide, asked_items, step_tokens, target_pre
 from actors.training.live import CHOICE_TOKENS, LiveOrder
 from actors.training.log import TrainingLog, means, mismatch
 from actors.training.lookahead import Lookahead
-from actors.training.order import FixedOrder, Order, summed
+from actors.training.order import Order, summed
+from actors.training.paced import static_order
 from actors.training.spec import TrainingSpec
 from actors.training.validation import (
     OF_START,
@@ -154,7 +155,7 @@ class Worker:
     def _order(self) -> Order:
         spec = self.spec
         if spec.live is None:
-            return FixedOrder(spec.order, self.samples, prompts=spec.training.prompts_per_step)
+            return static_order(spec, self.samples, items=len(self.items))
         return LiveOrder(
             spec,
             policy=self.engine,
@@ -184,7 +185,7 @@ class Worker:
         )
         measured = self.spec.training.measures_kl(step)
         sums = kl_sums(self.engine, divided) if measured else {}
-        learned: dict[int, tuple[float, float]] = {}
+        learned: dict[int, tuple[float, float, float]] = {}
         update = self.spec.training.update
         for numbers, micro in micro_batches:
             with torch.set_grad_enabled(update):

@@ -69,6 +69,7 @@ class Config(Section):
                 f"samples before the training, but selection.mode live chooses in each step; set "
                 f"selection.mode to static, or selection.method to value"
             )
+        self._check_pace()
         supervised = self.selection.mode == "live" and self.training.loss == "supervised"
         if self.live.rule == "value" and (supervised or self.warm.live):
             raise ValueError(
@@ -107,6 +108,26 @@ class Config(Section):
             if self.resources.training_workers != "auto":
                 training.check_workers(self.resources.training_workers)
         return self
+
+    def _check_pace(self) -> None:
+        if self.selection.curriculum != "self_paced":
+            return
+        name = "selection.curriculum self_paced"
+        if self.training.loss == "supervised":
+            raise ValueError(
+                f"{name} learns from the rewards of rollouts, but training.loss supervised has "
+                f"none; set selection.curriculum to shuffled"
+            )
+        if self.training.item_candidates == "corrected":
+            raise ValueError(
+                f"{name} trains some samples more often than others, but "
+                f"training.item_candidates corrected counts with equal chances; set it to batch"
+            )
+        if self.selection.mode == "live" and self.live.rule == "value":
+            raise ValueError(
+                f"{name} and live.rule value would both choose the samples of a step; set "
+                f"live.rule to band"
+            )
 
     @property
     def scores(self) -> bool:

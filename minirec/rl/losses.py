@@ -90,9 +90,11 @@ class Rewards:
     sums: dict[str, float]
 
     @property
-    def means(self) -> list[tuple[float, float]]:
-        """Mean NDCG and mean reward of each group."""
-        return list(zip(self.ndcg.mean(1).tolist(), self.reward.mean(1).tolist(), strict=True))
+    def means(self) -> list[tuple[float, float, float]]:
+        """Mean NDCG, mean reward and standard deviation of the rewards of each group."""
+        spread = self.reward.std(1, correction=0)
+        columns = (self.ndcg.mean(1), self.reward.mean(1), spread)
+        return list(zip(*(column.tolist() for column in columns), strict=True))
 
 
 @dataclass(frozen=True)

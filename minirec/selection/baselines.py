@@ -19,6 +19,8 @@ from minirec.errors import FeatureError
 from minirec.rng import seed_of
 from minirec.selection import learnability
 from minirec.selection.checks import Floats, lengths, matrix, norms
+from minirec.selection.clusters import cluster_space, spread_picks
+from minirec.selection.clusters import clusters as find_clusters
 from minirec.selection.diversity import maxmin
 from minirec.selection.features import Features
 
@@ -199,6 +201,35 @@ def less(features: Features, *, budget: int, seed: int) -> Ids:
     return _highest(features, cosine, budget)
 
 
+def clustered(
+    features: Features,
+    *,
+    budget: int,
+    seed: int,
+    clusters: int = 10,
+    difficulty_weight: float = 1.0,
+) -> Ids:
+    """The same number from each cluster of meaning and difficulty (after arXiv 2508.05015).
+
+    `sample_clusters` are made, and each gives samples that are far from each other
+    (`clusters.spread_picks`).
+    """
+    _check(features, budget)
+    points, labels = sample_clusters(
+        features, seed=seed, count=clusters, difficulty_weight=difficulty_weight
+    )
+    return features.sample_id[spread_picks(points, labels, budget=budget)]
+
+
+def sample_clusters(
+    features: Features, *, seed: int, count: int, difficulty_weight: float
+) -> tuple[Floats, Ids]:
+    """The points (N, c) of the samples (`clusters.cluster_space`), and their clusters (N,)."""
+    embedding = features.need("embedding", by="clustering")
+    points = cluster_space(embedding, features.mean_reward, weight=difficulty_weight)
+    return points, find_clusters(points, count=count, seed=seed)
+
+
 def _check(features: Features, budget: int) -> None:
     if not 1 <= budget <= len(features):
         raise ValueError(f"budget is {budget}; expected 1..{len(features)}, the samples")
@@ -226,5 +257,6 @@ METHODS: dict[str, Callable[..., Ids]] = {
     "kcenter": kcenter,
     "ccs": ccs,
     "less": less,
+    "clustered": clustered,
 }
 """Names of ``selection.method``. `minirec.config.choices` reads them here."""

@@ -18,6 +18,7 @@ from minirec.selection.features import Features
 from minirec.selection.learnability import chance_level
 from minirec.selection.pipeline import (
     Diversity,
+    arms_of,
     ordered,
     pick,
     score_samples,
@@ -70,7 +71,8 @@ def select(run: Run, config: Config, *, diversity: Diversity) -> dict[str, int]:
     if settings.method == "full":
         scores = with_unscored(scores, train)
         picks = MaxMin(np.arange(len(train)), np.full(len(train), np.nan))
-    selection = ordered(scores, picks, settings, seed=seed)
+    arms = arms_of(features, settings, seed=seed)
+    selection = ordered(scores, picks, settings, seed=seed, arms=arms)
     write_table(run.path("selection.parquet"), selection)
     _say_planted(run, train, selection["sample_id"].to_numpy())
     return {"samples": len(features), "pool": len(pool), "selected": selection.num_rows}

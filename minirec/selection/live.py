@@ -20,6 +20,7 @@ from minirec.rng import seed_of
 from minirec.selection.checks import Floats
 from minirec.selection.diversity import maxmin
 from minirec.selection.learnability import gaussian
+from minirec.selection.pace import by_arms
 from minirec.selection.value import alignment, combine
 
 Rows = NDArray[np.int64]
@@ -187,19 +188,30 @@ class LiveSelection:
         """
         self.memory.see(kind, rows, lifts, at_pass=at_pass)
 
-    def choose(self, candidates: Candidates, *, first: Rows | None = None) -> Choice:
+    def choose(
+        self,
+        candidates: Candidates,
+        *,
+        first: Rows | None = None,
+        drawn: tuple[Rows, Rows] | None = None,
+    ) -> Choice:
         """The P samples of the next step; moves the cursor behind the last one.
 
         Args:
             first: rows that are taken for their value; the others are taken as by the rule band:
                 those in the band in the order of the stream, then unknown ones, then those nearest
                 to the band, ties by sample_id.
+            drawn: clusters of all rows (N,), and of the places (P,) of the step. Among those in
+                the band, and among unknown ones, samples of these clusters come first.
         """
         chosen = np.empty(0, np.int64) if first is None else first
         rest = ~np.isin(candidates.rows, chosen)
         rows, distance = candidates.rows[rest], self.memory.distance(candidates.rows[rest])
         inside = rows[distance == 0]
         unknown = rows[np.isnan(distance)]
+        if drawn is not None:
+            arms, places = drawn
+            inside, unknown = (by_arms(part, arms[part], places) for part in (inside, unknown))
         outside = distance > 0
         nearest = rows[outside][np.lexsort((self.ids[rows[outside]], distance[outside]))]
         parts = {VALUE: chosen, IN_BAND: inside, UNKNOWN: unknown, NEAREST: nearest}
