@@ -33,7 +33,7 @@ from minirec.selection.live import (
     Rows,
     ValueRule,
 )
-from minirec.selection.live_record import REASONS, Record, lift_table
+from minirec.selection.live_record import Record, lift_table
 from minirec.store.files import atomic
 from minirec.store.tables import write_table
 
@@ -123,7 +123,10 @@ class LiveOrder:
             CHOICE_TOKENS: tokens,
             "choice_prompts": len(rows),
             "choice_seconds": round(time.monotonic() - started, 3),
-            **{f"chosen_{why.replace(' ', '_')}": choice.reasons.count(why) for why in REASONS},
+            **{
+                f"chosen_{why.replace(' ', '_')}": choice.reasons.count(why)
+                for why in self.selection.reasons
+            },
         }
 
     def _affordable(self, rows: Rows, candidates: Rows) -> tuple[Rows, int]:
@@ -225,6 +228,8 @@ class LiveOrder:
         if len(gains):
             lifts = lift(gains[:, 0], chance=self.chance)
             self.selection.see(ROLLOUTS, rows, lifts, at_pass=at_pass)
+            floor = self.objective.training.advantage_floor
+            self.selection.see_spread(rows, gains[:, 2], floor=floor)
             self.record.reward(step, lifts, gains[:, 1])
             if self.pace is not None:
                 self.pace.learned(step, rows, lifts, gains[:, 2])

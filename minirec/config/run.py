@@ -76,6 +76,11 @@ class Config(Section):
                 "live.rule value compares the samples that a step has measured, but supervised "
                 "training measures in few steps; set live.rule to band"
             )
+        if self.live.rule == "skip" and (supervised or self.warm.live):
+            raise ValueError(
+                "live.rule skip passes over samples whose rollouts earned the same, but supervised "
+                "training has no rollouts; set live.rule to band, or warm.live to false"
+            )
         budget, scored = self.selection.budget, self.scoring.samples
         chosen = self.selection.mode == "static" and self.selection.method != "full"
         if type(budget) is type(scored) and budget > scored and chosen:

@@ -158,9 +158,25 @@ def ccs(features: Features, *, budget: int, seed: int) -> Ids:
     other samples form `STRATA` strata of equal width in mean reward. Starting with the smallest,
     each stratum gives an equal share of the remaining budget at random, or all of its samples.
     """
+    return _from_strata(features, features.mean_reward, budget, _generator(seed, "ccs"))
+
+
+def surrogate(features: Features, *, budget: int, seed: int) -> Ids:
+    """Samples from all strata of a cheap recommender's loss (after DEALRec, arXiv 2401.17197).
+
+    As `ccs`, with the loss of the collaborative counts in place of the mean reward: no policy is
+    asked what a sample is worth. DEALRec's own influence and effort scores need gradients.
+    """
+    losses = features.need("surrogate_loss", by="surrogate")
+    return _from_strata(features, -losses, budget, _generator(seed, "surrogate"))
+
+
+def _from_strata(
+    features: Features, ease: Floats, budget: int, generator: np.random.Generator
+) -> Ids:
+    """Samples from all strata of ease (N,), without the hardest; see `ccs`."""
     _check(features, budget)
-    generator = _generator(seed, "ccs")
-    reward, count = features.mean_reward, len(features)
+    reward, count = ease, len(features)
     drop = min(int(HARDEST * count), count - budget)
     rows = np.sort(np.argsort(reward, kind="stable")[drop:])
     edges = np.linspace(reward[rows].min(), reward[rows].max(), STRATA + 1)
@@ -199,6 +215,24 @@ def less(features: Features, *, budget: int, seed: int) -> Ids:
     along = gradient @ (goal / size).astype(gradient.dtype)
     cosine = np.where(length > 0, along / np.where(length > 0, length, 1), -np.inf)
     return _highest(features, cosine, budget)
+
+
+def learn_align(features: Features, *, budget: int, seed: int) -> Ids:
+    """Success-rate learnability times gradient alignment (after LearnAlign, arXiv 2506.11480).
+
+    The score of sample i is the mean over j of ``v_i v_j cos(g_i, g_j)`` with v = p (1 - p), where
+    p is the share of its rollouts with a hit. The unit gradients take out the bias of their
+    lengths. The paper's formula could not be verified. Gradients are those of the LoRA weights,
+    else `rollout_gradient`, else `gradient`; a sample without a gradient has the score 0.
+    """
+    names = ("lora_gradient", "rollout_gradient", "gradient")
+    name = next((n for n in names if getattr(features, n) is not None), names[-1])
+    gradient = matrix(name, features.need(name, by="learn_align"))
+    length = norms(name, gradient)
+    rate = features.hits / np.maximum(features.rollouts, 1)
+    share = rate * (1 - rate) / np.where(length > 0, length, 1)
+    weighted = share[:, None] * gradient.astype(np.float64)
+    return _highest(features, weighted @ weighted.mean(0), budget)
 
 
 def clustered(
@@ -258,5 +292,7 @@ METHODS: dict[str, Callable[..., Ids]] = {
     "ccs": ccs,
     "less": less,
     "clustered": clustered,
+    "learn_align": learn_align,
+    "surrogate": surrogate,
 }
 """Names of ``selection.method``. `minirec.config.choices` reads them here."""

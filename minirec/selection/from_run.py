@@ -27,6 +27,7 @@ from minirec.selection.pipeline import (
 )
 from minirec.selection.readers import VECTORS
 from minirec.selection.summary import summary
+from minirec.selection.surrogate import counts_losses
 from minirec.selection.tables import read_features
 from minirec.store.run import Run
 from minirec.store.tables import read_array, read_table, write_table
@@ -51,6 +52,9 @@ def select(run: Run, config: Config, *, diversity: Diversity) -> dict[str, int]:
     settings = config.selection.model_copy(update={"budget": budget})
     lora, vectors = settings.needs_lora_gradients, vectors_read(settings)
     features = load_features(run, config.scoring, lora=lora, vectors=vectors)
+    if settings.method == "surrogate":
+        losses = counts_losses(run.path("corpus"), features.sample_id, seed=config.seed)
+        features = replace(features, surrogate_loss=losses)
     items = read_table(run.path("corpus", "items.parquet"), ["item_id"]).num_rows
     chance = chance_level(items, cutoff=config.reward.cutoff)
     say(f"chance level {chance:.4g}, the NDCG of a policy that ranks at random")
