@@ -15,6 +15,7 @@ from torch import Tensor
 from actors.training.items import shared_table
 from actors.training.live_pace import LivePace
 from actors.training.order import Batch, all_results
+from actors.training.paced import PULLS
 from actors.training.spec import TrainingSpec
 from actors.training.zero import of_rank_0, spread
 from minirec.corpus.table import Catalogue, Sample
@@ -123,6 +124,7 @@ class LiveOrder:
             CHOICE_TOKENS: tokens,
             "choice_prompts": len(rows),
             "choice_seconds": round(time.monotonic() - started, 3),
+            **({} if self.pace is None else self.pace.log(choice.rows)),
             **{
                 f"chosen_{why.replace(' ', '_')}": choice.reasons.count(why)
                 for why in self.selection.reasons
@@ -269,3 +271,5 @@ class LiveOrder:
     def finish(self, folder: Path) -> None:
         write_table(folder / CHOICES, self.record.table(without=self.batches))
         write_table(folder / LIFTS, lift_table(self.selection))
+        if self.pace is not None:
+            write_table(folder / PULLS, self.pace.pulls.table(self.selection.ids))

@@ -13,7 +13,14 @@ from actors.training.spec import TrainingSpec
 from actors.training.zero import of_rank_0
 from minirec.selection.checks import Floats
 from minirec.selection.clusters import cluster_space, clusters
-from minirec.selection.pace import Pulls, Rows, draw_arms, history_means, pace_seed
+from minirec.selection.pace import (
+    Pulls,
+    Rows,
+    arm_counts,
+    draw_arms,
+    history_means,
+    pace_seed,
+)
 
 
 class LivePace:
@@ -52,7 +59,12 @@ class LivePace:
     def learned(self, step: int, rows: Rows, lifts: Floats, signals: Floats) -> None:
         """Note the lifts and signals (P,) of the rows (P,) of a step."""
         assert self.arms is not None
-        self.pulls.add(step, self.arms[rows], lifts, signals)
+        self.pulls.add(step, rows, self.arms[rows], lifts, signals)
+
+    def log(self, rows: Rows) -> dict[str, int]:
+        """The clusters of the rows (P,) that a step took, for the log."""
+        assert self.arms is not None
+        return arm_counts(self.arms[rows], arms_in_all=self.settings.clusters)
 
     def state(self) -> dict[str, NDArray]:
         """For a checkpoint."""

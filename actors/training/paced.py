@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from actors.training.order import Batch, FixedOrder, Order, all_results
 from actors.training.spec import TrainingSpec
 from minirec.config.selection import SelectionConfig
-from minirec.corpus import schema
 from minirec.corpus.table import Sample
 from minirec.selection.learnability import chance_level, lift
-from minirec.selection.pace import Pulls, Rows, draw_arms, pace_seed
+from minirec.selection.pace import Pulls, Rows, arm_counts, draw_arms, pace_seed
 from minirec.store.files import atomic
 from minirec.store.tables import write_table
 
@@ -95,8 +93,7 @@ class PacedOrder:
             sizes=sizes,
         )
         self.rows[step] = np.array([self._next(arm) for arm in drawn.tolist()], np.int64)
-        counts = np.bincount(drawn, minlength=len(self.queues)).tolist()
-        return {f"arm_{arm}": count for arm, count in enumerate(counts)}
+        return arm_counts(drawn, arms_in_all=len(self.queues))
 
     def _next(self, arm: int) -> int:
         """The next row of an arm."""
@@ -111,7 +108,8 @@ class PacedOrder:
     def learned(self, step: int, own: Sequence[tuple[float, float, float]]) -> None:
         results = all_results(own)
         lifts = lift(results[:, 0], chance=self.chance)
-        self.pulls.add(step, self.arms[self.rows[step]], lifts, results[:, 2])
+        rows = self.rows[step]
+        self.pulls.add(step, rows, self.arms[rows], lifts, results[:, 2])
 
     def save(self, folder: Path) -> None:
         steps = sorted(self.rows)
@@ -129,13 +127,4 @@ class PacedOrder:
             self.pulls.restore({name: state[f"pulls_{name}"] for name in names})
 
     def finish(self, folder: Path) -> None:
-        steps = sorted(self.pulls.steps)
-        parts = [self.pulls.steps[step] for step in steps]
-        columns = {
-            "step": np.repeat(np.array(steps, np.int64), self.prompts),
-            "sample_id": self.order[np.concatenate([self.rows[step] for step in steps])],
-        }
-        for i, name in enumerate(("arm", "lift", "signal")):
-            columns[name] = np.concatenate([part[i] for part in parts])
-        found = {name: columns[name] for name in schema.PULLS.names}
-        write_table(folder / PULLS, pa.table(found, schema=schema.PULLS))
+        write_table(folder / PULLS, self.pulls.table(self.order))

@@ -70,6 +70,13 @@ class Config(Section):
                 f"selection.mode to static, or selection.method to value"
             )
         self._check_pace()
+        t = self.training
+        if self.reward.horizon > 1 and t.loss == "supervised" and t.item_loss == "softmax":
+            raise ValueError(
+                f"reward.horizon {self.reward.horizon} changes rewards, but training.loss "
+                f"supervised has none with item_loss softmax; set reward.horizon to 1, or "
+                f"training.item_loss to plackett_luce"
+            )
         supervised = self.selection.mode == "live" and self.training.loss == "supervised"
         if self.live.rule == "value" and (supervised or self.warm.live):
             raise ValueError(

@@ -12,12 +12,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
+from minirec.corpus import schema
 from minirec.rng import seed_of
 from minirec.selection.checks import Floats
 
 Rows = NDArray[np.int64]
+COLUMNS = ("row", "arm", "lift", "signal")
 
 
 @dataclass(frozen=True)
@@ -29,18 +32,19 @@ class ArmStats:
 
 
 class Pulls:
-    """The pulls of the steps so far: arms, lifts and signals, each (P,) of a step's prompts.
+    """The pulls of the steps so far: rows, arms, lifts and signals, each (P,) of a step's prompts.
 
+    row: of the prompt's sample, arm: its cluster.
     lift: mean lift of the rollouts of a prompt. signal: the standard deviation of their rewards,
     which is what GRPO can learn from.
     """
 
     def __init__(self) -> None:
-        self.steps: dict[int, tuple[Rows, Floats, Floats]] = {}
+        self.steps: dict[int, tuple[Rows, Rows, Floats, Floats]] = {}
 
-    def add(self, step: int, arms: Rows, lifts: Floats, signals: Floats) -> None:
+    def add(self, step: int, rows: Rows, arms: Rows, lifts: Floats, signals: Floats) -> None:
         """Note the results of a step."""
-        self.steps[step] = (arms, lifts, signals)
+        self.steps[step] = (rows, arms, lifts, signals)
 
     def stats(self, *, arms: int, before: int, memory: float, pace: str) -> ArmStats:
         """The arms after the steps below `before`.
@@ -53,7 +57,7 @@ class Pulls:
         count, value = np.zeros(arms), np.full(arms, np.nan)
         usual = np.full(arms, np.nan)
         for step in sorted(step for step in self.steps if step < before):
-            pulled, lifts, signals = self.steps[step]
+            _, pulled, lifts, signals = self.steps[step]
             times = np.bincount(pulled, minlength=arms)
             count = memory * count + times
             lift, signal = (
@@ -70,13 +74,27 @@ class Pulls:
         """For a checkpoint: the steps (S,), and (S, P) arrays."""
         steps = sorted(self.steps)
         found = {"steps": np.array(steps, np.int64)}
-        for i, name in enumerate(("arm", "lift", "signal")):
+        for i, name in enumerate(COLUMNS):
             found[name] = np.array([self.steps[step][i] for step in steps])
         return found
 
+    def table(self, ids: Rows) -> pa.Table:
+        """All pulls (`schema.PULLS`), in the order of training; ids (N,) are those of the rows."""
+        steps = sorted(self.steps)
+        flat = {
+            name: np.concatenate([self.steps[step][i] for step in steps])
+            for i, name in enumerate(COLUMNS)
+        }
+        counts = [len(self.steps[step][0]) for step in steps]
+        flat |= {
+            "step": np.repeat(np.array(steps, np.int64), counts),
+            "sample_id": ids[flat["row"]],
+        }
+        return pa.table({n: flat[n] for n in schema.PULLS.names}, schema=schema.PULLS)
+
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from a `state`."""
-        columns = zip(state["arm"], state["lift"], state["signal"], strict=True)
+        columns = zip(*(state[name] for name in COLUMNS), strict=True)
         self.steps = dict(zip(state["steps"].tolist(), columns, strict=True))
 
 
@@ -112,6 +130,12 @@ def draw_arms(
         given[arm] += 1
         found.append(arm)
     return np.array(found, np.int64)
+
+
+def arm_counts(arms: Rows, *, arms_in_all: int) -> dict[str, int]:
+    """The prompts of each of K arms in a step, for the log."""
+    counts = np.bincount(arms, minlength=arms_in_all).tolist()
+    return {f"arm_{arm}": count for arm, count in enumerate(counts)}
 
 
 def pace_seed(seed: int, step: int) -> int:

@@ -6,6 +6,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from minirec.config.run import Config
 from minirec.config.scoring import RewardConfig
 from minirec.config.training import TrainingConfig
 from minirec.corpus.following import following, with_following
@@ -150,5 +151,9 @@ def test_settings_that_make_no_sense_are_refused():
         TrainingConfig(item_loss="pairs", item_candidates="catalogue", item_refresh_steps=1)
     with pytest.raises(ValueError, match="set rankings to 8"):
         TrainingConfig(item_loss="pairs", rankings=7)
+    with pytest.raises(ValueError, match="changes rewards"):
+        Config.model_validate({"reward": {"horizon": 2}, "training": {"loss": "supervised"}})
+    lists = {"loss": "supervised", "item_loss": "pairs"}
+    assert Config.model_validate({"reward": {"horizon": 2}, "training": lists})
     assert "horizon" not in RewardConfig().settings()
     assert RewardConfig(horizon=2).settings()["horizon"] == 2

@@ -33,7 +33,13 @@ def test_draws_by_hand():
 def pulls(*steps):
     found = Pulls()
     for step, (arms, lifts, signals) in enumerate(steps):
-        found.add(step, np.array(arms), np.array(lifts, float), np.array(signals, float))
+        found.add(
+            step,
+            np.arange(len(arms)),
+            np.array(arms),
+            np.array(lifts, float),
+            np.array(signals, float),
+        )
     return found
 
 
@@ -63,8 +69,10 @@ def test_a_dead_cluster_is_left_by_signal_and_not_by_hard():
         for step in range(30):
             stats = found.stats(arms=2, before=step, memory=0.9, pace=pace)
             drawn = draw_arms(stats, places=8, noise=0.3, seed=step)
-            found.add(step, drawn, np.where(drawn, 0.5, 0.0), np.where(drawn, 0.3, 0.0))
-        late = np.concatenate([found.steps[step][0] for step in range(15, 30)])
+            found.add(
+                step, np.arange(8), drawn, np.where(drawn, 0.5, 0.0), np.where(drawn, 0.3, 0.0)
+            )
+        late = np.concatenate([found.steps[step][1] for step in range(15, 30)])
         assert (late == favourite).mean() > 0.6
 
 
