@@ -80,7 +80,9 @@ class LiveOrder:
         self.chance = chance_level(len(catalogue), cutoff=spec.reward.cutoff)
         self.selection = LiveSelection(spec.order, spec.live, seed=spec.seed, prompts=self.prompts)
         self.value = ValueRule(spec.live, spec.selection) if spec.live.rule == "value" else None
-        paced = spec.selection.curriculum == "self_paced"
+        # A warm start has no rewards, so its samples are not paced.
+        rewarded = spec.training.loss != "supervised"
+        paced = rewarded and spec.selection.curriculum == "self_paced"
         self.pace = LivePace(spec, [samples[i].history for i in spec.order]) if paced else None
         # A candidate that is not taken now is often a candidate of the next step.
         kept = 8 * spec.live.candidates * self.prompts
