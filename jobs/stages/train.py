@@ -189,7 +189,8 @@ def _train_live(work: Work) -> None:
     train_on(work, ids.tolist(), training=config.training, folder="policy", live=True, lifts=lifts)
     choices = read_table(run.path("policy", "choices.parquet"))
     write_table(run.path(LIVE), as_selection(choices))
-    for line in summary(choices, samples=len(ids), band=config.live.band):
+    skips = config.live.rule == "skip"
+    for line in summary(choices, samples=len(ids), band=config.live.band, skips=skips):
         run.say(f"train: {line}")
 
 

@@ -121,11 +121,13 @@ def as_selection(choices: pa.Table) -> pa.Table:
     )
 
 
-def summary(choices: pa.Table, *, samples: int, band: tuple[float, float]) -> list[str]:
-    """Sentences about choices in a corpus of `samples`, for the user."""
+def summary(
+    choices: pa.Table, *, samples: int, band: tuple[float, float], skips: bool = False
+) -> list[str]:
+    """Sentences about choices in a corpus of `samples`, for the user; `skips` for the rule skip."""
     ids, reasons = choices["sample_id"].to_numpy(), choices["reason"].to_pylist()
     prompts, distinct = len(ids), len(np.unique(ids))
-    if {ALIVE, RETRIED} & {*reasons}:
+    if skips:
         return [
             f"{prompts:,} prompts of {distinct:,} samples, {distinct / samples:.0%} of the corpus; "
             f"the rollouts of {reasons.count(ALIVE) / prompts:.0%} had differed before, "
