@@ -86,6 +86,8 @@ def training_settings(training: TrainingConfig) -> dict[str, Any]:
         left_out |= {"preference_beta", "preference_reference"}
     if training.item_negatives == 0:
         left_out.add("item_negatives")
+    if training.item_loss == "softmax":
+        left_out |= {"item_loss", "rankings", "ranking_depth", "ranking_temperature"}
     if not training.live_tokens:
         left_out.add("live_tokens")
     if training.expert == "none":

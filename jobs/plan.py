@@ -176,6 +176,9 @@ def _chosen_rows(config: Config, samples: int, about: str) -> list[Row]:
 def _live_rows(config: Config) -> list[Row]:
     """What live selection looks for, and what it measures at most."""
     live = config.live
+    if live.rule == "skip":
+        rule = f"skip, by the chance {live.explore:g} to the power of dead groups in a row"
+        return [("train", "live rule", rule), ("train", "measured, at most", "0")]
     low, high = live.band
     rule = f"{live.rule}, lift from {low:g} to {high:g}"
     most = f"{live.share:.0%} of the tokens of the training (live.share)"

@@ -24,6 +24,7 @@ from minirec.model.sharing import Sharing
 from minirec.model.tokens import StepTokens, refresh_steps
 from minirec.rl.candidates import Candidates, log_presence
 from minirec.rl.demonstrations import Demonstrations
+from minirec.rl.group import Group
 from minirec.rng import seed_of
 
 if TYPE_CHECKING:
@@ -143,7 +144,13 @@ class ItemSide:
                 vectors = shared_table(self.engine, [self.items[i] for i in ids.tolist()])
         vectors.requires_grad_(True)
         return Candidates(
-            ids, vectors, self._table, self.log_presence, len(self.items), demonstrations
+            ids,
+            vectors,
+            self._table,
+            self.log_presence,
+            len(self.items),
+            demonstrations,
+            seed_of(self.seed, "lists", step),
         )
 
     def largest_pass(self, candidates: Candidates) -> int:
@@ -209,6 +216,12 @@ def target_presence(
         return None
     targets = [samples[i].target for i in spec.order]
     return log_presence(targets, items=items, prompts=t.prompts_per_step)
+
+
+def asked_items(groups: Sequence[Group], training: TrainingConfig) -> list[int]:
+    """The targets of a step, and the other relevant items if its item loss draws lists."""
+    lists = training.item_loss != "softmax"
+    return [item for g in groups for item in (g.target, *(g.following if lists else ()))]
 
 
 def negatives(

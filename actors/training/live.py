@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from actors.training.items import shared_table
-from actors.training.order import Batch
+from actors.training.live_pace import LivePace
+from actors.training.order import Batch, all_results
+from actors.training.paced import PULLS
 from actors.training.spec import TrainingSpec
 from actors.training.zero import of_rank_0, spread
 from minirec.corpus.table import Catalogue, Sample
@@ -33,7 +34,7 @@ from minirec.selection.live import (
     Rows,
     ValueRule,
 )
-from minirec.selection.live_record import REASONS, Record, lift_table
+from minirec.selection.live_record import Record, lift_table
 from minirec.store.files import atomic
 from minirec.store.tables import write_table
 
@@ -79,6 +80,10 @@ class LiveOrder:
         self.chance = chance_level(len(catalogue), cutoff=spec.reward.cutoff)
         self.selection = LiveSelection(spec.order, spec.live, seed=spec.seed, prompts=self.prompts)
         self.value = ValueRule(spec.live, spec.selection) if spec.live.rule == "value" else None
+        # A warm start has no rewards, so its samples are not paced.
+        rewarded = spec.training.loss != "supervised"
+        paced = rewarded and spec.selection.curriculum == "self_paced"
+        self.pace = LivePace(spec, [samples[i].history for i in spec.order]) if paced else None
         # A candidate that is not taken now is often a candidate of the next step.
         kept = 8 * spec.live.candidates * self.prompts
         self._prompt = lru_cache(maxsize=kept)(self._encoded)
@@ -112,7 +117,8 @@ class LiveOrder:
         if len(rows):
             items = shared_table(self.policy, self.items) if table is None else table
             first = self._measure(rows, items, candidates)
-        choice = self.selection.choose(candidates, first=first)
+        drawn = None if self.pace is None else self.pace.drawn(step, table)
+        choice = self.selection.choose(candidates, first=first, drawn=drawn)
         self.tokens += tokens
         self.batches[step], self.passes[step] = choice.rows, candidates.at_pass
         self.record.add(step, self.selection, choice)
@@ -120,7 +126,11 @@ class LiveOrder:
             CHOICE_TOKENS: tokens,
             "choice_prompts": len(rows),
             "choice_seconds": round(time.monotonic() - started, 3),
-            **{f"chosen_{why.replace(' ', '_')}": choice.reasons.count(why) for why in REASONS},
+            **({} if self.pace is None else self.pace.log(choice.rows)),
+            **{
+                f"chosen_{why.replace(' ', '_')}": choice.reasons.count(why)
+                for why in self.selection.reasons
+            },
         }
 
     def _affordable(self, rows: Rows, candidates: Rows) -> tuple[Rows, int]:
@@ -215,18 +225,18 @@ class LiveOrder:
         ids = self.selection.ids[self.batches[step]].tolist()
         return [(step * self.prompts + i, self.samples[number]) for i, number in enumerate(ids)]
 
-    def learned(self, step: int, own: Sequence[tuple[float, float]]) -> None:
+    def learned(self, step: int, own: Sequence[tuple[float, float, float]]) -> None:
         """Note the lifts of the rollouts of a step. All ranks learn about all groups."""
-        parts = [[*own]]
-        if dist.get_world_size() > 1:
-            parts = [[] for _ in range(dist.get_world_size())]
-            dist.all_gather_object(parts, own)
-        gains = np.array([one for part in parts for one in part]).reshape(-1, 2)
+        gains = all_results(own)
         rows, at_pass = self.batches.pop(step), self.passes.pop(step)
         if len(gains):
             lifts = lift(gains[:, 0], chance=self.chance)
             self.selection.see(ROLLOUTS, rows, lifts, at_pass=at_pass)
+            floor = self.objective.training.advantage_floor
+            self.selection.see_spread(rows, gains[:, 2], floor=floor)
             self.record.reward(step, lifts, gains[:, 1])
+            if self.pace is not None:
+                self.pace.learned(step, rows, lifts, gains[:, 2])
 
     def save(self, folder: Path) -> None:
         state = {f"selection_{k}": v for k, v in self.selection.state().items()}
@@ -236,13 +246,15 @@ class LiveOrder:
         state["tokens"] = np.array(self.tokens)
         if self.value is not None:
             state["mean"] = self.value.mean
+        if self.pace is not None:
+            state |= {f"pace_{k}": v for k, v in self.pace.state().items()}
         with atomic(folder / STATE) as file:
             np.savez(file, **state)
 
     def restore(self, folder: Path) -> None:
         with np.load(folder / STATE) as state:
             parts: dict[str, dict[str, Any]] = {
-                name: {} for name in ("selection", "record", "batch", "pass")
+                name: {} for name in ("selection", "record", "batch", "pass", "pace")
             }
             for key in state.files:
                 head, _, name = key.partition("_")
@@ -253,9 +265,13 @@ class LiveOrder:
                 self.value.mean = state["mean"]
         self.selection.restore(parts["selection"])
         self.record.restore(parts["record"])
+        if self.pace is not None:
+            self.pace.restore(parts["pace"])
         self.batches = {int(step): rows for step, rows in parts["batch"].items()}
         self.passes = {int(step): int(number) for step, number in parts["pass"].items()}
 
     def finish(self, folder: Path) -> None:
         write_table(folder / CHOICES, self.record.table(without=self.batches))
         write_table(folder / LIFTS, lift_table(self.selection))
+        if self.pace is not None:
+            write_table(folder / PULLS, self.pace.pulls.table(self.selection.ids))

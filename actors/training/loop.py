@@ -23,11 +23,12 @@ from actors.training.checkpoints import newest_checkpoint, save_checkpoint
 from actors.training.division import Passes
 from actors.training.drift import keep_start, kl_sums, start_logprobs
 from actors.training.expert import Demonstrator
-from actors.training.items import ItemSide, step_tokens, target_presence
+from actors.training.items import ItemSide, asked_items, step_tokens, target_presence
 from actors.training.live import CHOICE_TOKENS, LiveOrder
 from actors.training.log import TrainingLog, means, mismatch
 from actors.training.lookahead import Lookahead
-from actors.training.order import FixedOrder, Order, summed
+from actors.training.order import Order, summed
+from actors.training.paced import static_order
 from actors.training.reset import Reset
 from actors.training.spec import TrainingSpec
 from actors.training.update import optimizer_step, set_learning_rate
@@ -40,7 +41,8 @@ from actors.training.validation import (
     weights_after,
 )
 from actors.training.zero import barrier, of_rank_0, training_engine
-from minirec.corpus.table import Sample, SampleFile, load_catalogue
+from minirec.corpus.following import with_following
+from minirec.corpus.table import SampleFile, load_catalogue
 from minirec.corpus.weights import load_factors
 from minirec.model.hub import downloaded
 from minirec.model.recommender import Encoder, trainable_policy
@@ -97,8 +99,8 @@ class Worker:
         model_path = fetch(downloaded(spec.model_path))
         self.encoder = Encoder.load(model_path, spec.model, category=self.catalogue.category)
         self.items = self.encoder.items(self.catalogue)
-        samples = SampleFile(corpus, "train").find(set(spec.order))
-        self.samples: dict[int, Sample] = {sample.sample_id: sample for sample in samples}
+        found = {s.sample_id: s for s in SampleFile(corpus, "train").find(set(spec.order))}
+        self.samples = with_following(found, corpus, horizon=spec.reward.horizon)
         policy = trainable_policy(
             model_path,
             spec.model,
@@ -156,10 +158,7 @@ class Worker:
     def _order(self) -> Order:
         spec = self.spec
         if spec.live is None:
-            t = spec.training
-            return FixedOrder(
-                spec.order, self.samples, prompts=t.prompts_per_step, replays=t.replays
-            )
+            return static_order(spec, self.samples, items=len(self.items))
         return LiveOrder(
             spec,
             policy=self.engine,
@@ -181,7 +180,8 @@ class Worker:
         chosen = summed([self.order.prepare(one, table) for one in ahead])
         groups, times = self._roll_out(step)
         shown = self.demonstrator.of(step, groups, spent=self.share_spent())
-        candidates = self.item_side.candidates(step, (g.target for g in groups), shown)
+        asked = asked_items(groups, self.spec.training)
+        candidates = self.item_side.candidates(step, asked, shown)
         objective = self._objective(step)
         largest = self.item_side.largest_pass(candidates)
         counts, micro_batches = counted(groups), self.passes.divide(groups, beside=largest)
@@ -191,7 +191,7 @@ class Worker:
         )
         measured = self.spec.training.measures_kl(step)
         sums = kl_sums(self.engine, divided) if measured else {}
-        learned: dict[int, tuple[float, float]] = {}
+        learned: dict[int, tuple[float, float, float]] = {}
         update = self.spec.training.update
         for numbers, micro in micro_batches:
             with torch.set_grad_enabled(update):

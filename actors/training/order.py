@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+import torch.distributed as dist
 from torch import Tensor
 
 from minirec.corpus.table import Sample
@@ -25,6 +27,15 @@ def summed(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def all_results(own: Sequence[tuple[float, float, float]]) -> np.ndarray:
+    """The results (P, 3) of the groups of all ranks, see `Order.learned`; all ranks must call."""
+    parts = [[*own]]
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        parts = [[] for _ in range(dist.get_world_size())]
+        dist.all_gather_object(parts, [*own])
+    return np.array([one for part in parts for one in part], np.float64).reshape(-1, 3)
+
+
 class Order(Protocol):
     """Says which samples a step trains. All ranks make the same calls."""
 
@@ -37,8 +48,9 @@ class Order(Protocol):
     def batch(self, step: int) -> Batch:
         """The samples of a step that has been prepared."""
 
-    def learned(self, step: int, own: Sequence[tuple[float, float]]) -> None:
-        """Note the mean NDCG and reward of each group of this rank; nothing without rollouts."""
+    def learned(self, step: int, own: Sequence[tuple[float, float, float]]) -> None:
+        """Note the mean NDCG, the mean reward and the standard deviation of the rewards of each
+        group of this rank; nothing without rollouts."""
 
     def save(self, folder: Path) -> None:
         """Add the state to a checkpoint; only rank 0 calls it."""
@@ -78,7 +90,7 @@ class FixedOrder:
         positions = range(number * self.prompts, (number + 1) * self.prompts)
         return [(p, self.samples[self.order[p % len(self.order)]]) for p in positions]
 
-    def learned(self, step: int, own: Sequence[tuple[float, float]]) -> None:
+    def learned(self, step: int, own: Sequence[tuple[float, float, float]]) -> None:
         pass
 
     def save(self, folder: Path) -> None:

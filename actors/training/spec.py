@@ -22,7 +22,8 @@ class TrainingSpec:
     prompts_per_call: None: each engine gets an equal share of a step.
     pool: None if `training.loss` needs no rollouts.
     saves_rollouts: whether the folder keeps the rollouts of each step.
-    live, selection: of a training with live selection, else None.
+    live: of a training with live selection, else None. selection: of such a training, or with arms.
+    arms: for the self-paced curriculum, the cluster of each sample of `order`.
     lifts: sample_id, lift of the forced answer and mean lift of the rollouts (NaN if unknown) of
         samples that were scored, for `live`.
     """
@@ -47,3 +48,4 @@ class TrainingSpec:
     selection: SelectionConfig | None = None
     saves_rollouts: bool = False
     lifts: Sequence[tuple[int, float, float]] = ()
+    arms: Sequence[int] = ()

@@ -9,7 +9,7 @@ import pyarrow as pa
 from minirec.config.run import Config
 from minirec.corpus import schema
 from minirec.errors import ArtifactError, ConfigError
-from minirec.selection.pipeline import Say, ordered, pick, score_samples
+from minirec.selection.pipeline import Say, arms_of, ordered, pick, score_samples
 from minirec.selection.summary import summary
 from minirec.selection.tables import read_features
 from minirec.store.tables import write_table
@@ -43,7 +43,8 @@ def select_table(
     settings = config.selection
     scores, pool = score_samples(features, settings, chance=chance, say=say)
     picks = pick(features, scores["value"], pool, settings, seed=config.seed, say=say)
-    selection = ordered(scores, picks, settings, seed=config.seed)
+    arms = arms_of(features, settings, seed=config.seed)
+    selection = ordered(scores, picks, settings, seed=config.seed, arms=arms)
     (out / OUTPUTS[-1]).unlink(missing_ok=True)  # an old selection does not match new scores
     write_table(out / OUTPUTS[0], pa.table(scores, schema=schema.SCORES))
     try:

@@ -65,7 +65,7 @@ SELECT = Stage(
     outputs=("scores.parquet", "selection.parquet"),
     settings=lambda run, config: {
         "seed": config.seed,
-        "selection": config.selection.model_dump(mode="json", exclude={"shards", "device"}),
+        "selection": config.selection.choosing(),
         "reward": config.reward.settings(),
     },
     body=_body,

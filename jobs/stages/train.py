@@ -39,6 +39,7 @@ def train_on(
     folder: str,
     live: bool = False,
     lifts: Sequence[tuple[int, float, float]] = (),
+    arms: Sequence[int] = (),
 ) -> None:
     """Train on samples in this order; write ``adapter`` and ``log.jsonl`` into the folder.
 
@@ -48,7 +49,7 @@ def train_on(
         order: sample_ids of the train split.
         folder: ``warm``, ``proxy`` or ``policy``, below the run directory.
         live: each step chooses its samples from all in `order`; writes ``choices.parquet``.
-        lifts: known lifts of samples, see `TrainingSpec`.
+        lifts, arms: known lifts and clusters of samples, see `TrainingSpec`.
 
     Raises:
         EngineError: a worker failed too often, engine and trainer disagree, or a stop file ended
@@ -100,8 +101,9 @@ def train_on(
         zero_stage=config.resources.zero_stage,
         prior=prior_folder(run, config, training.start),
         live=config.live if live else None,
-        selection=config.selection if live else None,
+        selection=config.selection if live or arms else None,
         lifts=lifts,
+        arms=arms,
     )
     if not intact(path / "adapter", check_folder, say=run.say):
         _check_checkpoints(path, workers, spec.zero_stage)
@@ -169,7 +171,9 @@ def _body(work: Work) -> None:
         return
     selection = read_table(run.path("selection.parquet")).sort_by("rank")
     order = selection["sample_id"].to_pylist()
-    train_on(work, order, training=config.training, folder="policy")
+    paced = config.selection.curriculum == "self_paced"
+    arms = selection["group"].to_pylist() if paced else ()
+    train_on(work, order, training=config.training, folder="policy", arms=arms)
 
 
 def _train_live(work: Work) -> None:
@@ -185,12 +189,14 @@ def _train_live(work: Work) -> None:
     train_on(work, ids.tolist(), training=config.training, folder="policy", live=True, lifts=lifts)
     choices = read_table(run.path("policy", "choices.parquet"))
     write_table(run.path(LIVE), as_selection(choices))
-    for line in summary(choices, samples=len(ids), band=config.live.band):
+    skips = config.live.rule == "skip"
+    for line in summary(choices, samples=len(ids), band=config.live.band, skips=skips):
         run.say(f"train: {line}")
 
 
 def _settings(run: Run, config: Config) -> dict[str, Any]:
     settings = policy_settings(config) | {"training": training_settings(config.training)}
+    settings |= config.selection.pacing()
     if config.selection.mode == "live":
         settings["live"] = live_settings(config) | {"budget": config.selection.budget}
     if config.rollout.replay:

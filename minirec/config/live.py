@@ -12,9 +12,10 @@ from minirec.config.section import Section
 class LiveConfig(Section):
     """Live selection (method, section 12)."""
 
-    rule: Literal["band", "value"] = "band"
+    rule: Literal["band", "value", "skip"] = "band"
     """band takes samples whose lift is inside the band; value also ranks those of them that a step
-    has measured, by learnability, representativeness and diversity."""
+    has measured, by learnability, representativeness and diversity; skip measures nothing, and
+    passes over samples whose rollouts earned the same when they were last trained."""
     band: tuple[float, float] = (0.02, 0.98)
     """Lowest and highest lift of a sample that is trained; samples below are hopeless for the
     policy of the moment, samples above are solved."""
@@ -25,7 +26,9 @@ class LiveConfig(Section):
     decay: float = Field(0.7, ge=0, lt=1)
     """Weight of the past in the remembered lift of a sample's rollouts."""
     explore: float = Field(0.5, ge=0, le=1)
-    """For the rule value: share of the prompts of a step that the rule band chooses."""
+    """For the rule value: share of the prompts of a step that the rule band chooses. For the rule
+    skip: chance of a sample whose rollouts earned the same once; after n times in a row it is the
+    n-th power."""
     scores: bool = False
     """Whether the lifts of a scoring pass are known from the start; the run then scores first."""
 

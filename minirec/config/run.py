@@ -69,6 +69,14 @@ class Config(Section):
                 f"samples before the training, but selection.mode live chooses in each step; set "
                 f"selection.mode to static, or selection.method to value"
             )
+        self._check_pace()
+        t = self.training
+        if self.reward.horizon > 1 and t.loss == "supervised" and t.item_loss == "softmax":
+            raise ValueError(
+                f"reward.horizon {self.reward.horizon} changes rewards, but training.loss "
+                f"supervised has none with item_loss softmax; set reward.horizon to 1, or "
+                f"training.item_loss to plackett_luce"
+            )
         supervised = self.selection.mode == "live" and self.training.loss == "supervised"
         if self.selection.mode == "live" and self.training.replays > 1:
             raise ValueError(
@@ -80,6 +88,11 @@ class Config(Section):
             raise ValueError(
                 "live.rule value compares the samples that a step has measured, but supervised "
                 "training measures in few steps; set live.rule to band"
+            )
+        if self.live.rule == "skip" and (supervised or self.warm.live):
+            raise ValueError(
+                "live.rule skip passes over samples whose rollouts earned the same, but supervised "
+                "training has no rollouts; set live.rule to band, or warm.live to false"
             )
         budget, scored = self.selection.budget, self.scoring.samples
         chosen = self.selection.mode == "static" and self.selection.method != "full"
@@ -113,6 +126,26 @@ class Config(Section):
             if self.resources.training_workers != "auto":
                 training.check_workers(self.resources.training_workers)
         return self
+
+    def _check_pace(self) -> None:
+        if self.selection.curriculum != "self_paced":
+            return
+        name = "selection.curriculum self_paced"
+        if self.training.loss == "supervised":
+            raise ValueError(
+                f"{name} learns from the rewards of rollouts, but training.loss supervised has "
+                f"none; set selection.curriculum to shuffled"
+            )
+        if self.training.item_candidates == "corrected":
+            raise ValueError(
+                f"{name} trains some samples more often than others, but "
+                f"training.item_candidates corrected counts with equal chances; set it to batch"
+            )
+        if self.selection.mode == "live" and self.live.rule == "value":
+            raise ValueError(
+                f"{name} and live.rule value would both choose the samples of a step; set "
+                f"live.rule to band"
+            )
 
     @property
     def scores(self) -> bool:

@@ -26,6 +26,10 @@ class RewardConfig(Section):
     """Numeric column of the catalogue, such as a price or a margin, in proportion to which a target
     counts in rewards, losses and value@10; null weights all targets alike."""
 
+    horizon: int = Field(1, ge=1)
+    """Next items of a user in the train split that count as relevant in the reward of a training
+    rollout; 1 counts the target alone."""
+
     @field_validator("item_weight")
     @classmethod
     def _column(cls, column: str | None) -> str | None:
@@ -39,6 +43,8 @@ class RewardConfig(Section):
     def settings(self) -> dict[str, Any]:
         """The settings that a fingerprint covers: those that have an effect."""
         unset = set() if self.item_weight else {"item_weight"}
+        if self.horizon == 1:
+            unset.add("horizon")
         return self.model_dump(mode="json", exclude=unset)
 
 

@@ -9,8 +9,10 @@ from pydantic import Field, field_validator
 from minirec.config.choices import Curriculum, Learnability, Method
 from minirec.config.section import Section, counted, share_or_count
 
-ONE_GROUP = ("easy_to_hard", "hard_to_easy", "shuffled")
+ONE_GROUP = ("easy_to_hard", "hard_to_easy", "shuffled", "self_paced")
 """Curricula that do not use ``selection.groups``."""
+PACE = {"pace", "pace_noise", "pace_memory"}
+"""Settings of ``self_paced`` that act in the training."""
 
 
 class SelectionConfig(Section):
@@ -51,6 +53,18 @@ class SelectionConfig(Section):
     groups: int = Field(4, ge=1)
     """Number of groups K of the grouped curriculum, or of a curriculum of your own."""
 
+    clusters: int = Field(10, ge=1)
+    """Clusters of samples that the method clustered and the curriculum self_paced make."""
+    difficulty_weight: float = Field(1.0, ge=0)
+    """Weight of the mean reward beside the embedding when samples are clustered."""
+    pace: Literal["signal", "hard", "progress"] = "signal"
+    """What makes self_paced take a cluster: that the rollouts of a prompt differ in reward, that
+    the policy fails on it, or that its results change."""
+    pace_noise: float = Field(0.3, ge=0)
+    """Standard deviation of the draws of self_paced for a cluster that it has not tried."""
+    pace_memory: float = Field(0.9, ge=0, lt=1)
+    """Weight of the past in what self_paced knows of a cluster, in each step."""
+
     @field_validator("budget", mode="before")
     @classmethod
     def _budget(cls, budget: Any) -> Any:
@@ -60,6 +74,25 @@ class SelectionConfig(Section):
     def curriculum_groups(self) -> int:
         """Groups of the order of training; the orders of `ONE_GROUP` have one."""
         return 1 if self.curriculum in ONE_GROUP else self.groups
+
+    @property
+    def clusters_samples(self) -> bool:
+        """Whether clusters of samples are read."""
+        return self.method == "clustered" or self.curriculum == "self_paced"
+
+    def choosing(self) -> dict[str, Any]:
+        """The settings that a static selection depends on, and that have an effect."""
+        unused = {"shards", "device", *PACE}
+        if not self.clusters_samples:
+            unused |= {"clusters", "difficulty_weight"}
+        return self.model_dump(mode="json", exclude=unused)
+
+    def pacing(self) -> dict[str, Any]:
+        """The settings of `self_paced` that a training depends on; empty for another curriculum."""
+        if self.curriculum != "self_paced":
+            return {}
+        live = {"clusters"} if self.mode == "live" else set()
+        return {"pace": self.model_dump(mode="json", include=live | PACE)}
 
     @property
     def needs_lora_gradients(self) -> bool:

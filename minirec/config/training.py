@@ -109,6 +109,15 @@ class TrainingConfig(Section):
     item_refresh_steps: PositiveInt | Literal["auto"] = "auto"
     """Steps between updates of the item vectors for the ranking of rollouts; auto takes as many as
     keep their encoding at a quarter of the cost of a step, but at most checkpoint_steps."""
+    item_loss: Literal["softmax", "plackett_luce", "pairs"] = "softmax"
+    """softmax raises the target's probability; plackett_luce and pairs draw lists of the candidates
+    and raise the better ones, in groups without any spread of rewards too."""
+    rankings: int = Field(8, ge=2)
+    """Lists that are drawn for each prompt; has no effect with item_loss softmax."""
+    ranking_depth: int = Field(10, ge=1)
+    """Places of a drawn list; a target beyond them earns nothing."""
+    ranking_temperature: float = Field(0.1, gt=0)
+    """Temperature of the scores from which lists are drawn; a higher one spreads them more."""
     checkpoint_steps: int = Field(10, ge=1)
     """Steps between checkpoints."""
     max_failures: int = Field(3, ge=0)
@@ -175,6 +184,17 @@ class TrainingConfig(Section):
                 f"item_negatives {_shown(self.item_negatives)} joins the targets of a step, but "
                 f"item_candidates {self.item_candidates} does not count with other items; set "
                 f"item_candidates to batch or item_negatives to 0"
+            )
+        if self.item_loss != "softmax" and self.item_candidates == "catalogue":
+            raise ValueError(
+                f"item_loss {self.item_loss} draws lists of {self.ranking_depth} candidates, of "
+                f"which hardly any holds the target with item_candidates catalogue; set "
+                f"item_candidates to batch"
+            )
+        if self.item_loss == "pairs" and self.rankings % 2:
+            raise ValueError(
+                f"item_loss pairs compares lists in pairs, but rankings {self.rankings} is odd; "
+                f"set rankings to {self.rankings + 1}"
             )
         if self.loss == "supervised" and self.staleness:
             raise ValueError(

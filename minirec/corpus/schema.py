@@ -92,6 +92,16 @@ LIFTS = _schema(
 """What live selection knew about each sample at its end: whether its stream had reached the sample,
 the newest lift of its forced answer, and the decayed mean lift of its rollouts; NaN if unknown."""
 
+PULLS = _schema(
+    step=pa.int64(),
+    arm=pa.int64(),
+    sample_id=pa.int64(),
+    lift=pa.float64(),
+    signal=pa.float64(),
+)
+"""A prompt that the self-paced curriculum trained, in order: its cluster (`arm`), the mean lift of
+its rollouts, and the standard deviation of their rewards (`signal`)."""
+
 RANKS = _schema(policy=pa.string(), split=pa.string(), sample_id=pa.int64(), rank=pa.int32())
 """Rank of the target in the full catalogue, 1 is best."""
 

@@ -26,13 +26,15 @@ class Sample:
     """One target interaction.
 
     history: item ids, oldest first. same_time: other items of the same user and time, if
-    `corpus.same_time` excludes these from the history.
+    `corpus.same_time` excludes these from the history. following: later items of the user that are
+    relevant too (`minirec.corpus.following`); no file holds them.
     """
 
     sample_id: int
     history: list[int]
     target: int
     same_time: list[int] = field(default_factory=list)
+    following: list[int] = field(default_factory=list)
 
     @property
     def excluded(self) -> list[int]:

@@ -16,6 +16,8 @@ WORDS = {
     "value": "its value was among the highest of those measured",
     "unknown": "none of its lifts was known yet",
     "nearest": "its lifts were outside the band, but too few candidates were inside",
+    "alive": "its rollouts had differed in reward before",
+    "retried": "its rollouts had all earned the same, and it was tried again",
 }
 """Why a sample was taken, in words."""
 NEVER = {

@@ -128,14 +128,22 @@ def _chosen_live(config: Config, steps: int) -> list[str]:
     live, training = config.live, config.training
     start = "the base model" if training.start == "base" else f"the adapter of `{training.start}`"
     value = " The rule also ranks by learnability, representativeness and diversity."
+    took = (
+        f"A sample was taken if its lift was in the band from {live.band[0]:g} to "
+        f"{live.band[1]:g}, then if its lift was unknown, and otherwise only where there were too "
+        f"few.{value if live.rule == 'value' else ''} The lift is the NDCG of the target above "
+        f"chance, right after the prompt or in the rollouts."
+    )
+    if live.rule == "skip":
+        took = (
+            f"A sample whose rollouts had all earned the same n times in a row was taken with the "
+            f"chance {live.explore:g} to the power n."
+        )
     return [
         f"Chosen live by MiniRec (`selection.mode=live`, `live.rule={live.rule}`, preset "
         f"`{config.preset}`, seed {config.seed}): each of {steps:,} training steps took its "
         f"{training.prompts_per_step} prompts for the policy of that moment. The policy was "
-        f"{config.model.name} with LoRA, trained from {start}. A sample was taken if its lift was "
-        f"in the band from {live.band[0]:g} to {live.band[1]:g}, then if its lift was unknown, and "
-        f"otherwise only where there were too few.{value if live.rule == 'value' else ''} The lift "
-        f"is the NDCG of the target above chance, right after the prompt or in the rollouts.",
+        f"{config.model.name} with LoRA, trained from {start}. {took}",
         "The file has a row for each sample that was trained, in the order of first training. "
         "Another trainer has no live selection: it trains this subset statically, so train without "
         "shuffling. What was learnable for the policy above may be solved or hopeless for yours.",

@@ -159,6 +159,7 @@ class Encoder:
             rollout_logprobs=[r.logprobs for r in rollouts],
             history=sample.history,
             sample_id=sample.sample_id,
+            following=sample.following,
         )
 
 

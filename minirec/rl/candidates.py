@@ -28,7 +28,8 @@ class Candidates:
     ids (U,) int64; vectors (U, d) float32, unit norm, by the current policy; table (V, d) float32
     without gradient, None where `TrainingConfig.reads_table` is False; log_presence (V,) float32,
     only for `item_candidates: corrected`; items: V, needed without a table; demonstrations: of an
-    expert, whose items are among the ids. All rows of the table
+    expert, whose items are among the ids; seed: of the lists that the step draws
+    (`minirec.rl.ranking`). All rows of the table
     come from the policy of the last refresh. Newer vectors of the targets alone would rank too
     high, because they have moved together with the prompts.
     """
@@ -39,6 +40,7 @@ class Candidates:
     log_presence: Tensor | None = None
     items: int | None = None
     demonstrations: Demonstrations | None = None
+    seed: int = 0
 
     @property
     def catalogue_size(self) -> int:

@@ -18,6 +18,7 @@ class Group:
     rollout_logprobs: log-probabilities of the written tokens when the engine wrote them.
     rewards: of the rollouts, if known.
     history, sample_id: of the sample, for the collaborative prior.
+    following: later items of the user that are relevant too (`reward.horizon`).
     """
 
     prompt: list[int]
@@ -29,6 +30,7 @@ class Group:
     rewards: list[float] = field(default_factory=list)
     history: list[int] = field(default_factory=list)
     sample_id: int = -1
+    following: list[int] = field(default_factory=list)
 
     @property
     def sequences(self) -> list[list[int]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -20,9 +20,11 @@ from minirec.prior.prior import Prior
 from minirec.rl import grpo
 from minirec.rl.candidates import CANDIDATES, Candidates
 from minirec.rl.group import Group, written_tokens
+from minirec.rl.horizon import graded, relevant_items
 from minirec.rl.imitation import weighted_imitation
 from minirec.rl.preference import pair_loss
 from minirec.rl.ranker import Ranker, Targets
+from minirec.rl.ranking import LIST_LOSSES, ranking_loss, uniforms
 from minirec.rl.replay import best_loss
 from minirec.rl.reward import RewardFunction, ndcg
 
@@ -78,7 +80,7 @@ class Rollouts:
     behaviour: Tensor
     rollout: Tensor
     targets: Targets
-    sample_ids: list[int] = field(default_factory=list)
+    sample_ids: Sequence[int] = ()
     reference: Tensor | None = None
 
 
@@ -98,9 +100,11 @@ class Rewards:
     sums: dict[str, float]
 
     @property
-    def means(self) -> list[tuple[float, float]]:
-        """Mean NDCG and mean reward of each group."""
-        return list(zip(self.ndcg.mean(1).tolist(), self.reward.mean(1).tolist(), strict=True))
+    def means(self) -> list[tuple[float, float, float]]:
+        """Mean NDCG, mean reward and standard deviation of the rewards of each group."""
+        spread = self.reward.std(1, correction=0)
+        columns = (self.ndcg.mean(1), self.reward.mean(1), spread)
+        return list(zip(*(column.tolist() for column in columns), strict=True))
 
 
 @dataclass(frozen=True)
@@ -190,12 +194,16 @@ def forward(
 def reward(rollouts: Rollouts, *, table: Tensor, objective: Objective) -> Rewards:
     """Rank the target of each rollout in `table` (V, d), and compute rewards and advantages."""
     t = objective.training
-    ranking = Ranker(table, objective.temperature).rank(
-        rollouts.hidden.detach().flatten(0, 1), rollouts.targets
-    )
+    ranker, hidden = Ranker(table, objective.temperature), rollouts.hidden.detach().flatten(0, 1)
+    ranking = ranker.rank(hidden, rollouts.targets)
     cutoff = min(objective.cutoff, len(table))
     shape = rollouts.hidden.shape[:2]
-    plain = objective.reward(ranking, cutoff).view(shape)
+    if rollouts.targets.following is None:
+        plain = objective.reward(ranking, cutoff).view(shape)
+    else:
+        plain = graded(
+            ranker, hidden, rollouts.targets, reward=objective.reward, cutoff=cutoff
+        ).view(shape)
     dead = is_dead(plain, floor=t.advantage_floor)
     advantage = grpo.advantages(plain, floor=t.advantage_floor, scale=t.scale_advantage)
     factor = objective.factor(rollouts.targets.target)[:, None]
@@ -231,6 +239,8 @@ def item_loss(
     best = grpo.best_rollouts(rewards.reward)
     rows = torch.arange(len(best), device=best.device)
     hidden, advantage = rollouts.hidden[rows, best], rewards.advantage[rows, best]
+    if objective.training.item_loss in LIST_LOSSES:
+        return _list_loss(hidden, rollouts.targets, rollouts.sample_ids, candidates, objective)
     return _item_loss(hidden, advantage, rollouts.targets, candidates, objective)
 
 
@@ -251,11 +261,14 @@ def supervised_loss(
     targets = Targets.of(
         groups, items=candidates.catalogue_size, device=hidden.device, prior=objective.prior
     )
-    weight = objective.factor(targets.target).to(hidden)
-    found = _item_loss(hidden, weight, targets, candidates, objective)
+    ids = [group.sample_id for group in groups]
+    if objective.training.item_loss in LIST_LOSSES:
+        found = _list_loss(hidden, targets, ids, candidates, objective)
+    else:
+        weight = objective.factor(targets.target).to(hidden)
+        found = _item_loss(hidden, weight, targets, candidates, objective)
     if candidates.demonstrations is None:
         return found
-    ids = [group.sample_id for group in groups]
     shown = _expert_loss(hidden, ids, targets, candidates, objective)
     return Loss(found.total + shown.total, found.sums | shown.sums, "groups")
 
@@ -354,6 +367,54 @@ def token_figures(
     names = ("abs_log_ratio", "token_entropy")
     found = token_loss(rollouts, rewards, _, objective)
     return Loss(torch.zeros_like(found.total), {n: found.sums[n] for n in names}, "tokens")
+
+
+def _list_loss(
+    hidden: Tensor,
+    targets: Targets,
+    sample_ids: Sequence[int],
+    candidates: Candidates,
+    objective: Objective,
+) -> Loss:
+    """The loss of lists drawn at hidden states (P, d), times the factors of the targets.
+
+    The scores are those of the softmax, prior and correction included, at another temperature. At
+    that of the softmax nearly all lists would be alike.
+    """
+    t = objective.training
+    rivals = CANDIDATES[t.item_candidates](candidates, targets)
+    scores = torch.nn.functional.normalize(hidden, dim=-1) @ rivals.vectors.T
+    scores = scores / objective.temperature
+    if rivals.offset is not None:
+        scores = scores + rivals.offset
+    flat = scores * (objective.temperature / t.ranking_temperature)
+    found = ranking_loss(
+        flat.masked_fill(rivals.excluded, -torch.inf),
+        relevant=_places(relevant_items(targets), candidates.ids),
+        uniforms=uniforms(
+            candidates.seed, sample_ids, samples=t.rankings, candidates=scores.shape[1]
+        ),
+        depth=t.ranking_depth,
+        reward=objective.reward,
+        cutoff=min(objective.cutoff, t.ranking_depth),
+        kind=t.item_loss,
+        floor=t.advantage_floor,
+        scale=t.scale_advantage,
+    )
+    total = (objective.factor(targets.target).to(hidden) * found.loss).sum()
+    spread = found.rewards.max(1).values - found.rewards.min(1).values
+    sums = {
+        "item_loss": float(total.detach()),
+        "list_reward": float(found.rewards.mean(1).sum()),
+        "live_lists": float((spread >= t.advantage_floor).sum()),
+    }
+    return Loss(total, sums, "groups")
+
+
+def _places(items: Tensor, ids: Tensor) -> Tensor:
+    """(P, n) int64 positions of items (P, n) among ascending ids (U,); -1 for those not there."""
+    place = torch.searchsorted(ids, items.clamp_min(0)).clamp_max(len(ids) - 1)
+    return torch.where(ids[place] == items, place, torch.full_like(place, -1))
 
 
 LOSSES = (token_loss, item_loss)

@@ -27,11 +27,14 @@ class Targets:
     """B targets (B,) int64, and the excluded items of each, (B, V).
 
     prior: (B, V) float32, added to the scores of the policy; None: nothing is added.
+    following: (B, n - 1) int64, the later items that count as relevant too, -1 in rows with fewer;
+        None: the target alone is relevant.
     """
 
     target: Tensor
     excluded: Cells
     prior: Cells | None = None
+    following: Tensor | None = None
 
     @classmethod
     def of(
@@ -51,12 +54,15 @@ class Targets:
         excluded = Cells.excluded([one.excluded for one in asked], ids, catalogue=items)
         scores = None if prior is None else Cells.of(prior(asked)).to(device)
         target = torch.tensor(ids, dtype=torch.int64)
-        return cls(target.to(device), excluded.to(device), scores)
+        following = _padded([one.following for one in asked])
+        later = None if following is None else following.to(device)
+        return cls(target.to(device), excluded.to(device), scores, later)
 
     def take(self, rows: Tensor) -> Targets:
         """The targets of rows (n,) int64."""
         prior = None if self.prior is None else self.prior.take(rows)
-        return Targets(self.target[rows], self.excluded.take(rows), prior)
+        following = None if self.following is None else self.following[rows]
+        return Targets(self.target[rows], self.excluded.take(rows), prior, following)
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,14 @@ class Ranker:
             targets.prior.add_to(scores)
         targets.excluded.fill(scores, -torch.inf)
         return rank_target(scores, target=targets.target)
+
+
+def _padded(lists: Sequence[Sequence[int]]) -> Tensor | None:
+    """(B, n) int64 with -1 behind shorter lists; None if all are empty."""
+    most = max(map(len, lists), default=0)
+    if not most:
+        return None
+    return torch.tensor([[*one, *[-1] * (most - len(one))] for one in lists], dtype=torch.int64)
 
 
 def _fields(ranking: Ranking) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,8 @@ from minirec.errors import FeatureError
 from minirec.rng import seed_of
 from minirec.selection import learnability
 from minirec.selection.checks import Floats, lengths, matrix, norms
+from minirec.selection.clusters import cluster_space, spread_picks
+from minirec.selection.clusters import clusters as find_clusters
 from minirec.selection.diversity import maxmin
 from minirec.selection.features import Features
 
@@ -156,9 +158,25 @@ def ccs(features: Features, *, budget: int, seed: int) -> Ids:
     other samples form `STRATA` strata of equal width in mean reward. Starting with the smallest,
     each stratum gives an equal share of the remaining budget at random, or all of its samples.
     """
+    return _from_strata(features, features.mean_reward, budget, _generator(seed, "ccs"))
+
+
+def surrogate(features: Features, *, budget: int, seed: int) -> Ids:
+    """Samples from all strata of a cheap recommender's loss (after DEALRec, arXiv 2401.17197).
+
+    As `ccs`, with the loss of the collaborative counts in place of the mean reward: no policy is
+    asked what a sample is worth. DEALRec's own influence and effort scores need gradients.
+    """
+    losses = features.need("surrogate_loss", by="surrogate")
+    return _from_strata(features, -losses, budget, _generator(seed, "surrogate"))
+
+
+def _from_strata(
+    features: Features, ease: Floats, budget: int, generator: np.random.Generator
+) -> Ids:
+    """Samples from all strata of ease (N,), without the hardest; see `ccs`."""
     _check(features, budget)
-    generator = _generator(seed, "ccs")
-    reward, count = features.mean_reward, len(features)
+    reward, count = ease, len(features)
     drop = min(int(HARDEST * count), count - budget)
     rows = np.sort(np.argsort(reward, kind="stable")[drop:])
     edges = np.linspace(reward[rows].min(), reward[rows].max(), STRATA + 1)
@@ -199,6 +217,53 @@ def less(features: Features, *, budget: int, seed: int) -> Ids:
     return _highest(features, cosine, budget)
 
 
+def learn_align(features: Features, *, budget: int, seed: int) -> Ids:
+    """Success-rate learnability times gradient alignment (after LearnAlign, arXiv 2506.11480).
+
+    The score of sample i is the mean over j of ``v_i v_j cos(g_i, g_j)`` with v = p (1 - p), where
+    p is the share of its rollouts with a hit. The unit gradients take out the bias of their
+    lengths. The paper's formula could not be verified. Gradients are those of the LoRA weights,
+    else `rollout_gradient`, else `gradient`; a sample without a gradient has the score 0.
+    """
+    names = ("lora_gradient", "rollout_gradient", "gradient")
+    name = next((n for n in names if getattr(features, n) is not None), names[-1])
+    gradient = matrix(name, features.need(name, by="learn_align"))
+    length = norms(name, gradient)
+    rate = features.hits / np.maximum(features.rollouts, 1)
+    share = rate * (1 - rate) / np.where(length > 0, length, 1)
+    weighted = share[:, None] * gradient.astype(np.float64)
+    return _highest(features, weighted @ weighted.mean(0), budget)
+
+
+def clustered(
+    features: Features,
+    *,
+    budget: int,
+    seed: int,
+    clusters: int = 10,
+    difficulty_weight: float = 1.0,
+) -> Ids:
+    """The same number from each cluster of meaning and difficulty (after arXiv 2508.05015).
+
+    `sample_clusters` are made, and each gives samples that are far from each other
+    (`clusters.spread_picks`).
+    """
+    _check(features, budget)
+    points, labels = sample_clusters(
+        features, seed=seed, count=clusters, difficulty_weight=difficulty_weight
+    )
+    return features.sample_id[spread_picks(points, labels, budget=budget)]
+
+
+def sample_clusters(
+    features: Features, *, seed: int, count: int, difficulty_weight: float
+) -> tuple[Floats, Ids]:
+    """The points (N, c) of the samples (`clusters.cluster_space`), and their clusters (N,)."""
+    embedding = features.need("embedding", by="clustering")
+    points = cluster_space(embedding, features.mean_reward, weight=difficulty_weight)
+    return points, find_clusters(points, count=count, seed=seed)
+
+
 def _check(features: Features, budget: int) -> None:
     if not 1 <= budget <= len(features):
         raise ValueError(f"budget is {budget}; expected 1..{len(features)}, the samples")
@@ -226,5 +291,8 @@ METHODS: dict[str, Callable[..., Ids]] = {
     "kcenter": kcenter,
     "ccs": ccs,
     "less": less,
+    "clustered": clustered,
+    "learn_align": learn_align,
+    "surrogate": surrogate,
 }
 """Names of ``selection.method``. `minirec.config.choices` reads them here."""

@@ -52,6 +52,17 @@ def shuffled(
     return grouped(sample_ids, mean_reward=np.zeros(np.size(sample_ids)), groups=1, seed=seed)
 
 
+def self_paced(
+    sample_ids: ArrayLike, *, mean_reward: ArrayLike, groups: int = 1, seed: int = 42
+) -> Ids:
+    """A bandit draws the cluster of each prompt by what training learns there (2508.05015).
+
+    The order here is that of `shuffled`, in which each cluster gives its samples. The draws are in
+    `minirec.selection.pace`.
+    """
+    return shuffled(sample_ids, mean_reward=mean_reward, seed=seed)
+
+
 def group_numbers(count: int, *, groups: int) -> NDArray[np.int32]:
     """Group of each of `count` positions: (count,) int32 in 0..groups-1.
 
@@ -70,5 +81,6 @@ CURRICULA: dict[str, Callable[..., Ids]] = {
     "easy_to_hard": easy_to_hard,
     "hard_to_easy": hard_to_easy,
     "shuffled": shuffled,
+    "self_paced": self_paced,
 }
 """Names of ``selection.curriculum``. `minirec.config.choices` reads them here."""

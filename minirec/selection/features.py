@@ -28,6 +28,7 @@ class Features:
     rollout_gradient: (N, d) float, head gradients of the rollouts, weighted by their advantages.
     el2n: (N,) float64, length of the error of the softmax over the catalogue.
     validation_gradient: (d',) float, mean LoRA gradient of the validation samples.
+    surrogate_loss: (N,) float64, loss of a cheap recommender, see `minirec.selection.surrogate`.
     """
 
     sample_id: NDArray[np.int64]
@@ -43,6 +44,7 @@ class Features:
     rollout_gradient: NDArray[np.floating] | None = None
     el2n: Floats | None = None
     validation_gradient: NDArray[np.floating] | None = None
+    surrogate_loss: Floats | None = None
 
     def __post_init__(self) -> None:
         rows = len(self.sample_id)

@@ -18,6 +18,7 @@ from minirec.selection.features import Features
 from minirec.selection.learnability import chance_level
 from minirec.selection.pipeline import (
     Diversity,
+    arms_of,
     ordered,
     pick,
     score_samples,
@@ -26,6 +27,7 @@ from minirec.selection.pipeline import (
 )
 from minirec.selection.readers import VECTORS
 from minirec.selection.summary import summary
+from minirec.selection.surrogate import counts_losses
 from minirec.selection.tables import read_features
 from minirec.store.run import Run
 from minirec.store.tables import read_array, read_table, write_table
@@ -50,6 +52,9 @@ def select(run: Run, config: Config, *, diversity: Diversity) -> dict[str, int]:
     settings = config.selection.model_copy(update={"budget": budget})
     lora, vectors = settings.needs_lora_gradients, vectors_read(settings)
     features = load_features(run, config.scoring, lora=lora, vectors=vectors)
+    if settings.method == "surrogate":
+        losses = counts_losses(run.path("corpus"), features.sample_id, seed=config.seed)
+        features = replace(features, surrogate_loss=losses)
     items = read_table(run.path("corpus", "items.parquet"), ["item_id"]).num_rows
     chance = chance_level(items, cutoff=config.reward.cutoff)
     say(f"chance level {chance:.4g}, the NDCG of a policy that ranks at random")
@@ -70,7 +75,8 @@ def select(run: Run, config: Config, *, diversity: Diversity) -> dict[str, int]:
     if settings.method == "full":
         scores = with_unscored(scores, train)
         picks = MaxMin(np.arange(len(train)), np.full(len(train), np.nan))
-    selection = ordered(scores, picks, settings, seed=seed)
+    arms = arms_of(features, settings, seed=seed)
+    selection = ordered(scores, picks, settings, seed=seed, arms=arms)
     write_table(run.path("selection.parquet"), selection)
     _say_planted(run, train, selection["sample_id"].to_numpy())
     return {"samples": len(features), "pool": len(pool), "selected": selection.num_rows}

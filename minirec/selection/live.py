@@ -20,6 +20,7 @@ from minirec.rng import seed_of
 from minirec.selection.checks import Floats
 from minirec.selection.diversity import maxmin
 from minirec.selection.learnability import gaussian
+from minirec.selection.pace import by_arms
 from minirec.selection.value import alignment, combine
 
 Rows = NDArray[np.int64]
@@ -28,6 +29,9 @@ FORCED, ROLLOUTS = 0, 1
 IN_BAND, UNKNOWN, NEAREST, VALUE = "in band", "unknown", "nearest", "value"
 """Why a step takes a sample: all known lifts are in the band; no lift is known; too few samples
 are in the band; or its value is among the highest."""
+ALIVE, RETRIED = "alive", "retried"
+"""Why the rule skip takes a sample: its rollouts differed, or it is tried again by chance. Of an
+`UNKNOWN` one there are no rollouts yet."""
 STRIKES = 2
 """Lifts below the band in a row after which a sample is on hold."""
 
@@ -57,6 +61,8 @@ class Memory:
     low: (2, N) int64, lifts below the band in a row.
     back: (N,) int64, first pass in which the sample is not on hold.
     holds: (N,) int64, how often it has been on hold in a row.
+    dead: (N,) int64, for the rule skip: how often in a row its rollouts all earned the same; -1
+        before the first rollouts.
     """
 
     def __init__(self, samples: int, settings: LiveConfig):
@@ -67,6 +73,7 @@ class Memory:
         self.low = np.zeros((2, samples), np.int64)
         self.back = np.zeros(samples, np.int64)
         self.holds = np.zeros(samples, np.int64)
+        self.dead = np.full(samples, -1, np.int64)
 
     def see(self, kind: int, rows: Rows, lifts: Floats, *, at_pass: int) -> None:
         """Note new lifts of one kind, (n,) of distinct rows (n,).
@@ -96,7 +103,7 @@ class Memory:
 
     def state(self) -> dict[str, NDArray]:
         """The arrays, for a checkpoint."""
-        names = ("lift", "measured", "low", "back", "holds")
+        names = ("lift", "measured", "low", "back", "holds", "dead")
         return {name: getattr(self, name) for name in names}
 
 
@@ -158,8 +165,8 @@ class LiveSelection:
             if row in seen:
                 continue
             seen.add(row)
-            if self.memory.back[row] > number:
-                held.append((int(self.memory.back[row]), position, row))
+            if (rank := self._passed_over(number, row)) is not None:
+                held.append((rank, position, row))
             else:
                 found.append((position, row))
         missing = self.prompts - len(found)
@@ -168,12 +175,31 @@ class LiveSelection:
         positions, rows = np.array(found, np.int64).T
         return Candidates(positions, rows, first)
 
+    def _passed_over(self, at_pass: int, row: int) -> int | None:
+        """None for a row that can be a candidate; else a number, lower for those that fill up."""
+        if self.settings.rule != "skip":
+            back = int(self.memory.back[row])
+            return back if back > at_pass else None
+        dead = max(0, int(self.memory.dead[row]))
+        draw = seed_of(self.stream.seed, "skip", at_pass, row) / 2**31
+        return dead if draw >= self.settings.explore**dead else None
+
+    def see_spread(self, rows: Rows, spreads: Floats, *, floor: float) -> None:
+        """Note the standard deviations (n,) of the rewards of distinct rows (n,).
+
+        Below `floor` all rollouts of a sample earned the same, and GRPO learns nothing from it.
+        """
+        before = np.maximum(self.memory.dead[rows], 0)
+        self.memory.dead[rows] = np.where(spreads < floor, before + 1, 0)
+
     def to_measure(self, candidates: Candidates) -> Rows:
         """The candidates whose forced answer should be measured, the most urgent first.
 
         Unknown samples come first, then those whose measurement is from the oldest pass. What was
-        measured in this pass is fresh.
+        measured in this pass is fresh. The rule skip measures none.
         """
+        if self.settings.rule == "skip":
+            return candidates.rows[:0]
         measured = self.memory.measured[candidates.rows]
         known = ~np.isnan(self.memory.lift[:, candidates.rows]).all(0)
         age = np.where(known, measured, -2)
@@ -187,19 +213,32 @@ class LiveSelection:
         """
         self.memory.see(kind, rows, lifts, at_pass=at_pass)
 
-    def choose(self, candidates: Candidates, *, first: Rows | None = None) -> Choice:
+    def choose(
+        self,
+        candidates: Candidates,
+        *,
+        first: Rows | None = None,
+        drawn: tuple[Rows, Rows] | None = None,
+    ) -> Choice:
         """The P samples of the next step; moves the cursor behind the last one.
 
         Args:
             first: rows that are taken for their value; the others are taken as by the rule band:
                 those in the band in the order of the stream, then unknown ones, then those nearest
                 to the band, ties by sample_id.
+            drawn: clusters of all rows (N,), and of the places (P,) of the step. Among those in
+                the band, and among unknown ones, samples of these clusters come first.
         """
+        if self.settings.rule == "skip":
+            return self._choose_unskipped(candidates, drawn)
         chosen = np.empty(0, np.int64) if first is None else first
         rest = ~np.isin(candidates.rows, chosen)
         rows, distance = candidates.rows[rest], self.memory.distance(candidates.rows[rest])
         inside = rows[distance == 0]
         unknown = rows[np.isnan(distance)]
+        if drawn is not None:
+            arms, places = drawn
+            inside, unknown = (by_arms(part, arms[part], places) for part in (inside, unknown))
         outside = distance > 0
         nearest = rows[outside][np.lexsort((self.ids[rows[outside]], distance[outside]))]
         parts = {VALUE: chosen, IN_BAND: inside, UNKNOWN: unknown, NEAREST: nearest}
@@ -210,6 +249,24 @@ class LiveSelection:
         last = candidates.positions[np.isin(candidates.rows, taken)] if only_band else None
         self.cursor = int((candidates.positions if last is None else last).max()) + 1
         return Choice(taken, reasons)
+
+    def _choose_unskipped(self, candidates: Candidates, drawn: tuple[Rows, Rows] | None) -> Choice:
+        """The first P candidates, of the drawn clusters if there are any."""
+        rows = candidates.rows
+        if drawn is not None:
+            rows = by_arms(rows, drawn[0][rows], drawn[1])
+        taken = rows[: self.prompts]
+        dead = self.memory.dead[taken].tolist()
+        reasons = [UNKNOWN if n < 0 else RETRIED if n else ALIVE for n in dead]
+        self.cursor = int(candidates.positions[np.isin(candidates.rows, taken)].max()) + 1
+        return Choice(taken, reasons)
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """The reasons of the rule for the log."""
+        if self.settings.rule == "skip":
+            return (ALIVE, UNKNOWN, RETRIED)
+        return (IN_BAND, UNKNOWN, NEAREST, VALUE)
 
     def state(self) -> dict[str, Any]:
         """The state for a checkpoint."""

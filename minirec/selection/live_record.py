@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from minirec.corpus import schema
 from minirec.selection.checks import Floats
 from minirec.selection.live import (
+    ALIVE,
     FORCED,
     IN_BAND,
     NEAREST,
+    RETRIED,
     ROLLOUTS,
     UNKNOWN,
     VALUE,
@@ -22,7 +24,7 @@ from minirec.selection.live import (
     LiveSelection,
 )
 
-REASONS = (IN_BAND, UNKNOWN, NEAREST, VALUE)
+REASONS = (IN_BAND, UNKNOWN, NEAREST, VALUE, ALIVE, RETRIED)
 """Why a sample was taken; a record holds their positions."""
 PARTS = 4
 """Parts of a training that a selection shows as its groups."""
@@ -119,10 +121,20 @@ def as_selection(choices: pa.Table) -> pa.Table:
     )
 
 
-def summary(choices: pa.Table, *, samples: int, band: tuple[float, float]) -> list[str]:
-    """Sentences about choices in a corpus of `samples`, for the user."""
+def summary(
+    choices: pa.Table, *, samples: int, band: tuple[float, float], skips: bool = False
+) -> list[str]:
+    """Sentences about choices in a corpus of `samples`, for the user; `skips` for the rule skip."""
     ids, reasons = choices["sample_id"].to_numpy(), choices["reason"].to_pylist()
     prompts, distinct = len(ids), len(np.unique(ids))
+    if skips:
+        return [
+            f"{prompts:,} prompts of {distinct:,} samples, {distinct / samples:.0%} of the corpus; "
+            f"the rollouts of {reasons.count(ALIVE) / prompts:.0%} had differed before, "
+            f"{reasons.count(UNKNOWN) / prompts:.0%} were new, and "
+            f"{reasons.count(RETRIED) / prompts:.0%} were tried again though all had earned the "
+            f"same"
+        ]
     inside = sum(reasons.count(why) for why in (IN_BAND, VALUE))
     lines = [
         f"{prompts:,} prompts of {distinct:,} samples, {distinct / samples:.0%} of the corpus; "

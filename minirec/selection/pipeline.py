@@ -13,7 +13,7 @@ from minirec.config.selection import SelectionConfig
 from minirec.corpus import schema
 from minirec.errors import ConfigError, FeatureError
 from minirec.selection import learnability
-from minirec.selection.baselines import spread_of_hits
+from minirec.selection.baselines import sample_clusters, spread_of_hits
 from minirec.selection.checks import Floats, matrix, norms, scaled
 from minirec.selection.curriculum import group_numbers
 from minirec.selection.diversity import MaxMin, maxmin
@@ -124,7 +124,13 @@ def pick(
         if settings.method == "random_live" and (live := int((features.hits > 0).sum())) < budget:
             say(f"only {live:,} samples have a hit; random_live adds others")
         method = choices.METHODS.find(settings.method)
-        ids = np.asarray(method(features, budget=budget, seed=seed))
+        more = {}
+        if settings.method == "clustered":
+            more = {
+                "clusters": settings.clusters,
+                "difficulty_weight": settings.difficulty_weight,
+            }
+        ids = np.asarray(method(features, budget=budget, seed=seed, **more))
         if ids.shape != (budget,) or len(np.intersect1d(ids, features.sample_id)) != budget:
             raise FeatureError(
                 f"selection.method={settings.method} returned {ids.size} samples, with "
@@ -147,8 +153,36 @@ def plain_top(value: Floats, pool: NDArray[np.int64], count: int) -> NDArray[np.
     return pool[np.argsort(-value[pool], kind="stable")[:count]]
 
 
-def ordered(scores: Scores, picks: MaxMin, settings: SelectionConfig, *, seed: int) -> pa.Table:
-    """The selection in training order, with the columns of ``selection.parquet``."""
+def arms_of(
+    features: Features, settings: SelectionConfig, *, seed: int
+) -> NDArray[np.int64] | None:
+    """The clusters (N,) among which the self-paced curriculum draws; None for others.
+
+    Raises:
+        FeatureError: there are no embeddings.
+    """
+    if settings.curriculum != "self_paced":
+        return None
+    return sample_clusters(
+        features,
+        seed=seed,
+        count=settings.clusters,
+        difficulty_weight=settings.difficulty_weight,
+    )[1]
+
+
+def ordered(
+    scores: Scores,
+    picks: MaxMin,
+    settings: SelectionConfig,
+    *,
+    seed: int,
+    arms: NDArray[np.int64] | None = None,
+) -> pa.Table:
+    """The selection in training order, with the columns of ``selection.parquet``.
+
+    `arms` are the clusters of all samples in `scores`; then the group of a sample is its cluster.
+    """
     rows = np.sort(picks.indices)
     groups = settings.curriculum_groups
     ids, reward = scores["sample_id"][rows], scores["mean_reward"][rows]
@@ -164,7 +198,7 @@ def ordered(scores: Scores, picks: MaxMin, settings: SelectionConfig, *, seed: i
     columns = {name: values[at] for name, values in scores.items()}
     columns |= {
         "rank": np.arange(len(order)),
-        "group": group_numbers(len(order), groups=groups),
+        "group": group_numbers(len(order), groups=groups) if arms is None else arms[at],
         "novelty": np.array([novelty[row] for row in at.tolist()]),
     }
     return pa.table(

@@ -32,4 +32,5 @@ def rich(count: int = 60, seed: int = 0) -> Features:
         gradient=rng.normal(size=(count, 3)).astype(np.float32),
         el2n=rng.random(count),
         validation_gradient=rng.normal(size=3).astype(np.float32),
+        surrogate_loss=rng.random(count),
     )

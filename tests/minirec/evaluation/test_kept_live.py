@@ -14,8 +14,9 @@ from helpers.report_run import ATTACK, SAMPLES, write_features
 from jobs.stages.report import REPORT
 from minirec.config.reading import load
 from minirec.evaluation.kept_live import part_of, planted, reasons, sections
-from minirec.evaluation.live_samples import cause
+from minirec.evaluation.live_samples import WORDS, cause
 from minirec.evaluation.report import _config, render
+from minirec.selection.live_record import REASONS
 
 FOUR = choices(
     (0, "unknown", 2, NAN, 0.1),
@@ -161,3 +162,7 @@ def test_the_quarters_of_reasons_are_shares(tmp_path):
     rows = found(make_live_run(tmp_path / "run"))["reasons"]
     assert np.sum([row["parts"] for row in rows], axis=0) == pytest.approx([1, 1, 1, 1])
     assert sum(row["count"] for row in rows) == 32
+
+
+def test_every_reason_has_words():
+    assert WORDS.keys() == set(REASONS)

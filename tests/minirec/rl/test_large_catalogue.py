@@ -50,7 +50,7 @@ def rankings(draw):
 @settings(max_examples=200)
 def test_a_ranking_does_not_depend_on_the_scores_in_memory(case, most, with_prior):
     table, rows = case
-    asked = [SimpleNamespace(target=t, excluded=e) for _, t, e, _ in rows]
+    asked = [SimpleNamespace(target=t, excluded=e, following=[]) for _, t, e, _ in rows]
     scores = np.array([p for *_, p in rows], np.float32)
     prior = (lambda _: scores) if with_prior else None
     ranker = Ranker(torch.tensor(table, dtype=torch.float32), 0.5, prior)

@@ -229,3 +229,41 @@ def test_without_any_hit_nothing_varies():
 def test_hit_variance_refuses(hits, rollouts, message):
     with pytest.raises(ValueError, match=message.replace(".", r"\.")):
         hit_variance(hits, rollouts=rollouts)
+
+
+def test_learn_align_by_hand():
+    """p (1 - p) is 1/4, 1/4, 3/16 and 0. The mean of v g is (1/8, 3/64) in unit directions."""
+    data = features(
+        4,
+        mean_reward=np.zeros(4),
+        hits=np.array([2, 2, 1, 4]),
+        gradient=np.array([[1.0, 0], [9.0, 0], [0, 2.0], [1.0, 0]]),
+    )
+    data = dataclasses.replace(data, rollouts=np.full(4, 4))
+    ranked = METHODS["learn_align"](data, budget=4, seed=1)
+    # Scores 1/32, 1/32, 9/1024, 0; the length of the second gradient does not matter.
+    assert ranked.tolist() == data.sample_id.tolist()
+    other = dataclasses.replace(data, lora_gradient=np.eye(4)[[0, 1, 1, 1]])
+    # Scores 1/64, (1/16 + 3/64) / 16 = 7/256, 21/1024, 0: the second and third one agree.
+    chosen = METHODS["learn_align"](other, budget=3, seed=1)
+    assert chosen.tolist() == data.sample_id[[1, 2, 0]].tolist()
+
+
+def test_learn_align_gives_samples_without_a_gradient_no_score():
+    data = features(
+        2, mean_reward=np.zeros(2), hits=np.array([1, 1]), gradient=np.array([[0.0, 0], [1, 0]])
+    )
+    data = dataclasses.replace(data, rollouts=np.full(2, 2))
+    assert METHODS["learn_align"](data, budget=1, seed=1).tolist() == [data.sample_id[1]]
+
+
+def test_surrogate_leaves_out_the_highest_losses_and_takes_every_stratum():
+    data = features(100, mean_reward=np.zeros(100))
+    data = dataclasses.replace(data, surrogate_loss=np.arange(100.0))
+    chosen = np.searchsorted(data.sample_id, METHODS["surrogate"](data, budget=45, seed=1))
+    assert chosen.max() < 90
+    # The losses 0..89 are in 50 strata with one or two samples; 45 give one.
+    edges = np.linspace(-89, 0, 51)
+    assert len(np.unique(np.searchsorted(edges[1:-1], -chosen, side="right"))) == 45
+    with pytest.raises(FeatureError, match="surrogate needs surrogate_loss"):
+        METHODS["surrogate"](features(3, mean_reward=np.zeros(3)), budget=1, seed=1)

@@ -12,9 +12,11 @@ from minirec.config.live import LiveConfig
 from minirec.config.selection import SelectionConfig
 from minirec.corpus import schema
 from minirec.selection.live import (
+    ALIVE,
     FORCED,
     IN_BAND,
     NEAREST,
+    RETRIED,
     ROLLOUTS,
     UNKNOWN,
     VALUE,
@@ -270,3 +272,59 @@ def test_what_would_be_trained_is_counted_by_known_lifts():
     assert said is not None and "25% of 4 samples are hopeless (lift below 0.1)" in said
     assert said.endswith("50% learnable, 25% solved (above 0.9)")
     assert eligible([float("nan")], (0.1, 0.9)) is None
+
+
+SKIP = LiveConfig(rule="skip", explore=0.5, candidates=2)
+
+
+def test_the_rule_skip_measures_nothing_and_follows_the_stream_at_first():
+    live = selection(settings=SKIP)
+    stream = Stream(10, seed=1)
+    found = []
+    for _ in range(3):
+        candidates = live.candidates()
+        assert not len(live.to_measure(candidates))
+        choice = live.choose(candidates)
+        assert choice.reasons == [UNKNOWN] * 3
+        found += choice.rows.tolist()
+    assert found == [stream.at(p)[1] for p in range(9)]
+
+
+def test_dead_samples_are_skipped_with_rising_probability():
+    """Of many rows, half come back after one dead group, an eighth after three in a row."""
+    for times, share in ((0, 1), (1, 0.5), (3, 0.125)):
+        live = LiveSelection(range(4000), SKIP, seed=2, prompts=1)
+        for _ in range(times):
+            live.see_spread(np.arange(4000), np.zeros(4000), floor=1e-3)
+        taken = [live._passed_over(1, row) is None for row in range(4000)]
+        assert np.mean(taken) == pytest.approx(share, abs=0.03)
+
+
+def test_a_group_that_differs_brings_a_sample_back():
+    live = selection(settings=LiveConfig(rule="skip", explore=0.0, candidates=3))
+    live.see_spread(np.arange(10), np.where(np.arange(10) < 6, 0.0, 0.2), floor=1e-3)
+    choice = live.choose(live.candidates())
+    assert set(choice.rows.tolist()) <= {6, 7, 8, 9} and choice.reasons == [ALIVE] * 3
+    live.see_spread(rows(0), np.array([0.5]), floor=1e-3)
+    assert 0 in live.candidates().rows
+
+
+def test_where_nearly_all_are_dead_those_that_were_dead_for_the_shortest_time_fill_up():
+    live = selection(settings=LiveConfig(rule="skip", explore=0.0, candidates=3))
+    for n in range(3):
+        live.see_spread(np.arange(10 - n), np.zeros(10 - n), floor=1e-3)
+    choice = live.choose(live.candidates())
+    assert {9, 8} <= set(choice.rows.tolist()) and choice.reasons == [RETRIED] * 3
+
+
+def test_a_restart_of_the_rule_skip_chooses_the_same():
+    def step(live):
+        choice = live.choose(live.candidates())
+        live.see_spread(choice.rows, choice.rows % 2 * 0.1, floor=1e-3)
+        return choice.rows.tolist()
+
+    one, two = selection(settings=SKIP), selection(settings=SKIP)
+    for _ in range(6):
+        step(one)
+    two.restore({name: np.copy(values) for name, values in one.state().items()})
+    assert [step(one) for _ in range(6)] == [step(two) for _ in range(6)]

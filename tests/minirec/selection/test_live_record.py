@@ -39,3 +39,14 @@ def test_the_summary_counts_prompts_samples_and_reasons():
         "were chosen (lift from 0.02 to 0.98), 28% had no known lift"
     )
     assert second.startswith("8 of them were outside the band 0.02 to 0.98")
+
+
+def test_the_summary_of_the_rule_skip():
+    table = own_choices()
+    reasons = ["alive", "retried", *["unknown"] * (table.num_rows - 2)]
+    place = table.schema.get_field_index("reason")
+    table = table.set_column(place, "reason", [reasons])
+    (line,) = summary(table, samples=160, band=(0.02, 0.98), skips=True)
+    share = f"{1 / table.num_rows:.0%}"
+    assert f"the rollouts of {share} had differed before" in line
+    assert f"{share} were tried again" in line and "band" not in line

@@ -332,7 +332,9 @@ def test_other_curricula():
     found = shuffled(many, mean_reward=np.ones(20)).tolist()
     assert sorted(found) == many != found
     assert found == shuffled(many, mean_reward=many).tolist()
-    assert set(CURRICULA) == {"grouped", "easy_to_hard", "hard_to_easy", "shuffled"}
+    assert found == CURRICULA["self_paced"](many, mean_reward=many).tolist()
+    others = {"hard_to_easy", "shuffled", "self_paced"}
+    assert set(CURRICULA) == {"grouped", "easy_to_hard", *others}
 
 
 # errors name the argument, the first bad row and its value
