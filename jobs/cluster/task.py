@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import ray
 from ray.exceptions import RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.causes import cause, raised_in
 from minirec.errors import EngineError, MiniRecError
@@ -29,8 +30,8 @@ def in_task(
 ) -> T:
     """Call `function`, which needs much memory, in a Ray task; return its result.
 
-    The task asks for almost no CPU, so that tasks that it starts get them; with none, Ray could
-    place it on a head node without CPUs.
+    The task is on a node with CPUs, if one lives, but asks for none. Ray Data pins tasks of a shuffle
+    to the node of their rows, each with one CPU: any part of it would block a node that has one.
 
     Args:
         stage: its name, for the error.
@@ -43,7 +44,10 @@ def in_task(
             `spills_to` is full.
         EngineError: the task, or a task that it started, died.
     """
-    task = ray.remote(num_cpus=0.01)(function).remote(*arguments)
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    largest = max(nodes, key=lambda node: (node["Resources"].get("CPU", 0), node["NodeID"]))
+    place = NodeAffinitySchedulingStrategy(largest["NodeID"], soft=True)
+    task = ray.remote(num_cpus=0, scheduling_strategy=place)(function).remote(*arguments)
     while not ray.wait([task], timeout=1)[0]:
         if spills_to is not None and shutil.disk_usage(spills_to).free < spare_bytes:
             ray.cancel(task, force=True)
