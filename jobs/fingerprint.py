@@ -31,6 +31,12 @@ def weight_settings(config: Config) -> dict[str, Any]:
     return {"reward": {"item_weight": column}} if column else {}
 
 
+def feedback_settings(config: Config) -> dict[str, Any]:
+    """What a training sees of rewards; empty if it sees the rewards themselves."""
+    found = config.reward.feedback_settings()
+    return {"feedback": found} if found else {}
+
+
 def rollout_settings(config: Config) -> dict[str, Any]:
     """The rollout settings that change results.
 
@@ -72,6 +78,9 @@ def training_settings(training: TrainingConfig) -> dict[str, Any]:
     if not training.live_tokens:
         left_out.add("live_tokens")
     left_out |= {name for name in ("token_limit", "kl_steps") if getattr(training, name) is None}
+    left_out |= {name for name in ("kl_weight", "entropy_weight") if not getattr(training, name)}
+    if training.weighting == "none":
+        left_out |= {"weighting", "weighting_temperature", "weighting_most"}
     if training.validation_steps is None:
         left_out |= {"validation_steps", "validation_samples", "validation_seed"}
     return training.model_dump(mode="json", exclude=left_out)

@@ -24,6 +24,7 @@ from actors.training.items import ItemSide, step_tokens, target_presence
 from actors.training.live import CHOICE_TOKENS, LiveOrder
 from actors.training.log import TrainingLog, means, mismatch
 from actors.training.lookahead import Lookahead
+from actors.training.objective import objective_of
 from actors.training.order import FixedOrder, Order, summed
 from actors.training.spec import TrainingSpec
 from actors.training.validation import (
@@ -36,19 +37,12 @@ from actors.training.validation import (
 )
 from actors.training.zero import barrier, of_rank_0, training_engine
 from minirec.corpus.table import Sample, SampleFile, load_catalogue
-from minirec.corpus.weights import load_factors
 from minirec.model.hub import downloaded
 from minirec.model.recommender import Encoder, trainable_policy
 from minirec.prior.prior import Prior
-from minirec.rl.group import Group
-from minirec.rl.losses import (
-    Objective,
-    Unit,
-    counted,
-    losses,
-    lr_factor,
-)
-from minirec.rl.reward import reward_function
+from minirec.rl.group import Group, Unit
+from minirec.rl.losses import counted, losses
+from minirec.rl.schedule import lr_factor
 from minirec.rng import seed_of
 from minirec.store.files import fetch, read_json, write_json
 from minirec.store.remote import is_remote, located
@@ -107,17 +101,10 @@ class Worker:
             seed=spec.seed,
             adapter=spec.start and fetch(spec.start),
         )
-        if spec.training.kl_steps and spec.start:
+        if spec.training.compares_start and spec.start:
             keep_start(policy, fetch(spec.start))
         self.prior = Prior.load(corpus, located(spec.prior)) if spec.prior else None
-        self.objective = Objective(
-            training=spec.training,
-            temperature=spec.model.temperature / (self.prior.scale if self.prior else 1),
-            cutoff=spec.reward.cutoff,
-            reward=reward_function(spec.reward.name, softmax_weight=spec.reward.softmax_weight),
-            prior=self.prior,
-            factors=load_factors(corpus, spec.reward.item_weight),
-        )
+        self.objective = objective_of(spec, corpus, items=len(self.items), prior=self.prior)
         t = spec.training
         self.tokens = step_tokens(
             spec, self.items, self.samples, self.encoder, self.catalogue, policy.sharing
@@ -178,8 +165,9 @@ class Worker:
         largest = self.item_side.largest_pass(candidates)
         counts, micro_batches = counted(groups), self.passes.divide(groups, beside=largest)
         divided = [micro for _, micro in micro_batches]
+        objective = self.objective.of_step(step, seed=self.spec.seed, log=self.log.entries)
         divisors = counts | self.passes.live_tokens(
-            self.engine, divided, candidates.table, self.objective
+            self.engine, divided, candidates.table, objective
         )
         measured = self.spec.training.measures_kl(step)
         sums = kl_sums(self.engine, divided) if measured else {}
@@ -187,7 +175,7 @@ class Worker:
         update = self.spec.training.update
         for numbers, micro in micro_batches:
             with torch.set_grad_enabled(update):
-                part = losses(self.engine, micro, candidates=candidates, objective=self.objective)
+                part = losses(self.engine, micro, candidates=candidates, objective=objective)
             # Backwards through the item encoder come later, the last one ends the accumulation.
             self.engine.set_gradient_accumulation_boundary(False)
             if update:  # DeepSpeed averages over ranks

@@ -96,9 +96,15 @@ class Config(Section):
                 "rollout.replay starts no engines, but validations need them; set "
                 "training.validation_steps and training.patience to null"
             )
+        if self.reward.feedback == "comparison" and self.training.loss == "maxrl":
+            raise ValueError(
+                "training.loss maxrl divides by the mean reward of a group, but with "
+                "reward.feedback comparison it is always 1/2; set feedback to score or choose "
+                "another loss"
+            )
         for name, training in trainings.items():
             waits = self.rollout.start_deadline_s + self.rollout.deadline_s
-            if training.loss == "grpo" and training.step_deadline_s <= waits:
+            if training.rolls_out and training.step_deadline_s <= waits:
                 raise ValueError(
                     f"{name}.step_deadline_s {training.step_deadline_s:g} must exceed "
                     f"rollout.start_deadline_s and rollout.deadline_s together, {waits:g}: a step "
@@ -157,11 +163,11 @@ class Config(Section):
 
     def check_learns(self, name: str, training: TrainingConfig) -> None:
         """Raise ValueError if a training has rollouts that are all equal."""
-        if training.loss == "grpo" and not self.rollout.analysis:
+        if training.rolls_out and not self.rollout.analysis:
             raise ValueError(
-                f"{name}.loss grpo compares the rollouts of a prompt, which are all equal with "
-                f"rollout.max_new_tokens 0; set {name}.loss to supervised, or max_new_tokens above "
-                f"0"
+                f"{name}.loss {training.loss} compares the rollouts of a prompt, which are all equal "
+                f"with rollout.max_new_tokens 0; set {name}.loss to supervised, or max_new_tokens "
+                f"above 0"
             )
 
     def check_warm(self, samples: int) -> None:

@@ -7,16 +7,19 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from minirec.config.choices import ItemCandidates
+from minirec.config.choices import ItemCandidates, TokenLoss
 from minirec.config.section import Section, counted, share_or_all
+
+PER_GROUP = ("gspo", "dr_grpo")
+"""The token losses that a step divides by its number of groups."""
 
 
 class TrainingConfig(Section):
     """Curriculum GRPO (method, section 7), or supervision (section 10)."""
 
-    loss: Literal["grpo", "supervised"] = "grpo"
-    """grpo learns from rollouts and their rewards; supervised ranks right after the prompt, without
-    rollouts, and maximises the probability of the target."""
+    loss: TokenLoss = "grpo"
+    """Loss of the written tokens; supervised ranks right after the prompt, without rollouts, and
+    maximises the probability of the target."""
     start: Literal["base", "proxy", "warm"] = "base"
     """Weights that training starts from: the base model, or the adapter of the proxy or of the warm
     start."""
@@ -65,6 +68,18 @@ class TrainingConfig(Section):
     live_tokens: bool = False
     """Whether only the tokens of groups that are not dead divide the token loss, instead of all;
     costs one more forward pass."""
+    kl_weight: float = Field(0.0, ge=0)
+    """Weight of the KL to the start of the training in the loss; above 0 costs one more forward
+    pass."""
+    entropy_weight: float = Field(0.0, ge=0)
+    """Weight of the entropy of written tokens, which the loss then raises."""
+    weighting: Literal["none", "hard", "middle"] = "none"
+    """Which groups count more in the losses: none alike, hard those with a low NDCG, middle those
+    that are neither hopeless nor solved."""
+    weighting_temperature: float = Field(1.0, ge=0.05)
+    """Temperature of the weights of groups; a large one makes them alike."""
+    weighting_most: float = Field(4.0, ge=1)
+    """Largest weight of a group."""
     staleness: Literal[0, 1] = 0
     """Number of updates by which rollouts are behind; 1 writes the rollouts of the next step during
     training."""
@@ -99,9 +114,19 @@ class TrainingConfig(Section):
     null trains all steps and keeps the last adapter."""
 
     @property
+    def rolls_out(self) -> bool:
+        """Whether steps learn from rollouts and their rewards."""
+        return self.loss != "supervised"
+
+    @property
+    def compares_start(self) -> bool:
+        """Whether a step compares the policy with the start of the training."""
+        return self.kl_steps is not None or self.kl_weight > 0
+
+    @property
     def reads_table(self) -> bool:
         """Whether a step needs the vectors of all items: for rewards, or as candidates."""
-        return self.loss == "grpo" or self.item_candidates == "catalogue"
+        return self.rolls_out or self.item_candidates == "catalogue"
 
     def measures_kl(self, step: int) -> bool:
         """Whether the log of this step has an estimate of the KL to the start."""
@@ -145,6 +170,7 @@ class TrainingConfig(Section):
                 f"{name} compares the probabilities of written tokens, but loss supervised has no "
                 f"rollouts; set {name} to null"
             )
+        self._check_token_loss()
         if self.staleness and self.max_log_ratio:
             raise ValueError(
                 "max_log_ratio expects engine and trainer to have the same weights, but with "
@@ -166,6 +192,28 @@ class TrainingConfig(Section):
                 f"item_refresh_steps {refresh}, so that a restart repeats the run"
             )
         return self
+
+    def _check_token_loss(self) -> None:
+        own = {"kl_weight": self.kl_weight, "entropy_weight": self.entropy_weight}
+        regularised = [name for name, weight in own.items() if weight]
+        weighted = ["weighting"] if self.weighting != "none" else []
+        if not self.rolls_out and (regularised or weighted):
+            name = (regularised + weighted)[0]
+            raise ValueError(
+                f"{name} {getattr(self, name)} acts on rollouts, but loss supervised has none; set "
+                f"{name} to {'none' if weighted and not regularised else '0'}"
+            )
+        if self.live_tokens and regularised:
+            raise ValueError(
+                f"{regularised[0]} counts the tokens of all groups, but live_tokens divides by "
+                f"those of groups that are not dead; set {regularised[0]} to 0 or live_tokens to "
+                f"false"
+            )
+        if self.live_tokens and self.loss in PER_GROUP:
+            raise ValueError(
+                f"live_tokens replaces the number of tokens that divides a loss, but loss "
+                f"{self.loss} is divided by the number of groups; set live_tokens to false"
+            )
 
     def check_workers(self, workers: int) -> None:
         """Raise ValueError unless the workers share a step in whole micro-batches."""

@@ -92,7 +92,7 @@ class StepTokens:
         t = self.training
         reading = sum(read(group, self.sharing) for group in groups)
         rollouts = 0
-        if t.loss == "grpo":
+        if t.rolls_out:
             rollouts = sum(rolled_out(len(group.prompt), group.written) for group in groups)
         own = sum(self.items[item] for item in candidates)
         refreshed = t.reads_table and step % self.refresh_steps == 0
@@ -105,7 +105,8 @@ class StepTokens:
 def reads_per_token(training: TrainingConfig) -> int:
     """Forward-equivalents of each token that the policy reads in a step."""
     own = LORA if training.update else FORWARD
-    return own + (FORWARD if training.live_tokens and training.reads_table else 0)
+    more = [training.live_tokens and training.reads_table, training.kl_weight > 0]
+    return own + FORWARD * sum(more)
 
 
 def refresh_steps(

@@ -1,31 +1,36 @@
 """The losses of a micro-batch: forward pass, rewards, losses.
 
-To add a loss, write a function like `token_loss` and add it to `LOSSES`.
+To add a loss, write a function like `item_loss` and add it to `LOSSES`. Another loss of the written
+tokens is a function of `minirec.rl.token_losses`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from minirec.config.choices import TOKEN_LOSSES
 from minirec.config.training import TrainingConfig
 from minirec.prior.prior import Prior
 from minirec.rl import grpo
 from minirec.rl.candidates import CANDIDATES, Candidates
-from minirec.rl.group import Group, written_tokens
+from minirec.rl.comparison import comparison_rewards, uniforms_of
+from minirec.rl.group import Group, Unit, written_tokens
 from minirec.rl.ranker import Ranker, Targets
 from minirec.rl.reward import RewardFunction, ndcg
+from minirec.rl.start import k3, start_logprobs
+from minirec.rl.token_losses import TokenLossFunction, Tokens, entropy_terms, group_advantages
+from minirec.rl.weighting import Weights, group_weights
+from minirec.rng import seed_of
 
 Forward = Callable[..., tuple[Tensor, Tensor | None]]
 """`Policy.forward`, or an engine that wraps the policy."""
-Unit = Literal["tokens", "groups"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,10 @@ class Objective:
 
     factors: (V,) of each item as a target (method, section 1), from
     `minirec.corpus.weights.load_factors`; None: 1.
+    longest: the most tokens that an engine writes, see `Tokens`.
+    comparison_noise: of comparisons between rollouts, which replace the rewards; None: they do not.
+    chance: NDCG of a random ranking, for `training.weighting`.
+    normaliser, seed: of a step, see `of_step`.
     """
 
     training: TrainingConfig
@@ -42,6 +51,26 @@ class Objective:
     reward: RewardFunction
     prior: Prior | None = None
     factors: NDArray[np.float64] | None = None
+    longest: int | None = None
+    comparison_noise: float | None = None
+    chance: float = 0.0
+    normaliser: float | None = None
+    seed: int = 0
+
+    def of_step(self, step: int, *, seed: int, log: Sequence[dict[str, Any]]) -> Objective:
+        """The objective of a step: the seed of its draws, and the normaliser of its weights.
+
+        Args:
+            seed: of the run.
+            log: the entries of the steps before.
+        """
+        normaliser = log[-1].get("weighting") if log else None
+        return replace(self, seed=seed_of(seed, step), normaliser=normaliser)
+
+    @property
+    def token_loss(self) -> TokenLossFunction:
+        """The function of `training.loss`."""
+        return TOKEN_LOSSES.find(self.training.loss)
 
     def factor(self, target: Tensor) -> Tensor:
         """Factors (P,) float32 of targets (P,) int64."""
@@ -61,7 +90,8 @@ class Rollouts:
 
     hidden (P, G, d) float32 at the answer marker and logprobs (W,) float32 have gradient. behaviour
     (W,) float32 holds the log-probabilities of the policy that wrote the tokens, rollout (W,) int64
-    the rollout (0..P*G-1) of each token.
+    the rollout (0..P*G-1) of each token. sample_ids are those of the groups. start (W,) float32
+    holds the log-probabilities at the start of the training, None if nothing is compared with them.
     """
 
     hidden: Tensor
@@ -69,6 +99,8 @@ class Rollouts:
     behaviour: Tensor
     rollout: Tensor
     targets: Targets
+    sample_ids: Sequence[int] = ()
+    start: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -77,10 +109,12 @@ class Rewards:
     groups for the log.
 
     Rewards and advantages have the factor of the target, NDCG has not. It is applied to advantages
-    after their division by the standard deviation of the group, which would cancel it.
+    after their division by the standard deviation of the group, which would cancel it. `seen` is
+    what the advantages are computed from: the rewards, or the results of comparisons.
     """
 
     reward: Tensor
+    seen: Tensor
     advantage: Tensor
     ndcg: Tensor
     dead: Tensor
@@ -97,12 +131,14 @@ class Loss:
     """A loss of a micro-batch: a scalar with gradient, and sums for the log.
 
     Both are sums over the tokens or groups (`unit`) of the micro-batch. The step divides them by
-    the count of the global batch.
+    the count of the global batch. `token_sums`, also for the log, are sums over the written tokens
+    whatever the unit is.
     """
 
     total: Tensor
     sums: dict[str, float]
     unit: Unit
+    token_sums: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -125,6 +161,7 @@ class Losses:
         }
         for part in self.parts:
             found |= {(name, part.unit): value for name, value in part.sums.items()}
+            found |= {(name, "tokens"): value for name, value in part.token_sums.items()}
         return found
 
 
@@ -156,9 +193,18 @@ def is_dead(rewards: Tensor, *, floor: float) -> Tensor:
 
 
 def forward(
-    policy: Forward, groups: Sequence[Group], *, items: int, prior: Prior | None = None
+    policy: Forward,
+    groups: Sequence[Group],
+    *,
+    items: int,
+    prior: Prior | None = None,
+    start: bool = False,
 ) -> Rollouts:
-    """One pass of the policy over groups of equal size; `items` is V."""
+    """One pass of the policy over groups of equal size; `items` is V.
+
+    With `start`, a pass without gradient at the start of the training comes first.
+    """
+    at_start = start_logprobs(policy, groups) if start else None
     hidden, logprobs = policy(groups=groups)
     assert logprobs is not None
     device = hidden.device
@@ -172,6 +218,8 @@ def forward(
         torch.tensor(behaviour, dtype=torch.float32, device=device),
         rollout,
         Targets.of(groups, items=items, device=device, prior=prior),
+        [group.sample_id for group in groups],
+        at_start,
     )
 
 
@@ -184,27 +232,84 @@ def reward(rollouts: Rollouts, *, table: Tensor, objective: Objective) -> Reward
     cutoff = min(objective.cutoff, len(table))
     shape = rollouts.hidden.shape[:2]
     plain = objective.reward(ranking, cutoff).view(shape)
-    dead = is_dead(plain, floor=t.advantage_floor)
-    advantage = grpo.advantages(plain, floor=t.advantage_floor, scale=t.scale_advantage)
+    seen = _seen(plain, rollouts, objective)
+    dead = is_dead(seen, floor=t.advantage_floor)
+    advantage = group_advantages(seen, t)
     factor = objective.factor(rollouts.targets.target)[:, None]
     rewards = factor * plain
     sums = {"reward": float(rewards.mean(1).sum()), "dead_groups": float(dead.sum())}
-    return Rewards(rewards, factor * advantage, ndcg(ranking, cutoff).view(shape), dead, sums)
+    gain = ndcg(ranking, cutoff).view(shape)
+    if t.weighting != "none":
+        weights = _weights(gain, objective)
+        advantage = weights.weight[:, None] * advantage
+        sums |= weights.sums
+    return Rewards(rewards, factor * seen, factor * advantage, gain, dead, sums)
+
+
+def _seen(plain: Tensor, rollouts: Rollouts, objective: Objective) -> Tensor:
+    """What the learner sees of rewards (P, G): themselves, or comparisons."""
+    noise = objective.comparison_noise
+    if noise is None:
+        return plain
+    uniforms = None
+    if noise > 0:
+        draws = uniforms_of(rollouts.sample_ids, size=plain.shape[1], seed=objective.seed)
+        uniforms = draws.to(plain.device)
+    return comparison_rewards(plain, noise=noise, uniforms=uniforms)
+
+
+def _weights(gain: Tensor, objective: Objective) -> Weights:
+    """The weights of groups with the NDCG (P, G) of their rollouts."""
+    return group_weights(
+        gain.mean(1),
+        chance=objective.chance,
+        training=objective.training,
+        normaliser=objective.normaliser,
+    )
 
 
 def token_loss(rollouts: Rollouts, rewards: Rewards, _: Candidates, objective: Objective) -> Loss:
-    """Clipped policy-gradient loss of the written tokens."""
-    weight = rewards.advantage.flatten()[rollouts.rollout]
-    total = grpo.token_loss(rollouts.logprobs, rollouts.behaviour, weight, clip=objective.clip)
-    log_ratio = rollouts.logprobs.detach() - rollouts.behaviour
-    sums = {
-        "abs_log_ratio": float(log_ratio.abs().sum()),
-        "clipped_tokens": float(grpo.is_clipped(log_ratio, weight, clip=objective.clip).sum()),
+    """Policy-gradient loss of the written tokens by the function of `training.loss`."""
+    prompts, per_prompt = rewards.advantage.shape
+    tokens = Tokens(
+        logprobs=rollouts.logprobs,
+        behaviour=rollouts.behaviour,
+        advantage=rewards.advantage.flatten()[rollouts.rollout],
+        rollout=rollouts.rollout,
+        rollouts=prompts * per_prompt,
+        per_prompt=per_prompt,
+        clip=objective.clip,
+        longest=objective.longest,
+    )
+    found = objective.token_loss(tokens)
+    figures = {
+        "abs_log_ratio": float(tokens.log_ratio.detach().abs().sum()),
+        "clipped_tokens": float(found.clipped.sum()),
         # The mean over tokens that the policy itself drew estimates its entropy.
         "token_entropy": -float(rollouts.logprobs.detach().sum()),
-        "token_loss": float(total.detach()),
     }
-    return Loss(total, sums, "tokens")
+    return Loss(found.total, {"token_loss": float(found.total.detach())}, found.unit, figures)
+
+
+def regularisers(rollouts: Rollouts, training: TrainingConfig) -> list[Loss]:
+    """The losses of the written tokens that a weight above 0 switches on.
+
+    kl_weight: times the k3 estimate of KL(policy || start), inside the loss as in GRPO (arXiv
+    2402.03300, equation 4). Its gradient by log p is 1 - p_start / p, whose mean over tokens that
+    the policy drew is the gradient of KL(start || policy), not of the estimated KL.
+    entropy_weight: times minus the entropy, see `entropy_terms`.
+    """
+    found, kl, entropy = [], training.kl_weight, training.entropy_weight
+    if kl > 0:
+        assert rollouts.start is not None
+        total = kl * k3(rollouts.logprobs, rollouts.start).sum()
+        found.append(Loss(total, {"kl_loss": float(total.detach())}, "tokens"))
+    if entropy > 0:
+        total = entropy * entropy_terms(rollouts.logprobs).sum()
+        # The log has minus the estimated entropy itself, since the value of `total` means nothing.
+        estimate = entropy * float(rollouts.logprobs.detach().sum())
+        found.append(Loss(total, {"entropy_loss": estimate}, "tokens"))
+    return found
 
 
 def item_loss(
@@ -216,7 +321,7 @@ def item_loss(
         ValueError: `log_presence` is missing for corrected candidates, or given for others.
     """
     _check_presence(candidates, objective)
-    best = grpo.best_rollouts(rewards.reward)
+    best = grpo.best_rollouts(rewards.seen)
     rows = torch.arange(len(best), device=best.device)
     hidden, advantage = rollouts.hidden[rows, best], rewards.advantage[rows, best]
     return _item_loss(hidden, advantage, rollouts.targets, candidates, objective)
@@ -280,26 +385,15 @@ LOSSES = (token_loss, item_loss)
 def losses(
     policy: Forward, groups: Sequence[Group], *, candidates: Candidates, objective: Objective
 ) -> Losses:
-    """Forward pass, rewards and each of `LOSSES` of a micro-batch, or its `supervised_loss`."""
-    if objective.training.loss == "supervised":
+    """Forward pass, rewards, each of `LOSSES` and `regularisers` of a micro-batch, or its
+    `supervised_loss`."""
+    t = objective.training
+    if not t.rolls_out:
         part = supervised_loss(policy, groups, candidates=candidates, objective=objective)
         return Losses(None, [part])
     assert candidates.table is not None
-    rollouts = forward(policy, groups, items=len(candidates.table), prior=objective.prior)
+    items, compared = len(candidates.table), t.kl_weight > 0
+    rollouts = forward(policy, groups, items=items, prior=objective.prior, start=compared)
     rewards = reward(rollouts, table=candidates.table, objective=objective)
-    return Losses(rewards, [loss(rollouts, rewards, candidates, objective) for loss in LOSSES])
-
-
-def lr_factor(step: int, *, steps: int, warmup: int, schedule: str, spent: float = 0.0) -> float:
-    """Factor of the learning rate at `step` of `steps`, in 0..1.
-
-    It rises over `warmup` steps. Then it is constant, or falls (linear, cosine) and would be 0 one
-    step after the last. `spent` is the share of `token_limit` before this step: the larger of both
-    shares counts, so that the fall spans the whole cost.
-    """
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    done = max((step - warmup) / max(1, steps - warmup), spent)
-    if schedule == "linear":
-        return 1 - done
-    return 0.5 * (1 + math.cos(math.pi * done)) if schedule == "cosine" else 1.0
+    parts = [loss(rollouts, rewards, candidates, objective) for loss in LOSSES]
+    return Losses(rewards, [*parts, *regularisers(rollouts, t)])
