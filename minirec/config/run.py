@@ -165,9 +165,9 @@ class Config(Section):
         """Raise ValueError if a training has rollouts that are all equal."""
         if training.rolls_out and not self.rollout.analysis:
             raise ValueError(
-                f"{name}.loss {training.loss} compares the rollouts of a prompt, which are all equal "
-                f"with rollout.max_new_tokens 0; set {name}.loss to supervised, or max_new_tokens "
-                f"above 0"
+                f"{name}.loss {training.loss} compares the rollouts of a prompt, which are all "
+                f"equal with rollout.max_new_tokens 0; set {name}.loss to supervised, or "
+                f"max_new_tokens above 0"
             )
 
     def check_warm(self, samples: int) -> None:
