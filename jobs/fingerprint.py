@@ -79,6 +79,8 @@ def training_settings(training: TrainingConfig) -> dict[str, Any]:
         left_out.add("live_tokens")
     left_out |= {name for name in ("token_limit", "kl_steps") if getattr(training, name) is None}
     left_out |= {name for name in ("kl_weight", "entropy_weight") if not getattr(training, name)}
+    if training.credit == "rollout":
+        left_out |= {"credit", "credit_chunks", "credit_lambda"}
     if training.weighting == "none":
         left_out |= {"weighting", "weighting_temperature", "weighting_most"}
     if training.validation_steps is None:

@@ -104,7 +104,13 @@ class Worker:
         if spec.training.compares_start and spec.start:
             keep_start(policy, fetch(spec.start))
         self.prior = Prior.load(corpus, located(spec.prior)) if spec.prior else None
-        self.objective = objective_of(spec, corpus, items=len(self.items), prior=self.prior)
+        self.objective = objective_of(
+            spec,
+            corpus,
+            items=len(self.items),
+            answer=self.encoder.answer_ids,
+            prior=self.prior,
+        )
         t = spec.training
         self.tokens = step_tokens(
             spec, self.items, self.samples, self.encoder, self.catalogue, policy.sharing

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from actors.training.spec import TrainingSpec
@@ -12,8 +13,14 @@ from minirec.rl.reward import reward_function
 from minirec.selection.learnability import chance_level
 
 
-def objective_of(spec: TrainingSpec, corpus: Path, *, items: int, prior: Prior | None) -> Objective:
-    """The objective of a training on a corpus of `items`; a step takes `Objective.of_step`."""
+def objective_of(
+    spec: TrainingSpec, corpus: Path, *, items: int, answer: Sequence[int], prior: Prior | None
+) -> Objective:
+    """The objective of a training on a corpus of `items`; a step takes `Objective.of_step`.
+
+    Args:
+        answer: token ids of the answer marker.
+    """
     reward = spec.reward
     return Objective(
         training=spec.training,
@@ -23,6 +30,7 @@ def objective_of(spec: TrainingSpec, corpus: Path, *, items: int, prior: Prior |
         prior=prior,
         factors=load_factors(corpus, reward.item_weight),
         longest=spec.longest,
+        answer=answer,
         comparison_noise=reward.comparison_noise if reward.feedback == "comparison" else None,
         chance=chance_level(items, cutoff=reward.cutoff),
     )

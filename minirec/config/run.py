@@ -96,6 +96,12 @@ class Config(Section):
                 "rollout.replay starts no engines, but validations need them; set "
                 "training.validation_steps and training.patience to null"
             )
+        if self.reward.feedback == "comparison" and self.training.credit == "prefill":
+            raise ValueError(
+                "training.credit prefill compares rewards of answers, but with reward.feedback "
+                "comparison a training sees only which rollout is better; set credit to rollout or "
+                "feedback to score"
+            )
         if self.reward.feedback == "comparison" and self.training.loss == "maxrl":
             raise ValueError(
                 "training.loss maxrl divides by the mean reward of a group, but with "

@@ -73,6 +73,13 @@ class TrainingConfig(Section):
     pass."""
     entropy_weight: float = Field(0.0, ge=0)
     """Weight of the entropy of written tokens, which the loss then raises."""
+    credit: Literal["rollout", "prefill"] = "rollout"
+    """Advantage of a written token: that of its rollout, or prefill, which compares what an answer
+    would earn before and after the chunk of the token."""
+    credit_chunks: int = Field(2, ge=2)
+    """Chunks of a rollout with an advantage of their own; each but one costs a forward pass."""
+    credit_lambda: float = Field(1.0, ge=0, le=1)
+    """How far a chunk answers for later ones: 0 only for its own gain, 1 for all that follows."""
     weighting: Literal["none", "hard", "middle"] = "none"
     """Which groups count more in the losses: none alike, hard those with a low NDCG, middle those
     that are neither hopeless nor solved."""
@@ -196,12 +203,23 @@ class TrainingConfig(Section):
     def _check_token_loss(self) -> None:
         own = {"kl_weight": self.kl_weight, "entropy_weight": self.entropy_weight}
         regularised = [name for name, weight in own.items() if weight]
-        weighted = ["weighting"] if self.weighting != "none" else []
-        if not self.rolls_out and (regularised or weighted):
-            name = (regularised + weighted)[0]
+        neutral = {"kl_weight": 0, "entropy_weight": 0, "weighting": "none", "credit": "rollout"}
+        for name, value in neutral.items():
+            if not self.rolls_out and getattr(self, name) != value:
+                raise ValueError(
+                    f"{name} {getattr(self, name)} acts on rollouts, but loss supervised has none; "
+                    f"set {name} to {value}"
+                )
+        if self.credit == "prefill" and self.loss in ("gspo", "maxrl"):
             raise ValueError(
-                f"{name} {getattr(self, name)} acts on rollouts, but loss supervised has none; set "
-                f"{name} to {'none' if weighted and not regularised else '0'}"
+                f"credit prefill gives the tokens of a rollout different advantages, but loss "
+                f"{self.loss} is defined for one advantage of a whole rollout; set credit to "
+                f"rollout or choose another loss"
+            )
+        if self.credit == "prefill" and self.live_tokens:
+            raise ValueError(
+                "live_tokens leaves out the tokens of groups with equal rewards, but with credit "
+                "prefill these learn too; set live_tokens to false or credit to rollout"
             )
         if self.live_tokens and regularised:
             raise ValueError(

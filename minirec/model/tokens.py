@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from minirec.config.training import TrainingConfig
 from minirec.model.sharing import Sharing
+from minirec.rl import credit
 from minirec.rl.group import Group
 
 PREFILL = DECODE = FORWARD = 1
@@ -60,12 +61,14 @@ class StepTokens:
 
     items: (V,) tokens of each item. refresh_steps: a table of the catalogue is encoded at its
     multiples. sharing: how the policy reads groups (`Sharing.of`).
+    answer: token ids of the answer marker, for `training.credit`.
     """
 
     training: TrainingConfig
     items: Sequence[int]
     refresh_steps: int
     sharing: Sharing | None
+    answer: Sequence[int] = ()
 
     @property
     def catalogue(self) -> int:
@@ -94,12 +97,22 @@ class StepTokens:
         rollouts = 0
         if t.rolls_out:
             rollouts = sum(rolled_out(len(group.prompt), group.written) for group in groups)
+        reading_ahead = 0
+        if t.credit == "prefill":
+            reading_ahead = sum(
+                read(group, self.sharing)
+                for number in range(1, t.credit_chunks)
+                for group in credit.prefixes(
+                    groups, number=number, chunks=t.credit_chunks, answer=self.answer
+                )
+            )
         own = sum(self.items[item] for item in candidates)
         refreshed = t.reads_table and step % self.refresh_steps == 0
         encoded = self.catalogue if refreshed else FORWARD * own
         trained = LORA * own if t.update else 0
         reads = reads_per_token(t) + (2 * FORWARD if t.measures_kl(step) else 0)
-        return choice_tokens + rollouts + reads * reading + encoded + trained
+        read_once = FORWARD * reading_ahead
+        return choice_tokens + rollouts + reads * reading + read_once + encoded + trained
 
 
 def reads_per_token(training: TrainingConfig) -> int:

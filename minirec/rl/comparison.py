@@ -45,3 +45,12 @@ def uniforms_of(sample_ids: Sequence[int], *, size: int, seed: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed_of(seed, "comparison", sample_id))
         draws.append(torch.rand((size, size), generator=generator))
     return torch.stack(draws)
+
+
+def compared(rewards: Tensor, sample_ids: Sequence[int], *, noise: float, seed: int) -> Tensor:
+    """`comparison_rewards` (P, G) with the draws of a step for these samples (P,)."""
+    uniforms = None
+    if noise > 0:
+        draws = uniforms_of(sample_ids, size=rewards.shape[1], seed=seed)
+        uniforms = draws.to(rewards.device)
+    return comparison_rewards(rewards, noise=noise, uniforms=uniforms)

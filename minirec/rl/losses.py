@@ -20,13 +20,14 @@ from minirec.config.training import TrainingConfig
 from minirec.prior.prior import Prior
 from minirec.rl import grpo
 from minirec.rl.candidates import CANDIDATES, Candidates
-from minirec.rl.comparison import comparison_rewards, uniforms_of
+from minirec.rl.comparison import compared
+from minirec.rl.credit import Prefixes, credit_advantages, read_prefixes
 from minirec.rl.group import Group, Unit, written_tokens
 from minirec.rl.ranker import Ranker, Targets
 from minirec.rl.reward import RewardFunction, ndcg
 from minirec.rl.start import k3, start_logprobs
 from minirec.rl.token_losses import TokenLossFunction, Tokens, entropy_terms, group_advantages
-from minirec.rl.weighting import Weights, group_weights
+from minirec.rl.weighting import group_weights
 from minirec.rng import seed_of
 
 Forward = Callable[..., tuple[Tensor, Tensor | None]]
@@ -39,7 +40,7 @@ class Objective:
 
     factors: (V,) of each item as a target (method, section 1), from
     `minirec.corpus.weights.load_factors`; None: 1.
-    longest: the most tokens that an engine writes, see `Tokens`.
+    longest: the most tokens that an engine writes, see `Tokens`. answer: the answer marker.
     comparison_noise: of comparisons between rollouts, which replace the rewards; None: they do not.
     chance: NDCG of a random ranking, for `training.weighting`.
     normaliser, seed: of a step, see `of_step`.
@@ -52,6 +53,7 @@ class Objective:
     prior: Prior | None = None
     factors: NDArray[np.float64] | None = None
     longest: int | None = None
+    answer: Sequence[int] = ()
     comparison_noise: float | None = None
     chance: float = 0.0
     normaliser: float | None = None
@@ -91,7 +93,7 @@ class Rollouts:
     hidden (P, G, d) float32 at the answer marker and logprobs (W,) float32 have gradient. behaviour
     (W,) float32 holds the log-probabilities of the policy that wrote the tokens, rollout (W,) int64
     the rollout (0..P*G-1) of each token. sample_ids are those of the groups. start (W,) float32
-    holds the log-probabilities at the start of the training, None if nothing is compared with them.
+    holds the log-probabilities at the start of the training, if needed; prefixes likewise.
     """
 
     hidden: Tensor
@@ -101,6 +103,7 @@ class Rollouts:
     targets: Targets
     sample_ids: Sequence[int] = ()
     start: Tensor | None = None
+    prefixes: Prefixes | None = None
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,8 @@ class Rewards:
 
     Rewards and advantages have the factor of the target, NDCG has not. It is applied to advantages
     after their division by the standard deviation of the group, which would cancel it. `seen` is
-    what the advantages are computed from: the rewards, or the results of comparisons.
+    what the advantages are computed from: the rewards, or the results of comparisons. `credit`
+    (P, G, C) are the advantages of chunks for the token loss; None: those of whole rollouts.
     """
 
     reward: Tensor
@@ -119,6 +123,7 @@ class Rewards:
     ndcg: Tensor
     dead: Tensor
     sums: dict[str, float]
+    credit: Tensor | None = None
 
     @property
     def means(self) -> list[tuple[float, float]]:
@@ -184,14 +189,6 @@ def live_tokens(
     return sum(sum(group.written) for group, none in zip(groups, dead, strict=True) if not none)
 
 
-def is_dead(rewards: Tensor, *, floor: float) -> Tensor:
-    """Groups (P,) bool with nearly equal rewards (P, G), from which almost nothing is learned.
-
-    The rewards are those without the weights of items, so that the floor means the same for all.
-    """
-    return rewards.max(1).values - rewards.min(1).values < floor
-
-
 def forward(
     policy: Forward,
     groups: Sequence[Group],
@@ -226,55 +223,53 @@ def forward(
 def reward(rollouts: Rollouts, *, table: Tensor, objective: Objective) -> Rewards:
     """Rank the target of each rollout in `table` (V, d), and compute rewards and advantages."""
     t = objective.training
-    ranking = Ranker(table, objective.temperature).rank(
-        rollouts.hidden.detach().flatten(0, 1), rollouts.targets
-    )
+    ranker = Ranker(table, objective.temperature)
+    ranking = ranker.rank(rollouts.hidden.detach().flatten(0, 1), rollouts.targets)
     cutoff = min(objective.cutoff, len(table))
     shape = rollouts.hidden.shape[:2]
     plain = objective.reward(ranking, cutoff).view(shape)
-    seen = _seen(plain, rollouts, objective)
-    dead = is_dead(seen, floor=t.advantage_floor)
+    noise = objective.comparison_noise
+    seen = (
+        plain
+        if noise is None
+        else compared(plain, rollouts.sample_ids, noise=noise, seed=objective.seed)
+    )
+    dead = grpo.is_dead(seen, floor=t.advantage_floor)
     advantage = group_advantages(seen, t)
     factor = objective.factor(rollouts.targets.target)[:, None]
     rewards = factor * plain
     sums = {"reward": float(rewards.mean(1).sum()), "dead_groups": float(dead.sum())}
     gain = ndcg(ranking, cutoff).view(shape)
+    scale, credit = factor, None
     if t.weighting != "none":
-        weights = _weights(gain, objective)
-        advantage = weights.weight[:, None] * advantage
+        weights = group_weights(
+            gain.mean(1), chance=objective.chance, training=t, normaliser=objective.normaliser
+        )
+        scale = factor * weights.weight[:, None]
         sums |= weights.sums
-    return Rewards(rewards, factor * seen, factor * advantage, gain, dead, sums)
+    if rollouts.prefixes is not None:
+        credit = scale[..., None] * _credit(rollouts, plain, ranker=ranker, objective=objective)
+    return Rewards(rewards, factor * seen, scale * advantage, gain, dead, sums, credit)
 
 
-def _seen(plain: Tensor, rollouts: Rollouts, objective: Objective) -> Tensor:
-    """What the learner sees of rewards (P, G): themselves, or comparisons."""
-    noise = objective.comparison_noise
-    if noise is None:
-        return plain
-    uniforms = None
-    if noise > 0:
-        draws = uniforms_of(rollouts.sample_ids, size=plain.shape[1], seed=objective.seed)
-        uniforms = draws.to(plain.device)
-    return comparison_rewards(plain, noise=noise, uniforms=uniforms)
-
-
-def _weights(gain: Tensor, objective: Objective) -> Weights:
-    """The weights of groups with the NDCG (P, G) of their rollouts."""
-    return group_weights(
-        gain.mean(1),
-        chance=objective.chance,
-        training=objective.training,
-        normaliser=objective.normaliser,
-    )
+def _credit(rollouts: Rollouts, plain: Tensor, *, ranker: Ranker, objective: Objective) -> Tensor:
+    """The advantages (P, G, C) of chunks of rollouts with rewards (P, G)."""
+    assert rollouts.prefixes is not None
+    ranking = ranker.rank(rollouts.prefixes.hidden, rollouts.targets)
+    inner = objective.reward(ranking, min(objective.cutoff, len(ranker.table)))
+    return credit_advantages(inner.view(*plain.shape, -1), plain, objective.training)
 
 
 def token_loss(rollouts: Rollouts, rewards: Rewards, _: Candidates, objective: Objective) -> Loss:
     """Policy-gradient loss of the written tokens by the function of `training.loss`."""
     prompts, per_prompt = rewards.advantage.shape
+    advantage = rewards.advantage.flatten()[rollouts.rollout]
+    if rewards.credit is not None and rollouts.prefixes is not None:
+        advantage = rewards.credit.flatten(0, 1)[rollouts.rollout, rollouts.prefixes.chunk]
     tokens = Tokens(
         logprobs=rollouts.logprobs,
         behaviour=rollouts.behaviour,
-        advantage=rewards.advantage.flatten()[rollouts.rollout],
+        advantage=advantage,
         rollout=rollouts.rollout,
         rollouts=prompts * per_prompt,
         per_prompt=per_prompt,
@@ -392,8 +387,12 @@ def losses(
         part = supervised_loss(policy, groups, candidates=candidates, objective=objective)
         return Losses(None, [part])
     assert candidates.table is not None
-    items, compared = len(candidates.table), t.kl_weight > 0
-    rollouts = forward(policy, groups, items=items, prior=objective.prior, start=compared)
+    prefixes, items = None, len(candidates.table)
+    if t.credit == "prefill":
+        chunks, answer = t.credit_chunks, objective.answer
+        prefixes = read_prefixes(policy, groups, chunks=chunks, answer=answer)
+    rollouts = forward(policy, groups, items=items, prior=objective.prior, start=t.kl_weight > 0)
+    rollouts = replace(rollouts, prefixes=prefixes)
     rewards = reward(rollouts, table=candidates.table, objective=objective)
     parts = [loss(rollouts, rewards, candidates, objective) for loss in LOSSES]
     return Losses(rewards, [*parts, *regularisers(rollouts, t)])

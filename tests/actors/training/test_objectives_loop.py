@@ -1,4 +1,4 @@
-"""The losses, weights and comparisons in the loop of a training worker."""
+"""The losses, weights, comparisons and credits in the loop of a training worker."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ OBJECTIVES = {
     "middle": {"weighting": "middle", "weighting_temperature": 0.2},
     "comparison": {"reward": RewardConfig(feedback="comparison")},
     "noise": {"reward": NOISY},
+    "prefill": {"credit": "prefill", "credit_chunks": 3},
 }
 ALL = {"loss": "gspo", "kl_weight": 0.5, "entropy_weight": 0.1, **OBJECTIVES["middle"]}
 
@@ -84,7 +85,7 @@ def test_a_large_temperature_leaves_the_bytes(place, plain, tmp_path):
     assert weights(own) == plain[1]
 
 
-@pytest.mark.parametrize("changes", [{**ALL}, {**ALL, "reward": NOISY}])
+@pytest.mark.parametrize("changes", [{**ALL, "reward": NOISY}, OBJECTIVES["prefill"]])
 def test_an_interrupted_training_ends_with_the_same_weights(place, tmp_path, changes):
     whole = spec(place, tmp_path / "whole", **changes)
     train(whole)

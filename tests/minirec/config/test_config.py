@@ -291,6 +291,18 @@ def test_a_cost_in_tokens_may_exceed_other_numbers():
             "weighting middle acts on rollouts, but loss supervised has none; set weighting to",
         ),
         (
+            ["training.loss=gspo", "training.credit=prefill"],
+            "credit prefill gives the tokens of a rollout different advantages, but loss gspo is",
+        ),
+        (
+            ["training.live_tokens=true", "training.credit=prefill"],
+            "live_tokens leaves out the tokens of groups with equal rewards, but with credit",
+        ),
+        (
+            ["reward.feedback=comparison", "training.credit=prefill"],
+            "training.credit prefill compares rewards of answers, but with reward.feedback",
+        ),
+        (
             ["training.live_tokens=true", "training.entropy_weight=0.1"],
             "entropy_weight counts the tokens of all groups, but live_tokens divides by those",
         ),
