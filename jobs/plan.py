@@ -283,7 +283,8 @@ def _training_rows(stage: str, config: Config, training: TrainingConfig, samples
     if not training.rolls_out:
         return rows + limit
     rollouts = steps * training.prompts_per_step * training.rollouts_per_prompt
-    pairs = training.rollouts_per_prompt == 2 and training.scale_advantage
+    whole = training.scales and training.credit == "rollout"
+    pairs = training.rollouts_per_prompt == 2 and whole
     signs = "groups of two give only +1, -1 or 0, however much the rewards differ"
     return [
         *rows,

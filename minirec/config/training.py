@@ -10,6 +10,8 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 from minirec.config.choices import ItemCandidates, TokenLoss
 from minirec.config.section import Section, counted, share_or_all
 
+OF_ROLLOUTS = {"kl_weight": 0, "entropy_weight": 0, "weighting": "none", "credit": "rollout"}
+"""Settings that only a training with rollouts has, with the values that switch them off."""
 PER_GROUP = ("gspo", "dr_grpo")
 """The token losses that a step divides by its number of groups."""
 
@@ -126,6 +128,11 @@ class TrainingConfig(Section):
         return self.loss != "supervised"
 
     @property
+    def scales(self) -> bool:
+        """Whether advantages are divided by the standard deviation of their group."""
+        return self.scale_advantage and self.loss not in ("dr_grpo", "maxrl")
+
+    @property
     def compares_start(self) -> bool:
         """Whether a step compares the policy with the start of the training."""
         return self.kl_steps is not None or self.kl_weight > 0
@@ -203,8 +210,7 @@ class TrainingConfig(Section):
     def _check_token_loss(self) -> None:
         own = {"kl_weight": self.kl_weight, "entropy_weight": self.entropy_weight}
         regularised = [name for name, weight in own.items() if weight]
-        neutral = {"kl_weight": 0, "entropy_weight": 0, "weighting": "none", "credit": "rollout"}
-        for name, value in neutral.items():
+        for name, value in OF_ROLLOUTS.items():
             if not self.rolls_out and getattr(self, name) != value:
                 raise ValueError(
                     f"{name} {getattr(self, name)} acts on rollouts, but loss supervised has none; "

@@ -121,7 +121,7 @@ def credit_advantages(inner: Tensor, rewards: Tensor, training: TrainingConfig) 
     others = (rewards.sum(1, keepdim=True) - rewards) / (rewards.shape[1] - 1)
     values = torch.cat([others[..., None], inner], -1)
     found = chunk_advantages(values, rewards, decay=training.credit_lambda)
-    if training.loss == "dr_grpo" or not training.scale_advantage:
+    if not training.scales:
         return found
     seen = torch.cat([rewards[..., None], inner], -1).flatten(1)
     deviation = seen.std(1, correction=0).clamp_min(training.advantage_floor)

@@ -26,7 +26,12 @@ from minirec.rl.group import Group, Unit, written_tokens
 from minirec.rl.ranker import Ranker, Targets
 from minirec.rl.reward import RewardFunction, ndcg
 from minirec.rl.start import k3, start_logprobs
-from minirec.rl.token_losses import TokenLossFunction, Tokens, entropy_terms, group_advantages
+from minirec.rl.token_losses import (
+    Tokens,
+    checked,
+    entropy_terms,
+    group_advantages,
+)
 from minirec.rl.weighting import group_weights
 from minirec.rng import seed_of
 
@@ -68,11 +73,6 @@ class Objective:
         """
         normaliser = log[-1].get("weighting") if log else None
         return replace(self, seed=seed_of(seed, step), normaliser=normaliser)
-
-    @property
-    def token_loss(self) -> TokenLossFunction:
-        """The function of `training.loss`."""
-        return TOKEN_LOSSES.find(self.training.loss)
 
     def factor(self, target: Tensor) -> Tensor:
         """Factors (P,) float32 of targets (P,) int64."""
@@ -262,6 +262,7 @@ def _credit(rollouts: Rollouts, plain: Tensor, *, ranker: Ranker, objective: Obj
 
 def token_loss(rollouts: Rollouts, rewards: Rewards, _: Candidates, objective: Objective) -> Loss:
     """Policy-gradient loss of the written tokens by the function of `training.loss`."""
+    name = objective.training.loss
     prompts, per_prompt = rewards.advantage.shape
     advantage = rewards.advantage.flatten()[rollouts.rollout]
     if rewards.credit is not None and rollouts.prefixes is not None:
@@ -276,7 +277,7 @@ def token_loss(rollouts: Rollouts, rewards: Rewards, _: Candidates, objective: O
         clip=objective.clip,
         longest=objective.longest,
     )
-    found = objective.token_loss(tokens)
+    found = checked(TOKEN_LOSSES.find(name)(tokens), tokens, name=name)
     figures = {
         "abs_log_ratio": float(tokens.log_ratio.detach().abs().sum()),
         "clipped_tokens": float(found.clipped.sum()),

@@ -68,6 +68,24 @@ class TokenLoss:
 TokenLossFunction = Callable[[Tokens], TokenLoss]
 
 
+def checked(found: TokenLoss, tokens: Tokens, *, name: str) -> TokenLoss:
+    """What the loss `name` has found for the tokens.
+
+    Raises:
+        ValueError: it is no `TokenLoss` of a scalar and W marks.
+    """
+    if not isinstance(found, TokenLoss):
+        raise ValueError(f"training.loss {name} returned {type(found).__name__}, not a TokenLoss")
+    shapes = tuple(found.total.shape), tuple(found.clipped.shape)
+    expected = (), tuple(tokens.logprobs.shape)
+    if shapes != expected:
+        raise ValueError(
+            f"training.loss {name} returned total and clipped of the shapes {shapes[0]} and "
+            f"{shapes[1]}; expected {expected[0]} and {expected[1]}"
+        )
+    return found
+
+
 def clipped(tokens: Tokens) -> TokenLoss:
     """Ratios of tokens, clipped; advantages in units of the group's standard deviation.
 
@@ -79,10 +97,10 @@ def clipped(tokens: Tokens) -> TokenLoss:
 
 
 def sequence_ratio(tokens: Tokens) -> TokenLoss:
-    """GSPO: one ratio for a rollout, the geometric mean of those of its tokens, clipped.
+    """One ratio for a rollout, the geometric mean of those of its tokens, clipped.
 
-    ``-1/G sum_i min(s_i A_i, clip(s_i) A_i)`` with ``s_i = exp(mean_t log ratio_it)``, meant over
-    groups (arXiv 2507.18071, equations 5 and 7). Every rollout counts alike, however long it is.
+    ``-1/G sum_i min(s_i A_i, clip(s_i) A_i)`` with ``s_i = exp(mean_t log ratio_it)``, the mean
+    over groups (GSPO, arXiv 2507.18071). Every rollout counts alike, however long it is.
     The paper clips at 3e-4 and 4e-4, because s varies much less than the ratio of a token: lower
     clip_low and clip_high. A rollout without written tokens has no ratio and counts 0. The
     importance cap, which is not in the paper, holds as in GRPO.
@@ -97,9 +115,9 @@ def sequence_ratio(tokens: Tokens) -> TokenLoss:
 
 
 def clipped_weight(tokens: Tokens) -> TokenLoss:
-    """CISPO: log-probabilities with a truncated importance weight; no token loses its gradient.
+    """Log-probabilities with a truncated importance weight; no token loses its gradient.
 
-    ``-sum_t sg(min(ratio_t, cap)) A_t log p_t`` (MiniMax-M1, arXiv 2506.13585, equations 4 and 5),
+    ``-sum_t sg(min(ratio_t, cap)) A_t log p_t`` (CISPO of MiniMax-M1, arXiv 2506.13585),
     with the cap training.importance_cap, divided by all tokens of a step. As in the paper's runs
     there is no lower bound; clip_low and clip_high have no effect.
     """
@@ -110,10 +128,10 @@ def clipped_weight(tokens: Tokens) -> TokenLoss:
 
 
 def constant_length(tokens: Tokens) -> TokenLoss:
-    """Dr. GRPO: divides neither by lengths nor by the standard deviation of a group.
+    """GRPO that divides neither by lengths nor by the standard deviation of a group.
 
     The terms of GRPO, summed over the tokens of a rollout and divided by the constant
-    ``G * rollout.max_new_tokens`` (arXiv 2503.20783, section 3.2 and its code). Advantages are
+    ``G * rollout.max_new_tokens`` (Dr. GRPO, arXiv 2503.20783). Advantages are
     r - mean, whatever scale_advantage says.
 
     Raises:
@@ -127,7 +145,7 @@ def constant_length(tokens: Tokens) -> TokenLoss:
 
 
 def mean_normalised(tokens: Tokens) -> TokenLoss:
-    """MaxRL: the loss of GRPO with advantages divided by the mean reward of the group.
+    """The loss of GRPO with advantages divided by the mean reward of the group.
 
     After Tajwar et al. (arXiv 2602.02710), who derive it for rewards of 0 and 1. There the expected
     gradient is that of log p, p the chance of a success, with its series of powers of 1 - p cut
@@ -156,8 +174,7 @@ def group_advantages(rewards: Tensor, training: TrainingConfig) -> Tensor:
     floor = training.advantage_floor
     if training.loss == "maxrl":
         return relative_advantages(rewards, floor=floor)
-    scale = training.scale_advantage and training.loss != "dr_grpo"
-    return grpo.advantages(rewards, floor=floor, scale=scale)
+    return grpo.advantages(rewards, floor=floor, scale=training.scales)
 
 
 def relative_advantages(rewards: Tensor, *, floor: float) -> Tensor:

@@ -13,7 +13,9 @@ from minirec.rl import grpo
 from minirec.rl.start import k3
 from minirec.rl.token_losses import (
     TOKEN_LOSSES,
+    TokenLoss,
     Tokens,
+    checked,
     entropy_terms,
     group_advantages,
     relative_advantages,
@@ -174,3 +176,13 @@ def test_k3_has_the_gradient_of_the_kl_of_the_start_to_the_policy():
     kl = (start.exp() * (start - torch.log_softmax(logits, 0))).sum()
     (wanted,) = torch.autograd.grad(kl, logits)
     assert torch.allclose(found, wanted)
+
+
+def test_what_a_function_of_the_user_returns_is_checked():
+    given = tokens([1.0] * 4)
+    good = TokenLoss(given.logprobs.sum(), given.advantage > 0)
+    assert checked(good, given, name="own:loss") is good
+    with pytest.raises(ValueError, match="training.loss own:loss returned Tensor, not a TokenLoss"):
+        checked(given.logprobs.sum(), given, name="own:loss")
+    with pytest.raises(ValueError, match=r"of the shapes \(4,\) and \(4,\); expected \(\) and"):
+        checked(TokenLoss(given.logprobs, given.advantage > 0), given, name="own:loss")
