@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from minirec.config.training import TrainingConfig
 from minirec.model.sharing import Sharing
-from minirec.rl import credit
+from minirec.rl.chunks import prefixes
 from minirec.rl.group import Group
 
 PREFILL = DECODE = FORWARD = 1
@@ -102,7 +102,7 @@ class StepTokens:
             reading_ahead = sum(
                 read(group, self.sharing)
                 for number in range(1, t.credit_chunks)
-                for group in credit.prefixes(
+                for group in prefixes(
                     groups, number=number, chunks=t.credit_chunks, answer=self.answer
                 )
             )

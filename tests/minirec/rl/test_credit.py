@@ -10,13 +10,8 @@ from hypothesis import strategies as st
 from minirec.config.training import TrainingConfig
 from minirec.rl import grpo
 from minirec.rl.candidates import Candidates
-from minirec.rl.credit import (
-    chunk_advantages,
-    chunk_bounds,
-    credit_advantages,
-    prefixes,
-    token_chunks,
-)
+from minirec.rl.chunks import chunk_bounds, prefixes, token_chunks
+from minirec.rl.credit import chunk_advantages, credit_advantages
 from minirec.rl.group import Group
 from minirec.rl.losses import Objective, losses
 from minirec.rl.reward import ndcg
