@@ -51,6 +51,9 @@ def test_a_step_with_rollouts():
     assert counted(grpo(), sharing=None) == 19 + 60 + 12 + 6
     assert counted(grpo(live_tokens=True)) == 19 + 60 + 12 + 6
     assert counted(grpo(kl_steps=1)) == 19 + 2 * 20 + 40 + 12 + 6
+    assert counted(grpo(kl_weight=0.1)) == 19 + 20 + 40 + 12 + 6
+    # The answers after half of the text: 10 + 2 + 3 tokens, with an empty marker.
+    assert counted(grpo(credit="prefill")) == 19 + 15 + 40 + 12 + 6
     assert counted(grpo(kl_steps=2), step=1) == counted(grpo(), step=1)
     assert counted(grpo(), candidates=(0, 2)) == 19 + 40 + 12 + 16
     assert counted(grpo(), choice_tokens=7) == 19 + 40 + 12 + 6 + 7
