@@ -224,6 +224,12 @@ def _check_compared(name: str, training: TrainingConfig) -> None:
             f"comparison a training sees only which rollout is better; set credit to rollout or "
             f"feedback to score"
         )
+    if training.rolls_out and training.item_loss != "softmax":
+        raise ValueError(
+            f"{name}.item_loss {training.item_loss} reads the rewards of drawn lists, but with "
+            f"reward.feedback comparison a training sees only which rollout is better; set "
+            f"item_loss to softmax or feedback to score"
+        )
     if training.loss == "maxrl":
         raise ValueError(
             f"{name}.loss maxrl divides by the mean reward of a group, but with reward.feedback "

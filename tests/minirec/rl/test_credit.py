@@ -89,10 +89,17 @@ def test_chunks_of_text_are_cut_at_tokens_and_keep_the_marker_whole():
     assert chunks == [0, 1, 1, 1, 1] + [0, 0, 1, 1] + [1, 1]
 
 
-def test_the_token_loss_takes_the_advantages_of_chunks():
-    """The forced answer finds the target only after the text of the first rollout."""
+@pytest.mark.parametrize(
+    ("following", "expected"), [([], [-1, -1, 0, 1, 0, 0]), ([1], [0, 0, 0, 0, 0, 0])]
+)
+def test_the_token_loss_takes_the_advantages_of_chunks(following, expected):
+    """The forced answer finds the target only after the text of the first rollout.
+
+    With item 1 as relevant as the target, all rewards and all inner values are 1.
+    """
     items = torch.eye(3)
-    group = Group([5], [[1, 2, 8], [3, 4, 8]], [2, 2], [], 0, [[-1.0] * 2, [-1.0] * 2])
+    text, written_logprobs = [[1, 2, 8], [3, 4, 8]], [[-1.0] * 2, [-1.0] * 2]
+    group = Group([5], text, [2, 2], [], 0, written_logprobs, following=following)
     tokens = torch.full((6,), -1.0).requires_grad_()
 
     def policy(*, groups, logprobs=True):
@@ -110,6 +117,6 @@ def test_the_token_loss_takes_the_advantages_of_chunks():
         candidates=Candidates(torch.tensor([0]), items[:1], items),
         objective=Objective(training, temperature=1.0, cutoff=1, reward=ndcg, answer=[8]),
     )
-    # Rewards 1 and 0, inner values 0 and 0, values at the start 0 and 1.
+    # Without following items: rewards 1 and 0, inner values 0 and 0, values at the start 0 and 1.
     found.parts[0].total.backward()
-    assert tokens.grad.tolist() == pytest.approx([-1, -1, 0, 1, 0, 0])
+    assert tokens.grad.tolist() == pytest.approx(expected)

@@ -1,5 +1,7 @@
 """The divisor of the token loss, and the figures of the log, on groups computed by hand."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -55,7 +57,7 @@ def test_token_entropy_is_the_mean_of_minus_log_p():
     assert sums["dead_groups", "groups"] == 1
 
 
-@pytest.mark.parametrize("loss", ["grpo", "gspo", "cispo", "dr_grpo"])
+@pytest.mark.parametrize("loss", ["grpo", "gspo", "cispo", "dr_grpo", "dpo"])
 def test_comparisons_are_unchanged_by_any_increasing_map_of_the_reward(loss):
     """Loss and gradients have the same bytes for NDCG as for exp(5 NDCG)."""
 
@@ -96,3 +98,11 @@ def test_of_a_step(live):
     second = OBJECTIVE.of_step(1, seed=3, log=entries)
     assert (first.normaliser, second.normaliser) == (None, 1.5 if live else None)
     assert first.seed != second.seed != OBJECTIVE.of_step(1, seed=4, log=entries).seed
+
+
+def test_steps_on_the_same_rollouts_compare_alike_and_imitate_more():
+    training = TrainingConfig(replays=2, imitate_best=0.5)
+    objective = replace(OBJECTIVE, training=training)
+    steps = [objective.of_step(step, seed=3, log=[]) for step in range(4)]
+    assert [one.best_weight for one in steps] == [0, 0.5, 0, 0.5]
+    assert steps[0].seed == steps[1].seed != steps[2].seed == steps[3].seed
