@@ -148,7 +148,7 @@ def training(step: Step, b: Bench) -> Figures:
 
 def rollouts(step: Step, b: Bench) -> Figures:
     """Rollouts after an adapter was synchronised, and how engine and trainer agree about them."""
-    from minirec.rl.losses import forward
+    from minirec.rl.rollouts import forward
 
     if b.device == "cuda":
         torch.cuda.empty_cache()

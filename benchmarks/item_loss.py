@@ -27,8 +27,8 @@ from minirec.model.passes import item_table
 from minirec.model.recommender import Encoder, trainable_policy
 from minirec.rl import grpo
 from minirec.rl.candidates import CANDIDATES, Candidates, log_presence
-from minirec.rl.losses import lr_factor
 from minirec.rl.ranker import Ranker, Targets
+from minirec.rl.schedule import lr_factor
 
 PROMPTS, VALIDATED, BLOCK = 64, 600, 50
 

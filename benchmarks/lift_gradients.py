@@ -31,9 +31,10 @@ from minirec.model.recommender import Encoder, trainable_policy
 from minirec.prior.prior import Prior
 from minirec.rl.candidates import Candidates
 from minirec.rl.group import Group
-from minirec.rl.losses import Objective, forward, item_loss, reward, supervised_loss, token_loss
+from minirec.rl.losses import item_loss, supervised_loss, token_loss
 from minirec.rl.ranker import Ranker
 from minirec.rl.reward import ndcg, reward_function
+from minirec.rl.rollouts import Objective, forward, reward
 from minirec.selection.learnability import chance_level, lift
 
 BINS = (-1.0, 0.02, 0.2, 0.5, 0.98, 1.01)

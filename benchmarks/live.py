@@ -32,8 +32,9 @@ from minirec.corpus.table import Catalogue, Sample
 from minirec.model.recommender import Policy
 from minirec.rl.candidates import Candidates
 from minirec.rl.group import Group
-from minirec.rl.losses import Objective, counted, losses
+from minirec.rl.losses import losses
 from minirec.rl.reward import reward_function
+from minirec.rl.rollouts import Objective, counted
 
 ITEMS, SAMPLES = 300, 200
 PROMPTS, ROLLOUTS, PROMPT, COMPLETION = 8, 4, 512, 256

@@ -26,8 +26,9 @@ from minirec.model.recommender import Encoder, Policy, trainable_policy
 from minirec.resources import flops
 from minirec.resources.estimates import ModelShape
 from minirec.rl.group import Group
-from minirec.rl.losses import Objective, counted, losses
+from minirec.rl.losses import losses
 from minirec.rl.reward import reward_function
+from minirec.rl.rollouts import Objective, counted
 from minirec.rng import seed_of
 
 RANK = 16

@@ -21,8 +21,9 @@ from minirec.config.training import TrainingConfig
 from minirec.model.recommender import Policy
 from minirec.rl.candidates import Candidates
 from minirec.rl.group import Group
-from minirec.rl.losses import Objective, counted, losses
+from minirec.rl.losses import losses
 from minirec.rl.reward import reward_function
+from minirec.rl.rollouts import Objective, counted
 
 VOCABULARY, ITEMS = 1500, 300
 # name, hidden size, layers, prompts, rollouts of each, tokens of a prompt and of a completion

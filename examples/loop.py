@@ -32,9 +32,11 @@ from minirec.model import demo as demo_model
 from minirec.model.passes import item_table
 from minirec.model.recommender import Encoder, Policy, trainable_policy
 from minirec.rl.candidates import Candidates
-from minirec.rl.losses import Objective, counted, losses, lr_factor
+from minirec.rl.losses import losses
 from minirec.rl.ranker import Ranker
 from minirec.rl.reward import ndcg, reward_function
+from minirec.rl.rollouts import Objective, counted
+from minirec.rl.schedule import lr_factor
 from minirec.rng import seed_of
 from minirec.selection.curriculum import easy_to_hard
 

@@ -31,6 +31,12 @@ def weight_settings(config: Config) -> dict[str, Any]:
     return {"reward": {"item_weight": column}} if column else {}
 
 
+def feedback_settings(config: Config) -> dict[str, Any]:
+    """What a training sees of rewards; empty if it sees the rewards themselves."""
+    found = config.reward.feedback_settings()
+    return {"feedback": found} if found else {}
+
+
 def rollout_settings(config: Config) -> dict[str, Any]:
     """The rollout settings that change results.
 
@@ -96,6 +102,11 @@ def training_settings(training: TrainingConfig) -> dict[str, Any]:
     left_out |= set() if training.reset_steps else {"reset_steps", "reset_keep"}
     left_out |= set() if training.imitate_best else {"imitate_best"}
     left_out |= {name for name in ("token_limit", "kl_steps") if getattr(training, name) is None}
+    left_out |= {name for name in ("kl_weight", "entropy_weight") if not getattr(training, name)}
+    if training.credit == "rollout":
+        left_out |= {"credit", "credit_chunks", "credit_lambda"}
+    if training.weighting == "none":
+        left_out |= {"weighting", "weighting_temperature", "weighting_most"}
     if training.validation_steps is None:
         left_out |= {"validation_steps", "validation_samples", "validation_seed"}
     settings = training.model_dump(mode="json", exclude=left_out)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from actors.engines.engine import engine_choice, resolve_engine
 from jobs.stages.prepare import made_with
 from jobs.tracking import check as check_trackers
-from minirec.config.choices import CURRICULA, LEARNABILITY, METHODS, REWARDS
+from minirec.config.choices import CURRICULA, LEARNABILITY, METHODS, REWARDS, TOKEN_LOSSES
 from minirec.config.run import Config
 from minirec.config.scoring import ScoringConfig
 from minirec.config.selection import ONE_GROUP
@@ -115,6 +115,10 @@ def _check_functions(config: Config, command: str) -> None:
     names = [(REWARDS, config.reward.name)] if _runs(command, "proxy", "score", *TRIALS) else []
     if _runs(command, "select", *TRIALS):
         names += [(METHODS, s.method), (LEARNABILITY, s.learnability), (CURRICULA, s.curriculum)]
+    losses = [config.training.loss] if _runs(command, "train", *TRIALS) else []
+    if _runs(command, "proxy", "score", *TRIALS):
+        losses.append(config.proxy.training.loss)
+    names += [(TOKEN_LOSSES, loss) for loss in losses]
     for choices, name in names:
         if ":" in name:
             choices.find(name)
@@ -279,11 +283,12 @@ def _training_rows(stage: str, config: Config, training: TrainingConfig, samples
     rows = [(stage, "optimizer steps", f"{steps:,} of {training.prompts_per_step} prompts")]
     most = training.token_limit
     limit = [(stage, "forward-equivalent tokens", f"ends at {most:,}")] if most else []
-    if training.loss == "supervised":
+    if not training.rolls_out:
         return rows + limit
     drawn = math.ceil(steps / training.replays)
     rollouts = drawn * training.prompts_per_step * training.rollouts_per_prompt
-    pairs = training.rollouts_per_prompt == 2 and training.scale_advantage
+    whole = training.scales and training.credit == "rollout"
+    pairs = training.rollouts_per_prompt == 2 and whole
     signs = "groups of two give only +1, -1 or 0, however much the rewards differ"
     return [
         *rows,
@@ -315,7 +320,7 @@ def _trial_rows(kind: str, trials: Sequence[Trial], samples: int, *, exact: bool
         if trial.table == EQUAL_TOKENS:  # the cost ends it, not the number of steps
             continue
         steps += (own := t.steps_on(count))
-        if t.loss == "supervised":
+        if not t.rolls_out:
             continue
         drawn = math.ceil(own / t.replays)
         rollouts += drawn * t.prompts_per_step * t.rollouts_per_prompt

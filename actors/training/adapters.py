@@ -11,10 +11,10 @@ from typing import Any
 import torch.distributed as dist
 
 from actors.engines.engine import Adapter
-from actors.training.drift import TRAINED
 from actors.training.validation import START
 from minirec.model.recommender import Policy
 from minirec.prior.prior import save_weights
+from minirec.rl.start import TRAINED
 from minirec.store.files import atomic_dir, fetch, remove
 
 BEHIND = "behind"

@@ -12,8 +12,8 @@ from actors.training.activations import Activations
 from minirec.config.training import TrainingConfig
 from minirec.model.micro_batches import micro_batches, padded
 from minirec.model.sharing import Sharing
-from minirec.rl.group import Group
-from minirec.rl.losses import Objective, Unit, live_tokens
+from minirec.rl.group import Group, Unit
+from minirec.rl.rollouts import Objective, live_tokens
 
 
 class Passes:

@@ -10,7 +10,7 @@ from minirec.corpus.table import Sample
 from minirec.evaluation.expert import load_expert
 from minirec.rl.demonstrations import Demonstrations
 from minirec.rl.group import Group
-from minirec.rl.losses import lr_factor
+from minirec.rl.schedule import lr_factor
 from minirec.store.remote import located
 
 WEIGHT = "expert_weight"

@@ -204,7 +204,7 @@ def step_tokens(
         answer=len(encoder.answer_ids),
         sharing=sharing,
     )
-    return StepTokens(t, lengths, every, sharing)
+    return StepTokens(t, lengths, every, sharing, encoder.answer_ids)
 
 
 def target_presence(

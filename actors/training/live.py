@@ -21,9 +21,9 @@ from actors.training.zero import of_rank_0, spread
 from minirec.corpus.table import Catalogue, Sample
 from minirec.model.recommender import Encoder, Policy
 from minirec.model.tokens import FORWARD, LORA
-from minirec.rl.losses import Objective
 from minirec.rl.ranker import Ranker
 from minirec.rl.reward import ndcg
+from minirec.rl.rollouts import Objective
 from minirec.selection.head_gradients import head_features
 from minirec.selection.learnability import chance_level, lift
 from minirec.selection.live import (
@@ -81,7 +81,7 @@ class LiveOrder:
         self.selection = LiveSelection(spec.order, spec.live, seed=spec.seed, prompts=self.prompts)
         self.value = ValueRule(spec.live, spec.selection) if spec.live.rule == "value" else None
         # A warm start has no rewards, so its samples are not paced.
-        rewarded = spec.training.loss != "supervised"
+        rewarded = spec.training.rolls_out
         paced = rewarded and spec.selection.curriculum == "self_paced"
         self.pace = LivePace(spec, [samples[i].history for i in spec.order]) if paced else None
         # A candidate that is not taken now is often a candidate of the next step.

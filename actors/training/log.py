@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from minirec.rl.losses import Unit
+from minirec.rl.group import Unit
 from minirec.store.files import append, atomic
 from minirec.store.run import peak_memory_mib
 

@@ -6,8 +6,6 @@ docs/architecture.md lists what a step does; examples/loop.py has the same steps
 from __future__ import annotations
 
 import time
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +19,13 @@ from actors.training.activations import Activations
 from actors.training.adapters import Adapters
 from actors.training.checkpoints import newest_checkpoint, save_checkpoint
 from actors.training.division import Passes
-from actors.training.drift import keep_start, kl_sums, start_logprobs
+from actors.training.drift import keep_start, kl_sums
 from actors.training.expert import Demonstrator
 from actors.training.items import ItemSide, asked_items, step_tokens, target_presence
 from actors.training.live import CHOICE_TOKENS, LiveOrder
 from actors.training.log import TrainingLog, means, mismatch
 from actors.training.lookahead import Lookahead
+from actors.training.objective import objective_of
 from actors.training.order import Order, summed
 from actors.training.paced import static_order
 from actors.training.reset import Reset
@@ -43,14 +42,12 @@ from actors.training.validation import (
 from actors.training.zero import barrier, of_rank_0, training_engine
 from minirec.corpus.following import with_following
 from minirec.corpus.table import SampleFile, load_catalogue
-from minirec.corpus.weights import load_factors
 from minirec.model.hub import downloaded
 from minirec.model.recommender import Encoder, trainable_policy
 from minirec.prior.prior import Prior
-from minirec.rl.group import Group
-from minirec.rl.losses import Objective, Unit, counted, losses
-from minirec.rl.replay import best_weight, pass_of
-from minirec.rl.reward import reward_function
+from minirec.rl.group import Group, Unit
+from minirec.rl.losses import losses
+from minirec.rl.rollouts import counted
 from minirec.rng import seed_of
 from minirec.store.files import fetch, read_json, write_json
 from minirec.store.remote import is_remote, located
@@ -109,16 +106,15 @@ class Worker:
             seed=spec.seed,
             adapter=spec.start and fetch(spec.start),
         )
-        if spec.start and (spec.training.kl_steps or spec.training.compares_with_start):
+        if spec.training.compares_start and spec.start:
             keep_start(policy, fetch(spec.start))
         self.prior = Prior.load(corpus, located(spec.prior)) if spec.prior else None
-        self.objective = Objective(
-            training=spec.training,
-            temperature=spec.model.temperature / (self.prior.scale if self.prior else 1),
-            cutoff=spec.reward.cutoff,
-            reward=reward_function(spec.reward.name, softmax_weight=spec.reward.softmax_weight),
+        self.objective = objective_of(
+            spec,
+            corpus,
+            items=len(self.items),
+            answer=self.encoder.answer_ids,
             prior=self.prior,
-            factors=load_factors(corpus, spec.reward.item_weight),
         )
         t = spec.training
         self.tokens = step_tokens(
@@ -182,12 +178,12 @@ class Worker:
         shown = self.demonstrator.of(step, groups, spent=self.share_spent())
         asked = asked_items(groups, self.spec.training)
         candidates = self.item_side.candidates(step, asked, shown)
-        objective = self._objective(step)
         largest = self.item_side.largest_pass(candidates)
         counts, micro_batches = counted(groups), self.passes.divide(groups, beside=largest)
         divided = [micro for _, micro in micro_batches]
+        objective = self.objective.of_step(step, seed=self.spec.seed, log=self.log.entries)
         divisors = counts | self.passes.live_tokens(
-            self.engine, divided, candidates.table, self.objective
+            self.engine, divided, candidates.table, objective
         )
         measured = self.spec.training.measures_kl(step)
         sums = kl_sums(self.engine, divided) if measured else {}
@@ -239,12 +235,6 @@ class Worker:
         if validation and self.spec.training.patience and best_step(self.log.entries) == step:
             self.adapters.save_best(step)
 
-    def _objective(self, step: int) -> Objective:
-        t = self.spec.training
-        weight = best_weight(pass_of(step, t.replays)[1], t.replays, t.imitate_best)
-        start = partial(start_logprobs, self.engine) if t.compares_with_start else None
-        return replace(self.objective, best_weight=weight, reference=start)
-
     def _calls(self, step: int) -> list[Call]:
         assert self.spec.pool is not None
         batch = self.order.batch(step)
@@ -264,7 +254,7 @@ class Worker:
         Without engines, each prompt has the forced answer as its only completion.
         """
         lookahead = self.lookahead
-        if lookahead is not None and not self.spec.training.rolls_out(step):
+        if lookahead is not None and not self.spec.training.writes(step):
             return self.drawn, {}
         samples = [sample for _, sample in self.order.batch(step)]
         if lookahead is None:
@@ -341,7 +331,7 @@ class Worker:
             sums, counts, divisors, device=self.engine.device
         )
         t = self.spec.training
-        replayed = self.lookahead is not None and not t.rolls_out(step)
+        replayed = self.lookahead is not None and not t.writes(step)
         rollouts = counts["groups"] * t.rollouts_per_prompt if self.lookahead else 0
         entry |= {"tokens": counts["tokens"], "rollouts": rollouts}
         if replayed:

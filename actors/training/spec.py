@@ -20,6 +20,7 @@ class TrainingSpec:
 
     order: in the order of training; with `live`, the samples that can be chosen.
     prompts_per_call: None: each engine gets an equal share of a step.
+    longest: the most tokens of a rollout, for losses that divide by it; None: unknown.
     pool: None if `training.loss` needs no rollouts.
     saves_rollouts: whether the folder keeps the rollouts of each step.
     live: of a training with live selection, else None. selection: of such a training, or with arms.
@@ -41,6 +42,7 @@ class TrainingSpec:
     prompts_per_call: int | None
     pool: PoolHandle | Replay | None
     threads: int
+    longest: int | None = None
     zero_stage: int = 0
     start: str | None = None  # folder of the adapter that training starts from
     prior: str | None = None  # folder of the weights of the collaborative prior

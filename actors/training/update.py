@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from actors.training.spec import TrainingSpec
-from minirec.rl.losses import lr_factor
+from minirec.rl.schedule import lr_factor
 
 
 def set_learning_rate(engine: Any, spec: TrainingSpec, step: int, *, spent: float) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from jobs.fingerprint import policy_settings, training_settings
+from jobs.fingerprint import feedback_settings, policy_settings, training_settings
 from jobs.stage import SELECTION, Stage, Work
 from jobs.stages.model import model_inputs
 from jobs.stages.train import drawn_ids, start_inputs, train_on
@@ -35,6 +35,7 @@ PROXY = Stage(
     outputs=("proxy",),
     settings=lambda run, config: {
         **policy_settings(config),
+        **feedback_settings(config),
         "proxy": {
             "samples": config.proxy.samples,
             "training": training_settings(config.proxy.training),

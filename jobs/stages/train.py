@@ -7,7 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.fingerprint import live_settings, policy_settings, training_settings
+from jobs.fingerprint import (
+    feedback_settings,
+    live_settings,
+    policy_settings,
+    training_settings,
+)
 from jobs.stage import POLICY, Stage, Work, base_model, prior_folder
 from jobs.stages.model import model_inputs
 from minirec.errors import ConfigError, EngineError
@@ -73,7 +78,7 @@ def train_on(
     steps = training.steps_on(size)
     beside = "train" if folder == "policy" else folder
     pool: PoolHandle | Replay | None = None
-    if training.loss == "supervised":
+    if not training.rolls_out:
         session.make_room(beside, engines=False)
     elif folder == "policy" and config.rollout.replay:
         session.make_room(beside, engines=False)
@@ -93,6 +98,7 @@ def train_on(
         steps=steps,
         seed=config.seed,
         rollout_temperature=config.rollout.temperature,
+        longest=config.rollout.max_new_tokens,
         prompts_per_call=resolve_prompts_per_call(config),
         pool=pool,
         saves_rollouts=config.rollout.save,
@@ -196,7 +202,7 @@ def _train_live(work: Work) -> None:
 
 def _settings(run: Run, config: Config) -> dict[str, Any]:
     settings = policy_settings(config) | {"training": training_settings(config.training)}
-    settings |= config.selection.pacing()
+    settings |= config.selection.pacing() | feedback_settings(config)
     if config.selection.mode == "live":
         settings["live"] = live_settings(config) | {"budget": config.selection.budget}
     if config.rollout.replay:

@@ -138,6 +138,16 @@ COMPARED = Choices(
     without=("full",),
     own=False,  # the names become those of folders
 )
+TOKEN_LOSSES = Choices(
+    "training.loss",
+    "minirec.rl.token_losses",
+    "TOKEN_LOSSES",
+    first={
+        "dpo": "The best rollout of each prompt should gain on the worst, over a reference.",
+        "supervised": "No rollouts: the probability of the target right after the prompt is "
+        "maximised.",
+    },
+)
 CANDIDATES = Choices("training.item_candidates", "minirec.rl.candidates", "CANDIDATES", own=False)
 REFERENCES = Choices(
     "compare.references", COMPARED.module, COMPARED.table, first=COMPARED.first, own=False
@@ -150,5 +160,6 @@ Learnability = Annotated[str, AfterValidator(LEARNABILITY.check), LEARNABILITY]
 Swept = Annotated[str, AfterValidator(SWEPT.check), SWEPT]
 Curriculum = Annotated[str, AfterValidator(CURRICULA.check), CURRICULA]
 Compared = Annotated[str, AfterValidator(COMPARED.check), COMPARED]
+TokenLoss = Annotated[str, AfterValidator(TOKEN_LOSSES.check), TOKEN_LOSSES]
 ItemCandidates = Annotated[str, AfterValidator(CANDIDATES.check), CANDIDATES]
 Reference = Annotated[str, REFERENCES]  # also a variant, so `CompareConfig` checks it

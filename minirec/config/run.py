@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from minirec.config.corpus import CorpusConfig
+from minirec.config.earlier import ProxyConfig, WarmConfig
 from minirec.config.evaluation import EvaluationConfig, SasrecConfig, TrackingConfig
 from minirec.config.live import LiveConfig
 from minirec.config.model import ModelConfig, RolloutConfig
@@ -17,7 +18,7 @@ from minirec.config.resources import ResourcesConfig
 from minirec.config.scoring import RewardConfig, ScoringConfig
 from minirec.config.section import PathText, Section
 from minirec.config.selection import SelectionConfig
-from minirec.config.training import ProxyConfig, TrainingConfig, WarmConfig
+from minirec.config.training import TrainingConfig
 from minirec.config.trials import CompareConfig, SweepConfig
 
 DEMO_WEIGHT = "margin"
@@ -71,13 +72,13 @@ class Config(Section):
             )
         self._check_pace()
         t = self.training
-        if self.reward.horizon > 1 and t.loss == "supervised" and t.item_loss == "softmax":
+        if self.reward.horizon > 1 and not t.rolls_out and t.item_loss == "softmax":
             raise ValueError(
                 f"reward.horizon {self.reward.horizon} changes rewards, but training.loss "
                 f"supervised has none with item_loss softmax; set reward.horizon to 1, or "
                 f"training.item_loss to plackett_luce"
             )
-        supervised = self.selection.mode == "live" and self.training.loss == "supervised"
+        supervised = self.selection.mode == "live" and not self.training.rolls_out
         if self.selection.mode == "live" and self.training.replays > 1:
             raise ValueError(
                 f"training.replays {self.training.replays} trains on the same samples again, but "
@@ -116,8 +117,10 @@ class Config(Section):
                 "training.validation_steps and training.patience to null"
             )
         for name, training in trainings.items():
+            if self.reward.feedback == "comparison":
+                _check_compared(name, training)
             waits = self.rollout.start_deadline_s + self.rollout.deadline_s
-            if training.loss != "supervised" and training.step_deadline_s <= waits:
+            if training.rolls_out and training.step_deadline_s <= waits:
                 raise ValueError(
                     f"{name}.step_deadline_s {training.step_deadline_s:g} must exceed "
                     f"rollout.start_deadline_s and rollout.deadline_s together, {waits:g}: a step "
@@ -131,7 +134,7 @@ class Config(Section):
         if self.selection.curriculum != "self_paced":
             return
         name = "selection.curriculum self_paced"
-        if self.training.loss == "supervised":
+        if not self.training.rolls_out:
             raise ValueError(
                 f"{name} learns from the rewards of rollouts, but training.loss supervised has "
                 f"none; set selection.curriculum to shuffled"
@@ -196,7 +199,7 @@ class Config(Section):
 
     def check_learns(self, name: str, training: TrainingConfig) -> None:
         """Raise ValueError if a training has rollouts that are all equal."""
-        if training.loss != "supervised" and not self.rollout.analysis:
+        if training.rolls_out and not self.rollout.analysis:
             raise ValueError(
                 f"{name}.loss {training.loss} compares the rollouts of a prompt, which are all "
                 f"equal with rollout.max_new_tokens 0; set {name}.loss to supervised, or "
@@ -211,3 +214,24 @@ class Config(Section):
                 f"the warm start has {count:,} training samples, but one step takes "
                 f"warm.training.prompts_per_step {step}; lower it, or raise warm.samples"
             )
+
+
+def _check_compared(name: str, training: TrainingConfig) -> None:
+    """Raise ValueError for a training that needs more than comparisons of rollouts."""
+    if training.credit == "prefill":
+        raise ValueError(
+            f"{name}.credit prefill compares rewards of answers, but with reward.feedback "
+            f"comparison a training sees only which rollout is better; set credit to rollout or "
+            f"feedback to score"
+        )
+    if training.rolls_out and training.item_loss != "softmax":
+        raise ValueError(
+            f"{name}.item_loss {training.item_loss} reads the rewards of drawn lists, but with "
+            f"reward.feedback comparison a training sees only which rollout is better; set "
+            f"item_loss to softmax or feedback to score"
+        )
+    if training.loss == "maxrl":
+        raise ValueError(
+            f"{name}.loss maxrl divides by the mean reward of a group, but with reward.feedback "
+            f"comparison it is always 1/2; set feedback to score or choose another loss"
+        )

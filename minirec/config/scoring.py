@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from minirec.config.choices import Reward
 from minirec.config.section import Section, counted, share_or_all
@@ -25,10 +25,15 @@ class RewardConfig(Section):
     item_weight: str | None = Field(None, min_length=1)
     """Numeric column of the catalogue, such as a price or a margin, in proportion to which a target
     counts in rewards, losses and value@10; null weights all targets alike."""
-
     horizon: int = Field(1, ge=1)
     """Next items of a user in the train split that count as relevant in the reward of a training
     rollout; 1 counts the target alone."""
+    feedback: Literal["score", "comparison"] = "score"
+    """What a training sees of the rollouts of a prompt: their rewards, or only which of two has the
+    larger reward; scoring and selection read the rewards."""
+    comparison_noise: float = Field(0.0, ge=0)
+    """Temperature T at which the better of two rollouts wins a comparison, with the probability
+    sigmoid(difference / T); 0: it always wins."""
 
     @field_validator("item_weight")
     @classmethod
@@ -40,12 +45,27 @@ class RewardConfig(Section):
             )
         return column
 
+    @model_validator(mode="after")
+    def _noise(self) -> RewardConfig:
+        if self.comparison_noise and self.feedback == "score":
+            raise ValueError(
+                f"comparison_noise {self.comparison_noise:g} acts on comparisons, but feedback is "
+                f"score; set feedback to comparison or comparison_noise to 0"
+            )
+        return self
+
     def settings(self) -> dict[str, Any]:
-        """The settings that a fingerprint covers: those that have an effect."""
-        unset = set() if self.item_weight else {"item_weight"}
+        """The settings that a fingerprint covers: those that have an effect on rewards."""
+        unset = {"feedback", "comparison_noise"} | (set() if self.item_weight else {"item_weight"})
         if self.horizon == 1:
             unset.add("horizon")
         return self.model_dump(mode="json", exclude=unset)
+
+    def feedback_settings(self) -> dict[str, Any]:
+        """The settings of comparisons, for the fingerprint of a training; empty without them."""
+        if self.feedback == "score":
+            return {}
+        return {"feedback": self.feedback, "comparison_noise": self.comparison_noise}
 
 
 class ScoringConfig(Section):

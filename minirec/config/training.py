@@ -1,23 +1,27 @@
-"""Settings of a training: of the policy, of the proxy, and of the warm start."""
+"""Settings of a training."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
-from minirec.config.choices import ItemCandidates
-from minirec.config.section import PathText, Section, counted, share_or_all
+from minirec.config.choices import ItemCandidates, TokenLoss
+from minirec.config.section import PathText, Section
+
+OF_ROLLOUTS = {"kl_weight": 0, "entropy_weight": 0, "weighting": "none", "credit": "rollout"}
+"""Settings that only a training with rollouts has, with the values that switch them off."""
+PER_GROUP = ("gspo", "dr_grpo")
+"""The token losses that a step divides by its number of groups."""
 
 
 class TrainingConfig(Section):
     """Curriculum GRPO (method, section 7), or supervision (section 10)."""
 
-    loss: Literal["grpo", "dpo", "supervised"] = "grpo"
-    """grpo learns from rollouts and their rewards; dpo prefers the best rollout of each prompt to
-    the worst; supervised ranks right after the prompt, without rollouts, and maximises the
-    probability of the target."""
+    loss: TokenLoss = "grpo"
+    """Loss of the written tokens, which compares rollouts by their rewards; supervised ranks right
+    after the prompt, without rollouts, and maximises the probability of the target."""
     start: Literal["base", "proxy", "warm"] = "base"
     """Weights that training starts from: the base model, or the adapter of the proxy or of the warm
     start."""
@@ -71,6 +75,25 @@ class TrainingConfig(Section):
     live_tokens: bool = False
     """Whether only the tokens of groups that are not dead divide the token loss, instead of all;
     costs one more forward pass."""
+    kl_weight: float = Field(0.0, ge=0)
+    """Weight of the KL to the start of the training in the loss; above 0 costs one more forward
+    pass."""
+    entropy_weight: float = Field(0.0, ge=0)
+    """Weight of the entropy of written tokens, which the loss then raises."""
+    credit: Literal["rollout", "prefill"] = "rollout"
+    """Advantage of a written token: that of its rollout, or prefill, which compares what an answer
+    would earn before and after the chunk of the token."""
+    credit_chunks: int = Field(2, ge=2)
+    """Chunks of a rollout with an advantage of their own; each but one costs a forward pass."""
+    credit_lambda: float = Field(1.0, ge=0, le=1)
+    """How far a chunk answers for later ones: 0 only for its own gain, 1 for all that follows."""
+    weighting: Literal["none", "hard", "middle"] = "none"
+    """Which groups count more in the losses: none alike, hard those with a low NDCG, middle those
+    that are neither hopeless nor solved."""
+    weighting_temperature: float = Field(1.0, ge=0.05)
+    """Temperature of the weights of groups; a large one makes them alike."""
+    weighting_most: float = Field(4.0, ge=1)
+    """Largest weight of a group."""
     staleness: Literal[0, 1] = 0
     """Number of updates by which rollouts are behind; 1 writes the rollouts of the next step during
     training."""
@@ -141,9 +164,29 @@ class TrainingConfig(Section):
     null trains all steps and keeps the last adapter."""
 
     @property
+    def rolls_out(self) -> bool:
+        """Whether steps learn from rollouts and their rewards."""
+        return self.loss != "supervised"
+
+    @property
+    def scales(self) -> bool:
+        """Whether advantages are divided by the standard deviation of their group."""
+        return self.scale_advantage and self.loss not in ("dr_grpo", "maxrl")
+
+    @property
+    def reads_start(self) -> bool:
+        """Whether the loss needs the probabilities at the start of the training, in each step."""
+        return self.kl_weight > 0 or (self.loss == "dpo" and self.preference_reference == "start")
+
+    @property
+    def compares_start(self) -> bool:
+        """Whether the loss or the log compares the policy with the start of the training."""
+        return self.kl_steps is not None or self.reads_start
+
+    @property
     def reads_table(self) -> bool:
         """Whether a step needs the vectors of all items: for rewards, or as candidates."""
-        return self.loss != "supervised" or self.item_candidates == "catalogue"
+        return self.rolls_out or self.item_candidates == "catalogue"
 
     def measures_kl(self, step: int) -> bool:
         """Whether the log of this step has an estimate of the KL to the start."""
@@ -155,14 +198,9 @@ class TrainingConfig(Section):
             return self.steps
         return self.replays * math.ceil(self.epochs * samples / self.prompts_per_step)
 
-    @property
-    def compares_with_start(self) -> bool:
-        """Whether the loss needs the probabilities by the weights that training starts from."""
-        return self.loss == "dpo" and self.preference_reference == "start"
-
-    def rolls_out(self, step: int) -> bool:
+    def writes(self, step: int) -> bool:
         """Whether a step draws new rollouts; the other steps replay those of the last draw."""
-        return self.loss != "supervised" and step % self.replays == 0
+        return self.rolls_out and step % self.replays == 0
 
     @model_validator(mode="after")
     def _check(self) -> TrainingConfig:
@@ -196,23 +234,24 @@ class TrainingConfig(Section):
                 f"item_loss pairs compares lists in pairs, but rankings {self.rankings} is odd; "
                 f"set rankings to {self.rankings + 1}"
             )
-        if self.loss == "supervised" and self.staleness:
+        if not self.rolls_out and self.staleness:
             raise ValueError(
                 "staleness 1 writes rollouts one step ahead, but loss supervised has no rollouts; "
                 "set staleness to 0"
             )
-        if self.loss == "supervised" and (self.kl_steps or self.max_log_ratio):
+        if not self.rolls_out and (self.kl_steps or self.max_log_ratio):
             name = "kl_steps" if self.kl_steps else "max_log_ratio"
             raise ValueError(
                 f"{name} compares the probabilities of written tokens, but loss supervised has no "
                 f"rollouts; set {name} to null"
             )
+        self._check_token_loss()
         if self.staleness and self.max_log_ratio:
             raise ValueError(
                 "max_log_ratio expects engine and trainer to have the same weights, but with "
                 "staleness 1 rollouts are one update old; set max_log_ratio to null"
             )
-        if self.loss == "supervised" and not self.update:
+        if not self.rolls_out and not self.update:
             raise ValueError(
                 "update false only writes rollouts, but loss supervised has none; set update to "
                 "true"
@@ -227,14 +266,47 @@ class TrainingConfig(Section):
                 f"checkpoint_steps {self.checkpoint_steps} must be a multiple of "
                 f"item_refresh_steps {refresh}, so that a restart repeats the run"
             )
-        if self.loss == "dpo" and self.live_tokens:
-            raise ValueError(
-                "live_tokens divides a loss of tokens, but loss dpo is one of pairs; set "
-                "live_tokens to false"
-            )
+        _check_preference(self)
         _check_expert(self)
         _check_replays(self)
         return self
+
+    def _check_token_loss(self) -> None:
+        if self.weighting != "none" and self.item_loss != "softmax":
+            raise ValueError(
+                f"weighting {self.weighting} multiplies advantages, but item_loss {self.item_loss} "
+                f"has those of its own lists; set weighting to none or item_loss to softmax"
+            )
+        own = {"kl_weight": self.kl_weight, "entropy_weight": self.entropy_weight}
+        regularised = [name for name, weight in own.items() if weight]
+        for name, value in OF_ROLLOUTS.items():
+            if not self.rolls_out and getattr(self, name) != value:
+                raise ValueError(
+                    f"{name} {getattr(self, name)} acts on rollouts, but loss supervised has none; "
+                    f"set {name} to {value}"
+                )
+        if self.credit == "prefill" and self.loss in ("gspo", "maxrl"):
+            raise ValueError(
+                f"credit prefill gives the tokens of a rollout different advantages, but loss "
+                f"{self.loss} is defined for one advantage of a whole rollout; set credit to "
+                f"rollout or choose another loss"
+            )
+        if self.credit == "prefill" and self.live_tokens:
+            raise ValueError(
+                "live_tokens leaves out the tokens of groups with equal rewards, but with credit "
+                "prefill these learn too; set live_tokens to false or credit to rollout"
+            )
+        if self.live_tokens and regularised:
+            raise ValueError(
+                f"{regularised[0]} counts the tokens of all groups, but live_tokens divides by "
+                f"those of groups that are not dead; set {regularised[0]} to 0 or live_tokens to "
+                f"false"
+            )
+        if self.live_tokens and self.loss in PER_GROUP:
+            raise ValueError(
+                f"live_tokens replaces the number of tokens that divides a loss, but loss "
+                f"{self.loss} is divided by the number of groups; set live_tokens to false"
+            )
 
     def check_workers(self, workers: int) -> None:
         """Raise ValueError unless the workers share a step in whole micro-batches."""
@@ -248,6 +320,23 @@ class TrainingConfig(Section):
 
 def _shown(value: object) -> str:
     return "null" if value is None else str(value)
+
+
+def _check_preference(t: TrainingConfig) -> None:
+    """Raise ValueError for settings of a token loss that DPO has no place for."""
+    if t.loss != "dpo":
+        return
+    if t.live_tokens:
+        raise ValueError(
+            "live_tokens divides a loss of tokens, but loss dpo is one of pairs; set live_tokens "
+            "to false"
+        )
+    for name, neutral in (("weighting", "none"), ("credit", "rollout")):
+        if getattr(t, name) != neutral:
+            raise ValueError(
+                f"{name} {getattr(t, name)} changes the advantages of tokens, but loss dpo reads "
+                f"only which rollout is the best and which the worst; set {name} to {neutral}"
+            )
 
 
 def _check_expert(t: TrainingConfig) -> None:
@@ -281,7 +370,7 @@ def _check_replays(t: TrainingConfig) -> None:
         raise ValueError("reset_steps changes weights, but update is false; set it to null")
     if t.replays == 1:
         return
-    if t.loss == "supervised":
+    if not t.rolls_out:
         raise ValueError(
             f"replays {t.replays} trains on rollouts again, but loss supervised has none; set "
             f"replays to 1"
@@ -301,59 +390,3 @@ def _check_replays(t: TrainingConfig) -> None:
             f"max_log_ratio expects engine and trainer to have the same weights, but replays "
             f"{t.replays} trains on rollouts of older weights; set max_log_ratio to null"
         )
-
-
-class ProxyTrainingConfig(TrainingConfig):
-    """As `training`, with a fixed number of steps by default."""
-
-    start: Literal["base", "warm"] = "base"
-    """Weights that the proxy starts from: the base model, or the adapter of the warm start."""
-    steps: int | None = Field(30, ge=1)
-    """Optimizer steps of the proxy; null computes them from epochs."""
-
-
-class ProxyConfig(Section):
-    """The proxy policy (method, section 2): GRPO on a small random subset."""
-
-    samples: int = Field(256, ge=1)
-    """Number of random training samples for the proxy."""
-    training: ProxyTrainingConfig = ProxyTrainingConfig()
-
-
-class WarmTrainingConfig(TrainingConfig):
-    """As `training`, but supervised, from the base model, and in larger steps."""
-
-    loss: Literal["supervised"] = "supervised"
-    """The warm start has no rollouts."""
-    start: Literal["base"] = "base"
-    """Weights that the warm start starts from."""
-    steps: int | None = Field(100, ge=1)
-    """Optimizer steps of the warm start; null computes them from epochs."""
-    prompts_per_step: int = Field(128, ge=1)
-    """Number of prompts in an optimizer step, over all workers."""
-    prompts_per_micro_batch: int = Field(32, ge=1)
-    """Number of prompts in one pass of a worker; bounds its memory and changes only rounding."""
-
-
-class WarmConfig(Section):
-    """The warm start (method, section 10): supervised training before everything that rolls out.
-
-    A run has it where `training.start`, `proxy.training.start` or `scoring.policy` is warm.
-    """
-
-    samples: int | float | None = Field(None, gt=0)
-    """Training samples of the warm start, drawn at random: a number (1, 2, ...) or a share of the
-    corpus (below 1); null takes all."""
-    live: bool = False
-    """Whether each step takes only samples that are learnable for the policy of that moment, chosen
-    by the settings of live."""
-    training: WarmTrainingConfig = WarmTrainingConfig()
-
-    @field_validator("samples", mode="before")
-    @classmethod
-    def _samples(cls, samples: Any) -> Any:
-        return share_or_all(samples)
-
-    def count(self, samples: int) -> int:
-        """Samples of the warm start in a corpus of `samples`."""
-        return samples if self.samples is None else min(samples, counted(self.samples, samples))

@@ -163,7 +163,7 @@ def choosing(run: Run, config: Config) -> Choosing:
         samples=int(read_json(run.path("corpus", "corpus.json"))["samples"]["train"]),
         distinct=min(selection, prompts),
         prompts=prompts,
-        rollouts_per_prompt=training.rollouts_per_prompt if training.loss != "supervised" else 0,
+        rollouts_per_prompt=training.rollouts_per_prompt if training.rolls_out else 0,
     )
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from minirec.config.training import TrainingConfig
 from minirec.model.sharing import Sharing
+from minirec.rl.chunks import prefixes
 from minirec.rl.group import Group
 
 PREFILL = DECODE = FORWARD = 1
@@ -60,12 +61,14 @@ class StepTokens:
 
     items: (V,) tokens of each item. refresh_steps: a table of the catalogue is encoded at its
     multiples. sharing: how the policy reads groups (`Sharing.of`).
+    answer: token ids of the answer marker, for `training.credit`.
     """
 
     training: TrainingConfig
     items: Sequence[int]
     refresh_steps: int
     sharing: Sharing | None
+    answer: Sequence[int] = ()
 
     @property
     def catalogue(self) -> int:
@@ -92,21 +95,31 @@ class StepTokens:
         t = self.training
         reading = sum(read(group, self.sharing) for group in groups)
         rollouts = 0
-        if t.rolls_out(step):
+        if t.writes(step):
             rollouts = sum(rolled_out(len(group.prompt), group.written) for group in groups)
+        reading_ahead = 0
+        if t.credit == "prefill":
+            reading_ahead = sum(
+                read(group, self.sharing)
+                for number in range(1, t.credit_chunks)
+                for group in prefixes(
+                    groups, number=number, chunks=t.credit_chunks, answer=self.answer
+                )
+            )
         own = sum(self.items[item] for item in candidates)
         refreshed = t.reads_table and step % self.refresh_steps == 0
         encoded = self.catalogue if refreshed else FORWARD * own
         trained = LORA * own if t.update else 0
         reads = reads_per_token(t) + (2 * FORWARD if t.measures_kl(step) else 0)
-        return choice_tokens + rollouts + reads * reading + encoded + trained
+        read_once = FORWARD * reading_ahead
+        return choice_tokens + rollouts + reads * reading + read_once + encoded + trained
 
 
 def reads_per_token(training: TrainingConfig) -> int:
     """Forward-equivalents of each token that the policy reads in a step."""
     own = LORA if training.update else FORWARD
-    own += FORWARD if training.compares_with_start else 0
-    return own + (FORWARD if training.live_tokens and training.reads_table else 0)
+    more = [training.live_tokens and training.reads_table, training.reads_start]
+    return own + FORWARD * sum(more)
 
 
 def refresh_steps(

@@ -43,16 +43,16 @@ def catalogue_cost(
         rank: of the LoRA weights.
     """
     t = training
-    each = t.rollouts_per_prompt if t.loss != "supervised" else 1
+    each = t.rollouts_per_prompt if t.rolls_out else 1
     group = flops.group(prompt, [written] * each)
     prompts = flops.forward(shape, group, rank=rank) + flops.backward(shape, group, rank=rank)
-    if t.loss != "supervised":
+    if t.rolls_out:
         prompts += flops.forward(shape, flops.rollouts(prompt, [written] * each), rank=rank)
     one = flops.sequences([item])
     encoded = flops.forward(shape, one, rank=rank)
     own = candidates(t, items=items)
     trained = own * (encoded + flops.backward(shape, one, rank=rank))
-    ranked = items * each if t.loss != "supervised" else 0
+    ranked = items * each if t.rolls_out else 0
     # A comparison with gradient is three products: scores, and a gradient by each factor. Beside a
     # large catalogue without gradient, backward computes the scores again instead of one of them.
     compared = items if t.item_candidates == "catalogue" else own

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
+
+Unit = Literal["tokens", "groups"]
+"""What the step divides a loss by: their number in the global batch."""
 
 
 @dataclass(frozen=True)

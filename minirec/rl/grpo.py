@@ -69,6 +69,14 @@ def token_loss(
     return surrogate(logprobs - rollout_logprobs, advantage, clip=clip).sum()
 
 
+def is_dead(rewards: Tensor, *, floor: float) -> Tensor:
+    """Groups (P,) bool with nearly equal rewards (P, G), from which almost nothing is learned.
+
+    The rewards are those without the weights of items, so that the floor means the same for all.
+    """
+    return rewards.max(1).values - rewards.min(1).values < floor
+
+
 def best_rollouts(rewards: Tensor) -> Tensor:
     """Index (P,) of the best rollout of each group in rewards (P, G), ties to the first."""
     best = rewards.max(1, keepdim=True).values

@@ -1,230 +1,84 @@
-"""The losses of a micro-batch: forward pass, rewards, losses.
+"""The losses of a micro-batch.
 
-To add a loss, write a function like `token_loss` and add it to `LOSSES`.
+To add a loss, write a function like `item_loss` and add it to `LOSSES`. Another loss of the written
+tokens is a function of `minirec.rl.token_losses`.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import replace
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from minirec.config.choices import TOKEN_LOSSES
 from minirec.config.training import TrainingConfig
-from minirec.prior.prior import Prior
 from minirec.rl import grpo
 from minirec.rl.candidates import CANDIDATES, Candidates
-from minirec.rl.group import Group, written_tokens
-from minirec.rl.horizon import graded, relevant_items
+from minirec.rl.credit import read_prefixes
+from minirec.rl.group import Group
+from minirec.rl.horizon import relevant_items
 from minirec.rl.imitation import weighted_imitation
 from minirec.rl.preference import pair_loss
-from minirec.rl.ranker import Ranker, Targets
+from minirec.rl.ranker import Targets
 from minirec.rl.ranking import LIST_LOSSES, ranking_loss, uniforms
 from minirec.rl.replay import best_loss
-from minirec.rl.reward import RewardFunction, ndcg
-
-Forward = Callable[..., tuple[Tensor, Tensor | None]]
-"""`Policy.forward`, or an engine that wraps the policy."""
-Unit = Literal["tokens", "groups"]
-
-
-@dataclass(frozen=True)
-class Objective:
-    """The settings of rewards and losses, and the collaborative prior, if any.
-
-    factors: (V,) of each item as a target (method, section 1), from
-    `minirec.corpus.weights.load_factors`; None: 1.
-    reference: log-probabilities (W,) of the written tokens of groups by the start of the training,
-    only for `training.preference_reference: start`.
-    best_weight: of the loss that imitates the best rollouts in this step, see `minirec.rl.replay`.
-    """
-
-    training: TrainingConfig
-    temperature: float
-    cutoff: int
-    reward: RewardFunction
-    prior: Prior | None = None
-    factors: NDArray[np.float64] | None = None
-    best_weight: float = 0.0
-    reference: Callable[[Sequence[Group]], Tensor] | None = None
-
-    def factor(self, target: Tensor) -> Tensor:
-        """Factors (P,) float32 of targets (P,) int64."""
-        if self.factors is None:
-            return torch.ones_like(target, dtype=torch.float32)
-        return torch.from_numpy(self.factors).float().to(target.device)[target]
-
-    @property
-    def clip(self) -> grpo.Clip:
-        t = self.training
-        return grpo.Clip(t.clip_low, t.clip_high, t.importance_cap)
-
-
-@dataclass(frozen=True)
-class Rollouts:
-    """The policy's results for P groups of G rollouts, in which engines wrote W tokens.
-
-    hidden (P, G, d) float32 at the answer marker and logprobs (W,) float32 have gradient. behaviour
-    (W,) float32 holds the log-probabilities of the policy that wrote the tokens, rollout (W,) int64
-    the rollout (0..P*G-1) of each token. sample_ids (P,) are those of the groups.
-    reference (W,) float32 are the log-probabilities of another reference than behaviour, if any.
-    """
-
-    hidden: Tensor
-    logprobs: Tensor
-    behaviour: Tensor
-    rollout: Tensor
-    targets: Targets
-    sample_ids: Sequence[int] = ()
-    reference: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Rewards:
-    """Rewards, advantages and NDCG, all (P, G) float32, dead groups (P,) bool, and sums over the
-    groups for the log.
-
-    Rewards and advantages have the factor of the target, NDCG has not. It is applied to advantages
-    after their division by the standard deviation of the group, which would cancel it.
-    """
-
-    reward: Tensor
-    advantage: Tensor
-    ndcg: Tensor
-    dead: Tensor
-    sums: dict[str, float]
-
-    @property
-    def means(self) -> list[tuple[float, float, float]]:
-        """Mean NDCG, mean reward and standard deviation of the rewards of each group."""
-        spread = self.reward.std(1, correction=0)
-        columns = (self.ndcg.mean(1), self.reward.mean(1), spread)
-        return list(zip(*(column.tolist() for column in columns), strict=True))
-
-
-@dataclass(frozen=True)
-class Loss:
-    """A loss of a micro-batch: a scalar with gradient, and sums for the log.
-
-    Both are sums over the tokens or groups (`unit`) of the micro-batch. The step divides them by
-    the count of the global batch.
-    """
-
-    total: Tensor
-    sums: dict[str, float]
-    unit: Unit
-
-
-@dataclass(frozen=True)
-class Losses:
-    """The losses of a micro-batch, and its rewards; None if the loss needs none."""
-
-    rewards: Rewards | None
-    parts: list[Loss]
-
-    def mean(self, counts: dict[Unit, int]) -> Tensor:
-        """Sum of all losses, each divided by its count in the global batch (`counted`)."""
-        return torch.stack([part.total / counts[part.unit] for part in self.parts]).sum()
-
-    @property
-    def sums(self) -> dict[tuple[str, Unit], float]:
-        """The sums for the log, by name and unit."""
-        rewards = self.rewards.sums if self.rewards else {}
-        found: dict[tuple[str, Unit], float] = {
-            (name, "groups"): value for name, value in rewards.items()
-        }
-        for part in self.parts:
-            found |= {(name, part.unit): value for name, value in part.sums.items()}
-        return found
-
-
-def counted(groups: Sequence[Group]) -> dict[Unit, int]:
-    """The counts of a global batch that its losses are divided by."""
-    return {"tokens": sum(sum(group.written) for group in groups), "groups": len(groups)}
-
-
-@torch.no_grad()
-def live_tokens(
-    policy: Forward, groups: Sequence[Group], *, table: Tensor, objective: Objective
-) -> int:
-    """The tokens that engines wrote in the groups that are not dead; a forward pass of its own.
-
-    With `training.live_tokens`, their number in the global batch replaces that of all tokens as the
-    divisor of the token loss. It must be known before the first backward pass of the step.
-    """
-    rollouts = forward(policy, groups, items=len(table), prior=objective.prior)
-    dead = reward(rollouts, table=table, objective=objective).dead.tolist()
-    return sum(sum(group.written) for group, none in zip(groups, dead, strict=True) if not none)
-
-
-def is_dead(rewards: Tensor, *, floor: float) -> Tensor:
-    """Groups (P,) bool with nearly equal rewards (P, G), from which almost nothing is learned.
-
-    The rewards are those without the weights of items, so that the floor means the same for all.
-    """
-    return rewards.max(1).values - rewards.min(1).values < floor
-
-
-def forward(
-    policy: Forward, groups: Sequence[Group], *, items: int, prior: Prior | None = None
-) -> Rollouts:
-    """One pass of the policy over groups of equal size; `items` is V."""
-    hidden, logprobs = policy(groups=groups)
-    assert logprobs is not None
-    device = hidden.device
-    written, rollout = (
-        torch.tensor(x, dtype=torch.int64, device=device) for x in written_tokens(groups)
-    )
-    behaviour = [x for g in groups for logprobs_ in g.rollout_logprobs for x in logprobs_]
-    return Rollouts(
-        hidden.view(len(groups), -1, hidden.shape[1]),
-        logprobs[written],
-        torch.tensor(behaviour, dtype=torch.float32, device=device),
-        rollout,
-        Targets.of(groups, items=items, device=device, prior=prior),
-        [group.sample_id for group in groups],
-    )
-
-
-def reward(rollouts: Rollouts, *, table: Tensor, objective: Objective) -> Rewards:
-    """Rank the target of each rollout in `table` (V, d), and compute rewards and advantages."""
-    t = objective.training
-    ranker, hidden = Ranker(table, objective.temperature), rollouts.hidden.detach().flatten(0, 1)
-    ranking = ranker.rank(hidden, rollouts.targets)
-    cutoff = min(objective.cutoff, len(table))
-    shape = rollouts.hidden.shape[:2]
-    if rollouts.targets.following is None:
-        plain = objective.reward(ranking, cutoff).view(shape)
-    else:
-        plain = graded(
-            ranker, hidden, rollouts.targets, reward=objective.reward, cutoff=cutoff
-        ).view(shape)
-    dead = is_dead(plain, floor=t.advantage_floor)
-    advantage = grpo.advantages(plain, floor=t.advantage_floor, scale=t.scale_advantage)
-    factor = objective.factor(rollouts.targets.target)[:, None]
-    rewards = factor * plain
-    sums = {"reward": float(rewards.mean(1).sum()), "dead_groups": float(dead.sum())}
-    return Rewards(rewards, factor * advantage, ndcg(ranking, cutoff).view(shape), dead, sums)
+from minirec.rl.rollouts import (
+    Forward,
+    Loss,
+    Losses,
+    Objective,
+    Rewards,
+    Rollouts,
+    forward,
+    reward,
+)
+from minirec.rl.start import k3
+from minirec.rl.token_losses import Tokens, checked, entropy_terms
 
 
 def token_loss(rollouts: Rollouts, rewards: Rewards, _: Candidates, objective: Objective) -> Loss:
-    """Clipped policy-gradient loss of the written tokens."""
-    weight = rewards.advantage.flatten()[rollouts.rollout]
-    total = grpo.token_loss(rollouts.logprobs, rollouts.behaviour, weight, clip=objective.clip)
-    log_ratio = rollouts.logprobs.detach() - rollouts.behaviour
-    sums = {
-        "abs_log_ratio": float(log_ratio.abs().sum()),
-        "clipped_tokens": float(grpo.is_clipped(log_ratio, weight, clip=objective.clip).sum()),
-        # The mean over tokens that the policy itself drew estimates its entropy.
-        "token_entropy": -float(rollouts.logprobs.detach().sum()),
-        "token_loss": float(total.detach()),
-    }
-    return Loss(total, sums, "tokens")
+    """Policy-gradient loss of the written tokens by the function of `training.loss`."""
+    name = objective.training.loss
+    prompts, per_prompt = rewards.advantage.shape
+    advantage = rewards.advantage.flatten()[rollouts.rollout]
+    if rewards.credit is not None and rollouts.prefixes is not None:
+        advantage = rewards.credit.flatten(0, 1)[rollouts.rollout, rollouts.prefixes.chunk]
+    tokens = Tokens(
+        logprobs=rollouts.logprobs,
+        behaviour=rollouts.behaviour,
+        advantage=advantage,
+        rollout=rollouts.rollout,
+        rollouts=prompts * per_prompt,
+        per_prompt=per_prompt,
+        clip=objective.clip,
+        longest=objective.longest,
+    )
+    found = checked(TOKEN_LOSSES.find(name)(tokens), tokens, name=name)
+    figures = _figures(rollouts) | {"clipped_tokens": float(found.clipped.sum())}
+    return Loss(found.total, {"token_loss": float(found.total.detach())}, found.unit, figures)
+
+
+def regularisers(rollouts: Rollouts, training: TrainingConfig) -> list[Loss]:
+    """The losses of the written tokens that a weight above 0 switches on.
+
+    kl_weight: times the k3 estimate of KL(policy || start), inside the loss as in GRPO (arXiv
+    2402.03300, equation 4). Its gradient by log p is 1 - p_start / p, whose mean over tokens that
+    the policy drew is the gradient of KL(start || policy), not of the estimated KL.
+    entropy_weight: times minus the entropy, see `entropy_terms`.
+    """
+    found, kl, entropy = [], training.kl_weight, training.entropy_weight
+    if kl > 0:
+        assert rollouts.start is not None
+        total = kl * k3(rollouts.logprobs, rollouts.start).sum()
+        found.append(Loss(total, {"kl_loss": float(total.detach())}, "tokens"))
+    if entropy > 0:
+        total = entropy * entropy_terms(rollouts.logprobs).sum()
+        # The log has minus the estimated entropy itself, since the value of `total` means nothing.
+        estimate = entropy * float(rollouts.logprobs.detach().sum())
+        found.append(Loss(total, {"entropy_loss": estimate}, "tokens"))
+    return found
 
 
 def item_loss(
@@ -236,7 +90,7 @@ def item_loss(
         ValueError: `log_presence` is missing for corrected candidates, or given for others.
     """
     _check_presence(candidates, objective)
-    best = grpo.best_rollouts(rewards.reward)
+    best = grpo.best_rollouts(rewards.seen)
     rows = torch.arange(len(best), device=best.device)
     hidden, advantage = rollouts.hidden[rows, best], rewards.advantage[rows, best]
     if objective.training.item_loss in LIST_LOSSES:
@@ -307,7 +161,7 @@ def expert_loss(
     rollouts: Rollouts, rewards: Rewards, candidates: Candidates, objective: Objective
 ) -> Loss:
     """The best rollout of each group, dead or not, should score the items of the expert highly."""
-    best = grpo.best_rollouts(rewards.reward)
+    best = grpo.best_rollouts(rewards.seen)
     hidden = rollouts.hidden[torch.arange(len(best), device=best.device), best]
     return _expert_loss(hidden, rollouts.sample_ids, rollouts.targets, candidates, objective)
 
@@ -338,7 +192,7 @@ def imitated_best(
 ) -> Loss:
     """The written tokens of the best rollout of each live group should become likelier."""
     total = objective.best_weight * best_loss(
-        rollouts.logprobs, rollouts.rollout, rewards.reward, rewards.dead
+        rollouts.logprobs, rollouts.rollout, rewards.seen, rewards.dead
     )
     return Loss(total, {"best_loss": float(total.detach())}, "tokens")
 
@@ -348,11 +202,13 @@ def preference_loss(
 ) -> Loss:
     """DPO: the best rollout of each group should gain on the worst one, over the reference."""
     t = objective.training
+    reference = rollouts.start if t.preference_reference == "start" else rollouts.behaviour
+    assert reference is not None
     total, sums = pair_loss(
         rollouts.logprobs,
-        rollouts.behaviour if rollouts.reference is None else rollouts.reference,
+        reference,
         rollouts.rollout,
-        rewards.reward,
+        rewards.seen,
         rewards.dead,
         floor=t.advantage_floor,
         beta=t.preference_beta,
@@ -364,9 +220,16 @@ def token_figures(
     rollouts: Rollouts, rewards: Rewards, _: Candidates, objective: Objective
 ) -> Loss:
     """What the log shows of the written tokens where no loss counts them; it is no loss."""
-    names = ("abs_log_ratio", "token_entropy")
-    found = token_loss(rollouts, rewards, _, objective)
-    return Loss(torch.zeros_like(found.total), {n: found.sums[n] for n in names}, "tokens")
+    return Loss(rollouts.logprobs.new_zeros(()), {}, "tokens", _figures(rollouts))
+
+
+def _figures(rollouts: Rollouts) -> dict[str, float]:
+    now = rollouts.logprobs.detach()
+    return {
+        "abs_log_ratio": float((now - rollouts.behaviour).abs().sum()),
+        # The mean over tokens that the policy itself drew estimates its entropy.
+        "token_entropy": -float(now.sum()),
+    }
 
 
 def _list_loss(
@@ -424,33 +287,24 @@ LOSSES = (token_loss, item_loss)
 def losses(
     policy: Forward, groups: Sequence[Group], *, candidates: Candidates, objective: Objective
 ) -> Losses:
-    """Forward pass, rewards and each of `LOSSES` of a micro-batch, or its `supervised_loss`."""
-    if objective.training.loss == "supervised":
+    """Forward pass, rewards, each of `LOSSES` and `regularisers` of a micro-batch, or its
+    `supervised_loss`."""
+    t = objective.training
+    if not t.rolls_out:
         part = supervised_loss(policy, groups, candidates=candidates, objective=objective)
         return Losses(None, [part])
     assert candidates.table is not None
-    rollouts = forward(policy, groups, items=len(candidates.table), prior=objective.prior)
+    prefixes, items = None, len(candidates.table)
+    if t.credit == "prefill":
+        chunks, answer = t.credit_chunks, objective.answer
+        prefixes = read_prefixes(policy, groups, chunks=chunks, answer=answer)
+    rollouts = forward(policy, groups, items=items, prior=objective.prior, start=t.reads_start)
+    rollouts = replace(rollouts, prefixes=prefixes)
     rewards = reward(rollouts, table=candidates.table, objective=objective)
-    if objective.reference is not None:
-        rollouts = replace(rollouts, reference=objective.reference(groups))
     used = [*LOSSES]
-    if objective.training.loss == "dpo":
+    if t.loss == "dpo":
         used = [preference_loss, token_figures, *(one for one in LOSSES if one != token_loss)]
     used += [imitated_best] if objective.best_weight else []
     used += [expert_loss] if candidates.demonstrations is not None else []
-    return Losses(rewards, [loss(rollouts, rewards, candidates, objective) for loss in used])
-
-
-def lr_factor(step: int, *, steps: int, warmup: int, schedule: str, spent: float = 0.0) -> float:
-    """Factor of the learning rate at `step` of `steps`, in 0..1.
-
-    It rises over `warmup` steps. Then it is constant, or falls (linear, cosine) and would be 0 one
-    step after the last. `spent` is the share of `token_limit` before this step: the larger of both
-    shares counts, so that the fall spans the whole cost.
-    """
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    done = max((step - warmup) / max(1, steps - warmup), spent)
-    if schedule == "linear":
-        return 1 - done
-    return 0.5 * (1 + math.cos(math.pi * done)) if schedule == "cosine" else 1.0
+    parts = [loss(rollouts, rewards, candidates, objective) for loss in used]
+    return Losses(rewards, [*parts, *regularisers(rollouts, t)])

@@ -15,6 +15,7 @@ from typing import Any
 
 from minirec.config.reading import changed, preset_values
 from minirec.config.run import Config
+from minirec.config.training import OF_ROLLOUTS
 from minirec.config.trials import CompareConfig
 from minirec.errors import ConfigError
 from minirec.rng import seed_of
@@ -203,6 +204,7 @@ def _values(
         }
     if method == SUPERVISED:
         values |= {"training.loss": "supervised", "training.staleness": 0}
+        values |= {f"training.{name}": value for name, value in OF_ROLLOUTS.items()}
     else:
         values["selection.budget"] = budget
     return values | {

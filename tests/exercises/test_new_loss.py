@@ -17,8 +17,8 @@ from minirec.config.training import TrainingConfig
 from minirec.rl import losses
 from minirec.rl.candidates import Candidates
 from minirec.rl.group import Group
-from minirec.rl.losses import Loss, Objective, Rewards, Rollouts
 from minirec.rl.reward import ndcg
+from minirec.rl.rollouts import Loss, Objective, Rewards, Rollouts
 
 WEIGHT = 0.01
 

@@ -336,3 +336,30 @@ def test_weights_of_items_are_in_the_fingerprints_of_what_they_change(tmp_path):
             changed.add(stage.name)
     expected = {"prepare", "prior", "warm", "proxy", "score", "select", "train", "evaluate"}
     assert changed == expected
+
+
+def test_neutral_objectives_are_in_no_fingerprint(tmp_path):
+    run = Run(tmp_path / "run")
+    stages = {stage.name: stage for stage in STAGES if stage.name in ("score", "train")}
+    settings = {
+        "training.loss": "gspo",
+        "training.kl_weight": 0.5,
+        "training.entropy_weight": 0.1,
+        "training.weighting": "hard",
+        "feedback.feedback": "comparison",
+    }
+    words = [f"{key.replace('feedback.f', 'reward.f')}={value}" for key, value in settings.items()]
+    changed = load(None, words)
+    before, after = (
+        {name: flatten(stage.settings(run, config)) for name, stage in stages.items()}
+        for config in (load(), changed)
+    )
+    assert not before["train"].keys() & settings.keys()
+    assert settings.items() <= after["train"].items()
+    assert after["score"] == before["score"]
+
+
+def test_a_loss_that_cannot_be_imported_is_refused(tmp_path):
+    words = [f"run_dir={tmp_path}", "training.loss=no_such_module:loss"]
+    with pytest.raises(ConfigError, match="training.loss='no_such_module:loss' cannot be imported"):
+        plan(load(None, words))

@@ -10,9 +10,9 @@ import pytest
 import torch
 from helpers.loop import SMALL, one_process, own_engine, spec_of, train, weights
 
-from actors.training.drift import k3
 from actors.training.log import mismatch
 from minirec.config.training import TrainingConfig
+from minirec.rl.start import k3
 
 GRPO = TrainingConfig(rollouts_per_prompt=2, steps=4, checkpoint_steps=2, **SMALL)
 

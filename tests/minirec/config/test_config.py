@@ -283,6 +283,46 @@ def test_a_cost_in_tokens_may_exceed_other_numbers():
             "training: max_log_ratio compares the probabilities of written tokens",
         ),
         (
+            ["training.loss=supervised", "training.kl_weight=0.1"],
+            "training: kl_weight 0.1 acts on rollouts, but loss supervised has none; set kl_weight",
+        ),
+        (
+            ["training.loss=supervised", "training.weighting=middle"],
+            "weighting middle acts on rollouts, but loss supervised has none; set weighting to",
+        ),
+        (
+            ["training.loss=gspo", "training.credit=prefill"],
+            "credit prefill gives the tokens of a rollout different advantages, but loss gspo is",
+        ),
+        (
+            ["training.live_tokens=true", "training.credit=prefill"],
+            "live_tokens leaves out the tokens of groups with equal rewards, but with credit",
+        ),
+        (
+            ["reward.feedback=comparison", "training.credit=prefill"],
+            "training.credit prefill compares rewards of answers, but with reward.feedback",
+        ),
+        (
+            ["training.live_tokens=true", "training.entropy_weight=0.1"],
+            "entropy_weight counts the tokens of all groups, but live_tokens divides by those",
+        ),
+        (
+            ["training.live_tokens=true", "training.loss=gspo"],
+            "live_tokens replaces the number of tokens that divides a loss, but loss gspo is",
+        ),
+        (
+            ["reward.comparison_noise=0.1"],
+            "reward: comparison_noise 0.1 acts on comparisons, but feedback is score",
+        ),
+        (
+            ["reward.feedback=comparison", "training.loss=maxrl"],
+            "training.loss maxrl divides by the mean reward of a group, but with reward.feedback",
+        ),
+        (
+            ["training.loss=gpso"],
+            "'gpso' is unknown; did you mean gspo?",
+        ),
+        (
             ["training.staleness=1", "training.max_log_ratio=1"],
             "training: max_log_ratio expects engine and trainer to have the same weights",
         ),

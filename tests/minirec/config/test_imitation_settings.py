@@ -22,6 +22,9 @@ from minirec.config.training import TrainingConfig
         ({"replays": 2, "staleness": 1}, "staleness 1"),
         ({"replays": 3, "checkpoint_steps": 10}, "multiple of replays 3"),
         ({"loss": "dpo", "live_tokens": True}, "loss dpo is one of pairs"),
+        ({"loss": "dpo", "weighting": "hard"}, "weighting hard changes the advantages of tokens"),
+        ({"loss": "dpo", "credit": "prefill"}, "credit prefill changes the advantages of tokens"),
+        ({"item_loss": "pairs", "weighting": "hard"}, "has those of its own lists"),
         ({"replays": 2, "max_log_ratio": 1.0}, "older weights"),
     ],
 )
@@ -38,3 +41,15 @@ def test_replays_need_a_static_selection():
 def test_a_mean_over_orders_needs_orders():
     with pytest.raises(ValidationError, match="orders is 0"):
         Config.model_validate({"evaluation": {"rerank": "orders"}})
+
+
+def test_lists_read_rewards_and_not_comparisons():
+    changes = {"reward": {"feedback": "comparison"}, "training": {"item_loss": "pairs"}}
+    with pytest.raises(ValidationError, match=r"training\.item_loss pairs reads the rewards"):
+        Config.model_validate(changes)
+
+
+def test_dpo_goes_with_kl_entropy_and_comparisons():
+    training = {"loss": "dpo", "kl_weight": 0.1, "entropy_weight": 0.1}
+    config = Config.model_validate({"reward": {"feedback": "comparison"}, "training": training})
+    assert config.training.reads_start

@@ -25,8 +25,9 @@ from minirec.model.recommender import Encoder, Policy, load_policy, trainable_po
 from minirec.model.sharing import Sharing
 from minirec.rl.candidates import Candidates, log_presence
 from minirec.rl.group import Group
-from minirec.rl.losses import Objective, item_loss, losses
+from minirec.rl.losses import item_loss, losses
 from minirec.rl.reward import reward_function
+from minirec.rl.rollouts import Objective
 
 
 @given(st.text())

@@ -20,8 +20,9 @@ from minirec.model.recommender import Policy
 from minirec.model.sharing import Sharing, packed_rows, packed_width
 from minirec.rl.candidates import Candidates
 from minirec.rl.group import Group
-from minirec.rl.losses import Objective, losses
+from minirec.rl.losses import losses
 from minirec.rl.reward import reward_function
+from minirec.rl.rollouts import Objective
 
 OBJECTIVE = Objective(
     training=TrainingConfig(),

@@ -25,7 +25,7 @@ def grpo(**settings):
 
 
 def counted(training, step=0, sharing=SHARED, candidates=(0,), refresh=1, **more):
-    groups = [PAIR] if training.loss == "grpo" else [group(10, [1], [0])]
+    groups = [PAIR] if training.rolls_out else [group(10, [1], [0])]
     counts = StepTokens(training, ITEMS, refresh, sharing)
     return counts.count(step, groups, candidates=candidates, **more)
 
@@ -51,6 +51,11 @@ def test_a_step_with_rollouts():
     assert counted(grpo(), sharing=None) == 19 + 60 + 12 + 6
     assert counted(grpo(live_tokens=True)) == 19 + 60 + 12 + 6
     assert counted(grpo(kl_steps=1)) == 19 + 2 * 20 + 40 + 12 + 6
+    assert counted(grpo(kl_weight=0.1)) == 19 + 20 + 40 + 12 + 6
+    start = {"loss": "dpo", "preference_reference": "start"}
+    assert counted(grpo(**start)) == counted(grpo(**start, kl_weight=0.1)) == 97
+    # The answers after half of the text: 10 + 2 + 3 tokens, with an empty marker.
+    assert counted(grpo(credit="prefill")) == 19 + 15 + 40 + 12 + 6
     assert counted(grpo(kl_steps=2), step=1) == counted(grpo(), step=1)
     assert counted(grpo(), candidates=(0, 2)) == 19 + 40 + 12 + 16
     assert counted(grpo(), choice_tokens=7) == 19 + 40 + 12 + 6 + 7

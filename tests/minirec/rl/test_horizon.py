@@ -14,9 +14,10 @@ from minirec.corpus.table import Sample
 from minirec.rl.candidates import Candidates
 from minirec.rl.group import Group
 from minirec.rl.horizon import graded, ideal
-from minirec.rl.losses import Objective, losses
+from minirec.rl.losses import losses
 from minirec.rl.ranker import Ranker, Targets
 from minirec.rl.reward import ndcg, reward_function
+from minirec.rl.rollouts import Objective
 
 TABLE = torch.nn.functional.normalize(
     torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]]), dim=-1

@@ -12,8 +12,9 @@ import torch
 from minirec.config.training import TrainingConfig
 from minirec.rl.candidates import Candidates
 from minirec.rl.group import Group
-from minirec.rl.losses import Objective, counted, live_tokens, losses
+from minirec.rl.losses import losses
 from minirec.rl.reward import ndcg
+from minirec.rl.rollouts import Objective, counted, live_tokens
 
 ITEMS = torch.eye(3)
 # Rewards 1/2 and 1 (target 1), and 1 and 1/2 (target 2).

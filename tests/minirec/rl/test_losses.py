@@ -1,13 +1,16 @@
 """The divisor of the token loss, and the figures of the log, on groups computed by hand."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from minirec.config.training import TrainingConfig
 from minirec.rl.candidates import Candidates
 from minirec.rl.group import Group
-from minirec.rl.losses import Objective, counted, live_tokens, losses
+from minirec.rl.losses import losses
 from minirec.rl.reward import ndcg
+from minirec.rl.rollouts import Objective, counted, live_tokens
 
 ITEMS = torch.eye(3)
 OBJECTIVE = Objective(TrainingConfig(), temperature=1.0, cutoff=3, reward=ndcg)
@@ -52,3 +55,54 @@ def test_token_entropy_is_the_mean_of_minus_log_p():
     sums = found([DEAD, LIVE]).sums
     assert sums["token_entropy", "tokens"] / 10 == pytest.approx(1.0)
     assert sums["dead_groups", "groups"] == 1
+
+
+@pytest.mark.parametrize("loss", ["grpo", "gspo", "cispo", "dr_grpo", "dpo"])
+def test_comparisons_are_unchanged_by_any_increasing_map_of_the_reward(loss):
+    """Loss and gradients have the same bytes for NDCG as for exp(5 NDCG)."""
+
+    def gradients(reward, **changes):
+        logprobs = torch.full((10,), -1.1).requires_grad_()
+        hidden = ITEMS[[0, 0, 1, 2]].clone().requires_grad_()
+        vectors = ITEMS[[0, 1]].clone().requires_grad_()
+        objective = Objective(
+            TrainingConfig(loss=loss),
+            temperature=1.0,
+            cutoff=3,
+            reward=reward,
+            longest=4,
+            **changes,
+        )
+        found = losses(
+            lambda *, groups: (hidden, logprobs),
+            [DEAD, LIVE],
+            candidates=Candidates(torch.tensor([0, 1]), vectors, ITEMS),
+            objective=objective,
+        )
+        found.mean(counted([DEAD, LIVE])).backward()
+        return [logprobs.grad, hidden.grad, vectors.grad]
+
+    def mapped(ranking, cutoff):
+        return torch.exp(5 * ndcg(ranking, cutoff))
+
+    plain, other = (gradients(reward, comparison_noise=0.0) for reward in (ndcg, mapped))
+    assert all(map(torch.equal, plain, other)) and plain[0].any() and plain[1].any()
+    if loss == "dr_grpo":  # scores change by the map, unless the deviation divides them out
+        assert not torch.equal(gradients(ndcg)[0], gradients(mapped)[0])
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_of_a_step(live):
+    entries = [{"weighting": 1.5}] if live else [{}]
+    first = OBJECTIVE.of_step(0, seed=3, log=[])
+    second = OBJECTIVE.of_step(1, seed=3, log=entries)
+    assert (first.normaliser, second.normaliser) == (None, 1.5 if live else None)
+    assert first.seed != second.seed != OBJECTIVE.of_step(1, seed=4, log=entries).seed
+
+
+def test_steps_on_the_same_rollouts_compare_alike_and_imitate_more():
+    training = TrainingConfig(replays=2, imitate_best=0.5)
+    objective = replace(OBJECTIVE, training=training)
+    steps = [objective.of_step(step, seed=3, log=[]) for step in range(4)]
+    assert [one.best_weight for one in steps] == [0, 0.5, 0, 0.5]
+    assert steps[0].seed == steps[1].seed != steps[2].seed == steps[3].seed

@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from minirec.config.training import TrainingConfig
 from minirec.rl.candidates import Candidates
 from minirec.rl.group import Group
-from minirec.rl.losses import Objective, losses
+from minirec.rl.losses import losses
 from minirec.rl.ranker import Ranker
 from minirec.rl.reward import reward_function
+from minirec.rl.rollouts import Objective
 
 ITEMS = 6
 TARGETS = [([0, 1], 2), ([3], 5), ([2, 4], 2)]

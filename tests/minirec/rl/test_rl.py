@@ -13,7 +13,6 @@ from minirec.errors import ConfigError
 from minirec.rl import grpo
 from minirec.rl.candidates import log_presence
 from minirec.rl.group import Group, written_tokens
-from minirec.rl.losses import lr_factor
 from minirec.rl.ranker import Ranker, Targets
 from minirec.rl.reward import (
     Ranking,
@@ -23,6 +22,7 @@ from minirec.rl.reward import (
     rank_target,
     reward_function,
 )
+from minirec.rl.schedule import lr_factor
 
 
 def test_rank_counts_ties_against_the_target():

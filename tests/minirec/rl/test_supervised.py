@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from minirec.config.training import TrainingConfig
 from minirec.rl.candidates import Candidates
 from minirec.rl.group import Group
-from minirec.rl.losses import Objective, counted, losses
+from minirec.rl.losses import losses
 from minirec.rl.reward import reward_function
+from minirec.rl.rollouts import Objective, counted
 
 ITEMS = 6
 HISTORIES = [([0, 1], 2), ([3], 5), ([2, 4], 2)]

@@ -269,7 +269,8 @@ def test_trials_of_equal_steps_do_not_stop_early():
 
 def test_supervised_trains_on_all_samples_without_a_budget_from_the_model():
     words = ["compare.methods=[random, supervised]", "compare.seeds=[1]", "compare.epochs=2"]
-    found = compared(*words, "compare.budget=[0.1, 0.2]", "training.staleness=1")
+    own = ["training.kl_weight=0.1", "training.weighting=middle"]  # without rollouts: off
+    found = compared(*words, *own, "compare.budget=[0.1, 0.2]", "training.staleness=1")
     ours = [trial for trial in found if trial.method == "supervised"]
     assert [trial.name for trial in ours] == ["supervised_steps_seed-1", "supervised_epochs_seed-1"]
     for trial in ours:
@@ -279,6 +280,7 @@ def test_supervised_trains_on_all_samples_without_a_budget_from_the_model():
             "base",
             0,
         )
+        assert (c.training.kl_weight, c.training.weighting) == (0, "none")
         assert (c.selection.method, c.selection.curriculum) == ("full", "shuffled")
         assert c.selection.count(1000) == 1000 and c.training.patience is None
         assert trial.free

@@ -1,0 +1,274 @@
+"""What the losses of a micro-batch read: the forward pass, the rewards, and the objective."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from minirec.config.training import TrainingConfig
+from minirec.prior.prior import Prior
+from minirec.rl import grpo
+from minirec.rl.comparison import compared
+from minirec.rl.credit import Prefixes, credit_advantages
+from minirec.rl.group import Group, Unit, written_tokens
+from minirec.rl.horizon import graded
+from minirec.rl.ranker import Ranker, Targets
+from minirec.rl.replay import best_weight, pass_of
+from minirec.rl.reward import Ranking, RewardFunction, ndcg
+from minirec.rl.start import start_logprobs
+from minirec.rl.token_losses import group_advantages
+from minirec.rl.weighting import group_weights
+from minirec.rng import seed_of
+
+Forward = Callable[..., tuple[Tensor, Tensor | None]]
+"""`Policy.forward`, or an engine that wraps the policy."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The settings of rewards and losses, and the collaborative prior, if any.
+
+    factors: (V,) of each item as a target (method, section 1), from
+    `minirec.corpus.weights.load_factors`; None: 1.
+    longest: the most tokens that an engine writes, see `Tokens`. answer: the answer marker.
+    comparison_noise: of comparisons between rollouts, which replace the rewards; None: they do not.
+    chance: NDCG of a random ranking, for `training.weighting`.
+    normaliser, seed, best_weight: of a step, see `of_step`. The latter is the weight of the loss
+    that imitates the best rollouts, see `minirec.rl.replay`.
+    """
+
+    training: TrainingConfig
+    temperature: float
+    cutoff: int
+    reward: RewardFunction
+    prior: Prior | None = None
+    factors: NDArray[np.float64] | None = None
+    longest: int | None = None
+    answer: Sequence[int] = ()
+    comparison_noise: float | None = None
+    chance: float = 0.0
+    normaliser: float | None = None
+    seed: int = 0
+    best_weight: float = 0.0
+
+    def of_step(self, step: int, *, seed: int, log: Sequence[dict[str, Any]]) -> Objective:
+        """The objective of a step: the seed of its draws, and weights that differ between steps.
+
+        Steps on the same rollouts have the same seed, so that comparisons end alike.
+
+        Args:
+            seed: of the run.
+            log: the entries of the steps before.
+        """
+        t = self.training
+        batch, number = pass_of(step, t.replays)
+        return replace(
+            self,
+            seed=seed_of(seed, batch),
+            normaliser=log[-1].get("weighting") if log else None,
+            best_weight=best_weight(number, t.replays, t.imitate_best),
+        )
+
+    def factor(self, target: Tensor) -> Tensor:
+        """Factors (P,) float32 of targets (P,) int64."""
+        if self.factors is None:
+            return torch.ones_like(target, dtype=torch.float32)
+        return torch.from_numpy(self.factors).float().to(target.device)[target]
+
+    @property
+    def clip(self) -> grpo.Clip:
+        t = self.training
+        return grpo.Clip(t.clip_low, t.clip_high, t.importance_cap)
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """The policy's results for P groups of G rollouts, in which engines wrote W tokens.
+
+    hidden (P, G, d) float32 at the answer marker and logprobs (W,) float32 have gradient. behaviour
+    (W,) float32 holds the log-probabilities of the policy that wrote the tokens, rollout (W,) int64
+    the rollout (0..P*G-1) of each token. sample_ids (P,) are those of the groups. start (W,)
+    float32 holds the log-probabilities at the start of the training, if needed; prefixes likewise.
+    """
+
+    hidden: Tensor
+    logprobs: Tensor
+    behaviour: Tensor
+    rollout: Tensor
+    targets: Targets
+    sample_ids: Sequence[int] = ()
+    start: Tensor | None = None
+    prefixes: Prefixes | None = None
+
+
+@dataclass(frozen=True)
+class Rewards:
+    """Rewards, advantages and NDCG, all (P, G) float32, dead groups (P,) bool, and sums over the
+    groups for the log.
+
+    Rewards and advantages have the factor of the target, NDCG has not. It is applied to advantages
+    after their division by the standard deviation of the group, which would cancel it. `seen` is
+    what the advantages are computed from: the rewards, or the results of comparisons. `credit`
+    (P, G, C) are the advantages of chunks for the token loss; None: those of whole rollouts.
+    """
+
+    reward: Tensor
+    seen: Tensor
+    advantage: Tensor
+    ndcg: Tensor
+    dead: Tensor
+    sums: dict[str, float]
+    credit: Tensor | None = None
+
+    @property
+    def means(self) -> list[tuple[float, float, float]]:
+        """Mean NDCG, mean reward and standard deviation of the rewards of each group."""
+        spread = self.reward.std(1, correction=0)
+        columns = (self.ndcg.mean(1), self.reward.mean(1), spread)
+        return list(zip(*(column.tolist() for column in columns), strict=True))
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss of a micro-batch: a scalar with gradient, and sums for the log.
+
+    Both are sums over the tokens or groups (`unit`) of the micro-batch. The step divides them by
+    the count of the global batch. `token_sums`, also for the log, are sums over the written tokens
+    whatever the unit is.
+    """
+
+    total: Tensor
+    sums: dict[str, float]
+    unit: Unit
+    token_sums: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The losses of a micro-batch, and its rewards; None if the loss needs none."""
+
+    rewards: Rewards | None
+    parts: list[Loss]
+
+    def mean(self, counts: dict[Unit, int]) -> Tensor:
+        """Sum of all losses, each divided by its count in the global batch (`counted`)."""
+        return torch.stack([part.total / counts[part.unit] for part in self.parts]).sum()
+
+    @property
+    def sums(self) -> dict[tuple[str, Unit], float]:
+        """The sums for the log, by name and unit."""
+        rewards = self.rewards.sums if self.rewards else {}
+        found: dict[tuple[str, Unit], float] = {
+            (name, "groups"): value for name, value in rewards.items()
+        }
+        for part in self.parts:
+            found |= {(name, part.unit): value for name, value in part.sums.items()}
+            found |= {(name, "tokens"): value for name, value in part.token_sums.items()}
+        return found
+
+
+def counted(groups: Sequence[Group]) -> dict[Unit, int]:
+    """The counts of a global batch that its losses are divided by."""
+    return {"tokens": sum(sum(group.written) for group in groups), "groups": len(groups)}
+
+
+@torch.no_grad()
+def live_tokens(
+    policy: Forward, groups: Sequence[Group], *, table: Tensor, objective: Objective
+) -> int:
+    """The tokens that engines wrote in the groups that are not dead; a forward pass of its own.
+
+    With `training.live_tokens`, their number in the global batch replaces that of all tokens as the
+    divisor of the token loss. It must be known before the first backward pass of the step.
+    """
+    rollouts = forward(policy, groups, items=len(table), prior=objective.prior)
+    dead = reward(rollouts, table=table, objective=objective).dead.tolist()
+    return sum(sum(group.written) for group, none in zip(groups, dead, strict=True) if not none)
+
+
+def forward(
+    policy: Forward,
+    groups: Sequence[Group],
+    *,
+    items: int,
+    prior: Prior | None = None,
+    start: bool = False,
+) -> Rollouts:
+    """One pass of the policy over groups of equal size; `items` is V.
+
+    With `start`, a pass without gradient at the start of the training comes first.
+    """
+    at_start = start_logprobs(policy, groups) if start else None
+    hidden, logprobs = policy(groups=groups)
+    assert logprobs is not None
+    device = hidden.device
+    written, rollout = (
+        torch.tensor(x, dtype=torch.int64, device=device) for x in written_tokens(groups)
+    )
+    behaviour = [x for g in groups for logprobs_ in g.rollout_logprobs for x in logprobs_]
+    return Rollouts(
+        hidden.view(len(groups), -1, hidden.shape[1]),
+        logprobs[written],
+        torch.tensor(behaviour, dtype=torch.float32, device=device),
+        rollout,
+        Targets.of(groups, items=items, device=device, prior=prior),
+        [group.sample_id for group in groups],
+        at_start,
+    )
+
+
+def reward(rollouts: Rollouts, *, table: Tensor, objective: Objective) -> Rewards:
+    """Rank the target of each rollout in `table` (V, d), and compute rewards and advantages."""
+    t = objective.training
+    ranker, hidden = Ranker(table, objective.temperature), rollouts.hidden.detach().flatten(0, 1)
+    cutoff = min(objective.cutoff, len(table))
+    shape = rollouts.hidden.shape[:2]
+    ranking = ranker.rank(hidden, rollouts.targets)
+    plain = _earned(ranking, hidden, rollouts.targets, ranker, objective).view(shape)
+    noise = objective.comparison_noise
+    seen = (
+        plain
+        if noise is None
+        else compared(plain, rollouts.sample_ids, noise=noise, seed=objective.seed)
+    )
+    dead = grpo.is_dead(seen, floor=t.advantage_floor)
+    advantage = group_advantages(seen, t)
+    factor = objective.factor(rollouts.targets.target)[:, None]
+    rewards = factor * plain
+    sums = {"reward": float(rewards.mean(1).sum()), "dead_groups": float(dead.sum())}
+    gain = ndcg(ranking, cutoff).view(shape)
+    scale, credit = factor, None
+    if t.weighting != "none":
+        weights = group_weights(
+            gain.mean(1), chance=objective.chance, training=t, normaliser=objective.normaliser
+        )
+        scale = factor * weights.weight[:, None]
+        sums |= weights.sums
+    if rollouts.prefixes is not None:
+        credit = scale[..., None] * _credit(rollouts, plain, ranker=ranker, objective=objective)
+    return Rewards(rewards, factor * seen, scale * advantage, gain, dead, sums, credit)
+
+
+def _earned(
+    ranking: Ranking, hidden: Tensor, targets: Targets, ranker: Ranker, objective: Objective
+) -> Tensor:
+    """The rewards (P * n,) of hidden states (P * n, d) that rank the targets so."""
+    cutoff = min(objective.cutoff, len(ranker.table))
+    if targets.following is None:
+        return objective.reward(ranking, cutoff)
+    return graded(ranker, hidden, targets, reward=objective.reward, cutoff=cutoff)
+
+
+def _credit(rollouts: Rollouts, plain: Tensor, *, ranker: Ranker, objective: Objective) -> Tensor:
+    """The advantages (P, G, C) of chunks of rollouts with rewards (P, G)."""
+    assert rollouts.prefixes is not None
+    hidden = rollouts.prefixes.hidden
+    ranking = ranker.rank(hidden, rollouts.targets)
+    inner = _earned(ranking, hidden, rollouts.targets, ranker, objective)
+    return credit_advantages(inner.view(*plain.shape, -1), plain, objective.training)
