@@ -30,8 +30,8 @@ def in_task(
 ) -> T:
     """Call `function`, which needs much memory, in a Ray task; return its result.
 
-    The task is on a node with CPUs, if one lives, but asks for none. Ray Data pins tasks of a shuffle
-    to the node of their rows, each with one CPU: any part of it would block a node that has one.
+    The task is on a node with CPUs, if one lives, but asks for none. Ray Data pins tasks of a
+    shuffle to the node of their rows, each with one CPU: a part of it would block a node with one.
 
     Args:
         stage: its name, for the error.
