@@ -107,11 +107,11 @@ def test_a_version_mismatch_is_one_line():
 
 
 def command(tmp_path, **variables):
-    """`minirec prepare` of a small table, which needs Ray."""
-    (tmp_path / "e.csv").write_text(
-        "user,item,time,title\n" + "".join(f"u,i{n},{n},Item {n}\n" for n in range(1, 9))
-    )
+    """`minirec prepare` of a table that is too large for one process, so that it needs Ray."""
+    rows = "".join(f"u,i{n},{n},Item {n}\n" for n in range(1, 60_000))
+    (tmp_path / "e.csv").write_text("user,item,time,title\n" + rows)
     words = ["prepare", "corpus.source=table", f"corpus.path={tmp_path}", f"run_dir={tmp_path}/r"]
+    words.append("resources.corpus_mib=1")
     return subprocess.run(
         [sys.executable, "-m", "jobs.cli", *words],
         env={k: v for k, v in os.environ.items() if k != "RAY_TMPDIR"} | variables,
