@@ -133,7 +133,7 @@ def _write(
         **({} if "order" in corpus.columns else _days(facts)),
         "samples": facts.sizes,
         "rejected": rejected,
-        "same_time": split.same_time_facts(plan, facts.shared, corpus.same_time),
+        "same_time": split.same_time_facts(corpus.same_time, facts.shared, plan.left_out),
     }
     titles = _write_items(folder, items.table.filter(pa.array(kept.items)), facts, weight, summary)
     if corpus.whole_only is None:

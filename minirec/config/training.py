@@ -10,7 +10,14 @@ from pydantic import Field, PositiveInt, model_validator
 from minirec.config.choices import ItemCandidates, TokenLoss
 from minirec.config.section import PathText, Section
 
-OF_ROLLOUTS = {"kl_weight": 0, "entropy_weight": 0, "weighting": "none", "credit": "rollout"}
+OF_ROLLOUTS = {
+    "kl_weight": 0,
+    "entropy_weight": 0,
+    "weighting": "none",
+    "credit": "rollout",
+    "replays": 1,
+    "imitate_best": 0,
+}
 """Settings that only a training with rollouts has, with the values that switch them off."""
 PER_GROUP = ("gspo", "dr_grpo")
 """The token losses that a step divides by its number of groups."""
@@ -370,11 +377,6 @@ def _check_replays(t: TrainingConfig) -> None:
         raise ValueError("reset_steps changes weights, but update is false; set it to null")
     if t.replays == 1:
         return
-    if not t.rolls_out:
-        raise ValueError(
-            f"replays {t.replays} trains on rollouts again, but loss supervised has none; set "
-            f"replays to 1"
-        )
     if t.staleness:
         raise ValueError(
             f"replays {t.replays} needs rollouts only in every {t.replays}. step, but staleness 1 "

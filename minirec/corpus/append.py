@@ -39,8 +39,9 @@ from minirec.corpus.schema import (
     SAMPLES_WITH_SAME_TIME,
     TAILS,
 )
+from minirec.corpus.split import same_time_facts
 from minirec.corpus.tails import LAST_TIME, ends_of
-from minirec.corpus.windows import Timeline, runs, samples_of, timeline
+from minirec.corpus.windows import Timeline, samples_of, timeline
 from minirec.errors import CorpusError
 from minirec.store.files import read_json
 from minirec.store.tables import read_groups, read_table, write_batches, write_table
@@ -175,11 +176,9 @@ def append(
         "items": len(items),
         "samples": cut.samples,
         "rejected": _sum(before["rejected"], read.counts()),
-        "same_time": {
-            "setting": corpus.same_time,
-            "shared": cut.shared,
-            "left_out": before["same_time"]["left_out"] + new.left_out,
-        },
+        "same_time": same_time_facts(
+            corpus.same_time, cut.shared, before["same_time"]["left_out"] + new.left_out
+        ),
         LAST_TIME: int(events.time.max()),
         "appended": [*before.get("appended", []), added],
     }
@@ -248,7 +247,8 @@ def _new(
     item = both("history", item_id).astype(np.int32)
     rating = both("history_rating", events.rating[line.event]).astype(np.float32)
     time = both("history_time", line.time)
-    whole = _timeline(user[order], item, time)
+    row = np.arange(len(order))
+    whole = Timeline.of(row, user=user[order], item=item, time=time, tie=row)
     earlier = whole.earlier + further[whole.user]
     is_new = order >= lengths.sum()
     before = earlier - (whole.event - whole.end(corpus))  # that a history can hold
@@ -275,16 +275,6 @@ def _new(
         events=len(line.event),
         left_out=int((is_new & (earlier >= corpus.min_history)).sum()) - len(target),
     )
-
-
-def _timeline(user: np.ndarray, item: np.ndarray, time: np.ndarray) -> Timeline:
-    """The timeline of events that are sorted by user, time and tie; all arrays are (K,)."""
-    row = np.arange(len(user))
-    new_user = np.r_[True, user[1:] != user[:-1]][: len(user)]
-    new_visit = new_user | np.r_[True, time[1:] != time[:-1]][: len(user)]
-    first, _ = runs(new_user)
-    visit, together = runs(new_visit)
-    return Timeline(row, user, item, time, row, first, visit, together)
 
 
 def _days(before: dict[str, Any], samples: pa.Table) -> dict[str, str]:

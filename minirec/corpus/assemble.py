@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from minirec.corpus import ids
-from minirec.corpus.events import CLEAN, encode
+from minirec.corpus.events import CLEAN, PART, encode
 from minirec.corpus.files import event_types, times
 from minirec.corpus.files.parse import TEXT_SHOWN, UNTITLED
 from minirec.corpus.items import Items, spelled_items
@@ -31,21 +31,6 @@ from minirec.corpus.rejects import (
 )
 from minirec.corpus.survey import Readings, Survey, check_whole, read_as
 from minirec.errors import CorpusError
-
-PART = pa.schema(
-    [
-        ("user", pa.string()),
-        ("item", pa.string()),
-        ("rating", pa.float32()),
-        ("time", pa.int64()),
-        ("number", pa.float64()),
-        ("order", pa.int64()),
-        ("reason", pa.string()),
-        ("raw", pa.string()),
-    ]
-)
-"""`parse.EVENTS` with the place of a row as one number (`Places`). Events of a dropped type are one
-row for each type: it has the reason `event_types.DROPPED`, the type as raw, and their number."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+PART = pa.schema(
+    [
+        ("user", pa.string()),
+        ("item", pa.string()),
+        ("rating", pa.float32()),
+        ("time", pa.int64()),
+        ("number", pa.float64()),
+        ("order", pa.int64()),
+        ("reason", pa.string()),
+        ("raw", pa.string()),
+    ]
+)
+"""`parse.EVENTS` with the place of a row as one number (`Places`). Events of a dropped type are one
+row for each type: it has the reason `event_types.DROPPED`, the type as raw, and their number."""
+
 CLEAN = pa.schema(
     [
         ("user", pa.dictionary(pa.int32(), pa.string())),

@@ -11,7 +11,8 @@ from typing import Protocol
 
 import pyarrow as pa
 
-from minirec.corpus.assemble import PART, event_rows
+from minirec.corpus.assemble import event_rows
+from minirec.corpus.events import PART
 from minirec.corpus.files.blocks import read_blocks
 from minirec.corpus.files.spec import FileSpec
 from minirec.corpus.files.vectorised import parse
@@ -27,7 +28,7 @@ class Reader(Protocol):
     """Reads and parses the files of a corpus, here or on a cluster."""
 
     def events(self, specs: Sequence[FileSpec], places: Places, *, by_file: bool) -> Parts:
-        """The interactions, `assemble.PART`; `by_file` as in `assemble.event_rows`."""
+        """The interactions, `events.PART`; `by_file` as in `assemble.event_rows`."""
 
     def catalogue(self, specs: Sequence[FileSpec], places: Places, *, inline: bool) -> pa.Table:
         """The catalogue, `items.COMPACT`; `inline` as in `items.compact`."""

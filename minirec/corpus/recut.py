@@ -13,12 +13,12 @@ import pyarrow.compute as pc
 
 from minirec.config.corpus import CorpusConfig
 from minirec.corpus.schema import SAMPLES, SAMPLES_WITH_SAME_TIME
-from minirec.corpus.split import SPLITS, split_sizes
+from minirec.corpus.split import SPLITS, Begins, cuts_by_shares, last_times
 from minirec.store.tables import open_table, read_groups, read_table, write_batches
 
 
 @dataclass(frozen=True)
-class Cut:
+class SplitCounts:
     """Of each split the number of samples, and of those whose user has another event at the
     target's time."""
 
@@ -26,7 +26,7 @@ class Cut:
     shared: dict[str, int]
 
 
-def write_splits(folder: Path, work: Path, new: pa.Table, corpus: CorpusConfig) -> Cut:
+def write_splits(folder: Path, work: Path, new: pa.Table, corpus: CorpusConfig) -> SplitCounts:
     """Write the samples of a corpus and new ones to `work`, divided by ``corpus.split``.
 
     Args:
@@ -35,13 +35,10 @@ def write_splits(folder: Path, work: Path, new: pa.Table, corpus: CorpusConfig) 
         new: later samples in the same order.
     """
     old = [folder / f"{split}.parquet" for split in SPLITS]
-    shares = corpus.split
-    assert isinstance(shares, tuple)
     time = np.concatenate([read_table(path, ["time"])["time"].to_numpy() for path in old])
     time = np.concatenate([time, new["time"].to_numpy()])
-    stops = np.cumsum(split_sizes(len(time), shares))[:2]
-    if corpus.same_time == "exclude" or corpus.ties == "hash":
-        stops = _between_times(time, stops)
+    newest = [count for _, count in last_times(time)]
+    stops = Begins(cuts_by_shares(len(time), corpus, newest=newest)).of(time)
     sizes = np.diff(np.r_[0, stops, len(time)]).tolist()
     with open_table(old[0]) as source:
         names = {*source.schema_arrow.names, *new.column_names}
@@ -52,18 +49,9 @@ def write_splits(folder: Path, work: Path, new: pa.Table, corpus: CorpusConfig) 
     for part, group in groupby(pieces, key=lambda piece: piece[0]):
         write_batches(work / f"{SPLITS[part]}.parquet", schema, (table for _, table in group))
     counts = np.add.reduceat(shared, [0, *stops], dtype=np.int64).tolist()
-    return Cut(dict(zip(SPLITS, sizes, strict=True)), dict(zip(SPLITS, counts, strict=True)))
-
-
-def _between_times(time: np.ndarray, stops: np.ndarray) -> np.ndarray:
-    """Both stops moved to the next start of a new time, or to an earlier one if a split is empty.
-
-    There are three times or more.
-    """
-    begins = np.flatnonzero(time[1:] != time[:-1]) + 1
-    first = min(int(np.searchsorted(begins, stops[0])), len(begins) - 2)
-    second = min(max(int(np.searchsorted(begins, stops[1])), first + 1), len(begins) - 1)
-    return begins[[first, second]]
+    return SplitCounts(
+        dict(zip(SPLITS, sizes, strict=True)), dict(zip(SPLITS, counts, strict=True))
+    )
 
 
 def _numbered(tables: Iterable[pa.Table], schema: pa.Schema) -> Iterator[pa.Table]:

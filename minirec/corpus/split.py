@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -79,11 +80,11 @@ def _outlook(
         past=int(np.minimum(line.end(corpus) - line.first, corpus.history)[target].sum()),
         largest=int(line.together.max(initial=0)),
         visits=int(visits_of_users(line, target).max(initial=0)),
-        last=_last_times(line.time[target]),
+        last=last_times(line.time[target]),
     )
 
 
-def _last_times(time: np.ndarray) -> list[tuple[int, int]]:
+def last_times(time: np.ndarray) -> list[tuple[int, int]]:
     """The latest three distinct times, newest first, each with its number of entries."""
     found: list[tuple[int, int]] = []
     while len(time) and len(found) < 3:
@@ -166,7 +167,7 @@ def ordered(
     made = parts.changed(
         partial(windows, corpus=corpus, ids=ids, hashes=items.hashes, same_time=plan.same_time)
     )
-    begins = _Begins(plan.cuts)
+    begins = Begins(plan.cuts)
     for batch in made.ordered(ORDERED_BY):
         stops = begins.of(batch["time"].to_numpy())
         for name, start, stop in zip(SPLITS, [0, *stops], [*stops, len(batch)], strict=True):
@@ -174,7 +175,7 @@ def ordered(
                 yield name, batch.slice(start, stop - start)
 
 
-class _Begins:
+class Begins:
     """Finds where valid and test begin in samples that come in batches, in the order of time."""
 
     def __init__(self, cuts: tuple[Cut, Cut]):
@@ -216,16 +217,29 @@ def _cuts(found: list[_Outlook], targets: int, corpus: CorpusConfig) -> tuple[Cu
             )
         train, valid, _ = (sum(one.targets[split] for one in found) for split in range(3))
         return Cut(train, train, False), Cut(train + valid, train + valid, False)
+    last: Counter[int] = Counter()
+    for one in found:
+        last.update(dict(one.last))
+    return cuts_by_shares(targets, corpus, newest=[last[time] for time in sorted(last)[::-1]])
+
+
+def cuts_by_shares(targets: int, corpus: CorpusConfig, *, newest: Sequence[int]) -> tuple[Cut, Cut]:
+    """Where valid and test begin, if shares decide.
+
+    Args:
+        targets: number of samples.
+        newest: number of samples at the latest times, the latest first; three times or more, if
+            there are so many.
+
+    Raises:
+        CorpusError: fewer than three times, if the cuts must be between times.
+    """
+    assert isinstance(corpus.split, tuple)
     train, valid, _ = split_sizes(targets, corpus.split)
     stops = train, train + valid
     # If the events of one time have a meaningful order, the cut may be inside a time.
     if corpus.same_time == "keep" and corpus.ties != "hash":
         return Cut(stops[0], stops[0], False), Cut(stops[1], stops[1], False)
-    last: dict[int, int] = {}
-    for one in found:
-        for time, count in one.last:
-            last[time] = last.get(time, 0) + count
-    newest = [last[time] for time in sorted(last, reverse=True)]
     if len(newest) < 3:
         raise CorpusError(
             f"the {targets:,} samples have {len(newest)} distinct time(s), so they cannot "
@@ -291,10 +305,10 @@ def _check_room(found: list[_Outlook], corpus: CorpusConfig, *, same_time: bool)
     )
 
 
-def same_time_facts(plan: Plan, shared: dict[str, int], setting: str) -> dict[str, Any]:
+def same_time_facts(setting: str, shared: dict[str, int], left_out: int) -> dict[str, Any]:
     """The entry ``same_time`` of ``corpus.json``; `shared` counts by split the samples whose user
-    has another event at the target's time."""
-    return {"setting": setting, "shared": shared, "left_out": plan.left_out}
+    has another event at the target's time, `left_out` is that of `Plan`."""
+    return {"setting": setting, "shared": shared, "left_out": left_out}
 
 
 def same_time_sentences(corpus: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from minirec.corpus import ids
+from minirec.corpus.events import PART
 from minirec.corpus.files import times
 from minirec.corpus.files.event_types import DROPPED
 from minirec.corpus.files.parse import OUTSIDE, UNREADABLE
@@ -46,7 +47,7 @@ class Survey:
 
     @classmethod
     def of(cls, part: pa.Table) -> Survey:
-        """Of a part, `assemble.PART`."""
+        """Of a part, `events.PART`."""
         good = part.filter(part["reason"].is_null())
         types = part.filter(pc.equal(part["reason"], DROPPED))
         dropped: Counter[str] = Counter()
@@ -83,8 +84,8 @@ class Survey:
 
     @staticmethod
     def sum(surveys: Iterable[Survey]) -> Survey:
-        """Of all parts."""
-        return reduce(add, surveys)
+        """Of all parts; there may be none."""
+        return reduce(add, surveys, Survey.of(PART.empty_table()))
 
     def and_users(self, users: pa.ChunkedArray) -> Survey:
         """With further ids of users."""

@@ -45,6 +45,23 @@ class Timeline:
     visit: np.ndarray
     together: np.ndarray
 
+    @classmethod
+    def of(
+        cls,
+        event: np.ndarray,
+        *,
+        user: np.ndarray,
+        item: np.ndarray,
+        time: np.ndarray,
+        tie: np.ndarray,
+    ) -> Timeline:
+        """Of events that are sorted by user, time and tie."""
+        new_user = np.r_[True, user[1:] != user[:-1]][: len(user)]
+        new_visit = new_user | np.r_[True, time[1:] != time[:-1]][: len(user)]
+        first, _ = _runs(new_user)
+        visit, together = _runs(new_visit)
+        return cls(event, user, item, time, tie, first, visit, together)
+
     @property
     def earlier(self) -> np.ndarray:
         """Number of events of the user in front of each event."""
@@ -72,13 +89,14 @@ def timeline(
     tie = {"key": events.item, "file": events.order}.get(corpus.ties)
     tie = _hashed(events, keep, hashes) if tie is None else tie[keep]
     order = _sorted(events.user[keep], events.time[keep], tie)
-    keep, tie = keep[order], tie[order]
-    user, time = events.user[keep], events.time[keep]
-    new_user = np.r_[True, user[1:] != user[:-1]][: len(user)]
-    new_visit = new_user | np.r_[True, time[1:] != time[:-1]][: len(user)]
-    first, _ = runs(new_user)
-    visit, together = runs(new_visit)
-    return Timeline(keep, user, events.item[keep], time, tie, first, visit, together)
+    keep = keep[order]
+    return Timeline.of(
+        keep,
+        user=events.user[keep],
+        item=events.item[keep],
+        time=events.time[keep],
+        tie=tie[order],
+    )
 
 
 def _sorted(user: np.ndarray, time: np.ndarray, tie: np.ndarray) -> np.ndarray:
@@ -98,7 +116,7 @@ def _sorted(user: np.ndarray, time: np.ndarray, tie: np.ndarray) -> np.ndarray:
     return order
 
 
-def runs(begins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _runs(begins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """For each row the first row and the length of its run; both (K,) int64."""
     starts = np.flatnonzero(begins)
     lengths = np.diff(np.r_[starts, len(begins)])
@@ -223,7 +241,7 @@ def leave_one_out(line: Timeline, target: np.ndarray, corpus: CorpusConfig) -> n
         return np.zeros(len(target), dtype=np.int64)
     visits, visit = np.unique(line.visit[target], return_inverse=True)  # rising: user, then time
     owner = line.user[visits]
-    starts, count = runs(np.r_[True, owner[1:] != owner[:-1]][: len(owner)])
+    starts, count = _runs(np.r_[True, owner[1:] != owner[:-1]][: len(owner)])
     left = starts + count - 1 - np.arange(len(visits))  # times of the user after this one
     return np.where(count < 3, 0, np.maximum(2 - left, 0))[visit]
 

@@ -27,7 +27,7 @@ Columns = dict[str, pa.Array]
 
 
 @dataclass(frozen=True)
-class Reader:
+class ColumnReader:
     """How rows of one kind are read.
 
     Attributes:
@@ -156,12 +156,12 @@ def _valid(*found: pa.Array) -> np.ndarray:
 
 
 READERS = {
-    "events": Reader(
+    "events": ColumnReader(
         frozenset({"user", "item", "rating", "event", "time", "order"}),
         frozenset({"user", "item"}),
         _events,
     ),
-    "items": Reader(
+    "items": ColumnReader(
         frozenset({"item", "title", "text", "category", "weight"}),
         frozenset({"item", "title"}),
         _items,

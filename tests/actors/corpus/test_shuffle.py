@@ -9,7 +9,7 @@ import pytest
 
 from jobs.corpus import from_files
 from minirec.config.corpus import CorpusConfig
-from minirec.corpus.assemble import PART
+from minirec.corpus.events import PART
 from minirec.corpus.files import sources
 from minirec.corpus.reading import LocalReader
 from minirec.errors import CorpusError
@@ -107,6 +107,19 @@ def test_a_truncated_file(cluster, tmp_path):
             None,
             RayReader(part_bytes=20_000),
         )
+
+
+def test_files_without_rows(cluster, tmp_path):
+    """A large catalogue is read with Ray, however few interactions there are."""
+    from actors.corpus.shuffle import RayReader
+
+    corpus = shop(tmp_path / "shop", inline=False)
+    for file in (tmp_path / "shop" / "events").iterdir():
+        file.write_text("user,item,rating,time,title\n")
+    reader = RayReader(part_bytes=20_000)
+    out, bad = tmp_path / "out", tmp_path / "bad"
+    with pytest.raises(CorpusError, match="has a header but no rows"):
+        from_files(sources.locate(corpus), corpus, out, bad, None, reader)
 
 
 def test_spellings_of_one_user_share_a_bucket():

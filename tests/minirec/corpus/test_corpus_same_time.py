@@ -39,6 +39,6 @@ def test_visits_that_are_no_targets_are_said_too():
         for item, time in zip("abcde", (1, 1, 1, 100 + u, 200 + u), strict=True)
     ]
     made = made_of(rows)
-    facts = same_time_facts(made.plan, made.facts.shared, "exclude")
+    facts = same_time_facts("exclude", made.facts.shared, made.plan.left_out)
     said = same_time_sentences({"samples": made.facts.sizes, "same_time": facts})
     assert said.startswith("0% of the train") and "80 events with too few earlier ones" in said
