@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +18,6 @@ from minirec.corpus.filters import Kept, filtered
 from minirec.corpus.items import Items
 from minirec.corpus.parts import LocalParts, Parts
 from minirec.corpus.places import Places
-from minirec.corpus.reading import Reader
 from minirec.corpus.samples import Facts, write_samples
 from minirec.corpus.schema import ITEMS, REJECTED, TAILS, TRUTH
 from minirec.corpus.tails import LAST_TIME, tails
@@ -27,6 +26,9 @@ from minirec.evaluation.shortcuts import shortcuts
 from minirec.store.files import atomic_dir, write_json
 from minirec.store.run import peak_memory_mib
 from minirec.store.tables import ROW_GROUP, write_batches, write_table
+
+if TYPE_CHECKING:
+    from minirec.corpus.reading import Reader  # the demo is not read
 
 
 @dataclass(frozen=True)

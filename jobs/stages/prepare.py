@@ -160,15 +160,16 @@ def _hash(path: str) -> str:
 
 def _made(work: Work) -> Made:
     """The corpus of the settings with all appended files; a corpus that has some of them stays."""
-    from jobs.append import held
     from jobs.corpus import Made, downloaded, from_demo, from_files
-    from minirec.corpus.files import sources
 
     run, corpus = work.run, work.config.corpus
     weight = work.config.reward.item_weight
     folder = run.path("corpus")
     if corpus.source == "demo":
         return from_demo(corpus, folder, work.config.seed, weight=weight)
+    from jobs.append import held
+    from minirec.corpus.files import sources
+
     beside = run.root.with_name(f"{run.root.name}-rejected.parquet")
     appended = work.settings.get("appended", [])
     files = [entry["files"] for entry in appended]
