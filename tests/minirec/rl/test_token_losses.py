@@ -8,7 +8,8 @@ import math
 import pytest
 import torch
 
-from minirec.config.training import PER_GROUP, TrainingConfig
+from minirec.config.token_loss import PER_GROUP
+from minirec.config.training import TrainingConfig
 from minirec.rl import grpo
 from minirec.rl.start import k3
 from minirec.rl.token_losses import (
