@@ -299,7 +299,9 @@ def _steps(run: Run, config: Config, *, samples: int) -> int:
     """Optimizer steps of the run's own training on a subset of `samples`."""
     if config.selection.mode == "static":
         return config.training.steps_on(samples)
-    return int(read_table(run.path("policy", "choices.parquet"), ["step"])["step"][-1].as_py()) + 1
+    last = read_table(run.path("policy", "choices.parquet"), ["step"])["step"][-1].as_py()
+    steps = int(last) + config.training.replays
+    return min(steps, config.training.steps or steps)
 
 
 def _own_reward(folder: Path, name: str) -> str:

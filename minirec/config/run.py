@@ -79,12 +79,6 @@ class Config(Section):
                 f"training.item_loss to plackett_luce"
             )
         supervised = self.selection.mode == "live" and not self.training.rolls_out
-        if self.selection.mode == "live" and self.training.replays > 1:
-            raise ValueError(
-                f"training.replays {self.training.replays} trains on the same samples again, but "
-                f"selection.mode live chooses new ones in each step; set selection.mode to static, "
-                f"or training.replays to 1"
-            )
         if self.live.rule == "value" and (supervised or self.warm.live):
             raise ValueError(
                 "live.rule value compares the samples that a step has measured, but supervised "
