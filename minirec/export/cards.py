@@ -98,7 +98,28 @@ The reward of a completion is `{config.reward.name}`: how high the target ranks 
 after the completion, by the frozen policy in `scorer/` ({policy}). In MiniRec the policy in
 training ranks. Here the policy is frozen, because text trainers provide no hidden states. Text
 after `<answer>` is ignored: if your trainer can stop there, this saves tokens.
-{_weighted(config, to)}{"" if config.model.prior == "none" else PRIOR_OF_SAMPLES}"""
+{_graded(config)}{_weighted(config, to)}{"" if config.model.prior == "none" else PRIOR_OF_SAMPLES}"""
+
+
+def _graded(config: Config) -> str:
+    """What is relevant beside the target, and what the training saw of the rewards."""
+    said = ""
+    if (horizon := config.reward.horizon) > 1:
+        said += _paragraph(
+            f"The user's next items in the train split count as relevant too "
+            f"(`reward.horizon={horizon}`): they are in `following`, and the reward is that of all "
+            f"relevant items over that of the best ranking."
+        )
+    if config.reward.feedback == "comparison":
+        said += _paragraph(
+            "In MiniRec the training saw only which of two completions has the larger reward "
+            "(`reward.feedback=comparison`); `reward.py` returns the rewards."
+        )
+    return said
+
+
+def _paragraph(text: str) -> str:
+    return f"\n{_filled(text)}\n"
 
 
 def _weighted(config: Config, to: str) -> str:
