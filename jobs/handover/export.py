@@ -356,6 +356,8 @@ def _policy(folder: Path, source: _Source, to: str) -> None:
         "max_item_tokens": model.max_item_tokens,
         "trust_remote_code": model.trust_remote_code,
     }
+    if source.catalogue.choices:
+        settings["choices"] = source.catalogue.choices
     weights, refreshed = source.save_prior(folder)
     if weights is not None:
         settings |= {"temperature": source.temperature, "prior": weights}

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from minirec.corpus.table import Catalogue, Sample
-from minirec.model.recommender import Encoder
+from minirec.model.recommender import Encoder, shown
 from minirec.prior.prior import Prior
 
 Row = dict[str, Any]
@@ -42,7 +42,7 @@ def example(
     rank: int, sample: Sample, encoder: Encoder, catalogue: Catalogue, *, horizon: int = 1
 ) -> Example:
     """The sample with its prompt. Titles are cut as in training."""
-    words = encoder.words([catalogue.titles[i] for i in sample.history])
+    words = encoder.words(*shown(sample, catalogue))
     chat: Message = [{"role": "user", "content": words}]
     prompt = chat if encoder.has_template else words
     later = sample.following if horizon > 1 else None

@@ -135,7 +135,9 @@ class Scorer:
             scores += prior.to(device)
         cutoff = min(self.settings["cutoff"], len(self.items))
         later = [[]] * len(target) if following is None else following
-        relevant = [[own, *map(int, more)] for own, more in zip(target.tolist(), later)]
+        relevant = [
+            [own, *map(int, more)] for own, more in zip(target.tolist(), later, strict=True)
+        ]
         count = torch.tensor([len(row) for row in relevant])
         most, reward = int(count.max()), torch.zeros(len(target))
         for column in range(most):

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from minirec.rl.grpo import Clip, is_clipped, token_loss
 from minirec.rl.group import Choice
+from minirec.rl.grpo import Clip, is_clipped, token_loss
 from minirec.rl.replay import best_loss, best_weight, pass_of, shrunk
 
 
