@@ -209,7 +209,7 @@ def test_comparisons_are_for_no_other_trainer(undisturbed, tmp_path, capsys):
     run_dir = with_settings(undisturbed, tmp_path / "run", "reward.feedback=comparison")
     words = ["export", "--run", str(run_dir), "--out", str(tmp_path / "out"), "--to"]
     for to in ("trl", "verl", "openrlhf"):
-        assert main([*words, to]) == 1
+        assert main([*words, to]) == 2
         assert "trains on comparisons of rollouts" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     assert main([*words, "jsonl"]) == 0
