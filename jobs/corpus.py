@@ -138,6 +138,8 @@ def _write(
         "same_time": split.same_time_facts(corpus.same_time, facts.shared, plan.left_out),
     }
     titles = _write_items(folder, items.table.filter(pa.array(kept.items)), facts, weight, summary)
+    if corpus.choices:
+        summary["choices"] = corpus.choices
     if corpus.whole_only is None:
         write_batches(folder / "tails.parquet", TAILS, tails(parts, corpus, items, kept))
         summary[LAST_TIME] = kept.last

@@ -285,7 +285,7 @@ def _training_rows(stage: str, config: Config, training: TrainingConfig, samples
     limit = [(stage, "forward-equivalent tokens", f"ends at {most:,}")] if most else []
     if not training.rolls_out:
         return rows + limit
-    drawn = math.ceil(steps / training.replays)
+    drawn = training.draws(steps)
     rollouts = drawn * training.prompts_per_step * training.rollouts_per_prompt
     whole = training.scales and training.credit == "rollout"
     pairs = training.rollouts_per_prompt == 2 and whole
@@ -322,7 +322,7 @@ def _trial_rows(kind: str, trials: Sequence[Trial], samples: int, *, exact: bool
         steps += (own := t.steps_on(count))
         if not t.rolls_out:
             continue
-        drawn = math.ceil(own / t.replays)
+        drawn = t.draws(own)
         rollouts += drawn * t.prompts_per_step * t.rollouts_per_prompt
         if t.validation_steps:
             greedy += t.validation_samples * math.ceil(own / t.validation_steps)

@@ -77,7 +77,8 @@ def last_step(log: list[dict[str, Any]]) -> tuple[int, str]:
     note = f"{name} {log[-1][name]:.3f}"
     choice = next((entry for entry in reversed(log) if "chosen_in_band" in entry), None)
     if choice is not None:
-        chosen = sum(value for key, value in choice.items() if key.startswith("chosen_"))
+        counts = [value for key, value in choice.items() if key.startswith("chosen_")]
+        chosen = sum(value for value in counts if isinstance(value, int))  # not chosen_log_ratio
         learnable = choice["chosen_in_band"] + choice["chosen_value"]
         note += f", {learnable} of {chosen} prompts known to be learnable"
     return log[-1]["step"] + 1, note

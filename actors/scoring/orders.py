@@ -53,9 +53,10 @@ def orders_of_samples(
 
 
 def reordered(sample: Sample, order: Sequence[int]) -> Sample:
-    """The sample with another order of its history; its excluded items stay the same."""
+    """The sample with another order of its history, without its ratings; its excluded items stay
+    the same."""
     history = [sample.history[at] for at in order]
-    return replace(sample, history=history, same_time=sample.excluded)
+    return replace(sample, history=history, same_time=sample.excluded, history_rating=[])
 
 
 def order_columns(

@@ -24,6 +24,7 @@ NO_JSON = f"the body is not valid JSON; send {EXAMPLE}"
 FIELDS = {
     "history": f"history must be a list of 1 to {LARGEST_HISTORY} item keys, oldest first",
     "top": f"top must be a whole number from 1 to {LARGEST_TOP}",
+    "ratings": "ratings must be a list with a number for each item of the history",
 }
 LARGEST_BATCH = 32
 BATCH_WAIT_S = 0.002
@@ -45,13 +46,20 @@ def _item_key(value: Any) -> str:
 
 
 class Query(BaseModel, extra="forbid"):
-    """A history and the number of wanted items."""
+    """A history, the number of wanted items, and the ratings of the items of the history.
+
+    Ratings are used only if the policy was trained with `corpus.choices`.
+    """
 
     history: Annotated[
         list[Annotated[str, BeforeValidator(_item_key)]],
         Field(min_length=1, max_length=LARGEST_HISTORY, description="item keys, oldest first"),
     ]
     top: Annotated[int, Field(strict=True, ge=1, le=LARGEST_TOP, description="items wanted")] = 10
+    ratings: Annotated[
+        list[Annotated[float, Field(strict=True, allow_inf_nan=False)]] | None,
+        Field(max_length=LARGEST_HISTORY, description="of the items of the history"),
+    ] = None
 
 
 class Item(BaseModel):
@@ -102,8 +110,8 @@ def problem(error: dict[str, Any], content_type: str) -> str:
             return "the body was not read; send it with the header Content-Type: application/json"
         return f"the body is not a JSON object; send {EXAMPLE}"
     if kind == "extra_forbidden":
-        return f"{_short(field[0])} is not a field; the fields are {' and '.join(FIELDS)}"
-    if len(field) > 1:
+        return f"{_short(field[0])} is not a field; the fields are {', '.join(FIELDS)}"
+    if len(field) > 1 and field[0] == "history":
         return f"item {field[1] + 1} of the history is not a key; keys are text or whole numbers"
     return f"{FIELDS[field[0]]}; it is missing" if kind == "missing" else FIELDS[field[0]]
 
@@ -145,12 +153,15 @@ class Recommendations:
         unknown = next((key for key in history if key not in keys), None)
         if unknown is not None:
             raise HTTPException(422, f"no item has the key {_short(unknown)}")
-        found = await self.batch((tuple(keys[key] for key in history), query.top))
+        if query.ratings is not None and len(query.ratings) != len(history):
+            raise HTTPException(422, FIELDS["ratings"])
+        items = tuple(keys[key] for key in history)
+        found = await self.batch((items, query.top, query.ratings))
         titles = self.recommender.titles
         scores = found.scores or [None] * len(found.items)
         rows = zip(found.items, found.cosines, scores, strict=True)
-        items = [Item(key=self.key_of[i], title=titles[i], cosine=c, score=s) for i, c, s in rows]
-        return Answer(items=items, analysis=found.analysis)
+        best = [Item(key=self.key_of[i], title=titles[i], cosine=c, score=s) for i, c, s in rows]
+        return Answer(items=best, analysis=found.analysis)
 
     @app.get("/healthz")
     async def healthz(self) -> dict[str, str]:
@@ -163,11 +174,15 @@ class Recommendations:
         return {"status": "ready", "items": len(self.recommender.titles)}
 
     @serve.batch(max_batch_size=LARGEST_BATCH, batch_wait_timeout_s=BATCH_WAIT_S)
-    async def batch(self, asked: list[tuple[tuple[int, ...], int]]) -> list[Recommendation]:
-        """Recommend for pairs of a history and its number of wanted items."""
-        histories, top = zip(*asked, strict=True)
+    async def batch(
+        self, asked: list[tuple[tuple[int, ...], int, list[float] | None]]
+    ) -> list[Recommendation]:
+        """Recommend for histories, their numbers of wanted items, and their ratings."""
+        histories, top, ratings = zip(*asked, strict=True)
         # In a thread, so that the replica still answers /healthz.
-        return await asyncio.to_thread(self.recommender.recommend, histories, top=top)
+        return await asyncio.to_thread(
+            self.recommender.recommend, histories, top=top, ratings=ratings
+        )
 
 
 def application(spec: RecommenderSpec, *, replicas: int, queue: int) -> serve.Application:

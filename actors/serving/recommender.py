@@ -15,6 +15,7 @@ from actors.engines.transformers import TransformersEngine
 from actors.scoring.orders import drawn_orders
 from actors.scoring.rise import risen
 from minirec.config.run import Config
+from minirec.corpus.prompts import chosen_pairs
 from minirec.corpus.table import Catalogue, Strings, load_catalogue
 from minirec.errors import ConfigError
 from minirec.evaluation.orders import SHORTLIST, mean_direction
@@ -83,6 +84,7 @@ class Recommender:
         path, adapter = fetch(spec.model), fetch(spec.adapter)
         known = load_catalogue(located(spec.corpus))
         self.encoder = Encoder.load(path, self.config.model, category=known.category)
+        self.choices = known.choices
         self.device = "cuda" if spec.gpus else "cpu"
         self.policy = load_policy(
             path, self.config.model, self.encoder.tokenizer, adapter=adapter, device=self.device
@@ -112,22 +114,34 @@ class Recommender:
         return TransformersEngine(engine_spec(c, path, length, shape=shape))
 
     def recommend(
-        self, histories: Sequence[Sequence[int]], *, top: Sequence[int]
+        self,
+        histories: Sequence[Sequence[int]],
+        *,
+        top: Sequence[int],
+        ratings: Sequence[Sequence[float] | None] | None = None,
     ) -> list[Recommendation]:
         """Recommend `top[i]` items for history i, a list of item ids, oldest first.
+
+        `ratings` are those of its items, where known; they are used with `corpus.choices` only.
 
         Items of the history are never recommended, so there may be fewer than `top[i]`. Items with
         equal scores (without a prior: equal cosines) are in the order of their ids, independent of
         the rest of the batch.
         """
+        known = [one or () for one in ratings or [None] * len(histories)]
         parts = [slice(start, start + BATCH) for start in range(0, len(histories), BATCH)]
-        return [one for part in parts for one in self._batch(histories[part], top[part])]
+        return [
+            one for part in parts for one in self._batch(histories[part], top[part], known[part])
+        ]
 
     @torch.no_grad()
     def _batch(
-        self, histories: Sequence[Sequence[int]], top: Sequence[int]
+        self,
+        histories: Sequence[Sequence[int]],
+        top: Sequence[int],
+        ratings: Sequence[Sequence[float]],
     ) -> list[Recommendation]:
-        hidden, texts = self._read(histories)
+        hidden, texts = self._read(histories, ratings)
         rises = self.config.evaluation.rerank == "rise"
         wanted = [max(most, SHORTLIST) for most in top] if rises else top
         if self.config.evaluation.rerank == "orders":
@@ -186,12 +200,22 @@ class Recommender:
         states = [hidden]
         for number in range(settings.orders):
             both = zip(histories, drawn, strict=True)
-            states.append(self._read([[h[at] for at in orders[number]] for h, orders in both])[0])
+            others = [[h[at] for at in orders[number]] for h, orders in both]
+            states.append(self._read(others)[0])
         return mean_direction(torch.stack(states, 1))
 
-    def _read(self, histories: Sequence[Sequence[int]]) -> tuple[Tensor, list[str]]:
+    def _read(
+        self,
+        histories: Sequence[Sequence[int]],
+        ratings: Sequence[Sequence[float]] | None = None,
+    ) -> tuple[Tensor, list[str]]:
         """Hidden states (B, d) at the answers to histories, and the analyses."""
-        return self._answers([self.encoder.prompt([self.titles[i] for i in h]) for h in histories])
+        most = self.choices
+        prompts = [
+            self.encoder.prompt([self.titles[i] for i in h], chosen_pairs(h, given, most=most))
+            for h, given in zip(histories, ratings or [()] * len(histories), strict=True)
+        ]
+        return self._answers(prompts)
 
     def _answers(self, prompts: list[list[int]]) -> tuple[Tensor, list[str]]:
         """Hidden states (B, d) at the answers to prompts, and the analyses."""

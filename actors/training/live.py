@@ -112,7 +112,7 @@ class LiveOrder:
         started = time.monotonic()
         candidates = self.selection.candidates()
         ahead = self.selection.candidates(steps=AHEAD) if self.table_tokens else candidates
-        rows, tokens = self._affordable(self.selection.to_measure(ahead), candidates.rows)
+        rows, tokens = self._affordable(self.selection.to_measure(ahead), candidates.rows, step)
         first = None
         if len(rows):
             items = shared_table(self.policy, self.items) if table is None else table
@@ -133,7 +133,7 @@ class LiveOrder:
             },
         }
 
-    def _affordable(self, rows: Rows, candidates: Rows) -> tuple[Rows, int]:
+    def _affordable(self, rows: Rows, candidates: Rows, step: int) -> tuple[Rows, int]:
         """The first of the rows that `live.share` allows to measure, and their tokens.
 
         The cost of all measurements stays below this share of the cost of the training, counted
@@ -144,7 +144,7 @@ class LiveOrder:
         if not len(rows):
             return rows, 0
         cost = sum(entry["forward_tokens"] - entry.get(CHOICE_TOKENS, 0) for entry in self.log)
-        pending = len(self.record.steps) + 1 - len(self.log)
+        pending = step + 1 - len(self.log)
         shortest = min(len(self._prompt(row)) for row in candidates.tolist())
         cost += pending * self.prompts * shortest * LORA
         left = self.settings.share * cost - self.tokens

@@ -26,8 +26,9 @@ from actors.training.live import CHOICE_TOKENS, LiveOrder
 from actors.training.log import TrainingLog, means, mismatch
 from actors.training.lookahead import Lookahead
 from actors.training.objective import objective_of
-from actors.training.order import Order, summed
+from actors.training.order import DrawnOrder, Order, summed
 from actors.training.paced import static_order
+from actors.training.replays import with_choices
 from actors.training.reset import Reset
 from actors.training.spec import TrainingSpec
 from actors.training.update import optimizer_step, set_learning_rate
@@ -45,7 +46,7 @@ from minirec.corpus.table import SampleFile, load_catalogue
 from minirec.model.hub import downloaded
 from minirec.model.recommender import Encoder, trainable_policy
 from minirec.prior.prior import Prior
-from minirec.rl.group import Group, Unit
+from minirec.rl.group import Choice, Group, Unit
 from minirec.rl.losses import losses
 from minirec.rl.rollouts import counted
 from minirec.rng import seed_of
@@ -142,7 +143,7 @@ class Worker:
         )
         self.demonstrator = Demonstrator(spec, self.samples, self.log.entries)
         self.drawn: list[Group] = []
-        self.order = self._order()
+        self.order = DrawnOrder(self._order(), t.replays)
         self.validation: Validation | None = None
         self.lookahead: Lookahead | None = None
         if spec.pool is not None:
@@ -188,6 +189,7 @@ class Worker:
         measured = self.spec.training.measures_kl(step)
         sums = kl_sums(self.engine, divided) if measured else {}
         learned: dict[int, tuple[float, float, float]] = {}
+        choices: dict[int, Choice] = {}
         update = self.spec.training.update
         for numbers, micro in micro_batches:
             with torch.set_grad_enabled(update):
@@ -199,9 +201,11 @@ class Worker:
                 self.engine.step()
             if part.rewards:
                 learned |= zip(numbers, part.rewards.means, strict=True)
+                choices |= zip(numbers, part.rewards.choices, strict=True)
             for key, value in part.sums.items():
                 sums[key] = sums.get(key, 0.0) + value
         self.order.learned(step, [learned[number] for number in sorted(learned)])
+        self.drawn = with_choices(groups, choices, replays=self.spec.training.replays)
         norm = 0.0
         if update:
             self.item_side.backward(candidates)
@@ -268,7 +272,6 @@ class Worker:
             self.encoder.group(sample, prompt, completions)
             for sample, (prompt, completions) in zip(samples, drawn.rollouts, strict=True)
         ]
-        self.drawn = groups
         times = ("rollout_seconds", "wait_seconds", "idle_seconds")
         return groups, {name: round(getattr(drawn, name), 3) for name in times}
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch.distributed as dist
@@ -15,6 +15,8 @@ from torch import Tensor
 
 from minirec.corpus.table import Sample
 from minirec.rl.replay import pass_of
+
+T = TypeVar("T")
 
 Batch = list[tuple[int, Sample]]
 """For each prompt of a step its position in the training, which gives its seed, and its sample."""
@@ -27,13 +29,18 @@ def summed(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def all_results(own: Sequence[tuple[float, float, float]]) -> np.ndarray:
-    """The results (P, 3) of the groups of all ranks, see `Order.learned`; all ranks must call."""
+def of_all_ranks(own: Sequence[T]) -> list[T]:
+    """The values of all ranks, in the order of the ranks; all must call."""
     parts = [[*own]]
     if dist.is_initialized() and dist.get_world_size() > 1:
         parts = [[] for _ in range(dist.get_world_size())]
         dist.all_gather_object(parts, [*own])
-    return np.array([one for part in parts for one in part], np.float64).reshape(-1, 3)
+    return [one for part in parts for one in part]
+
+
+def all_results(own: Sequence[tuple[float, float, float]]) -> np.ndarray:
+    """The results (P, 3) of the groups of all ranks, see `Order.learned`; all ranks must call."""
+    return np.array(of_all_ranks(own), np.float64).reshape(-1, 3)
 
 
 class Order(Protocol):
@@ -60,6 +67,41 @@ class Order(Protocol):
 
     def finish(self, folder: Path) -> None:
         """Write what was chosen into the folder of the training; only rank 0 calls it."""
+
+
+class DrawnOrder:
+    """Another order, asked only in steps with new rollouts; the others train these again.
+
+    What later steps on the same rollouts earn is not passed on: it is of text that an older policy
+    wrote.
+    """
+
+    def __init__(self, order: Order, replays: int):
+        """`replays` are the steps on the same rollouts."""
+        self.order, self.replays = order, replays
+
+    def _draws(self, step: int) -> bool:
+        return pass_of(step, self.replays)[1] == 0
+
+    def prepare(self, step: int, table: Tensor | None) -> dict[str, Any]:
+        return self.order.prepare(step, table) if self._draws(step) else {}
+
+    def batch(self, step: int) -> Batch:
+        number, _ = pass_of(step, self.replays)
+        return self.order.batch(number * self.replays)
+
+    def learned(self, step: int, own: Sequence[tuple[float, float, float]]) -> None:
+        if self._draws(step):
+            self.order.learned(step, own)
+
+    def save(self, folder: Path) -> None:
+        self.order.save(folder)
+
+    def restore(self, folder: Path) -> None:
+        self.order.restore(folder)
+
+    def finish(self, folder: Path) -> None:
+        self.order.finish(folder)
 
 
 class FixedOrder:

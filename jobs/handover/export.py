@@ -19,6 +19,7 @@ from jobs.stages.warm import WARM
 from minirec.config.choices import REWARDS
 from minirec.config.run import Config
 from minirec.corpus import prompts
+from minirec.corpus.following import with_following
 from minirec.corpus.table import Catalogue, Sample, SampleFile, load_catalogue
 from minirec.errors import ArtifactError, ConfigError
 from minirec.export import pairs
@@ -61,7 +62,7 @@ def export(
     Raises:
         ArtifactError: the folder exists, or a stage has not finished.
         ConfigError: the reward is a user's function that cannot be imported, or a trainer would
-            have no completions.
+            have no completions, or rewards instead of comparisons.
     """
     _, config = finished_run(run_dir)
     default: PolicyName = config.scoring.policy if config.scores else "trained"
@@ -74,6 +75,12 @@ def export(
         )
     if to == pairs.TO:
         _check_pairs(config, name)
+    elif to in WRITING and config.reward.feedback == "comparison":
+        raise ConfigError(
+            f"--to {to} is for a trainer that computes advantages from rewards, but this run "
+            f"trains on comparisons of rollouts (reward.feedback comparison); give --to "
+            f"{pairs.TO} for pairs of rollouts, or --to jsonl"
+        )
     run, _ = finished_run(run_dir, STAGE[name].name, *([] if to in POLICIES else [chooses]))
     if out.exists() and not overwrite:
         raise ArtifactError(f"{out} exists; give another --out, or --overwrite")
@@ -215,13 +222,16 @@ def _subset(folder: Path, source: _Source, to: str) -> None:
     name = _own_reward(folder, config.reward.name)
     order = read_table(source.run.path("selection.parquet")).sort_by("rank")["sample_id"]
     ids = order.to_pylist()
-    by_id = {s.sample_id: s for s in SampleFile(source.run.path("corpus"), "train").find(ids)}
+    corpus, horizon = source.run.path("corpus"), config.reward.horizon
+    found = {s.sample_id: s for s in SampleFile(corpus, "train").find(ids)}
+    by_id = with_following(found, corpus, horizon=horizon)
     file, row = formats.FORMATS[to]
-    rows = (
-        row(formats.example(rank, by_id[i], source.encoder, source.catalogue), source.catalogue)
+    encoder, catalogue = source.encoder, source.catalogue
+    examples = (
+        formats.example(rank, by_id[i], encoder, catalogue, horizon=horizon)
         for rank, i in enumerate(ids)
     )
-    formats.write(folder / file, rows)
+    formats.write(folder / file, (row(one, catalogue) for one in examples))
     shutil.copy(str(reward.__file__), folder / "reward.py")
     shutil.copy(str(ranking.__file__), folder / "ranking.py")
     source.save_merged(folder / "scorer")
@@ -299,7 +309,9 @@ def _steps(run: Run, config: Config, *, samples: int) -> int:
     """Optimizer steps of the run's own training on a subset of `samples`."""
     if config.selection.mode == "static":
         return config.training.steps_on(samples)
-    return int(read_table(run.path("policy", "choices.parquet"), ["step"])["step"][-1].as_py()) + 1
+    last = read_table(run.path("policy", "choices.parquet"), ["step"])["step"][-1].as_py()
+    steps = int(last) + config.training.replays
+    return min(steps, config.training.steps or steps)
 
 
 def _own_reward(folder: Path, name: str) -> str:
@@ -344,6 +356,8 @@ def _policy(folder: Path, source: _Source, to: str) -> None:
         "max_item_tokens": model.max_item_tokens,
         "trust_remote_code": model.trust_remote_code,
     }
+    if source.catalogue.choices:
+        settings["choices"] = source.catalogue.choices
     weights, refreshed = source.save_prior(folder)
     if weights is not None:
         settings |= {"temperature": source.temperature, "prior": weights}

@@ -43,10 +43,13 @@ class Rows:
         self.key_of = {item: key for key, item in self.recommender.keys.items()}
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Columns history (item keys) and row -> the columns of `OUTPUT`, `SCORES` and row."""
+        """Columns history (item keys), ratings and row -> the columns of `OUTPUT`, `SCORES` and
+        row."""
         keys = self.recommender.keys
         histories = [[keys[key] for key in history] for history in batch["history"].to_pylist()]
-        found = self.recommender.recommend(histories, top=[self.top] * len(histories))
+        ratings = batch["ratings"].to_pylist()
+        top = [self.top] * len(histories)
+        found = self.recommender.recommend(histories, top=top, ratings=ratings)
         rows = [
             {
                 "items": [self.key_of[i] for i in one.items],
@@ -77,7 +80,7 @@ def recommend_files(
     Args:
         run_dir: of a run that was trained and evaluated.
         users: Parquet or JSON lines with ``user`` and ``history``, a list of item keys, oldest
-            first.
+            first, and optionally ``ratings`` of these items.
         out: Parquet or JSON lines; in the order of `users`, with unchanged ids.
         items: Parquet or JSON lines with ``key``, ``title`` and optionally ``text``, for items
             outside the catalogue.
@@ -104,6 +107,7 @@ def recommend_files(
     table = pa.table(
         {
             "history": pa.array(given.histories, pa.list_(pa.string())),
+            "ratings": pa.array(given.ratings, pa.list_(pa.float64())),
             "row": pa.array(range(len(given.histories)), pa.int64()),
         }
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -51,11 +52,13 @@ class Users:
         ids: (U,) as in the file: a Parquet column, or values of JSON lines.
         histories: U lists of item keys, oldest first.
         refused: the other rows.
+        ratings: of the items of each history, or None where the file has none.
     """
 
     ids: pa.ChunkedArray | list[Any]
     histories: list[list[str]]
     refused: list[Refused]
+    ratings: list[list[float] | None]
 
 
 def format_of(path: Path) -> Literal["jsonl", "parquet"]:
@@ -70,37 +73,41 @@ def read_users(path: Path, known: Collection[str]) -> Users:
     """Users and histories of a file.
 
     Args:
-        path: Parquet or JSON lines with ``user`` and ``history``, a list of item keys.
+        path: Parquet or JSON lines with ``user`` and ``history``, a list of item keys, and
+            optionally ``ratings``, a list with the rating of each.
         known: keys that a history may hold.
 
     Raises:
         CorpusError: the file cannot be read to its end, lacks a column, or has no row.
     """
-    spec = _spec(path, "events", {"user": "user", "history": "history"}, required=2)
+    columns = {"user": "user", "history": "history", "ratings": "ratings"}
+    spec = _spec(path, "events", columns, required=2)
     ids: list[Any] = []
     rows: list[int] = []
     histories: list[list[str]] = []
+    ratings: list[list[float] | None] = []
     refused: list[Refused] = []
     for number, (line, raw) in enumerate(_rows(spec)):
         try:
-            user, history = _user(raw, known)
+            user, history, rated = _user(raw, known)
         except Malformed as error:
             refused.append(Refused(line, str(error), beginning(raw)))
             continue
         ids.append(user)
         rows.append(number)
         histories.append(history)
+        ratings.append(rated)
     if not ids and not refused:
         raise CorpusError(f"{path} holds no user; give a file with rows")
     if spec.format == "parquet":
         # JSON would turn dates into text, which would not join with the dates of the file.
         column = pq.ParquetFile(path).read(columns=["user"])["user"]
-        return Users(column.take(pa.array(rows, pa.int64())), histories, refused)
-    return Users(ids, histories, refused)
+        return Users(column.take(pa.array(rows, pa.int64())), histories, refused, ratings)
+    return Users(ids, histories, refused, ratings)
 
 
-def _user(raw: bytes, known: Collection[str]) -> tuple[Any, list[str]]:
-    """The id as given, and the keys of the history."""
+def _user(raw: bytes, known: Collection[str]) -> tuple[Any, list[str], list[float] | None]:
+    """The id as given, the keys of the history, and its ratings, if any."""
     row = _object(raw)
     user, history = row.get("user"), row.get("history")
     _checked(user, "missing user")
@@ -112,7 +119,19 @@ def _user(raw: bytes, known: Collection[str]) -> tuple[Any, list[str]]:
     keys = [known_key(_checked(key, "missing item"), known) for key in history]
     if unknown := next((key for key in keys if key not in known), None):
         raise Malformed(f"no item has the key {_short(unknown)}")
-    return user, keys
+    return user, keys, _ratings(row.get("ratings"), len(keys))
+
+
+def _ratings(given: Any, items: int) -> list[float] | None:
+    """The ratings of the items of a history; None if there are none."""
+    if given is None:
+        return None
+    if not isinstance(given, list) or len(given) != items:
+        raise Malformed("ratings is not a list with a number for each item of the history")
+    for one in given:
+        if isinstance(one, bool) or not isinstance(one, int | float) or not math.isfinite(one):
+            raise Malformed(f"the rating {_short(one)} is not a number")
+    return [float(one) for one in given]
 
 
 def _object(raw: bytes) -> dict[str, Any]:

@@ -199,7 +199,7 @@ def curve(
         validations: whether the cost includes the validations. A training outside a bench has none.
         length: number of steps that count; None: all.
     """
-    trained, per_step = own(run, trial), trial.config.training.prompts_per_step
+    trained, training = own(run, trial), trial.config.training
     log = read_log(trained.path("policy", "log.jsonl"))
     costs = {cost["stage"]: cost["seconds"] for cost in trained.costs()}
     before = max(0.0, costs.get("train", 0.0) - sum(entry["seconds"] for entry in log))
@@ -218,7 +218,7 @@ def curve(
     return Curve(
         ndcg=[*measured.values()],
         steps=at,
-        samples=[min(chosen, i * per_step) for i in at],
+        samples=[min(chosen, training.draws(i) * training.prompts_per_step) for i in at],
         rollouts=[charged["rollouts"] + rollouts[i] for i in at],
         seconds=[charged["seconds"] + seconds[i] for i in at],
         tokens=[charged["forward_tokens"] + tokens[i] for i in at],

@@ -85,6 +85,9 @@ class CorpusConfig(Section):
     """Smallest number of events of each user and item that is kept."""
     history: int = Field(10, ge=1)
     """Number of most recent events that the policy is shown."""
+    choices: int = Field(0, ge=0)
+    """Most pairs of the history for which the prompt says that the user chose one item over the
+    other, because it has the higher rating."""
     min_history: int = Field(1, ge=1)
     """Number of earlier events of its user that a target needs."""
     same_time: Literal["exclude", "keep"] = "exclude"

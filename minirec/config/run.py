@@ -71,6 +71,7 @@ class Config(Section):
                 f"selection.mode to static, or selection.method to value"
             )
         self._check_pace()
+        self._check_choices()
         t = self.training
         if self.reward.horizon > 1 and not t.rolls_out and t.item_loss == "softmax":
             raise ValueError(
@@ -79,12 +80,6 @@ class Config(Section):
                 f"training.item_loss to plackett_luce"
             )
         supervised = self.selection.mode == "live" and not self.training.rolls_out
-        if self.selection.mode == "live" and self.training.replays > 1:
-            raise ValueError(
-                f"training.replays {self.training.replays} trains on the same samples again, but "
-                f"selection.mode live chooses new ones in each step; set selection.mode to static, "
-                f"or training.replays to 1"
-            )
         if self.live.rule == "value" and (supervised or self.warm.live):
             raise ValueError(
                 "live.rule value compares the samples that a step has measured, but supervised "
@@ -129,6 +124,22 @@ class Config(Section):
             if self.resources.training_workers != "auto":
                 training.check_workers(self.resources.training_workers)
         return self
+
+    def _check_choices(self) -> None:
+        """Raise ValueError for prompts that would not have the lines of `corpus.choices`."""
+        number, e = self.corpus.choices, self.evaluation
+        if number and e.orders:
+            raise ValueError(
+                f"evaluation.orders {e.orders} moves the events of a history, but corpus.choices "
+                f"{number} shows its most recent pairs, which would then be others; set one of "
+                f"them to 0"
+            )
+        if number and e.rerank == "rise":
+            raise ValueError(
+                f"evaluation.rerank rise lists items below a history without its pairs, but "
+                f"corpus.choices {number} trains the policy with them; set rerank to none or "
+                f"choices to 0"
+            )
 
     def _check_pace(self) -> None:
         if self.selection.curriculum != "self_paced":

@@ -53,6 +53,10 @@ class TrainingConfig(ItemLossSettings, TokenLossSettings, StepSettings):
             return self.steps
         return self.replays * math.ceil(self.epochs * samples / self.prompts_per_step)
 
+    def draws(self, steps: int) -> int:
+        """Batches of prompts that so many steps train."""
+        return math.ceil(steps / self.replays)
+
     def writes(self, step: int) -> bool:
         """Whether a step draws new rollouts; the other steps replay those of the last draw."""
         return self.rolls_out and step % self.replays == 0

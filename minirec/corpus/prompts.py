@@ -63,24 +63,70 @@ def _joined(char: str) -> bool:
     return char > "\x7f" and unicodedata.category(char)[0] in "LMS"
 
 
-def instruction(titles: Sequence[str], *, category: str, options: Sequence[str] = ()) -> str:
+def chosen_pairs(
+    history: Sequence[int], ratings: Sequence[float], *, most: int
+) -> list[tuple[int, int]]:
+    """Pairs of places in a history whose ratings differ, the one with the higher rating first.
+
+    After ICPRL (arXiv 2602.08244), whose policy reads preferences and no rewards. The most recent
+    pairs come first: by the later of the two events, then by the other. Of the events of an item
+    only the last one counts, so that no item is chosen over itself.
+
+    Args:
+        history, ratings: item ids and their ratings, oldest first; no ratings give no pairs.
+        most: pairs that are returned at most.
+    """
+    found: list[tuple[int, int]] = []
+    last = {item: place for place, item in enumerate(history)} if ratings and most else {}
+    places = sorted(last.values(), reverse=True)
+    for number, late in enumerate(places):
+        for early in places[number + 1 :]:
+            if ratings[late] > ratings[early]:
+                found.append((late, early))
+            elif ratings[late] < ratings[early]:
+                found.append((early, late))
+            if len(found) == most:
+                return found
+    return found
+
+
+def chosen_lines(titles: Sequence[str], pairs: Sequence[tuple[int, int]]) -> str:
+    """A line for each pair of places in the titles, of which the first was preferred."""
+    return "".join(f"chose {titles[a]} over {titles[b]}\n" for a, b in pairs)
+
+
+def instruction(
+    titles: Sequence[str],
+    *,
+    category: str,
+    options: Sequence[str] = (),
+    pairs: Sequence[tuple[int, int]] = (),
+) -> str:
     """User message for a model with a chat template; titles are oldest first.
 
-    `options` are titles among which the next one is, in any order.
+    `options` are titles among which the next one is, in any order, and `pairs` places in the
+    titles, of which the first was preferred to the second (`chosen_pairs`).
     """
+    chosen = f"Of these, the customer\n{chosen_lines(titles, pairs)}" if pairs else ""
     listed = "".join(f"- {title}\n" for title in options)
     among = f"The next one is among these:\n{listed}" if options else ""
     lines = "\n".join(f"{i}. {title}" for i, title in enumerate(titles, 1))
     return (
-        f"Here is what a customer bought in {category}, oldest first:\n{lines}\n{among}"
+        f"Here is what a customer bought in {category}, oldest first:\n{lines}\n{chosen}{among}"
         f"Describe in a few words what this customer likes and will want next, then write {ANSWER}"
     )
 
 
-def plain(titles: Sequence[str], *, options: Sequence[str] = ()) -> str:
-    """Prompt for a model without a chat template; titles and options as in `instruction`."""
+def plain(
+    titles: Sequence[str],
+    *,
+    options: Sequence[str] = (),
+    pairs: Sequence[tuple[int, int]] = (),
+) -> str:
+    """Prompt for a model without a chat template; the arguments are those of `instruction`."""
     among = "\nOptions: " + " | ".join(options) if options else ""
-    return "History: " + " | ".join(titles) + among + "\nLikes:"
+    chosen = "\n" + chosen_lines(titles, pairs).rstrip("\n") if pairs else ""
+    return "History: " + " | ".join(titles) + chosen + among + "\nLikes:"
 
 
 def item_text(title: str, text: str) -> str:

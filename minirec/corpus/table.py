@@ -15,7 +15,7 @@ from minirec.store.files import read_json
 from minirec.store.remote import local_file
 from minirec.store.tables import check_table, open_table, read_table
 
-COLUMNS = ("sample_id", "history", "target", "same_time")
+COLUMNS = ("sample_id", "history", "history_rating", "target", "same_time")
 """Columns of a sample; a file may lack the last one."""
 PIECE = 4096
 """Strings that are made at a time when all are read."""
@@ -27,7 +27,8 @@ class Sample:
 
     history: item ids, oldest first. same_time: other items of the same user and time, if
     `corpus.same_time` excludes these from the history. following: later items of the user that are
-    relevant too (`minirec.corpus.following`); no file holds them.
+    relevant too (`minirec.corpus.following`); no file holds them. history_rating: the ratings of
+    the events of the history.
     """
 
     sample_id: int
@@ -35,6 +36,7 @@ class Sample:
     target: int
     same_time: list[int] = field(default_factory=list)
     following: list[int] = field(default_factory=list)
+    history_rating: list[float] = field(default_factory=list)
 
     @property
     def excluded(self) -> list[int]:
@@ -77,11 +79,13 @@ class Strings(Sequence[str]):
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Titles and texts by item id, and the name of the domain."""
+    """Titles and texts by item id, the name of the domain, and how many pairs of its history a
+    prompt has at most (`corpus.choices`)."""
 
     titles: Sequence[str]
     texts: Sequence[str]
     category: str
+    choices: int = 0
 
     def __len__(self) -> int:
         return len(self.titles)
@@ -93,8 +97,9 @@ def load_catalogue(corpus: Path) -> Catalogue:
     ids = table["item_id"].to_numpy()
     if not np.array_equal(ids, np.arange(len(ids))):
         raise ArtifactError(f"{corpus / 'items.parquet'}: item_id is not 0..V-1 in order")
-    category = read_json(corpus / "corpus.json")["category"]
-    return Catalogue(Strings(table["title"]), Strings(table["text"]), category)
+    facts = read_json(corpus / "corpus.json")
+    titles, texts = Strings(table["title"]), Strings(table["text"])
+    return Catalogue(titles, texts, facts["category"], facts.get("choices", 0))
 
 
 class SampleFile:

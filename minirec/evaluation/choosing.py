@@ -138,7 +138,7 @@ def choosing(run: Run, config: Config) -> Choosing:
     counted = any(row.get("forward_tokens") for row in costs)
     logged = any("forward_tokens" in entry for entry in log)
     selection = read_table(run.path("selection.parquet"), ["sample_id"]).num_rows
-    prompts = len(log) * training.prompts_per_step
+    prompts = training.draws(len(log)) * training.prompts_per_step
     return Choosing(
         live=live,
         stages=tuple(row["stage"] for row in mine),

@@ -98,7 +98,28 @@ The reward of a completion is `{config.reward.name}`: how high the target ranks 
 after the completion, by the frozen policy in `scorer/` ({policy}). In MiniRec the policy in
 training ranks. Here the policy is frozen, because text trainers provide no hidden states. Text
 after `<answer>` is ignored: if your trainer can stop there, this saves tokens.
-{_weighted(config, to)}{"" if config.model.prior == "none" else PRIOR_OF_SAMPLES}"""
+{_rated(config, to)}{"" if config.model.prior == "none" else PRIOR_OF_SAMPLES}"""
+
+
+def _rated(config: Config, to: str) -> str:
+    """What is relevant beside the target, what the training saw of the rewards, and weights."""
+    said = ""
+    if (horizon := config.reward.horizon) > 1:
+        said += _paragraph(
+            f"The user's next items in the train split count as relevant too "
+            f"(`reward.horizon={horizon}`): they are in `following`, and the reward is that of all "
+            f"relevant items over that of the best ranking."
+        )
+    if config.reward.feedback == "comparison":
+        said += _paragraph(
+            "In MiniRec the training saw only which of two completions has the larger reward "
+            "(`reward.feedback=comparison`); `reward.py` returns the rewards."
+        )
+    return said + _weighted(config, to)
+
+
+def _paragraph(text: str) -> str:
+    return f"\n{_filled(text)}\n"
 
 
 def _weighted(config: Config, to: str) -> str:
@@ -264,7 +285,17 @@ for item, {number} in recommender.rank([0, 1], top=10):
 ```
 
 `items.npy` has a unit vector for each line of `items.jsonl`.
-{_prior(config, weights, refreshed)}{_figures(config, evaluation)}"""
+{_choices(config)}{_prior(config, weights, refreshed)}{_figures(config, evaluation)}"""
+
+
+def _choices(config: Config) -> str:
+    if not config.corpus.choices:
+        return ""
+    return _paragraph(
+        f"The policy was trained with up to {config.corpus.choices} pairs of the history in the "
+        f"prompt, of which the user rated the first higher. Give the ratings of a history, "
+        f"`rank([0, 1], top=10, ratings=[3, 5])`, and the prompt has them too."
+    )
 
 
 def _trained(config: Config) -> str:

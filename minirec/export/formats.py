@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from minirec.corpus.table import Catalogue, Sample
-from minirec.model.recommender import Encoder
+from minirec.model.recommender import Encoder, shown
 from minirec.prior.prior import Prior
 
 Row = dict[str, Any]
@@ -27,21 +27,31 @@ class Example:
     """One sample of the subset.
 
     `prompt` is a chat if the model has a template, else the text. `text` is always the text that
-    the model reads.
+    the model reads. `following` are later items that are relevant too; None: the reward has no
+    horizon.
     """
 
     rank: int
     sample: Sample
     prompt: str | Message
     text: str
+    following: list[int] | None = None
 
 
-def example(rank: int, sample: Sample, encoder: Encoder, catalogue: Catalogue) -> Example:
+def example(
+    rank: int, sample: Sample, encoder: Encoder, catalogue: Catalogue, *, horizon: int = 1
+) -> Example:
     """The sample with its prompt. Titles are cut as in training."""
-    words = encoder.words([catalogue.titles[i] for i in sample.history])
+    words = encoder.words(*shown(sample, catalogue))
     chat: Message = [{"role": "user", "content": words}]
     prompt = chat if encoder.has_template else words
-    return Example(rank, sample, prompt, encoder.text(words))
+    later = sample.following if horizon > 1 else None
+    return Example(rank, sample, prompt, encoder.text(words), later)
+
+
+def _later(e: Example) -> Row:
+    """The column of the following items, if the reward has a horizon."""
+    return {} if e.following is None else {"following": e.following}
 
 
 def _plain(e: Example, catalogue: Catalogue) -> Row:
@@ -55,13 +65,14 @@ def _plain(e: Example, catalogue: Catalogue) -> Row:
         "target": e.sample.target,
         "history_titles": [catalogue.titles[i] for i in e.sample.history],
         "target_title": catalogue.titles[e.sample.target],
+        **_later(e),
     }
 
 
 def _trl(e: Example, catalogue: Catalogue) -> Row:
     row = _plain(e, catalogue)
     names = ("prompt", "prompt_text", "history", "excluded", "target", "sample_id")
-    return {name: row[name] for name in names}
+    return {name: row[name] for name in names} | _later(e)
 
 
 def _verl(e: Example, catalogue: Catalogue) -> Row:
@@ -78,6 +89,7 @@ def _verl(e: Example, catalogue: Catalogue) -> Row:
             "prompt_text": e.text,
             "history": e.sample.history,
             "excluded": e.sample.excluded,
+            **_later(e),
         },
     }
 
@@ -88,6 +100,7 @@ def _openrlhf(e: Example, catalogue: Catalogue) -> Row:
         "target": sample.target,
         "excluded": sample.excluded,
         "sample_id": sample.sample_id,
+        **_later(e),
     }
     return {"prompt": e.text, "label": json.dumps(label), "datasource": "minirec"}
 

@@ -52,16 +52,21 @@ class Recommender:
             self.counts = counts.Counts.load(folder / "prior.npz")
             self.weights = [self.settings["prior"][part] for part in counts.PARTS]
 
-    def rank(self, history: Sequence[int], *, top: int) -> list[tuple[int, float]]:
+    def rank(
+        self, history: Sequence[int], *, top: int, ratings: Sequence[float] = ()
+    ) -> list[tuple[int, float]]:
         """Item ids and scores of the `top` best items that are not in the history.
 
         The score is the cosine, or cosine / temperature + prior if the policy has a prior.
 
         The history has item ids (lines of ``items.jsonl`` from 0), oldest first. The list is
-        shorter if fewer items are left. Ties go to the lowest item id.
+        shorter if fewer items are left. Ties go to the lowest item id. `ratings` are those of the
+        history, if known; they are used only if the policy was trained with them (``choices`` in
+        ``recommender.json``).
 
         Raises:
-            ValueError: the history is empty or holds an unknown item id, or `top` is below 1.
+            ValueError: the history is empty or holds an unknown item id, `top` is below 1, or there
+                is not a rating for each item.
         """
         if not len(history):
             raise ValueError("the history is empty; give item ids, oldest first")
@@ -71,7 +76,12 @@ class Recommender:
             )
         if top < 1:
             raise ValueError(f"top is {top}; expected 1 or more")
-        prompt = self._prompt([self.titles[i] for i in history])
+        if len(ratings) not in (0, len(history)):
+            raise ValueError(
+                f"there are {len(ratings)} ratings for {len(history)} items; give one for each"
+            )
+        pairs = prompts.chosen_pairs(history, ratings, most=self.settings.get("choices", 0))
+        prompt = self._prompt([self.titles[i] for i in history], pairs)
         written = self._analysis(prompt) if self.settings["max_new_tokens"] else []
         if not self.tokenizer.decode(written).rstrip().endswith(prompts.ANSWER):
             written += self.tokenizer.encode(prompts.ANSWER, add_special_tokens=False)
@@ -102,18 +112,23 @@ class Recommender:
         end = self.tokenizer.eos_token_id
         return written[: written.index(end)] if end in written else written
 
-    def _prompt(self, titles: Sequence[str]) -> list[int]:
-        """Token ids of the prompt. If it is too long, the oldest titles are dropped."""
+    def _prompt(self, titles: Sequence[str], pairs: Sequence[tuple[int, int]] = ()) -> list[int]:
+        """Token ids of the prompt. If it is too long, the last pairs are dropped, then the oldest
+        titles."""
         shown = [self._cut(prompts.neutralise(title)) for title in titles]
         limit = self.settings["max_prompt_tokens"]
+        for count in range(len(pairs), 0, -1):
+            if len(ids := self._encode(shown, pairs[:count])) <= limit:
+                return ids
         fewer = range(len(shown) - 1)  # if none fits, only the last title remains
         dropped = bisect_left(fewer, True, key=lambda n: len(self._encode(shown[n:])) <= limit)
         return self._encode(shown[dropped:])
 
-    def _encode(self, titles: Sequence[str]) -> list[int]:
-        text = prompts.plain(titles)
+    def _encode(self, titles: Sequence[str], pairs: Sequence[tuple[int, int]] = ()) -> list[int]:
+        text = prompts.plain(titles, pairs=pairs)
         if getattr(self.tokenizer, "chat_template", None):
-            words = prompts.instruction(titles, category=self.settings["category"])
+            category = self.settings["category"]
+            words = prompts.instruction(titles, category=category, pairs=pairs)
             text = self.tokenizer.apply_chat_template(
                 [{"role": "user", "content": words}], tokenize=False, add_generation_prompt=True
             )

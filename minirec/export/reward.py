@@ -7,7 +7,8 @@ of them. Items are ranked by their cosine with the hidden state at ``<answer>``,
 items: the history, and other items of the user at the target's time. If the policy has a
 collaborative prior, ``prior.npz`` holds its scores for each sample, which are added. If items have
 weights, ``factors.npy`` holds the factor of each item, and the reward is multiplied by that of the
-target.
+target. If the rows have later items of the user (`following`), these are relevant too, and the
+reward is that of all relevant items over that of the best ranking.
 
 Functions for TRL (`reward`), verl (`compute_score`) and OpenRLHF (`reward_func`).
 """
@@ -65,17 +66,23 @@ class Scorer:
         excluded: Sequence[Sequence[int]],
         targets: Sequence[int],
         sample_ids: Sequence[int] | None = None,
+        following: Sequence[Sequence[int]] | None = None,
     ) -> list[float]:
         """Rewards of B completions, each ranked without its `excluded` item ids.
 
         `prompts` are texts as the model reads them, including the chat template. Text after the
-        first ``<answer>`` of a completion is ignored. `sample_ids` are needed if there is a prior.
+        first ``<answer>`` of a completion is ignored. `sample_ids` are needed if there is a prior,
+        and `following`, further relevant items of each row, if the reward has a horizon.
 
         Raises:
-            ValueError: the prior has no row for a sample, or `sample_ids` are missing.
+            ValueError: the prior has no row for a sample, or `sample_ids` or `following` are
+                missing.
         """
         if self.prior is not None and sample_ids is None:
             raise ValueError("the policy has a prior; give the sample_id of each row")
+        if self.settings.get("horizon", 1) > 1 and following is None:
+            raise ValueError("the reward has a horizon; give the following items of each row")
+        later = [[]] * len(targets) if following is None else following
         sequences = [self._tokens(p, c) for p, c in zip(prompts, completions, strict=True)]
         found: list[float] = []
         with _lock, torch.no_grad():
@@ -86,7 +93,7 @@ class Scorer:
                 prior = None
                 if self.prior is not None and sample_ids is not None:
                     prior = self.prior.scores(sample_ids[part], items=len(self.items))
-                found += self._rewards(hidden, excluded[part], target, prior)
+                found += self._rewards(hidden, excluded[part], target, prior, later[part])
         return found
 
     def _tokens(self, prompt: str, completion: str) -> list[int]:
@@ -117,6 +124,7 @@ class Scorer:
         excluded: Sequence[Sequence[int]],
         target: Tensor,
         prior: Tensor | None = None,
+        following: Sequence[Sequence[int]] | None = None,
     ) -> list[float]:
         ranking, device = self.ranking, self.device
         ids = [[int(i) for i in row] for row in excluded]
@@ -125,8 +133,20 @@ class Scorer:
         scores = ranking.item_scores(hidden, items=self.items, temperature=tau)
         if prior is not None:
             scores += prior.to(device)
-        found = ranking.rank_target(scores, target=target.to(device), mask=mask)
-        reward = self.reward(found, min(self.settings["cutoff"], len(self.items))).cpu()
+        cutoff = min(self.settings["cutoff"], len(self.items))
+        later = [[]] * len(target) if following is None else following
+        relevant = [
+            [own, *map(int, more)] for own, more in zip(target.tolist(), later, strict=True)
+        ]
+        count = torch.tensor([len(row) for row in relevant])
+        most, reward = int(count.max()), torch.zeros(len(target))
+        for column in range(most):
+            # Where there is no such item, the target is ranked again and does not count.
+            asked = [row[column] if column < len(row) else row[0] for row in relevant]
+            found = ranking.rank_target(scores, target=torch.tensor(asked).to(device), mask=mask)
+            reward += self.reward(found, cutoff).cpu() * (column < count)
+        if most > 1:
+            reward /= ranking.ideal(count, most=most, reward=self.reward, cutoff=cutoff)
         return (reward if self.factors is None else self.factors[target] * reward).tolist()
 
 
@@ -179,12 +199,18 @@ def reward(
     excluded: Sequence[Sequence[int]],
     target: Sequence[int],
     sample_id: Sequence[int] | None = None,
+    following: Sequence[Sequence[int]] | None = None,
     **_: Any,
 ) -> list[float]:
     """For TRL: ``GRPOTrainer(reward_funcs=reward)``. The other columns come from the data set."""
     texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
     return scorer().rewards(
-        prompt_text, texts, excluded=excluded, targets=target, sample_ids=sample_id
+        prompt_text,
+        texts,
+        excluded=excluded,
+        targets=target,
+        sample_ids=sample_id,
+        following=following,
     )
 
 
@@ -198,6 +224,7 @@ def compute_score(
         excluded=[extra_info["excluded"]],
         targets=[ground_truth],
         sample_ids=[extra_info["sample_id"]],
+        following=[extra_info["following"]] if "following" in extra_info else None,
     )
     return found
 
@@ -216,8 +243,14 @@ def reward_func(
     excluded, targets, sample_ids = (
         [fact[name] for fact in facts] for name in ("excluded", "target", "sample_id")
     )
+    following = [fact["following"] for fact in facts if "following" in fact]
     rewards = scorer().rewards(
-        prompts, texts, excluded=excluded, targets=targets, sample_ids=sample_ids
+        prompts,
+        texts,
+        excluded=excluded,
+        targets=targets,
+        sample_ids=sample_ids,
+        following=following or None,
     )
     found = torch.tensor(rewards)
     return {"rewards": found, "scores": found, "extra_logs": {"reward": found}}

@@ -21,6 +21,16 @@ from minirec.model.sharing import Sharing, pack
 from minirec.model.token_lists import TokenLists
 from minirec.rl.group import Group
 
+Pairs = Sequence[tuple[int, int]]
+"""Places in a history, of which the first was preferred to the second."""
+
+
+def shown(sample: Sample, catalogue: Catalogue) -> tuple[list[str], Pairs]:
+    """What a prompt shows of a sample: the titles of its history, and its pairs."""
+    titles = [catalogue.titles[i] for i in sample.history]
+    pairs = prompts.chosen_pairs(sample.history, sample.history_rating, most=catalogue.choices)
+    return titles, pairs
+
 
 class Rollout(Protocol):
     """The text that an engine wrote after a prompt (`actors.engines.engine.Completion`)."""
@@ -60,29 +70,42 @@ class Encoder:
 
     def prompts(self, samples: Sequence[Sample], catalogue: Catalogue) -> list[list[int]]:
         """Token ids of the prompt of each sample. Raises like `prompt`."""
-        return [self.prompt([catalogue.titles[i] for i in s.history]) for s in samples]
+        return [self.prompt(*shown(sample, catalogue)) for sample in samples]
 
-    def prompt(self, titles: Sequence[str]) -> list[int]:
-        """Token ids of the prompt for a history, oldest first. If it is too long, the oldest titles
-        are dropped.
+    def prompt(self, titles: Sequence[str], pairs: Pairs = ()) -> list[int]:
+        """Token ids of the prompt for a history, oldest first. If it is too long, the last pairs
+        are dropped, then the oldest titles.
+
+        Args:
+            pairs: places in the titles, see `prompts.chosen_pairs`.
 
         Raises:
             ConfigError: not even the last title fits into ``model.max_prompt_tokens``.
         """
-        return self.fitting(titles)[1]
+        return self._fitting(titles, pairs)[2]
 
-    def words(self, titles: Sequence[str]) -> str:
+    def words(self, titles: Sequence[str], pairs: Pairs = ()) -> str:
         """The user message of the prompt for a history, without chat template."""
-        return self._say(self.fitting(titles)[0])
+        kept, chosen, _ = self._fitting(titles, pairs)
+        return self._say(kept, pairs=chosen)
 
     def fitting(self, titles: Sequence[str]) -> tuple[list[str], list[int]]:
         """The last titles that fit into a prompt, and its token ids. Raises like `prompt`."""
+        kept, _, ids = self._fitting(titles, ())
+        return kept, ids
+
+    def _fitting(self, titles: Sequence[str], pairs: Pairs) -> tuple[list[str], Pairs, list[int]]:
+        """The last titles and the first pairs that fit into a prompt, and its token ids."""
         limit = self.config.max_prompt_tokens
         titles = [self.cut(title, self.config.max_item_tokens) for title in titles]
 
-        def tokens(dropped: int) -> list[int]:
-            return self._read(self.text(self._say(titles[dropped:])))
+        def tokens(dropped: int, chosen: Pairs = ()) -> list[int]:
+            return self._read(self.text(self._say(titles[dropped:], pairs=chosen)))
 
+        for count in range(len(pairs), 0, -1):
+            ids = tokens(0, pairs[:count])
+            if len(ids) <= limit:
+                return titles, pairs[:count], ids
         dropped, ids = 0, tokens(0)
         if len(ids) > limit and len(titles) > 1:
             fewer = range(1, len(titles) - 1)  # if none fits, only the last title remains
@@ -93,7 +116,7 @@ class Encoder:
                 f"a prompt with one title has {len(ids)} tokens; raise "
                 f"model.max_prompt_tokens (now {limit}) or lower model.max_item_tokens"
             )
-        return titles[dropped:], ids
+        return titles[dropped:], (), ids
 
     def listing(self, titles: Sequence[str], options: Sequence[str]) -> list[int] | None:
         """Token ids of a prompt that lists options below a history, oldest first. If it is too
@@ -112,10 +135,10 @@ class Encoder:
     def has_template(self) -> bool:
         return bool(getattr(self.tokenizer, "chat_template", None))
 
-    def _say(self, titles: Sequence[str], options: Sequence[str] = ()) -> str:
+    def _say(self, titles: Sequence[str], options: Sequence[str] = (), pairs: Pairs = ()) -> str:
         if self.has_template:
-            return prompts.instruction(titles, category=self.category, options=options)
-        return prompts.plain(titles, options=options)
+            return prompts.instruction(titles, category=self.category, options=options, pairs=pairs)
+        return prompts.plain(titles, options=options, pairs=pairs)
 
     def text(self, words: str) -> str:
         """The prompt with the user message `words`, as the model reads it."""

@@ -11,6 +11,17 @@ Unit = Literal["tokens", "groups"]
 
 
 @dataclass(frozen=True)
+class Choice:
+    """The best and the worst rollout of a group, whether their rewards are far enough apart for a
+    pair, and whether the group is dead."""
+
+    best: int
+    worst: int
+    apart: bool
+    dead: bool
+
+
+@dataclass(frozen=True)
 class Group:
     """A prompt with its G rollouts, all as token ids; G may be 0.
 
@@ -23,6 +34,7 @@ class Group:
     rewards: of the rollouts, if known.
     history, sample_id: of the sample, for the collaborative prior.
     following: later items of the user that are relevant too (`reward.horizon`).
+    choice: of the first step on these rollouts; None in that step.
     """
 
     prompt: list[int]
@@ -35,6 +47,7 @@ class Group:
     history: list[int] = field(default_factory=list)
     sample_id: int = -1
     following: list[int] = field(default_factory=list)
+    choice: Choice | None = None
 
     @property
     def sequences(self) -> list[list[int]]:

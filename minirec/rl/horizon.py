@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from minirec.rl.ranker import Ranker, Targets
-from minirec.rl.reward import Ranking, RewardFunction
+from minirec.rl.reward import RewardFunction, ideal
 
 
 def relevant_items(targets: Targets) -> Tensor:
@@ -43,13 +43,3 @@ def graded(
         total = total + value * there.repeat_interleave(rollouts)
     best = ideal(known.sum(1), most=items.shape[1], reward=reward, cutoff=cutoff)
     return total / best.repeat_interleave(rollouts)
-
-
-def ideal(count: Tensor, *, most: int, reward: RewardFunction, cutoff: int) -> Tensor:
-    """(P,) float32: the sum of the rewards of count (P,) relevant items at the ranks 1..count."""
-    sums = torch.ones(most + 1, device=count.device)
-    for m in range(1, most + 1):
-        rank = torch.arange(1, m + 1, device=count.device)
-        share = torch.full((m,), 1 / m, device=count.device)
-        sums[m] = reward(Ranking(rank, share), cutoff).sum().clamp_min(1e-12)
-    return sums[count]

@@ -20,7 +20,7 @@ from minirec.rl.credit import read_prefixes
 from minirec.rl.group import Group
 from minirec.rl.horizon import relevant_items
 from minirec.rl.imitation import weighted_imitation
-from minirec.rl.preference import pair_loss
+from minirec.rl.preference import choices, pair_loss
 from minirec.rl.ranker import Targets
 from minirec.rl.ranking import LIST_LOSSES, ranking_loss, uniforms
 from minirec.rl.replay import best_loss
@@ -191,8 +191,9 @@ def imitated_best(
     rollouts: Rollouts, rewards: Rewards, _: Candidates, objective: Objective
 ) -> Loss:
     """The written tokens of the best rollout of each live group should become likelier."""
+    per_prompt = rewards.seen.shape[1]
     total = objective.best_weight * best_loss(
-        rollouts.logprobs, rollouts.rollout, rewards.seen, rewards.dead
+        rollouts.logprobs, rollouts.rollout, rewards.choices, per_prompt=per_prompt
     )
     return Loss(total, {"best_loss": float(total.detach())}, "tokens")
 
@@ -208,9 +209,8 @@ def preference_loss(
         rollouts.logprobs,
         reference,
         rollouts.rollout,
-        rewards.seen,
-        rewards.dead,
-        floor=t.advantage_floor,
+        rewards.choices,
+        per_prompt=rewards.seen.shape[1],
         beta=t.preference_beta,
     )
     return Loss(total, sums, "groups")
@@ -301,6 +301,8 @@ def losses(
     rollouts = forward(policy, groups, items=items, prior=objective.prior, start=t.reads_start)
     rollouts = replace(rollouts, prefixes=prefixes)
     rewards = reward(rollouts, table=candidates.table, objective=objective)
+    first = choices(groups, rewards.seen, rewards.dead, floor=t.advantage_floor)
+    rewards = replace(rewards, choices=first)
     used = [*LOSSES]
     if t.loss == "dpo":
         used = [preference_loss, token_figures, *(one for one in LOSSES if one != token_loss)]

@@ -7,10 +7,13 @@ recommender; its formulas could not be checked. The loss is that of DPO (Rafailo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from minirec.rl.group import Choice, Group
 from minirec.rl.grpo import best_rollouts
 
 
@@ -23,6 +26,26 @@ def extremes(rewards: Tensor, *, floor: float) -> tuple[Tensor, Tensor]:
     pair = torch.stack([best_rollouts(rewards), best_rollouts(-rewards)], 1)
     chosen = rewards.gather(1, pair)
     return pair, chosen[:, 0] - chosen[:, 1] >= floor
+
+
+def choices(
+    groups: Sequence[Group], rewards: Tensor, dead: Tensor, *, floor: float
+) -> list[Choice]:
+    """The choice of each group: that of the first step on its rollouts, as in LoRR (arXiv
+    2508.06412), which passes several times over pairs that stay as they are.
+
+    The head that gives the rewards is in training. If a later step chose again, the rejected
+    rollout could become the chosen one, and the steps would work against each other.
+
+    Args:
+        rewards, dead: (P, G), and (P,) bool, of the head of this step; read where a group has no
+            choice yet.
+        floor: least distance of the two rewards of a pair.
+    """
+    pairs, apart = extremes(rewards, floor=floor)
+    columns = (*pairs.T.tolist(), apart.tolist(), dead.tolist())
+    now = [Choice(*one) for one in zip(*columns, strict=True)]
+    return [group.choice or one for group, one in zip(groups, now, strict=True)]
 
 
 def summed_by_rollout(logprobs: Tensor, rollout: Tensor, rollouts: int) -> Tensor:
@@ -52,10 +75,9 @@ def pair_loss(
     logprobs: Tensor,
     reference: Tensor,
     rollout: Tensor,
-    rewards: Tensor,
-    dead: Tensor,
+    chosen: Sequence[Choice],
     *,
-    floor: float,
+    per_prompt: int,
     beta: float,
 ) -> tuple[Tensor, dict[str, float]]:
     """`dpo_loss` of the best and the worst rollout of each group, and sums over groups for the log.
@@ -66,13 +88,14 @@ def pair_loss(
     Args:
         logprobs, reference: (W,) of the written tokens.
         rollout: (W,) int64, the rollout 0..P*G-1 of each token.
-        rewards, dead: (P, G), and (P,) bool.
-        floor: least distance of the two rewards.
+        chosen: of the P groups, see `choices`. per_prompt: G.
     """
-    pair, alive = extremes(rewards, floor=floor)
-    alive = alive & ~dead
+    device = logprobs.device
+    pair = torch.tensor([(one.best, one.worst) for one in chosen], device=device)
+    alive = torch.tensor([one.apart and not one.dead for one in chosen], device=device)
+    shape = (len(chosen), per_prompt)
     now, before = (
-        summed_by_rollout(one, rollout, rewards.numel()).view(rewards.shape).gather(1, pair)
+        summed_by_rollout(one, rollout, len(chosen) * per_prompt).view(shape).gather(1, pair)
         for one in (logprobs, reference)
     )
     total, margin = dpo_loss(now, before, alive, beta=beta)

@@ -7,10 +7,12 @@ paper could not be checked. The shape of the rise and what a reset shrinks are o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from minirec.rl.grpo import best_rollouts
+from minirec.rl.group import Choice
 
 
 def pass_of(step: int, replays: int) -> tuple[int, int]:
@@ -29,17 +31,19 @@ def shrunk(now: Tensor, start: Tensor | None, keep: float) -> Tensor:
     return keep * now if start is None else keep * now + (1 - keep) * start
 
 
-def best_loss(logprobs: Tensor, rollout: Tensor, rewards: Tensor, dead: Tensor) -> Tensor:
+def best_loss(
+    logprobs: Tensor, rollout: Tensor, chosen: Sequence[Choice], *, per_prompt: int
+) -> Tensor:
     """Sum of -log p over the written tokens of the best rollout of each group that is not dead.
+
+    LoRR imitates the chosen answers of its pairs, which stay the same in all passes over them. So
+    the best rollout is that of the first pass here too (`minirec.rl.preference.choices`).
 
     Args:
         logprobs: (W,) of the written tokens, with gradient.
         rollout: (W,) int64, the rollout 0..P*G-1 of each token.
-        rewards: (P, G); of equal ones, the first is the best.
-        dead: (P,) bool.
+        chosen: of the P groups. per_prompt: G.
     """
-    groups, size = rewards.shape
-    best = torch.arange(groups, device=rewards.device) * size + best_rollouts(rewards)
-    chosen = torch.zeros(groups * size, dtype=torch.bool, device=rewards.device)
-    chosen[best] = ~dead
-    return -logprobs[chosen[rollout]].sum()
+    best = torch.zeros(len(chosen) * per_prompt, dtype=torch.bool, device=logprobs.device)
+    best[[i * per_prompt + one.best for i, one in enumerate(chosen) if not one.dead]] = True
+    return -logprobs[best[rollout]].sum()

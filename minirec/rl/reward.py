@@ -82,6 +82,17 @@ def hit(ranking: Ranking, cutoff: int) -> Tensor:
     return (ranking.rank <= cutoff).float()
 
 
+def ideal(count: Tensor, *, most: int, reward: RewardFunction, cutoff: int) -> Tensor:
+    """(P,) float32: the sum of the rewards of count (P,) relevant items at the ranks 1..count, of
+    which each has the probability 1 / count; count is at most `most`."""
+    sums = torch.ones(most + 1, device=count.device)
+    for m in range(1, most + 1):
+        rank = torch.arange(1, m + 1, device=count.device)
+        share = torch.full((m,), 1 / m, device=count.device)
+        sums[m] = reward(Ranking(rank, share), cutoff).sum().clamp_min(1e-12)
+    return sums[count]
+
+
 def reward_function(name: str, *, softmax_weight: float) -> RewardFunction:
     """A reward of `REWARDS` by name, or the user's function, ``package.module:function``.
 

@@ -16,7 +16,7 @@ from minirec.prior.prior import Prior
 from minirec.rl import grpo
 from minirec.rl.comparison import compared
 from minirec.rl.credit import Prefixes, credit_advantages
-from minirec.rl.group import Group, Unit, written_tokens
+from minirec.rl.group import Choice, Group, Unit, written_tokens
 from minirec.rl.horizon import graded
 from minirec.rl.ranker import Ranker, Targets
 from minirec.rl.replay import best_weight, pass_of
@@ -116,6 +116,7 @@ class Rewards:
     after their division by the standard deviation of the group, which would cancel it. `seen` is
     what the advantages are computed from: the rewards, or the results of comparisons. `credit`
     (P, G, C) are the advantages of chunks for the token loss; None: those of whole rollouts.
+    `choices` has the best and the worst rollout of each group, in the first step on these rollouts.
     """
 
     reward: Tensor
@@ -125,6 +126,7 @@ class Rewards:
     dead: Tensor
     sums: dict[str, float]
     credit: Tensor | None = None
+    choices: Sequence[Choice] = ()
 
     @property
     def means(self) -> list[tuple[float, float, float]]:

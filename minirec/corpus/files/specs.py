@@ -53,7 +53,8 @@ def event_columns(
         typed: whether headers carry types (`untyped`).
 
     Raises:
-        CorpusError: ``corpus.min_rating`` is set, but there are no ratings.
+        CorpusError: ``corpus.min_rating`` or ``corpus.choices`` is set, but there are no ratings,
+            or not two of them.
     """
     columns = columns | picked(corpus.columns, {*columns, "event"})
     order = corpus.columns.get("order")
@@ -70,7 +71,16 @@ def event_columns(
             f"corpus.min_rating={corpus.min_rating:g} needs ratings, and no interactions file has "
             f"a rating column; name it in corpus.columns (rating: COLUMN), or leave min_rating out"
         )
-    if corpus.events and "keep" not in corpus.events.values():
+    kept = not corpus.events or "keep" in corpus.events.values()
+    values = {use for use in corpus.events.values() if isinstance(use, float)}
+    if corpus.choices and len(values | ({corpus.rating_range[1]} if kept else set())) < 2:
+        raise CorpusError(
+            f"corpus.choices={corpus.choices} compares ratings, but no interactions file has a "
+            f"rating column and all events count alike; name the column in corpus.columns (rating: "
+            f"COLUMN), give types of events different ratings in corpus.events, or set "
+            f"corpus.choices=0"
+        )
+    if not kept:
         return columns, []
     which = "each event that corpus.events keeps" if corpus.events else "each event"
     return columns, [f"there is no rating column: {which} counts as {corpus.rating_range[1]:g}"]

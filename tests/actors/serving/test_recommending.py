@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import replace
+from shutil import copytree
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +15,7 @@ from helpers.tiny_model import build_adapter, build_model
 
 from actors.serving.recommender import BATCH, Recommender, RecommenderSpec
 from minirec.config.run import Config
+from minirec.corpus.table import Sample, load_catalogue
 from minirec.evaluation.orders import orders_of
 from minirec.prior.counts import Counts, Words
 from minirec.prior.serving import ServedPrior
@@ -58,6 +60,28 @@ def built(folder, vectors):
             analysis=False,
         )
     )
+
+
+def test_ratings_put_the_pairs_of_training_into_the_prompt(recommender, tmp_path):
+    """The same histories with ratings, without, and where the corpus has no choices."""
+    folder = tmp_path / "corpus"
+    copytree(recommender.spec.corpus, folder)
+    write_json(folder / "corpus.json", {"category": "pens", "choices": 2})
+    chosen = Recommender(replace(recommender.spec, corpus=str(folder)))
+    read, answers = [], chosen._answers
+    chosen._answers = lambda prompts: read.append(prompts) or answers(prompts)
+    histories, ratings = [[1, 3], [1, 3], [4, 1, 3]], [[2.0, 5.0], None, [1.0, 2.0, 2.0]]
+    chosen.recommend(histories, top=[3] * 3, ratings=ratings)
+    catalogue = load_catalogue(folder)
+    samples = [
+        Sample(0, history, 0, history_rating=given or [])
+        for history, given in zip(histories, ratings, strict=True)
+    ]
+    assert read == [chosen.encoder.prompts(samples, catalogue)]
+    text = chosen.encoder.tokenizer.decode(read[0][0])
+    assert "chose blue pen 3 over blue pen 1" in text
+    plain = recommender.recommend(histories, top=[3] * 3)
+    assert recommender.recommend(histories, top=[3] * 3, ratings=ratings) == plain
 
 
 def with_counts(recommender, folder, **options):

@@ -15,6 +15,7 @@ from actors.serving.http import Query, refuse, refuse_body
 JSON = {"Content-Type": "application/json"}
 HISTORY = "history must be a list of 1 to 1000 item keys, oldest first"
 TOP = "top must be a whole number from 1 to 1000"
+RATINGS = "ratings must be a list with a number for each item of the history"
 NO_OBJECT = "the body is not a JSON object; send "
 
 
@@ -57,7 +58,11 @@ def client():
         ('{"history": ["a", " "]}', "item 2 of the history is not a key"),
         ('{"history": ["a", ["b"]]}', "item 2 of the history is not a key"),
         ('{"history": ["\\ud800"]}', "item 1 of the history is not a key"),
-        ('{"history": ["a"], "tpo": 3}', "'tpo' is not a field; the fields are history and top"),
+        ('{"history": ["a"], "tpo": 3}', "'tpo' is not a field; the fields are history, top, "),
+        ('{"history": ["a"], "ratings": 3}', RATINGS),
+        ('{"history": ["a"], "ratings": ["3"]}', RATINGS),
+        ('{"history": ["a"], "ratings": [true]}', RATINGS),
+        ('{"history": ["a"], "ratings": [NaN]}', RATINGS),
         ('{"history": ["a"], "\\ud800": 3}', "the name of a field is not valid Unicode"),
         ("[]", NO_OBJECT),
         ("null", NO_OBJECT),

@@ -15,9 +15,12 @@ from helpers.alone import alone
 
 from jobs.cli import main
 from minirec.config.reading import dump, load
+from minirec.corpus.following import with_following
 from minirec.corpus.table import load_catalogue, load_samples
 from minirec.model.passes import item_table
 from minirec.model.recommender import Encoder, load_policy
+from minirec.rl.horizon import graded
+from minirec.rl.ranker import Ranker
 from minirec.rl.reward import excluded_mask, item_scores, rank_target, reward_function
 from minirec.store.run import Run
 from minirec.store.tables import read_table
@@ -148,6 +151,72 @@ def test_each_reward_is_that_of_the_training(undisturbed, exported):
         assert found[to] == pytest.approx(expected, abs=1e-5), to
 
 
+def with_settings(undisturbed, run_dir, *settings):
+    """A run with the files of another, and other settings."""
+    run_dir.mkdir()
+    for path in undisturbed.iterdir():
+        if path.name not in ("config.yaml", ".lock"):
+            (run_dir / path.name).symlink_to(path)
+    (run_dir / "config.yaml").write_text(dump(load(undisturbed / "config.yaml", [*settings])))
+    return run_dir
+
+
+def test_a_horizon_is_exported(undisturbed, tmp_path):
+    """Each trainer's function returns the reward of the training for the next three items."""
+    run_dir = with_settings(undisturbed, tmp_path / "run", "reward.horizon=3")
+    folders = {to: str(tmp_path / to) for to in ("trl", "verl", "openrlhf")}
+    for to, folder in folders.items():
+        assert main(["export", "--run", str(run_dir), "--to", to, "--out", folder]) == 0
+    rated = [row for row in rows(tmp_path / "trl") if row["following"]][:4]
+    ids = {row["sample_id"] for row in rated}
+    verl = pq.read_table(tmp_path / "verl" / "train.parquet").to_pylist()
+    labels = [row | {"facts": json.loads(row["label"])} for row in rows(tmp_path / "openrlhf")]
+    first = {
+        "trl": rated,
+        "verl": [row for row in verl if row["extra_info"]["sample_id"] in ids],
+        "openrlhf": [row for row in labels if row["facts"]["sample_id"] in ids],
+    }
+    given = [json.dumps(first[to]) for to in first]
+    words = [json.dumps(folders), *COMPLETIONS, *given]
+    found = json.loads(alone(tmp_path / "trl", REWARDS, *words))
+    corpus = undisturbed / "corpus"
+    by_id = with_following(
+        {s.sample_id: s for s in load_samples(corpus, "train")}, corpus, horizon=3
+    )
+    samples = [by_id[row["sample_id"]] for row in rated]
+    assert [sample.following for sample in samples] == [row["following"] for row in rated]
+    plain = [text.partition("<answer>")[0] for text in COMPLETIONS]
+    config, encoder, policy, table = policy_of(undisturbed, "proxy")
+    titles = load_catalogue(corpus).titles
+    sequences = [
+        encoder.prompt([titles[i] for i in sample.history])
+        + encoder.tokenizer.encode(text, add_special_tokens=False)
+        + encoder.answer_ids
+        for sample, text in zip(samples, plain, strict=True)
+    ]
+    ranker = Ranker(table, config.model.temperature)
+    reward = reward_function(config.reward.name, softmax_weight=config.reward.softmax_weight)
+    with torch.no_grad():
+        hidden = policy(sequences)[0]
+    cutoff = min(config.reward.cutoff, len(table))
+    expected = graded(ranker, hidden, ranker.targets(samples), reward=reward, cutoff=cutoff)
+    for to in first:
+        assert found[to] == pytest.approx(expected.tolist(), abs=1e-5), to
+    assert "`reward.horizon=3`" in (tmp_path / "trl" / "README.md").read_text()
+
+
+def test_comparisons_are_for_no_other_trainer(undisturbed, tmp_path, capsys):
+    run_dir = with_settings(undisturbed, tmp_path / "run", "reward.feedback=comparison")
+    words = ["export", "--run", str(run_dir), "--out", str(tmp_path / "out"), "--to"]
+    for to in ("trl", "verl", "openrlhf"):
+        assert main([*words, to]) == 2
+        assert "trains on comparisons of rollouts" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert main([*words, "jsonl"]) == 0
+    said = " ".join((tmp_path / "out" / "README.md").read_text().split())
+    assert "saw only which of two completions has the larger reward" in said
+
+
 OWN = """
 def first_three(ranking, cutoff):
     return (ranking.rank <= 3).float() + ranking.probability
@@ -170,13 +239,7 @@ def test_a_reward_of_the_user_is_exported(undisturbed, exported, tmp_path, monke
         "print(reward(columns.pop('prompt'), said, **columns))"
     )
     for name in ("shop_reward:first_three", "hit@5", "reciprocal_rank"):
-        run_dir = tmp_path / name
-        run_dir.mkdir()
-        for path in undisturbed.iterdir():
-            if path.name not in ("config.yaml", ".lock"):
-                (run_dir / path.name).symlink_to(path)
-        config = load(undisturbed / "config.yaml", [f"reward.name={name}"])
-        (run_dir / "config.yaml").write_text(dump(config))
+        run_dir = with_settings(undisturbed, tmp_path / name, f"reward.name={name}")
         folder = tmp_path / f"{name}-export"
         words = ["--run", str(run_dir), "--to", "trl", "--out", str(folder)]
         assert main(["export", *words]) == 0

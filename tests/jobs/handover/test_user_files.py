@@ -119,6 +119,27 @@ def test_keys_of_a_history_follow_the_rule_of_the_corpus(tmp_path):
     assert read_users(tmp_path / "u.parquet", KNOWN).histories == [["2023-05-01"]]
 
 
+def test_ratings_are_optional(tmp_path):
+    rows = [
+        {"user": 1, "history": ["a", "b"], "ratings": [3, 4.5]},
+        {"user": 2, "history": ["a"]},
+        {"user": 3, "history": ["a"], "ratings": None},
+        {"user": 4, "history": ["a"], "ratings": [1, 2]},
+        {"user": 5, "history": ["a"], "ratings": ["good"]},
+        {"user": 6, "history": ["a"], "ratings": [True]},
+    ]
+    users = read_users(jsonl(tmp_path / "u.jsonl", rows), KNOWN)
+    assert users.ids == [1, 2, 3] and users.ratings == [[3.0, 4.5], None, None]
+    assert [one.reason for one in users.refused] == [
+        "ratings is not a list with a number for each item of the history",
+        "the rating 'good' is not a number",
+        "the rating True is not a number",
+    ]
+    columns = {"user": ["x", "y"], "history": [["a", "b"], ["b"]], "ratings": [[1.0, 2.0], None]}
+    pq.write_table(pa.table(columns), tmp_path / "u.parquet")
+    assert read_users(tmp_path / "u.parquet", KNOWN).ratings == [[1.0, 2.0], None]
+
+
 @pytest.mark.parametrize("name", ["u.jsonl", "u.ndjson", "u.JSONL", "u.jsonl.gz", "u.ndjson.gz"])
 def test_json_lines_have_several_endings(tmp_path, name):
     text = '\ufeff{"user": "x", "history": ["a"]}\n\n{"user": "y", "history": ["b"]}'.encode()

@@ -55,6 +55,10 @@ def test_a_proxy_has_seen_the_steps_that_it_was_trained(run):
     assert len(order) == 10 and seen_samples(run, config, "proxy") == {*order[:8]}
     log(run, "proxy", None, None, None)  # the third step begins again
     assert seen_samples(run, config, "proxy") == {*order}
+    twice = ["proxy.training.replays=2", "proxy.training.checkpoint_steps=2"]
+    config = configured("proxy.training.start=base", *twice)
+    log(run, "proxy", None, None)  # both steps train the same four prompts
+    assert seen_samples(run, config, "proxy") == {*order[:4]}
 
 
 def test_it_has_also_seen_what_the_warm_start_has(run):

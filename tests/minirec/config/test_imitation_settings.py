@@ -33,9 +33,11 @@ def test_a_contradiction_is_refused(settings, said):
         TrainingConfig.model_validate(settings)
 
 
-def test_replays_need_a_static_selection():
-    with pytest.raises(ValidationError, match=r"selection\.mode live chooses new ones"):
-        Config.model_validate({"selection": {"mode": "live"}, "training": {"replays": 2}})
+def test_replays_go_with_live_selection():
+    settings = {"selection": {"mode": "live"}, "training": {"replays": 2}}
+    training = Config.model_validate(settings).training
+    assert [training.writes(step) for step in range(4)] == [True, False] * 2
+    assert [training.draws(steps) for steps in range(5)] == [0, 1, 1, 2, 2]
 
 
 def test_a_mean_over_orders_needs_orders():

@@ -39,6 +39,13 @@ def static(tmp_path, **seconds):
     return choosing(run, load(None, [*STATIC]))
 
 
+def test_prompts_of_replays_count_once(tmp_path):
+    """8 steps of 4 prompts; three steps train the same ones, and the last batch only twice."""
+    overrides = ("training.replays=3", "training.checkpoint_steps=3")
+    found = live(tmp_path, *overrides)
+    assert STEPS == 8 and found.prompts == 3 * 4
+
+
 def live(tmp_path, *overrides, rollouts=True, **seconds):
     run = make_live_run(tmp_path / "run", *overrides, rollouts=rollouts)
     if seconds:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from helpers.tiny import CONFIG, TITLES
 
+from minirec.corpus.table import Catalogue, Sample
 from minirec.export import recommender as exported
+from minirec.export.formats import example
 from minirec.export.recommender import Recommender, find_items
-from minirec.model.recommender import Encoder
+from minirec.model.recommender import Encoder, shown
 
 VECTORS = np.eye(32, dtype=np.float32)[[0, 1, 1, 2, 1]]  # items 1, 2 and 4 are the same
 
@@ -69,6 +72,46 @@ def test_the_prompt_is_that_of_the_run(export, folder, limit):
     history = [*["robot dawn jazz robot dawn"] * 4, *["jazz"] * 8]
     _, expected = Encoder.load(str(folder), config, category="demo").fitting(history)
     assert exported_one._prompt(history) == expected
+
+
+TEMPLATE = "{% for m in messages %}[{{ m.role }}] {{ m.content }} {% endfor %}[assistant]"
+
+
+@pytest.mark.parametrize("template", [None, TEMPLATE])
+def test_the_prompt_has_the_pairs_of_the_training(export, folder, template):
+    """With and without a chat template, and where some or all pairs do not fit."""
+
+    def made(limit):
+        config = CONFIG.model_copy(update={"max_prompt_tokens": limit})
+        alone, encoder = Recommender(export), Encoder.load(str(folder), config, category="demo")
+        alone.settings |= {"max_prompt_tokens": limit, "choices": 3}
+        for tokenizer in (alone.tokenizer, encoder.tokenizer):
+            tokenizer.chat_template = template
+        return alone, encoder
+
+    catalogue = Catalogue(TITLES, [""] * len(TITLES), "demo", choices=3)
+    rated = Sample(0, [0, 3, 1], 2, history_rating=[3.0, 5.0, 4.0])
+    titles, pairs = shown(rated, catalogue)
+    assert pairs == [(1, 2), (2, 0), (1, 0)]
+    _, roomy = made(1000)
+    for count in range(4):
+        alone, encoder = made(len(roomy.prompt(titles, pairs[:count])))
+        read = []
+        alone._analysis = lambda prompt, read=read: read.append(prompt) or []
+        for sample in (rated, replace(rated, history_rating=[4.0] * 3), Sample(0, [0, 3, 1], 2)):
+            ratings = sample.history_rating
+            alone.rank(sample.history, top=1, ratings=ratings)
+            (expected,) = encoder.prompts([sample], catalogue)
+            text = encoder.tokenizer.decode(expected)
+            assert read.pop() == expected
+            assert text.count("chose ") == (count if sample is rated else 0)
+            assert example(0, sample, encoder, catalogue).text == text
+
+
+def test_ratings_have_no_effect_on_a_policy_that_was_trained_without(recommender):
+    assert recommender.rank([0, 3], top=3, ratings=[1, 5]) == recommender.rank([0, 3], top=3)
+    with pytest.raises(ValueError, match="1 ratings for 2 items; give one for each"):
+        recommender.rank([0, 3], top=3, ratings=[1])
 
 
 def test_equal_items_come_in_the_order_of_their_ids(recommender):

@@ -13,10 +13,10 @@ from minirec.corpus.following import following, with_following
 from minirec.corpus.table import Sample
 from minirec.rl.candidates import Candidates
 from minirec.rl.group import Group
-from minirec.rl.horizon import graded, ideal
+from minirec.rl.horizon import graded
 from minirec.rl.losses import losses
 from minirec.rl.ranker import Ranker, Targets
-from minirec.rl.reward import ndcg, reward_function
+from minirec.rl.reward import ideal, ndcg, reward_function
 from minirec.rl.rollouts import Objective
 
 TABLE = torch.nn.functional.normalize(

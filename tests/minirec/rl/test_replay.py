@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from minirec.rl.group import Choice
 from minirec.rl.grpo import Clip, is_clipped, token_loss
 from minirec.rl.replay import best_loss, best_weight, pass_of, shrunk
 
@@ -50,8 +51,9 @@ def test_the_best_rollouts_of_live_groups():
     """Two groups of two rollouts with tokens 0, 1 | 2 and 3 | 4; the second group is dead."""
     logprobs = torch.tensor([-1.0, -2.0, -4.0, -8.0, -16.0], requires_grad=True)
     rollout = torch.tensor([0, 0, 1, 2, 3])
-    rewards = torch.tensor([[1.0, 0.0], [0.5, 0.5]])
-    total = best_loss(logprobs, rollout, rewards, torch.tensor([False, True]))
+    chosen = [Choice(0, 1, apart=True, dead=False), Choice(0, 0, apart=False, dead=True)]
+    total = best_loss(logprobs, rollout, chosen, per_prompt=2)
     assert float(total.detach()) == 3
     total.backward()
     assert logprobs.grad.tolist() == [-1, -1, 0, 0, 0]
+    assert float(best_loss(logprobs, rollout, chosen[1:] * 2, per_prompt=2)) == 0

@@ -109,6 +109,25 @@ def test_what_the_note_says_about_ratings(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("events", "two"),
+    [
+        ({"view": 1, "cart": 3}, True),
+        ({"view": 1, "cart": "keep"}, True),
+        ({"view": "drop", "cart": 3}, False),
+        ({"view": 5, "cart": "keep"}, False),  # what is kept counts as the highest rating
+        ({"view": "drop", "cart": "keep"}, False),
+    ],
+)
+def test_choices_need_two_ratings(tmp_path, events, two):
+    settings = CorpusConfig(**shop(tmp_path), events=events, choices=2)
+    if two:
+        locate(settings)
+        return
+    with pytest.raises(CorpusError, match="corpus.choices=2 compares ratings"):
+        locate(settings)
+
+
+@pytest.mark.parametrize(
     ("values", "uses", "kept"),
     [
         ([0, 1, 1], {0: "drop", 1: "keep"}, 2),

@@ -352,8 +352,10 @@ def test_interactions_without_ratings(tmp_path):
     located = locate(CorpusConfig(source="table", path=str(tmp_path)))
     assert located.notes == ["there is no rating column: each event counts as 5"]
     fails("corpus.min_rating=4 needs ratings", source="table", path=str(tmp_path), min_rating=4)
+    fails("corpus.choices=3 compares ratings", source="table", path=str(tmp_path), choices=3)
     named = CorpusConfig(source="table", path=str(tmp_path), columns={"rating": "stars"})
     assert locate(named).notes == []
+    assert locate(named.model_copy(update={"choices": 3})).notes == []
 
 
 # ---- real data
