@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 Unit = Literal["tokens", "groups"]
@@ -23,6 +23,7 @@ class Group:
     rewards: of the rollouts, if known.
     history, sample_id: of the sample, for the collaborative prior.
     following: later items of the user that are relevant too (`reward.horizon`).
+    labelled, weight: a group without a label has a pseudo-target, and a weight of its losses.
     """
 
     prompt: list[int]
@@ -35,6 +36,8 @@ class Group:
     history: list[int] = field(default_factory=list)
     sample_id: int = -1
     following: list[int] = field(default_factory=list)
+    labelled: bool = True
+    weight: float = 1.0
 
     @property
     def sequences(self) -> list[list[int]]:
@@ -44,6 +47,16 @@ class Group:
     def lengths(self) -> tuple[int, list[int]]:
         """Number of tokens of the prompt, and of each completion."""
         return len(self.prompt), [len(completion) for completion in self.completions]
+
+    @property
+    def pair(self) -> Group:
+        """The group with its first two rollouts."""
+        return replace(
+            self,
+            completions=self.completions[:2],
+            written=self.written[:2],
+            rollout_logprobs=self.rollout_logprobs[:2],
+        )
 
 
 def written_tokens(groups: Sequence[Group]) -> tuple[list[int], list[int]]:
