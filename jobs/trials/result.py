@@ -199,7 +199,7 @@ def curve(
         validations: whether the cost includes the validations. A training outside a bench has none.
         length: number of steps that count; None: all.
     """
-    trained, per_step = own(run, trial), trial.config.training.prompts_per_step
+    trained, per_step = own(run, trial), trial.config.training.labelled_per_step
     log = read_log(trained.path("policy", "log.jsonl"))
     costs = {cost["stage"]: cost["seconds"] for cost in trained.costs()}
     before = max(0.0, costs.get("train", 0.0) - sum(entry["seconds"] for entry in log))
