@@ -38,14 +38,18 @@ class MixedOrder:
     def __init__(self, order: Order, spec: TrainingSpec):
         """`order` has the samples of `labelled_part` of the training."""
         t, corpus = spec.training, located(spec.corpus)
-        self.order, self.training = order, t
-        count = t.unlabelled_per_step
-        places = range(count * (1 + pass_of(spec.steps - 1, t.replays)[0]))
-        newest = newest_samples(corpus)
-        ids = newest[turns(len(newest), places, seed=spec.seed)].tolist()
-        found = {s.sample_id: s for s in SampleFile(corpus, "train").find(set(ids))}
-        prompts = {i: without_target(s, longest=spec.history) for i, s in found.items()}
-        self.prompts = [prompts[i] for i in ids]
+        self.order, self.training, self.seed = order, t, spec.seed
+        self.newest = newest_samples(corpus)
+        # The first round has each user once. So no more are needed, however many steps there are.
+        places = t.unlabelled_per_step * (1 + pass_of(spec.steps - 1, t.replays)[0])
+        ids = self._ids(range(min(places, len(self.newest))))
+        found = SampleFile(corpus, "train").find(set(ids))
+        self.prompts = {s.sample_id: without_target(s, longest=spec.history) for s in found}
+
+    def _ids(self, places: range) -> list[int]:
+        """The last train samples of the users that have these places."""
+        rows = turns(len(self.newest), places, seed=self.seed)
+        return self.newest[rows].tolist()
 
     def prepare(self, step: int, table: Tensor | None) -> dict[str, Any]:
         return self.order.prepare(step, table)
@@ -53,8 +57,9 @@ class MixedOrder:
     def batch(self, step: int) -> Batch:
         number, _ = pass_of(step, self.training.replays)
         count = self.training.unlabelled_per_step
-        more = self.prompts[number * count : (number + 1) * count]
-        samples = [sample for _, sample in self.order.batch(step)] + more
+        ids = self._ids(range(number * count, (number + 1) * count))
+        samples = [sample for _, sample in self.order.batch(step)]
+        samples += [self.prompts[i] for i in ids]
         return [*enumerate(samples, number * self.training.prompts_per_step)]
 
     def learned(self, step: int, own: Sequence[tuple[float, float, float]]) -> None:

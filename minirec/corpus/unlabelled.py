@@ -6,7 +6,8 @@ no event of valid or test can enter.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -44,13 +45,15 @@ def without_target(sample: Sample, *, longest: int | None) -> Sample:
     return Sample(-2 - sample.sample_id, kept, NO_TARGET)
 
 
-def turns(users: int, places: Sequence[int], *, seed: int) -> list[int]:
-    """The users 0..users - 1 that have the `places` (0, 1, ...) of a training.
+def turns(users: int, places: Iterable[int], *, seed: int) -> list[int]:
+    """The users 0..users - 1 that have some of the places 0, 1, ... of a training.
 
     Each round has every user once, in an order that the seed and the number of the round decide.
     """
-    orders: dict[int, NDArray[np.int64]] = {}
-    for number in {place // users for place in places}:
-        draw = np.random.default_rng(seed_of(seed, "unlabelled", number))
-        orders[number] = draw.permutation(users)
-    return [int(orders[place // users][place % users]) for place in places]
+    both = (divmod(place, users) for place in places)
+    return [int(_round(users, number, seed)[at]) for number, at in both]
+
+
+@lru_cache(maxsize=2)  # a step can end one round and begin the next
+def _round(users: int, number: int, seed: int) -> NDArray[np.int64]:
+    return np.random.default_rng(seed_of(seed, "unlabelled", number)).permutation(users)

@@ -156,5 +156,3 @@ def test_a_prompt_that_comes_twice_is_not_told_apart_from_itself():
     found = consistency(log_p, states, ids, Views(ids, states), temperature=TAU)
     two = math.log(1 + math.exp(-2))
     assert found.tolist() == pytest.approx([two, two, math.log(1 + 2 * math.exp(-2))])
-
-
