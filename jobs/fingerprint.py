@@ -105,6 +105,10 @@ def training_settings(training: TrainingConfig) -> dict[str, Any]:
     left_out |= {name for name in ("kl_weight", "entropy_weight") if not getattr(training, name)}
     if training.credit == "rollout":
         left_out |= {"credit", "credit_chunks", "credit_lambda"}
+    if not training.unlabelled:
+        left_out |= {"unlabelled", "unlabelled_confidence", "unlabelled_most"}
+    if not training.consistency:
+        left_out |= {"consistency", "consistency_temperature"}
     if training.weighting == "none":
         left_out |= {"weighting", "weighting_temperature", "weighting_most"}
     if training.validation_steps is None:

@@ -147,3 +147,21 @@ def test_a_part_without_its_library_is_skipped():
 
     assert gpu.part(needs_a_library) == {"skipped": "no_such_library is not installed"}
     assert "failed" in gpu.part(lambda: 1 / 0)
+
+
+def test_pseudo_targets_are_counted_by_their_confidence():
+    import pandas as pd
+    import pseudo_targets
+
+    rows = [
+        (1.0, True, 7, True, False, True),
+        (1.0, True, 7, False, False, False),
+        (0.5, True, 2, False, True, False),
+        (0.5, False, 3, True, False, True),
+    ]
+    names = ["confidence", "unique", "item", "pseudo-target", "popularity", "without rollout"]
+    found = pseudo_targets.by_confidence(pd.DataFrame(rows, columns=names))
+    assert found["prompts"].tolist() == [1, 2, 4]
+    assert found["pseudo-target"].tolist() == [0, 0.5, 0.5]
+    assert found["popularity"].tolist() == [1, 0, 0.25]
+    assert found["largest share of an item"].tolist()[:2] == [1, 1]

@@ -43,14 +43,14 @@ class Demonstrator:
         )
 
     def of(self, step: int, groups: Sequence[Group], *, spent: float) -> Demonstrations | None:
-        """The demonstrations for the groups of the global batch; None without an expert.
+        """The demonstrations for the labelled groups of a global batch; None without an expert.
 
         `spent` is the share of `token_limit` that earlier steps have spent.
         """
         if self.expert is None:
             return None
         t = self.spec.training
-        asked = {group.sample_id: self.samples[group.sample_id] for group in groups}
+        asked = {g.sample_id: self.samples[g.sample_id] for g in groups if g.labelled}
         fall = lr_factor(step, steps=self.spec.steps, warmup=0, schedule=t.lr_schedule, spent=spent)
         before = self.log[-1].get(WEIGHT) if self.log else None
         return Demonstrations(

@@ -6,6 +6,7 @@ docs/architecture.md lists what a step does; examples/loop.py has the same steps
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from actors.pool.actor import Call, calls_of
 from actors.process import deadline, forget_peak_memory, trim
 from actors.training.activations import Activations
 from actors.training.adapters import Adapters
+from actors.training.agreement import Agreement
 from actors.training.checkpoints import newest_checkpoint, save_checkpoint
 from actors.training.division import Passes
 from actors.training.drift import keep_start, kl_sums
@@ -31,6 +33,7 @@ from actors.training.paced import static_order
 from actors.training.replays import with_choices
 from actors.training.reset import Reset
 from actors.training.spec import TrainingSpec
+from actors.training.unlabelled import labelled_part, with_unlabelled
 from actors.training.update import optimizer_step, set_learning_rate
 from actors.training.validation import (
     OF_START,
@@ -143,7 +146,8 @@ class Worker:
         )
         self.demonstrator = Demonstrator(spec, self.samples, self.log.entries)
         self.drawn: list[Group] = []
-        self.order = DrawnOrder(self._order(), t.replays)
+        self.order = with_unlabelled(DrawnOrder(self._order(), t.replays), spec)
+        self.agreement = Agreement(self.engine, self.objective)
         self.validation: Validation | None = None
         self.lookahead: Lookahead | None = None
         if spec.pool is not None:
@@ -153,7 +157,7 @@ class Worker:
             )
 
     def _order(self) -> Order:
-        spec = self.spec
+        spec = labelled_part(self.spec)
         if spec.live is None:
             return static_order(spec, self.samples, items=len(self.items))
         return LiveOrder(
@@ -176,6 +180,7 @@ class Worker:
         ahead = range(step, min(step + 1 + self.spec.training.staleness, self.spec.steps))
         chosen = summed([self.order.prepare(one, table) for one in ahead])
         groups, times = self._roll_out(step)
+        groups, agreed = self.agreement.labelled(step, groups, table)
         shown = self.demonstrator.of(step, groups, spent=self.share_spent())
         asked = asked_items(groups, self.spec.training)
         candidates = self.item_side.candidates(step, asked, shown)
@@ -183,6 +188,7 @@ class Worker:
         counts, micro_batches = counted(groups), self.passes.divide(groups, beside=largest)
         divided = [micro for _, micro in micro_batches]
         objective = self.objective.of_step(step, seed=self.spec.seed, log=self.log.entries)
+        objective = replace(objective, views=self.agreement.views(groups))
         divisors = counts | self.passes.live_tokens(
             self.engine, divided, candidates.table, objective
         )
@@ -228,6 +234,7 @@ class Worker:
             **start,
             **validation,
             **chosen,
+            **agreed,
             grad_norm=norm,
             prompt_tokens=sum(len(g.prompt) for g in groups),
             forward_tokens=cost,

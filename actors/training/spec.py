@@ -27,6 +27,7 @@ class TrainingSpec:
     arms: for the self-paced curriculum, the cluster of each sample of `order`.
     lifts: sample_id, lift of the forced answer and mean lift of the rollouts (NaN if unknown) of
         samples that were scored, for `live`.
+    history: most events of a history, for `training.unlabelled`; None: no limit.
     """
 
     corpus: str
@@ -51,3 +52,4 @@ class TrainingSpec:
     saves_rollouts: bool = False
     lifts: Sequence[tuple[int, float, float]] = ()
     arms: Sequence[int] = ()
+    history: int | None = None

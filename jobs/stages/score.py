@@ -61,7 +61,7 @@ def _trained(run: Run, config: Config, policy: str) -> frozenset[int]:
         both = zip(choices["step"].to_pylist(), choices["sample_id"].to_pylist(), strict=True)
         return frozenset(sample for step, sample in both if step < steps)
     order = (warm_order if policy == "warm" else proxy_order)(run, config)
-    return frozenset(order[: training.draws(steps) * training.prompts_per_step])
+    return frozenset(order[: training.draws(steps) * training.labelled_per_step])
 
 
 def _body(work: Work) -> None:

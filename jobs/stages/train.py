@@ -110,6 +110,7 @@ def train_on(
         selection=config.selection if live or arms else None,
         lifts=lifts,
         arms=arms,
+        history=config.corpus.history,
     )
     if not intact(path / "adapter", check_folder, say=run.say):
         _check_checkpoints(path, workers, spec.zero_stage)

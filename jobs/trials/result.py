@@ -218,7 +218,7 @@ def curve(
     return Curve(
         ndcg=[*measured.values()],
         steps=at,
-        samples=[min(chosen, training.draws(i) * training.prompts_per_step) for i in at],
+        samples=[min(chosen, training.draws(i) * training.labelled_per_step) for i in at],
         rollouts=[charged["rollouts"] + rollouts[i] for i in at],
         seconds=[charged["seconds"] + seconds[i] for i in at],
         tokens=[charged["forward_tokens"] + tokens[i] for i in at],

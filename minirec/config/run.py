@@ -114,6 +114,12 @@ class Config(Section):
         for name, training in trainings.items():
             if self.reward.feedback == "comparison":
                 _check_compared(name, training)
+            if training.unlabelled and self.reward.horizon > 1:
+                raise ValueError(
+                    f"reward.horizon {self.reward.horizon} rewards several later items, but "
+                    f"{name}.unlabelled {training.unlabelled:g} finds one item for a prompt; set "
+                    f"reward.horizon to 1 or unlabelled to 0"
+                )
             waits = self.rollout.start_deadline_s + self.rollout.deadline_s
             if training.rolls_out and training.step_deadline_s <= waits:
                 raise ValueError(

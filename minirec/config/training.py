@@ -6,9 +6,7 @@ import math
 
 from pydantic import Field, model_validator
 
-from minirec.config.item_loss import ItemLossSettings
-from minirec.config.steps import StepSettings
-from minirec.config.token_loss import TokenLossSettings
+from minirec.config.agreement import AgreementSettings
 
 OF_ROLLOUTS = {
     "kl_weight": 0,
@@ -17,11 +15,13 @@ OF_ROLLOUTS = {
     "credit": "rollout",
     "replays": 1,
     "imitate_best": 0,
+    "unlabelled": 0,
+    "consistency": 0,
 }
 """Settings that only a training with rollouts has, with the values that switch them off."""
 
 
-class TrainingConfig(ItemLossSettings, TokenLossSettings, StepSettings):
+class TrainingConfig(AgreementSettings):
     """Curriculum GRPO (method, section 7), or supervision (section 10)."""
 
     replays: int = Field(1, ge=1)
@@ -51,7 +51,7 @@ class TrainingConfig(ItemLossSettings, TokenLossSettings, StepSettings):
         """Optimizer steps of a training on a selection of `samples`."""
         if self.steps is not None:
             return self.steps
-        return self.replays * math.ceil(self.epochs * samples / self.prompts_per_step)
+        return self.replays * math.ceil(self.epochs * samples / self.labelled_per_step)
 
     def draws(self, steps: int) -> int:
         """Batches of prompts that so many steps train."""

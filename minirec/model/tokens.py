@@ -111,8 +111,17 @@ class StepTokens:
         encoded = self.catalogue if refreshed else FORWARD * own
         trained = LORA * own if t.update else 0
         reads = reads_per_token(t) + (2 * FORWARD if t.measures_kl(step) else 0)
-        read_once = FORWARD * reading_ahead
+        read_once = FORWARD * (reading_ahead + self._agreement(step, groups))
         return choice_tokens + rollouts + reads * reading + read_once + encoded + trained
+
+    def _agreement(self, step: int, groups: Sequence[Group]) -> int:
+        """Tokens that are read for pseudo-targets, and for consistency."""
+        t, found = self.training, 0
+        if t.unlabelled and t.writes(step):
+            found += sum(read(group, self.sharing) for group in groups if not group.labelled)
+        if t.consistency:
+            found += sum(read(group.pair, self.sharing) for group in groups)
+        return found
 
 
 def reads_per_token(training: TrainingConfig) -> int:

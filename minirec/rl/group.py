@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 Unit = Literal["tokens", "groups"]
@@ -35,6 +35,7 @@ class Group:
     history, sample_id: of the sample, for the collaborative prior.
     following: later items of the user that are relevant too (`reward.horizon`).
     choice: of the first step on these rollouts; None in that step.
+    labelled, weight: a group without a label has a pseudo-target, and a weight of its losses.
     """
 
     prompt: list[int]
@@ -48,6 +49,8 @@ class Group:
     sample_id: int = -1
     following: list[int] = field(default_factory=list)
     choice: Choice | None = None
+    labelled: bool = True
+    weight: float = 1.0
 
     @property
     def sequences(self) -> list[list[int]]:
@@ -57,6 +60,16 @@ class Group:
     def lengths(self) -> tuple[int, list[int]]:
         """Number of tokens of the prompt, and of each completion."""
         return len(self.prompt), [len(completion) for completion in self.completions]
+
+    @property
+    def pair(self) -> Group:
+        """The group with its first two rollouts."""
+        return replace(
+            self,
+            completions=self.completions[:2],
+            written=self.written[:2],
+            rollout_logprobs=self.rollout_logprobs[:2],
+        )
 
 
 def written_tokens(groups: Sequence[Group]) -> tuple[list[int], list[int]]:

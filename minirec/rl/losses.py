@@ -14,12 +14,12 @@ from torch import Tensor
 
 from minirec.config.choices import TOKEN_LOSSES
 from minirec.config.training import TrainingConfig
-from minirec.rl import grpo
-from minirec.rl.candidates import CANDIDATES, Candidates
+from minirec.rl import agreement, grpo
+from minirec.rl.candidates import CANDIDATES, Candidates, batch
 from minirec.rl.credit import read_prefixes
 from minirec.rl.group import Group
 from minirec.rl.horizon import relevant_items
-from minirec.rl.imitation import weighted_imitation
+from minirec.rl.imitation import log_probabilities, weighted_imitation
 from minirec.rl.preference import choices, pair_loss
 from minirec.rl.ranker import Targets
 from minirec.rl.ranking import LIST_LOSSES, ranking_loss, uniforms
@@ -94,7 +94,8 @@ def item_loss(
     rows = torch.arange(len(best), device=best.device)
     hidden, advantage = rollouts.hidden[rows, best], rewards.advantage[rows, best]
     if objective.training.item_loss in LIST_LOSSES:
-        return _list_loss(hidden, rollouts.targets, rollouts.sample_ids, candidates, objective)
+        weight, ids = rollouts.weight, rollouts.sample_ids
+        return _list_loss(hidden, rollouts.targets, ids, candidates, objective, weight=weight)
     return _item_loss(hidden, advantage, rollouts.targets, candidates, objective)
 
 
@@ -216,6 +217,35 @@ def preference_loss(
     return Loss(total, sums, "groups")
 
 
+def consistency_loss(
+    rollouts: Rollouts, rewards: Rewards, candidates: Candidates, objective: Objective
+) -> Loss:
+    """The first two rollouts of a dead or unlabelled group should rank the candidates alike, and be
+    nearer to each other than to other prompts. The item vectors have no part in it. In groups that
+    are alive, it would take away the spread that GRPO learns from."""
+    assert objective.views is not None
+    t, pair = objective.training, rollouts.hidden[:, :2]
+    rivals = batch(candidates, rollouts.targets)
+    rivals = replace(rivals, vectors=rivals.vectors.detach())
+    log_p = [
+        log_probabilities(pair[:, view], rivals, temperature=objective.temperature)
+        for view in range(2)
+    ]
+    found = agreement.consistency(
+        torch.stack(log_p, 1),
+        torch.nn.functional.normalize(pair, dim=-1),
+        torch.tensor(rollouts.sample_ids, device=pair.device),
+        objective.views,
+        temperature=t.consistency_temperature,
+    )
+    quiet = rewards.dead
+    if rollouts.labelled is not None:
+        quiet = quiet | ~rollouts.labelled
+    total = t.consistency * (found * quiet).sum()
+    sums = {"consistency_loss": float(total.detach()), "consistent_groups": float(quiet.sum())}
+    return Loss(total, sums, "groups")
+
+
 def token_figures(
     rollouts: Rollouts, rewards: Rewards, _: Candidates, objective: Objective
 ) -> Loss:
@@ -238,8 +268,11 @@ def _list_loss(
     sample_ids: Sequence[int],
     candidates: Candidates,
     objective: Objective,
+    *,
+    weight: Tensor | None = None,
 ) -> Loss:
-    """The loss of lists drawn at hidden states (P, d), times the factors of the targets.
+    """The loss of lists drawn at hidden states (P, d), times the factors of the targets and the
+    weights (P,) of the groups.
 
     The scores are those of the softmax, prior and correction included, at another temperature. At
     that of the softmax nearly all lists would be alike.
@@ -264,7 +297,8 @@ def _list_loss(
         floor=t.advantage_floor,
         scale=t.scale_advantage,
     )
-    total = (objective.factor(targets.target).to(hidden) * found.loss).sum()
+    factor = objective.factor(targets.target).to(hidden)
+    total = ((factor if weight is None else factor * weight) * found.loss).sum()
     spread = found.rewards.max(1).values - found.rewards.min(1).values
     sums = {
         "item_loss": float(total.detach()),
@@ -308,5 +342,6 @@ def losses(
         used = [preference_loss, token_figures, *(one for one in LOSSES if one != token_loss)]
     used += [imitated_best] if objective.best_weight else []
     used += [expert_loss] if candidates.demonstrations is not None else []
+    used += [consistency_loss] if objective.views is not None else []
     parts = [loss(rollouts, rewards, candidates, objective) for loss in used]
     return Losses(rewards, [*parts, *regularisers(rollouts, t)])

@@ -97,12 +97,28 @@ class Ranker:
         ]
         return Ranking(*(torch.cat(part) for part in zip(*map(_fields, parts), strict=True)))
 
+    def best(self, hidden: Tensor, targets: Targets, *, scores: int = SCORES) -> Tensor:
+        """The item (B * n,) int64 with the highest score that is not excluded, of equal ones that
+        with the lowest id; the targets are not read. Arguments as in `rank`."""
+        n = len(hidden) // max(1, len(targets.target))
+        at = torch.arange(len(targets.target), device=self.table.device).repeat_interleave(n)
+        size = max(1, scores // len(self.table))
+        found = []
+        for start in range(0, max(1, len(hidden)), size):
+            part = slice(start, start + size)
+            one = self._scores(hidden[part], targets.take(at[part]))
+            found.append((one == one.max(1, keepdim=True).values).int().argmax(1))
+        return torch.cat(found)
+
     def _rank(self, hidden: Tensor, targets: Targets) -> Ranking:
+        return rank_target(self._scores(hidden, targets), target=targets.target)
+
+    def _scores(self, hidden: Tensor, targets: Targets) -> Tensor:
         scores = item_scores(hidden, items=self.table, temperature=self.temperature)
         if targets.prior is not None:
             targets.prior.add_to(scores)
         targets.excluded.fill(scores, -torch.inf)
-        return rank_target(scores, target=targets.target)
+        return scores
 
 
 def _padded(lists: Sequence[Sequence[int]]) -> Tensor | None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from minirec.config.training import TrainingConfig
 from minirec.prior.prior import Prior
 from minirec.rl import grpo
+from minirec.rl.agreement import Views
 from minirec.rl.comparison import compared
 from minirec.rl.credit import Prefixes, credit_advantages
 from minirec.rl.group import Choice, Group, Unit, written_tokens
@@ -40,7 +41,8 @@ class Objective:
     comparison_noise: of comparisons between rollouts, which replace the rewards; None: they do not.
     chance: NDCG of a random ranking, for `training.weighting`.
     normaliser, seed, best_weight: of a step, see `of_step`. The latter is the weight of the loss
-    that imitates the best rollouts, see `minirec.rl.replay`.
+    that imitates the best rollouts, see `minirec.rl.replay`. views: of a step, for
+    `training.consistency`.
     """
 
     training: TrainingConfig
@@ -56,6 +58,7 @@ class Objective:
     normaliser: float | None = None
     seed: int = 0
     best_weight: float = 0.0
+    views: Views | None = None
 
     def of_step(self, step: int, *, seed: int, log: Sequence[dict[str, Any]]) -> Objective:
         """The objective of a step: the seed of its draws, and weights that differ between steps.
@@ -95,6 +98,7 @@ class Rollouts:
     (W,) float32 holds the log-probabilities of the policy that wrote the tokens, rollout (W,) int64
     the rollout (0..P*G-1) of each token. sample_ids (P,) are those of the groups. start (W,)
     float32 holds the log-probabilities at the start of the training, if needed; prefixes likewise.
+    weight (P,) float32 and labelled (P,) bool are those of the groups; None: 1 and True.
     """
 
     hidden: Tensor
@@ -105,6 +109,8 @@ class Rollouts:
     sample_ids: Sequence[int] = ()
     start: Tensor | None = None
     prefixes: Prefixes | None = None
+    weight: Tensor | None = None
+    labelled: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -114,7 +120,9 @@ class Rewards:
 
     Rewards and advantages have the factor of the target, NDCG has not. It is applied to advantages
     after their division by the standard deviation of the group, which would cancel it. `seen` is
-    what the advantages are computed from: the rewards, or the results of comparisons. `credit`
+    what the advantages are computed from: the rewards, or the results of comparisons. Advantages
+    have the weight of the group too, and with the weight 0 it is dead. The sums leave out groups
+    without a label, and are scaled so that the step divides them by the others. `credit`
     (P, G, C) are the advantages of chunks for the token loss; None: those of whole rollouts.
     `choices` has the best and the worst rollout of each group, in the first step on these rollouts.
     """
@@ -222,6 +230,8 @@ def forward(
         Targets.of(groups, items=items, device=device, prior=prior),
         [group.sample_id for group in groups],
         at_start,
+        weight=torch.tensor([group.weight for group in groups], device=device),
+        labelled=torch.tensor([group.labelled for group in groups], device=device),
     )
 
 
@@ -243,9 +253,16 @@ def reward(rollouts: Rollouts, *, table: Tensor, objective: Objective) -> Reward
     advantage = group_advantages(seen, t)
     factor = objective.factor(rollouts.targets.target)[:, None]
     rewards = factor * plain
-    sums = {"reward": float(rewards.mean(1).sum()), "dead_groups": float(dead.sum())}
     gain = ndcg(ranking, cutoff).view(shape)
-    scale, credit = factor, None
+    scale, credit, counts = factor, None, torch.ones_like(dead)
+    if t.unlabelled:
+        assert rollouts.weight is not None and rollouts.labelled is not None
+        scale, dead = factor * rollouts.weight[:, None], dead | (rollouts.weight == 0)
+        counts = rollouts.labelled * (t.prompts_per_step / t.labelled_per_step)
+    sums = {
+        "reward": float((counts * rewards.mean(1)).sum()),
+        "dead_groups": float((counts * dead).sum()),
+    }
     if t.weighting != "none":
         weights = group_weights(
             gain.mean(1), chance=objective.chance, training=t, normaliser=objective.normaliser

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from minirec.config.training import TrainingConfig
@@ -59,6 +61,25 @@ def test_a_step_with_rollouts():
     assert counted(grpo(kl_steps=2), step=1) == counted(grpo(), step=1)
     assert counted(grpo(), candidates=(0, 2)) == 19 + 40 + 12 + 16
     assert counted(grpo(), choice_tokens=7) == 19 + 40 + 12 + 6 + 7
+
+
+def test_agreement_is_read_once_more():
+    """Three rollouts of 4, 6 and 8 tokens after a prompt of 10, in a group with and one without a
+    target: 28 tokens each; the first two rollouts have 20 of them."""
+    settings = {"prompts_per_step": 2, "prompts_per_micro_batch": 1, "replays": 2}
+
+    def cost(step, **more):
+        with_target = group(10, [4, 6, 8], [3, 5, 7])
+        groups = [with_target, replace(with_target, labelled=False)]
+        counts = StepTokens(TrainingConfig(**settings, **more), ITEMS, 1, SHARED)
+        return counts.count(step, groups, candidates=[0])
+
+    plain = cost(0)
+    assert cost(0, unlabelled=0.5) == plain + 28
+    assert cost(0, consistency=0.1) == plain + 2 * 20
+    # Steps on the same rollouts keep the pseudo-targets.
+    assert cost(1, unlabelled=0.5) == cost(1)
+    assert cost(1, consistency=0.1) == cost(1) + 2 * 20
 
 
 @pytest.mark.parametrize(("step", "encoded"), [(0, 12), (1, 3), (2, 12)])
