@@ -211,9 +211,14 @@ def _select(a: Arguments) -> None:
 
 def _settings(a: Arguments) -> None:
     from jobs.console import print_settings
+    from minirec.config.common import COMMON
     from minirec.config.reading import described
 
-    print_settings(described(a.section))
+    found = described(a.section)
+    if a.common:
+        rows = {row[0]: row for row in described()}
+        found = [rows[key] for key in COMMON]
+    print_settings(found)
 
 
 def _submit(a: Arguments) -> int:
