@@ -173,6 +173,8 @@ def print_settings(settings: list[tuple[str, Any, str]]) -> None:
     costs = [cost_of(key) for key, *_ in settings]
     columns = ("setting", "default", "meaning", *(["cost"] if all(costs) else []))
     table = Table(*(Column(name, overflow="fold") for name in columns))
+    if all(costs):
+        table.columns[0].min_width = max(len(key) for key, *_ in settings)
     for (key, default, meaning), cost in zip(settings, costs, strict=True):
         below = f"\nCost: {cost}." if cost and not all(costs) else ""
         beside = [Text(cost)] if all(costs) else []

@@ -50,6 +50,13 @@ COST = {
 """What a setting costs, by its key. Without an entry a setting costs nothing worth a line."""
 
 
+def shortened(meaning: str) -> str:
+    """A meaning (`reading.described`) with the names of its choices, without their meanings."""
+    text, *choices = meaning.split("\n")
+    names = ", ".join(choice.partition(": ")[0] for choice in choices)
+    return f"{text} ({names})" if names else text
+
+
 def cost_of(key: str) -> str:
     """What a setting costs, "" if it has no entry; the warm start and the proxy cost as `training`.
 

@@ -17,7 +17,7 @@ from jobs.stages.gradients import validation_samples
 from jobs.stages.train import learning_rate
 from jobs.trials import bench
 from minirec import __version__
-from minirec.config.common import COMMON, COST, cost_of
+from minirec.config.common import COMMON, COST, cost_of, shortened
 from minirec.config.reading import described, dump, load, valid_keys
 from minirec.corpus import table
 from minirec.corpus.table import Catalogue
@@ -102,6 +102,14 @@ def test_the_common_settings_are_listed_with_their_costs(capsys, monkeypatch):
     assert "cost" in printed.splitlines()[1] and "…" not in printed
     assert set(COST) <= set(valid_keys()) and set(COMMON) <= set(COST)
     assert len(set(COMMON)) == len(COMMON) == 10
+    assert len(printed.splitlines()) < 80, "it fits on two screens"
+
+
+def test_choices_without_their_meanings():
+    assert shortened("How it is chosen.\nvalue: By value: high.\na.b:c: Yours.") == (
+        "How it is chosen. (value, a.b:c)"
+    )
+    assert shortened("Seed of all draws.") == "Seed of all draws."
 
 
 def test_costs_stand_below_the_meanings_of_a_section(capsys, monkeypatch):
