@@ -210,7 +210,7 @@ def _select(a: Arguments) -> None:
 
 
 def _settings(a: Arguments) -> None:
-    from jobs.console import print_settings
+    from jobs.console import print_settings, say
     from minirec.config.common import COMMON, shortened
     from minirec.config.reading import described
 

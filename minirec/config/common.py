@@ -19,8 +19,7 @@ COST = {
     "corpus.path": "none for itself; all stages grow with the corpus",
     "model.name": "time and memory grow with the parameters",
     "rollout.max_new_tokens": "written tokens grow in proportion; 0 starts no engine",
-    "selection.mode": "static: a proxy and the scoring of all samples; live: at most live.share of "
-    "the training",
+    "selection.mode": "static: a proxy and the scoring of all samples; live: as live.rule says",
     "selection.budget": "the training grows in proportion",
     "selection.method": "none after the scoring; less needs LoRA gradients of all samples",
     "training.start": "warm, proxy: a training before this one",
@@ -45,6 +44,9 @@ COST = {
     "live.share": "at most this share of the training",
     "live.validation_samples": "one forward pass of each, for each choice",
     "warm.samples": "none where warm.training.steps is set; else the warm start grows",
+    "warm.training.steps": "the warm start grows in proportion",
+    "warm.training.epochs": "the warm start grows in proportion",
+    "warm.training.prompts_per_step": "a step grows in proportion",
     "proxy.samples": "none where proxy.training.steps is set; else the proxy grows",
 }
 """What a setting costs, by its key. Without an entry a setting costs nothing worth a line."""
@@ -58,9 +60,9 @@ def shortened(meaning: str) -> str:
 
 
 def cost_of(key: str) -> str:
-    """What a setting costs, "" if it has no entry; the warm start and the proxy cost as `training`.
+    """What a setting costs, "" if it has no entry; the proxy is trained as `training` is.
 
     Args:
         key: dotted, e.g. ``proxy.training.epochs``.
     """
-    return COST.get(key) or COST.get(key.removeprefix("warm.").removeprefix("proxy."), "")
+    return COST.get(key) or COST.get(key.removeprefix("proxy."), "")

@@ -102,7 +102,7 @@ def test_the_common_settings_are_listed_with_their_costs(capsys, monkeypatch):
     assert "cost" in printed.splitlines()[1] and "…" not in printed
     assert set(COST) <= set(valid_keys()) and set(COMMON) <= set(COST)
     assert len(set(COMMON)) == len(COMMON) == 10
-    assert len(printed.splitlines()) < 80, "it fits on two screens"
+    assert "explains the choices" in printed
 
 
 def test_choices_without_their_meanings():
@@ -118,7 +118,7 @@ def test_costs_stand_below_the_meanings_of_a_section(capsys, monkeypatch):
     printed = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert "size of a GRPO group. Cost: rollouts grow in proportion." in printed
     assert cost_of("proxy.training.replays") == COST["training.replays"]
-    assert cost_of("seed") == ""
+    assert cost_of("seed") == cost_of("warm.training.rollouts_per_prompt") == ""
 
 
 def test_no_setting_is_cut_off_in_a_narrow_window(capsys, monkeypatch):
