@@ -9,6 +9,7 @@ from typing import Any
 
 from jobs import run
 from minirec import __version__
+from minirec.config.common import COMMON
 from minirec.store.remote import expanded
 
 Arguments = argparse.Namespace
@@ -74,7 +75,11 @@ def parser() -> argparse.ArgumentParser:
 
     text = "list the settings with their defaults and meanings"
     section = {"nargs": "?", "default": "", "metavar": "SECTION"}
-    _add(command("settings", text), "section", **section, help="e.g. selection; default: all")
+    one = command("settings", text)
+    which = one.add_mutually_exclusive_group()
+    _add(which, "section", **section, help="e.g. selection; default: all")
+    text = f"the {len(COMMON)} that most users change, with what they cost"
+    _add(which, "--common", action="store_true", help=text)
     _submit_arguments(command("submit", "send a command to a Ray cluster as a job"))
     _handover_commands(command)
     return top

@@ -210,10 +210,17 @@ def _select(a: Arguments) -> None:
 
 
 def _settings(a: Arguments) -> None:
-    from jobs.console import print_settings
+    from jobs.console import print_settings, say
+    from minirec.config.common import COMMON, shortened
     from minirec.config.reading import described
 
-    print_settings(described(a.section))
+    found = described(a.section)
+    if a.common:
+        rows = {key: (key, default, shortened(meaning)) for key, default, meaning in found}
+        found = [rows[key] for key in COMMON]
+    print_settings(found)
+    if a.common:
+        say("`minirec settings KEY` explains the choices of one, `minirec settings` lists all.")
 
 
 def _submit(a: Arguments) -> int:

@@ -23,6 +23,7 @@ from rich.progress import (
 from rich.table import Column, Table
 from rich.text import Text
 
+from minirec.config.common import cost_of
 from minirec.config.reading import load
 from minirec.config.run import Config
 from minirec.evaluation.headline import headline
@@ -165,10 +166,19 @@ def print_plan(rows: list[tuple[str, str, str]]) -> None:
 
 
 def print_settings(settings: list[tuple[str, Any, str]]) -> None:
-    """Print a table of settings: key, default, meaning."""
-    table = Table(*(Column(name, overflow="fold") for name in ("setting", "default", "meaning")))
-    for key, default, meaning in settings:
-        table.add_row(Text(key), Text(json.dumps(default)), Text(meaning))
+    """Print a table of settings: key, default, meaning, and cost where there is one.
+
+    The cost has a column if all settings have one; else it is a line below the meaning.
+    """
+    costs = [cost_of(key) for key, *_ in settings]
+    columns = ("setting", "default", "meaning", *(["cost"] if all(costs) else []))
+    table = Table(*(Column(name, overflow="fold") for name in columns))
+    if all(costs):
+        table.columns[0].min_width = max(len(key) for key, *_ in settings)
+    for (key, default, meaning), cost in zip(settings, costs, strict=True):
+        below = f"\nCost: {cost}." if cost and not all(costs) else ""
+        beside = [Text(cost)] if all(costs) else []
+        table.add_row(Text(key), Text(json.dumps(default)), Text(meaning + below), *beside)
     console.print(table)
 
 

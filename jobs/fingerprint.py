@@ -61,7 +61,8 @@ def live_settings(config: Config) -> dict[str, Any]:
     """The settings of live selection, and those of the selection that its rule reads."""
     read = {"mu", "sigma", "alpha", "fusion"} if config.live.rule == "value" else set()
     selection = config.selection.model_dump(mode="json", include=read)
-    return {**config.live.model_dump(mode="json"), **selection}
+    left_out = set() if config.live.rule == "influence" else config.live.of_influence
+    return {**config.live.model_dump(mode="json", exclude=left_out), **selection}
 
 
 def _content(table: str) -> str:

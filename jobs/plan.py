@@ -183,6 +183,11 @@ def _live_rows(config: Config) -> list[Row]:
     if live.rule == "skip":
         rule = f"skip, by the chance {live.explore:g} to the power of dead groups in a row"
         return [("train", "live rule", rule), ("train", "measured, at most", "0")]
+    if live.rule == "influence":
+        rule = f"influence, once for {live.stage_steps} steps"
+        most = f"{live.candidates} prompts for each that is trained, and {live.validation_samples} "
+        most += "validation samples for each choice, one forward pass each"
+        return [("train", "live rule", rule), ("train", "measured, at most", most)]
     low, high = live.band
     rule = f"{live.rule}, lift from {low:g} to {high:g}"
     most = f"{live.share:.0%} of the tokens of the training (live.share)"

@@ -23,8 +23,9 @@ from actors.training.checkpoints import newest_checkpoint, save_checkpoint
 from actors.training.division import Passes
 from actors.training.drift import keep_start, kl_sums
 from actors.training.expert import Demonstrator
+from actors.training.influence import live_order
 from actors.training.items import ItemSide, asked_items, step_tokens, target_presence
-from actors.training.live import CHOICE_TOKENS, LiveOrder
+from actors.training.live import CHOICE_TOKENS
 from actors.training.log import TrainingLog, means, mismatch
 from actors.training.lookahead import Lookahead
 from actors.training.objective import objective_of
@@ -160,7 +161,7 @@ class Worker:
         spec = labelled_part(self.spec)
         if spec.live is None:
             return static_order(spec, self.samples, items=len(self.items))
-        return LiveOrder(
+        return live_order(
             spec,
             policy=self.engine,
             objective=self.objective,

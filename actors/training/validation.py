@@ -56,6 +56,17 @@ def drawn(total: int, *, count: int, seed: int) -> list[int]:
     return sorted(draw.sample(range(total), min(count, total)))
 
 
+def goal_rows(spec: TrainingSpec, total: int) -> list[int]:
+    """The rows of the valid split that the rule influence of live selection reads, ascending.
+
+    Validation leaves them out. With another rule there are none.
+    """
+    if spec.live is None or spec.live.rule != "influence":
+        return []
+    draw = random.Random(seed_of(spec.seed, "influence"))
+    return sorted(draw.sample(range(total), spec.live.validation_samples))
+
+
 def best_step(log: Sequence[dict[str, Any]]) -> int | None:
     """The first step with the best validation in a training log; None without a validation.
 
@@ -112,7 +123,10 @@ class Validation:
         file = SampleFile(located(spec.corpus), "valid")
         seed = spec.seed if t.validation_seed is None else t.validation_seed
         self.seed = seed
-        self.samples = file.take(drawn(len(file), count=t.validation_samples, seed=seed))
+        goal = set(goal_rows(spec, len(file)))
+        rows = [row for row in range(len(file)) if row not in goal]
+        places = drawn(len(rows), count=t.validation_samples, seed=seed)
+        self.samples = file.take([rows[place] for place in places])
         self.encoder, self.temperature = encoder, spec.model.temperature
         self.catalogue_size = len(catalogue)
         self.prior, self.factors = prior, factors

@@ -184,20 +184,22 @@ def _body(work: Work) -> None:
 
 
 def _train_live(work: Work) -> None:
+    from minirec.corpus.table import count_samples
     from minirec.selection.from_run import known_lifts, train_ids
     from minirec.selection.live_record import as_selection, summary
     from minirec.store.tables import read_table, write_table
-    from minirec.trials.checks import check_live
+    from minirec.trials.checks import check_goal, check_live
 
     run, config = work.run, work.config
     ids = train_ids(run)
     check_live(config, len(ids))
+    check_goal(config, count_samples(run.path("corpus"), "valid"))
     lifts = known_lifts(run, config) if config.live.scores else ()
     train_on(work, ids.tolist(), training=config.training, folder="policy", live=True, lifts=lifts)
     choices = read_table(run.path("policy", "choices.parquet"))
     write_table(run.path(LIVE), as_selection(choices))
-    skips = config.live.rule == "skip"
-    for line in summary(choices, samples=len(ids), band=config.live.band, skips=skips):
+    live = config.live
+    for line in summary(choices, samples=len(ids), band=live.band, rule=live.rule):
         run.say(f"train: {line}")
 
 

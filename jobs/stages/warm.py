@@ -43,11 +43,14 @@ def warm_order(run: Run, config: Config) -> list[int]:
 
 def _body(work: Work) -> None:
     from minirec.corpus.table import count_samples
-    from minirec.trials.checks import check_warm
+    from minirec.trials.checks import check_goal, check_stages, check_warm
 
     run, config = work.run, work.config
     check_warm(config, count_samples(run.path("corpus"), "train"))
     order = warm_order(run, config)
+    if config.warm.live:
+        check_stages(config, "warm.training", config.warm.training, len(order))
+        check_goal(config, count_samples(run.path("corpus"), "valid"))
     train_on(work, order, training=config.warm.training, folder="warm", live=config.warm.live)
 
 

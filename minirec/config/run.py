@@ -90,6 +90,8 @@ class Config(Section):
                 "live.rule skip passes over samples whose rollouts earned the same, but supervised "
                 "training has no rollouts; set live.rule to band, or warm.live to false"
             )
+        if self.live.rule == "influence":
+            self._check_influence()
         budget, scored = self.selection.budget, self.scoring.samples
         chosen = self.selection.mode == "static" and self.selection.method != "full"
         if type(budget) is type(scored) and budget > scored and chosen:
@@ -161,10 +163,29 @@ class Config(Section):
                 f"{name} trains some samples more often than others, but "
                 f"training.item_candidates corrected counts with equal chances; set it to batch"
             )
-        if self.selection.mode == "live" and self.live.rule == "value":
+        if self.selection.mode == "live" and self.live.rule in ("value", "influence"):
             raise ValueError(
-                f"{name} and live.rule value would both choose the samples of a step; set "
-                f"live.rule to band"
+                f"{name} and live.rule {self.live.rule} would both choose the samples of a step; "
+                f"set live.rule to band"
+            )
+
+    def _check_influence(self) -> None:
+        name = "live.rule influence"
+        if self.selection.mode != "live":
+            raise ValueError(
+                f"{name} chooses again and again during the training, but selection.mode "
+                f"{self.selection.mode} chooses once before it; set selection.mode to live, or "
+                f"selection.method to less, which compares with validation samples too"
+            )
+        if self.live.candidates == 1:
+            raise ValueError(
+                f"{name} takes the best of live.candidates 1 sample for each prompt, which leaves "
+                f"nothing to choose; raise live.candidates"
+            )
+        if self.live.scores:
+            raise ValueError(
+                f"{name} measures gradients and reads no lifts, but live.scores would score "
+                f"samples for their lifts; set live.scores to false"
             )
 
     @property

@@ -40,6 +40,7 @@ def sections(root: Path, config: dict[str, Any]) -> dict[str, Any]:
         choices=read_table(root / "policy" / "choices.parquet").to_pandas(),
         lifts=read_table(root / "policy" / "lifts.parquet").to_pandas(),
         band=settings.band,
+        rule=settings.rule,
     )
     data, choices = frame(tables), tables.choices
     return {

@@ -18,6 +18,7 @@ WORDS = {
     "nearest": "its lifts were outside the band, but too few candidates were inside",
     "alive": "its rollouts had differed in reward before",
     "retried": "its rollouts had all earned the same, and it was tried again",
+    "influence": "its influence on the validation samples was among the highest of its pool",
 }
 """Why a sample was taken, in words."""
 NEVER = {
@@ -28,6 +29,7 @@ NEVER = {
     "near the top.",
     "not measured": "The stream reached it, but its lift was not measured, and enough other "
     "candidates were learnable.",
+    "less influence": "The others of its pool had more influence on the validation samples.",
     "not needed": "Its last lift, {lift:.3f}, is in the band, but its steps took other candidates "
     "or the training ended first.",
 }
@@ -42,6 +44,7 @@ class LiveTables:
 
     train: the train split by sample_id. titles: by item_id. labels: planted, by sample_id.
     choices: `schema.CHOICES`. lifts: `schema.LIFTS`. band: lowest and highest lift to train.
+    rule: as in `LiveConfig`.
     """
 
     train: pd.DataFrame
@@ -50,6 +53,7 @@ class LiveTables:
     choices: pd.DataFrame
     lifts: pd.DataFrame
     band: tuple[float, float]
+    rule: str = "band"
 
 
 def frame(tables: LiveTables) -> pd.DataFrame:
@@ -68,14 +72,16 @@ def frame(tables: LiveTables) -> pd.DataFrame:
     data["rows"] = pd.Series({i: rows.tolist() for i, rows in by_sample.indices.items()}).reindex(
         data.index
     )
-    data["why"] = data.apply(cause, axis=1, band=tables.band)
+    data["why"] = data.apply(cause, axis=1, band=tables.band, rule=tables.rule)
     return data
 
 
-def cause(row: pd.Series, *, band: tuple[float, float]) -> str:
+def cause(row: pd.Series, *, band: tuple[float, float], rule: str = "band") -> str:
     """How often a sample (a row of `frame`) was trained, or why never, as a short name."""
     if row["times"]:
         return OFTEN if row["times"] > 1 else ONCE
+    if rule == "influence":
+        return "less influence" if row["reached"] else "not reached"
     if (lift := _outermost(row, band)) is not None:
         return "hopeless" if lift < band[0] else "solved" if lift > band[1] else "not needed"
     return "not measured" if row["reached"] else "not reached"

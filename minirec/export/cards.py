@@ -160,6 +160,13 @@ def _chosen_live(config: Config, steps: int) -> list[str]:
             f"A sample whose rollouts had all earned the same n times in a row was taken with the "
             f"chance {live.explore:g} to the power n."
         )
+    if live.rule == "influence":
+        took = (
+            f"For every {live.stage_steps} steps, samples were measured by one forward pass each, "
+            f"and those whose gradients pointed the most as the mean gradient of "
+            f"{live.validation_samples} validation samples were taken. So the validation split "
+            f"does not measure this subset without bias; the test split does."
+        )
     return [
         f"Chosen live by MiniRec (`selection.mode=live`, `live.rule={live.rule}`, preset "
         f"`{config.preset}`, seed {config.seed}): each of {steps:,} training steps took its "

@@ -32,6 +32,8 @@ are in the band; or its value is among the highest."""
 ALIVE, RETRIED = "alive", "retried"
 """Why the rule skip takes a sample: its rollouts differed, or it is tried again by chance. Of an
 `UNKNOWN` one there are no rollouts yet."""
+INFLUENCE = "influence"
+"""Why the rule influence takes a sample: its influence is among the highest of its pool."""
 STRIKES = 2
 """Lifts below the band in a row after which a sample is on hold."""
 
@@ -177,6 +179,8 @@ class LiveSelection:
 
     def _passed_over(self, at_pass: int, row: int) -> int | None:
         """None for a row that can be a candidate; else a number, lower for those that fill up."""
+        if self.settings.rule == "influence":
+            return None
         if self.settings.rule != "skip":
             back = int(self.memory.back[row])
             return back if back > at_pass else None
@@ -266,6 +270,8 @@ class LiveSelection:
         """The reasons of the rule for the log."""
         if self.settings.rule == "skip":
             return (ALIVE, UNKNOWN, RETRIED)
+        if self.settings.rule == "influence":
+            return (INFLUENCE,)
         return (IN_BAND, UNKNOWN, NEAREST, VALUE)
 
     def state(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from minirec.selection.live import (
     ALIVE,
     FORCED,
     IN_BAND,
+    INFLUENCE,
     NEAREST,
     RETRIED,
     ROLLOUTS,
@@ -24,7 +25,7 @@ from minirec.selection.live import (
     LiveSelection,
 )
 
-REASONS = (IN_BAND, UNKNOWN, NEAREST, VALUE, ALIVE, RETRIED)
+REASONS = (IN_BAND, UNKNOWN, NEAREST, VALUE, ALIVE, RETRIED, INFLUENCE)
 """Why a sample was taken; a record holds their positions."""
 PARTS = 4
 """Parts of a training that a selection shows as its groups."""
@@ -122,12 +123,18 @@ def as_selection(choices: pa.Table) -> pa.Table:
 
 
 def summary(
-    choices: pa.Table, *, samples: int, band: tuple[float, float], skips: bool = False
+    choices: pa.Table, *, samples: int, band: tuple[float, float], rule: str = "band"
 ) -> list[str]:
-    """Sentences about choices in a corpus of `samples`, for the user; `skips` for the rule skip."""
+    """Sentences about choices by `live.rule` in a corpus of `samples`, for the user."""
     ids, reasons = choices["sample_id"].to_numpy(), choices["reason"].to_pylist()
     prompts, distinct = len(ids), len(np.unique(ids))
-    if skips:
+    if rule == "influence":
+        return [
+            f"{prompts:,} prompts of {distinct:,} samples, {distinct / samples:.0%} of the corpus, "
+            f"each with an influence on the validation samples that was among the highest of its "
+            f"pool"
+        ]
+    if rule == "skip":
         return [
             f"{prompts:,} prompts of {distinct:,} samples, {distinct / samples:.0%} of the corpus; "
             f"the rollouts of {reasons.count(ALIVE) / prompts:.0%} had differed before, "

@@ -19,6 +19,8 @@ def check(config: Config, samples: int) -> None:
     """
     if "warm" in config.earlier_policies:
         check_warm(config, samples)
+        if config.warm.live:
+            check_stages(config, "warm.training", config.warm.training, config.warm.count(samples))
     s = config.selection
     if s.mode == "live":
         check_live(config, samples)
@@ -51,6 +53,33 @@ def check_live(config: Config, samples: int) -> None:
         raise ConfigError(
             f"a step of live selection takes training.prompts_per_step {prompts} different "
             f"samples, but there are {samples:,} training samples; lower it"
+        )
+    check_stages(config, "training", config.training, samples)
+
+
+def check_stages(config: Config, name: str, training: TrainingConfig, samples: int) -> None:
+    """Raise `ConfigError` if the rule influence has nothing to choose from `samples`.
+
+    Args:
+        name: of the settings of this training.
+    """
+    live = config.live
+    stage = live.stage_steps * training.prompts_per_step
+    if live.rule == "influence" and samples <= stage:
+        raise ConfigError(
+            f"live.rule influence chooses {stage:,} samples for live.stage_steps "
+            f"{live.stage_steps} steps of {name}.prompts_per_step {training.prompts_per_step}, but "
+            f"there are only {samples:,} training samples; lower live.stage_steps"
+        )
+
+
+def check_goal(config: Config, valid: int) -> None:
+    """Raise `ConfigError` if the rule influence leaves none of `valid` samples to validate."""
+    live = config.live
+    if live.rule == "influence" and valid <= live.validation_samples:
+        raise ConfigError(
+            f"live.rule influence compares with live.validation_samples {live.validation_samples}, "
+            f"which leaves none of the {valid:,} validation samples to validate with; lower it"
         )
 
 

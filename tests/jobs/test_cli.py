@@ -17,7 +17,8 @@ from jobs.stages.gradients import validation_samples
 from jobs.stages.train import learning_rate
 from jobs.trials import bench
 from minirec import __version__
-from minirec.config.reading import described, dump, load
+from minirec.config.common import COMMON, COST, cost_of, shortened
+from minirec.config.reading import described, dump, load, valid_keys
 from minirec.corpus import table
 from minirec.corpus.table import Catalogue
 from minirec.errors import ConfigError, CorpusError
@@ -91,6 +92,33 @@ def test_settings_are_listed(capsys):
     assert cli.main(["settings", "reward"]) == 0
     assert "reward.softmax_weight" in capsys.readouterr().out
     assert "did you mean reward?" in refused(capsys, "settings", "rewrd")
+
+
+def test_the_common_settings_are_listed_with_their_costs(capsys, monkeypatch):
+    monkeypatch.setattr(console, "width", 100)
+    assert cli.main(["settings", "--common"]) == 0
+    printed = capsys.readouterr().out
+    assert all(key in printed for key in COMMON) and "reward.softmax_weight" not in printed
+    assert "cost" in printed.splitlines()[1] and "…" not in printed
+    assert set(COST) <= set(valid_keys()) and set(COMMON) <= set(COST)
+    assert len(set(COMMON)) == len(COMMON) == 10
+    assert "explains the choices" in printed
+
+
+def test_choices_without_their_meanings():
+    assert shortened("How it is chosen.\nvalue: By value: high.\na.b:c: Yours.") == (
+        "How it is chosen. (value, a.b:c)"
+    )
+    assert shortened("Seed of all draws.") == "Seed of all draws."
+
+
+def test_costs_stand_below_the_meanings_of_a_section(capsys, monkeypatch):
+    monkeypatch.setattr(console, "width", 100)
+    assert cli.main(["settings", "proxy"]) == 0
+    printed = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "size of a GRPO group. Cost: rollouts grow in proportion." in printed
+    assert cost_of("proxy.training.replays") == COST["training.replays"]
+    assert cost_of("seed") == cost_of("warm.training.rollouts_per_prompt") == ""
 
 
 def test_no_setting_is_cut_off_in_a_narrow_window(capsys, monkeypatch):

@@ -107,10 +107,10 @@ def test_an_interrupted_training_ends_with_the_same_bytes(place, tmp_path, kind,
     assert pulls(cut).equals(pulls(whole))
 
 
-@pytest.mark.parametrize("kind", ["static", "band"])
+@pytest.mark.parametrize("kind", ["static", "band", "skip"])
 def test_two_workers_draw_as_one(place, tmp_path, kind):
-    make = spec if kind == "static" else live
-    alone = make(place, tmp_path / "one")
+    folder = tmp_path / "one"
+    alone = spec(place, folder) if kind == "static" else live(place, folder, rule=kind)
     train(alone)
     both = replace(alone, folder=str(tmp_path / "two"), pool=None)
     context = get_context("spawn")

@@ -21,7 +21,7 @@ from minirec.errors import ConfigError
 from minirec.selection.from_run import known_lifts
 from minirec.store.run import Run
 from minirec.store.tables import read_table, write_table
-from minirec.trials.checks import check
+from minirec.trials.checks import check, check_goal
 
 LIVE = ["preset=paper", "selection.mode=live"]
 NAN = float("nan")
@@ -160,3 +160,43 @@ def test_warm_start_and_training_choose_live(tmp_path):
     assert any(line.startswith("train: 48 prompts of") for line in said)
     assert set(run.done("train")["files"]) >= {"selection.parquet", "policy/choices.parquet"}
     assert "select" not in EVALUATE.inputs(config)
+
+
+INFLUENCE = [*LIVE, "live.rule=influence", "warm.live=false"]
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["selection.mode=static"], "set selection.mode to live"),
+        (["selection.curriculum=self_paced"], "would both choose the samples of a step"),
+        (["training.replays=2"], "training.replays 2 trains on the same samples again"),
+        (["live.candidates=1"], "leaves nothing to choose; raise live.candidates"),
+        (["live.scores=true"], "set live.scores to false"),
+    ],
+)
+def test_the_rule_influence_refuses(words, why):
+    assert load(None, [*INFLUENCE, "training.loss=supervised"])
+    with pytest.raises(ConfigError, match=why):
+        load(None, [*INFLUENCE, *words])
+
+
+def test_the_rule_influence_needs_a_larger_corpus_and_other_validation_samples():
+    config = load(None, [*INFLUENCE, "live.stage_steps=4", "training.prompts_per_step=16"])
+    check(config, 65)
+    with pytest.raises(ConfigError, match="there are only 64 training samples; lower live.stage"):
+        check(config, 64)
+    check_goal(config, 65)
+    with pytest.raises(ConfigError, match="none of the 64 validation samples to validate with"):
+        check_goal(config, 64)
+
+
+def test_the_settings_of_the_rule_influence_are_in_no_other_fingerprint(tmp_path):
+    run = Run(tmp_path)
+
+    def settings(*words):
+        return TRAIN.settings(run, load(None, [*LIVE, *words]))["live"]
+
+    assert settings() == settings("live.stage_steps=7", "live.validation_samples=9")
+    assert "stage_steps" not in settings()
+    assert settings(*INFLUENCE[2:]) != settings(*INFLUENCE[2:], "live.stage_steps=7")

@@ -46,7 +46,7 @@ def test_the_summary_of_the_rule_skip():
     reasons = ["alive", "retried", *["unknown"] * (table.num_rows - 2)]
     place = table.schema.get_field_index("reason")
     table = table.set_column(place, "reason", [reasons])
-    (line,) = summary(table, samples=160, band=(0.02, 0.98), skips=True)
+    (line,) = summary(table, samples=160, band=(0.02, 0.98), rule="skip")
     share = f"{1 / table.num_rows:.0%}"
     assert f"the rollouts of {share} had differed before" in line
     assert f"{share} were tried again" in line and "band" not in line
