@@ -105,7 +105,7 @@ def parse_rows(rows: Iterable[quoting.Line], spec: FileSpec) -> pa.Table:
             parsed.append((*([None] * len(names)), line, UNREADABLE, raw.decode()))
             continue
         try:
-            fields = _fields(raw, spec)
+            fields = row_values(raw, spec)
             fields = spec.partition | fields if spec.partition else fields
             parsed.append((*read(fields, spec), line, None, None))
         except Malformed as reason:
@@ -129,8 +129,8 @@ def beginning(raw: bytes) -> str:
     return raw[: 4 * TEXT_SHOWN].decode("utf-8", errors="replace")[:TEXT_SHOWN]
 
 
-def _fields(raw: bytes, spec: FileSpec) -> dict[str, Any]:
-    """The values of a row by column."""
+def row_values(raw: bytes, spec: FileSpec) -> dict[str, Any]:
+    """The values of a row by column; raises `Malformed`."""
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from minirec.config.corpus import CorpusConfig
-from minirec.corpus.files.finding import format_of, partition
+from minirec.corpus.files.finding import ending, format_of, partition
 from minirec.corpus.files.spec import FileSpec, read_header
 from minirec.corpus.notation import PLAIN, Notation
 from minirec.errors import CorpusError
@@ -214,15 +214,16 @@ def _require(file: Path, header: Header, needed: list[str], *, fix: str) -> None
     written = header.written
     format = format_of(file)
     others = [s for s in (",", "\t", ";", "|", "::") if len(written) == 1 and s in written[0]]
-    separator = format in ("csv", "tsv")
+    fields = format in ("csv", "tsv")
     if format == "csv" and others and len(others[0]) == 1:
         fix = f"its fields seem to be separated by {others[0]!r}; set corpus.separator to it"
-    elif separator and others:
+    elif fields and others:
+        wanted = "," if format == "csv" else "\t"
         fix = (
-            f"its fields seem to be separated by {others[0]!r}; save it with commas, and name it "
-            f".csv"
+            f"its fields seem to be separated by {others[0]!r}; save it with {wanted!r}, the "
+            f"separator of {ending(file)} files"
         )
-    elif separator and any(name.replace(".", "", 1).isdecimal() for name in written):
+    elif fields and any(name.replace(".", "", 1).isdecimal() for name in written):
         fix = f"its first line seems to hold values; add a line with the names of columns, or {fix}"
     found = ", ".join(map(repr, (*written[:20], *header.partition)))
     raise CorpusError(f"{file} has no column {missing!r}; found {found}; {fix}")
