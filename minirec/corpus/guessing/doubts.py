@@ -26,7 +26,9 @@ def doubts(found: Draft, read: Preview) -> list[str]:
         total = read.rejected.total()
         reasons = ", ".join(f"{n:,} {reason}" for reason, n in read.rejected.most_common(4))
         stop = "; a run stops above corpus.max_rejected" if total > 0.01 * read.rows else ""
-        sentences.append(f"{total:,} of the first {read.rows:,} rows cannot be read: {reasons}{stop}")
+        sentences.append(
+            f"{total:,} of the first {read.rows:,} rows cannot be read: {reasons}{stop}"
+        )
     if read.rejected["wrong encoding"]:
         sentences.append(f"the file is not UTF-8; convert it, e.g. `{LATIN}`")
     sentences += _of_events(read)
@@ -41,8 +43,10 @@ def _of_columns(found: Draft, looked: Look, guess: Guess) -> list[str]:
             f"values repeat as those of a {role} do"
         )
     if "time" not in columns:
-        what = f"the column {columns['order']!r} orders them" if "order" in columns else (
-            "the rows are taken in the order of the file"
+        what = (
+            f"the column {columns['order']!r} orders them"
+            if "order" in columns
+            else ("the rows are taken in the order of the file")
         )
         sentences.append(f"no column holds times; {what}")
     if len(guess.dates) > 1:
@@ -110,5 +114,7 @@ def _of_events(read: Preview) -> list[str]:
         )
     untitled = sum(item not in read.titles for _, item, *_ in read.events)
     if untitled:
-        sentences.append(f"{untitled:,} of {len(read.events):,} events are on items without a title")
+        sentences.append(
+            f"{untitled:,} of {len(read.events):,} events are on items without a title"
+        )
     return sentences

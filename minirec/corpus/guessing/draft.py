@@ -98,7 +98,8 @@ def _folder(source: str, path: str) -> Draft:
     best = rated.index(max(rated))
     found = _interactions(looks[best], guesses[best])
     same = [
-        one for one in looks
+        one
+        for one in looks
         if one.names == looks[best].names and one.separator == looks[best].separator
     ]
     rest = [(o, g) for o, g in zip(looks, guesses, strict=True) if o not in same]
