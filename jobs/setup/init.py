@@ -13,6 +13,7 @@ from minirec.config.reading import of_text
 from minirec.corpus.files.times import moment
 from minirec.corpus.guessing.doubts import doubts
 from minirec.corpus.guessing.draft import Draft, draft
+from minirec.corpus.guessing.looking import shown
 from minirec.corpus.guessing.preview import Preview, preview
 from minirec.corpus.guessing.writing import written
 from minirec.errors import ConfigError
@@ -64,6 +65,6 @@ def _show(found: Draft, read: Preview) -> None:
     table = Table("user", "time", "item", "title", "rating", title="The first events")
     for user, item, time, rating in read.events[:SHOWN_ROWS]:
         when = "" if time is None else moment(time)
-        cells = (user, when, item, read.titles.get(item, ""), f"{rating:g}")
+        cells = (user, when, item, shown(read.titles.get(item, "")), f"{rating:g}")
         table.add_row(*map(Text, cells))
     console.print(table)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from minirec.corpus.guessing import words
@@ -93,8 +94,10 @@ def guess(looked: Look) -> Guess:
     )
 
 
-def _ranked(role: str, values: dict[str, list[str]], content) -> list[str]:  # type: ignore[no-untyped-def]
-    """Columns that may have a role, the likeliest first; `content` gives 0 for an impossible one."""
+def _ranked(
+    role: str, values: dict[str, list[str]], content: Callable[[str, list[str]], int]
+) -> list[str]:
+    """Columns that may have a role, the likeliest first; `content` is 0 for an impossible one."""
     scores = {}
     for name, found in values.items():
         by_name, by_values = words.named(name, role), content(name, found)

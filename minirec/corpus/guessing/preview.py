@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections import Counter
 from dataclasses import dataclass
 
@@ -62,12 +63,18 @@ def preview(corpus: CorpusConfig) -> Preview:
         settled = times.settle(seen.reading, ms, number)
         good = [(u, i, int(t), r) for (u, i, _, r), t in zip(good, settled.ms, strict=True)]
         notes = seen.notes()
+    good = [(_whole(user), _whole(item), time, rating) for user, item, time, rating in good]
     titles: dict[str, str] = {}
     for spec in located.items:
         for row in _rows(spec, MOST_ITEMS):
             if row["reason"] is None:
-                titles.setdefault(row["key"], row["title"])
+                titles.setdefault(_whole(row["key"]), row["title"])
     return Preview(located, good, titles, rows, rejected, notes)
+
+
+def _whole(text: str) -> str:
+    """``1`` for ``1.0``, as the reader makes ids of all files alike; see `minirec.corpus.ids`."""
+    return re.sub(r"^(-?[0-9]+)\.0+$", r"\1", text)
 
 
 def _rows(spec: FileSpec, most: int) -> list[dict]:

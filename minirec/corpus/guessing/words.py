@@ -4,39 +4,214 @@ from __future__ import annotations
 
 import re
 
-USER = (
-    "user customer client visitor session member reviewer account buyer person uid shopper guest "
-    "subscriber patient student reader listener player consumer household kunde kunden nutzer "
-    "benutzer besucher käufer konto"
-).split()
-ITEM = (
-    "item product parent asin sku article movie film book isbn track song goods good content video "
-    "recipe game artist business listing offer ad news document artikel produkt ware buch ean gtin "
-    "iid"
-).split()
-TIME = (
-    "time timestamp ts date datetime at when day datum zeit zeitpunkt tag created unixtime "
-    "zeitstempel uhrzeit"
-).split()
-TITLE = "title name titel bezeichnung label headline produktname artikelname".split()
-RATING = "rating rate stars star score bewertung sterne punkte overall".split()
-EVENT = "event action behavior behaviour type kind activity interaction ereignis aktion".split()
-TEXT = "description text beschreibung blurb summary genres genre features details".split()
-ORDER = "position order sequence seq step index rank reihenfolge".split()
-ID = "id nr no num number key code uuid hash nummer".split()
-OTHER = (
-    "price preis betrag amount cost quantity menge anzahl count brand marke category kategorie "
-    "color farbe gender age birth geburt email mail phone zip plz city ort country land address "
-    "adresse url image currency währung discount rabatt tax steuer store shop filiale vendor seller"
-).split()
+USER = [
+    "user",
+    "customer",
+    "client",
+    "visitor",
+    "session",
+    "member",
+    "reviewer",
+    "account",
+    "buyer",
+    "person",
+    "uid",
+    "shopper",
+    "guest",
+    "subscriber",
+    "patient",
+    "student",
+    "reader",
+    "listener",
+    "player",
+    "consumer",
+    "household",
+    "kunde",
+    "kunden",
+    "nutzer",
+    "benutzer",
+    "besucher",
+    "käufer",
+    "konto",
+]
+ITEM = [
+    "item",
+    "product",
+    "parent",
+    "asin",
+    "sku",
+    "article",
+    "movie",
+    "film",
+    "book",
+    "isbn",
+    "track",
+    "song",
+    "goods",
+    "good",
+    "content",
+    "video",
+    "recipe",
+    "game",
+    "artist",
+    "business",
+    "listing",
+    "offer",
+    "ad",
+    "news",
+    "document",
+    "artikel",
+    "produkt",
+    "ware",
+    "buch",
+    "ean",
+    "gtin",
+    "iid",
+]
+TIME = [
+    "time",
+    "timestamp",
+    "ts",
+    "date",
+    "datetime",
+    "at",
+    "when",
+    "day",
+    "datum",
+    "zeit",
+    "zeitpunkt",
+    "tag",
+    "created",
+    "unixtime",
+    "zeitstempel",
+    "uhrzeit",
+]
+TITLE = ["title", "name", "titel", "bezeichnung", "label", "headline", "produktname", "artikelname"]
+RATING = ["rating", "rate", "stars", "star", "score", "bewertung", "sterne", "punkte", "overall"]
+EVENT = [
+    "event",
+    "action",
+    "behavior",
+    "behaviour",
+    "type",
+    "kind",
+    "activity",
+    "interaction",
+    "ereignis",
+    "aktion",
+]
+TEXT = [
+    "description",
+    "text",
+    "beschreibung",
+    "blurb",
+    "summary",
+    "genres",
+    "genre",
+    "features",
+    "details",
+]
+ORDER = ["position", "order", "sequence", "seq", "step", "index", "rank", "reihenfolge"]
+ID = ["id", "nr", "no", "num", "number", "key", "code", "uuid", "hash", "nummer"]
+OTHER = [
+    "price",
+    "preis",
+    "betrag",
+    "amount",
+    "cost",
+    "quantity",
+    "menge",
+    "anzahl",
+    "count",
+    "brand",
+    "marke",
+    "category",
+    "kategorie",
+    "color",
+    "farbe",
+    "gender",
+    "age",
+    "birth",
+    "geburt",
+    "email",
+    "mail",
+    "phone",
+    "zip",
+    "plz",
+    "city",
+    "ort",
+    "country",
+    "land",
+    "address",
+    "adresse",
+    "url",
+    "image",
+    "currency",
+    "währung",
+    "discount",
+    "rabatt",
+    "tax",
+    "steuer",
+    "store",
+    "shop",
+    "filiale",
+    "vendor",
+    "seller",
+]
 """Words of columns that are none of the roles."""
 
-DROPPED = "view click impression pageview page detail search ansicht klick aufruf seen".split()
-UNDONE = "remove return refund cancel delete unlike dislike storno retoure skip".split()
-MIDDLE = "cart basket wish fav favorite favourite like save add warenkorb merkliste".split()
-BOUGHT = (
-    "purchase buy bought order transaction sale checkout pay paid conversion kauf bestellung"
-).split()
+DROPPED = [
+    "view",
+    "click",
+    "impression",
+    "pageview",
+    "page",
+    "detail",
+    "search",
+    "ansicht",
+    "klick",
+    "aufruf",
+    "seen",
+]
+UNDONE = [
+    "remove",
+    "return",
+    "refund",
+    "cancel",
+    "delete",
+    "unlike",
+    "dislike",
+    "storno",
+    "retoure",
+    "skip",
+]
+MIDDLE = [
+    "cart",
+    "basket",
+    "wish",
+    "fav",
+    "favorite",
+    "favourite",
+    "like",
+    "save",
+    "add",
+    "warenkorb",
+    "merkliste",
+]
+BOUGHT = [
+    "purchase",
+    "buy",
+    "bought",
+    "order",
+    "transaction",
+    "sale",
+    "checkout",
+    "pay",
+    "paid",
+    "conversion",
+    "kauf",
+    "bestellung",
+]
 
 
 def words(name: str) -> list[str]:
@@ -67,7 +242,9 @@ def named(name: str, role: str) -> int:
             return 0
         if among(last, TIME) and not among(last, USER + ITEM):
             return 0
-        return 10 - 3 * others - (0 if key or len(found) == 1 else 2)
+        # Amazon's reviews name the variant, asin, and the product, parent_asin.
+        sure = key or len(found) == 1
+        return 10 - 3 * others - (0 if sure else 2) + 3 * ("parent" in found)
     if role == "title":
         if not titled or user or other or key:
             return 0
