@@ -11,18 +11,9 @@ from minirec.corpus.files import times
 from minirec.corpus.notation import Notation
 from minirec.corpus.weights import read_number
 
-DAYS = [
-    "%d.%m.%Y",
-    "%d.%m.%y",
-    "%d/%m/%Y",
-    "%m/%d/%Y",
-    "%d-%m-%Y",
-    "%m-%d-%Y",
-    "%Y/%m/%d",
-    "%Y.%m.%d",
-    "%d/%m/%y",
-    "%m/%d/%y",
-] + ["%d %b %Y", "%d. %b %Y", "%b %d, %Y", "%d %B %Y", "%B %d, %Y", "%d-%b-%Y"]
+NUMBERS = ["%d.%m.%Y", "%d.%m.%y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m-%d-%Y"]
+NUMBERS += ["%Y/%m/%d", "%Y.%m.%d", "%d/%m/%y", "%m/%d/%y"]
+DAYS = [*NUMBERS, "%d %b %Y", "%d. %b %Y", "%b %d, %Y", "%d %B %Y", "%B %d, %Y", "%d-%b-%Y"]
 CLOCKS = ["", " %H:%M", " %H:%M:%S", ", %H:%M", ", %H:%M:%S", " %I:%M %p", " %I:%M:%S %p"]
 CLOCKS += ["T%H:%M:%S", " %H:%M:%S.%f", " %H:%M Uhr"]
 FORMATS = tuple("".join(pair) for pair in itertools.product(DAYS, CLOCKS))

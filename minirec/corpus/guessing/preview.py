@@ -16,6 +16,7 @@ from minirec.corpus.files.parse import parse_rows
 from minirec.corpus.files.rows import read_rows
 from minirec.corpus.files.sources import Located, locate
 from minirec.corpus.files.spec import FileSpec
+from minirec.corpus.ids import WHOLE
 
 MOST_EVENTS, MOST_ITEMS = 20_000, 100_000
 
@@ -74,7 +75,7 @@ def preview(corpus: CorpusConfig) -> Preview:
 
 def _whole(text: str) -> str:
     """``1`` for ``1.0``, as the reader makes ids of all files alike; see `minirec.corpus.ids`."""
-    return re.sub(r"^(-?[0-9]+)\.0+$", r"\1", text)
+    return re.sub(WHOLE, r"\1", text)
 
 
 def _rows(spec: FileSpec, most: int) -> list[dict]:

@@ -4,214 +4,44 @@ from __future__ import annotations
 
 import re
 
-USER = [
-    "user",
-    "customer",
-    "client",
-    "visitor",
-    "session",
-    "member",
-    "reviewer",
-    "account",
-    "buyer",
-    "person",
-    "uid",
-    "shopper",
-    "guest",
-    "subscriber",
-    "patient",
-    "student",
-    "reader",
-    "listener",
-    "player",
-    "consumer",
-    "household",
-    "kunde",
-    "kunden",
-    "nutzer",
-    "benutzer",
-    "besucher",
-    "käufer",
-    "konto",
-]
-ITEM = [
-    "item",
-    "product",
-    "parent",
-    "asin",
-    "sku",
-    "article",
-    "movie",
-    "film",
-    "book",
-    "isbn",
-    "track",
-    "song",
-    "goods",
-    "good",
-    "content",
-    "video",
-    "recipe",
-    "game",
-    "artist",
-    "business",
-    "listing",
-    "offer",
-    "ad",
-    "news",
-    "document",
-    "artikel",
-    "produkt",
-    "ware",
-    "buch",
-    "ean",
-    "gtin",
-    "iid",
-]
-TIME = [
-    "time",
-    "timestamp",
-    "ts",
-    "date",
-    "datetime",
-    "at",
-    "when",
-    "day",
-    "datum",
-    "zeit",
-    "zeitpunkt",
-    "tag",
-    "created",
-    "unixtime",
-    "zeitstempel",
-    "uhrzeit",
-]
-TITLE = ["title", "name", "titel", "bezeichnung", "label", "headline", "produktname", "artikelname"]
-RATING = ["rating", "rate", "stars", "star", "score", "bewertung", "sterne", "punkte", "overall"]
-EVENT = [
-    "event",
-    "action",
-    "behavior",
-    "behaviour",
-    "type",
-    "kind",
-    "activity",
-    "interaction",
-    "ereignis",
-    "aktion",
-]
-TEXT = [
-    "description",
-    "text",
-    "beschreibung",
-    "blurb",
-    "summary",
-    "genres",
-    "genre",
-    "features",
-    "details",
-]
-ORDER = ["position", "order", "sequence", "seq", "step", "index", "rank", "reihenfolge"]
-ID = ["id", "nr", "no", "num", "number", "key", "code", "uuid", "hash", "nummer"]
-OTHER = [
-    "price",
-    "preis",
-    "betrag",
-    "amount",
-    "cost",
-    "quantity",
-    "menge",
-    "anzahl",
-    "count",
-    "brand",
-    "marke",
-    "category",
-    "kategorie",
-    "color",
-    "farbe",
-    "gender",
-    "age",
-    "birth",
-    "geburt",
-    "email",
-    "mail",
-    "phone",
-    "zip",
-    "plz",
-    "city",
-    "ort",
-    "country",
-    "land",
-    "address",
-    "adresse",
-    "url",
-    "image",
-    "currency",
-    "währung",
-    "discount",
-    "rabatt",
-    "tax",
-    "steuer",
-    "store",
-    "shop",
-    "filiale",
-    "vendor",
-    "seller",
-]
+
+def _split(words: str) -> list[str]:
+    return words.split()
+
+
+USER = _split(
+    "user customer client visitor session member reviewer account buyer person uid shopper guest "
+    "subscriber patient student reader listener player consumer household kunde kunden nutzer "
+    "benutzer besucher käufer konto"
+)
+ITEM = _split(
+    "item product parent asin sku article movie film book isbn track song goods good content video "
+    "recipe game artist business listing offer ad news document artikel produkt ware buch ean gtin "
+    "iid"
+)
+TIME = _split(
+    "time timestamp ts date datetime at when day datum zeit zeitpunkt tag created unixtime "
+    "zeitstempel uhrzeit"
+)
+TITLE = _split("title name titel bezeichnung label headline produktname artikelname")
+RATING = _split("rating rate stars star score bewertung sterne punkte overall")
+EVENT = _split("event action behavior behaviour type kind activity interaction ereignis aktion")
+TEXT = _split("description text beschreibung blurb summary genres genre features details")
+ORDER = _split("position order sequence seq step index rank reihenfolge")
+ID = _split("id nr no num number key code uuid hash nummer")
+OTHER = _split(
+    "price preis betrag amount cost quantity menge anzahl count brand marke category kategorie "
+    "color farbe gender age birth geburt email mail phone zip plz city ort country land address "
+    "adresse url image currency währung discount rabatt tax steuer store shop filiale vendor seller"
+)
 """Words of columns that are none of the roles."""
 
-DROPPED = [
-    "view",
-    "click",
-    "impression",
-    "pageview",
-    "page",
-    "detail",
-    "search",
-    "ansicht",
-    "klick",
-    "aufruf",
-    "seen",
-]
-UNDONE = [
-    "remove",
-    "return",
-    "refund",
-    "cancel",
-    "delete",
-    "unlike",
-    "dislike",
-    "storno",
-    "retoure",
-    "skip",
-]
-MIDDLE = [
-    "cart",
-    "basket",
-    "wish",
-    "fav",
-    "favorite",
-    "favourite",
-    "like",
-    "save",
-    "add",
-    "warenkorb",
-    "merkliste",
-]
-BOUGHT = [
-    "purchase",
-    "buy",
-    "bought",
-    "order",
-    "transaction",
-    "sale",
-    "checkout",
-    "pay",
-    "paid",
-    "conversion",
-    "kauf",
-    "bestellung",
-]
+DROPPED = _split("view click impression pageview page detail search ansicht klick aufruf seen")
+UNDONE = _split("remove return refund cancel delete unlike dislike storno retoure skip")
+MIDDLE = _split("cart basket wish fav favorite favourite like save add warenkorb merkliste")
+BOUGHT = _split(
+    "purchase buy bought order transaction sale checkout pay paid conversion kauf bestellung"
+)
 
 
 def words(name: str) -> list[str]:

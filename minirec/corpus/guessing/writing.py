@@ -61,8 +61,8 @@ def written(found: Draft, *, run_dir: str, name: str) -> str:
         "corpus:",
         *(f"  {line}" for line in _corpus(found)),
         *_weights(found.guess),
-        "# The tiny model needs no GPU and shows that all works. A real one, in a hub or a folder:",
-        "#   model: {name: Qwen/Qwen2.5-0.5B-Instruct, max_prompt_tokens: 512, max_item_tokens: 48}",
+        "# The tiny model needs no GPU and shows that all works. A real one, from the hub:",
+        "# model: {name: Qwen/Qwen2.5-0.5B-Instruct, max_prompt_tokens: 512, max_item_tokens: 48}",
         "# with rollout, training and resources as in configs/qwen2.5-0.5b.yaml; docs/models.md.",
         f"model: {{name: demo, max_prompt_tokens: {prompt}, max_item_tokens: {tokens}, "
         f"demo: {{vocabulary: 1500, warmup_steps: 100}}}}",
