@@ -39,8 +39,8 @@ def _of_columns(found: Draft, looked: Look, guess: Guess) -> list[str]:
     columns, sentences = guess.columns, []
     for role in guess.unnamed:
         sentences.append(
-            f"the name of the column {columns[role]!r} does not say that it is the {role}; its "
-            f"values repeat as those of a {role} do"
+            f"the name of the column {columns[role]!r} does not say that it is the {role}; it "
+            f"was taken for its values, which repeat"
         )
     if "time" not in columns:
         what = (

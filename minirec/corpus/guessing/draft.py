@@ -9,8 +9,18 @@ from pathlib import Path
 
 from minirec.config.corpus import CorpusConfig
 from minirec.corpus.files import saved
-from minirec.corpus.files.finding import PATTERN, TABLES, Table, chosen, is_table, listed
+from minirec.corpus.files.finding import (
+    PATTERN,
+    TABLES,
+    Table,
+    chosen,
+    format_of,
+    is_table,
+    listed,
+    partition,
+)
 from minirec.corpus.files.sources import EVENTS_NAMES, locate
+from minirec.corpus.files.spec import read_header
 from minirec.corpus.guessing.guesses import Guess, guess
 from minirec.corpus.guessing.looking import Look, look
 from minirec.corpus.guessing.notations import is_text
@@ -121,6 +131,7 @@ def _interactions(looked: Look, found: Guess) -> Guess:
     """The guess; raises `CorpusError` if there is no user or no item."""
     missing = [role for role in ("user", "item") if role not in found.columns]
     if not missing:
+        _check_files(looked, found)
         return found
     names = ", ".join(looked.names[:20])
     lists = f" ({', '.join(looked.lists[:3])} holds lists)" if looked.lists else ""
@@ -129,6 +140,19 @@ def _interactions(looked: Look, found: Guess) -> Guess:
         f"columns are {names}{lists}; give a table with one event in each row, and name its "
         f"columns user and item, or write corpus.columns yourself (docs/corpus.md)"
     )
+
+
+def _check_files(looked: Look, found: Guess) -> None:
+    """Refuse files of a pattern or folder that are not parts of one table."""
+    for file in looked.table.files:
+        format = format_of(file)
+        header = read_header(file, format=format, separator=looked.separator)
+        lacking = set(found.columns.values()) - {*header, *partition(file)}
+        if lacking and format != "jsonl":
+            raise CorpusError(
+                f"{file} has no column {min(lacking)!r}, which another file of {looked.table.path} "
+                f"has; give files with the same columns"
+            )
 
 
 def _beside(table: Table, looked: Look, found: Guess) -> Catalogue | None:
