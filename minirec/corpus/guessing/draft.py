@@ -102,7 +102,9 @@ def _folder(source: str, path: str) -> Draft:
             f"{Path(path).absolute()} holds no table; give a folder with CSV, TSV, JSONL, Parquet "
             f"or Arrow files"
         )
-    looks = [look(table) for table in tables[:MOST_TABLES]]
+    looks, errors = _readable(tables[:MOST_TABLES])
+    if not looks:
+        raise errors[0]
     guesses = [guess(one) for one in looks]
     rated = [_fitness(one, found) for one, found in zip(looks, guesses, strict=True)]
     best = rated.index(max(rated))
@@ -118,6 +120,17 @@ def _folder(source: str, path: str) -> Draft:
     all_events = source == "datasets" and len(same) == len(tables)
     names = () if all_events else tuple(_relative(one.table, path) for one in same)
     return Draft(source, path, names, looks[best], found, catalogue)
+
+
+def _readable(tables: list[Table]) -> tuple[list[Look], list[CorpusError]]:
+    """The tables of a folder that can be read, and the errors of the others."""
+    looks, errors = [], []
+    for table in tables:
+        try:
+            looks.append(look(table))
+        except CorpusError as error:
+            errors.append(error)
+    return looks, errors
 
 
 def _fitness(looked: Look, found: Guess) -> tuple[bool, int, bool, int]:
@@ -158,13 +171,8 @@ def _check_files(looked: Look, found: Guess) -> None:
 def _beside(table: Table, looked: Look, found: Guess) -> Catalogue | None:
     """A table with titles in the folder of a file."""
     folder = table.path.parent
-    for other in listed(str(folder), TABLES)[:MOST_TABLES]:
-        if set(other.files) & set(table.files):
-            continue
-        try:
-            one = look(other)
-        except CorpusError:
-            continue
+    others = [one for one in listed(str(folder), TABLES) if not {*one.files} & {*table.files}]
+    for one in _readable(others[:MOST_TABLES])[0]:
         if catalogue := _catalogue(one, guess(one), looked, found):
             return catalogue
     return None

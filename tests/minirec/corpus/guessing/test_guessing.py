@@ -159,6 +159,7 @@ def test_a_folder_with_a_catalogue(tmp_path):
         "user,item,time\n" + "".join(f"u{n % 3},{n % 4},{1_700_000_000 + n}\n" for n in range(12))
     )
     (tmp_path / "goods.csv").write_text("id,label\n" + "".join(f"{n},Lamp {n}\n" for n in range(4)))
+    (tmp_path / "broken.json").write_text("[]")  # other files do not matter
     corpus = of_text(config_of(tmp_path)).corpus
     assert (corpus.ratings, corpus.metadata) == ("events.csv", "goods.csv")
     assert len(read(**corpus.model_dump()).named_events) == 12
@@ -248,3 +249,16 @@ def test_missing_and_empty(tmp_path):
     (tmp_path / "a.csv").write_text("user,item\n")
     with pytest.raises(CorpusError, match="no row that can be read"):
         draft(str(tmp_path / "a.csv"))
+
+
+def test_files_of_a_pattern_must_be_one_table(tmp_path):
+    (tmp_path / "a1.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "a2.csv").write_text("user,item,time\nu,1,1700000000\n")
+    with pytest.raises(CorpusError, match=r"a1.csv has no column 'item', which another file"):
+        draft(str(tmp_path / "a*.csv"))
+
+
+def test_a_folder_without_a_readable_table_says_why(tmp_path):
+    (tmp_path / "a.json").write_text("[]")
+    with pytest.raises(CorpusError, match="holds a JSON array"):
+        draft(str(tmp_path))
