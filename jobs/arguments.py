@@ -82,7 +82,22 @@ def parser() -> argparse.ArgumentParser:
     _add(which, "--common", action="store_true", help=text)
     _submit_arguments(command("submit", "send a command to a Ray cluster as a job"))
     _handover_commands(command)
+    _setup_commands(command)
     return top
+
+
+def _setup_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """The commands `init` and `doctor`."""
+    one = command("init", "look at your files, show how they are read, and write a config for them")
+    text = "CSV, TSV, JSONL, Parquet or Arrow file, a folder or a pattern of such files, or a "
+    text += "folder that save_to_disk wrote"
+    _add(one, "file", type=_path, metavar="FILE", help=text)
+    text = "config to write (default config.yaml)"
+    _add(one, "--out", type=_path, default="config.yaml", metavar="FILE", help=text)
+    _add(one, "--overwrite", action="store_true", help="replace the config")
+    one = command("doctor", "say what of installation, GPU, disk, memory and Ray works")
+    text = "folder in which runs are kept (default runs)"
+    _add(one, "--runs", type=_path, default="runs", metavar="DIR", help=text)
 
 
 def _submit_arguments(one: argparse.ArgumentParser) -> None:

@@ -275,6 +275,18 @@ def _serve(a: Arguments) -> None:
     serve(a.run, analysis=not a.no_analysis, **place)
 
 
+def _init(a: Arguments) -> None:
+    from jobs.setup.init import init
+
+    init(str(_file("FILE", a.file)), _file("--out", a.out), overwrite=a.overwrite)
+
+
+def _doctor(a: Arguments) -> int:
+    from jobs.setup.doctor import doctor
+
+    return doctor(_file("--runs", a.runs))
+
+
 COMMANDS = {
     "select": _select,  # of a run, or of a table of features
     **dict.fromkeys(TRIALS, _trials),
@@ -285,6 +297,8 @@ COMMANDS = {
     "recommend": _recommend,
     "refresh": _refresh,
     "serve": _serve,
+    "init": _init,
+    "doctor": _doctor,
 }
 """The functions of commands. `run` and the commands of stages are in none: `_run` serves them."""
 

@@ -65,6 +65,14 @@ class CorpusConfig(Section):
     """What becomes of each type of event, {type: use}, for example {view: drop, cart: 3, purchase:
     keep}. drop leaves such events out, keep keeps them, and a number is their rating, whatever the
     rating column holds. corpus.columns.event names the column with the types."""
+    separator: str = ","
+    """Character between the fields of .csv files. Shops that write decimal commas often use a
+    semicolon."""
+    decimal_comma: bool = False
+    """Whether numbers are written with a decimal comma, such as 1.234,56."""
+    dates: str | None = None
+    """How dates are written, as Python's strptime takes it, e.g. '%d.%m.%Y %H:%M' for 31.12.2024
+    14:05. null reads ISO 8601, such as 2024-12-31 14:05, and numbers."""
     category: str | None = None
     """Name of the domain for the prompts; null takes it from the files."""
     appended: list[PathText] = Field(default_factory=list)
@@ -117,6 +125,32 @@ class CorpusConfig(Section):
             return day if day is None else datetime.strptime(day, "%Y-%m-%d").date().isoformat()
         except (TypeError, ValueError):
             raise ValueError(f"{day!r} is not a date; write YYYY-MM-DD") from None
+
+    @field_validator("separator")
+    @classmethod
+    def _one_character(cls, separator: str) -> str:
+        plain = len(separator) == 1 and separator.isascii() and not separator.isalnum()
+        if plain and separator not in '\r\n".-':
+            return separator
+        raise ValueError(f"{separator!r} cannot separate fields; write one character, e.g. ';'")
+
+    @field_validator("dates")
+    @classmethod
+    def _format(cls, dates: str | None) -> str | None:
+        # A day that the format cannot show in full is read as another day, or not at all.
+        try:
+            last = datetime(2024, 12, 31)
+            if (
+                dates is None
+                or datetime.strptime(last.strftime(dates), dates).date() == last.date()
+            ):
+                return dates
+        except ValueError:
+            pass
+        raise ValueError(
+            f"{dates!r} is not a format with year, month and day; write e.g. '%d.%m.%Y' for "
+            f"31.12.2024, or '%m/%d/%Y %H:%M'"
+        )
 
     @field_validator("ratings", "metadata", mode="before")
     @classmethod
@@ -176,7 +210,8 @@ class CorpusConfig(Section):
             raise ValueError(
                 f"events drops every type ({', '.join(self.events)}); keep one, or give it a rating"
             )
-        files = ("path", "ratings", "metadata", "columns", "events", "download", "appended")
+        files = ["path", "ratings", "metadata", "columns", "events", "decimal_comma", "dates"]
+        files += ["download", "appended"]
         given = [name for name in files if getattr(self, name)]
         if self.source == "demo" and given:
             raise ValueError(

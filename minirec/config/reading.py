@@ -48,6 +48,12 @@ def load(path: str | Path | None = None, overrides: list[str] | None = None) -> 
     return _validated(_merge(preset_values(given.get("preset", "minirec")), given))
 
 
+def of_text(text: str) -> Config:
+    """The config of a YAML text; raises `ConfigError` as `load`."""
+    given = yaml.safe_load(text)
+    return _validated(_merge(preset_values(given.get("preset", "minirec")), given))
+
+
 def _validated(tree: dict[str, Any]) -> Config:
     try:
         return Config.model_validate(tree)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from minirec.corpus.notation import PLAIN, Notation
 from minirec.errors import ArtifactError, CorpusError
 from minirec.store.files import read_json
 from minirec.store.tables import read_table
@@ -32,26 +33,27 @@ _CURRENCY = re.compile(r"^([+-]?)\s*(?:[A-Z]{3}|[^\W\d_]{0,2}\$|[€£¥₹₩])
 _CURRENCY_AFTER = re.compile(r"\s*(?:[A-Z]{3}|[$€£¥₹₩])$")
 
 
-def read_number(value: Any) -> float | None:
+def read_number(value: Any, notation: Notation = PLAIN) -> float | None:
     """The number that a value of a file says, or None.
 
     Read are numbers, and texts such as ``12.99``, ``$12.99``, ``-3``, ``1,299.00``, ``1e3``,
-    ``EUR 5`` and ``5 €``. A comma separates thousands only, so ``12,99`` is not read. None stands
-    for everything else: an empty text, words, a range of prices, NaN, infinity, true or false, and
-    a size of `LARGEST` or more.
+    ``EUR 5`` and ``5 €``. A comma separates thousands only, so ``12,99`` is not read, unless the
+    notation has decimal commas. None stands for everything else: an empty text, words, a range of
+    prices, NaN, infinity, true or false, and a size of `LARGEST` or more.
     """
     if isinstance(value, bool) or not isinstance(value, (str, int, float, Decimal)):
         return None
     try:
-        number = _of_text(value) if isinstance(value, str) else float(value)
+        number = _of_text(value, notation) if isinstance(value, str) else float(value)
     except (OverflowError, ValueError):  # a number that float64 cannot hold
         return None
     return number if number is not None and abs(number) < LARGEST else None
 
 
-def _of_text(text: str) -> float | None:
+def _of_text(text: str, notation: Notation) -> float | None:
     text = _CURRENCY.sub(r"\1", text.strip(), count=1)
     text = _CURRENCY_AFTER.sub("", text, count=1)
+    text = notation.number(text)
     return float(text.replace(",", "")) if _NUMBER.fullmatch(text) else None
 
 

@@ -26,8 +26,11 @@ WITH_RANDOM_ACCESS = b"ARROW1"
 
 
 def column_names(path: Path, format: Binary) -> tuple[str, ...]:
-    """The columns of a file in order; raises `CorpusError` if the file is not of this format."""
-    return tuple(_opened(path, format)[0].names)
+    """The columns of a file in order; raises `CorpusError` if the file is not of this format.
+
+    The field ``b`` of the struct ``a`` is the column ``a.b``, right after ``a``.
+    """
+    return _paths(_opened(path, format)[0])
 
 
 def content(path: Path, format: Binary, columns: Collection[str]) -> tuple[int, int]:
@@ -40,7 +43,7 @@ def content(path: Path, format: Binary, columns: Collection[str]) -> tuple[int, 
     schema, file = _opened(path, format)
     if not isinstance(file, pq.ParquetFile):
         sizes = [
-            (batch.num_rows, batch.select(_present(schema, columns)).nbytes)
+            (batch.num_rows, batch.select(_tops(schema, columns)).nbytes)
             for batch in _batches(file)
         ]
         return sum(rows for rows, _ in sizes), sum(size for _, size in sizes)
@@ -49,7 +52,7 @@ def content(path: Path, format: Binary, columns: Collection[str]) -> tuple[int, 
         of_group = file.metadata.row_group(group)
         for place in range(of_group.num_columns):
             column = of_group.column(place)
-            if column.path_in_schema.split(".")[0] in columns:
+            if any(f"{column.path_in_schema}.".startswith(f"{name}.") for name in columns):
                 size += column.total_uncompressed_size
     return file.metadata.num_rows, size
 
@@ -80,8 +83,9 @@ def record_batches(
     """
     schema, file = _opened(path, format)
     names = _present(schema, columns)
+    tops = {name: _top(schema, name) for name in names}
     labels = {name: words for name, words in _labels(schema).items() if name in names}
-    place, batches = _from(file, names, rows, start, stop)
+    place, batches = _from(file, list(dict.fromkeys(tops.values())), rows, start, stop)
     for batch in batches:
         end = place + batch.num_rows if stop is None else stop
         part = batch[max(0, start - place) : max(0, end - place)]
@@ -90,7 +94,7 @@ def record_batches(
             if stop is not None and place >= stop:
                 return
             continue
-        part = _readable(part)
+        part = _readable(_flat(part, tops))
         for name, words in labels.items():
             part = _with_names(part, name, words)
         yield part
@@ -111,7 +115,50 @@ def _from(
 
 
 def _present(schema: pa.Schema, columns: Collection[str]) -> list[str]:
-    return [name for name in schema.names if name in columns]
+    return [name for name in _paths(schema) if name in columns]
+
+
+def _paths(schema: pa.Schema) -> tuple[str, ...]:
+    """The columns, each followed by the fields of its struct with a dot between."""
+    found: dict[str, None] = {}
+
+    def add(field: pa.Field, above: str) -> None:
+        found[above + field.name] = None
+        for inner in field.type.fields if pa.types.is_struct(field.type) else ():
+            add(inner, f"{above}{field.name}.")
+
+    for field in schema:
+        add(field, "")
+    return tuple(found)
+
+
+def _tops(schema: pa.Schema, columns: Collection[str]) -> list[str]:
+    """The columns of the file that hold these columns, each once."""
+    names = _present(schema, columns)
+    return list(dict.fromkeys(_top(schema, name) for name in names))
+
+
+def _top(schema: pa.Schema, name: str) -> str:
+    """The column of the file that holds a column such as ``a.b``."""
+    tops = schema.names
+    parts = name.split(".")
+    known = (".".join(parts[:n]) for n in range(len(parts), 0, -1))
+    return next(one for one in known if one in tops)
+
+
+def _flat(batch: pa.RecordBatch, tops: dict[str, str]) -> pa.RecordBatch:
+    """The wanted columns; a field of a struct is a column, null where the struct is null."""
+    columns = []
+    for name, top in tops.items():
+        column = batch.column(top)
+        inner = name.removeprefix(top).removeprefix(".")
+        while inner:
+            names = [field.name for field in column.type.fields]
+            taken = next(n for n in names if f"{inner}.".startswith(f"{n}."))
+            column = pc.struct_field(column, [taken])
+            inner = inner.removeprefix(taken).removeprefix(".")
+        columns.append(column)
+    return pa.RecordBatch.from_arrays(columns, names=list(tops))
 
 
 def _readable(batch: pa.RecordBatch) -> pa.RecordBatch:

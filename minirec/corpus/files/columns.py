@@ -7,6 +7,7 @@ value.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -25,6 +26,7 @@ from minirec.corpus.files.parse import (
     read_time,
 )
 from minirec.corpus.files.rows import as_json
+from minirec.corpus.notation import PLAIN, Notation
 
 _DIGITS = r"^-?[0-9]{1,18}$"
 _DECIMAL = r"^[0-9]{1,30}(\.[0-9]{1,30})?$"
@@ -129,11 +131,11 @@ def texts(column: pa.Array, function: Callable[[Any], str]) -> pa.Array:
     return _others(column, pc.and_not(plain, null), function)
 
 
-def ratings(column: pa.Array, low: float, high: float) -> pa.Array:
+def ratings(column: pa.Array, low: float, high: float, notation: Notation = PLAIN) -> pa.Array:
     """Ratings within their range as float32; see `parse.read_rating`."""
 
     def within(value: Any) -> float | None:
-        number = read_rating(value)
+        number = read_rating(value, notation)
         return number if low <= number <= high else None
 
     if not (_is_float(column.type) or _types.is_integer(column.type)):
@@ -155,14 +157,14 @@ def orders(column: pa.Array) -> pa.Array:
     return distinct(column, read_order, pa.int64())
 
 
-def moments(column: pa.Array) -> tuple[pa.Array, pa.Array]:
+def moments(column: pa.Array, notation: Notation = PLAIN) -> tuple[pa.Array, pa.Array]:
     """Times in ms, int64, and the numbers as written, float64, null for a date.
 
     The first is null where the row parser has to decide; see `parse.read_time`.
     """
     if _types.is_timestamp(column.type) or _types.is_date(column.type):
         return _dates(column), pa.nulls(len(column), pa.float64())
-    if _is_text(column.type):
+    if _is_text(column.type) and not notation.own:
         number = _decimals(column)
     elif _is_float(column.type) or _types.is_integer(column.type):
         number = _numbers(column)
@@ -172,7 +174,8 @@ def moments(column: pa.Array) -> tuple[pa.Array, pa.Array]:
     if ok.all():
         return pa.array(ms), pa.array(number)
     rest = column.filter(pa.array(~ok))
-    both = distinct(rest, _moment, pa.struct([("ms", pa.int64()), ("number", pa.float64())]))
+    moment = functools.partial(_moment, notation)
+    both = distinct(rest, moment, pa.struct([("ms", pa.int64()), ("number", pa.float64())]))
     mask = pa.array(~ok)
     rest_ms, rest_number = both.flatten()
     return (
@@ -181,8 +184,8 @@ def moments(column: pa.Array) -> tuple[pa.Array, pa.Array]:
     )
 
 
-def _moment(value: Any) -> dict[str, Any]:
-    ms, number = read_time(value)
+def _moment(notation: Notation, value: Any) -> dict[str, Any]:
+    ms, number = read_time(value, notation)
     return {"ms": ms, "number": number}
 
 

@@ -185,7 +185,7 @@ def _matching(pattern: str, root: Path) -> Table | None:
         if path.is_file():
             format_of(path)
             files.add(path)
-        elif _is_table(path, FORMATS):
+        elif is_table(path, FORMATS):
             files |= {*_table(path).files}
     # .gz sorts last, so in reverse order the plain file replaces it.
     plain = {unpacked(str(file)): file for file in sorted(files, reverse=True)}
@@ -217,7 +217,7 @@ def listed(folder: str | None, endings: Collection[str]) -> list[Table]:
     # .gz sorts last, so in reverse order the plain file replaces it.
     for entry in reversed(list(_visible(path))):
         if entry.is_dir():
-            if _is_table(entry, endings):
+            if is_table(entry, endings):
                 found[entry.name] = _table(entry)
         elif ending(entry) in endings and not (PART.match(entry.name) and _is_empty(entry)):
             found[unpacked(entry.name)] = _table(entry)
@@ -254,8 +254,8 @@ def _is_visible(name: str) -> bool:
     return not name.startswith((".", "_")) and name not in DESCRIPTIONS
 
 
-def _is_table(folder: Path, endings: Collection[str]) -> bool:
-    """Whether the name of a folder, or files of parts in it, have one of the endings."""
+def is_table(folder: Path, endings: Collection[str]) -> bool:
+    """Whether a folder is one table: its name, or its files of parts, have one of the endings."""
     if ending(folder) in FORMATS:
         return ending(folder) in endings
     if saved.splits(folder):

@@ -20,6 +20,7 @@ import pyarrow as pa
 from minirec.corpus.files import quoting, times
 from minirec.corpus.files.event_types import DROPPED, UNLISTED
 from minirec.corpus.files.spec import FileSpec
+from minirec.corpus.notation import PLAIN, Notation
 from minirec.corpus.prompts import neutralise
 from minirec.corpus.weights import read_number
 
@@ -104,7 +105,7 @@ def parse_rows(rows: Iterable[quoting.Line], spec: FileSpec) -> pa.Table:
             parsed.append((*([None] * len(names)), line, UNREADABLE, raw.decode()))
             continue
         try:
-            fields = _fields(raw, spec)
+            fields = row_values(raw, spec)
             fields = spec.partition | fields if spec.partition else fields
             parsed.append((*read(fields, spec), line, None, None))
         except Malformed as reason:
@@ -128,8 +129,8 @@ def beginning(raw: bytes) -> str:
     return raw[: 4 * TEXT_SHOWN].decode("utf-8", errors="replace")[:TEXT_SHOWN]
 
 
-def _fields(raw: bytes, spec: FileSpec) -> dict[str, Any]:
-    """The values of a row by column."""
+def row_values(raw: bytes, spec: FileSpec) -> dict[str, Any]:
+    """The values of a row by column; raises `Malformed`."""
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
@@ -141,12 +142,24 @@ def _fields(raw: bytes, spec: FileSpec) -> dict[str, Any]:
             row = None
         if not isinstance(row, dict):
             raise Malformed("broken JSON")
-        return row
+        return row if spec.binary else row | _inner(row, spec)
     try:
         values = quoting.split(text, spec.delimiter, len(spec.header), quoted=spec.quoted)
     except quoting.BadRow as error:
         raise Malformed(str(error)) from None
     return dict(zip(spec.header, values, strict=True))
+
+
+def _inner(row: dict[str, Any], spec: FileSpec) -> dict[str, Any]:
+    """The values of objects in a row that are read as columns such as ``a.b``."""
+    found = {}
+    for name in spec.columns.values():
+        if "." in name and name not in row:
+            value: Any = row
+            for key in name.split("."):
+                value = value.get(key) if isinstance(value, dict) else None
+            found[name] = value
+    return found
 
 
 def _event(row: dict[str, Any], spec: FileSpec) -> tuple[str, str, float, int, float | None]:
@@ -157,7 +170,8 @@ def _event(row: dict[str, Any], spec: FileSpec) -> tuple[str, str, float, int, f
     low, high = spec.rating_range
     if rating is None:
         # Clicks or purchases have no ratings: each event counts as the highest rating.
-        rating = read_rating(row.get(columns["rating"])) if "rating" in columns else high
+        value = row.get(columns["rating"]) if "rating" in columns else high
+        rating = read_rating(value, spec.notation)
     if not low <= rating <= high:
         raise Malformed(OUTSIDE, rating=rating)
     return user, item, rating, *_when(row, spec)
@@ -188,15 +202,15 @@ def _when(row: dict[str, Any], spec: FileSpec) -> tuple[int, float | None]:
         return read_order(row.get(spec.columns["order"])), None
     if "time" not in spec.columns:
         return 0, None
-    return read_time(row.get(spec.columns["time"]))
+    return read_time(row.get(spec.columns["time"]), spec.notation)
 
 
-def read_time(time: Any) -> tuple[int, float | None]:
+def read_time(time: Any, notation: Notation = PLAIN) -> tuple[int, float | None]:
     """A time in ms and the number as written; raises `Malformed`."""
     if time is None or isinstance(time, (bool, list, dict)):
         raise Malformed(_kind("time", time) or "bad date")
     try:
-        return times.read(time)
+        return times.read(time, notation)
     except ValueError:
         raise Malformed("bad date") from None
 
@@ -227,7 +241,9 @@ def _item(row: dict[str, Any], spec: FileSpec) -> tuple[str, str, str, str | Non
     if "genres" in shown:
         parts[0] = bars_to_commas(parts[0])
     category = read_text(row.get(columns["category"])) if "category" in columns else ""
-    weight = read_number(row.get(columns["weight"])) if "weight" in columns else None
+    weight = None
+    if "weight" in columns:
+        weight = read_number(row.get(columns["weight"]), spec.notation)
     return key, title, " ".join(p for p in parts if p), category or None, weight
 
 
@@ -301,9 +317,9 @@ def _encodable(text: str) -> str:
     return " ".join(text.split())
 
 
-def read_rating(value: Any) -> float:
+def read_rating(value: Any, notation: Notation = PLAIN) -> float:
     try:
-        number = math.nan if isinstance(value, bool) else float(value)
+        number = math.nan if isinstance(value, bool) else float(notation.number(value))
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):

@@ -21,6 +21,7 @@ from minirec.corpus.files.parse import (
     shows_nothing,
 )
 from minirec.corpus.files.spec import FileSpec
+from minirec.corpus.notation import Notation
 from minirec.corpus.weights import read_number
 
 Columns = dict[str, pa.Array]
@@ -57,7 +58,7 @@ def _events(table: Columns, spec: FileSpec, n: int) -> tuple[list[pa.Array], np.
     user = columns.identifiers(of["user"], "missing user")
     item = columns.identifiers(of["item"], "missing item")
     if "rating" in of:
-        rating = columns.ratings(of["rating"], low, high)
+        rating = columns.ratings(of["rating"], low, high, spec.notation)
     else:
         rating = pa.array(np.full(n, high, np.float32))
     if use is not None:
@@ -66,7 +67,7 @@ def _events(table: Columns, spec: FileSpec, n: int) -> tuple[list[pa.Array], np.
     if "order" in of:
         time = columns.orders(of["order"])
     elif "time" in of:
-        time, number = columns.moments(of["time"])
+        time, number = columns.moments(of["time"], spec.notation)
     else:
         time = pa.array(np.zeros(n, np.int64))
     return [user, item, rating, time, number], _valid(user, item, rating, time)
@@ -106,7 +107,8 @@ def _items(table: Columns, spec: FileSpec, n: int) -> tuple[list[pa.Array], np.n
         ok &= _valid(category)
         category = _without(category, "")
     if "weight" in of:
-        weight = columns.distinct(of["weight"], _weight, pa.float64())
+        read = functools.partial(_weight, spec.notation)
+        weight = columns.distinct(of["weight"], read, pa.float64())
         ok &= _valid(weight)
         weight = pc.if_else(pc.is_nan(weight), pa.scalar(None, pa.float64()), weight)
     return [key, title, _together(parts, n), category, weight], ok
@@ -123,9 +125,9 @@ def _genres(value: Any) -> str:
     return bars_to_commas(read_text(value))
 
 
-def _weight(value: Any) -> float:
+def _weight(notation: Notation, value: Any) -> float:
     """NaN stands for no weight, since null would give the row to the row parser."""
-    weight = read_number(value)
+    weight = read_number(value, notation)
     return np.nan if weight is None else weight
 
 

@@ -96,7 +96,7 @@ def _like_a_row(spec: FileSpec, columns: dict[str, str], fields: list[str]) -> b
         return False
     try:
         if "time" in columns:
-            times.read(row[columns["time"]])
+            times.read(row[columns["time"]], spec.notation)
         if "order" in columns:
             float(row[columns["order"]])
     except ValueError:

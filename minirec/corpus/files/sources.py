@@ -37,6 +37,7 @@ from minirec.corpus.files.specs import (
     untyped,
     weighted,
 )
+from minirec.corpus.notation import Notation
 from minirec.errors import CorpusError
 
 AMAZON_EVENTS = {"user": "user_id", "item": "parent_asin", "rating": "rating", "time": "timestamp"}
@@ -117,8 +118,10 @@ def _check_columns(corpus: CorpusConfig) -> None:
 
 
 def _fixed_columns(corpus: CorpusConfig) -> None:
-    """Refuse a mapping of columns, or types of events, for a source whose columns are fixed."""
-    given = "columns" if corpus.columns else "events" if corpus.events else None
+    """Refuse settings of the columns for a source whose columns are fixed."""
+    fixed = ("columns", "events", "decimal_comma", "dates")
+    given = next((name for name in fixed if getattr(corpus, name)), None)
+    given = "separator" if corpus.separator != "," else given
     if given:
         raise CorpusError(
             f"corpus.{given} has no effect with corpus.source={corpus.source}, whose columns are "
@@ -198,7 +201,15 @@ def recbole(corpus: CorpusConfig) -> Located:
         rest = tuple(name for name in header if name not in columns.values())
         required = _required(corpus, file)
         items.append(
-            items_spec(file, columns, extra=rest, required=required, typed=True, fix=MAP_BOTH)
+            items_spec(
+                file,
+                columns,
+                extra=rest,
+                required=required,
+                typed=True,
+                fix=MAP_BOTH,
+                notation=Notation.of(corpus),
+            )
         )
     return Located(events, items, _domain(inter), notes=notes)
 
@@ -281,7 +292,13 @@ def _of_tables(
     item_columns = TABLE_ITEMS | _of_catalogue(corpus)
     fix = MAP_BOTH if metadata else f"{MAP}, or corpus.metadata to a file with the catalogue"
     items = [
-        items_spec(file, item_columns, required=_required(corpus, file), fix=fix)
+        items_spec(
+            file,
+            item_columns,
+            required=_required(corpus, file),
+            fix=fix,
+            notation=Notation.of(corpus),
+        )
         for file in _files(metadata or ratings)
     ]
     if not metadata:

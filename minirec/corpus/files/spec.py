@@ -7,12 +7,14 @@ import gzip
 import itertools
 import json
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 from minirec.corpus.files import quoting
 from minirec.corpus.files.arrow import column_names
+from minirec.corpus.notation import PLAIN, Notation
 from minirec.errors import CorpusError
 
 PEEKED_LINES = 100
@@ -41,6 +43,7 @@ class FileSpec:
             of the file.
         event_types: ``corpus.events``, type of an event -> ``drop``, ``keep`` or its rating; empty
             without the role event.
+        notation: how its numbers and dates are written, and what separates the fields of csv.
     """
 
     path: str
@@ -54,6 +57,7 @@ class FileSpec:
     as_events: dict[str, str] = field(default_factory=dict)
     partition: dict[str, str] = field(default_factory=dict)
     event_types: dict[str, str | float] = field(default_factory=dict)
+    notation: Notation = PLAIN
 
     @property
     def binary(self) -> Literal["parquet", "arrow"] | None:
@@ -73,7 +77,7 @@ class FileSpec:
     @property
     def delimiter(self) -> str:
         """Field separator of csv and tsv."""
-        return "," if self.format == "csv" else "\t"
+        return self.notation.separator if self.format == "csv" else "\t"
 
 
 def unpacked(name: str) -> str:
@@ -93,8 +97,13 @@ def open_bytes(path: str | Path) -> BinaryIO:
     return open(path, "rb")
 
 
-def read_header(path: str | Path, *, format: Format) -> tuple[str, ...]:
+def read_header(path: str | Path, *, format: Format, separator: str = ",") -> tuple[str, ...]:
     """Columns of a file: its header line, or the keys of its first JSON lines.
+
+    The value ``b`` of the struct or object ``a`` is the column ``a.b``.
+
+    Args:
+        separator: between the fields of csv.
 
     Raises:
         CorpusError: the file is empty, cannot be read, has no valid header (csv, tsv), or has no
@@ -120,7 +129,7 @@ def read_header(path: str | Path, *, format: Format) -> tuple[str, ...]:
     line = lines[0].removeprefix(b"\xef\xbb\xbf")
     try:
         text = line.decode("utf-8").rstrip("\r\n")
-        names = quoting.split(text, "," if format == "csv" else "\t", None)
+        names = quoting.split(text, separator if format == "csv" else "\t", None)
     except UnicodeDecodeError:
         raise CorpusError(f"{path}, line 1: not UTF-8; convert the file to UTF-8") from None
     except quoting.BadRow as error:
@@ -135,7 +144,7 @@ def _json_keys(path: Path, lines: list[bytes]) -> tuple[str, ...]:
         with contextlib.suppress(ValueError, RecursionError):
             row = json.loads(line)
             if isinstance(row, dict):
-                keys |= dict.fromkeys(row)
+                keys |= dict.fromkeys(_paths(row))
     first = lines[0].removeprefix(b"\xef\xbb\xbf").strip()
     if first.startswith(b"["):
         raise CorpusError(f"{path} holds a JSON array; {ONE_OBJECT} (`jq -c '.[]' FILE`)")
@@ -144,6 +153,14 @@ def _json_keys(path: Path, lines: list[bytes]) -> tuple[str, ...]:
     if not keys:
         raise CorpusError(f"{path}, line 1: not a JSON object: {lines[0][:80]!r}; {ONE_OBJECT}")
     return tuple(keys)
+
+
+def _paths(row: dict[str, Any], above: str = "") -> Iterator[str]:
+    """The keys of an object, and of the objects in it with a dot between."""
+    for key, value in row.items():
+        yield above + key
+        if isinstance(value, dict):
+            yield from _paths(value, f"{above}{key}.")
 
 
 def unreadable(error: BaseException) -> str:

@@ -10,6 +10,7 @@ from typing import Literal
 from minirec.config.corpus import CorpusConfig
 from minirec.corpus.files.finding import ending, format_of, partition
 from minirec.corpus.files.spec import FileSpec, read_header
+from minirec.corpus.notation import PLAIN, Notation
 from minirec.errors import CorpusError
 
 FIX = "fix the header"
@@ -61,7 +62,8 @@ def event_columns(
     if order is not None:
         del columns["time"]
         columns |= {} if order == BY_FILE else {"order": order}
-    known = {name for file in files for name in _header(file, typed).all}
+    separator = corpus.separator
+    known = {name for file in files for name in _header(file, typed, separator).all}
     if columns["rating"] in known or "rating" in corpus.columns:
         return columns, []
     del columns["rating"]
@@ -106,7 +108,8 @@ def events_spec(
             or the reverse.
     """
     _check_events(corpus, columns)
-    header = _header(file, typed)
+    notation = Notation.of(corpus)
+    header = _header(file, typed, notation.separator)
     if fix != FIX and "time" in columns and columns["time"] not in header.all:
         fix += "; where events have no times, set corpus.columns.order"
     _require(file, header, list(columns.values()), fix=fix)
@@ -115,7 +118,7 @@ def events_spec(
             f"corpus.columns.order={BY_FILE} is the order of the rows, and {file} has a column of "
             f"this name; rename the column"
         )
-    spec = _spec("events", file, header, columns, typed)
+    spec = _spec("events", file, header, columns, typed, notation)
     return replace(spec, rating_range=corpus.rating_range, event_types=corpus.events)
 
 
@@ -141,6 +144,7 @@ def items_spec(
     required: Collection[str] = ("item", "title"),
     typed: bool = False,
     fix: str = FIX,
+    notation: Notation = PLAIN,
 ) -> FileSpec:
     """How to read a catalogue file.
 
@@ -149,16 +153,17 @@ def items_spec(
         extra: columns that are appended to the text of an item.
         required: roles that the file must have.
         typed, fix: as in `events_spec`.
+        notation: of the settings.
 
     Raises:
         CorpusError: the file lacks a required column.
     """
-    header = _header(file, typed)
+    header = _header(file, typed, notation.separator)
     _require(file, header, [columns[role] for role in required], fix=fix)
     if format_of(file) != "jsonl":
         columns = {role: name for role, name in columns.items() if name in header.all}
         extra = tuple(name for name in extra if name in header.names)
-    return replace(_spec("items", file, header, columns, typed), extra=extra)
+    return replace(_spec("items", file, header, columns, typed, notation), extra=extra)
 
 
 def weighted(spec: FileSpec, column: str) -> FileSpec:
@@ -173,8 +178,8 @@ def weighted(spec: FileSpec, column: str) -> FileSpec:
     return replace(spec, columns=spec.columns | {"weight": column}, extra=extra)
 
 
-def _header(file: Path, typed: bool) -> Header:
-    written = read_header(file, format=format_of(file))
+def _header(file: Path, typed: bool, separator: str) -> Header:
+    written = read_header(file, format=format_of(file), separator=separator)
     names = untyped(written) if typed else written
     folders = {name: value for name, value in partition(file).items() if name not in names}
     return Header(written, names, folders)
@@ -186,6 +191,7 @@ def _spec(
     header: Header,
     columns: dict[str, str],
     typed: bool,
+    notation: Notation,
 ) -> FileSpec:
     format = format_of(file)
     return FileSpec(
@@ -196,6 +202,7 @@ def _spec(
         columns,
         quoted=not typed,
         partition=picked(header.partition, columns.values()),
+        notation=notation,
     )
 
 
@@ -215,14 +222,18 @@ def _require(file: Path, header: Header, needed: list[str], *, fix: str) -> None
     if missing is None:
         return
     written = header.written
-    separator = {"csv": ",", "tsv": "\t"}.get(format_of(file))
+    format = format_of(file)
     others = [s for s in (",", "\t", ";", "|", "::") if len(written) == 1 and s in written[0]]
-    if separator and others:
+    fields = format in ("csv", "tsv")
+    if format == "csv" and others and len(others[0]) == 1:
+        fix = f"its fields seem to be separated by {others[0]!r}; set corpus.separator to it"
+    elif fields and others:
+        wanted = "," if format == "csv" else "\t"
         fix = (
-            f"its fields seem to be separated by {others[0]!r}; save it with {separator!r}, the "
+            f"its fields seem to be separated by {others[0]!r}; save it with {wanted!r}, the "
             f"separator of {ending(file)} files"
         )
-    elif separator and any(name.replace(".", "", 1).isdecimal() for name in written):
+    elif fields and any(name.replace(".", "", 1).isdecimal() for name in written):
         fix = f"its first line seems to hold values; add a line with the names of columns, or {fix}"
     found = ", ".join(map(repr, (*written[:20], *header.partition)))
     raise CorpusError(f"{file} has no column {missing!r}; found {found}; {fix}")

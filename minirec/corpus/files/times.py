@@ -14,6 +14,8 @@ from typing import Literal
 
 import numpy as np
 
+from minirec.corpus.notation import PLAIN, Notation
+
 LAST_MS = 4_102_444_800_000  # 2100-01-01: later times are errors
 EARLY_MS = 631_152_000_000  # 1990-01-01: earlier times are reported
 UNITS = (("seconds", 1e11), ("milliseconds", 1e14), ("microseconds", 1e17), ("nanoseconds", 1e20))
@@ -28,12 +30,18 @@ _UTC = re.compile(r"\s*(?:UTC|GMT)$", re.IGNORECASE)
 _OFFSET = re.compile(r"\s+(?=[+-]\d\d:?\d\d$)")
 
 
-def read(value: str | float) -> tuple[int, float | None]:
+def read(value: str | float, notation: Notation = PLAIN) -> tuple[int, float | None]:
     """Ms since 1970 UTC, and the number as written (None for a date).
+
+    Args:
+        notation: how numbers and dates are written; other dates are ISO 8601.
 
     Raises:
         ValueError: not a time, or before 1970 or after 2099.
     """
+    if date := notation.date(value):
+        return _in_range(_ms(date)), None
+    value = notation.number(value)
     try:
         number = float(value)
     except OverflowError:

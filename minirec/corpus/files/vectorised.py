@@ -77,8 +77,10 @@ def _parsed(block: dict[str, Any], spec: FileSpec, few_lines: int) -> pa.Table:
         return _joined(*_of_columns(table, spec, start), spec)
     json_lines = spec.format == "jsonl"
     names = spec.columns.values() if json_lines else spec.header
-    # JSON of a catalogue is nested, and few lines. A row of JSON may have a column of its folder.
-    by_rows = json_lines and (spec.kind == "items" or spec.partition)
+    # JSON of a catalogue is nested, and few lines. A row of JSON may have a column of its folder,
+    # and a column such as a.b is inside an object.
+    nested = any("." in name for name in names)
+    by_rows = json_lines and (spec.kind == "items" or spec.partition or nested)
     if by_rows or not READERS[spec.kind].takes(spec, names):
         return parse_rows(rows_of_lines(io.BytesIO(data), spec, first=line), spec)
     found = Lines.of(data, line)

@@ -268,8 +268,8 @@ def test_a_text_column_that_is_named_must_be_there(tmp_path):
 @pytest.mark.parametrize(
     ("name", "header", "words"),
     [
-        ("e.csv", "user;item;time", "separated by ';'; save it with ',', the separator of .csv"),
-        ("e.csv", "user\titem\ttime", r"separated by '\t'; save it with ','"),
+        ("e.csv", "user;item;time", "separated by ';'; set corpus.separator"),
+        ("e.csv", "user\titem\ttime", r"separated by '\t'; set corpus.separator to it"),
         ("e.tsv", "user,item,time", r"separated by ','; save it with '\t', the separator of .tsv"),
         ("e.csv", "u1,a,1600000000", "its first line seems to hold values; add a line"),
     ],
