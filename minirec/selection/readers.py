@@ -53,8 +53,8 @@ class Lists:
 class Part:
     """The columns of one file or table: one number or one list per row.
 
-    `file` is what errors call it. `lines` holds the line number of each row of a text file. Only NPZ files have a
-    `validation_gradient`.
+    `file` is what errors call it. `lines` holds the line number of each row of a text file. Only
+    NPZ files have a `validation_gradient`.
     """
 
     file: Path | str

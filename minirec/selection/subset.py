@@ -71,8 +71,10 @@ def choose(
 
 def check_chance(chance: float, name: str) -> None:
     """Raise `ConfigError` unless 0 <= chance < 1; `name` is that of the argument."""
-    if not isinstance(chance, int | float) or not 0 <= chance < 1:
-        raise ConfigError(f"{name} is {chance}; expected a number of at least 0 and below 1")
+    number = isinstance(chance, int | float)
+    if not number or not 0 <= chance < 1:
+        shown = f"{chance:g}" if number else repr(chance)
+        raise ConfigError(f"{name} is {shown}; expected at least 0 and below 1")
 
 
 def select(
