@@ -92,8 +92,9 @@ class RunResults:
             ``headline``: where the trained policy stands beside the best reference.
             ``evaluation``: the content of ``evaluation.json``; ``["policies"][name][split]`` holds
             the metrics, and NDCG@10 with its 95% interval. ``cost``: by stage, with ``seconds``,
-            ``rollouts``, ``generated_tokens``, ``optimizer_steps``. ``selection``: how many
-            samples were chosen of how many. ``choosing``: what choosing them cost, in sentences.
+            ``rollouts``, ``generated_tokens``, ``optimizer_steps``. ``selection``: the numbers
+            of ``samples`` in the train split, of ``chosen`` ones, and of distinct ``trained``
+            ones (at most as many as the steps had prompts). ``choosing``: what choosing them cost, in sentences.
             ``html``: the path of ``report.html``.
         """
         from minirec.evaluation.choosing import choosing
@@ -102,11 +103,15 @@ class RunResults:
         done = self._run.done
         evaluation = read_json(self.path("evaluation.json")) if done("evaluate") else None
         found = choosing(self._run, self.config) if done("train") else None
+        selection = None
+        if found is not None:
+            rows = read_table(self.path("selection.parquet"), ["sample_id"]).num_rows
+            selection = {"chosen": rows, "trained": found.distinct, "samples": found.samples}
         return {
             "headline": headline(evaluation) if evaluation else None,
             "evaluation": evaluation,
             "cost": {row["stage"]: row for row in self._run.costs()},
-            "selection": {"chosen": found.distinct, "samples": found.samples} if found else None,
+            "selection": selection,
             "choosing": found.sentences() if found else None,
             "html": self.path("report.html") if done("report") else None,
         }
