@@ -94,8 +94,8 @@ class RunResults:
             the metrics, and NDCG@10 with its 95% interval. ``cost``: by stage, with ``seconds``,
             ``rollouts``, ``generated_tokens``, ``optimizer_steps``. ``selection``: the numbers
             of ``samples`` in the train split, of ``chosen`` ones, and of distinct ``trained``
-            ones (at most as many as the steps had prompts). ``choosing``: what choosing them cost, in sentences.
-            ``html``: the path of ``report.html``.
+            ones (at most as many as the steps had prompts). ``choosing``: what choosing
+            them cost, in sentences. ``html``: the path of ``report.html``.
         """
         from minirec.evaluation.choosing import choosing
         from minirec.evaluation.headline import headline
