@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs import run
 from jobs.arguments import TRIALS, Arguments, parse
 from minirec.errors import ConfigError, MiniRecError
 from minirec.store.disk import full
@@ -115,15 +114,6 @@ def _config(a: Arguments) -> Config:
     return config
 
 
-def _possible(a: Arguments) -> Config:
-    """The settings; refuses those that cannot work before anything starts."""
-    from jobs.plan import plan
-
-    config = _config(a)
-    plan(config, command=a.command, again=a.overwrite)
-    return config
-
-
 def _plan(a: Arguments) -> None:
     from jobs.console import print_plan
     from jobs.plan import plan
@@ -135,38 +125,17 @@ def _plan(a: Arguments) -> None:
 
 def _run(a: Arguments) -> None:
     """Run all stages, or the stage that the command names."""
-    from jobs.console import print_summary, say
-    from minirec.trials.checks import check
+    from jobs.checked import run_stages
+    from jobs.console import print_summary
 
-    config = _possible(a)
-    order = [stage.name for stage in run.STAGES]
-    names = tuple(order) if a.command == "run" else (a.command,)
-
-    def counted(samples: int) -> None:
-        """Apply the checks of the stage that chooses early. A stage before it only warns."""
-        chooses = "train" if config.selection.mode == "live" else "select"
-        try:
-            check(config, samples)
-        except ConfigError as error:
-            if chooses in names:
-                raise
-            if names[0] in order[: order.index(chooses)]:
-                say(f"`minirec {chooses}` would refuse these settings: {error}")
-
-    print_summary(run.stages(config, names, overwrite=a.overwrite, check=counted))
+    print_summary(run_stages(_config(a), a.command, overwrite=a.overwrite))
 
 
 def _trials(a: Arguments) -> None:
+    from jobs.checked import run_trials
     from jobs.console import print_summary
 
-    config = _possible(a)
-    # Both must be set before ray is imported. After Ctrl-C, Tune's thread would start another Ray.
-    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
-    # Trials have many idle processes, and Ray would warn about their number.
-    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "worker processes have been started")
-    from jobs.trials.bench import run_bench
-
-    print_summary(run_bench(a.command, config, overwrite=a.overwrite))
+    print_summary(run_trials(_config(a), a.command, overwrite=a.overwrite))
 
 
 def _file(option: str, text: str) -> Path:

@@ -43,16 +43,21 @@ def recommend(
     run, config = finished_run(run_dir, "train")
     keys = read_table(run.path("corpus", "items.parquet"), ["key"])["key"].to_pylist()
     items = find_titles(history, load_catalogue(run.path("corpus")), keys)
-    quiet(config)
-    import torch
-
+    spec = local_spec(run, config, analysis=analysis)
     from actors.serving.recommender import Recommender
 
-    threads, gpus = os.cpu_count() or 1, float(torch.cuda.is_available())
-    spec = recommender_spec(run, config, analysis=analysis, threads=threads, gpus=gpus)
     recommender = Recommender(spec)
     (found,) = recommender.recommend([items], top=[top])
     return found, [recommender.titles[i] for i in found.items]
+
+
+def local_spec(run: Run, config: Config, *, analysis: bool) -> RecommenderSpec:
+    """The spec of a recommender in this process; raises as `recommender_spec`."""
+    quiet(config)
+    import torch
+
+    threads, gpus = os.cpu_count() or 1, float(torch.cuda.is_available())
+    return recommender_spec(run, config, analysis=analysis, threads=threads, gpus=gpus)
 
 
 def finished_run(run_dir: str, *stages: str) -> tuple[Run, Config]:

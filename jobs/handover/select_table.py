@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pyarrow as pa
-
 from minirec.config.run import Config
-from minirec.corpus import schema
-from minirec.errors import ArtifactError, ConfigError
-from minirec.selection.pipeline import Say, arms_of, ordered, pick, score_samples
-from minirec.selection.summary import summary
+from minirec.errors import ArtifactError
+from minirec.selection.pipeline import Say
+from minirec.selection.subset import check_chance, choose
 from minirec.selection.tables import read_features
 from minirec.store.tables import write_table
 
@@ -35,24 +32,19 @@ def select_table(
         ArtifactError: the table cannot be used, or `out` is not a folder for a new selection.
         ConfigError: the settings do not fit the table.
     """
-    if not 0 <= chance < 1:
-        raise ConfigError(f"--chance is {chance:g}; expected at least 0 and below 1")
+    check_chance(chance, "--chance")
     _check_out(out, table, overwrite)
     features = read_features(table, chance=chance)
     say(f"{len(features):,} samples in {table}; chance level {chance:g}")
-    settings = config.selection
-    scores, pool = score_samples(features, settings, chance=chance, say=say)
-    picks = pick(features, scores["value"], pool, settings, seed=config.seed, say=say)
-    arms = arms_of(features, settings, seed=config.seed)
-    selection = ordered(scores, picks, settings, seed=config.seed, arms=arms)
+    found = choose(features, config.selection, seed=config.seed, chance=chance, say=say)
     (out / OUTPUTS[-1]).unlink(missing_ok=True)  # an old selection does not match new scores
-    write_table(out / OUTPUTS[0], pa.table(scores, schema=schema.SCORES))
+    write_table(out / OUTPUTS[0], found.scores)
     try:
-        write_table(out / OUTPUTS[1], selection)
+        write_table(out / OUTPUTS[1], found.selection)
     except BaseException:
         (out / OUTPUTS[0]).unlink()  # or the next try would be refused without --overwrite
         raise
-    for line in summary(features, scores, picks.indices, pool):
+    for line in found.lines:
         say(line)
     say(f"wrote {out / 'selection.parquet'} and {out / 'scores.parquet'}")
 

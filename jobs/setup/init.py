@@ -5,11 +5,12 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+import yaml
 from rich.table import Table
 from rich.text import Text
 
 from jobs.console import console, say
-from minirec.config.reading import of_text
+from minirec.config.reading import configured
 from minirec.corpus.files.times import moment
 from minirec.corpus.guessing.doubts import doubts
 from minirec.corpus.guessing.draft import Draft, draft
@@ -35,7 +36,7 @@ def init(path: str, out: Path, *, overwrite: bool = False) -> None:
         raise ConfigError(f"{out} exists; give --overwrite to replace it, or another --out")
     found = draft(path)
     text = written(found, run_dir=f"runs/{_name(path)}", name=shlex.quote(path))
-    read = preview(of_text(text).corpus)
+    read = preview(configured(yaml.safe_load(text), {}).corpus)
     with atomic(out) as file:
         file.write(text.encode())
     _show(found, read)

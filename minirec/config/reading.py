@@ -5,7 +5,9 @@ Errors name the nearest valid key. Loads neither torch nor ray.
 
 from __future__ import annotations
 
+import copy
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -48,10 +50,54 @@ def load(path: str | Path | None = None, overrides: list[str] | None = None) -> 
     return _validated(_merge(preset_values(given.get("preset", "minirec")), given))
 
 
-def of_text(text: str) -> Config:
-    """The config of a YAML text; raises `ConfigError` as `load`."""
-    given = yaml.safe_load(text)
+def configured(
+    config: str | Path | Mapping[str, Any] | Config | None, values: Mapping[str, Any]
+) -> Config:
+    """The settings of a caller in Python: a config, then other values for some of them.
+
+    Args:
+        config: the path of a YAML file, a nested or dotted dict, a `Config`, or None for the
+            defaults.
+        values: dotted keys with values. The value of a section is a dict, and what it does not
+            name stays.
+
+    Raises:
+        ConfigError: as `load`, or a preset for a `Config`, which has a value for each setting.
+    """
+    if isinstance(config, Config):
+        if "preset" in values:
+            raise ConfigError(
+                f"preset={values['preset']} has no effect on a Config, which has a value for each "
+                f"setting; give the preset together with a file or a dict"
+            )
+        given: dict[str, Any] = config.model_dump(mode="json")
+    elif isinstance(config, Mapping):
+        given = _with({}, config)
+    elif config is None or isinstance(config, str | Path):
+        given = _read_yaml(located(config)) if config else {}
+    else:
+        raise ConfigError(
+            f"the config is a {type(config).__name__}; give the path of a YAML file, a dict or a "
+            f"Config"
+        )
+    given = _with(given, values)
+    if isinstance(config, Config):
+        return _validated(given)
     return _validated(_merge(preset_values(given.get("preset", "minirec")), given))
+
+
+def _with(tree: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The tree with some values; a dict for a section is merged into it."""
+    settings = set(valid_keys())
+    for dotted, value in copy.deepcopy(dict(values)).items():
+        if isinstance(value, dict) and dotted not in settings:
+            nested = value
+            for name in reversed(dotted.split(".")):
+                nested = {name: nested}
+            tree = _merge(tree, nested)
+        else:
+            _put(tree, dotted, value)
+    return tree
 
 
 def _validated(tree: dict[str, Any]) -> Config:

@@ -177,6 +177,12 @@ class Config(Section):
                 f"{self.selection.mode} chooses once before it; set selection.mode to live, or "
                 f"selection.method to less, which compares with validation samples too"
             )
+        if self.training.replays > 1:
+            raise ValueError(
+                f"{name} chooses the samples of each step of a stage, but training.replays "
+                f"{self.training.replays} trains those of one step again; set replays to 1, or "
+                f"live.rule to band"
+            )
         if self.live.candidates == 1:
             raise ValueError(
                 f"{name} takes the best of live.candidates 1 sample for each prompt, which leaves "

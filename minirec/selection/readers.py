@@ -51,13 +51,13 @@ class Lists:
 
 @dataclass(frozen=True)
 class Part:
-    """The columns of one file: one number or one list per row.
+    """The columns of one file or table: one number or one list per row.
 
-    `lines` holds the line number of each row of a text file. Only NPZ files have a
-    `validation_gradient`.
+    `file` is what errors call it. `lines` holds the line number of each row of a text file. Only
+    NPZ files have a `validation_gradient`.
     """
 
-    file: Path
+    file: Path | str
     columns: dict[str, NDArray | Lists] = field(default_factory=dict)
     lines: list[int] | None = None
     validation_gradient: NDArray | None = None
@@ -86,16 +86,30 @@ def parquet(file: Path, wanted: Collection[str]) -> Part:
     try:
         with opened(file) as content:
             source = pq.ParquetFile(content, page_checksum_verification=True)
-            names = [name for name in source.schema_arrow.names if name in wanted]
-            if doubled := [name for name in names if names.count(name) > 1]:
-                raise ArtifactError(f"{file} has {len(doubled)} columns {doubled[0]}; keep one")
+            names = _names(file, source.schema_arrow, wanted)
             table = source.read(columns=names)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _unreadable(file, "Parquet", error) from None
     return Part(file, {name: _from_arrow(file, name, table[name]) for name in names})
 
 
-def _from_arrow(file: Path, name: str, column: pa.ChunkedArray) -> NDArray | Lists:
+def in_memory(table: pa.Table, wanted: Collection[str]) -> Part:
+    """The wanted columns of a table. A null is NaN or an empty list."""
+    file = "the table"
+    names = _names(file, table.schema, wanted)
+    if names and not table.num_rows:  # its columns may have no type
+        raise ArtifactError(f"{file} has no rows; give a table with samples")
+    return Part(file, {name: _from_arrow(file, name, table[name]) for name in names})
+
+
+def _names(file: Path | str, columns: pa.Schema, wanted: Collection[str]) -> list[str]:
+    names = [name for name in columns.names if name in wanted]
+    if doubled := [name for name in names if names.count(name) > 1]:
+        raise ArtifactError(f"{file} has {len(doubled)} columns {doubled[0]}; keep one")
+    return names
+
+
+def _from_arrow(file: Path | str, name: str, column: pa.ChunkedArray) -> NDArray | Lists:
     kind = column.type
     listed = pa.types.is_list(kind) or pa.types.is_large_list(kind)
     if listed or pa.types.is_fixed_size_list(kind):

@@ -1,4 +1,5 @@
-"""Features from a table: one file, or a folder of Parquet parts such as a run's ``features/``.
+"""Features from a table: one file, a folder of Parquet parts such as a run's ``features/``, or a
+table in memory.
 
 A value that makes no sense is an error that names its file, row and column.
 """
@@ -9,6 +10,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from minirec.errors import ArtifactError
@@ -23,6 +25,7 @@ from minirec.selection.readers import (
     VECTORS,
     Lists,
     Part,
+    in_memory,
 )
 
 LARGEST = np.float64(1e30)
@@ -31,7 +34,7 @@ MOST_COUNTED = 10**9
 
 
 def read_features(
-    path: Path, *, chance: float = 0.0, vectors: Collection[str] = VECTORS
+    source: Path | pa.Table, *, chance: float = 0.0, vectors: Collection[str] = VECTORS
 ) -> Features:
     """Read the features of a table and sort them by sample_id.
 
@@ -47,7 +50,10 @@ def read_features(
         ArtifactError: the file, and for a bad value its row, its column and the value.
     """
     wanted = [name for name in COLUMNS if name not in VECTORS or name in vectors]
-    parts = [READERS[file.suffix.lower()](file, wanted) for file in _files(path)]
+    if isinstance(source, pa.Table):
+        parts = [in_memory(source, wanted)]
+    else:
+        parts = [READERS[file.suffix.lower()](file, wanted) for file in _files(source)]
     tables = [_columns(part, chance) for part in parts]
     for part, table in zip(parts, tables, strict=True):
         odd = sorted(table.keys() ^ tables[0].keys())

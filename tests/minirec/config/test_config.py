@@ -397,3 +397,30 @@ def test_without_an_analysis_scoring_has_one_answer_and_no_screen():
     assert config.effective_scoring is config.scoring
     proxy = [*WITHOUT, "scoring.policy=proxy", "proxy.training.loss=supervised"]
     assert reading.load(None, proxy).earlier_policies
+
+
+def test_settings_from_python_are_those_of_the_command_line(tmp_path):
+    file = tmp_path / "some.yaml"
+    file.write_text("preset: paper\nselection: {budget: 0.3, groups: 2}\n")
+    wanted = reading.load(file, ["training.steps=7", "selection.budget=12"])
+    values = {"training.steps": 7, "selection": {"budget": 12}}
+    assert reading.configured(file, values) == reading.configured(str(file), values) == wanted
+    tree = {"preset": "paper", "selection": {"budget": 0.3}, "selection.groups": 2}
+    assert reading.configured(tree, values) == wanted
+    assert tree["selection"] == {"budget": 0.3}, "the caller's dict has changed"
+    assert reading.configured(reading.load(file), values) == wanted
+    assert reading.configured(None, {}) == reading.load()
+
+
+@pytest.mark.parametrize(
+    ("config", "values", "message"),
+    [
+        ({"training": {"stps": 3}}, {}, r"did you mean training\.steps"),
+        ({}, {"selection": 3}, "selection=3 is refused: it is a section"),
+        (3, {}, "the config is a int; give the path"),
+        (reading.load(), {"preset": "paper"}, "preset=paper has no effect on a Config"),
+    ],
+)
+def test_wrong_settings_from_python(config, values, message):
+    with pytest.raises(ConfigError, match=message):
+        reading.configured(config, values)

@@ -9,11 +9,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from helpers.small_corpora import read
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minirec.config.reading import of_text
+from minirec.config.reading import configured
+from minirec.config.run import Config
 from minirec.corpus.guessing import words
 from minirec.corpus.guessing.doubts import doubts
 from minirec.corpus.guessing.draft import draft
@@ -54,6 +56,11 @@ def shops(draw) -> dict:
         "comma": draw(st.booleans()),
         "dates": draw(st.sampled_from(DATES)),
     }
+
+
+def of_text(text: str) -> Config:
+    """The config of a YAML text."""
+    return configured(yaml.safe_load(text), {})
 
 
 def write(folder: Path, shop: dict) -> Path:
