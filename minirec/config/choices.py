@@ -144,6 +144,8 @@ TOKEN_LOSSES = Choices(
     "TOKEN_LOSSES",
     first={
         "dpo": "The best rollout of each prompt should gain on the worst, over a reference.",
+        "contrastive": "Better rollouts of a prompt should be likelier than worse ones, by a "
+        "margin.",
         "supervised": "No rollouts: the probability of the target right after the prompt is "
         "maximised.",
     },

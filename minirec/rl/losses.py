@@ -16,6 +16,7 @@ from minirec.config.choices import TOKEN_LOSSES
 from minirec.config.training import TrainingConfig
 from minirec.rl import grpo
 from minirec.rl.candidates import CANDIDATES, Candidates
+from minirec.rl.contrastive import contrast
 from minirec.rl.credit import read_prefixes
 from minirec.rl.group import Group
 from minirec.rl.horizon import relevant_items
@@ -216,6 +217,23 @@ def preference_loss(
     return Loss(total, sums, "groups")
 
 
+def ordered_loss(
+    rollouts: Rollouts, rewards: Rewards, _: Candidates, objective: Objective
+) -> Loss:
+    """Rollouts of a group with a higher reward should be likelier, by `contrastive_loss`."""
+    t = objective.training
+    total, sums = contrast(
+        rollouts.logprobs,
+        rollouts.rollout,
+        rewards.seen,
+        rewards.dead,
+        margin=t.contrastive_margin,
+        least=t.advantage_floor,
+    )
+    total = t.contrastive_weight * total
+    return Loss(total, {"contrastive_loss": float(total.detach()), **sums}, "groups")
+
+
 def token_figures(
     rollouts: Rollouts, rewards: Rewards, _: Candidates, objective: Objective
 ) -> Loss:
@@ -282,6 +300,8 @@ def _places(items: Tensor, ids: Tensor) -> Tensor:
 
 LOSSES = (token_loss, item_loss)
 """Every loss of a step with rollouts, in the order in which they are added."""
+PAIR_LOSSES = {"dpo": preference_loss, "contrastive": ordered_loss}
+"""Values of `training.loss` that replace the token loss by one of pairs of rollouts."""
 
 
 def losses(
@@ -302,8 +322,8 @@ def losses(
     rollouts = replace(rollouts, prefixes=prefixes)
     rewards = reward(rollouts, table=candidates.table, objective=objective)
     used = [*LOSSES]
-    if t.loss == "dpo":
-        used = [preference_loss, token_figures, *(one for one in LOSSES if one != token_loss)]
+    if pairs := PAIR_LOSSES.get(t.loss):
+        used = [pairs, token_figures, *(one for one in LOSSES if one != token_loss)]
     used += [imitated_best] if objective.best_weight else []
     used += [expert_loss] if candidates.demonstrations is not None else []
     parts = [loss(rollouts, rewards, candidates, objective) for loss in used]
