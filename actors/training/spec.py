@@ -51,3 +51,8 @@ class TrainingSpec:
     saves_rollouts: bool = False
     lifts: Sequence[tuple[int, float, float]] = ()
     arms: Sequence[int] = ()
+
+    @property
+    def reads_reference(self) -> bool:
+        """Whether an LM reads the target's text after each rollout, for the rewards."""
+        return self.reward.reads_reference and self.training.rolls_out

@@ -74,6 +74,12 @@ def export(
         )
     if to == pairs.TO:
         _check_pairs(config, name)
+    elif to not in POLICIES and config.reward.reads_texts:
+        reads = "reward.judge" if config.reward.judge else f"reward.name {config.reward.name}"
+        raise ConfigError(
+            f"--to {to} brings along the reward of a completion by its ranks, but {reads} reads "
+            f"texts; give --to {pairs.TO}, whose pairs hold the rewards of scoring"
+        )
     run, _ = finished_run(run_dir, STAGE[name].name, *([] if to in POLICIES else [chooses]))
     if out.exists() and not overwrite:
         raise ArtifactError(f"{out} exists; give another --out, or --overwrite")

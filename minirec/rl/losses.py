@@ -16,6 +16,7 @@ from minirec.config.choices import TOKEN_LOSSES
 from minirec.config.training import TrainingConfig
 from minirec.rl import grpo
 from minirec.rl.candidates import CANDIDATES, Candidates
+from minirec.rl.continued import copied_share
 from minirec.rl.contrastive import contrast
 from minirec.rl.credit import read_prefixes
 from minirec.rl.group import Group
@@ -217,9 +218,7 @@ def preference_loss(
     return Loss(total, sums, "groups")
 
 
-def ordered_loss(
-    rollouts: Rollouts, rewards: Rewards, _: Candidates, objective: Objective
-) -> Loss:
+def ordered_loss(rollouts: Rollouts, rewards: Rewards, _: Candidates, objective: Objective) -> Loss:
     """Rollouts of a group with a higher reward should be likelier, by `contrastive_loss`."""
     t = objective.training
     total, sums = contrast(
@@ -239,6 +238,15 @@ def token_figures(
 ) -> Loss:
     """What the log shows of the written tokens where no loss counts them; it is no loss."""
     return Loss(rollouts.logprobs.new_zeros(()), {}, "tokens", _figures(rollouts))
+
+
+def text_figures(told: Tensor, groups: Sequence[Group], objective: Objective) -> Loss:
+    """What the log shows of rewards (P, G) of texts; it is no loss."""
+    sums = {
+        "text_reward": float(told.mean(1).sum()),
+        "copied_text": copied_share(groups, answer=len(objective.answer)),
+    }
+    return Loss(told.new_zeros(()), sums, "groups")
 
 
 def _figures(rollouts: Rollouts) -> dict[str, float]:
@@ -318,7 +326,14 @@ def losses(
     if t.credit == "prefill":
         chunks, answer = t.credit_chunks, objective.answer
         prefixes = read_prefixes(policy, groups, chunks=chunks, answer=answer)
-    rollouts = forward(policy, groups, items=items, prior=objective.prior, start=t.reads_start)
+    rollouts = forward(
+        policy,
+        groups,
+        items=items,
+        prior=objective.prior,
+        start=t.reads_start,
+        told=objective.told,
+    )
     rollouts = replace(rollouts, prefixes=prefixes)
     rewards = reward(rollouts, table=candidates.table, objective=objective)
     used = [*LOSSES]
@@ -327,4 +342,6 @@ def losses(
     used += [imitated_best] if objective.best_weight else []
     used += [expert_loss] if candidates.demonstrations is not None else []
     parts = [loss(rollouts, rewards, candidates, objective) for loss in used]
+    if rollouts.told is not None:
+        parts.append(text_figures(rollouts.told, groups, objective))
     return Losses(rewards, [*parts, *regularisers(rollouts, t)])
