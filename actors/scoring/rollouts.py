@@ -15,6 +15,7 @@ from actors.scoring.policy import LoadedPolicy
 from actors.scoring.spec import ScoringSpec
 from minirec.corpus.table import Sample
 from minirec.model import tokens
+from minirec.model.blocks import BLOCK_TOKENS, blocks
 from minirec.model.reference import load_reference
 from minirec.rl.continued import continued
 from minirec.rl.group import Group
@@ -64,8 +65,17 @@ class Reference:
             return ranked
         told = torch.zeros_like(ranked)
         if groups:
-            told = self.likelihood.in_blocks(self.loaded.policy, groups).flatten().to(ranked)
+            told = self._told(self.likelihood, groups).flatten().to(ranked)
         return mixed(ranked, told, weight=self.spec.reward.reference_weight)
+
+    def _told(self, likelihood: Likelihood, groups: Sequence[Group]) -> Tensor:
+        """The rewards (P, n) of the texts, in blocks of groups as in `hidden_states`."""
+        policy = self.loaded.policy
+        lengths = [tokens.read(group, policy.sharing) for group in groups]
+        found: dict[int, Tensor] = {}
+        for rows in blocks(lengths, most=BLOCK_TOKENS[policy.device.type]):
+            found |= zip(rows, likelihood(policy, [groups[row] for row in rows]), strict=True)
+        return torch.stack([found[row] for row in range(len(groups))])
 
     def cost(self, sample: Sample, prompt: list[int], written: list[Completion]) -> int:
         """Forward-equivalent tokens of reading the rollouts of a sample, stage after stage.

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minirec.model.blocks import BLOCK_TOKENS, blocks
 from minirec.rl.continued import continued
 from minirec.rl.group import Group
 
@@ -53,15 +52,6 @@ class Likelihood:
                 logprobs = policy(groups=read, temperature=1.0)[1]
         sizes = [len(self.words[group.target]) for group in groups]
         return gains(logprobs, read, sizes)
-
-    def in_blocks(self, policy: Any, groups: Sequence[Group]) -> Tensor:
-        """The rewards of groups that may be too many for one pass."""
-        read = continued(groups, words=self.words, answer=self.answer)
-        lengths = [len(group.prompt) + sum(map(len, group.completions)) for group in read]
-        found: dict[int, Tensor] = {}
-        for rows in blocks(lengths, most=BLOCK_TOKENS[policy.device.type]):
-            found |= zip(rows, self(policy, [groups[row] for row in rows]), strict=True)
-        return torch.stack([found[row] for row in range(len(groups))])
 
 
 def gains(logprobs: Tensor, groups: Sequence[Group], sizes: Sequence[int]) -> Tensor:
