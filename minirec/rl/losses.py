@@ -240,10 +240,13 @@ def token_figures(
     return Loss(rollouts.logprobs.new_zeros(()), {}, "tokens", _figures(rollouts))
 
 
-def text_figures(told: Tensor, groups: Sequence[Group], objective: Objective) -> Loss:
-    """What the log shows of rewards (P, G) of texts; it is no loss."""
+def text_figures(
+    told: Tensor, rewards: Rewards, groups: Sequence[Group], objective: Objective
+) -> Loss:
+    """What the log shows of rewards `told` (P, G) of texts; it is no loss."""
     sums = {
         "text_reward": float(told.mean(1).sum()),
+        "ndcg": float(rewards.ndcg.mean(1).sum()),
         "copied_text": copied_share(groups, answer=len(objective.answer)),
     }
     return Loss(told.new_zeros(()), sums, "groups")
@@ -343,5 +346,5 @@ def losses(
     used += [expert_loss] if candidates.demonstrations is not None else []
     parts = [loss(rollouts, rewards, candidates, objective) for loss in used]
     if rollouts.told is not None:
-        parts.append(text_figures(rollouts.told, groups, objective))
+        parts.append(text_figures(rollouts.told, rewards, groups, objective))
     return Losses(rewards, [*parts, *regularisers(rollouts, t)])
