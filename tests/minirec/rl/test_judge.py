@@ -37,9 +37,7 @@ def test_what_is_no_order_is_refused(order):
         dense_rewards(order, count=2, size=2)
 
 
-@given(
-    st.lists(st.text("ab", max_size=3), min_size=1, max_size=6), st.integers(0, 9), st.randoms()
-)
+@given(st.lists(st.text("ab", max_size=3), min_size=1, max_size=6), st.integers(0, 9), st.randoms())
 def test_positions_and_seeds_change_nothing(texts, seed, random):
     """For a judge that reads texts alone, a text has one reward wherever it stands."""
     order = [*range(len(texts))]
