@@ -74,12 +74,8 @@ def export(
         )
     if to == pairs.TO:
         _check_pairs(config, name)
-    elif to not in POLICIES and config.reward.reads_texts:
-        reads = "reward.judge" if config.reward.judge else f"reward.name {config.reward.name}"
-        raise ConfigError(
-            f"--to {to} brings along the reward of a completion by its ranks, but {reads} reads "
-            f"texts; give --to {pairs.TO}, whose pairs hold the rewards of scoring"
-        )
+    elif to not in POLICIES:
+        check_ranks(config, to)
     run, _ = finished_run(run_dir, STAGE[name].name, *([] if to in POLICIES else [chooses]))
     if out.exists() and not overwrite:
         raise ArtifactError(f"{out} exists; give another --out, or --overwrite")
@@ -251,6 +247,16 @@ def _subset(folder: Path, source: _Source, to: str) -> None:
         say(
             f"export: {config.model.name} has no chat template, but verl needs one; the command "
             f"in README.md sets one that does not change the prompts"
+        )
+
+
+def check_ranks(config: Config, to: str) -> None:
+    """Raise `ConfigError` if a trainer would need more than ranks for the rewards of the run."""
+    if config.reward.reads_texts:
+        reads = "reward.judge" if config.reward.judge else f"reward.name {config.reward.name}"
+        raise ConfigError(
+            f"--to {to} brings along the reward of a completion by its ranks, but {reads} reads "
+            f"texts; give --to {pairs.TO}, whose pairs hold the rewards of scoring"
         )
 
 

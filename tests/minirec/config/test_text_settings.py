@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 
 from jobs.fingerprint import feedback_settings, policy_settings, training_settings
+from jobs.handover.export import check_ranks
+from jobs.plan import plan
 from minirec.config.reading import load
 from minirec.config.training import TrainingConfig
 from minirec.errors import ConfigError
+from minirec.trials.trial import trials_of
 
 LIKELIHOOD = "reward.name=reference_likelihood"
 JUDGE = "reward.judge=my.judges:mine"
@@ -73,3 +76,32 @@ def test_a_judge_is_in_the_fingerprint_of_trainings_alone():
     judge = load(None, [JUDGE])
     assert policy_settings(judge) == policy_settings(load())
     assert feedback_settings(judge) == {"feedback": {"judge": "my.judges:mine"}}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("reward.judge=no.such:judge", r"reward\.judge='no\.such:judge' cannot be imported"),
+        ("reward.reference=/no/lm", r"reward\.reference /no/lm is no folder with a model"),
+    ],
+)
+def test_what_a_plan_refuses(change, message, tmp_path):
+    words = [change] if "judge" in change else [change, LIKELIHOOD]
+    with pytest.raises(ConfigError, match=message):
+        plan(load(None, [f"run_dir={tmp_path}", *words]))
+
+
+@pytest.mark.parametrize("change", [LIKELIHOOD, JUDGE])
+def test_other_trainers_get_no_reward_of_texts(change):
+    with pytest.raises(ConfigError, match="--to trl brings along the reward of a completion by"):
+        check_ranks(load(None, [change]), "trl")
+    check_ranks(load(), "trl")
+
+
+@pytest.mark.parametrize("change", [LIKELIHOOD, JUDGE])
+def test_a_supervised_trial_has_no_texts(change):
+    words = ["compare.methods=[random, supervised]", "compare.seeds=[1]", change]
+    config = load(None, ["selection.mode=static", *words])
+    supervised = [t for t in trials_of(config, "compare", 1000) if t.method == "supervised"]
+    assert supervised
+    assert not any(trial.config.reward.reads_texts for trial in supervised)
