@@ -42,7 +42,7 @@ class TokenLossSettings(Section):
     contrastive_margin: float = Field(0.01, gt=0)
     """How much likelier the better of two rollouts should be, in mean log-probability, times ln 2
     for neighbours in rank; only the loss contrastive reads it."""
-    contrastive_weight: float = Field(100.0, gt=0)
+    contrastive_weight: float = Field(1.0, gt=0)
     """Weight of the loss contrastive beside the item loss; other losses ignore it."""
     live_tokens: bool = False
     """Whether only the tokens of groups that are not dead divide the token loss, instead of all;
