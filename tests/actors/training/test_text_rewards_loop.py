@@ -30,7 +30,7 @@ OPTIONS = {
 FIGURES = ("reward", "item_loss", "loss", "grad_norm", "dead_groups")
 OF_TEXTS = ("text_reward", "ndcg", "copied_text")
 ALL = {"loss": "contrastive", "replays": 2, "imitate_best": 0.1, "kl_weight": 0.1}
-ALL |= {"steps": 4, "checkpoint_steps": 2}
+ALL |= {"steps": 4, "checkpoint_steps": 2, "contrastive_weight": 100.0}
 
 
 def shortest_first(prompt, texts):
