@@ -91,6 +91,8 @@ def training_settings(training: TrainingConfig) -> dict[str, Any]:
         left_out.add("loss")
     if training.loss != "dpo":
         left_out |= {"preference_beta", "preference_reference"}
+    if training.loss != "contrastive":
+        left_out |= {"contrastive_margin", "contrastive_weight"}
     if training.item_negatives == 0:
         left_out.add("item_negatives")
     if training.item_loss == "softmax":

@@ -8,7 +8,14 @@ from collections.abc import Sequence
 from actors.engines.engine import engine_choice, resolve_engine
 from jobs.stages.prepare import made_with
 from jobs.tracking import check as check_trackers
-from minirec.config.choices import CURRICULA, LEARNABILITY, METHODS, REWARDS, TOKEN_LOSSES
+from minirec.config.choices import (
+    CURRICULA,
+    JUDGES,
+    LEARNABILITY,
+    METHODS,
+    REWARDS,
+    TOKEN_LOSSES,
+)
 from minirec.config.run import Config
 from minirec.config.scoring import ScoringConfig
 from minirec.config.selection import ONE_GROUP
@@ -16,6 +23,7 @@ from minirec.config.training import TrainingConfig
 from minirec.corpus.files import sources
 from minirec.errors import ConfigError, CorpusError
 from minirec.model.gguf import read_header
+from minirec.model.hub import check_reference
 from minirec.resources.allocation import allocate, this_machine
 from minirec.store.files import read_json
 from minirec.store.run import Run
@@ -119,6 +127,10 @@ def _check_functions(config: Config, command: str) -> None:
     if _runs(command, "proxy", "score", *TRIALS):
         losses.append(config.proxy.training.loss)
     names += [(TOKEN_LOSSES, loss) for loss in losses]
+    if config.reward.judge and _runs(command, "proxy", "train", *TRIALS):
+        names.append((JUDGES, config.reward.judge))
+    if config.reward.reads_reference and not config.reward.reads_base:
+        check_reference(config.reward.reference)
     for choices, name in names:
         if ":" in name:
             choices.find(name)

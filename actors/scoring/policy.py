@@ -32,6 +32,7 @@ class LoadedPolicy:
             spec.model,
             self.encoder.tokenizer,
             adapter=spec.adapter and fetch(spec.adapter),
+            merge=spec.merges,
             device=spec.device,
         )
         table = self._table(located(spec.item_table)).to(spec.device)

@@ -20,6 +20,7 @@ from actors.pool.actor import Call
 from actors.scoring.orders import order_columns, orders_of_samples, reordered
 from actors.scoring.policy import LoadedPolicy
 from actors.scoring.rise import best_items, risen, risen_ranks
+from actors.scoring.rollouts import Reference, Rollouts
 from actors.scoring.spec import ScoringSpec
 from minirec.config.scoring import ScoringConfig
 from minirec.corpus import schema
@@ -28,6 +29,7 @@ from minirec.corpus.weights import load_factors
 from minirec.evaluation.orders import mean_direction
 from minirec.model import tokens
 from minirec.model.passes import hidden_states
+from minirec.rl.group import Group
 from minirec.rl.grpo import advantages
 from minirec.rl.ranker import Targets
 from minirec.rl.reward import ndcg, reward_function
@@ -58,24 +60,6 @@ class _Batch:
         )
 
 
-@dataclass(frozen=True)
-class _Rollouts:
-    """The n sampled completions of a sample; hidden (n, d), rewards (n,) and ndcg (n,) float32."""
-
-    completions: list[Completion]
-    hidden: Tensor
-    rewards: np.ndarray
-    ndcg: np.ndarray
-
-    def __add__(self, more: _Rollouts) -> _Rollouts:
-        return _Rollouts(
-            self.completions + more.completions,
-            torch.cat([self.hidden, more.hidden]),
-            np.concatenate([self.rewards, more.rewards]),
-            np.concatenate([self.ndcg, more.ndcg]),
-        )
-
-
 class ShardScorer:
     """Scores one split with one policy."""
 
@@ -89,6 +73,7 @@ class ShardScorer:
         self.rows = spec.rows(len(self.samples))
         self.first = next(iter(self.samples.ids(self.rows[:1])), None)
         self.reward = reward_function(spec.reward.name, softmax_weight=spec.reward.softmax_weight)
+        self.reference = Reference(spec, self.loaded)
         self.cutoff = min(spec.reward.cutoff, len(self.table))
         self.factors = load_factors(located(spec.corpus), spec.reward.item_weight)
         self.chance = chance_level(len(self.table), cutoff=spec.reward.cutoff)
@@ -219,7 +204,7 @@ class ShardScorer:
 
     def _roll_out(
         self, batch: _Batch, scoring: ScoringConfig
-    ) -> tuple[Tensor, list[Completion], list[_Rollouts]]:
+    ) -> tuple[Tensor, list[Completion], list[Rollouts]]:
         """Hidden state (B, d) at the greedy completion, that completion, and the rollouts.
 
         After each stage, only samples whose rewards are still uncertain get more rollouts.
@@ -273,30 +258,37 @@ class ShardScorer:
         """Hidden states (completions, d) float32, group after group."""
         if not groups:
             return self.table.new_empty(0, self.table.shape[1])
-        each = zip(batch.samples, batch.prompts, groups, strict=True)
-        return hidden_states(self.policy, [self.encoder.group(*one) for one in each])
+        return hidden_states(self.policy, self._groups(batch, groups))
 
-    def _rewards(self, hidden: Tensor, batch: _Batch) -> tuple[np.ndarray, np.ndarray]:
+    def _groups(self, batch: _Batch, groups: list[list[Completion]]) -> list[Group]:
+        each = zip(batch.samples, batch.prompts, groups, strict=True)
+        return [self.encoder.group(*one) for one in each]
+
+    def _rewards(
+        self, hidden: Tensor, batch: _Batch, groups: Sequence[Group] = ()
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Reward and NDCG, both (B * n,) float32, of hidden states (B * n, d).
 
-        The reward is without the weights of items, because selection expects 0..1 of it.
+        The reward is without the weights of items, because selection expects 0..1 of it. Without
+        `groups` of written texts, it is that of answers that were forced.
         """
         ranking = self.ranker.rank(hidden, batch.targets)
-        reward = self.reward(ranking, self.cutoff)
+        reward = self.reference.mixed(self.reward(ranking, self.cutoff), groups)
         return reward.cpu().numpy(), ndcg(ranking, self.cutoff).cpu().numpy()
 
     def _rewarded(
         self, batch: _Batch, groups: list[list[Completion]], hidden: Tensor
-    ) -> list[_Rollouts]:
+    ) -> list[Rollouts]:
         """Groups of n completions with their rewards; `hidden` (B * n, d) float32."""
         if not groups:
             return []
         count = len(groups)
-        parts = [np.split(values, count) for values in self._rewards(hidden, batch)]
-        return [_Rollouts(*one) for one in zip(groups, hidden.chunk(count), *parts, strict=True)]
+        found = self._rewards(hidden, batch, self._groups(batch, groups))
+        parts = [np.split(values, count) for values in found]
+        return [Rollouts(*one) for one in zip(groups, hidden.chunk(count), *parts, strict=True)]
 
     def _cost(
-        self, batch: _Batch, rows: list[int], greedy: list[Completion], rollouts: list[_Rollouts]
+        self, batch: _Batch, rows: list[int], greedy: list[Completion], rollouts: list[Rollouts]
     ) -> list[int]:
         """Forward-equivalent tokens of each sample; those not in `rows` were only screened.
 
@@ -318,6 +310,7 @@ class ShardScorer:
             for part in passes:
                 read = self.encoder.group(sample, prompt, part)
                 cost[row] += tokens.FORWARD * tokens.read(read, sharing)
+            cost[row] += self.reference.cost(sample, prompt, group.completions)
         if batch.samples and batch.samples[0].sample_id == self.first:
             cost[0] += tokens.FORWARD * self.loaded.item_tokens
         return cost
@@ -331,7 +324,7 @@ class ShardScorer:
         return [part for part in parts if part]
 
     def _rollout_columns(
-        self, greedy: list[Completion], rollouts: list[_Rollouts], rows: list[int], count: int
+        self, greedy: list[Completion], rollouts: list[Rollouts], rows: list[int], count: int
     ) -> dict[str, object]:
         """Columns of `count` samples; those not in `rows` have no rollouts."""
         generated, hits = np.zeros(count, np.int64), np.zeros(count, np.int8)
@@ -368,7 +361,7 @@ class ShardScorer:
             "el2n": found.el2n.float().cpu().numpy(),
         }
 
-    def _rollout_gradient(self, rollouts: list[_Rollouts], at: Tensor, batch: _Batch) -> pa.Array:
+    def _rollout_gradient(self, rollouts: list[Rollouts], at: Tensor, batch: _Batch) -> pa.Array:
         """Column of head gradients weighted by advantage; 0 for samples that are not in `at`."""
         size = self.table.shape[1]
         result = torch.zeros(len(batch.samples), size)

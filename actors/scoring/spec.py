@@ -64,7 +64,13 @@ class ScoringSpec:
     @property
     def policy(self) -> tuple[object, ...]:
         """Specs with equal values can share a loaded policy."""
-        return self.corpus, self.model_path, self.adapter, self.item_table, self.device, self.prior
+        shared = (self.corpus, self.model_path, self.adapter, self.item_table, self.device)
+        return *shared, self.prior, self.merges
+
+    @property
+    def merges(self) -> bool:
+        """Whether the adapter is merged into the weights: unless rewards need these without it."""
+        return self.scoring is None or not self.reward.reads_base
 
     def part(self, shard: int) -> Path:
         return located(self.output) / f"part-{shard:06d}.parquet"

@@ -204,7 +204,8 @@ def step_tokens(
         answer=len(encoder.answer_ids),
         sharing=sharing,
     )
-    return StepTokens(t, lengths, every, sharing, encoder.answer_ids)
+    read = [len(encoder.item_words(item)) for item in items] if spec.reads_reference else None
+    return StepTokens(t, lengths, every, sharing, encoder.answer_ids, read)
 
 
 def target_presence(

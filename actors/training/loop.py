@@ -34,6 +34,7 @@ from actors.training.paced import static_order
 from actors.training.replays import with_choices
 from actors.training.reset import Reset
 from actors.training.spec import TrainingSpec
+from actors.training.texts import Judge, text_reward
 from actors.training.unlabelled import labelled_part, with_unlabelled
 from actors.training.update import optimizer_step, set_learning_rate
 from actors.training.validation import (
@@ -120,7 +121,9 @@ class Worker:
             items=len(self.items),
             answer=self.encoder.answer_ids,
             prior=self.prior,
+            told=text_reward(spec, self.encoder, self.items, device=policy.device),
         )
+        self.judge = Judge(spec, self.encoder, self.catalogue)
         t = spec.training
         self.tokens = step_tokens(
             spec, self.items, self.samples, self.encoder, self.catalogue, policy.sharing
@@ -280,6 +283,7 @@ class Worker:
             self.encoder.group(sample, prompt, completions)
             for sample, (prompt, completions) in zip(samples, drawn.rollouts, strict=True)
         ]
+        groups = self.judge(step, groups)
         times = ("rollout_seconds", "wait_seconds", "idle_seconds")
         return groups, {name: round(getattr(drawn, name), 3) for name in times}
 

@@ -8,18 +8,26 @@ from pathlib import Path
 from actors.training.spec import TrainingSpec
 from minirec.corpus.weights import load_factors
 from minirec.prior.prior import Prior
+from minirec.rl.likelihood import TextReward
 from minirec.rl.reward import reward_function
 from minirec.rl.rollouts import Objective
 from minirec.selection.learnability import chance_level
 
 
 def objective_of(
-    spec: TrainingSpec, corpus: Path, *, items: int, answer: Sequence[int], prior: Prior | None
+    spec: TrainingSpec,
+    corpus: Path,
+    *,
+    items: int,
+    answer: Sequence[int],
+    prior: Prior | None,
+    told: TextReward | None,
 ) -> Objective:
     """The objective of a training on a corpus of `items`; a step takes `Objective.of_step`.
 
     Args:
         answer: token ids of the answer marker.
+        told: the reward of texts, from `actors.training.texts.text_reward`.
     """
     reward = spec.reward
     return Objective(
@@ -33,4 +41,6 @@ def objective_of(
         answer=answer,
         comparison_noise=reward.comparison_noise if reward.feedback == "comparison" else None,
         chance=chance_level(items, cutoff=reward.cutoff),
+        told=told,
+        told_weight=1.0 if reward.judge else reward.reference_weight,
     )

@@ -53,3 +53,8 @@ class TrainingSpec:
     lifts: Sequence[tuple[int, float, float]] = ()
     arms: Sequence[int] = ()
     history: int | None = None
+
+    @property
+    def reads_reference(self) -> bool:
+        """Whether an LM reads the target's text after each rollout, for the rewards."""
+        return self.reward.reads_reference and self.training.rolls_out

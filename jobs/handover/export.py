@@ -75,12 +75,8 @@ def export(
         )
     if to == pairs.TO:
         _check_pairs(config, name)
-    elif to in WRITING and config.reward.feedback == "comparison":
-        raise ConfigError(
-            f"--to {to} is for a trainer that computes advantages from rewards, but this run "
-            f"trains on comparisons of rollouts (reward.feedback comparison); give --to "
-            f"{pairs.TO} for pairs of rollouts, or --to jsonl"
-        )
+    elif to not in POLICIES:
+        check_ranks(config, to)
     run, _ = finished_run(run_dir, STAGE[name].name, *([] if to in POLICIES else [chooses]))
     if out.exists() and not overwrite:
         raise ArtifactError(f"{out} exists; give another --out, or --overwrite")
@@ -255,6 +251,21 @@ def _subset(folder: Path, source: _Source, to: str) -> None:
         say(
             f"export: {config.model.name} has no chat template, but verl needs one; the command "
             f"in README.md sets one that does not change the prompts"
+        )
+
+
+def check_ranks(config: Config, to: str) -> None:
+    """Raise `ConfigError` if a trainer would need more than the ranks of a completion."""
+    if to in WRITING and config.reward.feedback == "comparison":
+        raise ConfigError(
+            f"--to {to} computes advantages from rewards, but this run trains on comparisons of "
+            f"rollouts (reward.feedback comparison); give --to {pairs.TO}, or --to jsonl"
+        )
+    if config.reward.reads_texts:
+        reads = "reward.judge" if config.reward.judge else f"reward.name {config.reward.name}"
+        raise ConfigError(
+            f"--to {to} brings along the reward of a completion by its ranks, but {reads} reads "
+            f"texts; give --to {pairs.TO}, whose pairs hold the rewards of scoring"
         )
 
 

@@ -55,8 +55,7 @@ class Choices:
 
     def check(self, name: str) -> str:
         """Return `name`; raise `ValueError` with the nearest name if it is unknown."""
-        module, colon, function = name.partition(":")
-        own = colon and all(map(str.isidentifier, [*module.split("."), function]))
+        own = is_own(name)
         names = [*self.meanings(), *([OWN] if self.own else [])]
         if (_key(name) in names and not name.endswith("@K")) or (self.own and own):
             return name
@@ -78,6 +77,12 @@ class Choices:
                 f"{self.setting}={name!r} cannot be imported: {error}; correct the name, or add "
                 f"the folder of the module to PYTHONPATH"
             ) from None
+
+
+def is_own(name: str) -> bool:
+    """Whether a name can be ``package.module:function``."""
+    module, colon, function = name.partition(":")
+    return bool(colon) and all(map(str.isidentifier, [*module.split("."), function]))
 
 
 def _key(name: str) -> str:
@@ -144,10 +149,13 @@ TOKEN_LOSSES = Choices(
     "TOKEN_LOSSES",
     first={
         "dpo": "The best rollout of each prompt should gain on the worst, over a reference.",
+        "contrastive": "Better rollouts of a prompt should be likelier than worse ones, by a "
+        "margin.",
         "supervised": "No rollouts: the probability of the target right after the prompt is "
         "maximised.",
     },
 )
+JUDGES = Choices("reward.judge", "", "")  # has no names, only functions of the user
 CANDIDATES = Choices("training.item_candidates", "minirec.rl.candidates", "CANDIDATES", own=False)
 REFERENCES = Choices(
     "compare.references", COMPARED.module, COMPARED.table, first=COMPARED.first, own=False

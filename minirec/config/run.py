@@ -18,6 +18,7 @@ from minirec.config.resources import ResourcesConfig
 from minirec.config.scoring import RewardConfig, ScoringConfig
 from minirec.config.section import PathText, Section
 from minirec.config.selection import SelectionConfig
+from minirec.config.texts import check_texts
 from minirec.config.training import TrainingConfig
 from minirec.config.trials import CompareConfig, SweepConfig
 
@@ -112,6 +113,13 @@ class Config(Section):
             raise ValueError(
                 "rollout.replay starts no engines, but validations need them; set "
                 "training.validation_steps and training.patience to null"
+            )
+        check_texts(self.reward, self.training, trainings)
+        if self.reward.reads_reference and self.scores and self.scores_forced:
+            raise ValueError(
+                "reward.name reference_likelihood reads what rollouts tell of the target, but "
+                "scoring has none with scoring.rollouts 0 or rollout.max_new_tokens 0; raise them, "
+                "or choose another reward"
             )
         for name, training in trainings.items():
             if self.reward.feedback == "comparison":

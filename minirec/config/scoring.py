@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
-from minirec.config.choices import Reward
-from minirec.config.section import Section, counted, share_or_all
+from minirec.config.choices import Reward, is_own
+from minirec.config.section import PathText, Section, counted, share_or_all
 
 ITEM_COLUMNS = ("item_id", "key", "title", "text")
 """Columns of ``items.parquet`` in every corpus; see `minirec.corpus.schema`."""
@@ -28,6 +28,18 @@ class RewardConfig(Section):
     horizon: int = Field(1, ge=1)
     """Next items of a user in the train split that count as relevant in the reward of a training
     rollout; 1 counts the target alone."""
+    reference: PathText = "base"
+    """LM that reads the target's text for reference_likelihood: base, the policy without its
+    adapter, or the folder of an LM with the same tokenizer. Other rewards ignore it."""
+    reference_weight: float = Field(0.2, gt=0, le=1)
+    """Weight b of the target's text in reference_likelihood; 1 leaves the ranks out."""
+    judge: str | None = None
+    """Your function package.module:function of a prompt and the texts of its rollouts, whose order
+    of them replaces the rewards of a training; null takes the rewards."""
+    judge_calls: int = Field(1, ge=1)
+    """Prompts that the judge is asked about at the same time, each in a thread of its own."""
+    judge_deadline_s: float = Field(60, gt=0)
+    """A training fails after this many seconds without an answer of the judge."""
     feedback: Literal["score", "comparison"] = "score"
     """What a training sees of the rollouts of a prompt: their rewards, or only which of two has the
     larger reward; scoring and selection read the rewards."""
@@ -45,6 +57,30 @@ class RewardConfig(Section):
             )
         return column
 
+    @field_validator("judge")
+    @classmethod
+    def _own(cls, judge: str | None) -> str | None:
+        if judge is not None and not is_own(judge):
+            raise ValueError(
+                f"judge {judge} does not name a function; write package.module:function"
+            )
+        return judge
+
+    @model_validator(mode="after")
+    def _check_texts(self) -> RewardConfig:
+        reads = f"judge {self.judge}" if self.judge else f"name {self.name}"
+        if self.reads_texts and self.horizon > 1:
+            raise ValueError(
+                f"horizon {self.horizon} counts the ranks of later items, but {reads} reads texts; "
+                f"set horizon to 1"
+            )
+        if self.judge and self.reads_reference:
+            raise ValueError(
+                f"{reads} replaces the rewards of a training, and name {self.name} is computed for "
+                f"nothing; set judge to null or name to ndcg_softmax"
+            )
+        return self
+
     @model_validator(mode="after")
     def _noise(self) -> RewardConfig:
         if self.comparison_noise and self.feedback == "score":
@@ -54,18 +90,37 @@ class RewardConfig(Section):
             )
         return self
 
+    @property
+    def reads_reference(self) -> bool:
+        """Whether an LM reads the target's text after each rollout."""
+        return self.name == "reference_likelihood"
+
+    @property
+    def reads_base(self) -> bool:
+        """Whether this LM is the policy without its adapter."""
+        return self.reads_reference and self.reference == "base"
+
+    @property
+    def reads_texts(self) -> bool:
+        """Whether a training needs the texts of its rollouts for their rewards."""
+        return self.reads_reference or self.judge is not None
+
     def settings(self) -> dict[str, Any]:
         """The settings that a fingerprint covers: those that have an effect on rewards."""
-        unset = {"feedback", "comparison_noise"} | (set() if self.item_weight else {"item_weight"})
+        unset = {"feedback", "comparison_noise", "judge", "judge_calls", "judge_deadline_s"}
+        unset |= set() if self.item_weight else {"item_weight"}
+        unset |= set() if self.reads_reference else {"reference", "reference_weight"}
         if self.horizon == 1:
             unset.add("horizon")
         return self.model_dump(mode="json", exclude=unset)
 
     def feedback_settings(self) -> dict[str, Any]:
-        """The settings of comparisons, for the fingerprint of a training; empty without them."""
-        if self.feedback == "score":
-            return {}
-        return {"feedback": self.feedback, "comparison_noise": self.comparison_noise}
+        """The settings of comparisons and of a judge, for the fingerprint of a training; empty
+        without them."""
+        found: dict[str, Any] = {"judge": self.judge} if self.judge else {}
+        if self.feedback == "comparison":
+            found |= {"feedback": self.feedback, "comparison_noise": self.comparison_noise}
+        return found
 
 
 class ScoringConfig(Section):

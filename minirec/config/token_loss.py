@@ -11,6 +11,11 @@ from minirec.config.section import Section
 
 PER_GROUP = ("gspo", "dr_grpo")
 """The token losses that a step divides by its number of groups."""
+OF_PAIRS = {
+    "dpo": "reads only which rollout is the best and which the worst",
+    "contrastive": "reads only the order of the rollouts",
+}
+"""The losses that compare rollouts in pairs, and what they read of the rewards."""
 
 
 class TokenLossSettings(Section):
@@ -34,6 +39,11 @@ class TokenLossSettings(Section):
     preference_reference: Literal["writer", "start"] = "writer"
     """Policy with which the loss dpo compares: the one that wrote the rollouts, or the start of the
     training, for one more forward pass. Other losses ignore it."""
+    contrastive_margin: float = Field(0.01, gt=0)
+    """How much likelier the better of two rollouts should be, in mean log-probability, times ln 2
+    for neighbours in rank; only the loss contrastive reads it."""
+    contrastive_weight: float = Field(1.0, gt=0)
+    """Weight of the loss contrastive beside the item loss; other losses ignore it."""
     live_tokens: bool = False
     """Whether only the tokens of groups that are not dead divide the token loss, instead of all;
     costs one more forward pass."""
@@ -107,18 +117,17 @@ class TokenLossSettings(Section):
         return self
 
     def _check_preference(self) -> None:
-        """Raise ValueError for settings of a token loss that DPO has no place for."""
-        if self.loss != "dpo":
+        """Raise ValueError for settings of a token loss that losses of pairs have no place for."""
+        if self.loss not in OF_PAIRS:
             return
         if self.live_tokens:
             raise ValueError(
-                "live_tokens divides a loss of tokens, but loss dpo is one of pairs; set "
-                "live_tokens to false"
+                f"live_tokens divides a loss of tokens, but loss {self.loss} is one of pairs; set "
+                f"live_tokens to false"
             )
         for name, neutral in (("weighting", "none"), ("credit", "rollout")):
             if getattr(self, name) != neutral:
                 raise ValueError(
-                    f"{name} {getattr(self, name)} changes the advantages of tokens, but loss dpo "
-                    f"reads only which rollout is the best and which the worst; set {name} to "
-                    f"{neutral}"
+                    f"{name} {getattr(self, name)} changes the advantages of tokens, but loss "
+                    f"{self.loss} {OF_PAIRS[self.loss]}; set {name} to {neutral}"
                 )

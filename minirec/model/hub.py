@@ -80,3 +80,12 @@ def downloaded(model: str) -> str:
         return snapshot_download(model, local_files_only=True)
     except (errors.LocalEntryNotFoundError, errors.HFValidationError):
         return model
+
+
+def check_reference(folder: str) -> None:
+    """Raise `ConfigError` unless the folder holds a model."""
+    if not (Path(folder) / "config.json").exists():
+        raise ConfigError(
+            f"reward.reference {folder} is no folder with a model (config.json is missing there); "
+            f"give the folder of an LM in safetensors on a disk that all machines share, or base"
+        )

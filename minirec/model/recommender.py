@@ -159,6 +159,17 @@ class Encoder:
         words = self.cut(prompts.item_text(title, text), self.config.max_item_tokens)
         return self._read(words) + self.answer_ids
 
+    def item_words(self, item: Sequence[int]) -> list[int]:
+        """The tokens of an item's text alone, of its tokens as `item` gives them."""
+        first = int(item[0] == self.tokenizer.bos_token_id)
+        return [*item[first : len(item) - len(self.answer_ids)]]
+
+    def written_texts(self, group: Group) -> list[str]:
+        """The texts that the engines wrote for a group, each up to its answer marker."""
+        both = zip(group.completions, group.written, strict=True)
+        texts = [self.tokenizer.decode(c[:n], skip_special_tokens=True) for c, n in both]
+        return [text.partition(prompts.ANSWER)[0].strip() for text in texts]
+
     def _read(self, text: str) -> list[int]:
         """Token ids of a text, with the BOS token if the model has one."""
         return prompts.begun(self.tokenizer.encode(text, add_special_tokens=False), self.tokenizer)
@@ -213,6 +224,7 @@ class Policy(nn.Module):
         groups: Sequence[Group] | None = None,
         logprobs: bool = True,
         alone: bool = False,
+        temperature: float | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """One forward pass, over sequences (hidden states) or over groups (both results).
 
@@ -225,11 +237,12 @@ class Policy(nn.Module):
             logprobs: whether the log-probabilities of groups are needed.
             alone: whether a row of the batch must hold one group only, as per-sample gradients
                 need.
+            temperature: of the log-probabilities; None: that of rollouts.
 
         Returns:
             hidden (B, d) float32 at the last token of each sequence. For groups also
             log-probabilities (sum of completion lengths,) float32 of their completion tokens, in
-            order, at the rollout temperature; otherwise None.
+            order; otherwise None.
         """
         low = self.dtype if self.dtype == torch.bfloat16 else None
         with torch.autocast(self.device.type, dtype=low, enabled=low is not None):
@@ -241,7 +254,7 @@ class Policy(nn.Module):
                 hidden, states, targets = self._unpacked(groups)
             if not logprobs:
                 return hidden, None
-            rate = self.rollout_temperature
+            rate = self.rollout_temperature if temperature is None else temperature
             return hidden, token_logprobs(self.causal, states, targets, temperature=rate)
 
     def packs(self, groups: Sequence[Group], *, alone: bool = False) -> bool:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from minirec.config.training import TrainingConfig
 from minirec.model.sharing import Sharing
 from minirec.rl.chunks import prefixes
+from minirec.rl.continued import continued
 from minirec.rl.group import Group
 
 PREFILL = DECODE = FORWARD = 1
@@ -61,7 +62,9 @@ class StepTokens:
 
     items: (V,) tokens of each item. refresh_steps: a table of the catalogue is encoded at its
     multiples. sharing: how the policy reads groups (`Sharing.of`).
-    answer: token ids of the answer marker, for `training.credit`.
+    answer: token ids of the answer marker, for `training.credit` and `words`.
+    words: (V,) tokens of the text of each item, if a reference LM reads it after each rollout; such
+        a token counts as one of the policy. None: no LM reads it.
     """
 
     training: TrainingConfig
@@ -69,6 +72,7 @@ class StepTokens:
     refresh_steps: int
     sharing: Sharing | None
     answer: Sequence[int] = ()
+    words: Sequence[int] | None = None
 
     @property
     def catalogue(self) -> int:
@@ -106,6 +110,10 @@ class StepTokens:
                     groups, number=number, chunks=t.credit_chunks, answer=self.answer
                 )
             )
+        if self.words is not None:
+            passes = 1 + (t.live_tokens and t.reads_table)
+            after = (self._continued(group) for group in groups)
+            reading_ahead += passes * sum(read(group, self.sharing) for group in after)
         own = sum(self.items[item] for item in candidates)
         refreshed = t.reads_table and step % self.refresh_steps == 0
         encoded = self.catalogue if refreshed else FORWARD * own
@@ -122,6 +130,12 @@ class StepTokens:
         if t.consistency:
             found += sum(read(group.pair, self.sharing) for group in groups)
         return found
+
+    def _continued(self, group: Group) -> Group:
+        """The group that the reference LM reads, with 0 for each word of the target."""
+        assert self.words is not None
+        words = {group.target: [0] * self.words[group.target]}
+        return continued([group], words=words, answer=self.answer)[0]
 
 
 def reads_per_token(training: TrainingConfig) -> int:

@@ -16,6 +16,8 @@ from minirec.config.choices import TOKEN_LOSSES
 from minirec.config.training import TrainingConfig
 from minirec.rl import agreement, grpo
 from minirec.rl.candidates import CANDIDATES, Candidates, batch
+from minirec.rl.continued import copied_share
+from minirec.rl.contrastive import contrast
 from minirec.rl.credit import read_prefixes
 from minirec.rl.group import Group
 from minirec.rl.horizon import relevant_items
@@ -246,11 +248,38 @@ def consistency_loss(
     return Loss(total, sums, "groups")
 
 
+def ordered_loss(rollouts: Rollouts, rewards: Rewards, _: Candidates, objective: Objective) -> Loss:
+    """Rollouts of a group with a higher reward should be likelier, by `contrastive_loss`."""
+    t = objective.training
+    total, sums = contrast(
+        rollouts.logprobs,
+        rollouts.rollout,
+        rewards.seen,
+        rewards.dead,
+        margin=t.contrastive_margin,
+        least=t.advantage_floor,
+    )
+    total = t.contrastive_weight * total
+    return Loss(total, {"contrastive_loss": float(total.detach()), **sums}, "groups")
+
+
 def token_figures(
     rollouts: Rollouts, rewards: Rewards, _: Candidates, objective: Objective
 ) -> Loss:
     """What the log shows of the written tokens where no loss counts them; it is no loss."""
     return Loss(rollouts.logprobs.new_zeros(()), {}, "tokens", _figures(rollouts))
+
+
+def text_figures(
+    told: Tensor, rewards: Rewards, groups: Sequence[Group], objective: Objective
+) -> Loss:
+    """What the log shows of rewards `told` (P, G) of texts; it is no loss."""
+    sums = {
+        "text_reward": float(told.mean(1).sum()),
+        "ndcg": float(rewards.ndcg.mean(1).sum()),
+        "copied_text": copied_share(groups, answer=len(objective.answer)),
+    }
+    return Loss(told.new_zeros(()), sums, "groups")
 
 
 def _figures(rollouts: Rollouts) -> dict[str, float]:
@@ -316,6 +345,8 @@ def _places(items: Tensor, ids: Tensor) -> Tensor:
 
 LOSSES = (token_loss, item_loss)
 """Every loss of a step with rollouts, in the order in which they are added."""
+PAIR_LOSSES = {"dpo": preference_loss, "contrastive": ordered_loss}
+"""Values of `training.loss` that replace the token loss by one of pairs of rollouts."""
 
 
 def losses(
@@ -332,16 +363,25 @@ def losses(
     if t.credit == "prefill":
         chunks, answer = t.credit_chunks, objective.answer
         prefixes = read_prefixes(policy, groups, chunks=chunks, answer=answer)
-    rollouts = forward(policy, groups, items=items, prior=objective.prior, start=t.reads_start)
+    rollouts = forward(
+        policy,
+        groups,
+        items=items,
+        prior=objective.prior,
+        start=t.reads_start,
+        told=objective.told,
+    )
     rollouts = replace(rollouts, prefixes=prefixes)
     rewards = reward(rollouts, table=candidates.table, objective=objective)
     first = choices(groups, rewards.seen, rewards.dead, floor=t.advantage_floor)
     rewards = replace(rewards, choices=first)
     used = [*LOSSES]
-    if t.loss == "dpo":
-        used = [preference_loss, token_figures, *(one for one in LOSSES if one != token_loss)]
+    if pairs := PAIR_LOSSES.get(t.loss):
+        used = [pairs, token_figures, *(one for one in LOSSES if one != token_loss)]
     used += [imitated_best] if objective.best_weight else []
     used += [expert_loss] if candidates.demonstrations is not None else []
     used += [consistency_loss] if objective.views is not None else []
     parts = [loss(rollouts, rewards, candidates, objective) for loss in used]
+    if rollouts.told is not None:
+        parts.append(text_figures(rollouts.told, rewards, groups, objective))
     return Losses(rewards, [*parts, *regularisers(rollouts, t)])

@@ -77,6 +77,11 @@ def reciprocal_rank(ranking: Ranking, cutoff: int) -> Tensor:
     return 1 / ranking.rank.float() * (ranking.rank <= cutoff)
 
 
+def reference_likelihood(ranking: Ranking, cutoff: int) -> Tensor:
+    """(1 - b) NDCG@m + b x what a rollout tells reward.reference of the target's text."""
+    return ndcg(ranking, cutoff)  # `minirec.rl.likelihood` has the part that reads texts
+
+
 def hit(ranking: Ranking, cutoff: int) -> Tensor:
     """1 up to rank K, else 0; reward.cutoff has no effect."""
     return (ranking.rank <= cutoff).float()
@@ -123,5 +128,6 @@ REWARDS: dict[str, Callable[..., Tensor]] = {
     "ndcg": ndcg,
     "reciprocal_rank": reciprocal_rank,
     "hit@K": hit,
+    "reference_likelihood": reference_likelihood,
 }
 """Names of ``reward.name``. `minirec.config.choices` reads them here."""

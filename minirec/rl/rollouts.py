@@ -19,6 +19,7 @@ from minirec.rl.comparison import compared
 from minirec.rl.credit import Prefixes, credit_advantages
 from minirec.rl.group import Choice, Group, Unit, written_tokens
 from minirec.rl.horizon import graded
+from minirec.rl.likelihood import TextReward, mixed
 from minirec.rl.ranker import Ranker, Targets
 from minirec.rl.replay import best_weight, pass_of
 from minirec.rl.reward import Ranking, RewardFunction, ndcg
@@ -40,6 +41,8 @@ class Objective:
     longest: the most tokens that an engine writes, see `Tokens`. answer: the answer marker.
     comparison_noise: of comparisons between rollouts, which replace the rewards; None: they do not.
     chance: NDCG of a random ranking, for `training.weighting`.
+    told: the reward of texts, which has the weight `told_weight` beside that of ranks; None: ranks
+        alone count.
     normaliser, seed, best_weight: of a step, see `of_step`. The latter is the weight of the loss
     that imitates the best rollouts, see `minirec.rl.replay`. views: of a step, for
     `training.consistency`.
@@ -55,6 +58,8 @@ class Objective:
     answer: Sequence[int] = ()
     comparison_noise: float | None = None
     chance: float = 0.0
+    told: TextReward | None = None
+    told_weight: float = 1.0
     normaliser: float | None = None
     seed: int = 0
     best_weight: float = 0.0
@@ -99,6 +104,7 @@ class Rollouts:
     the rollout (0..P*G-1) of each token. sample_ids (P,) are those of the groups. start (W,)
     float32 holds the log-probabilities at the start of the training, if needed; prefixes likewise.
     weight (P,) float32 and labelled (P,) bool are those of the groups; None: 1 and True.
+    told (P, G) float32 are the rewards of the texts; None: there are none.
     """
 
     hidden: Tensor
@@ -111,6 +117,7 @@ class Rollouts:
     prefixes: Prefixes | None = None
     weight: Tensor | None = None
     labelled: Tensor | None = None
+    told: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -197,7 +204,8 @@ def live_tokens(
     With `training.live_tokens`, their number in the global batch replaces that of all tokens as the
     divisor of the token loss. It must be known before the first backward pass of the step.
     """
-    rollouts = forward(policy, groups, items=len(table), prior=objective.prior)
+    told = objective.told
+    rollouts = forward(policy, groups, items=len(table), prior=objective.prior, told=told)
     dead = reward(rollouts, table=table, objective=objective).dead.tolist()
     return sum(sum(group.written) for group, none in zip(groups, dead, strict=True) if not none)
 
@@ -209,12 +217,15 @@ def forward(
     items: int,
     prior: Prior | None = None,
     start: bool = False,
+    told: TextReward | None = None,
 ) -> Rollouts:
     """One pass of the policy over groups of equal size; `items` is V.
 
-    With `start`, a pass without gradient at the start of the training comes first.
+    With `start`, a pass without gradient at the start of the training comes first, and with `told`
+    what this reward reads.
     """
     at_start = start_logprobs(policy, groups) if start else None
+    rewards = told(policy, groups) if told else None
     hidden, logprobs = policy(groups=groups)
     assert logprobs is not None
     device = hidden.device
@@ -232,6 +243,7 @@ def forward(
         at_start,
         weight=torch.tensor([group.weight for group in groups], device=device),
         labelled=torch.tensor([group.labelled for group in groups], device=device),
+        told=None if rewards is None else rewards.to(device),
     )
 
 
@@ -243,6 +255,8 @@ def reward(rollouts: Rollouts, *, table: Tensor, objective: Objective) -> Reward
     shape = rollouts.hidden.shape[:2]
     ranking = ranker.rank(hidden, rollouts.targets)
     plain = _earned(ranking, hidden, rollouts.targets, ranker, objective).view(shape)
+    if rollouts.told is not None:
+        plain = mixed(plain, rollouts.told, weight=objective.told_weight)
     noise = objective.comparison_noise
     seen = (
         plain

@@ -205,6 +205,8 @@ def _values(
     if method == SUPERVISED:
         values |= {"training.loss": "supervised", "training.staleness": 0}
         values |= {f"training.{name}": value for name, value in OF_ROLLOUTS.items()}
+        if config.reward.reads_texts:  # there are no texts, and no rewards
+            values |= {"reward.judge": None, "reward.name": type(config.reward)().name}
     else:
         values["selection.budget"] = budget
     return values | {

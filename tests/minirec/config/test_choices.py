@@ -55,7 +55,7 @@ def test_a_comparison_takes_presets_and_full_only_as_a_reference():
         ("selection.learnability=gauss", "did you mean gaussian?"),
         ("sweep.learnability=[gauss]", "sweep.learnability: 'gauss' is unknown"),
         ("corpus.source=recbol", "did you mean recbole? choose demo, amazon, movielens"),
-        ("reward.name=hit@0", "choose ndcg_softmax, ndcg, reciprocal_rank, hit@K or package"),
+        ("reward.name=hit@0", "choose ndcg_softmax, ndcg, reciprocal_rank, hit@K, "),
         ("reward.name=hit@ten", "did you mean hit@10?"),
         ("reward.name=hit@K", "did you mean hit@10?"),
         ("sweep.learnability=[a.b:c]", "'a.b:c' is unknown; choose gaussian"),

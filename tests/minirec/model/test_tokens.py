@@ -26,9 +26,9 @@ def grpo(**settings):
     return TrainingConfig(prompts_per_step=1, prompts_per_micro_batch=1, **settings)
 
 
-def counted(training, step=0, sharing=SHARED, candidates=(0,), refresh=1, **more):
+def counted(training, step=0, sharing=SHARED, candidates=(0,), refresh=1, words=None, **more):
     groups = [PAIR] if training.rolls_out else [group(10, [1], [0])]
-    counts = StepTokens(training, ITEMS, refresh, sharing)
+    counts = StepTokens(training, ITEMS, refresh, sharing, [2] * bool(words), words)
     return counts.count(step, groups, candidates=candidates, **more)
 
 
@@ -80,6 +80,13 @@ def test_agreement_is_read_once_more():
     # Steps on the same rollouts keep the pseudo-targets.
     assert cost(1, unlabelled=0.5) == cost(1)
     assert cost(1, consistency=0.1) == cost(1) + 2 * 20
+
+
+def test_a_reference_reads_the_words_of_the_target_after_each_rollout():
+    # The prompt, rollouts of 4 and 6 tokens and the bare marker, each with 3 words.
+    assert counted(grpo(), words=[3, 3, 3]) == 19 + (10 + 7 + 9 + 4) + 40 + 12 + 6
+    # Which groups live is measured first, with the same reward.
+    assert counted(grpo(live_tokens=True), words=[3, 3, 3]) == 19 + 2 * 30 + 60 + 12 + 6
 
 
 @pytest.mark.parametrize(("step", "encoded"), [(0, 12), (1, 3), (2, 12)])
