@@ -293,7 +293,8 @@ def _named(folder: Path, name: str, now: float) -> Found:
             )
     found = found_runs(root, now=now) if root.exists() else []
     if [one.name for one in found] != ["."]:
-        what = "does not exist" if not root.exists() else "is not a run directory"
+        missing = f"does not exist, nor does {below}" if below != root else "does not exist"
+        what = missing if not root.exists() else "is not a run directory"
         inside = f"; it holds {len(found)}, name each of them" if found else ""
         raise ConfigError(f"{root} {what}{inside}; nothing was removed")
     for above in [*root.parents][: DEPTH + 1]:
