@@ -100,6 +100,8 @@ def test_pace_and_clock_by_hand():
 def running_run(root, **changes):
     """A live run whose stage train is at work."""
     run = make_live_run(root)
+    log = run.path("policy", "log.jsonl")
+    log.write_text(log.read_text() + "\n")
     for name in ("train.json", "evaluate.json", "evaluate.begun.json"):
         run.path("stages", name).unlink()
     now = time.time()
@@ -112,7 +114,7 @@ def running_run(root, **changes):
 def test_the_view_of_a_training(tmp_path, capsys):
     run = running_run(tmp_path / "run")
     with run.path("policy", "log.jsonl").open("a") as file:
-        file.write('\n{"step": 8, "rew')  # the training is writing it
+        file.write('{"step": 8, "rew')  # the training is writing it
     view = Watcher(run, once=True).look()
     words = {name: word for name, word, _ in view.rows}
     assert words["prepare"] == "done" and words["train"] == "running"
