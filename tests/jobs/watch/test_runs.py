@@ -13,6 +13,7 @@ from jobs.watch.runs import found_runs, remove_runs
 from minirec.errors import ArtifactError, ConfigError
 from minirec.store.files import write_json
 from minirec.store.lease import held, here
+from minirec.store.remote import located
 
 
 @pytest.fixture
@@ -126,3 +127,22 @@ def test_the_command_line(folder, capsys):
     assert "is not a run directory" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["runs", str(folder), "--yes"])
+
+
+def test_runs_on_an_object_store(folder, object_store, capsys):
+    object_store.create_bucket(Bucket="listed")
+    for path in folder.rglob("*"):
+        if path.is_file() and "loop" not in path.parts:
+            key = f"runs/{path.relative_to(folder).as_posix()}"
+            object_store.upload_file(str(path), "listed", key)
+    assert main(["watch", "s3://listed/runs/one", "--once"]) == 0
+    assert "done up to evaluate" in capsys.readouterr().out
+    found = found_runs(located("s3://listed/runs"), now=time.time())
+    local = found_runs(folder, now=time.time())
+    assert [(o.name, o.size, o.state, o.ndcg) for o in found] == [
+        (o.name, o.size, o.state, o.ndcg) for o in local
+    ]
+    assert remove_runs("s3://listed/runs", ["one"], yes=True) == 0
+    assert main(["runs", "s3://listed/runs"]) == 0
+    assert "1 run in s3://listed/runs" in capsys.readouterr().out
+    assert main(["runs", "s3://listed/runs", "--remove", "deep", "--yes"]) == 2
