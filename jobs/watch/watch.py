@@ -213,7 +213,7 @@ def _quiet(watcher: Watcher, view: View, wait: Callable[[], object]) -> View:
 def line(view: View) -> str:
     """The view in one line."""
     counted = f" ({_counts(view.trials)})" if view.trials else ""
-    shown = _of(view.bar) if view.bar and not view.trials else ""
+    shown = _of(view.bar) if view.bar else ""
     return f"{view.state.stage}{counted}{shown}: " + "; ".join(view.lines)
 
 
