@@ -39,6 +39,8 @@ def parse(argv: list[str] | None) -> Arguments:
             top.error("--users and --out need each other")
         if a.items and a.users is None:
             top.error("--items needs --users")
+    if a.command == "runs" and a.yes and not a.remove:
+        top.error("--yes needs --remove")
     if a.command == "select" and a.features is None:
         for name in ("budget", "out", "chance"):
             if getattr(a, name) is not None:
@@ -83,6 +85,7 @@ def parser() -> argparse.ArgumentParser:
     _submit_arguments(command("submit", "send a command to a Ray cluster as a job"))
     _handover_commands(command)
     _setup_commands(command)
+    _watch_commands(command)
     return top
 
 
@@ -162,6 +165,25 @@ def _handover_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     _add(one, "--replicas", type=_positive, default=1, help="processes (default 1)")
     _add(one, "--queue", type=_positive, default=256, help="requests that may wait (default 256)")
     _add(one, "--no-analysis", **ANALYSIS)
+
+
+def _watch_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """The commands `watch` and `runs`."""
+    text = "show a running command: its stage, reward, speed, cost and the time to its end"
+    about = (
+        f"{text[0].upper()}{text[1:]}. It reads only the run directory, so it may run elsewhere."
+    )
+    about += " Ends with the command; the exit status is 1 if that failed or seems to be dead."
+    one = command("watch", text, about=about)
+    _add(one, "run", type=_path, metavar="RUN", help="run directory, also s3:// or gs://")
+    _add(one, "--once", action="store_true", help="show the present state and exit")
+
+    one = command("runs", "list run directories with state, size and figures, or remove some")
+    text = "folder to search (default runs)"
+    _add(one, "folder", nargs="?", type=_path, default="runs", metavar="FOLDER", help=text)
+    text = "remove these run directories, named as in the list"
+    _add(one, "--remove", nargs="+", type=_path, default=[], metavar="NAME", help=text)
+    _add(one, "--yes", action="store_true", help="remove without asking")
 
 
 def _add(to: Any, *names: str, **options: Any) -> None:

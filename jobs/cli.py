@@ -256,6 +256,21 @@ def _doctor(a: Arguments) -> int:
     return doctor(_file("--runs", a.runs))
 
 
+def _watch(a: Arguments) -> int:
+    from jobs.watch.watch import watch
+
+    return watch(a.run, once=a.once)
+
+
+def _runs(a: Arguments) -> int:
+    from jobs.watch.runs import print_runs, remove_runs
+
+    if a.remove:
+        return remove_runs(a.folder, a.remove, yes=a.yes)
+    print_runs(a.folder)
+    return 0
+
+
 COMMANDS = {
     "select": _select,  # of a run, or of a table of features
     **dict.fromkeys(TRIALS, _trials),
@@ -268,6 +283,8 @@ COMMANDS = {
     "serve": _serve,
     "init": _init,
     "doctor": _doctor,
+    "watch": _watch,
+    "runs": _runs,
 }
 """The functions of commands. `run` and the commands of stages are in none: `_run` serves them."""
 

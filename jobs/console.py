@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -16,9 +16,9 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    SpinnerColumn,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.table import Column, Table
 from rich.text import Text
@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from minirec.evaluation.choosing import Choosing
 
 console = Console(soft_wrap=True, highlight=False)
+STATE = ("label", "total", "done", "note", "first", "began")
+"""What `Bar.state` has."""
+PACE_S = 10.0  # a line gives rate and remaining time of a bar only after this time
+SHOWN: dict[str, Any] = {"console": console, "transient": True, "refresh_per_second": 4}
 PULSE_S = 60.0  # without a terminal, print a line at least this often
 
 
@@ -44,26 +48,63 @@ class Bar:
 
     def __init__(self, progress: Progress | None, label: str, total: int):
         self.label, self.total, self.done, self.note = label, total, 0, ""
+        self.first: int | None = None  # at the first update, as an earlier attempt may have left it
+        self.began = time.time()
         self._progress = progress
-        self._task = progress.add_task(label, total=total, note="") if progress else None
+        self._task = progress.add_task(label, total=total, note="", pace="") if progress else None
 
     def update(self, done: int, note: str = "") -> None:
         """Set the number of finished units and a short note."""
         before, self.done, self.note = self.done, done, note
+        if self.first is None:
+            self.first, self.began = done, time.time()
         if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=done, note=note)
+            self._progress.update(self._task, completed=done, note=note, pace=self.pace())
         elif self.total and 4 * done // self.total > 4 * before // self.total:
             say(f"  {self}")
 
     def __str__(self) -> str:
-        return f"{self.label}: {self.done}/{self.total} {self.note}".rstrip()
+        line = f"{self.label}: {self.done}/{self.total} {self.note}".rstrip()
+        long = time.time() - self.began >= PACE_S
+        return f"{line}, {self.pace()}" if long and self.pace() else line
+
+    def state(self) -> dict[str, Any]:
+        """What `pace_of` needs, for a file."""
+        return {name: getattr(self, name) for name in STATE}
+
+    def pace(self) -> str:
+        """The rate and the remaining time; empty before they are known."""
+        return pace_of(self.state(), time.time())
+
+
+def seconds_each(bar: dict[str, Any], now: float) -> float | None:
+    """Seconds for a unit of a bar since its first update; None before the second."""
+    units = bar["done"] - (bar["done"] if bar["first"] is None else bar["first"])
+    return max(0.0, now - bar["began"]) / units if units > 0 else None
+
+
+def pace_of(bar: dict[str, Any], now: float) -> str:
+    """The rate and the remaining time of a bar, from `Bar.state`; empty before they are known."""
+    each = seconds_each(bar, now)
+    if not each:
+        return ""
+    rate = f"{each:.1f} s each" if each > 1 else f"{1 / each:,.1f} per second"
+    return f"{rate}, {clock(each * (bar['total'] - bar['done']))} left"
+
+
+def clock(seconds: float) -> str:
+    """A duration as 0:07, 4:09 or 1:02:03."""
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 class _Spoken:
-    """State of `pulse`: when the last line was printed, and the current bar."""
+    """State of `pulse`: when the last line was printed, the current bar, the line of the stage."""
 
     at = 0.0
     bar: Bar | None = None
+    line: Progress | None = None
 
 
 def say(line: str) -> None:
@@ -72,11 +113,26 @@ def say(line: str) -> None:
     console.print(line, markup=False)
 
 
+def current_bar() -> Bar | None:
+    """The bar that is shown now."""
+    return _Spoken.bar
+
+
 @contextmanager
 def pulse(stage: str) -> Iterator[None]:
-    """Without a terminal, print the progress of the stage if nothing was printed for `PULSE_S`."""
+    """Show that a stage works: in a terminal by a line with its time, until a bar takes its place.
+
+    Without a terminal, print the progress of the stage if nothing was printed for `PULSE_S`.
+    """
     if console.is_terminal:
-        yield
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        with Progress(*columns, **SHOWN) as progress:
+            _Spoken.line = progress
+            try:
+                progress.add_task(stage, total=None)
+                yield
+            finally:
+                _Spoken.line = None
         return
     started = _Spoken.at = time.monotonic()
 
@@ -109,24 +165,27 @@ def repeating(action: Callable[[], None], wait_s: Callable[[], float]) -> Iterat
 
 @contextmanager
 def bar(label: str, total: int) -> Iterator[Bar]:
-    """A progress bar for `total` units."""
-    if not console.is_terminal:
-        _Spoken.bar = Bar(None, label, total)
+    """A progress bar for `total` units; in a terminal with its rate and the remaining time."""
+    with ExitStack() as showing:
+        progress = None
+        if console.is_terminal:
+            if _Spoken.line is not None:
+                _Spoken.line.stop()
+                showing.callback(_Spoken.line.start)
+            columns = (
+                TextColumn("  {task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("{task.fields[pace]}"),
+                TextColumn("{task.fields[note]}"),
+            )
+            progress = showing.enter_context(Progress(*columns, **SHOWN))
+        _Spoken.bar = Bar(progress, label, total)
         try:
             yield _Spoken.bar
         finally:
             _Spoken.bar = None
-        return
-    columns = (
-        TextColumn("  {task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=console, transient=True) as progress:
-        yield Bar(progress, label, total)
 
 
 def quiet(config: Config) -> None:

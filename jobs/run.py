@@ -53,6 +53,7 @@ def stages(
     overwrite: bool = False,
     check: Callable[[int], object] | None = None,
     recorded: Config | None = None,
+    start_of: str | None = None,
 ) -> Run:
     """Run the named stages in order; first compare the finished stages before them.
 
@@ -62,6 +63,7 @@ def stages(
         check: called with the number of training samples once it is known. It can refuse the
             settings before the long stages start.
         recorded: the settings to write to config.yaml; default `config`.
+        start_of: the command that goes on after these stages, for those who watch the run.
 
     Raises:
         ArtifactError: another command uses the directory, a stage was made with other settings,
@@ -71,6 +73,7 @@ def stages(
 
     quiet(config)  # Ray reads some of the variables when it is imported
     from jobs.cluster.session import Session
+    from jobs.progress import reporting
     from minirec.config.reading import dump
     from minirec.corpus.table import count_samples
 
@@ -83,7 +86,13 @@ def stages(
             check(count_samples(run.path("corpus"), "train"))
 
     several = sum(stage.trains for stage in asked) > 1
-    with holding(run), Session(config, keeps_worker=several) as session:
+    command = start_of or (names[0] if len(names) == 1 else "run")
+    told = [stage.name for stage in asked] + ([start_of] if start_of else [])
+    with (
+        holding(run),
+        reporting(run, command, told, goes_on=start_of is not None) as begins,
+        Session(config, keeps_worker=several) as session,
+    ):
         if any(stage.on_ray and run.done(stage.name) is None for stage in asked):
             session.join_cluster()
         for stage in STAGES[: STAGES.index(asked[-1])]:
@@ -92,6 +101,7 @@ def stages(
                     stage.compare(run, config)
                 checked(stage)
         for stage in asked:
+            begins(stage.name)
             with pulse(stage.name):
                 stage.run(run, config, session)
             with atomic(run.path("config.yaml")) as file:

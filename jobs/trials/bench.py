@@ -12,10 +12,19 @@ from typing import Any
 
 from jobs.console import console, pulse, say
 from jobs.fingerprint import rollout_settings, training_settings
+from jobs.progress import reporting
 from jobs.run import SHARED, holding, stages
 from jobs.stages.gradients import gradient_inputs
 from jobs.trials import shared
-from jobs.trials.result import Result, drop_outdated, read_rows, rows_of, whole_rows, write_rows
+from jobs.trials.result import (
+    Result,
+    drop_outdated,
+    ended,
+    read_rows,
+    rows_of,
+    whole_rows,
+    write_rows,
+)
 from jobs.trials.views import publish_comparison, publish_sweep, with_fronts, with_reached
 from minirec.config.reading import changed
 from minirec.config.run import Config
@@ -142,7 +151,13 @@ def run_bench(command: str, config: Config, *, overwrite: bool = False) -> Run:
                 f"the same command to try them again"
             )
 
-    with holding(run), pulse(command):
+    before = {trial.name: ended(Run(trial.config.run_dir)) for trial in planned}
+    with (
+        holding(run),
+        reporting(run, command, [command], trials=before) as begins,
+        pulse(command),
+    ):
+        begins(command)
         if "gradients" not in inputs:
             drop_outdated(run, planned)
         shared.check_settings(run, planned)
@@ -176,6 +191,7 @@ def _features(command: str, config: Config, *, overwrite: bool) -> None:
         overwrite=overwrite,
         check=lambda samples: check_trials(trials_of(config, command, samples), samples),
         recorded=config,
+        start_of=command,
     )
 
 
@@ -186,6 +202,7 @@ def _prepared(command: str, config: Config, *, overwrite: bool) -> None:
         shared.OF_THE_RUN,
         overwrite=overwrite,
         check=lambda samples: check_trials(trials_of(config, command, samples), samples),
+        start_of=command,
     )
 
 

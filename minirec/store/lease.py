@@ -87,7 +87,7 @@ def _leases(folder: Path) -> list[Path]:
     return sorted((p for p in folder.glob("*") if p.name.isdigit()), key=lambda p: p.name)
 
 
-def _here() -> dict[str, str]:
+def here() -> dict[str, str]:
     """The scope in which a pid is unique: containers may share a hostname."""
     return {
         "host": platform.node(),
@@ -96,11 +96,16 @@ def _here() -> dict[str, str]:
     }
 
 
+def is_gone(holder: dict[str, Any]) -> bool:
+    """Whether a holder, `here` with its ``pid``, was a process of this machine that has ended."""
+    return holder.items() >= here().items() and not Path(f"/proc/{holder['pid']}").exists()
+
+
 def _lease(**changes: Any) -> dict[str, Any]:
     now = time.time()
     return {
         "user": getpass.getuser(),
-        **_here(),
+        **here(),
         "pid": os.getpid(),
         "since": now,
         "expires": now + EXPIRY_S,
@@ -113,9 +118,7 @@ def _refuse_if_held(lease: Path, folder: Path) -> None:
         holder = read_json(lease)
     except DamageError:
         return  # missing or damaged: creating the next number decides
-    here = holder.items() >= _here().items()
-    dead = here and not Path(f"/proc/{holder['pid']}").exists()
-    if holder["released"] or dead or holder["expires"] < time.time():
+    if holder["released"] or is_gone(holder) or holder["expires"] < time.time():
         return
     raise ArtifactError(
         f"another minirec command works in {folder.parent}: {holder['user']} on {holder['host']}, "
