@@ -105,6 +105,10 @@ def training_settings(training: TrainingConfig) -> dict[str, Any]:
     left_out |= {name for name in ("kl_weight", "entropy_weight") if not getattr(training, name)}
     if training.credit == "rollout":
         left_out |= {"credit", "credit_chunks", "credit_lambda"}
+    if training.credit != "vine":
+        left_out.add("credit_completions")
+    if training.rollouts_first is None:
+        left_out.add("rollouts_first")
     if training.weighting == "none":
         left_out |= {"weighting", "weighting_temperature", "weighting_most"}
     if training.validation_steps is None:

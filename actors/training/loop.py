@@ -18,9 +18,11 @@ from actors.process import deadline, forget_peak_memory, trim
 from actors.training.activations import Activations
 from actors.training.adapters import Adapters
 from actors.training.checkpoints import newest_checkpoint, save_checkpoint
+from actors.training.completed import completed
 from actors.training.division import Passes
 from actors.training.drift import keep_start, kl_sums
 from actors.training.expert import Demonstrator
+from actors.training.further import Further
 from actors.training.items import ItemSide, asked_items, step_tokens, target_presence
 from actors.training.live import CHOICE_TOKENS, LiveOrder
 from actors.training.log import TrainingLog, means, mismatch
@@ -39,6 +41,7 @@ from actors.training.validation import (
     exhausted,
     weights_after,
 )
+from actors.training.written import Written
 from actors.training.zero import barrier, of_rank_0, training_engine
 from minirec.corpus.following import with_following
 from minirec.corpus.table import SampleFile, load_catalogue
@@ -142,6 +145,7 @@ class Worker:
         )
         self.demonstrator = Demonstrator(spec, self.samples, self.log.entries)
         self.drawn: list[Group] = []
+        self.written = Written()
         self.order = self._order()
         self.validation: Validation | None = None
         self.lookahead: Lookahead | None = None
@@ -150,6 +154,15 @@ class Worker:
             self.lookahead = Lookahead(
                 spec.pool, self._calls, steps=spec.steps, staleness=t.staleness, folder=saved
             )
+        self.further = Further(
+            spec,
+            policy=self.engine,
+            sharing=policy.sharing,
+            objective=self.objective,
+            encoder=self.encoder,
+            lookahead=self.lookahead,
+            adapters=self.adapters,
+        )
 
     def _order(self) -> Order:
         spec = self.spec
@@ -214,6 +227,7 @@ class Worker:
             groups,
             candidates=candidates.ids.tolist(),
             choice_tokens=chosen.get(CHOICE_TOKENS, 0),
+            further_tokens=self.written.forward_tokens,
         )
         validation = self._validate(step, cost)
         self._write_log(
@@ -242,7 +256,7 @@ class Worker:
         seeds = [seed_of(self.spec.seed, "train", p) for p, _ in batch]
         return calls_of(
             prompts,
-            n=self.spec.training.rollouts_per_prompt,
+            n=self.spec.training.written_first,
             seeds=seeds,
             size=self.spec.prompts_per_call,
             engines=len(self.spec.pool),
@@ -253,10 +267,11 @@ class Worker:
 
         Without engines, each prompt has the forced answer as its only completion.
         """
-        lookahead = self.lookahead
+        lookahead, self.written = self.lookahead, Written()
         if lookahead is not None and not self.spec.training.writes(step):
             return self.drawn, {}
-        samples = [sample for _, sample in self.order.batch(step)]
+        batch = self.order.batch(step)
+        samples = [sample for _, sample in batch]
         if lookahead is None:
             prompts = self.encoder.prompts(samples, self.catalogue)
             both = zip(samples, prompts, strict=True)
@@ -268,9 +283,9 @@ class Worker:
             self.encoder.group(sample, prompt, completions)
             for sample, (prompt, completions) in zip(samples, drawn.rollouts, strict=True)
         ]
-        self.drawn = groups
-        times = ("rollout_seconds", "wait_seconds", "idle_seconds")
-        return groups, {name: round(getattr(drawn, name), 3) for name in times}
+        table = self.item_side.refresh(step)
+        self.drawn, self.written = completed(self.further, step, groups, batch, table)
+        return self.drawn, drawn.times(more=self.written.seconds)
 
     def share_spent(self, more: int = 0) -> float:
         """Share of `token_limit` that the logged steps and `more` tokens have spent; 0 without."""
@@ -330,12 +345,7 @@ class Worker:
         entry: dict[str, Any] = {"step": step} | means(
             sums, counts, divisors, device=self.engine.device
         )
-        t = self.spec.training
-        replayed = self.lookahead is not None and not t.writes(step)
-        rollouts = counts["groups"] * t.rollouts_per_prompt if self.lookahead else 0
-        entry |= {"tokens": counts["tokens"], "rollouts": rollouts}
-        if replayed:
-            entry |= {"tokens": 0, "rollouts": 0}
+        entry |= {"tokens": self.written.tokens, "rollouts": self.written.rollouts}
         self.log.add(entry | figures)
 
     def checkpoint(self, step: int) -> None:

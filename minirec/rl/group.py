@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 Unit = Literal["tokens", "groups"]
@@ -23,6 +23,8 @@ class Group:
     rewards: of the rollouts, if known.
     history, sample_id: of the sample, for the collaborative prior.
     following: later items of the user that are relevant too (`reward.horizon`).
+    inner: for `training.credit` vine, the values of each rollout at its C - 1 places between two
+    chunks.
     """
 
     prompt: list[int]
@@ -35,6 +37,7 @@ class Group:
     history: list[int] = field(default_factory=list)
     sample_id: int = -1
     following: list[int] = field(default_factory=list)
+    inner: list[list[float]] = field(default_factory=list)
 
     @property
     def sequences(self) -> list[list[int]]:
@@ -44,6 +47,28 @@ class Group:
     def lengths(self) -> tuple[int, list[int]]:
         """Number of tokens of the prompt, and of each completion."""
         return len(self.prompt), [len(completion) for completion in self.completions]
+
+
+def joined(group: Group, more: Group) -> Group:
+    """A group with further rollouts of its prompt."""
+    return replace(
+        group,
+        completions=group.completions + more.completions,
+        written=group.written + more.written,
+        rollout_logprobs=group.rollout_logprobs + more.rollout_logprobs,
+    )
+
+
+def filled(group: Group, size: int) -> Group:
+    """A group with `size` rollouts: its own again and again, with no token written again."""
+    own = len(group.completions)
+    again = [group.completions[number % own] for number in range(own, size)]
+    return joined(
+        group,
+        replace(
+            group, completions=again, written=[0] * len(again), rollout_logprobs=[[] for _ in again]
+        ),
+    )
 
 
 def written_tokens(groups: Sequence[Group]) -> tuple[list[int], list[int]]:
