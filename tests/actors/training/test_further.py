@@ -15,8 +15,8 @@ from actors.pool.saved import Replay
 from actors.training.loop import Worker
 from jobs.training_log import read_log
 from minirec.config.training import TrainingConfig
-from minirec.model.tokens import drawn_and_rewarded
-from minirec.rl.group import filled
+from minirec.model.tokens import read
+from minirec.rl.group import Group, filled
 from minirec.rl.rollouts import rewards_of
 from minirec.rng import seed_of
 
@@ -123,12 +123,20 @@ def test_a_continuation_ends_where_its_rollout_had_to(place, tmp_path):
         assert len(group) == 2 and all(1 <= len(one.token_ids) <= limit for one in group)
     # Each place of a prompt is asked once, with a seed of its own.
     assert len(seeds) == len(set(seeds)) and max(Counter(map(tuple, asked)).values()) == 1
-    assert len(asked) < 8 * 4 * 2
     (entry,) = worker.log.entries
     tokens = [len(c.token_ids) for part in (answers, continued) for a in part for g in a for c in g]
     assert entry["rollouts"] == len(tokens) == 8 * 4 + 2 * len(asked)
     assert entry["tokens"] == sum(tokens)
-    assert worker.written.forward_tokens >= drawn_and_rewarded([], None) + sum(map(len, asked))
+    # Engines read each text once and write its completions; a pass reads all, with their markers.
+    cost = 0
+    for prompt, group in zip(asked, found, strict=True):
+        finish = worker.encoder.finish
+        whole = [finish(one.token_ids, stopped=one.stopped) for one in group]
+        read_again = read(Group(prompt, whole, [], [], 0), worker.further.sharing)
+        cost += len(prompt) + sum(len(one.token_ids) for one in group) + read_again
+    assert worker.written.forward_tokens == cost
+    _, plain = drawn(place, tmp_path / "p")
+    assert plain[0][1] == answers  # the rollouts themselves are those of any training
 
 
 @pytest.mark.parametrize("changes", [VINE, FIRST])
