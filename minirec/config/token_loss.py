@@ -80,6 +80,11 @@ class TokenLossSettings(Section):
         return 0.0 if self.credit == "vine" else 1.0
 
     @property
+    def credit_draws(self) -> int:
+        """The most completions for each rollout that `credit` asks for."""
+        return self.credit_completions * (self.credit_chunks - 1) if self.credit == "vine" else 0
+
+    @property
     def reads_start(self) -> bool:
         """Whether the loss needs the probabilities at the start of the training, in each step."""
         return self.kl_weight > 0 or (self.loss == "dpo" and self.preference_reference == "start")
