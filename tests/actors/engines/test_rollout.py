@@ -108,7 +108,7 @@ def test_transformers_results_do_not_depend_on_the_batch(engine):
 
 
 def limited(one, limit):
-    return replace(one, token_ids=one.token_ids[:limit], logprobs=one.logprobs[:limit])
+    return dataclasses.replace(one, token_ids=one.token_ids[:limit], logprobs=one.logprobs[:limit])
 
 
 def test_a_limit_cuts_completions_and_changes_no_token_before(engine, spec):
