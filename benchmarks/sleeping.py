@@ -38,6 +38,7 @@ class SleepingEngine:
         n: int,
         seeds: list[int],
         greedy: bool = False,
+        limits: list[int] | None = None,
         adapter: Adapter | None = None,
     ) -> list[list[Completion]]:
         """The same completion for every prompt, after a sleep."""

@@ -112,6 +112,10 @@ def training_settings(training: TrainingConfig) -> dict[str, Any]:
         left_out |= {"unlabelled", "unlabelled_confidence", "unlabelled_most"}
     if not training.consistency:
         left_out |= {"consistency", "consistency_temperature"}
+    if training.credit != "vine":
+        left_out.add("credit_completions")
+    if training.rollouts_first is None:
+        left_out.add("rollouts_first")
     if training.weighting == "none":
         left_out |= {"weighting", "weighting_temperature", "weighting_most"}
     if training.validation_steps is None:

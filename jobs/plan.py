@@ -304,13 +304,18 @@ def _training_rows(stage: str, config: Config, training: TrainingConfig, samples
         return rows + limit
     drawn = training.draws(steps)
     rollouts = drawn * training.prompts_per_step * training.rollouts_per_prompt
+    further = rollouts * training.credit_draws
+    least = ""
+    if training.rollouts_first is not None:
+        least = f"{drawn * training.prompts_per_step * training.rollouts_first:,} to "
     whole = training.scales and training.credit == "rollout"
     pairs = training.rollouts_per_prompt == 2 and whole
     signs = "groups of two give only +1, -1 or 0, however much the rewards differ"
     return [
         *rows,
-        (stage, "rollouts", f"{rollouts:,}"),
-        (stage, "tokens, at most", f"{rollouts * config.rollout.max_new_tokens:,}"),
+        (stage, "rollouts", f"{least}{rollouts:,}"),
+        *([(stage, "completions for credit, at most", f"{further:,}")] if further else []),
+        (stage, "tokens, at most", f"{(rollouts + further) * config.rollout.max_new_tokens:,}"),
         *([(stage, "advantages", signs)] if pairs else []),
         *([(stage, "staleness", "1: rollouts run one step ahead")] if training.staleness else []),
         *limit,
@@ -340,7 +345,7 @@ def _trial_rows(kind: str, trials: Sequence[Trial], samples: int, *, exact: bool
         if not t.rolls_out:
             continue
         drawn = t.draws(own)
-        rollouts += drawn * t.prompts_per_step * t.rollouts_per_prompt
+        rollouts += drawn * t.prompts_per_step * t.rollouts_per_prompt * (1 + t.credit_draws)
         if t.validation_steps:
             greedy += t.validation_samples * math.ceil(own / t.validation_steps)
     settings = len({trial.setting for trial in trials})

@@ -131,7 +131,8 @@ def memory(
             shape,
             width=width,
             gpus=max(1, int(gpus)),
-            sequences=calls * max(scored, t.rollouts_per_prompt),
+            sequences=calls
+            * max(scored, t.rollouts_per_prompt, min(1, t.credit_draws) * t.credit_completions),
             length=length,
             batched_tokens=BATCHED_TOKENS,
         )

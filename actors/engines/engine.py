@@ -90,9 +90,12 @@ class RolloutEngine(Protocol):
         n: int,
         seeds: list[int],
         greedy: bool = False,
+        limits: list[int] | None = None,
         adapter: Adapter | None = None,
     ) -> list[list[Completion]]:
         """`n` completions for each prompt; rollout j of prompt i uses seed `seeds[i] + j`.
+
+        Those of prompt i have at most `limits[i]` tokens; None: `EngineSpec.max_new_tokens`.
 
         The engine first loads the adapter if it is not active, so a restarted engine gives the
         same answer. `greedy` takes the likeliest token, needs ``n=1``, and gives log-probabilities
@@ -264,19 +267,39 @@ class Vocabulary:
 
 
 def check_call(
-    spec: EngineSpec, prompts: list[list[int]], n: int, seeds: list[int], greedy: bool
-) -> None:
-    """Raise ValueError if the arguments of `RolloutEngine.generate` are not valid."""
+    spec: EngineSpec,
+    prompts: list[list[int]],
+    n: int,
+    seeds: list[int],
+    greedy: bool,
+    limits: list[int] | None = None,
+) -> list[int]:
+    """The most tokens of a completion of each prompt.
+
+    Raises:
+        ValueError: the arguments of `RolloutEngine.generate` are not valid.
+    """
     if len(seeds) != len(prompts):
         raise ValueError(
             f"{len(prompts)} prompts came with {len(seeds)} seeds; give one seed for each"
         )
     if n < 1 or (greedy and n != 1):
         raise ValueError(f"n={n} with greedy={greedy}; n must be at least 1, and 1 if greedy")
-    room = spec.max_model_len - spec.max_new_tokens
-    lengths = [len(prompt) for prompt in prompts]
-    if prompts and not 1 <= min(lengths) <= max(lengths) <= room:
+    most = [spec.max_new_tokens] * len(prompts) if limits is None else limits
+    if len(most) != len(prompts):
         raise ValueError(
-            f"prompts have {min(lengths)} to {max(lengths)} tokens; 1 to {room} fit into "
-            f"max_model_len {spec.max_model_len} with {spec.max_new_tokens} new tokens"
+            f"{len(prompts)} prompts came with {len(most)} limits; give one limit for each"
         )
+    wrong = [one for one in most if not 1 <= one <= spec.max_new_tokens]
+    if wrong:
+        raise ValueError(
+            f"a completion was limited to {wrong[0]} tokens; a limit is at least 1, and at most "
+            f"max_new_tokens {spec.max_new_tokens}"
+        )
+    for prompt, new in zip(prompts, most, strict=True):
+        if not 1 <= len(prompt) <= spec.max_model_len - new:
+            raise ValueError(
+                f"a prompt has {len(prompt)} tokens; 1 to {spec.max_model_len - new} fit into "
+                f"max_model_len {spec.max_model_len} with {new} new tokens"
+            )
+    return most

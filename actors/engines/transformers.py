@@ -44,6 +44,7 @@ class TransformersEngine:
         n: int,
         seeds: list[int],
         greedy: bool = False,
+        limits: list[int] | None = None,
         adapter: Adapter | None = None,
     ) -> list[list[Completion]]:
         """See `RolloutEngine`.
@@ -53,7 +54,7 @@ class TransformersEngine:
         """
         import torch
 
-        check_call(self.spec, prompts, n, seeds, greedy)
+        most = check_call(self.spec, prompts, n, seeds, greedy, limits)
         self.load_adapter(adapter)
         if not prompts:
             return []
@@ -61,14 +62,17 @@ class TransformersEngine:
         width = self.spec.max_new_tokens
         draws = [torch.rand(width, generator=g, dtype=torch.float64) for g in generators]
         uniforms = None if greedy else torch.stack(draws).to(self.device)
-        tokens, logprobs = self._sample(prompts, n, uniforms)
+        tokens, logprobs = self._sample(prompts, n, uniforms, most)
         rows = [self.vocabulary.completion(*row) for row in zip(tokens, logprobs, strict=True)]
         return [rows[i * n : (i + 1) * n] for i in range(len(prompts))]
 
     def _sample(
-        self, prompts: list[list[int]], n: int, uniforms: torch.Tensor | None
+        self, prompts: list[list[int]], n: int, uniforms: torch.Tensor | None, most: list[int]
     ) -> tuple[list[list[int]], list[list[float]]]:
-        """Tokens and logprobs of ``len(prompts) * n`` rollouts; greedy if `uniforms` is None."""
+        """Tokens and logprobs of ``len(prompts) * n`` rollouts; greedy if `uniforms` is None.
+
+        Those of prompt i have at most `most[i]` tokens.
+        """
         import torch
 
         from actors.engines.decoding import roomy_cache
@@ -85,9 +89,14 @@ class TransformersEngine:
         tokens: list[list[int]] = [[] for _ in range(len(prompts) * n)]
         logprobs: list[list[float]] = [[] for _ in tokens]
         rows = list(range(len(tokens)))  # the rollout in each row of the batch
-        cache = roomy_cache(self._model.config, self.spec.max_new_tokens)
+        cache = roomy_cache(self._model.config, max(most))
+
+        def ended(rollout: int) -> bool:
+            own = tokens[rollout]
+            return len(own) >= most[rollout // n] or self.vocabulary.ended(own)
+
         with torch.inference_mode():
-            for step in range(self.spec.max_new_tokens):
+            for step in range(max(most)):
                 out = self._model(
                     input_ids=ids,
                     attention_mask=mask,
@@ -107,11 +116,11 @@ class TransformersEngine:
                 alive = []
                 for row, (token, logprob) in enumerate(pairs):
                     rollout = rows[row]
-                    if self.vocabulary.ended(tokens[rollout]):
+                    if ended(rollout):
                         continue
                     tokens[rollout].append(token)
                     logprobs[rollout].append(logprob)
-                    if not self.vocabulary.ended(tokens[rollout]):
+                    if not ended(rollout):
                         alive.append(row)
                 if not alive:
                     break

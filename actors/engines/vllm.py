@@ -80,12 +80,13 @@ class VllmEngine:
         n: int,
         seeds: list[int],
         greedy: bool = False,
+        limits: list[int] | None = None,
         adapter: Adapter | None = None,
     ) -> list[list[Completion]]:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        check_call(self.spec, prompts, n, seeds, greedy)
+        most = check_call(self.spec, prompts, n, seeds, greedy, limits)
         self.load_adapter(adapter)
         if not prompts:
             return []
@@ -95,7 +96,7 @@ class VllmEngine:
                 seed=seed,
                 temperature=0.0 if greedy else self.spec.temperature,
                 top_p=1.0,
-                max_tokens=self.spec.max_new_tokens,
+                max_tokens=new,
                 stop=[self.spec.stop],
                 include_stop_str_in_output=True,
                 stop_token_ids=sorted(self.vocabulary.final),
@@ -104,7 +105,7 @@ class VllmEngine:
                 logprobs=0,
                 output_kind=RequestOutputKind.FINAL_ONLY,
             )
-            for seed in seeds
+            for seed, new in zip(seeds, most, strict=True)
         ]
         outputs = self._llm.generate(
             [{"prompt_token_ids": prompt} for prompt in prompts],

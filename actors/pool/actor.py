@@ -21,12 +21,13 @@ TRIM_CALLS = 8  # an engine returns free memory to the system every 8 calls
 
 @dataclass(frozen=True)
 class Call:
-    """The arguments of one `RolloutEngine.generate`."""
+    """The arguments of one `RolloutEngine.generate`, apart from the adapter."""
 
     prompts: list[list[int]]
     n: int
     seeds: list[int]
     greedy: bool = False
+    limits: list[int] | None = None
 
 
 def calls_of(
@@ -37,13 +38,17 @@ def calls_of(
     size: int | None,
     engines: int,
     greedy: bool = False,
+    limits: Sequence[int] | None = None,
 ) -> list[Call]:
     """Cut prompts into calls of `size`; None: equal calls, so that each of `engines` has work."""
     if size is None:
         calls = max(engines, math.ceil(len(prompts) / GPU_PROMPTS), 1)
         size = max(1, math.ceil(len(prompts) / calls))
     parts = [slice(i, i + size) for i in range(0, len(prompts), size)]
-    return [Call(list(prompts[p]), n, list(seeds[p]), greedy) for p in parts]
+    return [
+        Call(list(prompts[p]), n, list(seeds[p]), greedy, None if limits is None else [*limits[p]])
+        for p in parts
+    ]
 
 
 class EngineActor:

@@ -34,16 +34,26 @@ prompt, token_ids: token ids. logprobs: of the engine, one for each token that i
 
 
 def save(
-    folder: Path, step: int, calls: Sequence[Call], answers: Sequence[list[list[Completion]]]
+    folder: Path,
+    step: int,
+    calls: Sequence[Call],
+    answers: Sequence[list[list[Completion]]],
+    *,
+    part: str = "",
 ) -> None:
-    """Write the rollouts of a step whole into ``step-NNNNNN.parquet``; `answers` of `calls`."""
+    """Write the rollouts of a step whole into ``step-NNNNNN.parquet``; `answers` of `calls`.
+
+    `part` follows the number of the step in the name of the file.
+    """
     rows = [
         {"seed": seed, "rollout": number, "prompt": prompt, **vars(one)}
         for call, groups in zip(calls, answers, strict=True)
         for prompt, seed, group in zip(call.prompts, call.seeds, groups, strict=True)
         for number, one in enumerate(group)
     ]
-    write_table(folder / f"step-{step:06d}.parquet", pa.Table.from_pylist(rows, schema=SCHEMA))
+    write_table(
+        folder / f"step-{step:06d}{part}.parquet", pa.Table.from_pylist(rows, schema=SCHEMA)
+    )
 
 
 def identity(folder: str) -> str:

@@ -36,6 +36,14 @@ class Drawn:
     wait_seconds: float
     idle_seconds: float
 
+    def times(self, *, more: float) -> dict[str, float]:
+        """The times for the log, with the seconds that further rollouts of the step took."""
+        return {
+            "rollout_seconds": round(self.rollout_seconds + more, 3),
+            "wait_seconds": round(self.wait_seconds + more, 3),
+            "idle_seconds": round(self.idle_seconds, 3),
+        }
+
 
 class Lookahead:
     """Requests the rollouts of one step after another; at most one request is pending.
@@ -86,6 +94,23 @@ class Lookahead:
         if self._staleness and step + 1 < self._steps:
             self._pending = self._ask(step + 1, newest)
         return drawn
+
+    def more(
+        self, step: int, calls: list[Call], *, part: str, adapter: Adapter | None
+    ) -> list[list[Completion]]:
+        """The completions of further prompts of a step whose rollouts were taken.
+
+        Args:
+            part: of the name of the file, if the rollouts are kept.
+
+        Raises:
+            EngineError: `PoolHandle.generate` failed.
+        """
+        answers = self._pool.generate(calls, adapter=adapter)
+        self._ended = time.monotonic()
+        if self._folder is not None:
+            save(self._folder, step, calls, answers, part=part)
+        return [completions for answer in answers for completions in answer]
 
     def close(self) -> None:
         """Wait for a pending request and ignore its result."""

@@ -13,28 +13,26 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from actors.engines.engine import FORCED
-from actors.pool.actor import Call, calls_of
 from actors.process import deadline, forget_peak_memory, trim
 from actors.training.activations import Activations
 from actors.training.adapters import Adapters
 from actors.training.agreement import Agreement
 from actors.training.checkpoints import newest_checkpoint, save_checkpoint
 from actors.training.division import Passes
+from actors.training.drawing import Drawing
 from actors.training.drift import keep_start, kl_sums
 from actors.training.expert import Demonstrator
 from actors.training.influence import live_order
 from actors.training.items import ItemSide, asked_items, step_tokens, target_presence
 from actors.training.live import CHOICE_TOKENS
 from actors.training.log import TrainingLog, means, mismatch
-from actors.training.lookahead import Lookahead
 from actors.training.objective import objective_of
 from actors.training.order import DrawnOrder, Order, summed
 from actors.training.paced import static_order
 from actors.training.replays import with_choices
 from actors.training.reset import Reset
 from actors.training.spec import TrainingSpec
-from actors.training.texts import Judge, text_reward
+from actors.training.texts import text_reward
 from actors.training.unlabelled import labelled_part, with_unlabelled
 from actors.training.update import optimizer_step, set_learning_rate
 from actors.training.validation import (
@@ -51,10 +49,9 @@ from minirec.corpus.table import SampleFile, load_catalogue
 from minirec.model.hub import downloaded
 from minirec.model.recommender import Encoder, trainable_policy
 from minirec.prior.prior import Prior
-from minirec.rl.group import Choice, Group, Unit
+from minirec.rl.group import Choice, Unit
 from minirec.rl.losses import losses
 from minirec.rl.rollouts import counted
-from minirec.rng import seed_of
 from minirec.store.files import fetch, read_json, write_json
 from minirec.store.remote import is_remote, located
 
@@ -123,7 +120,6 @@ class Worker:
             prior=self.prior,
             told=text_reward(spec, self.encoder, self.items, device=policy.device),
         )
-        self.judge = Judge(spec, self.encoder, self.catalogue)
         t = spec.training
         self.tokens = step_tokens(
             spec, self.items, self.samples, self.encoder, self.catalogue, policy.sharing
@@ -149,16 +145,20 @@ class Worker:
             self.folder, writes=self.rank == 0, appends=not is_remote(self.folder)
         )
         self.demonstrator = Demonstrator(spec, self.samples, self.log.entries)
-        self.drawn: list[Group] = []
         self.order = with_unlabelled(DrawnOrder(self._order(), t.replays), spec)
         self.agreement = Agreement(self.engine, self.objective)
         self.validation: Validation | None = None
-        self.lookahead: Lookahead | None = None
-        if spec.pool is not None:
-            saved = self.folder / "rollouts" if spec.saves_rollouts else None
-            self.lookahead = Lookahead(
-                spec.pool, self._calls, steps=spec.steps, staleness=t.staleness, folder=saved
-            )
+        self.drawing = Drawing(
+            spec,
+            folder=self.folder,
+            order=self.order,
+            encoder=self.encoder,
+            catalogue=self.catalogue,
+            adapters=self.adapters,
+            policy=self.engine,
+            sharing=policy.sharing,
+            objective=self.objective,
+        )
 
     def _order(self) -> Order:
         spec = labelled_part(self.spec)
@@ -183,7 +183,7 @@ class Worker:
         # With staleness 1, the rollouts of the next step are requested before this one trains.
         ahead = range(step, min(step + 1 + self.spec.training.staleness, self.spec.steps))
         chosen = summed([self.order.prepare(one, table) for one in ahead])
-        groups, times = self._roll_out(step)
+        groups, times = self.drawing.groups(step, table)
         groups, agreed = self.agreement.labelled(step, groups, table)
         shown = self.demonstrator.of(step, groups, spent=self.share_spent())
         asked = asked_items(groups, self.spec.training)
@@ -215,19 +215,20 @@ class Worker:
             for key, value in part.sums.items():
                 sums[key] = sums.get(key, 0.0) + value
         self.order.learned(step, [learned[number] for number in sorted(learned)])
-        self.drawn = with_choices(groups, choices, replays=self.spec.training.replays)
+        self.drawing.keep(with_choices(groups, choices, replays=self.spec.training.replays))
         norm = 0.0
         if update:
             self.item_side.backward(candidates)
             norm = optimizer_step(self.engine, zero_stage=self.spec.zero_stage)
             self.reset.after(step, self.engine)
-            if self.lookahead:
+            if self.drawing.lookahead:
                 self.adapters.publish(step + 1)
         cost = self.tokens.count(
             step,
             groups,
             candidates=candidates.ids.tolist(),
             choice_tokens=chosen.get(CHOICE_TOKENS, 0),
+            further_tokens=self.drawing.written.forward_tokens,
         )
         validation = self._validate(step, cost)
         self._write_log(
@@ -249,43 +250,6 @@ class Worker:
         )
         if validation and self.spec.training.patience and best_step(self.log.entries) == step:
             self.adapters.save_best(step)
-
-    def _calls(self, step: int) -> list[Call]:
-        assert self.spec.pool is not None
-        batch = self.order.batch(step)
-        prompts = self.encoder.prompts([sample for _, sample in batch], self.catalogue)
-        seeds = [seed_of(self.spec.seed, "train", p) for p, _ in batch]
-        return calls_of(
-            prompts,
-            n=self.spec.training.rollouts_per_prompt,
-            seeds=seeds,
-            size=self.spec.prompts_per_call,
-            engines=len(self.spec.pool),
-        )
-
-    def _roll_out(self, step: int) -> tuple[list[Group], dict[str, float]]:
-        """Rollouts of the global batch, requested by rank 0, and their seconds for the log.
-
-        Without engines, each prompt has the forced answer as its only completion.
-        """
-        lookahead = self.lookahead
-        if lookahead is not None and not self.spec.training.writes(step):
-            return self.drawn, {}
-        samples = [sample for _, sample in self.order.batch(step)]
-        if lookahead is None:
-            prompts = self.encoder.prompts(samples, self.catalogue)
-            both = zip(samples, prompts, strict=True)
-            return [self.encoder.group(sample, prompt, [FORCED]) for sample, prompt in both], {}
-        drawn = of_rank_0(
-            lambda: lookahead.take(step, newest=self.adapters.newest, behind=self.adapters.behind)
-        )
-        groups = [
-            self.encoder.group(sample, prompt, completions)
-            for sample, (prompt, completions) in zip(samples, drawn.rollouts, strict=True)
-        ]
-        groups = self.judge(step, groups)
-        times = ("rollout_seconds", "wait_seconds", "idle_seconds")
-        return groups, {name: round(getattr(drawn, name), 3) for name in times}
 
     def share_spent(self, more: int = 0) -> float:
         """Share of `token_limit` that the logged steps and `more` tokens have spent; 0 without."""
@@ -345,12 +309,7 @@ class Worker:
         entry: dict[str, Any] = {"step": step} | means(
             sums, counts, divisors, device=self.engine.device
         )
-        t = self.spec.training
-        replayed = self.lookahead is not None and not t.writes(step)
-        rollouts = counts["groups"] * t.rollouts_per_prompt if self.lookahead else 0
-        entry |= {"tokens": counts["tokens"], "rollouts": rollouts}
-        if replayed:
-            entry |= {"tokens": 0, "rollouts": 0}
+        entry |= {"tokens": self.drawing.written.tokens, "rollouts": self.drawing.written.rollouts}
         self.log.add(entry | figures)
 
     def checkpoint(self, step: int) -> None:
@@ -375,7 +334,7 @@ class Worker:
         self.log.restore(read_json(newest / "log.json"))
         self.order.restore(Path(copy))
         step = int(newest.name.removeprefix("step-"))
-        if self.lookahead:
+        if self.drawing.lookahead:
             self.adapters.restore(step, Path(copy))
         return step
 
@@ -387,8 +346,7 @@ class Worker:
     def close(self) -> None:
         """Complete the log, and wait for rollouts that were requested ahead."""
         self.log.write()
-        if self.lookahead:
-            self.lookahead.close()
+        self.drawing.close()
 
     def finish(self) -> None:
         """Write the final adapter, which shows a restarted driver that training is finished."""

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from minirec.config.item_loss import ItemLossSettings
 from minirec.config.steps import StepSettings
-from minirec.config.token_loss import TokenLossSettings
+from minirec.config.token_loss import OF_PAIRS, TokenLossSettings
 
 
 class AgreementSettings(ItemLossSettings, TokenLossSettings, StepSettings):
@@ -61,10 +61,14 @@ class AgreementSettings(ItemLossSettings, TokenLossSettings, StepSettings):
                 f"has targets that the policy itself ranks first; set weighting to none or "
                 f"unlabelled to 0"
             )
-        if self.loss == "dpo":
+        if self.loss in OF_PAIRS:
             raise ValueError(
-                f"{share} counts prompts by how far their rollouts agree, but loss dpo reads only "
-                f"which rollout is the best and which the worst; set unlabelled to 0 or choose "
-                f"another loss"
+                f"{share} counts prompts by how far their rollouts agree, but loss {self.loss} "
+                f"{OF_PAIRS[self.loss]}; set unlabelled to 0 or choose another loss"
+            )
+        if self.credit == "vine":
+            raise ValueError(
+                f"credit vine rewards further completions right after the rollouts, but {share} "
+                f"finds its targets only then; set credit to rollout or unlabelled to 0"
             )
         return self

@@ -270,11 +270,17 @@ class Config(Section):
 
 def _check_compared(name: str, training: TrainingConfig) -> None:
     """Raise ValueError for a training that needs more than comparisons of rollouts."""
-    if training.credit == "prefill":
+    if training.rollouts_first is not None:
         raise ValueError(
-            f"{name}.credit prefill compares rewards of answers, but with reward.feedback "
-            f"comparison a training sees only which rollout is better; set credit to rollout or "
-            f"feedback to score"
+            f"{name}.rollouts_first {training.rollouts_first} looks whether rewards differ, but "
+            f"with reward.feedback comparison a training sees only which rollout is better; set "
+            f"rollouts_first to null or feedback to score"
+        )
+    if training.credit != "rollout":
+        raise ValueError(
+            f"{name}.credit {training.credit} compares rewards of answers, but with "
+            f"reward.feedback comparison a training sees only which rollout is better; set credit "
+            f"to rollout or feedback to score"
         )
     if training.rolls_out and training.item_loss != "softmax":
         raise ValueError(

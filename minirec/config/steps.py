@@ -29,6 +29,9 @@ class StepSettings(Section):
     engines alone (with rollout.save it keeps them)."""
     rollouts_per_prompt: int = Field(4, ge=2)
     """Rollouts of each prompt, G, the size of a GRPO group."""
+    rollouts_first: int | None = Field(None, ge=2)
+    """Rollouts of each prompt that are written first; the others follow only where the rewards of
+    these differ; null writes all at once."""
     prompts_per_micro_batch: int = Field(16, ge=1)
     """Number of prompts in one pass of a worker; bounds its memory and changes only rounding."""
     tokens_per_micro_batch: int | None = Field(None, ge=1)
@@ -71,6 +74,11 @@ class StepSettings(Section):
     patience: int | None = Field(None, ge=1)
     """Validations without an improvement after which training stops and keeps the best adapter;
     null trains all steps and keeps the last adapter."""
+
+    @property
+    def written_first(self) -> int:
+        """Rollouts of each prompt that are asked for at once."""
+        return self.rollouts_first or self.rollouts_per_prompt
 
     def measures_kl(self, step: int) -> bool:
         """Whether the log of this step has an estimate of the KL to the start."""

@@ -42,6 +42,11 @@ def _check_training(reward: RewardConfig, reads: str, name: str, training: Train
             f"{name}.credit {training.credit} needs rewards of parts of a rollout, but {reads} "
             f"reads whole texts; set credit to rollout"
         )
+    if training.rollouts_first is not None:
+        raise ValueError(
+            f"{name}.rollouts_first {training.rollouts_first} looks at the ranks of the first "
+            f"rollouts, but {reads} reads texts; set rollouts_first to null"
+        )
     if training.loss == "maxrl" and reward.reads_reference:
         raise ValueError(
             f"{name}.loss maxrl needs rewards of at least 0, but {reads} is negative where a "

@@ -52,13 +52,18 @@ class TokenLossSettings(Section):
     pass."""
     entropy_weight: float = Field(0.0, ge=0)
     """Weight of the entropy of written tokens, which the loss then raises."""
-    credit: Literal["rollout", "prefill"] = "rollout"
-    """Advantage of a written token: that of its rollout, or prefill, which compares what an answer
-    would earn before and after the chunk of the token."""
+    credit: Literal["rollout", "prefill", "vine"] = "rollout"
+    """Advantage of a written token: that of its rollout, or one that compares what would be earned
+    before and after the chunk of the token: prefill by an answer that is forced there, vine by
+    further completions from there."""
     credit_chunks: int = Field(2, ge=2)
-    """Chunks of a rollout with an advantage of their own; each but one costs a forward pass."""
-    credit_lambda: float = Field(1.0, ge=0, le=1)
-    """How far a chunk answers for later ones: 0 only for its own gain, 1 for all that follows."""
+    """Chunks of a rollout with an advantage of their own; each but one costs a forward pass, and
+    with vine also completions."""
+    credit_completions: int = Field(4, ge=1)
+    """Completions that vine draws from each place between two chunks; they are not trained on."""
+    credit_lambda: float | None = Field(None, ge=0, le=1)
+    """How far a chunk answers for later ones: 0 only for its own gain, 1 for all that follows; null
+    takes 1 for prefill, whose values need not be those of the policy, and 0 for vine."""
     weighting: Literal["none", "hard", "middle"] = "none"
     """Which groups count more in the losses: none alike, hard those with a low NDCG, middle those
     that are neither hopeless nor solved."""
@@ -78,6 +83,18 @@ class TokenLossSettings(Section):
         return self.scale_advantage and self.loss not in ("dr_grpo", "maxrl")
 
     @property
+    def credit_decay(self) -> float:
+        """`credit_lambda`, or what stands for null."""
+        if self.credit_lambda is not None:
+            return self.credit_lambda
+        return 0.0 if self.credit == "vine" else 1.0
+
+    @property
+    def credit_draws(self) -> int:
+        """The most completions for each rollout that `credit` asks for."""
+        return self.credit_completions * (self.credit_chunks - 1) if self.credit == "vine" else 0
+
+    @property
     def reads_start(self) -> bool:
         """Whether the loss needs the probabilities at the start of the training, in each step."""
         return self.kl_weight > 0 or (self.loss == "dpo" and self.preference_reference == "start")
@@ -91,16 +108,16 @@ class TokenLossSettings(Section):
             )
         own = {"kl_weight": self.kl_weight, "entropy_weight": self.entropy_weight}
         regularised = [name for name, weight in own.items() if weight]
-        if self.credit == "prefill" and self.loss in ("gspo", "maxrl"):
+        if self.credit != "rollout" and self.loss in ("gspo", "maxrl"):
             raise ValueError(
-                f"credit prefill gives the tokens of a rollout different advantages, but loss "
-                f"{self.loss} is defined for one advantage of a whole rollout; set credit to "
+                f"credit {self.credit} gives the tokens of a rollout different advantages, but "
+                f"loss {self.loss} is defined for one advantage of a whole rollout; set credit to "
                 f"rollout or choose another loss"
             )
-        if self.credit == "prefill" and self.live_tokens:
+        if self.credit != "rollout" and self.live_tokens:
             raise ValueError(
-                "live_tokens leaves out the tokens of groups with equal rewards, but with credit "
-                "prefill these learn too; set live_tokens to false or credit to rollout"
+                f"live_tokens leaves out the tokens of groups with equal rewards, but with credit "
+                f"{self.credit} these learn too; set live_tokens to false or credit to rollout"
             )
         if self.live_tokens and regularised:
             raise ValueError(

@@ -13,6 +13,7 @@ OF_ROLLOUTS = {
     "entropy_weight": 0,
     "weighting": "none",
     "credit": "rollout",
+    "rollouts_first": None,
     "replays": 1,
     "imitate_best": 0,
     "unlabelled": 0,
@@ -75,8 +76,58 @@ class TrainingConfig(AgreementSettings):
                 f"weighting {self.weighting} multiplies advantages, but item_loss {self.item_loss} "
                 f"has those of its own lists; set weighting to none or item_loss to softmax"
             )
+        if self.credit == "vine" and self.staleness:
+            raise ValueError(
+                "credit vine draws completions by the weights that wrote the rollouts, but with "
+                "staleness 1 the engines have newer ones by then; set staleness to 0 or credit to "
+                "prefill"
+            )
+        self._check_rollouts_first()
         self._check_replays()
         return self
+
+    def _check_rollouts_first(self) -> None:
+        """Raise ValueError where groups with equal rewards need all their rollouts."""
+        first = self.rollouts_first
+        if first is None:
+            return
+        if first >= self.rollouts_per_prompt:
+            raise ValueError(
+                f"rollouts_first {first} must be below rollouts_per_prompt "
+                f"{self.rollouts_per_prompt}; lower it, or set it to null"
+            )
+        if self.unlabelled:
+            raise ValueError(
+                f"rollouts_first {first} waits for the rewards of the first rollouts, but prompts "
+                f"of unlabelled {self.unlabelled:g} have no target yet; set unlabelled to 0 or "
+                f"rollouts_first to null"
+            )
+        if self.staleness:
+            raise ValueError(
+                f"rollouts_first {first} waits for the rewards of the first rollouts, but "
+                f"staleness 1 asks for all ahead of the step; set staleness to 0 or rollouts_first "
+                f"to null"
+            )
+        if self.credit != "rollout":
+            raise ValueError(
+                f"rollouts_first {first} writes fewer rollouts where rewards are equal, but with "
+                f"credit {self.credit} these groups learn too; set credit to rollout or "
+                f"rollouts_first to null"
+            )
+        if self.item_loss != "softmax":
+            raise ValueError(
+                f"rollouts_first {first} writes fewer rollouts where rewards are equal, but with "
+                f"item_loss {self.item_loss} these groups learn too; set item_loss to softmax or "
+                f"rollouts_first to null"
+            )
+        own = {"kl_weight": self.kl_weight, "entropy_weight": self.entropy_weight}
+        for name, weight in own.items():
+            if weight:
+                raise ValueError(
+                    f"{name} {weight:g} counts the tokens of all groups alike, but rollouts_first "
+                    f"{first} writes fewer where rewards are equal; set {name} to 0 or "
+                    f"rollouts_first to null"
+                )
 
     def _check_supervised(self) -> None:
         """Raise ValueError for settings that need rollouts."""
@@ -100,7 +151,7 @@ class TrainingConfig(AgreementSettings):
             if getattr(self, name) != value:
                 raise ValueError(
                     f"{name} {getattr(self, name)} acts on rollouts, but loss supervised has none; "
-                    f"set {name} to {value}"
+                    f"set {name} to {'null' if value is None else value}"
                 )
 
     def _check_replays(self) -> None:

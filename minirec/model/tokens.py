@@ -56,6 +56,14 @@ def read(group: Group, sharing: Sharing | None) -> int:
     return prompt * len(completions) + sum(completions)
 
 
+def drawn_and_rewarded(groups: Iterable[Group], sharing: Sharing | None) -> int:
+    """Engines write these groups, and a pass without gradient reads their rewards."""
+    return sum(
+        rolled_out(len(group.prompt), group.written) + FORWARD * read(group, sharing)
+        for group in groups
+    )
+
+
 @dataclass(frozen=True)
 class StepTokens:
     """Counts the forward-equivalent tokens of a training step.
@@ -86,6 +94,7 @@ class StepTokens:
         *,
         candidates: Iterable[int],
         choice_tokens: int = 0,
+        further_tokens: int = 0,
     ) -> int:
         """All that a step spends, validations apart.
 
@@ -95,6 +104,7 @@ class StepTokens:
             candidates: items with gradient. They are encoded once more where the table is not new,
                 and once with gradient.
             choice_tokens: what choosing the prompts of this step cost.
+            further_tokens: what else was drawn and rewarded, see `drawn_and_rewarded`.
         """
         t = self.training
         reading = sum(read(group, self.sharing) for group in groups)
@@ -120,7 +130,8 @@ class StepTokens:
         trained = LORA * own if t.update else 0
         reads = reads_per_token(t) + (2 * FORWARD if t.measures_kl(step) else 0)
         read_once = FORWARD * (reading_ahead + self._agreement(step, groups))
-        return choice_tokens + rollouts + reads * reading + read_once + encoded + trained
+        rollouts += choice_tokens + further_tokens
+        return rollouts + reads * reading + read_once + encoded + trained
 
     def _agreement(self, step: int, groups: Sequence[Group]) -> int:
         """Tokens that are read for pseudo-targets, and for consistency."""

@@ -1,8 +1,9 @@
 """Advantages of the parts of a rollout (after VinePPO, arXiv 2410.01679).
 
-VinePPO estimates the value of the text written so far by further completions from there. Here the
-answer is forced there instead, and the reward of its ranking is the value: a forward pass, and no
-rollout. Such a value need not be that of the policy. With ``credit_lambda`` 1 the advantages are
+VinePPO estimates the value of the text written so far by the mean reward of further completions
+from there: ``credit: vine``, whose values `actors.training.vine` draws. With ``credit: prefill``
+the answer is forced there instead, and the reward of its ranking is the value: a forward pass, and
+no rollout. Such a value need not be that of the policy. With ``credit_lambda`` 1 the advantages are
 unbiased all the same, since a value then is only a baseline that depends on what came before.
 """
 
@@ -21,14 +22,17 @@ from minirec.rl.group import Group
 
 @dataclass(frozen=True)
 class Prefixes:
-    """The states between the C chunks of the P * G rollouts of a micro-batch.
+    """The places between the C chunks of the P * G rollouts of a micro-batch.
 
+    chunk: (W,) int64, the chunk 0..C-1 of each written token.
     hidden: (P * G * (C - 1), d) float32 without gradient, at an answer that is forced after each
-        chunk but the last. chunk: (W,) int64, the chunk 0..C-1 of each written token.
+        chunk but the last; None with vine.
+    values: (P, G, C - 1) float32, `Group.inner`; None with prefill.
     """
 
-    hidden: Tensor
     chunk: Tensor
+    hidden: Tensor | None = None
+    values: Tensor | None = None
 
 
 @torch.no_grad()
@@ -36,19 +40,22 @@ def read_prefixes(
     policy: Callable[..., tuple[Tensor, Tensor | None]],
     groups: Sequence[Group],
     *,
-    chunks: int,
+    training: TrainingConfig,
     answer: Sequence[int],
 ) -> Prefixes:
-    """The states between the chunks, by C - 1 passes of the policy."""
+    """The places between the chunks; prefill reads them by C - 1 passes of the policy."""
+    chunks = training.credit_chunks
+    chunk = torch.tensor(token_chunks(groups, chunks=chunks, answer=len(answer)))
+    if training.credit == "vine":
+        return Prefixes(chunk, values=torch.tensor([group.inner for group in groups]))
     hidden = [
         policy(
             groups=prefixes(groups, number=number, chunks=chunks, answer=answer), logprobs=False
         )[0]
         for number in range(1, chunks)
     ]
-    chunk = token_chunks(groups, chunks=chunks, answer=len(answer))
-    device = hidden[0].device
-    return Prefixes(torch.stack(hidden, 1).flatten(0, 1), torch.tensor(chunk, device=device))
+    states = torch.stack(hidden, 1).flatten(0, 1)
+    return Prefixes(chunk.to(states.device), hidden=states)
 
 
 def chunk_advantages(values: Tensor, rewards: Tensor, *, decay: float) -> Tensor:
@@ -80,12 +87,12 @@ def credit_advantages(inner: Tensor, rewards: Tensor, training: TrainingConfig) 
     rewards are equal, but whose inner values are not.
 
     Args:
-        inner: (P, G, C - 1) rewards of the answers that are forced between the chunks.
+        inner: (P, G, C - 1) values of the places between the chunks.
         rewards: (P, G) of the rollouts.
     """
     others = (rewards.sum(1, keepdim=True) - rewards) / (rewards.shape[1] - 1)
     values = torch.cat([others[..., None], inner], -1)
-    found = chunk_advantages(values, rewards, decay=training.credit_lambda)
+    found = chunk_advantages(values, rewards, decay=training.credit_decay)
     if not training.scales:
         return found
     seen = torch.cat([rewards[..., None], inner], -1).flatten(1)

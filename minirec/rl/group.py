@@ -36,6 +36,8 @@ class Group:
     following: later items of the user that are relevant too (`reward.horizon`).
     choice: of the first step on these rollouts; None in that step.
     labelled, weight: a group without a label has a pseudo-target, and a weight of its losses.
+    inner: for `training.credit` vine, the values of each rollout at its C - 1 places between two
+    chunks.
     """
 
     prompt: list[int]
@@ -51,6 +53,7 @@ class Group:
     choice: Choice | None = None
     labelled: bool = True
     weight: float = 1.0
+    inner: list[list[float]] = field(default_factory=list)
 
     @property
     def sequences(self) -> list[list[int]]:
@@ -70,6 +73,28 @@ class Group:
             written=self.written[:2],
             rollout_logprobs=self.rollout_logprobs[:2],
         )
+
+
+def joined(group: Group, more: Group) -> Group:
+    """A group with further rollouts of its prompt."""
+    return replace(
+        group,
+        completions=group.completions + more.completions,
+        written=group.written + more.written,
+        rollout_logprobs=group.rollout_logprobs + more.rollout_logprobs,
+    )
+
+
+def filled(group: Group, size: int) -> Group:
+    """A group with `size` rollouts: its own again and again, with no token written again."""
+    own = len(group.completions)
+    again = [group.completions[number % own] for number in range(own, size)]
+    return joined(
+        group,
+        replace(
+            group, completions=again, written=[0] * len(again), rollout_logprobs=[[] for _ in again]
+        ),
+    )
 
 
 def written_tokens(groups: Sequence[Group]) -> tuple[list[int], list[int]]:

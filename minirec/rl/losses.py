@@ -360,9 +360,8 @@ def losses(
         return Losses(None, [part])
     assert candidates.table is not None
     prefixes, items = None, len(candidates.table)
-    if t.credit == "prefill":
-        chunks, answer = t.credit_chunks, objective.answer
-        prefixes = read_prefixes(policy, groups, chunks=chunks, answer=answer)
+    if t.credit != "rollout":
+        prefixes = read_prefixes(policy, groups, training=t, answer=objective.answer)
     rollouts = forward(
         policy,
         groups,

@@ -210,6 +210,19 @@ def live_tokens(
     return sum(sum(group.written) for group, none in zip(groups, dead, strict=True) if not none)
 
 
+@torch.no_grad()
+def rewards_of(
+    policy: Forward, groups: Sequence[Group], *, table: Tensor, objective: Objective
+) -> Tensor:
+    """The rewards (P, n) float32 of P groups of n rollouts, without the factors of their targets;
+    a forward pass of its own."""
+    hidden, _ = policy(groups=groups, logprobs=False)
+    targets = Targets.of(groups, items=len(table), device=hidden.device, prior=objective.prior)
+    ranker = Ranker(table, objective.temperature)
+    found = _earned(ranker.rank(hidden, targets), hidden, targets, ranker, objective)
+    return found.view(len(groups), -1)
+
+
 def forward(
     policy: Forward,
     groups: Sequence[Group],
@@ -301,7 +314,9 @@ def _earned(
 def _credit(rollouts: Rollouts, plain: Tensor, *, ranker: Ranker, objective: Objective) -> Tensor:
     """The advantages (P, G, C) of chunks of rollouts with rewards (P, G)."""
     assert rollouts.prefixes is not None
-    hidden = rollouts.prefixes.hidden
-    ranking = ranker.rank(hidden, rollouts.targets)
-    inner = _earned(ranking, hidden, rollouts.targets, ranker, objective)
-    return credit_advantages(inner.view(*plain.shape, -1), plain, objective.training)
+    hidden, inner = rollouts.prefixes.hidden, rollouts.prefixes.values
+    if hidden is not None:
+        ranking = ranker.rank(hidden, rollouts.targets)
+        inner = _earned(ranking, hidden, rollouts.targets, ranker, objective)
+    assert inner is not None
+    return credit_advantages(inner.to(plain).view(*plain.shape, -1), plain, objective.training)

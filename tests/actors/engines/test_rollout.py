@@ -107,6 +107,22 @@ def test_transformers_results_do_not_depend_on_the_batch(engine):
         assert_logprobs_equal(engine.generate([prompt], n=1, seeds=[seed + 2]), [group[2:3]])
 
 
+def limited(one, limit):
+    return dataclasses.replace(one, token_ids=one.token_ids[:limit], logprobs=one.logprobs[:limit])
+
+
+def test_a_limit_cuts_completions_and_changes_no_token_before(engine, spec):
+    asked = [prompt[: 5 + 6 * i] for i, prompt in enumerate(prompts(6, 40))]
+    seeds, limits = [100 * i for i in range(6)], [1, spec.max_new_tokens, 3, 5, 2, 9]
+    free = engine.generate(asked, n=4, seeds=seeds)
+    cut = engine.generate(asked, n=4, seeds=seeds, limits=limits)
+    for wide, group, limit in zip(free, cut, limits, strict=True):
+        assert_logprobs_equal([[limited(one, limit) for one in wide]], [group])
+    # Less room for new tokens is more room for the prompt.
+    (long,) = engine.generate([[5] * 319], n=1, seeds=[0], limits=[1])
+    assert len(long[0].token_ids) == 1
+
+
 def test_a_stop_string_of_several_tokens(engine, spec):
     asked, seeds = prompts(16, 30), list(range(16))
     free = flat(engine.generate(asked, n=1, seeds=seeds))
@@ -150,6 +166,12 @@ def test_refused_calls(engine, spec):
         engine.generate([[5], [6]], n=1, seeds=[0])
     with pytest.raises(ValueError, match="1 to 296 fit"):
         engine.generate([[5] * 297], n=1, seeds=[0])
+    with pytest.raises(ValueError, match="1 to 317 fit"):
+        engine.generate([[5] * 318], n=1, seeds=[0], limits=[3])
+    with pytest.raises(ValueError, match="2 prompts came with 1 limits"):
+        engine.generate([[5], [6]], n=1, seeds=[0, 1], limits=[3])
+    with pytest.raises(ValueError, match="limited to 25 tokens; a limit is at least 1"):
+        engine.generate([[5]], n=1, seeds=[0], limits=[25])
     with pytest.raises(ValueError, match="n=2 with greedy=True"):
         engine.generate([[5]], n=2, seeds=[0], greedy=True)
     assert engine.generate([], n=1, seeds=[]) == []

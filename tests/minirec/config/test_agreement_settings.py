@@ -19,6 +19,9 @@ from minirec.config.training import TrainingConfig
         ({"unlabelled": 0.5, "item_candidates": "corrected"}, "targets that the rollouts choose"),
         ({"unlabelled": 0.5, "weighting": "hard"}, "the policy itself ranks first"),
         ({"unlabelled": 0.5, "loss": "dpo"}, "loss dpo reads only"),
+        ({"unlabelled": 0.5, "loss": "contrastive"}, "loss contrastive reads only"),
+        ({"unlabelled": 0.5, "credit": "vine"}, "finds its targets only then"),
+        ({"unlabelled": 0.5, "rollouts_first": 2}, "have no target yet"),
     ],
 )
 def test_a_contradiction_is_refused(settings, said):

@@ -24,6 +24,16 @@ from minirec.config.training import TrainingConfig
         ({"loss": "dpo", "live_tokens": True}, "loss dpo is one of pairs"),
         ({"loss": "dpo", "weighting": "hard"}, "weighting hard changes the advantages of tokens"),
         ({"loss": "dpo", "credit": "prefill"}, "credit prefill changes the advantages of tokens"),
+        ({"loss": "dpo", "credit": "vine"}, "credit vine changes the advantages of tokens"),
+        ({"credit": "vine", "staleness": 1}, "newer ones by then"),
+        ({"credit": "vine", "live_tokens": True}, "with credit vine these learn too"),
+        ({"credit": "vine", "loss": "supervised"}, "credit vine acts on rollouts"),
+        ({"rollouts_first": 4}, "must be below rollouts_per_prompt 4"),
+        ({"rollouts_first": 2, "staleness": 1}, "asks for all ahead"),
+        ({"rollouts_first": 2, "loss": "supervised"}, "rollouts_first 2 acts on rollouts"),
+        ({"rollouts_first": 2, "item_loss": "pairs"}, "item_loss pairs these groups learn"),
+        ({"rollouts_first": 2, "credit": "vine"}, "credit vine these groups learn too"),
+        ({"rollouts_first": 2, "kl_weight": 0.1}, "kl_weight 0.1 counts the tokens"),
         ({"item_loss": "pairs", "weighting": "hard"}, "has those of its own lists"),
         ({"replays": 2, "max_log_ratio": 1.0}, "older weights"),
     ],
@@ -49,6 +59,12 @@ def test_lists_read_rewards_and_not_comparisons():
     changes = {"reward": {"feedback": "comparison"}, "training": {"item_loss": "pairs"}}
     with pytest.raises(ValidationError, match=r"training\.item_loss pairs reads the rewards"):
         Config.model_validate(changes)
+
+
+@pytest.mark.parametrize("training", [{"rollouts_first": 2}, {"credit": "vine"}])
+def test_comparisons_show_no_rewards(training):
+    with pytest.raises(ValidationError, match="sees only which rollout is better"):
+        Config.model_validate({"reward": {"feedback": "comparison"}, "training": training})
 
 
 def test_dpo_goes_with_kl_entropy_and_comparisons():

@@ -34,6 +34,7 @@ JUDGE = "reward.judge=my.judges:mine"
         ([LIKELIHOOD, "training.credit=prefill"], "training.credit prefill needs rewards of parts"),
         ([LIKELIHOOD, "proxy.training.loss=maxrl"], "maxrl needs rewards of at least 0, but"),
         ([LIKELIHOOD, "scoring.rollouts=0", "selection.mode=static"], "scoring has none with"),
+        ([LIKELIHOOD, "training.rollouts_first=2"], "looks at the ranks of the first"),
         ([LIKELIHOOD, "training.loss=supervised"], "reads the texts of rollouts, but training"),
         ([JUDGE, "training.loss=supervised"], "mine reads the texts of rollouts, but training.lo"),
         (["reward.judge=mine"], "judge mine does not name a function; write package.module:"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from minirec.config.training import TrainingConfig
 from minirec.rl import grpo
 from minirec.rl.candidates import Candidates
-from minirec.rl.chunks import chunk_bounds, prefixes, token_chunks
+from minirec.rl.chunks import chunk_bounds, inner_values, places, prefixes, token_chunks
 from minirec.rl.credit import chunk_advantages, credit_advantages
 from minirec.rl.group import Group
 from minirec.rl.losses import losses
@@ -87,6 +89,37 @@ def test_chunks_of_text_are_cut_at_tokens_and_keep_the_marker_whole():
     assert found.written == [0, 0, 0]
     chunks = token_chunks([GROUP], chunks=2, answer=2)
     assert chunks == [0, 1, 1, 1, 1] + [0, 0, 1, 1] + [1, 1]
+
+
+def test_equal_texts_of_a_prompt_are_one_place():
+    alike = Group([5], [[1, 2, 8, 9], [1, 3, 8, 9], [4, 8, 9]], [2, 2, 3], [], 0)
+    found = places([alike, alike], chunks=2, answer=2)
+    assert found == {(0, (1,)): (0, 1), (0, ()): (2, 1), (1, (1,)): (0, 1), (1, ()): (2, 1)}
+    values = {place: float(number) for number, place in enumerate(found)}
+    first, second = inner_values([alike, alike], values, chunks=2, answer=2)
+    assert first.inner == [[0], [0], [1]] and second.inner == [[2], [2], [3]]
+
+
+def test_vine_takes_the_values_of_the_groups():
+    """Rewards 1 and 0, inner values .25 and .5, values at the start 0 and 1; lambda is 0."""
+    items = torch.eye(3)
+    group = Group([5], [[1, 2, 8], [3, 4, 8]], [2, 2], [], 0, [[-1.0] * 2, [-1.0] * 2])
+    tokens = torch.full((6,), -1.0).requires_grad_()
+    training = TrainingConfig(credit="vine", scale_advantage=False)
+    found = losses(
+        lambda *, groups: (items[[0, 1]], tokens),
+        [replace(group, inner=[[0.25], [0.5]])],
+        candidates=Candidates(torch.tensor([0]), items[:1], items),
+        objective=Objective(training, temperature=1.0, cutoff=1, reward=ndcg, answer=[8]),
+    )
+    found.parts[0].total.backward()
+    assert tokens.grad.tolist() == pytest.approx([-0.25, -0.75, 0, 0.5, 0.5, 0])
+
+
+def test_null_takes_the_lambda_of_the_credit():
+    assert TrainingConfig(credit="vine").credit_decay == 0
+    assert TrainingConfig(credit="prefill").credit_decay == 1
+    assert TrainingConfig(credit="vine", credit_lambda=0.5).credit_decay == 0.5
 
 
 @pytest.mark.parametrize(
