@@ -81,7 +81,7 @@ def test_the_values_are_means_over_fresh_completions(place, tmp_path):
     own = spec(place, tmp_path / "v", **VINE)
     worker = Worker(own)
     table = worker.item_side.refresh(0)
-    groups, _ = worker._roll_out(0)
+    groups, _ = worker.drawing.groups(0, table)
     answer = len(worker.encoder.answer_ids)
     for number, group in enumerate(groups):
         sample = worker.samples[group.sample_id]
@@ -132,9 +132,9 @@ def test_a_continuation_ends_where_its_rollout_had_to(place, tmp_path):
     for prompt, group in zip(asked, found, strict=True):
         finish = worker.encoder.finish
         whole = [finish(one.token_ids, stopped=one.stopped) for one in group]
-        read_again = read(Group(prompt, whole, [], [], 0), worker.further.sharing)
+        read_again = read(Group(prompt, whole, [], [], 0), worker.drawing.further.sharing)
         cost += len(prompt) + sum(len(one.token_ids) for one in group) + read_again
-    assert worker.written.forward_tokens == cost
+    assert worker.drawing.written.forward_tokens == cost
     _, plain = drawn(place, tmp_path / "p")
     assert plain[0][1] == answers  # the rollouts themselves are those of any training
 
@@ -202,7 +202,7 @@ def test_live_groups_have_the_rollouts_that_they_would_have_at_once(place, tmp_p
     worker, _ = drawn(place, tmp_path / "f", live_tokens=True, **FIRST)
     whole = [group for answer in at_once[0][1] for group in answer]
     written = 0
-    for group, found in zip(worker.drawn, whole, strict=True):
+    for group, found in zip(worker.drawing.kept, whole, strict=True):
         tokens = [one.token_ids for one in found]
         own = [c[:w] for c, w in zip(group.completions, group.written, strict=True)]
         assert len(group.completions) == 4
@@ -216,16 +216,21 @@ def test_live_groups_have_the_rollouts_that_they_would_have_at_once(place, tmp_p
     (entry,) = worker.log.entries
     assert 8 * 2 < written < 8 * 4  # some groups of each kind
     assert entry["rollouts"] == written
-    assert entry["tokens"] == sum(sum(group.written) for group in worker.drawn)
+    assert entry["tokens"] == sum(sum(group.written) for group in worker.drawing.kept)
+
+
+def written(worker):
+    """The groups of the first step."""
+    return worker.drawing.groups(0, worker.item_side.refresh(0))[0]
 
 
 def test_the_gradient_is_that_of_the_groups_that_stay_alive(place, tmp_path):
     """The same rollouts, in one step at once, with groups filled where the first two are equal."""
     own = spec(place, tmp_path / "f", live_tokens=True, **FIRST)
     worker, control = Worker(own), Worker(spec(place, tmp_path / "c", live_tokens=True))
-    dead = [0 in group.written for group in worker._roll_out(0)[0]]
+    dead = [0 in group.written for group in written(worker)]
     assert any(dead) and not all(dead)
-    whole, _ = control._roll_out(0)
+    whole = written(control)
 
     def first_two(group):
         short = {
@@ -235,7 +240,7 @@ def test_the_gradient_is_that_of_the_groups_that_stay_alive(place, tmp_path):
         return filled(replace(group, **short), 4)
 
     kept = [first_two(g) if none else g for g, none in zip(whole, dead, strict=True)]
-    control._roll_out = lambda step: (kept, {})
+    control.drawing.groups = lambda step, table: (kept, {})
     worker.step(0), control.step(0)
     a, b = worker.log.entries[0], control.log.entries[0]
     for name in ("token_loss", "item_loss", "grad_norm"):

@@ -74,8 +74,8 @@ def test_the_goal_are_validation_samples_that_no_validation_reads(place, tmp_pat
     training = GRPO.model_copy(update={"loss": "supervised", "validation_steps": 5})
     one = spec(place, tmp_path / "goal", training)
     worker = Worker(one)
-    assert isinstance(worker.order, InfluenceOrder)
-    goal = {sample.sample_id for sample in worker.order.goal_samples}
+    assert isinstance(worker.order.order, InfluenceOrder)
+    goal = {sample.sample_id for sample in worker.order.order.goal_samples}
     validation = Validation(one, encoder=worker.encoder, catalogue=worker.catalogue, prior=None)
     read = {sample.sample_id for sample in validation.samples}
     valid = SampleFile(Path(one.corpus), "valid")

@@ -93,7 +93,7 @@ def test_the_pairs_of_the_first_step_stay(place, tmp_path):
     pairs = []
     for step in range(6):
         worker.step(step)
-        pairs.append([group.choice for group in worker.drawn])
+        pairs.append([group.choice for group in worker.drawing.kept])
     worker.close()
     assert len(pairs[0]) == 8 and None not in pairs[0]
     assert pairs[0] == pairs[1] == pairs[2] != pairs[3] == pairs[4] == pairs[5]
