@@ -160,7 +160,8 @@ class Recommendations:
         items = tuple(keys[key] for key in history)
         found = await self.batch((items, query.top, query.ratings))
         titles = self.recommender.titles
-        scores = found.scores or [None] * len(found.items)
+        nothing: list[float | None] = [None] * len(found.items)
+        scores = found.scores or nothing
         rows = zip(found.items, found.cosines, scores, strict=True)
         best = [Item(key=self.key_of[i], title=titles[i], cosine=c, score=s) for i, c, s in rows]
         return Answer(items=best, analysis=found.analysis)

@@ -107,6 +107,7 @@ def _openrlhf(e: Example, catalogue: Catalogue) -> Row:
 
 FORMATS: dict[str, tuple[str, Callable[[Example, Catalogue], Row]]] = {
     "jsonl": ("train.jsonl", _plain),
+    "datasets": ("data/train-00000-of-00001.parquet", _plain),
     "trl": ("train.jsonl", _trl),
     "verl": ("train.parquet", _verl),
     "openrlhf": ("train.jsonl", _openrlhf),
@@ -116,6 +117,7 @@ FORMATS: dict[str, tuple[str, Callable[[Example, Catalogue], Row]]] = {
 
 def write(path: Path, rows: Iterable[Row]) -> None:
     """Write JSON lines, or Parquet if the file name ends in .parquet."""
+    path.parent.mkdir(exist_ok=True)
     if path.suffix == ".parquet":
         pq.write_table(pa.Table.from_pylist(list(rows)), path)
     else:
