@@ -126,6 +126,8 @@ def _subset(folder: Path, source: Source, to: str) -> None:
     shutil.copy(str(ranking.__file__), folder / "ranking.py")
     source.save_merged(folder / "scorer")
     source.save_items(folder)
+    if to == "datasets":
+        formats.write(folder / formats.ITEMS[to], formats.items_of(catalogue))
     source.save_sample_prior(folder, [by_id[i] for i in ids])
     source.save_factors(folder)
     settings = config.reward.settings() | {"name": name}

@@ -69,8 +69,7 @@ class Source:
         else:
             vectors = item_table(self.policy, self.encoder.items(c)).numpy()
         np.save(folder / "items.npy", vectors)
-        items = ({"item_id": item, "title": title} for item, title in enumerate(c.titles))
-        formats.write(folder / "items.jsonl", items)
+        formats.write(folder / "items.jsonl", formats.items_of(c))
 
     def save_factors(self, folder: Path) -> None:
         """factors.npy, (V,) float32: the factor of each item in the reward, if items have weights.

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from minirec.config.run import Config
-from minirec.export.formats import FORMATS, LARGEST_ROW
+from minirec.export.formats import FORMATS, ITEMS, LARGEST_ROW
 from minirec.export.front import front_matter, of_subset
 
 PLAIN_TEMPLATE = "{{ messages[0].content }}"
@@ -19,12 +19,13 @@ ANY_TRAINER = """`reward.py` has a reward function for each of TRL, verl and Ope
 COMMANDS = {
     "jsonl": ANY_TRAINER,
     "datasets": """```python
+import os
 from datasets import load_dataset
 
-samples = load_dataset(".", split="train")           # in training order
-items = load_dataset(".", "items", split="train")
+here = os.getcwd()  # the full path of this folder, or the name of a copy on the hub
+samples = load_dataset(here, split="train")  # in training order
+items = load_dataset(here, "items", split="train")
 ```
-"." is this folder; the name of a copy on the hub works as well.
 """
     + ANY_TRAINER,
     "trl": """```python
@@ -103,7 +104,7 @@ def data_card(
     that the run trained on the subset, by split, or None.
     """
     command = COMMANDS[to].format(**_settings(config, samples, steps, has_template=has_template))
-    front = of_subset(rows=samples, file=FORMATS[to][0], items=True)
+    front = of_subset(rows=samples, file=FORMATS[to][0], items=ITEMS.get(to))
     prior = "" if config.model.prior == "none" else PRIOR_OF_SAMPLES
     return f"""{front}# {samples:,} interactions, in training order
 

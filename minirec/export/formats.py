@@ -113,6 +113,14 @@ FORMATS: dict[str, tuple[str, Callable[[Example, Catalogue], Row]]] = {
     "openrlhf": ("train.jsonl", _openrlhf),
 }
 """Value of ``--to`` -> file name, and the function that makes a row."""
+ITEMS = {to: "items.jsonl" for to in ("jsonl", "trl", "openrlhf")}
+ITEMS["datasets"] = "data/items.parquet"
+"""The file of items that `load_dataset` can read beside the subset: it has the same format."""
+
+
+def items_of(catalogue: Catalogue) -> Iterable[Row]:
+    """A row with the title of each item."""
+    return ({"item_id": item, "title": title} for item, title in enumerate(catalogue.titles))
 
 
 def write(path: Path, rows: Iterable[Row]) -> None:

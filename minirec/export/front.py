@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
+
+import yaml
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 LARGER = "1M<n<10M"
@@ -11,16 +12,16 @@ LARGER = "1M<n<10M"
 
 
 def front_matter(head: dict[str, Any]) -> str:
-    """The block with its fences. A value is written as JSON, which is YAML."""
-    lines = "\n".join(f"{key}: {json.dumps(value)}" for key, value in head.items())
-    return f"---\n{lines}\n---\n"
+    """The block with its fences."""
+    return f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---\n"
 
 
-def of_subset(*, rows: int, file: str, items: bool, tags: tuple[str, ...] = ()) -> str:
+def of_subset(*, rows: int, file: str, items: str | None, tags: tuple[str, ...] = ()) -> str:
     """The block of a folder with `rows` rows in `file`.
 
-    `load_dataset(FOLDER)` then reads this file alone, and `load_dataset(FOLDER, "items")` the items
-    where the folder has them. The license is unknown: it is that of the corpus.
+    `load_dataset(FOLDER)` then reads this file alone, and `load_dataset(FOLDER, "items")` the file
+    `items`. Both have the same format, because a data set has only one. The license is unknown: it
+    is that of the corpus.
     """
     configs: list[dict[str, Any]] = [
         {
@@ -30,9 +31,7 @@ def of_subset(*, rows: int, file: str, items: bool, tags: tuple[str, ...] = ()) 
         }
     ]
     if items:
-        configs.append(
-            {"config_name": "items", "data_files": [{"split": "train", "path": "items.jsonl"}]}
-        )
+        configs.append({"config_name": "items", "data_files": [{"split": "train", "path": items}]})
     return front_matter(
         {
             "license": "unknown",

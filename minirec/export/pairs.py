@@ -56,7 +56,7 @@ def _said(text: str) -> list[dict[str, Any]]:
 
 def pairs_card(*, pairs: int, samples: int, policy: str, tokens: int, beta: float) -> str:
     """README of an exported folder of `pairs` of a subset of `samples`, written by `policy`."""
-    front = of_subset(rows=pairs, file=FILE, items=False, tags=("dpo",))
+    front = of_subset(rows=pairs, file=FILE, items=None, tags=("dpo",))
     return f"""{front}# {pairs:,} preference pairs of {samples:,} interactions, in training order
 
 The policy in `scorer/` ({policy}) wrote rollouts for each prompt. `chosen` is the one after which

@@ -152,9 +152,11 @@ def test_what_a_target_may_be(tmp_path, monkeypatch):
 def test_the_front_matter_is_what_the_hub_wants():
     from huggingface_hub import DatasetCard
 
-    data = DatasetCard(of_subset(rows=999, file="train.jsonl", items=True) + "# t").data.to_dict()
+    data = DatasetCard(
+        of_subset(rows=999, file="train.jsonl", items="items.jsonl") + "# t"
+    ).data.to_dict()
     assert data["license"] == "unknown" and data["task_categories"] == ["text-ranking"]
     assert data["size_categories"] == ["n<1K"]
     assert [one["config_name"] for one in data["configs"]] == ["default", "items"]
-    larger = DatasetCard(of_subset(rows=1000, file="t.jsonl", items=False) + "# t").data.to_dict()
+    larger = DatasetCard(of_subset(rows=1000, file="t.jsonl", items=None) + "# t").data.to_dict()
     assert larger["size_categories"] == ["1K<n<10K"] and len(larger["configs"]) == 1
