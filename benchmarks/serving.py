@@ -16,12 +16,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import random
 import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -61,7 +61,10 @@ def requests_of(run: Path, *, count: int, seed: int = 0) -> list[bytes]:
 async def load(
     port: int, requests: Sequence[bytes], *, connections: int
 ) -> tuple[list[float], int, float]:
-    """Send the requests; returns the seconds of each answer, the failures, and the wall time."""
+    """Send the requests; returns the seconds of each answer, the failures, and the wall time.
+
+    A failure is a status other than 200, an answer without items, or a connection that breaks.
+    """
     left, seconds, failures = iter(requests), [], 0
 
     async def connection() -> None:
@@ -163,7 +166,6 @@ def measure(
     """Rates, latencies and failures by server."""
     here, flag = str(Path(__file__).resolve()), [] if analysis else ["--no-analysis"]
     ports = {name: free_port() for name in ("serve", "plain", "batched")}
-    # The port of an application that is not asked for is free again until it starts.
     words = {
         "serve": ["-m", "jobs.cli", "serve", "--run", str(run), *flag],
         "plain": [here, str(run), "--as", "plain", *(["--analysis"] if analysis else [])],
@@ -171,8 +173,9 @@ def measure(
     }
     found: dict[str, list[tuple[list[float], int, float]]] = {name: [] for name in ports}
     with ExitStack() as stack:
+        logs = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         for name, port in ports.items():
-            log = Path(os.environ.get("TMPDIR", "/tmp")) / f"serving-{name}.log"
+            log = logs / f"{name}.log"
             stack.enter_context(server([*words[name], "--port", str(port)], port, log))
         for turn in range(rounds + 1):
             sent = requests_of(run, count=max(connections, requests // rounds), seed=turn)
@@ -184,10 +187,13 @@ def measure(
 
 
 def figures(parts: Sequence[tuple[list[float], int, float]]) -> dict[str, Any]:
-    """Requests a second of all rounds together, latencies in ms, and failures."""
+    """Answers a second of all rounds together, their latencies in ms, and failures.
+
+    A request whose connection breaks is a failure without an answer.
+    """
     seconds = sorted(s for part, _, _ in parts for s in part)
     return {
-        "requests": len(seconds),
+        "answers": len(seconds),
         "failures": sum(failed for _, failed, _ in parts),
         "per_second": len(seconds) / sum(wall for _, _, wall in parts),
         "rounds": [round(len(part) / wall, 1) for part, _, wall in parts],
@@ -222,7 +228,7 @@ def main() -> None:
         share = f["per_second"] / found["plain"]["per_second"]
         print(
             f"| {name} | {f['per_second']:.0f} | {share:.2f} | {f['median_ms']:.0f} | "
-            f"{f['p99_ms']:.0f} | {f['failures']} of {f['requests']} | {f['rounds']} |"
+            f"{f['p99_ms']:.0f} | {f['failures']} of {f['answers']} | {f['rounds']} |"
         )
 
 

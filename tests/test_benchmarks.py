@@ -147,3 +147,45 @@ def test_a_part_without_its_library_is_skipped():
 
     assert gpu.part(needs_a_library) == {"skipped": "no_such_library is not installed"}
     assert "failed" in gpu.part(lambda: 1 / 0)
+
+
+def test_the_load_counts_each_answer_and_each_failure():
+    """Of twelve requests every third gets a 503, and every fourth no answer at all."""
+    import asyncio
+    import threading
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+    import serving
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            number = int(self.path[1:])
+            if number % 4 == 0:
+                self.close_connection = True
+                return
+            body = b'{"items": []}'
+            self.send_response(503 if number % 3 == 0 else 200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    requests = [
+        f"POST /{number} HTTP/1.1\r\nHost: here\r\nContent-Length: 2\r\n\r\n{{}}".encode()
+        for number in range(1, 13)
+    ]
+    seconds, failures, wall = asyncio.run(
+        serving.load(server.server_port, requests, connections=3)
+    )
+    server.shutdown()
+    assert len(seconds) == 9  # 4, 8 and 12 have no answer
+    assert failures == 3 + 3  # 3, 6 and 9
+    found = serving.figures([(seconds, failures, wall)])
+    assert (found["answers"], found["failures"]) == (9, 6)
