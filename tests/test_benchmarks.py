@@ -181,9 +181,7 @@ def test_the_load_counts_each_answer_and_each_failure():
         f"POST /{number} HTTP/1.1\r\nHost: here\r\nContent-Length: 2\r\n\r\n{{}}".encode()
         for number in range(1, 13)
     ]
-    seconds, failures, wall = asyncio.run(
-        serving.load(server.server_port, requests, connections=3)
-    )
+    seconds, failures, wall = asyncio.run(serving.load(server.server_port, requests, connections=3))
     server.shutdown()
     assert len(seconds) == 9  # 4, 8 and 12 have no answer
     assert failures == 3 + 3  # 3, 6 and 9
