@@ -109,8 +109,7 @@ def test_answers_to_random_histories_are_items_that_are_not_in_them(undisturbed,
         assert status == 200
         return [item["key"] for item in answer["items"]]
 
-    with ThreadPoolExecutor(8) as threads:
-        found = list(threads.map(answered, histories, tops))
+    found = map(answered, histories, tops)  # one at a time: only one request may wait here
     for items, history, top in zip(found, histories, tops, strict=True):
         assert len(set(items)) == len(items) == min(top, len(keys) - len(set(history)))
         assert set(items) <= set(keys) - set(history)
