@@ -41,6 +41,8 @@ def parse(argv: list[str] | None) -> Arguments:
             top.error("--items needs --users")
     if a.command == "runs" and a.yes and not a.remove:
         top.error("--yes needs --remove")
+    if a.command == "export" and a.public and a.push is None:
+        top.error("--public needs --push")
     if a.command == "select" and a.features is None:
         for name in ("budget", "out", "chance"):
             if getattr(a, name) is not None:
@@ -123,7 +125,7 @@ def _handover_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     text = "write the ordered subset, or the policy, in the format of other software"
     one = command("export", text)
     _add(one, "--run", **RUN_DIR)
-    formats = ("jsonl", "trl", "trl-dpo", "verl", "openrlhf", "adapter", "merged")
+    formats = ("jsonl", "datasets", "trl", "trl-dpo", "verl", "openrlhf", "adapter", "merged")
     text = "the subset with a reward function or as preference pairs, or the policy: as peft"
     text += " adapter, or merged"
     _add(one, "--to", required=True, choices=formats, help=text)
@@ -131,6 +133,10 @@ def _handover_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     text = "policy to export; default: trained for adapter and merged, otherwise scoring.policy"
     _add(one, "--policy", choices=("warm", "proxy", "trained"), help=text)
     _add(one, "--overwrite", action="store_true", help="replace the folder")
+    text = "copy the folder: hf://USER/NAME (a private repository of the Hugging Face hub), a "
+    text += "folder, s3:// or gs://"
+    _add(one, "--push", metavar="TARGET", help=text)
+    _add(one, "--public", action="store_true", help="a new repository of --push is public")
 
     text = (
         "Recommend items for a history, or for a file of users. They are ordered by the cosine, or "

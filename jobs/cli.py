@@ -226,7 +226,9 @@ def _recommend(a: Arguments) -> None:
 def _export(a: Arguments) -> None:
     from jobs.handover.export import export
 
-    export(a.run, a.to, _file("--out", a.out), policy=a.policy, overwrite=a.overwrite)
+    options = {"policy": a.policy, "overwrite": a.overwrite}
+    out = _file("--out", a.out)
+    export(a.run, a.to, out, push_to=a.push, public=a.public, **options)
 
 
 def _refresh(a: Arguments) -> None:

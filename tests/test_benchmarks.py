@@ -165,3 +165,43 @@ def test_pseudo_targets_are_counted_by_their_confidence():
     assert found["pseudo-target"].tolist() == [0, 0.5, 0.5]
     assert found["popularity"].tolist() == [1, 0, 0.25]
     assert found["largest share of an item"].tolist()[:2] == [1, 1]
+
+
+def test_the_load_counts_each_answer_and_each_failure():
+    """Of twelve requests every third gets a 503, and every fourth no answer at all."""
+    import asyncio
+    import threading
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+    import serving
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            number = int(self.path[1:])
+            if number % 4 == 0:
+                self.close_connection = True
+                return
+            body = b'{"items": []}'
+            self.send_response(503 if number % 3 == 0 else 200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    requests = [
+        f"POST /{number} HTTP/1.1\r\nHost: here\r\nContent-Length: 2\r\n\r\n{{}}".encode()
+        for number in range(1, 13)
+    ]
+    seconds, failures, wall = asyncio.run(serving.load(server.server_port, requests, connections=3))
+    server.shutdown()
+    assert len(seconds) == 9  # 4, 8 and 12 have no answer
+    assert failures == 3 + 3  # 3, 6 and 9
+    found = serving.figures([(seconds, failures, wall)])
+    assert (found["answers"], found["failures"]) == (9, 6)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Request, Response
@@ -13,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, Field
 from ray import serve
 from starlette.exceptions import HTTPException
 
+from actors.serving.batches import Batches
 from actors.serving.recommender import Recommendation, Recommender, RecommenderSpec
 from minirec.corpus.files.parse import Malformed, identifier
 from minirec.corpus.ids import known_key
@@ -27,7 +27,8 @@ FIELDS = {
     "ratings": "ratings must be a list with a number for each item of the history",
 }
 LARGEST_BATCH = 32
-BATCH_WAIT_S = 0.002
+Asked = tuple[tuple[int, ...], int, list[float] | None]
+"""A history of item ids, the number of wanted items, and the ratings of the history."""
 
 app = FastAPI(
     title="MiniRec recommender",
@@ -144,6 +145,7 @@ class Recommendations:
     def __init__(self, spec: RecommenderSpec):
         self.recommender = Recommender(spec)
         self.key_of = {item: key for key, item in self.recommender.keys.items()}
+        self.batch = Batches(self._batch, largest=LARGEST_BATCH)
 
     @app.post("/recommend", responses={422: {"model": Problem}}, response_model_exclude_none=True)
     async def recommend(self, query: Query) -> Answer:
@@ -158,7 +160,8 @@ class Recommendations:
         items = tuple(keys[key] for key in history)
         found = await self.batch((items, query.top, query.ratings))
         titles = self.recommender.titles
-        scores = found.scores or [None] * len(found.items)
+        nothing: list[float | None] = [None] * len(found.items)
+        scores = found.scores or nothing
         rows = zip(found.items, found.cosines, scores, strict=True)
         best = [Item(key=self.key_of[i], title=titles[i], cosine=c, score=s) for i, c, s in rows]
         return Answer(items=best, analysis=found.analysis)
@@ -173,16 +176,9 @@ class Recommendations:
         """Answers once the policy is loaded."""
         return {"status": "ready", "items": len(self.recommender.titles)}
 
-    @serve.batch(max_batch_size=LARGEST_BATCH, batch_wait_timeout_s=BATCH_WAIT_S)
-    async def batch(
-        self, asked: list[tuple[tuple[int, ...], int, list[float] | None]]
-    ) -> list[Recommendation]:
-        """Recommend for histories, their numbers of wanted items, and their ratings."""
+    def _batch(self, asked: list[Asked]) -> list[Recommendation]:
         histories, top, ratings = zip(*asked, strict=True)
-        # In a thread, so that the replica still answers /healthz.
-        return await asyncio.to_thread(
-            self.recommender.recommend, histories, top=top, ratings=ratings
-        )
+        return self.recommender.recommend(histories, top=top, ratings=ratings)
 
 
 def application(spec: RecommenderSpec, *, replicas: int, queue: int) -> serve.Application:

@@ -5,37 +5,27 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 from jobs.console import quiet, say
-from jobs.handover.recommend import finished_run, refreshed_counts
-from jobs.stage import base_model, prior_folder
-from jobs.stages.proxy import PROXY
-from jobs.stages.train import TRAIN
-from jobs.stages.warm import WARM
+from jobs.handover.export_source import STAGE, PolicyName, Source
+from jobs.handover.recommend import finished_run
 from minirec.config.choices import REWARDS
 from minirec.config.run import Config
 from minirec.corpus import prompts
 from minirec.corpus.following import with_following
-from minirec.corpus.table import Catalogue, Sample, SampleFile, load_catalogue
+from minirec.corpus.table import SampleFile
 from minirec.errors import ArtifactError, ConfigError
-from minirec.export import pairs
-from minirec.store.files import MANIFEST, atomic_dir, fetch, read_json
+from minirec.export import pairs, push
+from minirec.store.files import MANIFEST, atomic_dir
 from minirec.store.remote import is_remote
 from minirec.store.run import Run
 from minirec.store.tables import read_table
 
-if TYPE_CHECKING:
-    from minirec.model.recommender import Encoder, Policy
-
 POLICIES = ("adapter", "merged")
 WRITING = ("trl", "trl-dpo", "verl", "openrlhf")
 """Formats with a command of a trainer, which lets a policy write completions."""
-PolicyName = Literal["warm", "proxy", "trained"]
-STAGE = {"warm": WARM, "proxy": PROXY, "trained": TRAIN}
 OWN_IMPORTS = {
     "from minirec.corpus import prompts\n": "import prompts\n",
     "from minirec.prior import counts\n": "import prior as counts\n",
@@ -44,23 +34,32 @@ OWN_IMPORTS = {
 
 
 def export(
-    run_dir: str, to: str, out: Path, *, policy: PolicyName | None = None, overwrite: bool = False
+    run_dir: str,
+    to: str,
+    out: Path,
+    *,
+    policy: PolicyName | None = None,
+    overwrite: bool = False,
+    push_to: str | None = None,
+    public: bool = False,
 ) -> None:
     """Write a folder that works without MiniRec.
 
     Args:
         run_dir: of a run that has finished `select`, or `train` to export the trained policy or
             the samples of live selection.
-        to: a subset as jsonl, trl, verl or openrlhf, as preference pairs (trl-dpo), or a policy as
-            adapter or merged.
+        to: a subset as jsonl, datasets, trl, verl or openrlhf, as preference pairs (trl-dpo), or a
+            policy as adapter or merged.
         out: the folder to write.
         policy: the policy to export; for a subset, the policy that computes its reward. Default:
             the trained policy for adapter and merged, that of `scoring.policy` for a subset;
             a run that does not score has only the trained policy.
-        overwrite: replace the folder.
+        overwrite: replace the folder, and that of `push_to`.
+        push_to: where to copy the folder, see `minirec.export.push.target_of`.
+        public: whether a new repository of the hub is public.
 
     Raises:
-        ArtifactError: the folder exists, or a stage has not finished.
+        ArtifactError: the folder exists, a stage has not finished, or the copy failed.
         ConfigError: the reward is a user's function that cannot be imported, or a trainer would
             have no completions, or rewards instead of comparisons.
     """
@@ -83,8 +82,11 @@ def export(
     holds_run = not is_remote(run.root) and run.root.resolve().is_relative_to(out.resolve())
     if holds_run or out.exists() and not (out / MANIFEST).exists():
         raise ArtifactError(f"{out} is not an export, so it is not replaced; give another --out")
+    target = None if push_to is None else push.target_of(push_to)
+    if target:
+        push.check(target, overwrite=overwrite, public=public)
     quiet(config)
-    source = _Source(run, config, name)
+    source = Source(run, config, name)
     with atomic_dir(out) as folder:
         if to in POLICIES:
             _policy(folder, source, to)
@@ -93,124 +95,12 @@ def export(
         else:
             _subset(folder, source, to)
     say(f"export: {out} holds {to}")
+    if target:
+        kind: push.Kind = "model" if to in POLICIES else "dataset"
+        say(f"export: pushed to {push.push(out, target, kind=kind, public=public)}")
 
 
-class _Source:
-    """What an export reads from a run."""
-
-    def __init__(self, run: Run, config: Config, policy: PolicyName):
-        from minirec.model.recommender import Encoder
-
-        self.run, self.config, self.name = run, config, policy
-        self.catalogue: Catalogue = load_catalogue(run.path("corpus"))
-        self.base = fetch(base_model(run, config))
-        self.adapter = fetch(str(run.path(*STAGE[policy].outputs, "adapter")))
-        self.encoder: Encoder = Encoder.load(
-            self.base, config.model, category=self.catalogue.category
-        )
-
-    @cached_property
-    def policy(self) -> Policy:
-        """The policy with its merged adapter, on the CPU; loaded where the export needs it."""
-        from minirec.model.recommender import load_policy
-
-        return load_policy(
-            self.base, self.config.model, self.encoder.tokenizer, adapter=self.adapter
-        )
-
-    def save_merged(self, folder: Path) -> None:
-        self.policy.lm.save_pretrained(folder)
-        self.encoder.tokenizer.save_pretrained(folder)
-
-    def save_items(self, folder: Path) -> None:
-        """items.npy, (V, d) float32 unit vectors, and items.jsonl.
-
-        The vectors are those that a stage of the run has encoded with these weights, if any.
-        """
-        import numpy as np
-
-        from minirec.export import formats
-        from minirec.model.passes import item_table
-        from minirec.store.tables import read_array
-
-        c = self.catalogue
-        if stored := encoded(self.run, self.config, self.name):
-            vectors = read_array(stored)
-        else:
-            vectors = item_table(self.policy, self.encoder.items(c)).numpy()
-        np.save(folder / "items.npy", vectors)
-        items = ({"item_id": item, "title": title} for item, title in enumerate(c.titles))
-        formats.write(folder / "items.jsonl", items)
-
-    def save_factors(self, folder: Path) -> None:
-        """factors.npy, (V,) float32: the factor of each item in the reward, if items have weights.
-
-        `Scorer` in reward.py reads it.
-        """
-        import numpy as np
-
-        from minirec.corpus.weights import load_factors
-
-        factors = load_factors(self.run.path("corpus"), self.config.reward.item_weight)
-        if factors is not None:
-            np.save(folder / "factors.npy", factors.astype(np.float32))
-
-    @property
-    def prior(self) -> str | None:
-        """Folder of the weights of the prior with this policy; None: no prior."""
-        return prior_folder(self.run, self.config, STAGE[self.name].outputs[0])
-
-    @property
-    def temperature(self) -> float:
-        """Temperature of the softmax, divided by the policy's weight beside the prior."""
-        from minirec.prior.prior import weights_in
-
-        return self.config.model.temperature / (weights_in(self.prior)[0] if self.prior else 1)
-
-    def save_prior(self, folder: Path) -> tuple[dict[str, float] | None, bool]:
-        """prior.npz and prior.py; returns the weights by part, and whether `refresh` added events.
-
-        Without a prior nothing is written, and the weights are None.
-        """
-        from minirec.prior import counts, serving
-
-        if self.prior is None:
-            return None, False
-        refreshed = refreshed_counts(self.run, self.config)
-        prior = serving.load(self.run.path("corpus"), self.prior, refreshed=refreshed)
-        prior.counts.save(folder / serving.FILE)
-        shutil.copy(str(counts.__file__), folder / "prior.py")
-        return dict(zip(counts.PARTS, prior.weights, strict=True)), refreshed is not None
-
-    def save_sample_prior(self, folder: Path, samples: Sequence[Sample]) -> None:
-        """prior.npz, the scores of the prior for each sample at its own time, if there is a prior.
-
-        Refreshed counts are not used, because they hold the samples' own targets.
-        """
-        from minirec.export.formats import write_prior
-        from minirec.prior.prior import Prior
-        from minirec.store.remote import located
-
-        if self.prior is not None:
-            prior = Prior.load(self.run.path("corpus"), located(self.prior))
-            write_prior(folder / "prior.npz", prior, samples)
-
-
-def encoded(run: Run, config: Config, policy: PolicyName) -> Path | None:
-    """File of the item vectors of these weights: of `evaluate`, or of `score`; None if neither has
-    encoded them since the policy was trained."""
-    files = {"evaluate": run.path("evaluation", f"{policy}.npy")}
-    if config.scoring.policy == policy:
-        files["score"] = run.path("features", "item_table.npy")
-    trained = STAGE[policy].name
-    for stage, file in files.items():
-        inputs = (run.done(stage) or {"inputs": {}})["inputs"]
-        if inputs.get(trained) == run.fingerprint(trained) and file.exists():
-            return file
-    return None
-
-
-def _subset(folder: Path, source: _Source, to: str) -> None:
+def _subset(folder: Path, source: Source, to: str) -> None:
     from minirec.export import cards, formats, reward
     from minirec.rl import reward as ranking
 
@@ -232,6 +122,8 @@ def _subset(folder: Path, source: _Source, to: str) -> None:
     shutil.copy(str(ranking.__file__), folder / "ranking.py")
     source.save_merged(folder / "scorer")
     source.save_items(folder)
+    if to == "datasets":
+        formats.write(folder / formats.ITEMS[to], formats.items_of(catalogue))
     source.save_sample_prior(folder, [by_id[i] for i in ids])
     source.save_factors(folder)
     settings = config.reward.settings() | {"name": name}
@@ -245,6 +137,7 @@ def _subset(folder: Path, source: _Source, to: str) -> None:
         steps=_steps(source.run, config, samples=len(ids)),
         policy=source.name,
         has_template=source.encoder.has_template,
+        evaluation=source.evaluation("trained"),
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
     if to == "verl" and not source.encoder.has_template:
@@ -283,7 +176,7 @@ def _check_pairs(config: Config, policy: PolicyName) -> None:
         )
 
 
-def _pairs(folder: Path, source: _Source) -> None:
+def _pairs(folder: Path, source: Source) -> None:
     from minirec.export import formats
 
     config = source.config
@@ -344,7 +237,7 @@ def _own_reward(folder: Path, name: str) -> str:
     return f"minirec_own_reward:{function}"
 
 
-def _policy(folder: Path, source: _Source, to: str) -> None:
+def _policy(folder: Path, source: Source, to: str) -> None:
     from minirec.export import cards, recommender
 
     config, model = source.config, source.config.model
@@ -384,21 +277,11 @@ def _policy(folder: Path, source: _Source, to: str) -> None:
         to=to,
         base=base,
         policy=source.name,
-        evaluation=_evaluation(source),
+        evaluation=source.evaluation(),
         weights=weights,
         refreshed=refreshed,
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
-
-
-def _evaluation(source: _Source) -> dict[str, Any] | None:
-    """Metrics of these weights by split; None if they were not evaluated."""
-    run, stage = source.run, STAGE[source.name].name
-    record = run.done("evaluate")
-    if record is None or record["inputs"].get(stage) != run.fingerprint(stage):
-        return None
-    found: dict[str, Any] = read_json(run.path("evaluation.json"))["policies"]
-    return found.get(source.name)
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

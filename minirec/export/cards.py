@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import math
 import textwrap
 from collections.abc import Mapping
 from typing import Any
 
 from minirec.config.run import Config
-from minirec.export.formats import LARGEST_ROW
+from minirec.export.formats import FORMATS, ITEMS, LARGEST_ROW
+from minirec.export.front import front_matter, of_subset
 
 PLAIN_TEMPLATE = "{{ messages[0].content }}"
 """A chat template that returns the text of the only message unchanged."""
 
+ANY_TRAINER = """`reward.py` has a reward function for each of TRL, verl and OpenRLHF; its class
+`Scorer` serves any other trainer."""
 COMMANDS = {
-    "jsonl": "`reward.py` has a reward function for each of TRL, verl and OpenRLHF; its class\n"
-    "`Scorer` serves any other trainer.",
+    "jsonl": ANY_TRAINER,
+    "datasets": """```python
+import os
+from datasets import load_dataset
+
+here = os.getcwd()  # the full path of this folder, or the name of a copy on the hub
+samples = load_dataset(here, split="train")  # in training order
+items = load_dataset(here, "items", split="train")
+```
+"""
+    + ANY_TRAINER,
     "trl": """```python
 from datasets import load_dataset
 from reward import reward
@@ -77,15 +88,25 @@ the order of the file has no effect. The numbers of GPUs are the minimum.""",
 
 
 def data_card(
-    config: Config, *, to: str, samples: int, steps: int, policy: str, has_template: bool
+    config: Config,
+    *,
+    to: str,
+    samples: int,
+    steps: int,
+    policy: str,
+    has_template: bool,
+    evaluation: dict[str, Any] | None = None,
 ) -> str:
-    """README of an exported subset of `samples` rows.
+    """README of an exported subset of `samples` rows, with the front matter of the hub.
 
-    `to` is jsonl, trl, verl or openrlhf; `steps` are the optimizer steps of the run's own training;
-    `policy` names the policy in `scorer/`.
+    `to` is a key of `FORMATS`; `steps` are the optimizer steps of the run's own training; `policy`
+    names the policy in `scorer/`; `evaluation` is the part of ``evaluation.json`` on the policy
+    that the run trained on the subset, by split, or None.
     """
     command = COMMANDS[to].format(**_settings(config, samples, steps, has_template=has_template))
-    return f"""# {samples:,} interactions, in training order
+    front = of_subset(rows=samples, file=FORMATS[to][0], items=ITEMS.get(to))
+    prior = "" if config.model.prior == "none" else PRIOR_OF_SAMPLES
+    return f"""{front}# {samples:,} interactions, in training order
 
 {_chosen(config, steps)}
 
@@ -98,7 +119,16 @@ The reward of a completion is `{config.reward.name}`: how high the target ranks 
 after the completion, by the frozen policy in `scorer/` ({policy}). In MiniRec the policy in
 training ranks. Here the policy is frozen, because text trainers provide no hidden states. Text
 after `<answer>` is ignored: if your trainer can stop there, this saves tokens.
-{_rated(config, to)}{"" if config.model.prior == "none" else PRIOR_OF_SAMPLES}"""
+{_rated(config, to)}{prior}{_trained_on(config, evaluation)}"""
+
+
+def _trained_on(config: Config, evaluation: dict[str, Any] | None) -> str:
+    """The figures of the policy that the run trained on the subset."""
+    if evaluation is None:
+        return ""
+    return _paragraph(
+        f"The figures of {config.model.name}, trained on these interactions by MiniRec:"
+    ) + _figures(config, evaluation)
 
 
 def _rated(config: Config, to: str) -> str:
@@ -123,7 +153,11 @@ def _paragraph(text: str) -> str:
 
 
 def _weighted(config: Config, to: str) -> str:
-    how = ": turn that off." if to == "jsonl" else ". The command above turns the division off."
+    how = (
+        ": turn that off."
+        if COMMANDS[to].endswith(ANY_TRAINER)
+        else ". The command above turns the division off."
+    )
     column = config.reward.item_weight
     if column is None:
         return ""
@@ -267,14 +301,13 @@ def model_card(
     }[policy]
     number = "cosine" if weights is None else "score"
     library = "peft" if to == "adapter" else "transformers"
-    head = {"library_name": library, "tags": ["recommendation", "grpo", "lora", "minirec"]}
+    head: dict[str, Any] = {
+        "library_name": library,
+        "tags": ["recommendation", "grpo", "lora", "minirec"],
+    }
     if base != "base":
         head["base_model"] = base
-    front = "\n".join(f"{key}: {json.dumps(value)}" for key, value in head.items())
-    return f"""---
-{front}
----
-# LLM recommender
+    return f"""{front_matter(head)}# LLM recommender
 
 {what} of {" ".join(filter(None, (config.corpus.source, config.corpus.category)))} by MiniRec
 (arXiv 2602.04278): {_HOW[config.rollout.analysis]} is compared with the vectors of all items.

@@ -107,15 +107,25 @@ def _openrlhf(e: Example, catalogue: Catalogue) -> Row:
 
 FORMATS: dict[str, tuple[str, Callable[[Example, Catalogue], Row]]] = {
     "jsonl": ("train.jsonl", _plain),
+    "datasets": ("data/train-00000-of-00001.parquet", _plain),
     "trl": ("train.jsonl", _trl),
     "verl": ("train.parquet", _verl),
     "openrlhf": ("train.jsonl", _openrlhf),
 }
 """Value of ``--to`` -> file name, and the function that makes a row."""
+ITEMS = {to: "items.jsonl" for to in ("jsonl", "trl", "openrlhf")}
+ITEMS["datasets"] = "data/items.parquet"
+"""The file of items that `load_dataset` can read beside the subset: it has the same format."""
+
+
+def items_of(catalogue: Catalogue) -> Iterable[Row]:
+    """A row with the title of each item."""
+    return ({"item_id": item, "title": title} for item, title in enumerate(catalogue.titles))
 
 
 def write(path: Path, rows: Iterable[Row]) -> None:
     """Write JSON lines, or Parquet if the file name ends in .parquet."""
+    path.parent.mkdir(exist_ok=True)
     if path.suffix == ".parquet":
         pq.write_table(pa.Table.from_pylist(list(rows)), path)
     else:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from minirec.export.formats import Example, Row
+from minirec.export.front import of_subset
 
 TO = "trl-dpo"
 FILE = "train.jsonl"
@@ -55,7 +56,8 @@ def _said(text: str) -> list[dict[str, Any]]:
 
 def pairs_card(*, pairs: int, samples: int, policy: str, tokens: int, beta: float) -> str:
     """README of an exported folder of `pairs` of a subset of `samples`, written by `policy`."""
-    return f"""# {pairs:,} preference pairs of {samples:,} interactions, in training order
+    front = of_subset(rows=pairs, file=FILE, items=None, tags=("dpo",))
+    return f"""{front}# {pairs:,} preference pairs of {samples:,} interactions, in training order
 
 The policy in `scorer/` ({policy}) wrote rollouts for each prompt. `chosen` is the one after which
 its recommendation head ranks the target best, `rejected` the one after which it ranks it worst.

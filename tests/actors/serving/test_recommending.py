@@ -8,19 +8,17 @@ from dataclasses import replace
 from shutil import copytree
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
-from helpers.tiny_model import build_adapter, build_model
+from helpers.recommending import built
 
-from actors.serving.recommender import BATCH, Recommender, RecommenderSpec
+from actors.serving.recommender import BATCH, Recommender
 from minirec.config.run import Config
 from minirec.corpus.table import Sample, load_catalogue
 from minirec.evaluation.orders import orders_of
 from minirec.prior.counts import Counts, Words
 from minirec.prior.serving import ServedPrior
 from minirec.store.files import write_json
-from minirec.store.tables import write_array, write_table
 
 ITEMS = 7
 TWINS = {0, 2, 5, 6}
@@ -33,33 +31,6 @@ def recommender(tmp_path_factory):
     for i in TWINS:
         vectors[i] = vectors[0]
     return built(tmp_path_factory.mktemp("recommending"), vectors)
-
-
-def built(folder, vectors):
-    """A recommender of the tiny model for items with these vectors (V, 64)."""
-    items = len(vectors)
-    model = build_model(folder / "model")
-    adapter = build_adapter(model, folder / "adapter", seed=1)
-    corpus = folder / "corpus"
-    columns = {
-        "item_id": list(range(items)),
-        "key": [f"k{i}" for i in range(items)],
-        "title": [f"blue pen {i}" for i in range(items)],
-        "text": [""] * items,
-    }
-    write_table(corpus / "items.parquet", pa.table(columns))
-    write_json(corpus / "corpus.json", {"category": "pens"})
-    write_array(folder / "vectors.npy", vectors.numpy())
-    return Recommender(
-        RecommenderSpec(
-            corpus=str(corpus),
-            model=model,
-            adapter=adapter.path,
-            vectors=str(folder / "vectors.npy"),
-            config=Config(),
-            analysis=False,
-        )
-    )
 
 
 def test_ratings_put_the_pairs_of_training_into_the_prompt(recommender, tmp_path):

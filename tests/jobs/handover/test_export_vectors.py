@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jobs.cli import main
-from jobs.handover.export import encoded
+from jobs.handover.export_source import encoded
 from minirec.config.reading import load
 from minirec.store.files import write_record
 from minirec.store.run import Run

@@ -36,7 +36,8 @@ def test_the_subset_is_in_the_order_of_first_training(live, tmp_path, to):
         row["sample_id"] for row in rows
     ]
     said = " ".join(text.split())
-    assert said.startswith("# 7 interactions, in training order Chosen live by MiniRec")
+    text = said.partition(" --- ")[2]  # after the front matter
+    assert text.startswith("# 7 interactions, in training order Chosen live by MiniRec")
     assert "each of 2 training steps" in said and "statically" in said
     assert "by the frozen policy in `scorer/` (trained)" in said
     if to == "trl":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import signal
 import subprocess
 import sys
@@ -95,6 +96,23 @@ def test_a_history_of_nearly_all_items(undisturbed, served):
     status, answer = ask(f"{served}/recommend", {"history": keys[1:], "top": 1000})
     assert (status, [item["key"] for item in answer["items"]]) == (200, keys[:1])
     assert ask(f"{served}/recommend", {"history": keys})[1]["items"] == []
+
+
+def test_answers_to_random_histories_are_items_that_are_not_in_them(undisturbed, served):
+    keys = read_table(undisturbed / "corpus" / "items.parquet")["key"].to_pylist()
+    draw = random.Random(5)
+    histories = [draw.choices(keys, k=draw.randint(1, 20)) for _ in range(60)]
+    tops = [draw.randint(1, len(keys)) for _ in histories]
+
+    def answered(history, top):
+        status, answer = ask(f"{served}/recommend", {"history": history, "top": top})
+        assert status == 200
+        return [item["key"] for item in answer["items"]]
+
+    found = map(answered, histories, tops)  # one at a time: only one request may wait here
+    for items, history, top in zip(found, histories, tops, strict=True):
+        assert len(set(items)) == len(items) == min(top, len(keys) - len(set(history)))
+        assert set(items) <= set(keys) - set(history)
 
 
 def test_it_describes_itself_and_its_health(served):

@@ -185,3 +185,13 @@ def test_the_card_of_a_policy_shows_its_value():
     text = model_card(load(None, [WEIGHTED]), evaluation=evaluation, **options)
     assert "| test | value@10 | 0.5000 | 0.4000 to 0.6000 |" in text
     assert "value@10 is NDCG@10 times the target's `margin`" in text
+
+
+def test_the_card_of_a_subset_has_the_figures_of_the_policy_trained_on_it():
+    config = load(None, NAMED)
+    about = {"samples": 9, "steps": 7, "policy": "proxy", "has_template": True}
+    figures = {"test": {"ndcg@10": {"mean": 0.25, "low": 0.125, "high": 0.5}}}
+    said = data_card(config, to="datasets", evaluation=figures, **about)
+    assert "The figures of some/model, trained on these interactions by MiniRec:" in said
+    assert "| test | ndcg@10 | 0.2500 | 0.1250 to 0.5000 |" in said
+    assert "figures" not in data_card(config, to="datasets", **about)
