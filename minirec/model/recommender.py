@@ -27,9 +27,8 @@ Pairs = Sequence[tuple[int, int]]
 
 def shown(sample: Sample, catalogue: Catalogue) -> tuple[list[str], Pairs]:
     """What a prompt shows of a sample: the titles of its history, and its pairs."""
-    titles = [catalogue.titles[i] for i in sample.history]
     pairs = prompts.chosen_pairs(sample.history, sample.history_rating, most=catalogue.choices)
-    return titles, pairs
+    return [catalogue.titles[i] for i in sample.history], pairs
 
 
 class Rollout(Protocol):
