@@ -44,6 +44,7 @@ def test_settings_of_commands_are_valid(page):
     for words in commands(page):
         overrides = [word for word in words if re.match(r"[a-z_.]+=", word)]
         config = words[words.index("--config") + 1] if "--config" in words else None
+        config = None if config == "config.yaml" else config  # the reader's own
         load(ROOT / config if config else None, [word for word in overrides if "$" not in word])
 
 
