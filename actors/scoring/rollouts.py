@@ -63,12 +63,12 @@ class Reference:
         """
         if self.likelihood is None:
             return ranked
-        told = torch.zeros_like(ranked)
+        of_texts = torch.zeros_like(ranked)
         if groups:
-            told = self._told(self.likelihood, groups).flatten().to(ranked)
-        return mixed(ranked, told, weight=self.spec.reward.reference_weight)
+            of_texts = self._of_texts(self.likelihood, groups).flatten().to(ranked)
+        return mixed(ranked, of_texts, weight=self.spec.reward.reference_weight)
 
-    def _told(self, likelihood: Likelihood, groups: Sequence[Group]) -> Tensor:
+    def _of_texts(self, likelihood: Likelihood, groups: Sequence[Group]) -> Tensor:
         """The rewards (P, n) of the texts, in blocks of groups as in `hidden_states`."""
         policy = self.loaded.policy
         lengths = [tokens.read(group, policy.sharing) for group in groups]

@@ -118,7 +118,7 @@ class Worker:
             items=len(self.items),
             answer=self.encoder.answer_ids,
             prior=self.prior,
-            told=text_reward(spec, self.encoder, self.items, device=policy.device),
+            text_reward=text_reward(spec, self.encoder, self.items, device=policy.device),
         )
         t = spec.training
         self.tokens = step_tokens(

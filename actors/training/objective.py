@@ -21,13 +21,13 @@ def objective_of(
     items: int,
     answer: Sequence[int],
     prior: Prior | None,
-    told: TextReward | None,
+    text_reward: TextReward | None,
 ) -> Objective:
     """The objective of a training on a corpus of `items`; a step takes `Objective.of_step`.
 
     Args:
         answer: token ids of the answer marker.
-        told: the reward of texts, from `actors.training.texts.text_reward`.
+        text_reward: the reward of texts, from `actors.training.texts.text_reward`.
     """
     reward = spec.reward
     return Objective(
@@ -41,6 +41,6 @@ def objective_of(
         answer=answer,
         comparison_noise=reward.comparison_noise if reward.feedback == "comparison" else None,
         chance=chance_level(items, cutoff=reward.cutoff),
-        told=told,
-        told_weight=1.0 if reward.judge else reward.reference_weight,
+        text_reward=text_reward,
+        text_weight=1.0 if reward.judge else reward.reference_weight,
     )

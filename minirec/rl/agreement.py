@@ -115,7 +115,7 @@ def consistency(
     Args:
         log_p: (P, 2, C) log-probabilities of the candidates. unit: (P, 2, d) hidden states of unit
             length; both with gradient.
-        ids: (P,) sample_ids; prompts of the step with the same one are not told apart.
+        ids: (P,) sample_ids; prompts of a step with the same one count as one.
     """
     others = ids[:, None] != views.ids[None]
     return divergence(log_p) + info_nce(unit, views.unit, others, temperature=temperature)

@@ -72,9 +72,9 @@ def gains(logprobs: Tensor, groups: Sequence[Group], sizes: Sequence[int]) -> Te
     return torch.stack(found)
 
 
-def mixed(ranked: Tensor, told: Tensor, *, weight: float) -> Tensor:
+def mixed(ranked: Tensor, of_texts: Tensor, *, weight: float) -> Tensor:
     """(1 - b) x the reward of the ranks + b x that of the texts, both of one shape."""
-    return (1 - weight) * ranked + weight * told
+    return (1 - weight) * ranked + weight * of_texts
 
 
 @contextmanager

@@ -271,15 +271,15 @@ def token_figures(
 
 
 def text_figures(
-    told: Tensor, rewards: Rewards, groups: Sequence[Group], objective: Objective
+    earned: Tensor, rewards: Rewards, groups: Sequence[Group], objective: Objective
 ) -> Loss:
-    """What the log shows of rewards `told` (P, G) of texts; it is no loss."""
+    """What the log shows of rewards `earned` (P, G) of texts; it is no loss."""
     sums = {
-        "text_reward": float(told.mean(1).sum()),
+        "text_reward": float(earned.mean(1).sum()),
         "ndcg": float(rewards.ndcg.mean(1).sum()),
         "copied_text": copied_share(groups, answer=len(objective.answer)),
     }
-    return Loss(told.new_zeros(()), sums, "groups")
+    return Loss(earned.new_zeros(()), sums, "groups")
 
 
 def _figures(rollouts: Rollouts) -> dict[str, float]:
@@ -368,7 +368,7 @@ def losses(
         items=items,
         prior=objective.prior,
         start=t.reads_start,
-        told=objective.told,
+        text_reward=objective.text_reward,
     )
     rollouts = replace(rollouts, prefixes=prefixes)
     rewards = reward(rollouts, table=candidates.table, objective=objective)
@@ -381,6 +381,6 @@ def losses(
     used += [expert_loss] if candidates.demonstrations is not None else []
     used += [consistency_loss] if objective.views is not None else []
     parts = [loss(rollouts, rewards, candidates, objective) for loss in used]
-    if rollouts.told is not None:
-        parts.append(text_figures(rollouts.told, rewards, groups, objective))
+    if rollouts.text_rewards is not None:
+        parts.append(text_figures(rollouts.text_rewards, rewards, groups, objective))
     return Losses(rewards, [*parts, *regularisers(rollouts, t)])

@@ -41,8 +41,8 @@ class Objective:
     longest: the most tokens that an engine writes, see `Tokens`. answer: the answer marker.
     comparison_noise: of comparisons between rollouts, which replace the rewards; None: they do not.
     chance: NDCG of a random ranking, for `training.weighting`.
-    told: the reward of texts, which has the weight `told_weight` beside that of ranks; None: ranks
-        alone count.
+    text_reward: the reward of texts, which has the weight `text_weight` beside that of ranks; None:
+        ranks alone count.
     normaliser, seed, best_weight: of a step, see `of_step`. The latter is the weight of the loss
     that imitates the best rollouts, see `minirec.rl.replay`. views: of a step, for
     `training.consistency`.
@@ -58,8 +58,8 @@ class Objective:
     answer: Sequence[int] = ()
     comparison_noise: float | None = None
     chance: float = 0.0
-    told: TextReward | None = None
-    told_weight: float = 1.0
+    text_reward: TextReward | None = None
+    text_weight: float = 1.0
     normaliser: float | None = None
     seed: int = 0
     best_weight: float = 0.0
@@ -104,7 +104,7 @@ class Rollouts:
     the rollout (0..P*G-1) of each token. sample_ids (P,) are those of the groups. start (W,)
     float32 holds the log-probabilities at the start of the training, if needed; prefixes likewise.
     weight (P,) float32 and labelled (P,) bool are those of the groups; None: 1 and True.
-    told (P, G) float32 are the rewards of the texts; None: there are none.
+    text_rewards (P, G) float32 are the rewards of the texts; None: there are none.
     """
 
     hidden: Tensor
@@ -117,7 +117,7 @@ class Rollouts:
     prefixes: Prefixes | None = None
     weight: Tensor | None = None
     labelled: Tensor | None = None
-    told: Tensor | None = None
+    text_rewards: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -204,8 +204,10 @@ def live_tokens(
     With `training.live_tokens`, their number in the global batch replaces that of all tokens as the
     divisor of the token loss. It must be known before the first backward pass of the step.
     """
-    told = objective.told
-    rollouts = forward(policy, groups, items=len(table), prior=objective.prior, told=told)
+    text_reward = objective.text_reward
+    rollouts = forward(
+        policy, groups, items=len(table), prior=objective.prior, text_reward=text_reward
+    )
     dead = reward(rollouts, table=table, objective=objective).dead.tolist()
     return sum(sum(group.written) for group, none in zip(groups, dead, strict=True) if not none)
 
@@ -230,15 +232,15 @@ def forward(
     items: int,
     prior: Prior | None = None,
     start: bool = False,
-    told: TextReward | None = None,
+    text_reward: TextReward | None = None,
 ) -> Rollouts:
     """One pass of the policy over groups of equal size; `items` is V.
 
-    With `start`, a pass without gradient at the start of the training comes first, and with `told`
-    what this reward reads.
+    With `start`, a pass without gradient at the start of the training comes first, and with
+    `text_reward` the rewards of the texts are computed.
     """
     at_start = start_logprobs(policy, groups) if start else None
-    rewards = told(policy, groups) if told else None
+    rewards = text_reward(policy, groups) if text_reward else None
     hidden, logprobs = policy(groups=groups)
     assert logprobs is not None
     device = hidden.device
@@ -256,7 +258,7 @@ def forward(
         at_start,
         weight=torch.tensor([group.weight for group in groups], device=device),
         labelled=torch.tensor([group.labelled for group in groups], device=device),
-        told=None if rewards is None else rewards.to(device),
+        text_rewards=None if rewards is None else rewards.to(device),
     )
 
 
@@ -268,8 +270,8 @@ def reward(rollouts: Rollouts, *, table: Tensor, objective: Objective) -> Reward
     shape = rollouts.hidden.shape[:2]
     ranking = ranker.rank(hidden, rollouts.targets)
     plain = _earned(ranking, hidden, rollouts.targets, ranker, objective).view(shape)
-    if rollouts.told is not None:
-        plain = mixed(plain, rollouts.told, weight=objective.told_weight)
+    if rollouts.text_rewards is not None:
+        plain = mixed(plain, rollouts.text_rewards, weight=objective.text_weight)
     noise = objective.comparison_noise
     seen = (
         plain
