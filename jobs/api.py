@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jobs.arguments import EXPORTS
 from jobs.checked import run_stages, run_trials
 from minirec.config.reading import configured, load
 from minirec.config.run import Config
+from minirec.config.section import plain_number
 from minirec.errors import ArtifactError, ConfigError
 from minirec.store.files import read_json
 from minirec.store.run import Run
@@ -29,8 +32,10 @@ History = str | Sequence[str]
 def run(config: Settings | None = None, *, overwrite: bool = False, **overrides: Any) -> RunResults:
     """Run all stages of the pipeline, as `minirec run` does.
 
-    It prints what the command prints. Finished stages are skipped, so the same call continues
-    after an interruption. Ray is started for the call and ended after it.
+    It prints what the stages print, without the tables at the end; `RunResults.report` has them.
+    Finished stages are skipped, so the same call continues after an interruption. Ray is started
+    for the call and ended after it. Without `config` the defaults hold, also for a run directory
+    that has a config.yaml: give that file, or `RunResults.config`, to go on with its settings.
 
     Args:
         config: path of a YAML file, a dict of settings, or a `Config`; None takes the defaults.
@@ -184,14 +189,13 @@ class RunResults:
 
         if (histories is None) == (users is None):
             raise ConfigError("give either histories or users")
-        if not isinstance(k, int) or isinstance(k, bool) or k < 1:
-            raise ConfigError(f"k is {k!r}; give a number of items, 1 or more")
+        k = _count("k", k)
         self._needs("train")
         if users is None:
             name, whom = "history", None
-            ids = self._histories([histories] if isinstance(histories, str) else histories or [])
+            ids = self._histories(_listed("histories", histories, single=str))
         else:
-            name, whom = "user", [users] if isinstance(users, str | int) else list(users)
+            name, whom = "user", _listed("users", users, single=str | Integral)
             ids = self._of_users(whom)
         keys = self._items()["key"].to_numpy()
         recommender = self._recommender(analysis=analysis)
@@ -210,14 +214,20 @@ class RunResults:
         """Write the subset or the policy in the format of other software, as `minirec export`.
 
         Args:
-            to: ``jsonl``, ``trl``, ``trl-dpo``, ``verl`` or ``openrlhf`` for the subset;
-                ``adapter`` or ``merged`` for the policy.
+            to: ``jsonl``, ``datasets``, ``trl``, ``trl-dpo``, ``verl`` or ``openrlhf`` for the
+                subset; ``adapter`` or ``merged`` for the policy.
             out: the folder to write.
             overwrite: replace the folder.
 
         Returns:
             The folder.
+
+        Raises:
+            ConfigError: `to` is unknown, or does not fit the run.
+            ArtifactError: `out` exists or is no export, or a stage has not finished.
         """
+        if to not in EXPORTS:
+            raise ConfigError(f"to is {to!r}; give one of {', '.join(EXPORTS)}")
         from jobs.handover.export import export
 
         export(str(self._run.root), to, Path(out), overwrite=overwrite)
@@ -283,3 +293,19 @@ class RunResults:
 
             self._loaded = state, Recommender(spec)
         return self._loaded[1]
+
+
+def _count(name: str, value: Any) -> int:
+    number = plain_number(value)
+    if type(number) is not int or number < 1:
+        raise ConfigError(f"{name} is {value!r}; give a number of items, 1 or more")
+    return number
+
+
+def _listed(name: str, values: Any, *, single: Any) -> list[Any]:
+    """The values of a list, an array or a column; of one value of the type `single`, itself."""
+    if isinstance(values, single):
+        return [values]
+    if not isinstance(values, Iterable):
+        raise ConfigError(f"{name} is {values!r}; give a list")
+    return [*values]

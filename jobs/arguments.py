@@ -23,6 +23,8 @@ OVERWRITE = (
     "finished stage; `select --features` replaces the files in --out"
 )
 ANALYSIS = {"action": "store_true", "help": "rank at once, without a written analysis"}
+EXPORTS = ("jsonl", "datasets", "trl", "trl-dpo", "verl", "openrlhf", "adapter", "merged")
+"""What `minirec export` writes."""
 
 
 def parse(argv: list[str] | None) -> Arguments:
@@ -125,10 +127,9 @@ def _handover_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     text = "write the ordered subset, or the policy, in the format of other software"
     one = command("export", text)
     _add(one, "--run", **RUN_DIR)
-    formats = ("jsonl", "datasets", "trl", "trl-dpo", "verl", "openrlhf", "adapter", "merged")
     text = "the subset with a reward function or as preference pairs, or the policy: as peft"
     text += " adapter, or merged"
-    _add(one, "--to", required=True, choices=formats, help=text)
+    _add(one, "--to", required=True, choices=EXPORTS, help=text)
     _add(one, "--out", required=True, type=_path, metavar="FOLDER", help="folder to write")
     text = "policy to export; default: trained for adapter and merged, otherwise scoring.policy"
     _add(one, "--policy", choices=("warm", "proxy", "trained"), help=text)

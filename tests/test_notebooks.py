@@ -15,7 +15,7 @@ def test_my_own_csv(tmp_path):
     done = run(FOLDER / "my-own-csv.ipynb", tmp_path, timeout=400)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "On test the trained policy has NDCG@10" in done.stdout
-    assert (tmp_path / "runs/purchases/report.html").exists()
+    assert (tmp_path / "runs/example-purchases/report.html").exists()
 
 
 @pytest.mark.long

@@ -18,7 +18,7 @@ from minirec.corpus.following import with_following
 from minirec.corpus.table import SampleFile
 from minirec.errors import ArtifactError, ConfigError
 from minirec.export import pairs, push
-from minirec.store.files import MANIFEST, atomic_dir
+from minirec.store.files import atomic_dir
 from minirec.store.remote import is_remote
 from minirec.store.run import Run
 from minirec.store.tables import read_table
@@ -80,7 +80,7 @@ def export(
     if out.exists() and not overwrite:
         raise ArtifactError(f"{out} exists; give another --out, or --overwrite")
     holds_run = not is_remote(run.root) and run.root.resolve().is_relative_to(out.resolve())
-    if holds_run or out.exists() and not (out / MANIFEST).exists():
+    if holds_run or out.exists() and not push.is_export(out):
         raise ArtifactError(f"{out} is not an export, so it is not replaced; give another --out")
     target = None if push_to is None else push.target_of(push_to)
     if target:
@@ -129,6 +129,7 @@ def _subset(folder: Path, source: Source, to: str) -> None:
     settings = config.reward.settings() | {"name": name}
     settings["temperature"] = source.temperature
     settings["trust_remote_code"] = config.model.trust_remote_code
+    settings["files"] = sorted(path.name for path in folder.iterdir())
     _write_json(folder / "reward.json", settings)
     card = cards.data_card(
         config,

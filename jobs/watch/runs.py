@@ -16,16 +16,35 @@ from rich.table import Table
 from rich.text import Text
 
 from jobs.console import console, say
-from jobs.watch.state import State, costs_of, is_run, progress_of, state_of
+from jobs.handover.recommend import REFRESHED
+from jobs.progress import FILE
+from jobs.run import STAGES
+from jobs.watch.state import (
+    State,
+    costs_of,
+    is_run,
+    is_trial,
+    progress_of,
+    records,
+    state_of,
+)
 from minirec.errors import ArtifactError, ConfigError, MiniRecError
 from minirec.store import remote
-from minirec.store.files import read_json, remove
+from minirec.store.files import read_json, read_record, remove
 from minirec.store.lease import held
 from minirec.store.run import Run
 from minirec.trials.trial import FOLDERS
 
 DEPTH = 4
 """A run directory is looked for in this many levels of folders."""
+OWN = {
+    *(output for stage in STAGES for output in stage.outputs),
+    *FOLDERS.values(),
+    *(f"{name}.html" for name in FOLDERS.values()),
+    *("config.yaml", "costs.jsonl", "stages", FILE, REFRESHED, "best.yaml"),
+    *("tensorboard", "mlruns", "wandb"),
+}
+"""What the commands of a run write into its directory, besides names that begin with a dot."""
 Listing = dict[str, tuple[int, float]]
 """Bytes and time of the last change of each file, by its path below a folder."""
 
@@ -119,8 +138,7 @@ def _remote_listings(folder: Any) -> dict[str, Listing]:
 def _found(folder: Path, name: str, files: Listing, now: float) -> Found:
     root = folder if name == "." else folder / name
     run = Run(root, say=lambda line: None)
-    trial = run.root.parent.name in FOLDERS.values()
-    state = state_of(files, progress_of(run), now=now, trial=trial)
+    state = state_of(files, progress_of(run), now=now, trial=is_trial(run))
     costs = costs_of(run)
     config = _config(run) if "config.yaml" in files else {}
     return Found(
@@ -298,10 +316,32 @@ def _named(folder: Path, name: str, now: float) -> Found:
         inside = f"; it holds {len(found)}, name each of them" if found else ""
         raise ConfigError(f"{root} {what}{inside}; nothing was removed")
     for above in [*root.parents][: DEPTH + 1]:
-        stages = _names(above / "stages") if not remote.is_remote(above) else []
-        if is_run({f"stages/{stage}" for stage in stages}):
+        if is_run(records(Run(above, say=lambda line: None))):
             raise ConfigError(f"{root} is a part of the run {above}; nothing was removed")
     one = found[0]
+    _check_own(root)
     if one.state.word == "running":
         raise ArtifactError(f"{root} is {one.state.text}; stop it first; nothing was removed")
     return one
+
+
+def _check_own(root: Path) -> None:
+    """Raise ConfigError unless all of a directory was written by the commands of a run."""
+    foreign = sorted({path.name for path in root.iterdir()} - OWN)
+    foreign = [name for name in foreign if not name.startswith(".")]
+    if foreign:
+        raise ConfigError(
+            f"{root} holds {foreign[0]}, which no command of a run writes; move it first; nothing "
+            f"was removed"
+        )
+    if not any(_is_record(path) for path in (root / "stages").glob("*.json")):
+        raise ConfigError(
+            f"{root} is not a run directory: no record of a stage in {root / 'stages'} is one of "
+            f"MiniRec, or all are damaged; delete it yourself; nothing was removed"
+        )
+
+
+def _is_record(path: Path) -> bool:
+    with suppress(MiniRecError):
+        return bool(read_record(path))
+    return False

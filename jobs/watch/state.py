@@ -23,7 +23,7 @@ SILENT_S = 180.0
 LAST = {"report", *FOLDERS}
 """A run is complete if one of these stages has finished."""
 ORDER = [*(stage.name for stage in STAGES), *FOLDERS]
-FIELDS = {"command", "stages", "trials", "stage", "bar", "state", "pid", "updated"}
+FIELDS = {"command", "stages", "trials", "stage", "bar", "state", "pid", "updated", "stage_began"}
 
 
 @dataclass(frozen=True)
@@ -69,19 +69,33 @@ def records(run: Run) -> set[str]:
     return {f"stages/{path.name}" for path in folder.glob("*.json")} if folder.is_dir() else set()
 
 
+def is_trial(run: Run) -> bool:
+    """Whether a run directory is that of a trial: it lies in the sweep or comparison of a run."""
+    in_bench = run.root.parent.name in FOLDERS.values() and not (run.root / FILE).exists()
+    return in_bench and is_run(records(Run(run.root.parent.parent, say=run.say)))
+
+
 def progress_of(run: Run) -> dict[str, Any] | None:
     """What the command in a run directory last wrote; None without it, or if it is damaged.
 
     A trial has none of its own: that of its sweep or comparison counts.
     """
-    for root in (run.root, run.root.parent.parent):
-        if root != run.root and run.root.parent.name not in FOLDERS.values():
-            continue
-        with suppress(MiniRecError, OSError):
-            found = read_json(root / FILE)
-            if isinstance(found, dict) and found.keys() >= FIELDS:
-                return found
+    root = run.root.parent.parent if is_trial(run) else run.root
+    with suppress(MiniRecError, OSError):
+        found = read_json(root / FILE)
+        if _usable(found):
+            return found
     return None
+
+
+def _usable(progress: Any) -> bool:
+    """Whether this is what `jobs.progress` writes: the fields that are read, with their types."""
+    return (
+        isinstance(progress, dict)
+        and progress.keys() >= FIELDS
+        and all(isinstance(progress[name], int | float) for name in ("updated", "stage_began"))
+        and all(isinstance(progress[name], dict | None) for name in ("bar", "trials"))
+    )
 
 
 def state_of(

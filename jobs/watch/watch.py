@@ -21,6 +21,7 @@ from jobs.watch.state import (
     ORDER,
     State,
     costs_of,
+    is_trial,
     opened,
     progress_of,
     records,
@@ -65,9 +66,9 @@ class Watcher:
         """The present view."""
         run, now = self.run, time.time()
         names, progress = records(run), progress_of(run)
-        is_trial = run.root.parent.name in FOLDERS.values()
-        state = state_of(names, progress, now=now, trial=is_trial)
-        ours = None if is_trial else progress
+        trial = is_trial(run)
+        state = state_of(names, progress, now=now, trial=trial)
+        ours = None if trial else progress
         stage = state.stage
         seconds = seconds_here(ours, state, now)
         bar = ours["bar"] if ours and state.word == "running" else None
@@ -86,7 +87,7 @@ class Watcher:
         if state.word == "running":
             to_come = [name for name, word, _ in rows if word == "to come"]
             lines.append(_rest(bar, found, ours, to_come, seconds, now))
-        command = ours["command"] if ours else ("a trial" if is_trial else "")
+        command = ours["command"] if ours else ("a trial" if trial else "")
         return View(run, command, state, bar, rows, found, lines, now)
 
     def _log(self, path: Path) -> tuple[list[dict[str, Any]], list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Number
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo, field_validator
@@ -36,6 +37,11 @@ class Section(BaseModel):
     def _meant(cls, value: Any, info: ValidationInfo) -> Any:
         """Check again after conversion, since YAML reads 1e300 as text."""
         return _bounded(value, info)
+
+
+def plain_number(value: Any) -> Any:
+    """A number of NumPy as one of Python; any other value as it is."""
+    return value.item() if isinstance(value, Number) and hasattr(value, "item") else value
 
 
 def share_or_count(name: str, value: Any) -> Any:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from minirec.errors import ArtifactError, ConfigError
-from minirec.store.files import MANIFEST, atomic_dir
+from minirec.store.files import atomic_dir, manifest
 from minirec.store.remote import expanded, explained, located
 
 CONNECT_S, ANSWER_S = 10.0, 120.0
@@ -54,6 +54,15 @@ def target_of(text: str) -> Target:
         raise ConfigError(f"--push: {error}") from None
 
 
+def is_export(folder: Path) -> bool:
+    """Whether a folder is an export of MiniRec: by its manifest, and by a file that each has."""
+    try:
+        found = manifest(folder)
+    except ArtifactError:  # it is damaged
+        found = None
+    return found is not None and "README.md" in found
+
+
 def check(target: Target, *, overwrite: bool, public: bool) -> None:
     """Refuse a push that cannot work, before anything is written. Asks nothing of the network.
 
@@ -65,7 +74,8 @@ def check(target: Target, *, overwrite: bool, public: bool) -> None:
         if public:
             raise ConfigError("--public is for repositories of the hub; leave it out")
         with explained(target.folder):
-            there, export = target.folder.exists(), (target.folder / MANIFEST).exists()
+            there = target.folder.exists()
+            export = there and is_export(target.folder)
         if there and not overwrite:
             raise ArtifactError(f"{target.folder} exists; give another --push, or --overwrite")
         if there and not export:

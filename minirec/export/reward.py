@@ -48,12 +48,12 @@ class Scorer:
         self.lm: Any = model.eval().requires_grad_(False).to(self.device)
         self.items = torch.from_numpy(np.load(folder / "items.npy")).to(self.device)
         self.ranking = imported(folder / "ranking.py")
-        if (folder / "own_reward.py").exists():
+        used = self.settings["files"]  # a copy may have files of an older export
+        if "own_reward.py" in used:
             imported(folder / "own_reward.py")
-        there = folder / "prior.npz"
-        self.prior = Prior(there) if there.exists() else None
-        weighted = folder / "factors.npy"
-        self.factors = torch.from_numpy(np.load(weighted)) if weighted.exists() else None
+        self.prior = Prior(folder / "prior.npz") if "prior.npz" in used else None
+        factors = folder / "factors.npy"
+        self.factors = torch.from_numpy(np.load(factors)) if factors.name in used else None
         self.reward = self.ranking.reward_function(
             self.settings["name"], softmax_weight=self.settings["softmax_weight"]
         )

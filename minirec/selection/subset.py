@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from minirec.config.reading import configured
+from minirec.config.section import plain_number
 from minirec.config.selection import SelectionConfig
 from minirec.corpus import schema
 from minirec.errors import ArtifactError, ConfigError
@@ -71,7 +72,7 @@ def choose(
 
 def check_chance(chance: float, name: str) -> None:
     """Raise `ConfigError` unless 0 <= chance < 1; `name` is that of the argument."""
-    number = isinstance(chance, int | float)
+    number = isinstance(chance, int | float) and not isinstance(chance, bool)
     if not number or not 0 <= chance < 1:
         shown = f"{chance:g}" if number else repr(chance)
         raise ConfigError(f"{name} is {shown}; expected at least 0 and below 1")
@@ -127,14 +128,15 @@ def select(
         >>> minirec.select(rollouts, budget=1, groups=1)["sample_id"].tolist()
         [7]
     """
+    chance = plain_number(chance)
     check_chance(chance, "chance")
     for name in settings:
         if name in NO_EFFECT:
             raise ConfigError(f"{name} has no effect on a subset of a table; leave it out")
     named = {"budget": budget, "method": method}
     settings |= {name: value for name, value in named.items() if value is not None}
-    values = {f"selection.{name}": value for name, value in settings.items()}
-    config = configured({"preset": preset, "seed": seed}, values)
+    values = {f"selection.{name}": plain_number(value) for name, value in settings.items()}
+    config = configured({"preset": preset, "seed": plain_number(seed)}, values)
     source, as_frame = _source(table)
     features = read_features(source, chance=chance)
     found = choose(features, config.selection, seed=config.seed, chance=chance, say=say)

@@ -7,12 +7,11 @@ from collections import Counter, defaultdict
 
 from minirec.corpus.guessing.draft import Draft
 from minirec.corpus.guessing.guesses import Guess
-from minirec.corpus.guessing.looking import Look
+from minirec.corpus.guessing.looking import TO_UTF8, Look
 from minirec.corpus.guessing.preview import Preview
 
 _ZONE = re.compile(r"(?:Z|[+-]\d\d:?\d\d|UTC|GMT)$", re.IGNORECASE)
 _FLOAT = re.compile(r"-?\d+\.0+$")
-LATIN = "iconv -f windows-1252 -t utf-8 OLD.csv > NEW.csv"
 
 
 def doubts(found: Draft, read: Preview) -> list[str]:
@@ -30,7 +29,7 @@ def doubts(found: Draft, read: Preview) -> list[str]:
             f"{total:,} of the first {read.rows:,} rows cannot be read: {reasons}{stop}"
         )
     if read.rejected["wrong encoding"]:
-        sentences.append(f"the file is not UTF-8; convert it, e.g. `{LATIN}`")
+        sentences.append(f"the file is not UTF-8; convert it, e.g. `{TO_UTF8}`")
     sentences += _of_events(read)
     return sentences
 

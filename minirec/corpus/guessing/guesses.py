@@ -136,8 +136,8 @@ def _named(name: str) -> bool:
 def _by_values(columns: dict[str, str], values: dict[str, list[str]]) -> tuple[str, ...]:
     """Add users and items whose columns have other names; returns the roles found so.
 
-    A catalogue has one row for each item. So the column with the most repeated values is the user,
-    and the next one the item.
+    A catalogue has one row for each item. So the values of both repeat. The first such column is
+    the user, and the next one the item.
     """
     found = []
     for role in ("user", "item"):

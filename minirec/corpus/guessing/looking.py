@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,9 @@ MOST_ROWS = 100_000
 SEPARATORS = (",", ";", "\t", "|")
 JUDGED = 5_000
 """Number of rows by which a column is judged."""
+ENCODING = "wrong encoding"
+"""The reason of `Malformed` for a row that is not UTF-8."""
+TO_UTF8 = "iconv -f windows-1252 -t utf-8 OLD.csv > NEW.csv"
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ def look(table: Table) -> Look:
     separator = _separator(table.files[0])
     rows: list[dict[str, Any]] = []
     names: dict[str, None] = {}
-    whole = True
+    whole, refused = True, Counter[str]()
     for file in table.files:
         spec = _spec(file, separator)
         names |= dict.fromkeys([*spec.columns.values(), *spec.partition])
@@ -71,13 +74,18 @@ def look(table: Table) -> Look:
         for line, raw in itertools.islice(read, MOST_ROWS - len(rows)):
             if line < 0:
                 raise CorpusError(f"{file} {raw.decode()}")
-            with contextlib.suppress(Malformed):
+            try:
                 rows.append(spec.partition | row_values(raw, spec))
+            except Malformed as error:
+                refused[str(error)] += 1
         if next(read, None) is not None or len(rows) >= MOST_ROWS:
             whole = False
             break
     if not rows:
-        raise CorpusError(f"{table.path} has no row that can be read; give a table with rows")
+        reason = refused.most_common(1)[0][0] if refused else ""
+        way = f"convert it to UTF-8, e.g. `{TO_UTF8}`" if reason == ENCODING else "correct the rows"
+        why = f": {reason}; {way}" if refused else "; give a table with rows"
+        raise CorpusError(f"{table.path} has no row that can be read{why}")
     judged = rows[:JUDGED]
     nested = [n for n in names if any(isinstance(row.get(n), dict) for row in judged)]
     lists = [n for n in names if any(isinstance(row.get(n), list) for row in judged)]

@@ -37,7 +37,10 @@ OTHER = _split(
 """Words of columns that are none of the roles."""
 
 DROPPED = _split("view click impression pageview page detail search ansicht klick aufruf seen")
-UNDONE = _split("remove return refund cancel delete unlike dislike storno retoure skip")
+UNDONE = _split(
+    "remove return refund cancel delete unlike dislike storno retoure skip unpaid failed declined "
+    "rejected expired abandoned unsubscribe unsubscribed not"
+)
 MIDDLE = _split("cart basket wish fav favorite favourite like save add warenkorb merkliste")
 BOUGHT = _split(
     "purchase buy bought order transaction sale checkout pay paid conversion kauf bestellung"
@@ -68,6 +71,8 @@ def named(name: str, role: str) -> int:
     key = among(last, ID)
     if role in ("user", "item"):
         mine, others = (user, item) if role == "user" else (item, user)
+        # One word such as username is a user; customer_name is a name.
+        titled = any(among(w, TITLE) and not (role == "user" and among(w, USER)) for w in found)
         if not mine or other or titled or among(last, TEXT) or among(last, RATING):
             return 0
         if among(last, TIME) and not among(last, USER + ITEM):

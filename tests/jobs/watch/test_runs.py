@@ -67,6 +67,45 @@ def test_only_what_is_named_is_removed(folder, capsys):
     assert "one: done up to evaluate" in out and f"removed {folder / 'one'}" in out
 
 
+def test_a_run_with_a_file_of_the_user_is_not_removed(folder):
+    (folder / "one" / "mine.csv").write_text("a")
+    with pytest.raises(ConfigError, match=r"holds mine\.csv, which no command of a run writes"):
+        remove_runs(str(folder), ["one"], yes=True)
+    assert (folder / "one" / "mine.csv").exists()
+
+
+def test_a_record_of_other_software_makes_no_run(folder):
+    (folder / "dvc" / "stages").mkdir(parents=True)
+    (folder / "dvc" / "stages" / "train.json").write_text("{}")
+    with pytest.raises(ConfigError, match="no record of a stage in"):
+        remove_runs(str(folder), ["dvc"], yes=True)
+    assert (folder / "dvc").exists()
+
+
+def test_a_run_in_a_folder_called_sweep_is_no_trial(folder):
+    root = folder / "sweep" / "mine"
+    make_run(root)
+    now = time.time()
+    progress = {
+        "command": "run",
+        "stages": ["prepare", "model"],
+        "trials": {},
+        "stage": "model",
+        "stage_began": now,
+        "bar": None,
+        "state": "failed",
+        "problem": "the disk is full",
+        "pid": 1,
+        "updated": now,
+        **here(),
+    }
+    write_json(root / FILE, progress)
+    found = {one.name: one.state.text for one in found_runs(folder, now=now)}
+    assert found["sweep/mine"] == "failed at model: the disk is full"
+    write_json(root / FILE, progress | {"updated": "x"})
+    assert "sweep/mine" in {one.name for one in found_runs(folder, now=now)}
+
+
 def test_the_user_is_asked(folder):
     asked = []
 
@@ -142,6 +181,13 @@ def test_runs_on_an_object_store(folder, object_store, capsys):
     assert [(o.name, o.size, o.state, o.ndcg) for o in found] == [
         (o.name, o.size, o.state, o.ndcg) for o in local
     ]
+    object_store.upload_file(
+        str(folder / "one" / "stages" / "prepare.json"),
+        "listed",
+        "runs/one/sweep/t1/stages/train.json",
+    )
+    with pytest.raises(ConfigError, match="is a part of the run"):
+        remove_runs("s3://listed/runs", ["one/sweep/t1"], yes=True)
     assert remove_runs("s3://listed/runs", ["one"], yes=True) == 0
     assert main(["runs", "s3://listed/runs"]) == 0
     assert "1 run in s3://listed/runs" in capsys.readouterr().out

@@ -117,6 +117,9 @@ def test_a_folder_is_a_target(folder, tmp_path):
     check(target, overwrite=True, public=False)
     push(folder, target, kind="dataset")
     assert set(content(copy)) == {*WRITES, "new.txt", MANIFEST}
+    (copy / MANIFEST).write_text('{"name": "an app of the web"}')
+    with pytest.raises(ArtifactError, match="is not an export"):
+        check(target, overwrite=True, public=False)
     (copy / MANIFEST).unlink()
     with pytest.raises(ArtifactError, match="is not an export"):
         check(target, overwrite=True, public=False)

@@ -269,3 +269,20 @@ def test_a_folder_without_a_readable_table_says_why(tmp_path):
     (tmp_path / "a.json").write_text("[]")
     with pytest.raises(CorpusError, match="holds a JSON array"):
         draft(str(tmp_path))
+
+
+def test_one_word_may_name_a_user():
+    assert words.named("username", "user") > words.named("device", "user") == 0
+
+
+@pytest.mark.parametrize("event", ["unpaid", "not_purchased", "unsubscribe", "order_cancelled"])
+def test_events_that_did_not_happen_are_undone(event):
+    assert any(words.among(word, words.UNDONE) for word in words.words(event))
+
+
+def test_a_file_in_another_encoding_is_named_with_the_way_out(tmp_path):
+    file = tmp_path / "shop.csv"
+    rows = [f"K{i};A{i};01.02.2024;Tür {i}" for i in range(5)]
+    file.write_bytes("\n".join(["Kunde;Artikel;Datum;Titel", *rows]).encode("latin-1"))
+    with pytest.raises(CorpusError, match="wrong encoding; convert it to UTF-8, e.g. `iconv"):
+        draft(str(file))
