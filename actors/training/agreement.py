@@ -64,7 +64,7 @@ class Agreement:
             found.append(group)
         figures = {
             "unlabelled_kept": float(elected.kept.double().mean()),
-            "unlabelled_confidence": float(elected.share.mean()),
+            "unlabelled_agreement": float(elected.share.mean()),
             "unlabelled_weight": float(weight.mean()),
             "unlabelled_items": len(set(elected.target[elected.kept].tolist())),
         }

@@ -99,7 +99,7 @@ class Drawing:
             for sample, (prompt, completions) in zip(samples, drawn.rollouts, strict=True)
         ]
         groups, self.written = completed(self.further, step, groups, batch, table)
-        return self.judge(step, groups), drawn.times(more=self.written.seconds)
+        return self.judge(step, groups, samples), drawn.times(more=self.written.seconds)
 
     def keep(self, groups: Sequence[Group]) -> None:
         """The groups for further steps on the same rollouts."""

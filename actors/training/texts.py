@@ -8,8 +8,8 @@ from dataclasses import replace
 from actors.training.spec import TrainingSpec
 from actors.training.zero import of_rank_0
 from minirec.config.choices import JUDGES
-from minirec.corpus.table import Catalogue
-from minirec.model.recommender import Encoder
+from minirec.corpus.table import Catalogue, Sample
+from minirec.model.recommender import Encoder, shown
 from minirec.model.reference import load_reference
 from minirec.rl.group import Group
 from minirec.rl.judge import judge_all
@@ -49,8 +49,8 @@ class Judge:
     def __init__(self, spec: TrainingSpec, encoder: Encoder, catalogue: Catalogue):
         self.spec, self.encoder, self.catalogue = spec, encoder, catalogue
 
-    def __call__(self, step: int, groups: list[Group]) -> list[Group]:
-        """The groups with their rewards; unchanged without a judge.
+    def __call__(self, step: int, groups: list[Group], samples: Sequence[Sample]) -> list[Group]:
+        """The groups of some samples with their rewards; unchanged without a judge.
 
         Raises:
             ConfigError: the judge cannot be imported, or its answer is no order.
@@ -58,14 +58,15 @@ class Judge:
         """
         if self.spec.reward.judge is None or not self.spec.training.rolls_out:
             return groups
-        found = of_rank_0(lambda: self._ask(step, groups))
+        found = of_rank_0(lambda: self._ask(step, groups, samples))
         return [replace(g, rewards=one) for g, one in zip(groups, found, strict=True)]
 
-    def _ask(self, step: int, groups: Sequence[Group]) -> list[list[float]]:
+    def _ask(
+        self, step: int, groups: Sequence[Group], samples: Sequence[Sample]
+    ) -> list[list[float]]:
         reward = self.spec.reward
         assert reward.judge is not None
-        titles = self.catalogue.titles
-        prompts = [self.encoder.words([titles[i] for i in group.history]) for group in groups]
+        prompts = [self.encoder.words(*shown(sample, self.catalogue)) for sample in samples]
         return judge_all(
             JUDGES.find(reward.judge),
             [*zip(prompts, map(self.encoder.written_texts, groups), strict=True)],

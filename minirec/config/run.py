@@ -144,6 +144,12 @@ class Config(Section):
     def _check_choices(self) -> None:
         """Raise ValueError for prompts that would not have the lines of `corpus.choices`."""
         number, e = self.corpus.choices, self.evaluation
+        if number and self.training.unlabelled:
+            raise ValueError(
+                f"training.unlabelled {self.training.unlabelled:g} has prompts whose last items "
+                f"have no rating, but corpus.choices {number} shows ratings in all others; set one "
+                f"of them to 0"
+            )
         if number and e.orders:
             raise ValueError(
                 f"evaluation.orders {e.orders} moves the events of a history, but corpus.choices "
@@ -165,6 +171,12 @@ class Config(Section):
             raise ValueError(
                 f"{name} learns from the rewards of rollouts, but training.loss supervised has "
                 f"none; set selection.curriculum to shuffled"
+            )
+        if self.reward.judge and self.selection.pace == "signal":
+            raise ValueError(
+                f"{name} with selection.pace signal compares how far rewards differ, but those of "
+                f"reward.judge are ranks, which differ alike in each prompt; set selection.pace to "
+                f"hard or progress"
             )
         if self.training.item_candidates == "corrected":
             raise ValueError(
@@ -190,6 +202,11 @@ class Config(Section):
                 f"{name} chooses the samples of each step of a stage, but training.replays "
                 f"{self.training.replays} trains those of one step again; set replays to 1, or "
                 f"live.rule to band"
+            )
+        if self.training.item_candidates == "corrected":
+            raise ValueError(
+                f"{name} trains some samples more often than others, but training.item_candidates "
+                f"corrected counts with equal chances; set it to batch"
             )
         if self.live.candidates == 1:
             raise ValueError(

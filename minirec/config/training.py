@@ -76,6 +76,12 @@ class TrainingConfig(AgreementSettings):
                 f"weighting {self.weighting} multiplies advantages, but item_loss {self.item_loss} "
                 f"has those of its own lists; set weighting to none or item_loss to softmax"
             )
+        if self.credit == "vine" and self.replays > 1:
+            raise ValueError(
+                f"credit vine compares rewards with values of the policy that wrote the rollouts, "
+                f"but replays {self.replays} rewards them by later policies; set replays to 1 or "
+                f"credit to prefill"
+            )
         if self.credit == "vine" and self.staleness:
             raise ValueError(
                 "credit vine draws completions by the weights that wrote the rollouts, but with "

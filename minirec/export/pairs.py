@@ -59,8 +59,9 @@ def pairs_card(*, pairs: int, samples: int, policy: str, tokens: int, beta: floa
     front = of_subset(rows=pairs, file=FILE, items=None, tags=("dpo",))
     return f"""{front}# {pairs:,} preference pairs of {samples:,} interactions, in training order
 
-The policy in `scorer/` ({policy}) wrote rollouts for each prompt. `chosen` is the one after which
-its recommendation head ranks the target best, `rejected` the one after which it ranks it worst.
+The policy in `scorer/` ({policy}) wrote rollouts for each prompt. `chosen` is the one with
+the highest reward (`reward.name`), by default because its recommendation head ranks the target
+best, and `rejected` the one with the lowest.
 Interactions whose rollouts got equal rewards have no pair.
 
 ```python

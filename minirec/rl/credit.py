@@ -3,8 +3,10 @@
 VinePPO estimates the value of the text written so far by the mean reward of further completions
 from there: ``credit: vine``, whose values `actors.training.vine` draws. With ``credit: prefill``
 the answer is forced there instead, and the reward of its ranking is the value: a forward pass, and
-no rollout. Such a value need not be that of the policy. With ``credit_lambda`` 1 the advantages are
-unbiased all the same, since a value then is only a baseline that depends on what came before.
+no rollout. Such a value need not be that of the policy. With ``credit_lambda`` 1 a wrong value does
+not bias the gradient, as long as the place of the cut depends only on what came before: the value
+is then a baseline. Parts of equal length are cut where the length of the whole rollout says, so a
+small bias remains with rollouts of different lengths.
 """
 
 from __future__ import annotations

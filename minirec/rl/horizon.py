@@ -26,9 +26,10 @@ def graded(
 ) -> Tensor:
     """Rewards (P * G,) float32 of hidden states (P * G, d) for the next n items of each user.
 
-    R is the sum of the rewards of the relevant items at their ranks, divided by the sum for the
-    best ranking, in which m relevant items have the ranks 1..m and the probability 1/m each. With
-    NDCG as the reward this is DCG / ideal DCG, and with one relevant item the reward itself.
+    R is the sum of the rewards of the relevant items at their ranks, divided by `ideal`: the sum
+    for the best ranking, in which m relevant items have the ranks 1..m and the probability 1/m
+    each, over that for one item. With NDCG as the reward this is DCG / ideal DCG, and with one
+    relevant item the reward itself.
     """
     items = relevant_items(targets)
     known = items >= 0

@@ -273,11 +273,15 @@ def token_figures(
 def text_figures(
     earned: Tensor, rewards: Rewards, groups: Sequence[Group], objective: Objective
 ) -> Loss:
-    """What the log shows of rewards `earned` (P, G) of texts; it is no loss."""
+    """What the log shows of rewards `earned` (P, G) of texts, of groups with a label; no loss."""
+    t = objective.training
+    labelled = [group for group in groups if group.labelled]
+    known = torch.tensor([group.labelled for group in groups], device=earned.device)
+    share = t.prompts_per_step / t.labelled_per_step  # the step divides by all its groups
     sums = {
-        "text_reward": float(earned.mean(1).sum()),
-        "ndcg": float(rewards.ndcg.mean(1).sum()),
-        "copied_text": copied_share(groups, answer=len(objective.answer)),
+        "text_reward": share * float((known * earned.mean(1)).sum()),
+        "ndcg": share * float((known * rewards.ndcg.mean(1)).sum()),
+        "copied_text": share * copied_share(labelled, answer=len(objective.answer)),
     }
     return Loss(earned.new_zeros(()), sums, "groups")
 

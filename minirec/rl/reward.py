@@ -89,13 +89,16 @@ def hit(ranking: Ranking, cutoff: int) -> Tensor:
 
 def ideal(count: Tensor, *, most: int, reward: RewardFunction, cutoff: int) -> Tensor:
     """(P,) float32: the sum of the rewards of count (P,) relevant items at the ranks 1..count, of
-    which each has the probability 1 / count; count is at most `most`."""
+    which each has the probability 1 / count, over that for one item; count is at most `most`.
+
+    So one relevant item earns its reward itself, whatever else is in a micro-batch.
+    """
     sums = torch.ones(most + 1, device=count.device)
     for m in range(1, most + 1):
         rank = torch.arange(1, m + 1, device=count.device)
         share = torch.full((m,), 1 / m, device=count.device)
         sums[m] = reward(Ranking(rank, share), cutoff).sum().clamp_min(1e-12)
-    return sums[count]
+    return (sums / sums[1])[count]
 
 
 def reward_function(name: str, *, softmax_weight: float) -> RewardFunction:

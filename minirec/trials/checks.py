@@ -64,12 +64,12 @@ def check_stages(config: Config, name: str, training: TrainingConfig, samples: i
         name: of the settings of this training.
     """
     live = config.live
-    stage = live.stage_steps * training.prompts_per_step
+    stage = live.stage_steps * training.labelled_per_step
     if live.rule == "influence" and samples <= stage:
         raise ConfigError(
             f"live.rule influence chooses {stage:,} samples for live.stage_steps "
-            f"{live.stage_steps} steps of {name}.prompts_per_step {training.prompts_per_step}, but "
-            f"there are only {samples:,} training samples; lower live.stage_steps"
+            f"{live.stage_steps} steps of {name} with {training.labelled_per_step} samples each, "
+            f"but there are only {samples:,} training samples; lower live.stage_steps"
         )
 
 

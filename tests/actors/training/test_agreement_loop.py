@@ -35,7 +35,7 @@ HALF = {"unlabelled": 0.375, "unlabelled_most": 0.5}
 BOTH = {**HALF, "consistency": 0.5}
 VARY = {"peak_memory_mib", "seconds", "rollout_seconds", "wait_seconds", "idle_seconds"}
 FIGURES = ("reward", "dead_groups", "token_loss", "item_loss", "loss", "grad_norm")
-AGREED = ("unlabelled_kept", "unlabelled_confidence", "unlabelled_weight", "unlabelled_items")
+AGREED = ("unlabelled_kept", "unlabelled_agreement", "unlabelled_weight", "unlabelled_items")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -93,7 +93,7 @@ def test_prompts_without_a_target_change_the_training(place, tmp_path, plain):
     whole = spec(place, tmp_path / "u", **HALF)
     log = train(whole)
     assert weights(whole) != weights(plain)
-    assert all(0 <= entry["unlabelled_weight"] <= entry["unlabelled_confidence"] for entry in log)
+    assert all(0 <= entry["unlabelled_weight"] <= entry["unlabelled_agreement"] for entry in log)
     assert any(entry["unlabelled_kept"] > 0 for entry in log)
     assert all(entry["rollouts"] == 8 * 4 for entry in log)
 
@@ -167,7 +167,7 @@ def test_groups_get_the_majority_of_what_their_rollouts_rank_first():
     ]
     assert figures == {
         "unlabelled_kept": pytest.approx(2 / 3),
-        "unlabelled_confidence": pytest.approx((0.75 + 0.5 + 1) / 3),
+        "unlabelled_agreement": pytest.approx((0.75 + 0.5 + 1) / 3),
         "unlabelled_weight": pytest.approx((0.75 + 1) / 3),
         "unlabelled_items": 2,
     }
@@ -253,7 +253,7 @@ def test_clusters_learn_from_samples_alone(place, tmp_path):
     pulls = read_table(Path(paced.folder) / PULLS)
     assert pulls["step"].to_pylist() == np.repeat(range(4), 5).tolist()
     assert min(pulls["sample_id"].to_pylist()) >= 0
-    assert all(entry["unlabelled_confidence"] > 0 for entry in log)
+    assert all(entry["unlabelled_agreement"] > 0 for entry in log)
 
 
 def test_live_selection_chooses_the_samples(place, tmp_path):

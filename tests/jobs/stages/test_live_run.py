@@ -171,6 +171,7 @@ INFLUENCE = [*LIVE, "live.rule=influence", "warm.live=false"]
         (["selection.mode=static"], "set selection.mode to live"),
         (["selection.curriculum=self_paced"], "would both choose the samples of a step"),
         (["training.replays=2"], "set replays to 1, or live.rule to band"),
+        (["training.item_candidates=corrected"], "corrected counts with equal chances"),
         (["live.candidates=1"], "leaves nothing to choose; raise live.candidates"),
         (["live.scores=true"], "set live.scores to false"),
     ],

@@ -25,6 +25,7 @@ from minirec.config.training import TrainingConfig
         ({"loss": "dpo", "weighting": "hard"}, "weighting hard changes the advantages of tokens"),
         ({"loss": "dpo", "credit": "prefill"}, "credit prefill changes the advantages of tokens"),
         ({"loss": "dpo", "credit": "vine"}, "credit vine changes the advantages of tokens"),
+        ({"credit": "vine", "replays": 2}, "rewards them by later policies"),
         ({"credit": "vine", "staleness": 1}, "newer ones by then"),
         ({"credit": "vine", "live_tokens": True}, "with credit vine these learn too"),
         ({"credit": "vine", "loss": "supervised"}, "credit vine acts on rollouts"),

@@ -35,6 +35,11 @@ JUDGE = "reward.judge=my.judges:mine"
         ([LIKELIHOOD, "proxy.training.loss=maxrl"], "maxrl needs rewards of at least 0, but"),
         ([LIKELIHOOD, "scoring.rollouts=0", "selection.mode=static"], "scoring has none with"),
         ([LIKELIHOOD, "training.rollouts_first=2"], "looks at the ranks of the first"),
+        (["corpus.choices=2", "training.unlabelled=0.5"], "last items have no rating"),
+        (
+            [JUDGE, "selection.curriculum=self_paced", "selection.mode=static"],
+            "set selection.pace to hard or progress",
+        ),
         ([LIKELIHOOD, "training.loss=supervised"], "reads the texts of rollouts, but training"),
         ([JUDGE, "training.loss=supervised"], "mine reads the texts of rollouts, but training.lo"),
         (["reward.judge=mine"], "judge mine does not name a function; write package.module:"),

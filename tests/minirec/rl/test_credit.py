@@ -1,4 +1,4 @@
-"""Advantages of chunks: by hand, telescoping, and unbiased for any value of a prefix."""
+"""Advantages of chunks: by hand, telescoping, and unbiased for rollouts of one length."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_the_advantages_of_a_rollout_telescope(values, reward):
     )
 
 
-def test_a_wrong_value_of_a_prefix_does_not_bias_the_gradient():
+def test_at_one_length_a_wrong_value_of_a_prefix_does_not_bias_the_gradient():
     """Two coins with rewards of their sequences; by enumeration, at lambda 1."""
     logits = torch.tensor([[0.4, -0.2], [1.0, 0.3], [-0.5, 0.2]], requires_grad=True)
     logp = torch.log_softmax(logits, 1)

@@ -48,6 +48,16 @@ def test_one_relevant_item_earns_the_plain_reward(name):
     assert reward_of([2], reward, hidden=hidden).tolist() == pytest.approx(plain.tolist())
 
 
+def test_the_scale_of_a_reward_of_the_user_does_not_change_with_the_batch():
+    """A reward whose best value is 2: one item earns it whole, also beside a row with two."""
+
+    def double(ranking, cutoff):
+        return 2 * ndcg(ranking, cutoff)
+
+    best = ideal(torch.tensor([1, 2]), most=2, reward=double, cutoff=10)
+    assert best.tolist() == pytest.approx([1, 1.63093])
+
+
 def test_the_ideal_counts_each_row_alone():
     assert ideal(torch.tensor([1, 2]), most=2, reward=ndcg, cutoff=5).tolist() == pytest.approx(
         [1, 1.630930], abs=1e-6
