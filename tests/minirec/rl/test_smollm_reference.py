@@ -56,6 +56,7 @@ def lm(tmp_path_factory):
             excluded=[first, first + 1, first + 2],
             sample_id=first,
             following=[],
+            history_rating=[],
         )
         for first in range(0, len(TITLES), 4)
     ]
