@@ -114,7 +114,7 @@ def test_settings_are_refused_before_anything_starts(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
+@pytest.mark.long  # tests/test_notebooks.py calls the same functions
 @pytest.mark.ray
 def test_a_small_run(tmp_path):
     from helpers.small import SETTINGS

@@ -161,7 +161,7 @@ def test_appending_equals_preparing_all_at_once(rows, cuts, choices):
     check(rows, cuts, choices)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @given(rows=st.lists(ROW, min_size=30, max_size=80), cuts=CUTS, choices=CHOICES)
 @settings(max_examples=800)
 def test_appending_equals_preparing_all_at_once_in_many_cases(rows, cuts, choices):
