@@ -30,11 +30,11 @@ def run_stages(config: Config, command: str, *, overwrite: bool = False) -> Run:
     order = [stage.name for stage in run.STAGES]
     names = tuple(order) if command == "run" else (command,)
 
-    def counted(samples: int) -> None:
+    def counted(samples: int, valid: int) -> None:
         """Apply the checks of the stage that chooses early. A stage before it only warns."""
         chooses = "train" if config.selection.mode == "live" else "select"
         try:
-            check(config, samples)
+            check(config, samples, valid=valid)
         except ConfigError as error:
             if chooses in names:
                 raise

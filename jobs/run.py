@@ -51,7 +51,7 @@ def stages(
     names: tuple[str, ...],
     *,
     overwrite: bool = False,
-    check: Callable[[int], object] | None = None,
+    check: Callable[[int, int], object] | None = None,
     recorded: Config | None = None,
     start_of: str | None = None,
 ) -> Run:
@@ -60,8 +60,8 @@ def stages(
     Args:
         overwrite: redo stages that were made with other settings. If one stage is named, redo it
             even with the same settings.
-        check: called with the number of training samples once it is known. It can refuse the
-            settings before the long stages start.
+        check: called with the numbers of training and validation samples once they are known. It
+            can refuse the settings before the long stages start.
         recorded: the settings to write to config.yaml; default `config`.
         start_of: the command that goes on after these stages, for those who watch the run.
 
@@ -83,14 +83,15 @@ def stages(
 
     def checked(stage: Stage) -> None:
         if check is not None and stage.name == "prepare":
-            check(count_samples(run.path("corpus"), "train"))
+            corpus = run.path("corpus")
+            check(count_samples(corpus, "train"), count_samples(corpus, "valid"))
 
     several = sum(stage.trains for stage in asked) > 1
     command = start_of or (names[0] if len(names) == 1 else "run")
-    told = [stage.name for stage in asked] + ([start_of] if start_of else [])
+    announced = [stage.name for stage in asked] + ([start_of] if start_of else [])
     with (
         holding(run),
-        reporting(run, command, told, goes_on=start_of is not None) as begins,
+        reporting(run, command, announced, goes_on=start_of is not None) as begins,
         Session(config, keeps_worker=several) as session,
     ):
         if any(stage.on_ray and run.done(stage.name) is None for stage in asked):

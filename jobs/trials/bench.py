@@ -189,7 +189,9 @@ def _features(command: str, config: Config, *, overwrite: bool) -> None:
         changed(config, {"selection.method": "less"}) if less else config,
         tuple(SHARED),
         overwrite=overwrite,
-        check=lambda samples: check_trials(trials_of(config, command, samples), samples),
+        check=lambda samples, valid: check_trials(
+            trials_of(config, command, samples), samples, valid=valid
+        ),
         recorded=config,
         start_of=command,
     )
@@ -201,7 +203,9 @@ def _prepared(command: str, config: Config, *, overwrite: bool) -> None:
         config,
         shared.OF_THE_RUN,
         overwrite=overwrite,
-        check=lambda samples: check_trials(trials_of(config, command, samples), samples),
+        check=lambda samples, valid: check_trials(
+            trials_of(config, command, samples), samples, valid=valid
+        ),
         start_of=command,
     )
 

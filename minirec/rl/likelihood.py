@@ -26,7 +26,7 @@ TextReward = Callable[[Any, Sequence[Group]], Tensor]
 class Likelihood:
     """The reward of rollouts by the likelihood of the target's text.
 
-    words: (V,) tokens of the text of each item (`Encoder.words_of`). answer: the answer marker.
+    words: (V,) tokens of the text of each item (`Encoder.item_words`). answer: the answer marker.
     reference: a frozen `Policy`; None: the policy without its adapter.
     """
 

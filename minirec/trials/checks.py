@@ -10,13 +10,20 @@ from minirec.errors import ConfigError
 from minirec.trials.trial import Trial
 
 
-def check(config: Config, samples: int) -> None:
-    """Raise if the selection or the warm start cannot work with this number of training samples.
+def check(config: Config, samples: int, *, valid: int | None = None) -> None:
+    """Raise if the selection or the warm start cannot work with these numbers of samples.
+
+    Args:
+        samples: of the train split.
+        valid: of the validation split; None: unknown.
 
     Raises:
         ConfigError: the budget exceeds the samples, there are more groups than samples, the order
-            needs rewards that are missing, or a step of the warm start needs more samples.
+            needs rewards that are missing, or a step of the warm start needs more samples, or the
+            rule influence more validation samples.
     """
+    if valid is not None:
+        check_goal(config, valid)
     if "warm" in config.earlier_policies:
         check_warm(config, samples)
         if config.warm.live:
@@ -99,11 +106,13 @@ def check_learns(config: Config, name: str, training: TrainingConfig) -> None:
         raise ConfigError(str(error)) from None
 
 
-def check_trials(trials: Sequence[Trial], samples: int, *, exact: bool = True) -> None:
+def check_trials(
+    trials: Sequence[Trial], samples: int, *, valid: int | None = None, exact: bool = True
+) -> None:
     """Raise if a trial cannot work, or if two trials are the same.
 
-    `samples` is the size of the train split. If it is an estimate (not `exact`), equal trials are
-    no error, because different budgets may look the same.
+    `samples` is the size of the train split, `valid` that of the validation split. If they are
+    estimates (not `exact`), equal trials are no error, because different budgets may look the same.
 
     Raises:
         ConfigError: names the trial.
@@ -111,7 +120,7 @@ def check_trials(trials: Sequence[Trial], samples: int, *, exact: bool = True) -
     first: dict[str, str] = {}
     for trial in trials:
         try:
-            check(trial.config, samples)
+            check(trial.config, samples, valid=valid)
         except ConfigError as error:
             raise ConfigError(f"trial {trial.name}: {error}") from None
         count = trial.config.selection.count(samples)

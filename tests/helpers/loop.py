@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,7 +14,7 @@ from typing import Any
 import torch.distributed as dist
 
 from actors.engines.engine import EngineSpec
-from actors.training.loop import train_loop
+from actors.training.loop import STOP, train_loop
 from actors.training.spec import TrainingSpec
 from helpers.own_engine import OwnEngine
 from jobs.corpus import from_demo
@@ -89,6 +91,25 @@ def train(spec: TrainingSpec) -> list[dict[str, Any]]:
     """Run the loop; returns the log."""
     train_loop({"spec": spec})
     return read_log(Path(spec.folder) / "log.jsonl")
+
+
+def interrupted(whole: TrainingSpec, folder: Path, *, after: int) -> TrainingSpec:
+    """The same training in a folder of its own, stopped after some steps and continued."""
+    cut = replace(whole, folder=str(folder))
+    log = folder / "log.jsonl"
+
+    def stop() -> None:
+        while not log.exists() or len(log.read_text().splitlines()) < after:
+            time.sleep(0.01)
+        (folder / STOP).touch()
+
+    watching = threading.Thread(target=stop)
+    watching.start()
+    assert after <= len(train(cut)) < whole.steps
+    watching.join()
+    (folder / STOP).unlink()
+    train(cut)
+    return cut
 
 
 def weights(spec: TrainingSpec) -> bytes:

@@ -164,7 +164,7 @@ def test_trials_are_checked_once_the_samples_are_counted(tmp_path, monkeypatch, 
     """The size of a corpus of files is known only after `prepare`."""
 
     def prepared(config, names, *, overwrite, check, **_):
-        check(100)
+        check(100, 100)
 
     monkeypatch.setattr(bench, "stages", prepared)
     words = [f"run_dir={tmp_path}", "preset=paper", f"{command}.budget=[99, 101]"]
@@ -184,7 +184,7 @@ def test_what_is_refused_after_prepare_runs_nothing_long(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "STAGES", (stage("prepare"), stage("proxy")))
     monkeypatch.setattr(table, "count_samples", lambda folder, split: 7)
 
-    def refuse(samples):
+    def refuse(samples, valid):
         raise ConfigError(f"{samples} samples are too few")
 
     with pytest.raises(ConfigError, match="7 samples are too few"):
@@ -369,7 +369,7 @@ def test_the_same_prepare_twice(tmp_path, capsys, word):
 def test_a_run_is_refused_once_the_samples_are_counted(tmp_path, monkeypatch, capsys):
     """`prepare` counts a corpus of files, so a run need not wait for `select` to refuse it."""
     (tmp_path / "e.csv").write_text("user,item,time,title\nu,i,1,I\n")
-    monkeypatch.setattr(run, "stages", lambda config, names, *, overwrite, check: check(21))
+    monkeypatch.setattr(run, "stages", lambda config, names, *, overwrite, check: check(21, 9))
     words = [f"run_dir={tmp_path / 'run'}", "corpus.source=table", f"corpus.path={tmp_path}"]
     assert "the warm start has 21 training samples" in refused(capsys, "run", *words)
     words.append("preset=paper")

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import math
-import threading
-import time
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 import torch
-import torch.distributed as dist
-from helpers.loop import SMALL, one_process, own_engine, spec_of, train, weights
+from helpers.loop import SMALL, interrupted, one_process, own_engine, spec_of, train, weights
 from helpers.two_workers import train_by_two
 from safetensors.torch import load
 
-from actors.training.loop import STOP
 from jobs.training_log import read_log
 from minirec.config.training import TrainingConfig
 from minirec.store.tables import write_table
@@ -54,25 +49,6 @@ def spec(place, folder, *, stage=0, start=None, **settings):
 def entries(spec):
     log = read_log(Path(spec.folder) / "log.jsonl")
     return [{k: v for k, v in entry.items() if k not in VARY} for entry in log]
-
-
-def interrupted(whole, folder, *, steps):
-    """The same training, stopped after some steps and continued."""
-    cut = replace(whole, folder=str(folder))
-    log = Path(cut.folder) / "log.jsonl"
-
-    def stop():
-        while not log.exists() or len(log.read_text().splitlines()) < steps:
-            time.sleep(0.01)
-        (log.parent / STOP).touch()
-
-    watching = threading.Thread(target=stop)
-    watching.start()
-    assert len(train(cut)) < whole.steps
-    watching.join()
-    (log.parent / STOP).unlink()
-    train(cut)
-    return cut
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +158,7 @@ def test_epochs_count_what_is_rolled_out():
 def test_an_interrupted_training_ends_with_the_same_bytes(place, tmp_path, settings):
     whole = spec(place, tmp_path / "whole", **settings)
     train(whole)
-    cut = interrupted(whole, tmp_path / "cut", steps=3)
+    cut = interrupted(whole, tmp_path / "cut", after=3)
     assert weights(cut) == weights(whole)
     assert entries(cut) == entries(whole)
 
@@ -248,17 +224,8 @@ def test_two_workers_replay_as_one(place, tmp_path):
     settings = {"replays": 2, "reset_steps": 2, "imitate_best": 0.3, "expert": "cooccurrence"}
     alone = spec(place, tmp_path / "one", **settings)
     train(alone)
-    both = replace(alone, folder=str(tmp_path / "two"), pool=None)
-    context = get_context("spawn")
-    workers = [
-        context.Process(target=_work, args=(rank, both, str(tmp_path / "store")))
-        for rank in range(2)
-    ]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(240)
-        assert worker.exitcode == 0
+    both = replace(alone, folder=str(tmp_path / "two"))
+    train_by_two(both, tmp_path / "meeting")
     one, two = entries(alone), entries(both)
     assert [e["rollouts"] for e in one] == [e["rollouts"] for e in two]
     # Rollouts after the first update may differ by rounding, so only the first batch is compared.
@@ -284,7 +251,7 @@ def test_dpo_has_the_same_bytes_after_a_restart(place, tmp_path):
     settings = {"loss": "dpo", "replays": 2, "preference_reference": "start"}
     whole = spec(place, tmp_path / "whole", **settings)
     train(whole)
-    cut = interrupted(whole, tmp_path / "cut", steps=3)
+    cut = interrupted(whole, tmp_path / "cut", after=3)
     assert weights(cut) == weights(whole)
 
 
@@ -296,12 +263,3 @@ def test_micro_batches_change_dpo_only_by_rounding(place, tmp_path):
     for one, two in zip(*found, strict=True):
         for name in ("preference_loss", "preference_margin", "grad_norm"):
             assert one[name] == pytest.approx(two[name], rel=1e-3, abs=1e-5)
-
-
-def _work(rank, spec, store):
-    """A worker of two."""
-    import os
-
-    os.environ |= {"LOCAL_RANK": str(rank), "RANK": str(rank), "WORLD_SIZE": "2"}
-    dist.init_process_group("gloo", store=dist.FileStore(store, 2), rank=rank, world_size=2)
-    train(replace(spec, pool=own_engine(spec.model_path)))

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
-import torch.distributed as dist
-from helpers.loop import SMALL, one_process, own_engine, spec_of, train, weights
+from helpers.loop import SMALL, interrupted, one_process, own_engine, spec_of, train, weights
+from helpers.two_workers import train_by_two
 
-from actors.training.loop import STOP
 from jobs.training_log import read_log
 from minirec.config.live import LiveConfig
 from minirec.config.selection import SelectionConfig
@@ -103,20 +99,7 @@ def test_an_interrupted_training_makes_the_same_choices(place, tmp_path, stalene
     training = GRPO.model_copy(update={"staleness": staleness})
     whole = spec(place, tmp_path / "whole", training, LIVE.model_copy(update={"rule": rule}))
     train(whole)
-    cut = replace(whole, folder=str(tmp_path / "cut"))
-    log = Path(cut.folder) / "log.jsonl"
-
-    def stop():
-        while not log.exists() or len(log.read_text().splitlines()) < 3:
-            time.sleep(0.01)
-        (log.parent / STOP).touch()
-
-    watching = threading.Thread(target=stop)
-    watching.start()
-    assert 3 <= len(train(cut)) < 6
-    watching.join()
-    (log.parent / STOP).unlink()
-    train(cut)
+    cut = interrupted(whole, tmp_path / "cut", after=3)
     assert weights(cut) == weights(whole)
     files = [Path(one.folder) / "choices.parquet" for one in (cut, whole)]
     assert files[0].read_bytes() == files[1].read_bytes()
@@ -128,30 +111,12 @@ def test_two_workers_make_the_choices_of_one(place, tmp_path, rule, staleness):
     training = GRPO.model_copy(update={"staleness": staleness})
     alone = spec(place, tmp_path / "one", training, LIVE.model_copy(update={"rule": rule}))
     train(alone)
-    both = replace(alone, folder=str(tmp_path / "two"), pool=None)
-    context = get_context("spawn")
-    workers = [
-        context.Process(target=_work, args=(rank, both, str(tmp_path / "store")))
-        for rank in range(2)
-    ]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(240)
-        assert worker.exitcode == 0
+    both = replace(alone, folder=str(tmp_path / "two"))
+    train_by_two(both, tmp_path / "meeting")
     assert chosen(both) == chosen(alone)
     for name in ("lift", "reward"):
         one, two = (choices(one)[name].to_pylist() for one in (alone, both))
         assert two == pytest.approx(one, abs=1e-4, nan_ok=True)
-
-
-def _work(rank, spec, store):
-    """A worker of two."""
-    import os
-
-    os.environ |= {"LOCAL_RANK": str(rank), "RANK": str(rank), "WORLD_SIZE": "2"}
-    dist.init_process_group("gloo", store=dist.FileStore(store, 2), rank=rank, world_size=2)
-    train(replace(spec, pool=own_engine(spec.model_path)))
 
 
 def test_a_limit_of_the_cost_leaves_out_the_step_that_was_only_chosen(place, tmp_path):

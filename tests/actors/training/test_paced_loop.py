@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import threading
-import time
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
-import torch.distributed as dist
-from helpers.loop import SMALL, one_process, own_engine, spec_of, train, weights
+from helpers.loop import SMALL, interrupted, one_process, own_engine, spec_of, train, weights
+from helpers.two_workers import train_by_two
 
-from actors.training.loop import STOP
 from actors.training.paced import PULLS
 from minirec.config.live import LiveConfig
 from minirec.config.scoring import RewardConfig
@@ -89,20 +84,7 @@ def test_an_interrupted_training_ends_with_the_same_bytes(place, tmp_path, kind,
     else:
         whole = live(place, tmp_path / "whole", training, kind)
     train(whole)
-    cut = replace(whole, folder=str(tmp_path / "cut"))
-    log = Path(cut.folder) / "log.jsonl"
-
-    def stop():
-        while not log.exists() or len(log.read_text().splitlines()) < 3:
-            time.sleep(0.01)
-        (log.parent / STOP).touch()
-
-    watching = threading.Thread(target=stop)
-    watching.start()
-    assert 3 <= len(train(cut)) < 6
-    watching.join()
-    (log.parent / STOP).unlink()
-    train(cut)
+    cut = interrupted(whole, tmp_path / "cut", after=3)
     assert weights(cut) == weights(whole)
     assert pulls(cut).equals(pulls(whole))
 
@@ -112,27 +94,11 @@ def test_two_workers_draw_as_one(place, tmp_path, kind):
     folder = tmp_path / "one"
     alone = spec(place, folder) if kind == "static" else live(place, folder, rule=kind)
     train(alone)
-    both = replace(alone, folder=str(tmp_path / "two"), pool=None)
-    context = get_context("spawn")
-    workers = [
-        context.Process(target=_work, args=(rank, both, str(tmp_path / "store")))
-        for rank in range(2)
-    ]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(240)
-        assert worker.exitcode == 0
+    both = replace(alone, folder=str(tmp_path / "two"))
+    train_by_two(both, tmp_path / "meeting")
     one, two = pulls(alone).to_pydict(), pulls(both).to_pydict()
     assert (one["sample_id"], one["arm"]) == (two["sample_id"], two["arm"])
     assert two["signal"] == pytest.approx(one["signal"], abs=1e-4)
-
-
-def _work(rank, spec, store):
-    """A worker of two."""
-    os.environ |= {"LOCAL_RANK": str(rank), "RANK": str(rank), "WORLD_SIZE": "2"}
-    dist.init_process_group("gloo", store=dist.FileStore(store, 2), rank=rank, world_size=2)
-    train(replace(spec, pool=own_engine(spec.model_path)))
 
 
 @pytest.mark.parametrize("kind", ["plackett_luce", "pairs"])

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import threading
-import time
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
-import torch.distributed as dist
-from helpers.loop import SMALL, one_process, own_engine, spec_of, train, weights
+from helpers.loop import SMALL, interrupted, one_process, own_engine, spec_of, train, weights
+from helpers.two_workers import train_by_two
 
 from actors.training.live import CHOICES
-from actors.training.loop import STOP, Worker
+from actors.training.loop import Worker
 from actors.training.order import DrawnOrder, FixedOrder
 from actors.training.paced import PULLS
 from jobs.training_log import read_log
@@ -67,25 +63,6 @@ def entries(spec):
     return [{k: v for k, v in entry.items() if k not in VARY} for entry in log]
 
 
-def interrupted(whole, folder, *, steps):
-    """The same training, stopped after some steps and continued."""
-    cut = replace(whole, folder=str(folder))
-    log = Path(cut.folder) / "log.jsonl"
-
-    def stop():
-        while not log.exists() or len(log.read_text().splitlines()) < steps:
-            time.sleep(0.01)
-        (log.parent / STOP).touch()
-
-    watching = threading.Thread(target=stop)
-    watching.start()
-    assert len(train(cut)) < whole.steps
-    watching.join()
-    (log.parent / STOP).unlink()
-    train(cut)
-    return cut
-
-
 def test_the_pairs_of_the_first_step_stay(place, tmp_path):
     """At this learning rate the rewards of the same rollouts change from step to step."""
     found = spec(place, tmp_path / "d", **DPO, replays=3, checkpoint_steps=3, learning_rate=0.05)
@@ -108,7 +85,7 @@ def test_the_pairs_of_the_first_step_stay(place, tmp_path):
 def test_a_restart_in_the_middle_of_replays_ends_with_the_same_bytes(place, tmp_path, settings):
     whole = spec(place, tmp_path / "whole", **settings)
     train(whole)
-    cut = interrupted(whole, tmp_path / "cut", steps=3)
+    cut = interrupted(whole, tmp_path / "cut", after=3)
     assert weights(cut) == weights(whole)
     assert entries(cut) == entries(whole)
 
@@ -156,7 +133,7 @@ def test_the_first_step_of_live_selection_is_that_without_replays(place, tmp_pat
 def test_a_restart_of_live_selection_ends_with_the_same_bytes(place, tmp_path, settings):
     whole = chosen_live(place, tmp_path / "whole", **settings)
     train(whole)
-    cut = interrupted(whole, tmp_path / "cut", steps=3)
+    cut = interrupted(whole, tmp_path / "cut", after=3)
     assert weights(cut) == weights(whole)
     assert entries(cut) == entries(whole)
 
@@ -195,20 +172,6 @@ def columns(table, *names):
 def compared(place, tmp_path, alone):
     """The logs of a training by one worker and by two."""
     train(alone)
-    both = replace(alone, folder=str(tmp_path / "two"), pool=None)
-    context = get_context("spawn")
-    arguments = (both, str(tmp_path / "store"))
-    workers = [context.Process(target=_work, args=(rank, *arguments)) for rank in range(2)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(240)
-        assert worker.exitcode == 0
+    both = replace(alone, folder=str(tmp_path / "two"))
+    train_by_two(both, tmp_path / "meeting")
     return entries(alone), entries(both)
-
-
-def _work(rank, spec, store):
-    """A worker of two."""
-    os.environ |= {"LOCAL_RANK": str(rank), "RANK": str(rank), "WORLD_SIZE": "2"}
-    dist.init_process_group("gloo", store=dist.FileStore(store, 2), rank=rank, world_size=2)
-    train(replace(spec, pool=own_engine(spec.model_path)))

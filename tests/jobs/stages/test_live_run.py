@@ -21,7 +21,7 @@ from minirec.errors import ConfigError
 from minirec.selection.from_run import known_lifts
 from minirec.store.run import Run
 from minirec.store.tables import read_table, write_table
-from minirec.trials.checks import check, check_goal
+from minirec.trials.checks import check
 
 LIVE = ["preset=paper", "selection.mode=live"]
 NAN = float("nan")
@@ -187,9 +187,9 @@ def test_the_rule_influence_needs_a_larger_corpus_and_other_validation_samples()
     check(config, 65)
     with pytest.raises(ConfigError, match="there are only 64 training samples; lower live.stage"):
         check(config, 64)
-    check_goal(config, 65)
+    check(config, 65, valid=65)
     with pytest.raises(ConfigError, match="none of the 64 validation samples to validate with"):
-        check_goal(config, 64)
+        check(config, 65, valid=64)
 
 
 def test_the_settings_of_the_rule_influence_are_in_no_other_fingerprint(tmp_path):
